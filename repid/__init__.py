@@ -1,0 +1,1 @@
+"""repid: an actor-model job runtime on structured concurrency."""

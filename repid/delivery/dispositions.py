@@ -1,0 +1,60 @@
+"""What the broker must do with a delivery: a closed set."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Reason: TypeAlias = Literal["failed", "nacked", "payload", "unrouted", "expired", "poison"]
+"""Why a message is dead: the actor failed for the last time; the actor said nack; the payload does not fit;
+nobody takes it; its ttl passed; too many workers died holding it."""
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """An error as it is stored: its type's name, its text, its traceback as text."""
+
+    type: str
+    text: str
+    traceback: str = ""
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """Done: the message is removed. `failure` is set where an exception was acknowledged on purpose."""
+
+    failure: Failure | None = None
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Make it ready again in `delay` seconds, with the next attempt's number."""
+
+    delay: float
+    failure: Failure | None = None
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Make it ready again in `delay` seconds; no attempt is used.
+
+    `unrouted`: note the time if it is the first pass on which no actor took it.
+    """
+
+    delay: float = 0.0
+    unrouted: bool = False
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """Keep it, out of reach of workers, until somebody revives or deletes it."""
+
+    reason: Reason
+    failure: Failure | None = None
+
+
+Disposition: TypeAlias = Ack | Retry | Release | DeadLetter
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """Not a disposition: the lease stays with the worker, which goes on extending it until it ends."""
+
+
+ACK = Ack()
+KEEP = Keep()

@@ -1,0 +1,57 @@
+"""What may happen to a delivery: a closed set."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from .dispositions import Failure
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """The actor returned. `word` is what it returned, looked at in the mode `manual_explicit` only."""
+
+    word: object = None
+
+
+class Raised(msgspec.Struct, frozen=True):
+    """The actor raised. `word` is what `on_error` made of it: a verb, or None."""
+
+    failure: Failure
+    word: str | None = None
+
+
+class TimedOut(msgspec.Struct, frozen=True):
+    """The actor ran past its timeout, was cancelled, and has ended. `word` is what `on_error` made of it."""
+
+    failure: Failure
+    word: str | None = None
+
+
+class PayloadRefused(msgspec.Struct, frozen=True):
+    """The payload cannot be decoded or does not fit the actor's signature."""
+
+    failure: Failure
+
+
+class Unrouted(msgspec.Struct, frozen=True):
+    """No actor of this worker takes it. `age`: seconds since that was first so; `chance`: a number in [0, 1)."""
+
+    age: float
+    chance: float
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """Its ttl passed before it was started."""
+
+
+class Stopping(msgspec.Struct, frozen=True):
+    """The worker is stopping: the delivery was not started, or its actor was cancelled for it."""
+
+
+class LeaseExpired(msgspec.Struct, frozen=True):
+    """The lease ended without a verdict: somebody else owns the message now."""
+
+
+Event: TypeAlias = Returned | Raised | TimedOut | PayloadRefused | Unrouted | Expired | Stopping | LeaseExpired

@@ -1,0 +1,33 @@
+"""One lease of one envelope, and the verdict on it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..envelope import Envelope
+from .dispositions import Disposition
+
+
+class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """One lease of one envelope to one consumer. Compared and hashed by identity.
+
+    `attempt` counts from 1 and grows with `Retry` only. `lost` counts the leases that ended without a verdict.
+    `token` fences: a verdict carrying a token that is no longer the message's own is refused. `unrouted_age` is
+    the time since no worker was first found to take it, `ttl_left` the time until it expires, both in seconds at
+    the moment of the lease; None where it does not apply.
+    """
+
+    envelope: Envelope
+    attempt: int
+    lost: int
+    token: int
+    unrouted_age: float | None = None
+    ttl_left: float | None = None
+
+
+class Settlement(msgspec.Struct, frozen=True, gc=False):
+    """A verdict on its way to the broker: what to do with the delivery, and what to publish in the same step."""
+
+    delivery: Delivery
+    disposition: Disposition
+    outbox: tuple[Envelope, ...] = ()

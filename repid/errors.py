@@ -1,0 +1,119 @@
+"""Every error repid raises, in one tree, divided by who is to blame.
+
+* `ConfigurationError`: a declaration is wrong; the text names it and what was probably meant.
+* `UsageError`: a call came at the wrong time or in the wrong place.
+* `PayloadError`: the bytes of one message do not fit; the text lists every fault with its path.
+* `BrokerError`: the broker was not there (`BrokerUnavailable`: worth another try) or said no (`BrokerRefused`).
+* `InternalError`: our bug. Please report it.
+
+Exceptions of client libraries are mapped to these where a broker meets its library and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RepidError(Exception):
+    """The root of everything repid raises on purpose."""
+
+
+class ConfigurationError(RepidError, ValueError):
+    """A declaration (actor, router, server, option) is wrong."""
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """An optional dependency is not installed; the text names the extra to install."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional dependency: pip install 'repid-trio[{extra}]'")
+        self.extra = extra
+
+
+class UsageError(RepidError, RuntimeError):
+    """A call came at the wrong time or in the wrong place."""
+
+
+class NotConnected(UsageError):
+    """The server was used outside its `connection()` block."""
+
+
+class NoCurrentApp(UsageError):
+    """A `Job`, `Queue` or `Worker` had no `app=` and ran outside `app.magic()`."""
+
+
+class AlreadySettled(UsageError):
+    """A second verdict was given for one delivery, or its outbox was used after the verdict."""
+
+
+class PayloadError(RepidError, ValueError):
+    """The payload of a message cannot be decoded, or does not fit the actor's signature.
+
+    `faults` holds (path, text) pairs, one for each thing that is wrong; a path starts at `$`.
+    """
+
+    def __init__(self, summary: str, faults: Iterable[tuple[str, str]] = ()) -> None:
+        self.faults = tuple(faults)
+        lines = [f"{path}: {text}" for path, text in self.faults]
+        super().__init__("\n  ".join([f"{summary}:", *lines]) if lines else summary)
+
+
+class BrokerError(RepidError):
+    """Something between us and the broker went wrong."""
+
+
+class BrokerUnavailable(BrokerError, ConnectionError):
+    """The broker cannot be reached now; nothing was changed; the same call may succeed later."""
+
+
+class PublishUnknown(BrokerError):
+    """The connection broke before the broker answered: the messages `ids` may or may not be published."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids = tuple(ids)
+        super().__init__(
+            f"no answer to the publishing of {len(self.ids)} message(s) ({', '.join(self.ids[:3])}…): "
+            "they may or may not be there; publish them again under the same ids"
+        )
+
+
+class BrokerRefused(BrokerError):
+    """The broker answered, and the answer was no."""
+
+
+class QueueNotDeclared(BrokerRefused, KeyError):
+    """The queue does not exist on this broker."""
+
+    __str__ = Exception.__str__  # KeyError would show the repr of the text
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"queue {queue!r} is not declared on this broker: await Queue({queue!r}).declare() first")
+        self.queue = queue
+
+
+class DuplicateId(BrokerRefused):
+    """A message with this id is ready, scheduled or leased: the new one was not published."""
+
+    def __init__(self, id_: str, queue: str) -> None:
+        super().__init__(f"message {id_!r} was not published to {queue!r}: one with the same id is still alive")
+        self.id = id_
+        self.queue = queue
+
+
+class LeaseLost(BrokerRefused):
+    """The verdict came too late: the lease had ended and the delivery belongs to somebody else."""
+
+    def __init__(self, id_: str) -> None:
+        super().__init__(f"message {id_!r} is no longer leased to this worker: the verdict was refused")
+        self.id = id_
+
+
+class InternalError(RepidError):
+    """A bug in repid. Please report it with its traceback."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known word, else an empty string."""
+    close = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,164 @@
+"""The broker port: batched everywhere, because a batch is what makes it fast and a batch of one is free.
+
+Words. A message is *ready* (may be claimed), *scheduled* (will be ready later), *leased* (claimed by a consumer,
+not yet settled) or *dead* (kept for inspection, never claimed). *Live* means one of the first three. Every
+message is in exactly one of these places until it is acknowledged, flushed or deleted.
+
+Time is the broker's own. All durations are in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from ..delivery import Delivery, Failure, Reason, Settlement
+from ..envelope import Envelope
+from ..errors import BrokerRefused
+
+Category: TypeAlias = Literal["ready", "scheduled", "leased", "dead"]
+
+Topics: TypeAlias = frozenset[str] | None
+"""The topics a consumer takes from one queue. None: every message, also those without a topic."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a broker claims to do. The conformance suite tests what is claimed.
+
+    `filters_topics`: `receive` never hands over what another open consumer takes and this one does not, and keeps
+    to `at_most`. `atomic_outbox`: a settlement and its outbox happen together or not at all. `durable`: what
+    `publish` accepted survives the end of the process.
+    """
+
+    filters_topics: bool
+    atomic_outbox: bool
+    durable: bool
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many messages of one queue are in each place."""
+
+    ready: int = 0
+    scheduled: int = 0
+    leased: int = 0
+    dead: int = 0
+
+
+class BrowsedMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message as `browse` shows it. `due_in`: seconds until a scheduled one is ready or a lease ends.
+
+    `key` names this very message to `revive`, also where several dead ones carry one id.
+    """
+
+    envelope: Envelope
+    category: Category
+    key: int
+    attempt: int
+    lost: int
+    due_in: float | None = None
+    reason: Reason | None = None
+    failure: Failure | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The broker's answer to one settlement.
+
+    `accepted` is False where the lease was no longer the delivery's (fencing): nothing was done then, the outbox
+    included. `dropped` counts outbox messages that were left out because their id is alive.
+    """
+
+    accepted: bool
+    dropped: int = 0
+
+
+SETTLED = Verdict(accepted=True)
+REFUSED = Verdict(accepted=False)
+
+
+class Consumer(Protocol):
+    """Leases messages of some queues to one worker. Leaving its block releases what it leased and nobody got."""
+
+    @property
+    def lease_timeout(self) -> float:
+        """A lease that was neither settled nor extended for so long may be given to somebody else by `rescue`."""
+        ...
+
+    async def receive(
+        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
+    ) -> list[Delivery]:
+        """Lease up to `limit` ready messages, by rank over all queues; wait until there is at least one.
+
+        `at_most` limits how many of one (queue, topic) may be among them. After `max_wait` without any the list
+        is empty; 0 asks without waiting. Cancelling loses nothing: nothing is leased then.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+        """Carry out each disposition, with its outbox in the same step; answer in the same order.
+
+        Outbox messages to undeclared queues declare them. Raises `BrokerUnavailable` if nothing was settled;
+        the same call may then be made again, and what had been settled after all is answered as refused.
+        """
+        ...
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
+        """Start the lease of each anew. False: it is not ours any more."""
+        ...
+
+    async def rescue(self) -> int:
+        """Make ready again what other consumers' expired leases hold (`lost` + 1; dead as poison at 10); how many."""
+        ...
+
+
+class Broker(Protocol):
+    """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    def connection(self) -> AbstractAsyncContextManager[Broker]:
+        """Keep the connection open for a block. Blocks nest; the outermost one closes what it opened."""
+        ...
+
+    async def declare(self, queues: Iterable[str]) -> None:
+        """Create the queues that do not exist yet. Idempotent."""
+        ...
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish all; for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`).
+
+        When it returns they are as durable as the broker promises, and a refused one has not harmed its
+        neighbours. Cancelled: none was published.
+        """
+        ...
+
+    def consume(self, queues: Mapping[str, Topics]) -> AbstractAsyncContextManager[Consumer]:
+        """Open a consumer of these declared queues."""
+        ...
+
+    async def counts(self, queue: str) -> Counts: ...
+
+    async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
+        """Look at messages without leasing them, in the order in which they would be handled."""
+        ...
+
+    async def flush(self, queue: str) -> int:
+        """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
+        ...
+
+    async def delete(self, queue: str) -> None:
+        """Remove the queue with everything in it. Late verdicts on its leases are refused."""
+        ...
+
+    async def revive(self, queue: str, keys: Iterable[int] | None = None) -> list[BrokerRefused | None]:
+        """Make dead messages (all of the queue's, or those with these keys) ready again, as new ones.
+
+        `attempt` is 1 again and `lost` 0. One answer for each: `DuplicateId` where its id is alive again.
+        """
+        ...
