@@ -1,1 +1,102 @@
-"""repid: an actor-model job runtime on structured concurrency."""
+"""repid: an actor-model job runtime on structured concurrency.
+
+The map, from the edge inwards; each layer imports only from those below it:
+
+* `app`: `Repid`, the composition root; `servers`: its brokers by name.
+* `worker`, `job`, `queue`: what people declare and run.
+* `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
+* `actors`: functions with a policy; `Router` collects them.
+* `inject`: from a signature to arguments; `Message`, the handle an actor gets.
+* `producer`: sending. `ports`: the protocols of brokers and backends.
+* `delivery`: what may happen to a message and what follows; pure. `retry`, `codec`, `names`.
+* `envelope`, `errors`: values.
+"""
+
+from ._version import __version__
+from .actors import (
+    Actor,
+    ActorMiddleware,
+    CallNext,
+    Router,
+    catch_all_routing_strategy,
+    topic_based_routing_strategy,
+)
+from .app import Repid
+from .brokers import InMemoryMessageBroker, InMemoryServer
+from .delivery import Failure
+from .envelope import Envelope, PrioritiesT
+from .errors import (
+    AlreadySettled,
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    DuplicateId,
+    InternalError,
+    LeaseLost,
+    MissingExtra,
+    NoCurrentApp,
+    NotConnected,
+    PayloadError,
+    PublishUnknown,
+    QueueNotDeclared,
+    RepidError,
+    UsageError,
+)
+from .inject import Message
+from .job import Job, JobHandle
+from .ports import BrowsedMessage, Counts
+from .producer import Outcomes, ProducerMiddleware, Publish
+from .queue import Queue
+from .retry import RetryPolicy, default_retry_policy_factory, with_jitter
+from .runtime import Handle, Report
+from .servers import Connection
+from .worker import Worker
+
+__all__ = [
+    "Actor",
+    "ActorMiddleware",
+    "AlreadySettled",
+    "BrokerError",
+    "BrokerRefused",
+    "BrokerUnavailable",
+    "BrowsedMessage",
+    "CallNext",
+    "ConfigurationError",
+    "Connection",
+    "Counts",
+    "DuplicateId",
+    "Envelope",
+    "Failure",
+    "Handle",
+    "InMemoryMessageBroker",
+    "InMemoryServer",
+    "InternalError",
+    "Job",
+    "JobHandle",
+    "LeaseLost",
+    "Message",
+    "MissingExtra",
+    "NoCurrentApp",
+    "NotConnected",
+    "Outcomes",
+    "PayloadError",
+    "PrioritiesT",
+    "ProducerMiddleware",
+    "Publish",
+    "PublishUnknown",
+    "Queue",
+    "QueueNotDeclared",
+    "Repid",
+    "RepidError",
+    "Report",
+    "RetryPolicy",
+    "Router",
+    "UsageError",
+    "Worker",
+    "__version__",
+    "catch_all_routing_strategy",
+    "default_retry_policy_factory",
+    "topic_based_routing_strategy",
+    "with_jitter",
+]

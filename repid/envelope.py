@@ -52,7 +52,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     queue: str
     payload: bytes
     content_type: str | None = None
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] = {}
     reply_to: str | None = None
     options: Options = NO_OPTIONS
     parameters: dict[str, Any] | None = None
@@ -60,8 +60,12 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     @property
     def topic(self) -> str | None:
         """The `topic` header: the name of the actor this message is for, where there is one."""
-        headers = self.headers
-        return None if headers is None else headers.get(TOPIC)
+        return self.headers.get(TOPIC)
+
+    @property
+    def channel(self) -> str:
+        """The queue, in the words of the message API."""
+        return self.queue
 
 
 def new_id() -> str:

@@ -8,6 +8,7 @@
 
 from .dispositions import ACK, KEEP, Ack, DeadLetter, Disposition, Failure, Keep, Reason, Release, Retry
 from .events import (
+    Crowded,
     Event,
     Expired,
     LeaseExpired,
@@ -27,6 +28,7 @@ __all__ = [
     "MODES",
     "VERBS",
     "Ack",
+    "Crowded",
     "DeadLetter",
     "Delivery",
     "Disposition",

@@ -42,6 +42,12 @@ class Unrouted(msgspec.Struct, frozen=True):
     chance: float
 
 
+class Crowded(msgspec.Struct, frozen=True):
+    """Its actor runs as often as it may, and enough of its messages wait here already. `chance` is in [0, 1)."""
+
+    chance: float
+
+
 class Expired(msgspec.Struct, frozen=True):
     """Its ttl passed before it was started."""
 
@@ -54,4 +60,6 @@ class LeaseExpired(msgspec.Struct, frozen=True):
     """The lease ended without a verdict: somebody else owns the message now."""
 
 
-Event: TypeAlias = Returned | Raised | TimedOut | PayloadRefused | Unrouted | Expired | Stopping | LeaseExpired
+Event: TypeAlias = (
+    Returned | Raised | TimedOut | PayloadRefused | Unrouted | Crowded | Expired | Stopping | LeaseExpired
+)

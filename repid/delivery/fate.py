@@ -8,6 +8,7 @@
 * A payload that does not fit: DeadLetter, because retrying changes nothing.
 * Nobody here takes it: Release with a delay that grows with its age, so that another worker may; after
   `unrouted_for` DeadLetter.
+* Its actor is at its limit here: Release with a short delay.
 * Past its ttl: DeadLetter.
 * A stopping worker: Release. No attempt is used, being interrupted is nobody's fault.
 * A lost lease: nothing. Somebody else owns the message.
@@ -26,6 +27,7 @@ import msgspec
 from ..errors import InternalError
 from .dispositions import ACK, KEEP, Ack, DeadLetter, Disposition, Failure, Keep, Release, Retry
 from .events import (
+    Crowded,
     Event,
     Expired,
     LeaseExpired,
@@ -127,6 +129,10 @@ def _unrouted(event: Unrouted, terms: Terms) -> Disposition:
     return Release(unrouted_delay(event.age, event.chance), unrouted=True)
 
 
+def _crowded(event: Crowded, _: Terms) -> Disposition:
+    return Release(unrouted_delay(0, event.chance))
+
+
 def _expired(_: Expired, __: Terms) -> Disposition:
     return DeadLetter("expired")
 
@@ -142,6 +148,7 @@ def _nothing(_: Event, __: Terms) -> None:
 FATES: dict[tuple[Phase, type[Event]], Callable[[Any, Terms], Disposition | Keep | None]] = {
     (Phase.HELD, PayloadRefused): _payload_refused,
     (Phase.HELD, Unrouted): _unrouted,
+    (Phase.HELD, Crowded): _crowded,
     (Phase.HELD, Expired): _expired,
     (Phase.HELD, Stopping): _release,
     (Phase.HELD, LeaseExpired): _nothing,

@@ -1,0 +1,83 @@
+"""What every contender shares: the payloads, the clock, the resident size and how figures follow from them.
+
+Contenders run in environments of their own, so this file imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+now = time.perf_counter
+
+TEXT = "what the customer wrote"
+
+LATENCY_WARM_UP = 50
+"""Samples taken before those that count: whatever is compiled on first use is compiled by then."""
+
+Arguments = Mapping[str, Any]
+Figures = dict[str, Any]
+Measurement = Callable[[Arguments], Figures]
+
+
+def typed_payloads(count: int) -> list[dict[str, Any]]:
+    """Payloads of two fields, an integer and a text."""
+    return [{"number": number, "text": TEXT} for number in range(count)]
+
+
+def payload_size(count: int) -> float:
+    """Mean size in bytes of `typed_payloads(count)` as compact JSON: the payload that memory figures leave out."""
+    fixed = len(json.dumps({"number": 0, "text": TEXT}, separators=(",", ":"))) - 1
+    return fixed + sum(len(str(number)) for number in range(count)) / count
+
+
+def resident_size() -> int:
+    """Bytes of memory that are resident now (Linux), elsewhere the most that ever were."""
+    gc.collect()
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rate(count: int, start: float, end: float) -> Figures:
+    return {"rate": count / (end - start), "seconds": end - start}
+
+
+def idle_pauses(samples: int) -> list[float]:
+    """Seconds to wait after each latency sample: the worker is idle again, and no polling falls into step with it."""
+    chance = random.Random(0)  # noqa: S311 - nothing here is secret
+    return [chance.uniform(0.002, 0.004) for _ in range(samples + LATENCY_WARM_UP)]
+
+
+def latency(samples: Sequence[float]) -> Figures:
+    """Percentiles in milliseconds of `samples` in seconds, without the warm-up."""
+    ordered = sorted(samples[LATENCY_WARM_UP:])
+    at = {name: ordered[min(int(len(ordered) * share), len(ordered) - 1)] for name, share in PERCENTILES.items()}
+    return {name: seconds * 1000 for name, seconds in at.items()}
+
+
+PERCENTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+
+
+def ready_cost(count: int, before: int, after: int) -> Figures:
+    """Bytes that one ready message costs beyond its payload."""
+    return {"bytes": (after - before) / count - payload_size(count), "payload": payload_size(count)}
+
+
+def growth(batch: int, sizes: Sequence[int]) -> Figures:
+    """Bytes kept per processed message. The first fifth is left out: the allocator is finding its size then."""
+    settled = sizes[len(sizes) // 5 :]
+    return {"growth": (settled[-1] - settled[0]) / (batch * (len(settled) - 1)), "resident": list(sizes)}
+
+
+def chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

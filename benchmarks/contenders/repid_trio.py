@@ -1,0 +1,219 @@
+"""repid itself, on trio, in the environment that runs the harness."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+
+from repid import InMemoryServer, Message, Repid, Router
+
+from ._profiling import CallCounter, Sampler
+from ._shared import (
+    Arguments,
+    Figures,
+    Measurement,
+    chunks,
+    growth,
+    idle_pauses,
+    latency,
+    now,
+    rate,
+    ready_cost,
+    resident_size,
+    typed_payloads,
+)
+
+CHANNEL = "bench"
+CHUNK = 1000
+"""Payloads handed to one bulk call."""
+
+router = Router(channel=CHANNEL)
+started: list[float] = []
+arrivals: list[trio.Event] = []
+
+
+@router.actor
+async def noop() -> None: ...
+
+
+@router.actor
+async def typed(number: int, text: str) -> None: ...
+
+
+@router.actor
+async def sleep(seconds: float) -> None:
+    await trio.sleep(seconds)
+
+
+@router.actor
+async def first(message: Message) -> None:
+    await message.send_message_json(channel=CHANNEL, payload={}, headers={"topic": "noop"})
+
+
+@router.actor
+async def first_held_back(message: Message) -> None:
+    await message.outbox.send_message_json(channel=CHANNEL, payload={}, headers={"topic": "noop"})
+
+
+@router.actor
+async def ping() -> None:
+    started.append(now())
+    arrivals[-1].set()
+
+
+def new_app() -> Repid:
+    app = Repid(title="bench", version="1")
+    app.servers.register_server("default", InMemoryServer(), is_default=True)
+    app.include_router(router)
+    return app
+
+
+async def enqueue(app: Repid, topic: str, payloads: list[dict[str, Any]], chunk: int = CHUNK) -> None:
+    headers = {"topic": topic}
+    for part in chunks(payloads, chunk):
+        await app.send_messages_json(channel=CHANNEL, payloads=part, headers=headers)
+
+
+async def timed_worker(app: Repid, runs: int, executors: int) -> tuple[float, float]:
+    """When a worker of so many runs started and when it had returned."""
+    start = now()
+    report = await app.run_worker(messages_limit=runs, tasks_limit=executors)
+    end = now()
+    assert report.processed == runs, f"{report.processed} of {runs} ran"
+    return start, end
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A queue full of messages for one actor, each of which leads to so many runs."""
+
+    topic: str
+    payloads: list[dict[str, Any]]
+    runs_each: int = 1
+
+    async def run(self, executors: int, profiler: AbstractContextManager[object] | None = None) -> Figures:
+        """Fill the queue, then time a worker that empties it."""
+        app = new_app()
+        async with app.servers.default.connection():
+            await enqueue(app, self.topic, self.payloads)
+            with profiler or nullcontext():
+                start, end = await timed_worker(app, self.runs_each * len(self.payloads), executors)
+        return rate(len(self.payloads), start, end)
+
+
+def drains(arguments: Arguments) -> dict[str, Drain]:
+    empty: list[dict[str, Any]] = [{}] * arguments["messages"]
+    return {
+        "noop": Drain("noop", empty),
+        "typed": Drain("typed", typed_payloads(arguments["messages"])),
+        "chain": Drain("first", empty, runs_each=2),
+        "outbox": Drain("first_held_back", empty, runs_each=2),
+        "sleep": Drain("sleep", [{"seconds": arguments.get("seconds", 0.1)}] * arguments["messages"]),
+    }
+
+
+def measure_drain(name: str) -> Callable[[Arguments], Awaitable[Figures]]:
+    async def measure(arguments: Arguments) -> Figures:
+        return await drains(arguments)[name].run(arguments["executors"])
+
+    return measure
+
+
+async def measure_chain(arguments: Arguments) -> Figures:
+    """Job 1 sends job 2 at once; then the same with job 2 held back until job 1 is acknowledged."""
+    sent = await measure_drain("chain")(arguments)
+    held_back = await measure_drain("outbox")(arguments)
+    return {**sent, "outbox": held_back["rate"]}
+
+
+async def measure_enqueue_bulk(arguments: Arguments) -> Figures:
+    app, payloads = new_app(), typed_payloads(arguments["messages"])
+    async with app.servers.default.connection():
+        start = now()
+        await enqueue(app, "typed", payloads, arguments["batch"])
+        return rate(len(payloads), start, now())
+
+
+async def measure_enqueue_one(arguments: Arguments) -> Figures:
+    app, payloads = new_app(), typed_payloads(arguments["messages"])
+    headers = {"topic": "typed"}
+    async with app.servers.default.connection():
+        start = now()
+        for payload in payloads:
+            await app.send_message_json(channel=CHANNEL, payload=payload, headers=headers)
+        return rate(len(payloads), start, now())
+
+
+async def measure_latency(arguments: Arguments) -> Figures:
+    app = new_app()
+    sent: list[float] = []
+    async with app.servers.default.connection(), trio.open_nursery() as nursery:
+        worker = await nursery.start(partial(app.run_worker, tasks_limit=arguments["executors"]))
+        for pause in idle_pauses(arguments["samples"]):
+            arrivals.append(trio.Event())
+            sent.append(now())
+            await app.send_message_json(channel=CHANNEL, payload={}, headers={"topic": "ping"})
+            await arrivals[-1].wait()
+            await trio.sleep(pause)
+        worker.stop()
+    return latency([start - send for send, start in zip(sent, started, strict=True)])
+
+
+async def measure_ready(arguments: Arguments) -> Figures:
+    app = new_app()
+    async with app.servers.default.connection():
+        await enqueue(app, "typed", typed_payloads(100))
+        before = resident_size()
+        for _ in range(0, arguments["messages"], arguments["batch"]):
+            await enqueue(app, "typed", typed_payloads(arguments["batch"]))
+        return ready_cost(arguments["messages"], before, resident_size())
+
+
+async def measure_processed(arguments: Arguments) -> Figures:
+    app, batch = new_app(), arguments["messages"] // arguments["rounds"]
+    sizes: list[int] = []
+    async with app.servers.default.connection():
+        for _ in range(arguments["rounds"]):
+            await enqueue(app, "typed", typed_payloads(batch))
+            await timed_worker(app, batch, arguments["executors"])
+            sizes.append(resident_size())
+    return growth(batch, sizes)
+
+
+async def measure_profile(arguments: Arguments) -> Figures:
+    """The same drain bare, sampled and under cProfile, so that what each profiler costs is known."""
+    drain, executors = drains(arguments)[arguments["drain"]], arguments["executors"]
+    sampler, counter = Sampler(arguments["interval"]), CallCounter()
+    await drain.run(executors)
+    runs = {
+        "plain": await drain.run(executors),
+        "sampled": await drain.run(executors, sampler),
+        "counted": await drain.run(executors, counter),
+    }
+    seconds = {name: figures["seconds"] for name, figures in runs.items()}
+    calls = counter.figures(arguments["messages"])
+    return {"seconds": seconds, "messages": arguments["messages"], **sampler.figures(), "calls": calls}
+
+
+def on_trio(measure: Callable[[Arguments], Awaitable[Figures]]) -> Measurement:
+    return lambda arguments: trio.run(measure, arguments)
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "noop": on_trio(measure_drain("noop")),
+    "typed": on_trio(measure_drain("typed")),
+    "enqueue-bulk": on_trio(measure_enqueue_bulk),
+    "enqueue-one": on_trio(measure_enqueue_one),
+    "chain": on_trio(measure_chain),
+    "sleep": on_trio(measure_drain("sleep")),
+    "latency": on_trio(measure_latency),
+    "memory-ready": on_trio(measure_ready),
+    "memory-processed": on_trio(measure_processed),
+    "profile": on_trio(measure_profile),
+}
+DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")

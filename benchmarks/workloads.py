@@ -1,0 +1,181 @@
+"""What is measured, by whom, and what repid is to reach. Everything here is data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Argument = int | float | str
+
+HOME = "repid"
+"""The contender that the targets are about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A library and the module of `contenders` that uses it.
+
+    It runs in an environment with just `requirements`; None: in the harness's own.
+    """
+
+    name: str
+    title: str
+    module: str
+    requirements: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`bound` times the figure of `peer`, or `bound` itself where no peer is named."""
+
+    bound: float
+    peer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure of a workload. A target is a lower bound where more is better, else an upper one."""
+
+    key: str
+    title: str
+    unit: str
+    better: Literal["more", "less"] = "more"
+    targets: tuple[Target, ...] = ()
+    limit: float | None = None
+    """What arithmetic allows at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One thing to measure. `quick` replaces arguments in a smoke run; `once`: more rounds would say nothing new."""
+
+    name: str
+    title: str
+    contenders: tuple[str, ...]
+    arguments: Mapping[str, Argument]
+    metrics: tuple[Metric, ...]
+    quick: Mapping[str, Argument] = field(default_factory=dict)
+    once: bool = False
+
+    def arguments_for(self, *, quick: bool) -> dict[str, Argument]:
+        """The arguments of a full or a smoke run."""
+        return {**self.arguments, **(self.quick if quick else {})}
+
+
+CONTENDERS = (
+    Contender(HOME, "repid (trio)", "repid_trio"),
+    Contender("upstream", "repid 2.1.4", "repid_upstream", ("repid==2.1.4", "uvloop==0.23.0", "pydantic==2.14.3")),
+    Contender("huey", "huey", "huey_memory", ("huey==3.5.4",)),
+    Contender("taskiq", "taskiq", "taskiq_memory", ("taskiq==0.13.0", "uvloop==0.23.0", "pydantic==2.14.3")),
+)
+
+EVERYBODY = tuple(contender.name for contender in CONTENDERS)
+WITH_QUEUE = (HOME, "upstream", "huey")
+
+FIVE_TIMES_UPSTREAM = Target(5, "upstream")
+DRAIN_TARGETS = (FIVE_TIMES_UPSTREAM, Target(1.2, "huey"))
+
+WORKLOADS = (
+    Workload(
+        name="noop",
+        title="No-op drain",
+        contenders=EVERYBODY,
+        arguments={"messages": 100_000, "executors": 100},
+        quick={"messages": 5_000},
+        metrics=(Metric("rate", "No-op drain", "messages/s", targets=DRAIN_TARGETS),),
+    ),
+    Workload(
+        name="typed",
+        title="Typed payload drain",
+        contenders=EVERYBODY,
+        arguments={"messages": 100_000, "executors": 100},
+        quick={"messages": 5_000},
+        metrics=(Metric("rate", "Typed payload drain", "messages/s", targets=DRAIN_TARGETS),),
+    ),
+    Workload(
+        name="enqueue-bulk",
+        title="Enqueue in bulk",
+        contenders=EVERYBODY,
+        arguments={"messages": 100_000, "batch": 1_000},
+        quick={"messages": 10_000},
+        metrics=(
+            Metric("rate", "Enqueue in bulk", "messages/s", targets=(Target(3, "upstream"),)),
+            Metric("bare", "Enqueue past the app", "messages/s"),
+        ),
+    ),
+    Workload(
+        name="enqueue-one",
+        title="Enqueue one by one",
+        contenders=EVERYBODY,
+        arguments={"messages": 100_000},
+        quick={"messages": 10_000},
+        metrics=(Metric("rate", "Enqueue one by one", "messages/s", targets=(Target(0.7, "upstream"),)),),
+    ),
+    Workload(
+        name="chain",
+        title="Chains of two",
+        contenders=EVERYBODY,
+        arguments={"messages": 50_000, "executors": 100},
+        quick={"messages": 2_500},
+        metrics=(
+            Metric("rate", "Chains of two", "chains/s", targets=(FIVE_TIMES_UPSTREAM,)),
+            Metric("outbox", "Chains of two, outbox", "chains/s"),
+        ),
+    ),
+    Workload(
+        name="sleep",
+        title="Jobs that sleep 100 ms",
+        contenders=WITH_QUEUE,
+        arguments={"messages": 20_000, "executors": 1_000, "seconds": 0.1},
+        quick={"messages": 5_000},
+        metrics=(Metric("rate", "Sleep 100 ms, 1000 at once", "jobs/s", targets=(Target(9_500),), limit=10_000),),
+    ),
+    Workload(
+        name="latency",
+        title="Idle latency",
+        contenders=EVERYBODY,
+        arguments={"samples": 1_000, "executors": 100},
+        quick={"samples": 200},
+        metrics=(
+            Metric("p50", "Idle latency, p50", "ms", better="less", targets=(Target(0.3),)),
+            Metric("p99", "Idle latency, p99", "ms", better="less", targets=(Target(2.0),)),
+        ),
+    ),
+    Workload(
+        name="memory-ready",
+        title="Memory of ready messages",
+        contenders=WITH_QUEUE,
+        arguments={"messages": 1_000_000, "batch": 1_000},
+        quick={"messages": 20_000},
+        metrics=(Metric("bytes", "A ready message", "bytes", better="less", targets=(Target(700),)),),
+        once=True,
+    ),
+    Workload(
+        name="memory-processed",
+        title="Memory kept after processing",
+        contenders=EVERYBODY,
+        arguments={"messages": 1_000_000, "rounds": 10, "executors": 100},
+        quick={"messages": 40_000},
+        # Flat means that nothing stays: the smallest object Python can leave behind takes 16 bytes.
+        metrics=(Metric("growth", "Kept per processed one", "bytes", better="less", targets=(Target(8),)),),
+        once=True,
+    ),
+)
+
+PROFILED = ("noop", "typed", "chain", "outbox", "sleep")
+"""The drains that can be profiled; "outbox" is "chain" with job 2 held back."""
+
+
+def profile_of(drain: str) -> Workload:
+    """A profile of one of repid's drains."""
+    messages, executors = (20_000, 1_000) if drain == "sleep" else (200_000, 100)
+    return Workload(
+        name="profile",
+        title=f"Profile of {drain}",
+        contenders=(HOME,),
+        arguments={"messages": messages, "executors": executors, "drain": drain, "interval": 0.001},
+        quick={"messages": messages // 10},
+        metrics=(),
+        once=True,
+    )

@@ -1,0 +1,28 @@
+"""Declaring actors.
+
+* `options`: every option of an actor, checked; what is not given is inherited.
+* `actor`: `Actor`, a function and its policy, compiled once.
+* `router`: `Router`, which collects declarations and hands its defaults down.
+* `routing`: which messages an actor takes.
+* `middleware`: the onion around a call.
+"""
+
+from .actor import Actor
+from .middleware import ActorMiddleware, CallNext, onion
+from .options import ActorOptions, OnError, RouterOptions
+from .router import Router
+from .routing import RoutingStrategy, catch_all_routing_strategy, topic_based_routing_strategy
+
+__all__ = [
+    "Actor",
+    "ActorMiddleware",
+    "ActorOptions",
+    "CallNext",
+    "OnError",
+    "Router",
+    "RouterOptions",
+    "RoutingStrategy",
+    "catch_all_routing_strategy",
+    "onion",
+    "topic_based_routing_strategy",
+]

@@ -1,0 +1,160 @@
+"""Every option of an actor: what may be said, what it must look like, what holds when it is not said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
+
+from ..delivery import MODES, VERBS, Mode
+from ..errors import ConfigurationError
+from ..names import check_count, check_duration, check_known, check_name, check_one_of
+from ..retry import RetryPolicy, default_retry_policy_factory
+from .middleware import ActorMiddleware
+from .routing import RoutingStrategy, topic_based_routing_strategy
+
+ErrorVerb: TypeAlias = Literal["ack", "nack", "reject", "retry"]
+OnError: TypeAlias = ErrorVerb | Callable[[BaseException], ErrorVerb | None]
+"""What to do when the actor raises: a verb, or a callable from the exception to one (None: the usual retries)."""
+
+
+class RouterOptions(TypedDict, total=False):
+    """What a router may set for all its actors, and an actor for itself. What is not given is inherited.
+
+    channel, queue: two words for the one buffer the actor reads; both at once is an error. Default "default".
+    timeout: seconds or timedelta until the actor is cancelled. Default 600; inf: none.
+    retries: how many times a failed message is run again. Default 0.
+    retry_policy: from the retry's number (from 1) to the delay before it. Default exponential, 1 s to 1 h.
+    concurrency: at most so many runs of this actor at once in one worker. Default: no limit of its own.
+    confirmation_mode: when the message is acknowledged. "auto" (default): by how the actor ends; "always_ack":
+        however it ends; "ack_first": before it starts, at most once; "manual": by the message's verbs only;
+        "manual_explicit": by the word the actor returns.
+    on_error: a verb, or a callable from the exception to one; asked before retries.
+    run_in_process: run a sync function in a process that a timeout really kills. Default: in a thread.
+    middlewares: around every run; those of the app come first, then routers from the outside in, then the actor's.
+    routing_strategy: which messages of the channel the actor takes. Default: those with its name as `topic`.
+    strict: refuse payloads with fields the function does not have. Default: ignore them.
+    """
+
+    channel: str
+    queue: str
+    timeout: float | timedelta
+    retries: int
+    retry_policy: RetryPolicy
+    concurrency: int
+    confirmation_mode: Mode
+    on_error: OnError
+    run_in_process: bool
+    middlewares: Sequence[ActorMiddleware]
+    routing_strategy: RoutingStrategy
+    strict: bool
+
+
+class ActorOptions(RouterOptions, total=False):
+    """The options of a router, and `name`: what messages call the actor. Default: the function's name."""
+
+    name: str
+
+
+DEFAULTS: RouterOptions = {
+    "channel": "default",
+    "timeout": 600.0,
+    "retries": 0,
+    "retry_policy": default_retry_policy_factory(),
+    "confirmation_mode": "auto",
+    "run_in_process": False,
+    "middlewares": (),
+    "routing_strategy": topic_based_routing_strategy,
+    "strict": False,
+}
+
+_ROUTER_OPTIONS = tuple(RouterOptions.__annotations__)
+_ACTOR_OPTIONS = (*_ROUTER_OPTIONS, "name")
+_VERBS = get_args(ErrorVerb)
+assert _VERBS == VERBS
+
+
+def check_options(what: str, options: Mapping[str, Any], *, of_actor: bool) -> dict[str, Any]:
+    """The options in one form: `queue` as `channel`, durations in seconds, sequences as tuples.
+
+    Raises `ConfigurationError` for the first thing that is wrong, beginning with `what`.
+    """
+    check_known(what, options, _ACTOR_OPTIONS if of_actor else _ROUTER_OPTIONS)
+    if "channel" in options and "queue" in options:
+        raise ConfigurationError(f"{what} has both channel and queue: they are two words for one thing, give one")
+    checked = {"channel" if key == "queue" else key: value for key, value in options.items()}
+    for key, value in checked.items():
+        checked[key] = _CHECKS[key](f"{key} of {what}", value)
+    return checked
+
+
+def inherit(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
+    """The inner options over the outer ones; middlewares add up."""
+    middlewares = (*outer.get("middlewares", ()), *inner.get("middlewares", ()))
+    return {**outer, **inner, "middlewares": middlewares}
+
+
+def _check_channel(_: str, value: Any) -> str:
+    return check_name("channel", value)
+
+
+def _check_actor_name(_: str, value: Any) -> str:
+    return check_name("actor", value)
+
+
+def _check_timeout(name: str, value: Any) -> float:
+    return check_duration(name, value, positive=True)
+
+
+def _check_retries(name: str, value: Any) -> int:
+    if value == math.inf:
+        raise ConfigurationError(f"{name} must be finite: a message that never gives up never becomes a dead letter")
+    return int(check_count(name, value))
+
+
+def _check_concurrency(name: str, value: Any) -> float:
+    return check_count(name, value, least=1)
+
+
+def _check_mode(name: str, value: Any) -> Any:
+    check_one_of(name, value, MODES)
+    return value
+
+
+def _check_on_error(name: str, value: Any) -> Any:
+    if not callable(value):
+        check_one_of(name, value, VERBS)
+    return value
+
+
+def _check_callable(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise ConfigurationError(f"{name} must be callable, but is {value!r}")
+    return value
+
+
+def _check_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, but is {value!r}")
+    return value
+
+
+def _check_middlewares(name: str, value: Any) -> tuple[Any, ...]:
+    return tuple(_check_callable(f"each of the {name}", middleware) for middleware in value)
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "name": _check_actor_name,
+    "channel": _check_channel,
+    "timeout": _check_timeout,
+    "retries": _check_retries,
+    "retry_policy": _check_callable,
+    "concurrency": _check_concurrency,
+    "confirmation_mode": _check_mode,
+    "on_error": _check_on_error,
+    "run_in_process": _check_flag,
+    "middlewares": _check_middlewares,
+    "routing_strategy": _check_callable,
+    "strict": _check_flag,
+}

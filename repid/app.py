@@ -1,0 +1,100 @@
+"""The composition root: servers, actors, and the verbs of the message API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Self, Unpack
+
+import trio
+
+from .actors import ActorMiddleware, Router
+from .application import current
+from .errors import ConfigurationError
+from .ports import Broker
+from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring
+from .runtime import Handle, Report
+from .servers import Connection, Servers
+from .worker import WorkerOptions, run_actors
+
+
+class Repid(Producer):
+    """An application: its servers, its actors, and what lies around every run and every send.
+
+    `title` and `version` describe it to others. `middlewares` go around every run of every actor,
+    `producer_middlewares` around every send; the first is the outermost. With a `connection`, its broker is
+    registered as the server "default".
+    """
+
+    def __init__(
+        self,
+        connection: Connection | None = None,
+        *,
+        title: str = "repid",
+        version: str = "0.0.1",
+        middlewares: Sequence[ActorMiddleware] = (),
+        producer_middlewares: Sequence[ProducerMiddleware] = (),
+    ) -> None:
+        self.title = title
+        self.version = version
+        self.servers = Servers()
+        self._producer_middlewares = tuple(producer_middlewares)
+        self._router = Router(middlewares=middlewares)
+        self.middlewares: Sequence[ActorMiddleware] = tuple(middlewares)
+        for middleware in self._producer_middlewares:
+            if not callable(middleware):
+                raise ConfigurationError(f"each of the producer_middlewares must be callable, but is {middleware!r}")
+        if connection is not None:
+            self.servers.register_server("default", connection.message_broker, is_default=True)
+
+    def include_router(self, router: Router) -> None:
+        """Add the actors of a router. Of those that take the same message, the first one added gets it."""
+        self._router.include_router(router)
+
+    def server(self, server_name: str | None = None) -> Broker:
+        """The server of that name; None: the default one."""
+        return self.servers.get_server(server_name)
+
+    @asynccontextmanager
+    async def magic(self, *, auto_disconnect: bool = True) -> AsyncIterator[Self]:  # noqa: ARG002
+        """Open every server, and make this app the one that `Job`, `Queue` and `Worker` find, for a block.
+
+        The connections always close with the outermost block that opened them; messages in memory live in the
+        broker object and outlast it. `auto_disconnect` changes nothing; it is accepted for compatibility.
+        """
+        self.servers.get_server()
+        async with AsyncExitStack() as stack:
+            for name in self.servers:
+                await stack.enter_async_context(self.servers[name].connection())
+            token = current.set(self)
+            try:
+                yield self
+            finally:
+                current.reset(token)
+
+    async def run_worker(
+        self,
+        *,
+        server_name: str | None = None,
+        task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED,
+        **options: Unpack[WorkerOptions],
+    ) -> Report:
+        """Run the app's actors on one server until stopped, cancelled or done; what was done is returned.
+
+        Options as in `WorkerOptions`. When this returns or raises, nothing of the worker is running any more.
+        Cancelling skips the grace. With `nursery.start(app.run_worker)` the start is over when the worker really
+        consumes; it gives a handle with `stop()`. Several workers may run at once.
+        """
+        return await run_actors(self, self.server(server_name), self._router.actors(), options, Handle(), task_status)
+
+    def publisher(self, broker: Broker, *, declare: bool) -> Publish:
+        """Publishes to a broker through the producer middlewares."""
+        return around(partial(publish_declaring, broker) if declare else broker.publish, self._producer_middlewares)
+
+    def around(self, publish: Publish) -> Publish:
+        """The producer middlewares around a publisher."""
+        return around(publish, self._producer_middlewares)
+
+    def _publisher(self, server_name: str | None) -> Publish:
+        return self.publisher(self.servers.get_server(server_name), declare=True)

@@ -1,0 +1,151 @@
+"""The declared queues, each with its lanes, leases and dead, and which of their topics somebody takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from ...errors import QueueNotDeclared
+from ...ports import Topics
+from .lanes import Lane
+from .record import Dead, Record
+
+
+class Taker:
+    """What one open consumer takes. Compared by identity."""
+
+    __slots__ = ("queues",)
+
+    def __init__(self, queues: Mapping[str, Topics]) -> None:
+        self.queues = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
+
+
+class Channel:
+    """One declared queue. A lane is in `lanes` as long as it has a live message, so empty ones cost nothing.
+
+    `strays` are the lanes no open consumer has asked for: they go to whoever takes anything of the queue.
+    `leases` are in the order in which they end, because all last equally long. `scheduled` only counts; the
+    messages are in the store's heap.
+    """
+
+    __slots__ = ("dead", "lanes", "leases", "name", "scheduled", "strays", "takers", "takers_of_all")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lanes: dict[str | None, Lane] = {}
+        self.strays: dict[str | None, Lane] = {}
+        self.leases: dict[int, Record] = {}
+        self.dead: dict[int, Dead] = {}
+        self.scheduled = 0
+        self.takers: Counter[str | None] = Counter()
+        self.takers_of_all = 0
+
+    def lane(self, topic: str | None) -> Lane:
+        """The lane of this topic, made if there is none; the caller puts something into it."""
+        lane = self.lanes.get(topic)
+        if lane is None:
+            lane = self.lanes[topic] = Lane(self.name, topic)
+            if self._is_stray(topic):
+                self.strays[topic] = lane
+        return lane
+
+    def drop(self, lane: Lane) -> None:
+        """Forget a lane that has become empty."""
+        self.lanes.pop(lane.topic, None)
+        self.strays.pop(lane.topic, None)
+
+    def clear_ready(self) -> None:
+        """Forget every ready message."""
+        self.lanes.clear()
+        self.strays.clear()
+
+    def lanes_for(self, topics: Topics) -> Iterator[Lane]:
+        """The lanes a consumer of these topics may take from."""
+        if topics is None:
+            yield from self.lanes.values()
+            return
+        lanes = self.lanes
+        few: Collection[str | None] = topics if len(topics) <= len(lanes) else lanes.keys() & topics
+        for topic in few:
+            if topic in lanes:
+                yield lanes[topic]
+        yield from self.strays.values()
+
+    def add_taker(self, taker: Taker, step: int = 1) -> None:
+        """Note that a consumer was opened (step 1) or closed (step -1)."""
+        topics = taker.queues[self.name]
+        if topics is None:
+            self.takers_of_all += step
+        else:
+            self.takers.update(dict.fromkeys(topics, step))
+            self.takers = +self.takers  # without those nobody takes any more
+        self.strays = {topic: lane for topic, lane in self.lanes.items() if self._is_stray(topic)}
+
+    def _is_stray(self, topic: str | None) -> bool:
+        return not self.takers_of_all and topic not in self.takers
+
+
+class Directory:
+    """The declared queues and the open consumers."""
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Channel] = {}
+        self._takers: dict[Taker, None] = {}
+
+    def channel(self, name: str) -> Channel:
+        """The declared queue of this name. Raises `QueueNotDeclared`."""
+        channel = self.channels.get(name)
+        if channel is None:
+            raise QueueNotDeclared(name)
+        return channel
+
+    def declare(self, names: Iterable[str]) -> None:
+        """Create the queues that do not exist yet."""
+        for name in names:
+            if name not in self.channels:
+                self.channels[name] = channel = Channel(name)
+                for taker in self._takers:
+                    if name in taker.queues:
+                        channel.add_taker(taker)
+
+    def open(self, taker: Taker) -> None:
+        """From now on what this consumer takes is no stray. Raises `QueueNotDeclared`."""
+        channels = [self.channel(name) for name in taker.queues]
+        self._takers[taker] = None
+        for channel in channels:
+            channel.add_taker(taker)
+
+    def close(self, taker: Taker) -> None:
+        """The consumer takes nothing any more; what it leased stays leased."""
+        del self._takers[taker]
+        for name in taker.queues:
+            if name in self.channels:
+                self.channels[name].add_taker(taker, -1)
+
+    def is_open(self, taker: Taker) -> bool:
+        """Whether the consumer was opened and not closed."""
+        return taker in self._takers
+
+    def close_all(self) -> None:
+        """Close every consumer."""
+        for taker in list(self._takers):
+            self.close(taker)
+
+    def lanes_for(self, taker: Taker, at_most: Mapping[tuple[str, str], int]) -> tuple[list[Lane], dict[Lane, int]]:
+        """The lanes this consumer may take from, none of them empty, and the limits of those that have one."""
+        lanes: list[Lane] = []
+        caps: dict[Lane, int] = {}
+        for name, topics in taker.queues.items():
+            channel = self.channels.get(name)
+            if channel is None or not channel.lanes:
+                continue
+            if not at_most:
+                lanes.extend(channel.lanes_for(topics))
+                continue
+            for lane in channel.lanes_for(topics):
+                cap = at_most.get((name, lane.topic)) if lane.topic is not None else None
+                if cap is None or cap > 0:
+                    lanes.append(lane)
+                if cap is not None:
+                    caps[lane] = cap
+        return lanes, caps

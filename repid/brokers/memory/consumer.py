@@ -1,0 +1,90 @@
+"""The consumer of the memory broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled, enable_ki_protection
+
+from ...delivery import Delivery, Settlement
+from ...errors import ConfigurationError, UsageError
+from ...ports import Verdict
+from .channel import Taker
+from .checks import check_settlements
+from .session import Session
+from .waiting import Waiter
+
+_NO_LIMITS: Mapping[tuple[str, str], int] = MappingProxyType({})
+
+
+class InMemoryConsumer:
+    """Leases messages of some queues of an `InMemoryServer` to one worker.
+
+    What it handed over stays leased when its block is left, until it is settled or rescued: `settle` and `extend`
+    go on working as long as the server is connected.
+    """
+
+    def __init__(self, session: Session, taker: Taker) -> None:
+        self._session = session
+        self._taker = taker
+
+    @property
+    def lease_timeout(self) -> float:
+        """A lease that was neither settled nor extended for so many seconds may be rescued."""
+        return self._session.store.lease_timeout
+
+    @enable_ki_protection
+    async def receive(
+        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
+    ) -> list[Delivery]:
+        """Lease up to `limit` ready messages by rank; wait at most `max_wait` until there is one.
+
+        Cancelled: nothing was leased. Raises `UsageError` when the consumer is closed, also meanwhile.
+        """
+        if limit < 1:
+            raise ConfigurationError(f"receive needs a limit of at least 1, but got {limit}")
+        self._session.check()
+        await checkpoint_if_cancelled()
+        limits = _NO_LIMITS if at_most is None else at_most
+        deliveries = self._claim(limit, limits)
+        if not deliveries and max_wait > 0:
+            return await self._wait(limit, limits, trio.current_time() + max_wait)
+        await cancel_shielded_checkpoint()
+        return deliveries
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+        """Carry out each disposition with its outbox in one step; answer in order. Cancelled: none was.
+
+        Raises `ConfigurationError`, and settles none, where an outbox holds what cannot be published.
+        """
+        check_settlements(settlements)
+        return await self._session.step(lambda now: self._session.store.settle(settlements, now))
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
+        """Start the lease of each anew, also of one that has ended and was not rescued yet. False: it is lost."""
+        return await self._session.step(lambda now: self._session.store.extend(deliveries, now))
+
+    async def rescue(self) -> int:
+        """Take back every lease that has ended, whoever holds it; how many, those that are poison now included."""
+        return await self._session.step(self._session.store.rescue)
+
+    def _claim(self, limit: int, at_most: Mapping[tuple[str, str], int]) -> list[Delivery]:
+        self._session.check()
+        if not self._session.store.directory.is_open(self._taker):
+            raise UsageError("this consumer is closed: receive inside its `async with server.consume(...)` block")
+        return self._session.now(lambda now: self._session.store.receive(self._taker, limit, at_most, now))
+
+    @enable_ki_protection
+    async def _wait(self, limit: int, at_most: Mapping[tuple[str, str], int], deadline: float) -> list[Delivery]:
+        line = self._session.line
+        waiter = Waiter(self._taker, limit, at_most, deadline)
+        while True:
+            try:
+                await line.wait(waiter)
+                deliveries = self._claim(limit, at_most)
+            finally:
+                line.pass_on()
+            if deliveries or trio.current_time() >= deadline:
+                return deliveries

@@ -1,0 +1,112 @@
+"""The ready messages of one (queue, topic), in order, and the claiming of the next ones over several lanes.
+
+What comes in fresh has the highest rank of its priority so far, because the broker's clock never runs backwards: a
+deque per priority keeps those in order for eight bytes each. What comes back out of order goes to a heap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import heapify, heappop, heappush, heapreplace, merge
+from itertools import chain
+from typing import TypeAlias
+
+from ...envelope import PrioritiesT
+from .record import Record, is_gone
+
+Entry: TypeAlias = tuple[float, int, Record]
+"""Rank, order (so that records are never compared), record."""
+
+_Head: TypeAlias = tuple[float, int, "deque[Record] | list[Entry]", "Lane"]
+
+
+class Lane:
+    """The ready messages of one topic of one queue.
+
+    `stale` counts the entries whose message has gone (expired) since: they are skipped when their turn comes.
+    """
+
+    __slots__ = ("fresh", "queue", "returned", "stale", "topic")
+
+    def __init__(self, queue: str, topic: str | None) -> None:
+        self.queue = queue
+        self.topic = topic
+        self.fresh: dict[PrioritiesT, deque[Record]] = {}
+        self.returned: list[Entry] = []
+        self.stale = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self.fresh.values())) + len(self.returned) - self.stale
+
+    def class_of(self, priority: PrioritiesT) -> deque[Record]:
+        """Where fresh messages of this priority are appended."""
+        records = self.fresh.get(priority)
+        if records is None:
+            records = self.fresh[priority] = deque()
+        return records
+
+    def put_back(self, record: Record) -> None:
+        """Take in a message whose rank may be anywhere among the others."""
+        heappush(self.returned, (record.rank, record.order, record))
+
+    def records(self) -> Iterator[Record]:
+        """Every message of the lane, in no particular order."""
+        entries = chain(chain.from_iterable(self.fresh.values()), (entry[2] for entry in self.returned))
+        return (record for record in entries if not is_gone(record)) if self.stale else entries
+
+    def heads(self) -> Iterator[_Head]:
+        for records in self.fresh.values():
+            if records:
+                yield records[0].rank, records[0].order, records, self
+        if self.returned:
+            yield self.returned[0][0], self.returned[0][1], self.returned, self
+
+
+def draw(lanes: Iterable[Lane], limit: int, caps: Mapping[Lane, int]) -> tuple[list[Record], list[Lane]]:
+    """Take out up to `limit` messages by rank, at most `caps[lane]` of a lane; and say which lanes that emptied."""
+    heads = [head for lane in lanes for head in lane.heads()]
+    if len(heads) != 1 or caps or heads[0][3].stale:
+        return _draw_merged(heads, limit, dict(caps))
+    _, _, source, lane = heads[0]
+    if isinstance(source, deque):
+        take = source.popleft
+        taken = [take() for _ in range(min(limit, len(source)))]
+    else:
+        taken = [heappop(source)[2] for _ in range(min(limit, len(source)))]
+    return taken, [] if source else [lane]
+
+
+def _draw_merged(heads: list[_Head], limit: int, left: dict[Lane, int]) -> tuple[list[Record], list[Lane]]:
+    heapify(heads)
+    taken: list[Record] = []
+    emptied: list[Lane] = []
+    while heads and len(taken) < limit:
+        _, _, source, lane = heads[0]
+        if left and left.get(lane, 1) <= 0:
+            heappop(heads)
+            continue
+        record = source.popleft() if isinstance(source, deque) else heappop(source)[2]
+        if lane.stale and is_gone(record):
+            lane.stale -= 1
+        else:
+            taken.append(record)
+            if lane in left:
+                left[lane] -= 1
+        if source:
+            following = source[0] if isinstance(source, deque) else source[0][2]
+            heapreplace(heads, (following.rank, following.order, source, lane))
+        else:
+            heappop(heads)
+        if (lane.stale or not source) and not lane:
+            emptied.append(lane)
+    return taken, emptied
+
+
+def in_order(lanes: Iterable[Lane]) -> Iterator[Record]:
+    """The messages of these lanes in the order in which they would be claimed; nothing is taken out."""
+    runs: list[Iterable[Entry]] = []
+    for lane in lanes:
+        runs += [((r.rank, r.order, r) for r in records) for records in lane.fresh.values()]
+        runs.append(sorted(lane.returned))
+    return (entry[2] for entry in merge(*runs) if not is_gone(entry[2]))

@@ -1,0 +1,106 @@
+"""The async shell of the memory broker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from trio.lowlevel import checkpoint
+
+from ...envelope import Envelope
+from ...errors import BrokerRefused, ConfigurationError
+from ...ports import BrowsedMessage, Capabilities, Category, Counts, Topics
+from ...retry import seconds
+from . import views
+from .channel import Taker
+from .checks import check_envelopes
+from .consumer import InMemoryConsumer
+from .session import Session
+
+
+class InMemoryServer:
+    """A broker inside the process. Messages live in this object, outlast connections and trio runs, and end with it.
+
+    `lease_timeout`: a lease that was neither settled nor extended for so many seconds may be rescued. Payloads,
+    headers and parameters are handed over as they are, not copied.
+    """
+
+    capabilities = Capabilities(filters_topics=True, atomic_outbox=True, durable=False)
+
+    def __init__(self, *, lease_timeout: float | timedelta = 60.0) -> None:
+        lease_timeout = seconds(lease_timeout)
+        if not lease_timeout > 0:
+            raise ConfigurationError(f"lease_timeout must be more than 0 seconds, but is {lease_timeout}")
+        self._session = Session(lease_timeout)
+        self._store = self._session.store
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a `connection()` block is open."""
+        return self._session.depth > 0
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[InMemoryServer, None]:
+        """Open the broker for a block. Blocks nest; leaving the outermost one also closes its consumers.
+
+        Raises `UsageError` where another trio run has it open.
+        """
+        await checkpoint()
+        token = self._session.enter()
+        try:
+            yield self
+        finally:
+            self._session.leave(token)
+
+    @asynccontextmanager
+    async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[InMemoryConsumer, None]:
+        """Open a consumer of these declared queues. Raises `QueueNotDeclared`."""
+        taker = Taker(queues)
+        await self._session.step(lambda _: self._store.directory.open(taker))
+        try:
+            yield InMemoryConsumer(self._session, taker)
+        finally:
+            if self._store.directory.is_open(taker):
+                self._store.directory.close(taker)
+                self._session.line.wake_all()  # its topics are strays now
+
+    async def declare(self, queues: Iterable[str]) -> None:
+        """Create the queues that do not exist yet. Idempotent."""
+        if isinstance(queues, str):
+            raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
+        await self._session.step(lambda _: self._store.directory.declare(queues))
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish all; for each None, or why it was refused. Cancelled: none was published.
+
+        Raises `ConfigurationError`, and publishes none, where a payload is not bytes.
+        """
+        check_envelopes(envelopes)
+        return await self._session.step(lambda now: self._store.publish(envelopes, now))
+
+    async def counts(self, queue: str) -> Counts:
+        """How many messages of the queue are in each place. Raises `QueueNotDeclared`."""
+        return await self._session.step(lambda now: views.counts(self._store, queue, now))
+
+    async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
+        """Look at messages without leasing them, in the order in which they would be handled."""
+        return await self._session.step(lambda now: views.browse(self._store, queue, category, limit, now))
+
+    async def flush(self, queue: str) -> int:
+        """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
+        return await self._session.step(lambda now: self._store.flush(queue, now))
+
+    async def delete(self, queue: str) -> None:
+        """Remove the queue with everything in it; late verdicts are refused. Where there is none, nothing happens."""
+        await self._session.step(lambda now: self._store.delete(queue, now))
+
+    async def revive(self, queue: str, keys: Iterable[int] | None = None) -> list[BrokerRefused | None]:
+        """Make dead messages ready again, as new ones (a ttl starts anew).
+
+        One answer for each: `DuplicateId` where its id is alive, `BrokerRefused` where no dead one has the key.
+        """
+        return await self._session.step(lambda now: self._store.revive(queue, keys, now))
+
+
+InMemoryMessageBroker = InMemoryServer

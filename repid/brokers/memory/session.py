@@ -1,0 +1,110 @@
+"""What server and consumers share: the store, its clock, the waiting consumers, and which trio run has it open."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+from trio.lowlevel import (
+    TrioToken,
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    current_trio_token,
+    enable_ki_protection,
+)
+
+from ...errors import NotConnected, UsageError
+from .clock import Clock
+from .store import Store
+from .waiting import Line
+
+T = TypeVar("T")
+
+
+class Session:
+    """The async side of one store. Nothing of trio's is kept when the outermost connection block has been left."""
+
+    def __init__(self, lease_timeout: float) -> None:
+        self.store = Store(lease_timeout)
+        self.clock = Clock()
+        self.line = Line(self.store, self.clock)
+        self.depth = 0  # how many connection blocks are open
+        self._token: TrioToken | None = None  # of the run that has it open
+        self._last_run: weakref.ref[TrioToken] | None = None
+        self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
+
+    @enable_ki_protection
+    async def step(self, operation: Callable[[float], T]) -> T:
+        """Check for cancellation, change the store in one synchronous step, then let other tasks run.
+
+        The last pause cannot be cancelled: a cancelled call has changed nothing, and what a call did it reports.
+        """
+        self.check()
+        await checkpoint_if_cancelled()
+        result = self.now(operation)
+        await cancel_shielded_checkpoint()
+        return result
+
+    def now(self, operation: Callable[[float], T]) -> T:
+        """Change the store and wake whom that concerns."""
+        try:
+            return operation(self.clock.look())
+        finally:
+            self.line.stir()
+
+    def check(self) -> None:
+        """Raise `NotConnected` outside this run's connection block."""
+        if self._token is None:
+            raise NotConnected("the memory broker is not connected: use `async with server.connection():`")
+        if self._token is not current_trio_token():
+            raise NotConnected(
+                "the memory broker is connected in another trio run: use `async with server.connection():` in this one"
+            )
+
+    @enable_ki_protection
+    def enter(self) -> TrioToken:
+        """Open one connection block more; what to give to `leave`."""
+        with self._lock:
+            self._take_over(current_trio_token())
+            self.depth += 1
+            return current_trio_token()
+
+    @enable_ki_protection
+    def leave(self, token: TrioToken) -> None:
+        """Close one connection block; the outermost one closes the consumers too."""
+        with self._lock:
+            if self._token is not token:
+                return  # that run had crashed, and another has taken over
+            self.depth -= 1
+            if self.depth == 0:
+                self.clock.look()
+                self._close()
+
+    def _take_over(self, token: TrioToken) -> None:
+        if self._token is token:
+            return
+        if self._token is not None:
+            if _is_running(self._token):
+                raise UsageError("another trio run has this memory broker open: it belongs to one run at a time")
+            self._close()  # that run crashed and never left its block
+        if self._last_run is None or self._last_run() is not token:
+            self.clock.attach()
+            self._last_run = weakref.ref(token)
+        self._token = token
+
+    def _close(self) -> None:
+        self.depth = 0
+        self._token = None
+        self.store.directory.close_all()
+        self.line.wake_all()
+
+
+def _is_running(token: TrioToken) -> bool:
+    try:
+        token.run_sync_soon(lambda: None)
+    except trio.RunFinishedError:
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""Content types ↔ bytes: JSON and MessagePack, both through msgspec. Pure.
+
+What can be encoded is what msgspec knows natively: None, bool, int, float, str, bytes (base64 in JSON), dict, list,
+tuple, set, datetime and its kin, UUID, Decimal, Enum, `msgspec.Struct`, dataclass, attrs. Two rules follow from JSON:
+
+* NaN and the infinities are encoded as null, as JavaScript does: JSON has no such numbers. MessagePack keeps them.
+* A dict's keys must be strings or become strings (numbers, dates, UUIDs, enums). MessagePack keeps any key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from .errors import PayloadError
+
+JSON = "application/json"
+MESSAGE_PACK = "application/msgpack"
+
+DEEPEST_SEARCH = 32
+"""How many levels down the culprit of a failed encoding is looked for."""
+
+
+class Codec(msgspec.Struct, frozen=True, eq=False):
+    """One way to write values as bytes. `encode` raises `PayloadError` where a value cannot be written.
+
+    `bare_decoder(type)` compiles a function from bytes to a value of that type; it raises whatever msgspec raises,
+    for those who explain errors themselves. All others use `decoder`.
+    """
+
+    name: str
+    encode: Callable[[Any], bytes]
+    bare_decoder: Callable[[Any], Callable[[bytes | msgspec.Raw], Any]]
+
+    def decoder(self, type: Any) -> Callable[[bytes], Any]:  # noqa: A002 (the word that msgspec uses)
+        """Compile a function from bytes to a value of `type`, which raises `PayloadError` for bytes that do not fit."""
+        decode = self.bare_decoder(type)
+
+        def decode_or_explain(payload: bytes) -> Any:
+            try:
+                return decode(payload)
+            except MemoryError:
+                raise
+            except Exception as error:
+                raise PayloadError(f"these bytes cannot be decoded from {self.name}", [fault_of(error)]) from error
+
+        return decode_or_explain
+
+
+def codec_for(content_type: str | None) -> Codec:
+    """The codec of a content type; None means JSON. Raises `PayloadError` for one that is not known."""
+    if content_type is None or content_type == JSON:
+        return JSON_CODEC
+    return _codec_for(content_type)
+
+
+def encode_json(value: Any) -> bytes:
+    """The value as JSON. Raises `PayloadError` naming what could not be encoded, and where in the value it is."""
+    return JSON_CODEC.encode(value)
+
+
+def fault_of(error: Exception, payload: bytes = b"") -> tuple[str, str]:
+    """Where msgspec failed and why, as a fault of a `PayloadError`; a position in bytes where `payload` tells one."""
+    if isinstance(error, RecursionError):
+        return "$", "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        start = payload.find(error.object)
+        where = f" (byte {start + error.start})" if start >= 0 else ""
+        return "$", f"a string is not UTF-8: {error.reason}{where}"
+    if not isinstance(error, msgspec.MsgspecError):
+        return "$", f"{type(error).__name__}: {error}"
+    text = str(error)
+    if text == "Input data was truncated":
+        return "$", f"the data ends too early (byte {len(payload)})" if payload else text
+    text, _, place = text.rpartition(" - at `") if text.endswith("`") and " - at `" in text else (text, "", "$`")
+    if place.startswith("key` in `"):
+        return place.removeprefix("key` in `")[:-1], f"{text} (as a key)"
+    return place[:-1], text
+
+
+def path_to(path: str, key: object) -> str:
+    """The path of `key` in what is at `path`: `$.name`, `$[2]`, `$["odd name"]`; very long keys are cut."""
+    if not isinstance(key, str):
+        try:
+            return f"{path}[{key!r:.80}]"
+        except Exception:  # noqa: BLE001 (a repr may raise anything; numbers of many digits do)
+            return f"{path}[…]"
+    if key.isidentifier() and len(key) <= 80:
+        return f"{path}.{key}"
+    quoted = key.encode("utf-8", "backslashreplace").decode()
+    quoted = msgspec.json.encode(quoted if len(quoted) <= 80 else f"{quoted[:79]}…").decode()
+    return f"{path}[{quoted}]"
+
+
+@lru_cache(maxsize=256)  # bounded: content types come from outside
+def _codec_for(content_type: str) -> Codec:
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type.endswith("+json"):
+        return JSON_CODEC
+    try:
+        return CODECS[media_type]
+    except KeyError:
+        known = ", ".join(CODECS)
+        text = f"unknown content type {content_type!r:.120}; known are {known} and those that end in +json"
+        raise PayloadError(text) from None
+
+
+def _encoder(name: str, encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    def encode_or_explain(value: Any) -> bytes:
+        try:
+            return encode(value)
+        except MemoryError:
+            raise
+        except Exception as error:
+            path, culprit, cause = _culprit(encode, value, error)
+            text = _encoding_fault(culprit, cause)
+            raise PayloadError(f"cannot encode a {_name_of(value)} as {name}", [(path, text)]) from error
+
+    return encode_or_explain
+
+
+def _encoding_fault(culprit: object, error: Exception) -> str:
+    name = _name_of(culprit)
+    if isinstance(error, RecursionError):
+        return f"this {name} contains itself or is nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return f"this {name} holds a lone surrogate, which UTF-8 cannot write"
+    if isinstance(error, TypeError) and str(error).startswith("Encoding objects of type "):
+        return f"objects of type {name} cannot be encoded"
+    return f"this {name} cannot be encoded: {error}"
+
+
+def _culprit(encode: Callable[[Any], bytes], value: Any, error: Exception) -> tuple[str, Any, Exception]:
+    """The innermost value that cannot be encoded: its path, itself, and the error it gives on its own."""
+    path = "$"
+    if isinstance(error, RecursionError):  # it may be anywhere or everywhere
+        return path, value, error
+    for _ in range(DEEPEST_SEARCH):
+        for key, child in _children(value):
+            child_error = _attempt(encode, child)
+            if child_error is not None:
+                path, value, error = path_to(path, key), child, child_error
+                break
+        else:
+            break
+    return path, value, error
+
+
+def _attempt(encode: Callable[[Any], bytes], value: Any) -> Exception | None:
+    try:
+        encode(value)
+    except Exception as error:  # noqa: BLE001 (any of them is the answer)
+        return error
+    return None
+
+
+def _children(value: Any) -> Iterable[tuple[object, Any]]:
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return enumerate(value)
+    if isinstance(value, msgspec.Struct):
+        return ((name, getattr(value, name, None)) for name in value.__struct_fields__)
+    if dataclasses.is_dataclass(value) or hasattr(type(value), "__attrs_attrs__"):
+        names = getattr(type(value), "__attrs_attrs__", None) or dataclasses.fields(value)
+        return ((field.name, getattr(value, field.name, None)) for field in names)
+    return ()
+
+
+def _name_of(value: object) -> str:
+    return type(value).__qualname__
+
+
+def _json_decoder(type: Any) -> Callable[[bytes | msgspec.Raw], Any]:  # noqa: A002
+    return msgspec.json.Decoder(type).decode
+
+
+def _message_pack_decoder(type: Any) -> Callable[[bytes | msgspec.Raw], Any]:  # noqa: A002
+    return msgspec.msgpack.Decoder(type).decode
+
+
+JSON_CODEC = Codec("JSON", _encoder("JSON", msgspec.json.Encoder().encode), _json_decoder)
+MESSAGE_PACK_CODEC = Codec(
+    "MessagePack", _encoder("MessagePack", msgspec.msgpack.Encoder().encode), _message_pack_decoder
+)
+
+CODECS = {
+    JSON: JSON_CODEC,
+    MESSAGE_PACK: MESSAGE_PACK_CODEC,
+    "application/x-msgpack": MESSAGE_PACK_CODEC,
+    "application/vnd.msgpack": MESSAGE_PACK_CODEC,
+}
+"""The known content types; `+json` suffixes come on top."""

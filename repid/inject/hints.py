@@ -1,0 +1,138 @@
+"""Annotations become types, one parameter at a time, so that an error can name the parameter."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from ..codec import JSON_CODEC
+from ..errors import ConfigurationError
+from .message import Message
+
+DECODED_TYPES = (dict, list, str, int, float, bool, type(None))
+"""What JSON gives where nothing better is asked for. A class that is a base of one of these can be decoded to."""
+
+
+class Names(msgspec.Struct, frozen=True):
+    """What the names in a function's annotations mean: the globals and the type parameters of the function."""
+
+    globals: dict[str, Any]
+    locals: dict[str, Any]
+
+    def resolve(self, annotation: Any, where: str) -> Any:
+        """The type an annotation stands for; strings in it are evaluated. `where` begins the error's text."""
+        holder = types.SimpleNamespace(__annotations__={"it": annotation})
+        try:
+            return typing.get_type_hints(holder, self.globals, self.locals, include_extras=True)["it"]
+        except NameError as error:
+            raise ConfigurationError(
+                f"{where}: the name {error.name!r} in its annotation cannot be found; names that are local to a "
+                "function or imported under TYPE_CHECKING only do not exist at run time: define or import "
+                f"{error.name!r} at the top of the module"
+            ) from error
+        except Exception as error:
+            raise ConfigurationError(f"{where}: its annotation {annotation!r} cannot be read: {error}") from error
+
+
+def typed_dict(hints: dict[str, Any]) -> Any:
+    """A type to which an object with these keys is decoded: as a plain dict with each value of its type."""
+    return typing.TypedDict("Payload", hints)  # type: ignore[operator] # made at run time, from what was declared
+
+
+def names_of(function: Callable[..., Any]) -> Names:
+    """What the names in the annotations of `function` mean. `Message` is known also where it was not imported."""
+    plain = plain_function(function)
+    known = getattr(plain, "__globals__", {})
+    extra = {parameter.__name__: parameter for parameter in getattr(plain, "__type_params__", ())}
+    for name, meaning in (("Message", Message), ("repid", types.SimpleNamespace(Message=Message))):
+        if name not in known:
+            extra.setdefault(name, meaning)
+    return Names(known, extra)
+
+
+def is_message(hint: Any) -> bool:
+    """Whether the hint is `Message`, also as `Message | None` and within `Annotated` or a type alias."""
+    hint = bare(hint)
+    if typing.get_origin(hint) in {typing.Union, types.UnionType}:
+        members = [member for member in typing.get_args(hint) if member is not type(None)]
+        return len(members) == 1 and is_message(members[0])
+    return hint is Message
+
+
+def bare(hint: Any) -> Any:
+    """The hint without `Annotated`, `Final`, `Required`, `NotRequired`, and with type aliases followed."""
+    while True:
+        origin = typing.get_origin(hint)
+        if origin in {typing.Final, typing.Required, typing.NotRequired}:
+            hint = typing.get_args(hint)[0]
+        elif origin is typing.Annotated:
+            hint = hint.__origin__
+        elif type(hint).__name__ == "TypeAliasType":  # of Python 3.12
+            hint = hint.__value__
+        else:
+            return hint
+
+
+def check_decodable(hint: Any, where: str) -> None:
+    """Raise `ConfigurationError` unless JSON can be decoded to this type."""
+    try:
+        JSON_CODEC.bare_decoder(typed_dict({"it": hint}))
+        foreign = next(_foreign_classes(msgspec.inspect.type_info(hint), set()), None)
+    except NameError as error:
+        raise ConfigurationError(
+            f"{where}: the name {error.name!r} in a field of {_show(hint)} cannot be found; it must exist at run time, "
+            "at the top of the module of that class"
+        ) from error
+    except Exception as error:
+        raise ConfigurationError(f"{where}: nothing can be decoded to its type {_show(hint)}: {error}") from error
+    if foreign is not None:
+        part = "" if foreign is bare(hint) else f"{foreign.__qualname__}, a part of "
+        raise ConfigurationError(
+            f"{where}: nothing can be decoded to {part}its type {_show(hint)}; make it a dataclass, a "
+            "msgspec.Struct, a TypedDict or a builtin type"
+        )
+
+
+def _foreign_classes(node: object, seen: set[int]) -> Iterator[type]:
+    """The classes in a tree of `msgspec.inspect` that msgspec does not know and no decoded value can be one of."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, msgspec.inspect.CustomType):
+        cls = typing.get_origin(node.cls) or node.cls
+        if not any(issubclass(decoded, cls) for decoded in DECODED_TYPES):
+            yield cls
+    elif isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)):
+        for name in node.__struct_fields__:
+            yield from _foreign_classes(getattr(node, name), seen)
+    elif isinstance(node, tuple):
+        for part in node:
+            yield from _foreign_classes(part, seen)
+
+
+def plain_function(function: Any) -> Any:
+    """The function written with `def` that is inside wrappers, partials, bound methods and callable objects."""
+    while not inspect.isfunction(function):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif hasattr(function, "__func__"):
+            function = function.__func__
+        elif isinstance(function, type):
+            function = function.__init__  # type: ignore[misc] # it is only looked at
+        elif inspect.isfunction(type(function).__call__):
+            function = type(function).__call__
+        else:
+            return function
+    return inspect.unwrap(function)
+
+
+def _show(hint: Any) -> str:
+    return hint.__qualname__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

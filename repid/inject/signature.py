@@ -1,0 +1,114 @@
+"""What a function asks for: parameters from the payload, the message, the rest of the payload."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from inspect import Parameter as P  # noqa: N817 (its constants are all that is used)
+from typing import Any
+
+import msgspec
+
+from ..errors import ConfigurationError
+from .hints import Names, check_decodable, is_message, names_of, plain_function
+
+NO_REST: Any = object()
+"""In place of a type: the function has no `**kwargs`."""
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One parameter that the payload fills. Not `required`: it has a default, which Python applies by itself."""
+
+    name: str
+    hint: Any
+    required: bool
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """What a function asks for. `function` is its name, for texts.
+
+    `rest`: the type of each value in its `**kwargs`, or `NO_REST`. The payload never fills what is `reserved`: the
+    message, and what is bound already (by a partial, or as a method's self).
+    """
+
+    function: str
+    fields: tuple[Field, ...]
+    messages: tuple[str, ...]
+    rest: Any
+    reserved: frozenset[str]
+
+
+def read_signature(function: Callable[..., Any]) -> Signature:
+    """What the function asks for. Raises `ConfigurationError` naming function, parameter and what is wrong.
+
+    What a `functools.partial` has bound is settled: the payload does not touch it.
+    """
+    name = name_of(function)
+    names = names_of(function)
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    fields: list[Field] = []
+    messages: list[str] = []
+    rest = NO_REST
+    for parameter in _parameters(function, name):
+        if parameter.name in bound and parameter.kind is not P.VAR_KEYWORD:
+            continue
+        where = f"parameter {parameter.name!r} of {name}()"
+        _check_kind(parameter, where)
+        hint = _hint(parameter, names, where)
+        if is_message(hint) and parameter.kind is not P.VAR_KEYWORD:
+            messages.append(parameter.name)
+            continue
+        check_decodable(hint, where)
+        if parameter.kind is P.VAR_KEYWORD:
+            rest = hint
+        else:
+            fields.append(Field(parameter.name, hint, required=parameter.default is P.empty))
+    reserved = _keywords(plain_function(function)).difference(field.name for field in fields)
+    return Signature(name, tuple(fields), tuple(messages), rest, reserved.union(bound, messages))
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The qualified name of a function, of what a partial wraps, or of a callable object's class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name).replace("<locals>.", "")
+
+
+def _keywords(function: Any) -> frozenset[str]:
+    """The names by which a function can be given arguments."""
+    parameters = inspect.signature(function).parameters.values() if inspect.isfunction(function) else ()
+    return frozenset(each.name for each in parameters if each.kind in {P.POSITIONAL_OR_KEYWORD, P.KEYWORD_ONLY})
+
+
+def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+    try:
+        if sys.version_info >= (3, 14):  # unknown names stay in the annotations and are reported one by one
+            import annotationlib  # noqa: PLC0415 (is not there before)
+
+            signature = inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+        else:
+            signature = inspect.signature(function)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"{name}() has no signature that can be read: wrap it in a function: {error}"
+        ) from error
+    return list(signature.parameters.values())
+
+
+def _check_kind(parameter: inspect.Parameter, where: str) -> None:
+    if parameter.kind is P.POSITIONAL_ONLY:
+        raise ConfigurationError(
+            f"{where} is positional-only, but the payload fills parameters by name: remove the '/'"
+        )
+    if parameter.kind is P.VAR_POSITIONAL:
+        raise ConfigurationError(
+            f"{where} takes positional arguments, but the payload fills parameters by name: "
+            f"replace '*{parameter.name}' by a parameter that is a list, or by '*' alone"
+        )
+
+
+def _hint(parameter: inspect.Parameter, names: Names, where: str) -> Any:
+    return Any if parameter.annotation is P.empty else names.resolve(parameter.annotation, where)

@@ -1,0 +1,64 @@
+"""What names, numbers and durations people may give, checked at the border with one clear error each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from functools import lru_cache
+
+from .errors import ConfigurationError, did_you_mean
+from .retry import seconds
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,254}")
+
+
+@lru_cache(maxsize=4096)
+def check_name(kind: str, name: str) -> str:
+    """The name itself; raises `ConfigurationError` unless letters, digits and `_.:/-`, 255 at most, letter first."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} is not a valid {kind} name: it must start with a letter or _, go on with letters, digits "
+            "or any of _ . : / - and have at most 255 characters"
+        )
+    return name
+
+
+def check_duration(name: str, value: float | timedelta, *, positive: bool = False) -> float:
+    """The duration in seconds; raises `ConfigurationError` for negative ones, NaN and what is no duration.
+
+    `positive`: zero is refused too.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise ConfigurationError(f"{name} must be seconds or a timedelta, but is {value!r}")
+    duration = seconds(value)
+    if math.isnan(duration) or duration < 0 or (positive and duration == 0):
+        raise ConfigurationError(f"{name} must {'be positive' if positive else 'not be negative'}, but is {value!r}")
+    return duration
+
+
+def check_count(name: str, value: float, *, least: int = 0) -> float:
+    """A whole number of at least `least`, or infinity; raises `ConfigurationError` for anything else."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole or value == math.inf) or value < least:
+        raise ConfigurationError(f"{name} must be a whole number of at least {least}, but is {value!r}")
+    return value
+
+
+def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises `ConfigurationError` for the first given word that is not known, with the closest one that is."""
+    words = list(known)
+    for word in given:
+        if word not in words:
+            raise ConfigurationError(
+                f"{what} has no option {word!r}{did_you_mean(word, words)}; the options are: {', '.join(sorted(words))}"
+            )
+
+
+def check_one_of(name: str, value: object, known: Iterable[str]) -> None:
+    """Raises `ConfigurationError` unless the value is one of the known words."""
+    words = list(known)
+    if value not in words:
+        hint = did_you_mean(value, words) if isinstance(value, str) else ""
+        raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, words))}, but is {value!r}{hint}")

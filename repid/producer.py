@@ -1,0 +1,225 @@
+"""Sending: from what a caller says to envelopes, and from envelopes to a publisher.
+
+`Producer` is what an app, a message and an outbox have in common: the same verbs with different ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
+
+from .codec import JSON, encode_json
+from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
+from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared
+from .names import check_count, check_duration, check_known, check_name
+from .ports import Broker
+
+Outcomes: TypeAlias = list[BrokerRefused | None]
+Publish: TypeAlias = Callable[[Sequence[Envelope]], Awaitable[Outcomes]]
+"""Publishes a batch; one outcome for each envelope: None, or why it was refused."""
+
+
+class ProducerMiddleware(Protocol):
+    """Something around every publishing: `await call_next(envelopes)` publishes them; others may be passed on."""
+
+    def __call__(self, call_next: Publish, envelopes: Sequence[Envelope], /) -> Awaitable[Outcomes]:
+        """Called with every batch, of one message or many."""
+        ...
+
+
+class SendOptions(TypedDict, total=False):
+    """What may be said about any message besides its channel and payload.
+
+    `headers` (strings to strings; `topic` names the actor), `reply_to` (the channel for replies), `message_id`
+    (unique among live messages; random if not given), `priority`, `delay` and `ttl` (seconds or timedelta),
+    `server_name` (of the server to send to), `server_specific_parameters` (handed to the broker as they are).
+    """
+
+    headers: Mapping[str, str] | None
+    reply_to: str | None
+    message_id: str | None
+    priority: PrioritiesT | None
+    delay: float | timedelta | None
+    ttl: float | timedelta | None
+    server_name: str | None
+    server_specific_parameters: Mapping[str, Any] | None
+
+
+_SEND_OPTIONS = frozenset(SendOptions.__annotations__)
+_PLAIN = frozenset({"headers"})
+
+
+class Producer:
+    """The verbs of sending. Every one of them raises `ConfigurationError` for bad arguments before anything is sent,
+    `PayloadError` for a payload that cannot be encoded, and `BrokerError` for what the broker says.
+    """
+
+    __slots__ = ()
+
+    def _publisher(self, server_name: str | None) -> Publish:
+        """Where this producer's envelopes go."""
+        raise NotImplementedError
+
+    async def send_message(
+        self, *, channel: str, payload: bytes, content_type: str | None = None, **options: Unpack[SendOptions]
+    ) -> Envelope:
+        """Send bytes to a channel, which is declared if need be; returns what was sent, with its id.
+
+        The message is as durable as the server promises when this returns. Cancelled: it was not sent.
+        """
+        check_payload(payload)
+        return await self._send(make_envelope(channel, payload, content_type, options), options.get("server_name"))
+
+    async def send_message_json(self, *, channel: str, payload: Any = None, **options: Unpack[SendOptions]) -> Envelope:
+        """Like `send_message`, with anything msgspec can encode as JSON (None: no payload).
+
+        That is: dict, list, str, numbers, bool, datetime, UUID, Decimal, Enum, Struct, dataclass, TypedDict…
+        """
+        data = b"" if payload is None else encode_json(payload)
+        return await self._send(make_envelope(channel, data, JSON, options), options.get("server_name"))
+
+    async def send_messages(
+        self,
+        *,
+        channel: str,
+        payloads: Iterable[bytes],
+        content_type: str | None = None,
+        **options: Unpack[SendOptions],
+    ) -> list[Envelope]:
+        """Send many messages in one step; they share the options. Returns what was sent, in order.
+
+        Should some be refused, the others are sent all the same and an `ExceptionGroup` names the refused.
+        """
+        batch = list(payloads)
+        for payload in batch:
+            check_payload(payload)
+        return await self._send_all(channel, batch, content_type, options)
+
+    async def send_messages_json(
+        self, *, channel: str, payloads: Iterable[Any], **options: Unpack[SendOptions]
+    ) -> list[Envelope]:
+        """Like `send_messages`, with payloads that are encoded as JSON."""
+        batch = [b"" if payload is None else encode_json(payload) for payload in payloads]
+        return await self._send_all(channel, batch, JSON, options)
+
+    async def _send(self, envelope: Envelope, server_name: str | None) -> Envelope:
+        outcome = (await self._publisher(server_name)((envelope,)))[0]
+        if outcome is not None:
+            raise outcome
+        return envelope
+
+    async def _send_all(
+        self, channel: str, payloads: list[bytes], content_type: str | None, options: SendOptions
+    ) -> list[Envelope]:
+        if options.get("message_id") is not None:
+            raise ConfigurationError("message_id cannot be given for many messages at once: ids must differ")
+        publish = self._publisher(options.get("server_name"))
+        model = make_envelope(channel, b"", content_type, options)
+        queue, headers, reply_to = model.queue, model.headers, model.reply_to
+        envelopes = [
+            Envelope(id_, queue, payload, content_type, headers, reply_to, model.options, model.parameters)
+            for id_, payload in zip(new_ids(len(payloads)), payloads, strict=True)
+        ]
+        if envelopes:
+            raise_refused(await publish(envelopes))
+        return envelopes
+
+
+def make_envelope(channel: str, payload: bytes, content_type: str | None, options: SendOptions) -> Envelope:
+    """The envelope for what was said; raises `ConfigurationError` naming what is wrong with it."""
+    check_name("channel", channel)
+    if options.keys() <= _PLAIN:  # nothing but headers: the common case
+        return Envelope(new_id(), channel, payload, content_type, copy_headers(options.get("headers")))
+    check_known("a message", options, _SEND_OPTIONS)
+    parameters = options.get("server_specific_parameters")
+    reply_to = options.get("reply_to")
+    return Envelope(
+        check_id(options.get("message_id")) or new_id(),
+        channel,
+        payload,
+        content_type,
+        copy_headers(options.get("headers")),
+        None if reply_to is None else check_name("channel", reply_to),
+        make_options(priority=options.get("priority"), delay=options.get("delay"), ttl=options.get("ttl")),
+        None if parameters is None else dict(parameters),
+    )
+
+
+def make_options(
+    *,
+    priority: PrioritiesT | None = None,
+    delay: float | timedelta | None = None,
+    ttl: float | timedelta | None = None,
+    retries: int | None = None,
+    timeout: float | timedelta | None = None,
+) -> Options:
+    """The options of an envelope, checked; None stays None: not given."""
+    options = Options(
+        priority=None if priority is None else check_priority(priority),
+        delay=None if delay is None else check_duration("delay", delay),
+        ttl=None if ttl is None else check_duration("ttl", ttl, positive=True),
+        retries=None if retries is None else int(check_count("retries", retries)),
+        timeout=None if timeout is None else check_duration("timeout", timeout, positive=True),
+    )
+    return NO_OPTIONS if options == NO_OPTIONS else options
+
+
+def check_priority(priority: PrioritiesT) -> PrioritiesT:
+    """The priority itself; raises `ConfigurationError` for what is none."""
+    if not isinstance(priority, PrioritiesT):
+        raise ConfigurationError(f"priority must be PrioritiesT.HIGH, MEDIUM or LOW, but is {priority!r}")
+    return priority
+
+
+def check_id(id_: str | None) -> str | None:
+    """The id itself; raises `ConfigurationError` unless it is text of 1 to 255 characters, or None."""
+    if id_ is not None and not (isinstance(id_, str) and 0 < len(id_) <= 255):
+        raise ConfigurationError(f"a message id must be text of 1 to 255 characters, but is {id_!r}")
+    return id_
+
+
+def check_payload(payload: bytes) -> None:
+    """Raises `ConfigurationError` for a payload that is not bytes."""
+    if not isinstance(payload, bytes):
+        raise ConfigurationError(
+            f"payload must be bytes, but is {type(payload).__name__}: use the _json form of the call for objects"
+        )
+
+
+def copy_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy nobody else can change; raises `ConfigurationError` unless it maps strings to strings."""
+    if not headers:
+        return {}
+    copy = dict(headers)
+    for name, value in copy.items():
+        if type(name) is not str or type(value) is not str:
+            raise ConfigurationError(f"headers must map text to text, but hold {name!r}: {value!r}")
+    return copy
+
+
+def raise_refused(outcomes: Outcomes) -> None:
+    """Raises an `ExceptionGroup` of the refusals, if there are any."""
+    refused = [outcome for outcome in outcomes if outcome is not None]
+    if refused:
+        raise ExceptionGroup(f"{len(refused)} of {len(outcomes)} messages were refused; the others are sent", refused)
+
+
+async def publish_declaring(broker: Broker, envelopes: Sequence[Envelope]) -> Outcomes:
+    """Publish; queues that turn out not to be declared are declared, and theirs published then."""
+    outcomes = await broker.publish(envelopes)
+    if not any(isinstance(outcome, QueueNotDeclared) for outcome in outcomes):
+        return outcomes
+    missing = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, QueueNotDeclared)]
+    await broker.declare({envelopes[i].queue for i in missing})
+    for i, outcome in zip(missing, await broker.publish([envelopes[i] for i in missing]), strict=True):
+        outcomes[i] = outcome
+    return outcomes
+
+
+def around(publish: Publish, middlewares: Sequence[ProducerMiddleware]) -> Publish:
+    """The publisher with the middlewares around it, the first outermost."""
+    for middleware in reversed(middlewares):
+        publish = partial(middleware, publish)
+    return publish

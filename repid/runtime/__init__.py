@@ -1,0 +1,16 @@
+"""The worker at work. Nesting is the order of shutdown:
+
+    connection, consumer                          close last
+      upkeep: `settler`, `keeper`
+        actors: executors (`crew`, `executor`)
+          intake: `reader`, `signals`             cancelled first
+
+* `worker`: `serve`, which nests all of this; `ledger`: the account of every delivery, and the report.
+* `roles`: actors as this worker runs them, and which message goes to which.
+* `drive`, `backends`: how a call runs: in its own context, in a thread, in a process.
+"""
+
+from .ledger import Report
+from .worker import Handle, Outlet, Settings, serve
+
+__all__ = ["Handle", "Outlet", "Report", "Settings", "serve"]

@@ -1,0 +1,142 @@
+"""Where functions that would block the event loop run: threads and processes.
+
+A thread cannot be killed. When it is to stop it is asked (`trio.from_thread.check_cancelled`) and waited for, and
+only a worker that is ending leaves it behind. A process is killed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import trio
+
+from ..actors import Actor
+from ..errors import ConfigurationError, MissingExtra
+
+abandoned: ContextVar[bool] = ContextVar("abandoned", default=False)
+"""True in the context of a run whose thread was left behind."""
+
+
+class InlineBackend:
+    """Runs a function where it is: for platforms that have neither threads nor processes."""
+
+    slots = None
+
+    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run it now; the event loop waits."""
+        await trio.lowlevel.checkpoint()
+        return function(*arguments, **keywords)
+
+
+class ThreadBackend:
+    """Runs functions in trio's worker threads, at most as many at once as trio's own limiter allows when made."""
+
+    def __init__(self) -> None:
+        self.slots = trio.CapacityLimiter(trio.to_thread.current_default_thread_limiter().total_tokens)
+        self._unlimited = trio.CapacityLimiter(float("inf"))
+        self._waits: set[trio.CancelScope] = set()
+        self._abandoning = False
+
+    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run it in a thread. Cancelling asks it to stop and waits until it has, or until `abandon`."""
+        ended = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def body() -> Any:
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                with suppress(trio.RunFinishedError):  # left behind, and trio is gone
+                    token.run_sync_soon(ended.set)
+
+        try:
+            result = await trio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._unlimited)
+        except trio.Cancelled:
+            await self._wait_for_the_end(ended)
+            raise
+        if inspect.iscoroutine(result):
+            result.close()
+            raise ConfigurationError(
+                f"{function!r} returned a coroutine, but is no async function: declare the actor with async def"
+            )
+        return result
+
+    async def _wait_for_the_end(self, ended: trio.Event) -> None:
+        with trio.CancelScope(shield=True) as wait:
+            if self._abandoning:
+                wait.cancel()
+            self._waits.add(wait)
+            try:
+                await ended.wait()
+            finally:
+                self._waits.discard(wait)
+        if not ended.is_set():
+            abandoned.set(True)
+
+    def abandon(self) -> None:
+        """Wait for no thread any more, now and later."""
+        self._abandoning = True
+        for wait in self._waits:
+            wait.cancel()
+
+
+class ProcessBackend:
+    """Runs functions in a pool of processes, as many as there are cores. Cancelling kills the process."""
+
+    def __init__(self, run_sync: Callable[..., Any]) -> None:
+        self.slots = trio.CapacityLimiter(os.cpu_count() or 1)
+        self._unlimited = trio.CapacityLimiter(float("inf"))
+        self._run_sync = run_sync
+
+    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run it in a process of its own choice; arguments and result are pickled."""
+        call = partial(function, *arguments, **keywords)
+        return await self._run_sync(call, kill_on_cancel=True, limiter=self._unlimited)
+
+
+class Backends:
+    """The backends of one worker. A pool of processes exists only where an actor needs one."""
+
+    def __init__(self, threads: ThreadBackend | None, processes: ProcessBackend | None) -> None:
+        self._threads = threads
+        self._processes = processes
+
+    def of(self, actor: Actor) -> InlineBackend | ThreadBackend | ProcessBackend | None:
+        """The backend an actor runs on; None: it is async and runs as part of the executor's task."""
+        if actor.is_async:
+            return None
+        return (self._processes if actor.run_in_process else None) or self._threads or InlineBackend()
+
+    def abandon(self) -> None:
+        """Leave threads that do not end to themselves."""
+        if self._threads is not None:
+            self._threads.abandon()
+
+
+@asynccontextmanager
+async def open_backends(actors: Sequence[Actor], platform: str = sys.platform) -> AsyncIterator[Backends]:
+    """The backends these actors need; processes end with the block. Emscripten has neither threads nor processes."""
+    if platform == "emscripten":
+        yield Backends(None, None)
+        return
+    async with AsyncExitStack() as stack:
+        processes = None
+        if any(actor.run_in_process for actor in actors):
+            pool = await stack.enter_async_context(_open_pool())
+            processes = ProcessBackend(pool.run_sync)
+        yield Backends(ThreadBackend(), processes)
+
+
+def _open_pool() -> AbstractAsyncContextManager[Any]:
+    try:
+        import trio_parallel  # noqa: PLC0415  an extra
+    except ImportError:
+        raise MissingExtra("run_in_process", "process") from None
+    return trio_parallel.open_worker_context()  # type: ignore[no-any-return]

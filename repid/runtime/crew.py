@@ -1,0 +1,201 @@
+"""The executors of one worker and the channel they read.
+
+What travels through the channel are batches. An executor takes one and runs its deliveries one after another; as
+soon as a run has to wait for something, the executor passes the rest of its batch on, which wakes or hires others.
+So runs that never wait cost no switching between tasks, and runs that do wait spread over all executors.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..delivery import Crowded, Delivery, Disposition, Event, Phase, Settlement, Stopping, Terms, Unrouted, decide
+from ..envelope import Envelope
+from ..errors import UsageError, did_you_mean
+from ..producer import Publish
+from .ledger import Ledger
+from .roles import Role, Roles
+from .settler import Settler
+
+if TYPE_CHECKING:
+    from .executor import Executor
+
+log = logging.getLogger("repid.worker")
+
+_NO_TERMS = Terms(mode="auto", attempt=1, retries=0, retry_delay=float)
+
+
+class Crew:
+    """Hands deliveries to executors, and hires these as they are needed, up to `tasks_limit`."""
+
+    def __init__(
+        self, roles: Roles, ledger: Ledger, settler: Settler, context: Context, *, lease_timeout: float
+    ) -> None:
+        self.roles = roles
+        self.ledger = ledger
+        self.settler = settler
+        self.context = context
+        self.lease_timeout = lease_timeout
+        self.running: dict[Delivery, Executor] = {}
+        """Who runs what: only runs that are waiting for something, all others end before anybody could look."""
+        self.on_leave: Callable[[], None] = lambda: None
+        """Called when an actor with a limit has room again."""
+        self._send, self._receive = trio.open_memory_channel[list[Delivery]](math.inf)  # the reader bounds it
+        self._idle = 0
+        self._hired = 0
+        self._hire: Callable[[], None] = lambda: None
+        self._warned: set[tuple[str, str | None]] = set()
+
+    def open(self, hire: Callable[[], None]) -> None:
+        """Executors may be hired from now on."""
+        self._hire = hire
+
+    def give(self, batch: list[Delivery]) -> None:
+        """Put a batch into the channel; its last delivery is run first. Once closed, it is released instead."""
+        try:
+            self._send.send_nowait(batch)
+        except trio.ClosedResourceError:
+            self._release(batch)
+            return
+        if self._idle:
+            self._idle -= 1
+        elif self._hired < self.ledger.tasks_limit:
+            self._hired += 1
+            self._hire()
+
+    def pass_on(self, batch: list[Delivery]) -> None:
+        """Give the rest of a batch to two others, so that a whole batch of runs that wait starts in log(n) steps."""
+        half = len(batch) // 2
+        if half:
+            self.give(batch[half:])
+            self.give(batch[:half])
+        elif batch:
+            self.give(batch)
+
+    async def take(self) -> list[Delivery]:
+        """The next batch. Raises `trio.EndOfChannel` when the crew was closed and nothing is left."""
+        try:
+            return self._receive.receive_nowait()
+        except trio.WouldBlock:
+            self._idle += 1
+            return await self._receive.receive()
+
+    def close(self) -> None:
+        """No more starts: what is held or parked is released, and executors end after their present run."""
+        self._send.close()
+        while True:
+            try:
+                self._release(self._receive.receive_nowait())
+            except (trio.EndOfChannel, trio.WouldBlock):
+                break
+        for role in self.roles.limited:
+            while role.parked:
+                self._unpark(role)
+
+    def leave(self, role: Role) -> None:
+        """A delivery of an actor with a limit is done with: the next one may start."""
+        role.claimed -= 1
+        if role.parked and role.busy < (role.limit or 0):
+            self._unpark(role)
+        self.on_leave()
+
+    def park(self, role: Role, delivery: Delivery) -> None:
+        """The actor is at its limit: keep the delivery until it is not, or release it if enough are kept."""
+        if len(role.parked) < (role.limit or 0):
+            self.ledger.held -= 1
+            self.ledger.parked += 1
+            self.ledger.notify()
+            role.parked.append(delivery)
+            return
+        role.claimed -= 1
+        self.turn_away(delivery, Crowded(random.random()))  # noqa: S311  jitter
+
+    def turn_away(self, delivery: Delivery, event: Event) -> None:
+        """Settle a held delivery without a run."""
+        disposition = decide(Phase.HELD, event, _NO_TERMS)
+        self.ledger.unstarted()
+        if isinstance(disposition, Disposition):
+            self.settler.put(Settlement(delivery, disposition))
+
+    def unrouted(self, delivery: Delivery) -> None:
+        """No actor here takes it."""
+        envelope = delivery.envelope
+        if len(self._warned) < 1000 and (envelope.queue, envelope.topic) not in self._warned:
+            self._warned.add((envelope.queue, envelope.topic))
+            names = self.roles.names(envelope.queue)
+            log.warning(
+                "message %s on channel %r has the topic %r, which no actor here takes%s; it is released for others, "
+                "and becomes a dead letter if nobody takes it",
+                envelope.id,
+                envelope.queue,
+                envelope.topic,
+                did_you_mean(envelope.topic or "", names),
+            )
+        self.turn_away(delivery, Unrouted(delivery.unrouted_age or 0.0, random.random()))  # noqa: S311  jitter
+
+    def lose(self, delivery: Delivery) -> None:
+        """Its lease is lost: if it runs, its actor is cancelled; if it is held, it will not be started."""
+        self.ledger.lost(delivery)
+        executor = self.running.get(delivery)
+        if executor is not None:
+            executor.cut_off(delivery)
+
+    def release_kept(self) -> None:
+        """The worker ends: release what actors in the mode `manual` left without a verdict."""
+        for delivery in list(self.ledger.kept):
+            log.warning(
+                "message %s was left without a verdict by its actor (confirmation_mode='manual'); it is released",
+                delivery.envelope.id,
+            )
+            self.settler.put(Settlement(delivery, self._released()))
+        self.ledger.kept.clear()
+
+    def _unpark(self, role: Role) -> None:
+        self.ledger.parked -= 1
+        self.ledger.held += 1
+        self.give([role.parked.popleft()])
+
+    def _release(self, batch: list[Delivery]) -> None:
+        for delivery in reversed(batch):
+            if delivery in self.ledger.leases:
+                self.turn_away(delivery, Stopping())
+            else:
+                self.ledger.unstarted()
+
+    def _released(self) -> Disposition:
+        disposition = decide(Phase.RUNNING, Stopping(), _NO_TERMS)
+        assert isinstance(disposition, Disposition)
+        return disposition
+
+
+class Desk:
+    """Where the verbs of this worker's messages go."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settler: Settler,
+        publisher: Callable[[str | None], Publish],
+        holder: Callable[[Publish], Publish],
+    ) -> None:
+        self._ledger = ledger
+        self._settler = settler
+        self.publisher = publisher
+        self.holder = holder
+
+    def hand_over(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> Awaitable[None]:
+        """Take the verdict at once; what is returned waits for the broker's answer."""
+        if self._settler.has_ended:
+            raise UsageError(
+                f"the worker that had leased message {delivery.envelope.id!r} has ended: no verdict can be given any more"
+            )
+        self._ledger.kept.discard(delivery)
+        self._settler.put(Settlement(delivery, disposition, outbox))
+        return self._settler.wait_settled(delivery)

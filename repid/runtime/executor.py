@@ -1,0 +1,373 @@
+"""Channel → actor → verdict: one long-lived task that runs deliveries one after another."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import Any
+
+import msgspec
+import trio
+
+from ..delivery import (
+    ACK,
+    Ack,
+    DeadLetter,
+    Delivery,
+    Disposition,
+    Event,
+    Expired,
+    Failure,
+    Keep,
+    LeaseExpired,
+    PayloadRefused,
+    Phase,
+    Raised,
+    Release,
+    Retry,
+    Returned,
+    Settlement,
+    Stopping,
+    TimedOut,
+    decide,
+)
+from ..errors import LeaseLost, PayloadError
+from ..inject import Message
+from .backends import abandoned
+from .crew import Crew, Desk
+from .drive import drive
+from .roles import Role
+
+log = logging.getLogger("repid.worker")
+
+RUNS_PER_CHECKPOINT = 16
+TIME_PER_CHECKPOINT = 0.001
+"""After so many runs, or seconds, without one there is a checkpoint."""
+
+LONGEST_TRACEBACK = 16_000
+"""Characters of a traceback that are kept with a failure: its end, where the error is."""
+
+
+class Run(msgspec.Struct, eq=False):
+    """One delivery in the hands of an executor. `acked_first`: settled before the start."""
+
+    role: Role
+    delivery: Delivery
+    message: Message | None
+    arguments: dict[str, Any]
+    acked_first: bool = False
+    called: bool = False
+    context: Context | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """How far it has come."""
+        if self.acked_first or (self.message is not None and self.message.is_acted_on):
+            return Phase.DECIDED
+        return Phase.RUNNING
+
+
+class Executor:
+    """Runs deliveries. Its one cancel scope is re-armed for each run that has to wait, and replaced when used up."""
+
+    __slots__ = ("_crew", "_desk", "_ledger", "_lost", "_run", "_scope", "_settler", "deadline")
+
+    def __init__(self, crew: Crew, desk: Desk) -> None:
+        self._crew = crew
+        self._desk = desk
+        self._ledger = crew.ledger
+        self._settler = crew.settler
+        self._run: Run | None = None
+        self._lost = False
+        self._scope = trio.CancelScope()
+        self.deadline = float("inf")
+        """When the present run's timeout ends, on trio's clock."""
+
+    @property
+    def name(self) -> str:
+        """What it runs, in words for a log."""
+        run = self._run
+        return "nothing" if run is None else f"actor {run.role.actor.name!r} (message {run.delivery.envelope.id})"
+
+    async def work(self) -> None:
+        """Run deliveries until the channel is closed. Cancelled: releases the one it holds, if any."""
+        while True:
+            try:
+                with self._scope:
+                    await self._serve()
+            except trio.EndOfChannel:
+                return
+            except BaseException:
+                self._interrupted()
+                raise
+            if self._run is not None:
+                self._cut_short(self._run)
+            self._lost = False
+            self._scope = trio.CancelScope()
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Cancel the run of a delivery whose lease is lost, if it is still the present one."""
+        if self._run is not None and self._run.delivery is delivery:
+            self._lost = True
+            self._scope.cancel()
+
+    async def _serve(self) -> None:
+        """Run deliveries until the channel is closed (raises `trio.EndOfChannel`) or the scope is used up (returns)."""
+        crew, ledger = self._crew, self._ledger
+        clock = time.perf_counter
+        batch: list[Delivery] = []
+        runs, due = 0, clock() + TIME_PER_CHECKPOINT
+        while True:
+            if runs >= RUNS_PER_CHECKPOINT or clock() >= due or ledger.is_congested:
+                if batch:
+                    crew.give(batch)
+                    batch = []
+                await trio.lowlevel.checkpoint()
+                await ledger.wait_to_settle()
+                runs, due = 0, clock() + TIME_PER_CHECKPOINT
+            if not batch:
+                batch = await crew.take()
+            runs += 1
+            run = self._admit(batch.pop())
+            if run is None:
+                continue
+            self._run = run
+            if run.role.slots is None and run.role.mode != "ack_first":
+                pending = self._call(run)
+                if pending is None:
+                    continue
+                crew.pass_on(batch)
+                batch = []
+                await self._finish(run, *pending)
+            else:
+                crew.pass_on(batch)
+                batch = []
+                await self._prepare_and_run(run)
+            if self._scope.cancel_called:  # looked at only now that its deadline is infinite again
+                return
+
+    def _admit(self, delivery: Delivery) -> Run | None:
+        """Turn a held delivery into a run; None: it was settled, parked or dropped instead."""
+        crew, ledger = self._crew, self._ledger
+        envelope = delivery.envelope
+        deadline = ledger.leases.get(delivery)
+        if deadline is None:  # the lease was lost while it was held
+            ledger.unstarted()
+            return None
+        role = crew.roles.find[envelope.queue](envelope)
+        if role is None:
+            crew.unrouted(delivery)
+            return None
+        if role.limit is not None and role.busy >= role.limit:
+            crew.park(role, delivery)
+            return None
+        try:
+            message = Message(delivery, role.terms(delivery), self._desk) if role.needs_message else None
+            if delivery.ttl_left is not None:
+                self._check_ttl(delivery, deadline)
+            run = Run(role, delivery, message, role.bind(envelope, message))
+        except (PayloadError, _PastItsTtl) as error:
+            self._turn_away(role, delivery, error)
+            return None
+        ledger.begun()
+        if role.limit is not None:
+            role.busy += 1
+        return run
+
+    def _check_ttl(self, delivery: Delivery, deadline: float) -> None:
+        leased_at = deadline - self._crew.lease_timeout
+        if trio.current_time() - leased_at >= (delivery.ttl_left or 0):
+            raise _PastItsTtl
+
+    def _turn_away(self, role: Role, delivery: Delivery, error: Exception) -> None:
+        event: Event = Expired()
+        if isinstance(error, PayloadError):
+            log.error("message %s does not fit actor %r: %s", delivery.envelope.id, role.actor.name, error)
+            event = PayloadRefused(Failure(type(error).__name__, str(error)))
+        self._crew.turn_away(delivery, event)
+        if role.limit is not None:
+            self._crew.leave(role)
+
+    def _call(self, run: Run) -> tuple[Context, Coroutine[Any, Any, Any], Any] | None:
+        """Start the actor's coroutine. If it ends without waiting for anything, all is done; else: what to go on with."""
+        context = self._crew.context.copy()
+        run.called = True
+        try:
+            coroutine = run.role.start(run.arguments, run.message)
+            trap = context.run(coroutine.send, None)
+        except StopIteration as stop:
+            self._returned(run, stop.value)
+            return None
+        except BaseException as error:  # noqa: BLE001  told apart in _failed
+            self._failed(run, error)
+            return None
+        return context, coroutine, trap
+
+    async def _finish(self, run: Run, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+        """Go on with a run that waits for something, under its timeout."""
+        run.context = context
+        self._crew.running[run.delivery] = self
+        self.deadline = trio.current_time() + run.role.timeout(run.delivery.envelope)
+        self._scope.deadline = self.deadline
+        try:
+            value = await drive(context, coroutine, trap)
+        except BaseException as error:  # noqa: BLE001  told apart in _failed
+            self._disarm(run)
+            self._failed(run, error)
+        else:
+            self._disarm(run)
+            self._returned(run, value)
+
+    def _disarm(self, run: Run) -> None:
+        self.deadline = self._scope.deadline = float("inf")
+        del self._crew.running[run.delivery]
+
+    async def _prepare_and_run(self, run: Run) -> None:
+        """Runs that need something first: the broker's word that they are acknowledged, or a thread or process."""
+        slots = run.role.slots
+        if run.role.mode == "ack_first" and not await self._ack_first(run):
+            return
+        if slots is not None:
+            await slots.acquire_on_behalf_of(run)
+        try:
+            if run.delivery not in self._ledger.leases and not run.acked_first:  # lost while it waited for its slot
+                self._done(run)
+                return
+            pending = self._call(run)
+            if pending is not None:
+                await self._finish(run, *pending)
+        finally:
+            if slots is not None:
+                slots.release_on_behalf_of(run)
+
+    async def _ack_first(self, run: Run) -> bool:
+        run.acked_first = True
+        if run.message is not None:
+            run.message.acked_first()
+        self._settler.put(Settlement(run.delivery, ACK))
+        try:
+            await self._settler.wait_settled(run.delivery)
+        except LeaseLost:
+            self._done(run)
+            return False
+        return True
+
+    def _returned(self, run: Run, value: Any) -> None:
+        if run.message is None and run.role.mode == "auto":  # the same as below, for the many
+            self._settler.put(Settlement(run.delivery, ACK))
+            self._done(run)
+        else:
+            self._conclude(run, Returned(value))
+
+    def _failed(self, run: Run, error: BaseException) -> None:
+        """Record a failure. Cancellation and orders to stop the process are let through, what came with them is logged."""
+        cancelled, rest = _split(error)
+        if cancelled is not None:
+            if rest is not None:
+                log.error("actor %r failed while it was being cancelled", run.role.actor.name, exc_info=rest)
+            raise cancelled
+        assert rest is not None
+        if _stops_the_worker(rest):
+            raise rest
+        if run.phase is Phase.DECIDED:
+            log.error("actor %r failed after its verdict, which stands", run.role.actor.name, exc_info=rest)
+        self._conclude(run, Raised(_failure(rest), run.role.error_word(rest)), rest)
+
+    def _cut_short(self, run: Run) -> None:
+        """The scope has caught the cancellation: by the lost lease if one was recorded, else by the timeout."""
+        name = run.role.actor.name
+        if self._lost:
+            log.warning("actor %r lost the lease of message %s and was cancelled", name, run.delivery.envelope.id)
+            self._conclude(run, LeaseExpired())
+            return
+        timeout = run.role.timeout(run.delivery.envelope)
+        error = TimeoutError(f"actor {name!r} ran longer than its timeout of {timeout:g} s")
+        self._conclude(run, TimedOut(Failure("TimeoutError", str(error)), run.role.error_word(error)), error)
+
+    def _interrupted(self) -> None:
+        """Cancelled from outside: release what is in hand, or leave it to its lease if a thread goes on with it."""
+        run = self._run
+        if run is None:
+            return
+        if run.context is not None and run.context.get(abandoned, False):
+            log.warning(
+                "the thread of actor %r did not end and is left behind; message %s comes back when its lease ends",
+                run.role.actor.name,
+                run.delivery.envelope.id,
+            )
+            self._ledger.abandon(run.delivery)
+            self._done(run)
+        else:
+            self._conclude(run, Stopping())
+
+    def _conclude(self, run: Run, event: Event, error: BaseException | None = None) -> None:
+        """Hand over what follows from the event."""
+        delivery, message = run.delivery, run.message
+        disposition = decide(run.phase, event, run.role.terms(delivery))
+        if isinstance(disposition, Keep):
+            self._ledger.kept.add(delivery)
+        elif disposition is not None:
+            outbox = message.close(disposition) if message is not None else ()
+            self._settler.put(Settlement(delivery, disposition, outbox))
+            if error is not None:
+                _log_failure(run, disposition, error)
+        self._done(run)
+
+    def _done(self, run: Run) -> None:
+        self._run = None
+        if run.called:
+            self._ledger.ended()
+        else:
+            self._ledger.withdrawn()
+        if run.role.limit is not None:
+            run.role.busy -= 1
+            self._crew.leave(run.role)
+
+
+class _PastItsTtl(Exception):  # noqa: N818  a signal within this module
+    """The delivery expired while it was held."""
+
+
+def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """The cancellation in an error, and the rest."""
+    if isinstance(error, trio.Cancelled):
+        return error, None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)
+    return None, error
+
+
+def _stops_the_worker(error: BaseException) -> bool:
+    orders = (KeyboardInterrupt, SystemExit)
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(orders) is not None
+    return isinstance(error, orders)
+
+
+def _failure(error: BaseException) -> Failure:
+    text = "".join(traceback.format_exception(error))
+    return Failure(type(error).__name__, str(error), text[-LONGEST_TRACEBACK:])
+
+
+def _log_failure(run: Run, disposition: Disposition, error: BaseException) -> None:
+    delivery = run.delivery
+    match disposition:
+        case Ack():
+            fate = "acknowledged all the same"
+        case Retry(delay=delay):
+            fate = f"again in {delay:.3g} s"
+        case Release():
+            fate = "released"
+        case DeadLetter(reason=reason):
+            fate = f"dead letter ({reason})"
+    log.error(
+        "actor %r failed on message %s in attempt %d: %s",
+        run.role.actor.name,
+        delivery.envelope.id,
+        delivery.attempt,
+        fate,
+        exc_info=error,
+    )

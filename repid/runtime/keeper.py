@@ -1,0 +1,87 @@
+"""Leases: extends those of this worker, notices the ones it lost, and rescues those of workers that died."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from ..errors import BrokerUnavailable
+from ..ports import Consumer
+from .crew import Crew
+
+log = logging.getLogger("repid.worker")
+
+EXTENSIONS_PER_LEASE = 4
+LATE = 1.0
+"""Seconds. A keeper that wakes later than this rescues nothing: whatever held it up may have kept others from
+extending their leases too, so they get a full round to do so first."""
+
+PATIENCE = 5.0
+"""Seconds after its deadline in which an actor should have ended; then it is named in a warning."""
+
+
+class Keeper:
+    """Keeps the leases of one worker until their verdicts are settled."""
+
+    def __init__(self, consumer: Consumer, crew: Crew) -> None:
+        self._consumer = consumer
+        self._crew = crew
+        self._ledger = crew.ledger
+        self._interval = consumer.lease_timeout / EXTENSIONS_PER_LEASE
+        self._warned: set[object] = set()
+
+    async def keep(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            planned = trio.current_time() + self._interval
+            await trio.sleep_until(min([planned, *self._deadlines()]))
+            late = trio.current_time() - planned > LATE
+            try:
+                with trio.move_on_after(self._interval):
+                    await self._extend()
+                    if not late:
+                        await self._consumer.rescue()
+            except BrokerUnavailable as error:
+                log.warning("cannot extend %d leases: %s", len(self._ledger.leases), error)
+            self._lose_overdue()
+            self._warn_of_the_stubborn()
+
+    def _deadlines(self) -> list[float]:
+        """When leases end that could not be extended for more than half of their time."""
+        horizon = trio.current_time() + 2 * self._interval
+        return [deadline for deadline in self._ledger.leases.values() if deadline < horizon]
+
+    async def _extend(self) -> None:
+        leases = self._ledger.leases
+        deliveries = list(leases)
+        if not deliveries:
+            return
+        asked = trio.current_time()
+        for delivery, is_ours in zip(deliveries, await self._consumer.extend(deliveries), strict=True):
+            if delivery not in leases:  # settled meanwhile
+                continue
+            if is_ours:
+                leases[delivery] = asked + self._consumer.lease_timeout
+            else:
+                self._crew.lose(delivery)
+
+    def _lose_overdue(self) -> None:
+        """What could not be extended in time must be believed lost: another worker may have it already."""
+        now = trio.current_time()
+        for delivery, deadline in list(self._ledger.leases.items()):
+            if deadline <= now:
+                self._crew.lose(delivery)
+
+    def _warn_of_the_stubborn(self) -> None:
+        now = trio.current_time()
+        running = self._crew.running
+        self._warned.intersection_update(running)
+        for delivery, executor in running.items():
+            if now > executor.deadline + PATIENCE and delivery not in self._warned:
+                self._warned.add(delivery)
+                log.warning(
+                    "%s was told to stop at its timeout %.0f s ago and has not; it is waited for",
+                    executor.name,
+                    now - executor.deadline,
+                )

@@ -1,0 +1,173 @@
+"""The account of one worker: where each of its deliveries is, and what became of those it no longer has."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import trio
+
+from ..delivery import Ack, DeadLetter, Delivery, Disposition, Release, Retry
+from ..ports import Verdict
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker did. Verdicts count once the broker has accepted them.
+
+    processed: runs that were started and have ended.
+    succeeded: acknowledged. failed: acknowledged or dead-lettered with an error. retried: to be run again.
+    released: given back without using an attempt (rejected, snoozed, unrouted, or the worker stopped).
+    dead: dead-lettered for whatever reason, the failed among them.
+    dropped: outbox messages left out because their id was alive.
+    refused: verdicts that came after the lease was lost.
+    abandoned: threads that did not end within the grace; their messages come back when the lease ends.
+    unsettled: verdicts the broker did not take in time; their messages come back when the lease ends.
+    """
+
+    processed: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    retried: int = 0
+    released: int = 0
+    dead: int = 0
+    dropped: int = 0
+    refused: int = 0
+    abandoned: int = 0
+    unsettled: int = 0
+
+
+class Ledger:
+    """Counts, and the leases with their deadlines. All changes are synchronous.
+
+    A delivery is *held* (in the channel), *parked* (its actor is at its limit), *running*, or none of these; its
+    lease is ours from `lease` to `settled`, `lost` or `abandon`.
+    """
+
+    def __init__(self, tasks_limit: int, messages_limit: float) -> None:
+        self.tasks_limit = tasks_limit
+        self.messages_limit = messages_limit
+        self.leases: dict[Delivery, float] = {}
+        """Every delivery whose lease is ours, with the moment after which we must believe it lost."""
+        self.kept: set[Delivery] = set()
+        """Those whose actor returned without a verdict, in the mode `manual`."""
+        self.held = 0
+        self.parked = 0
+        self.running = 0
+        self.unsettled = 0
+        self.started = 0
+        self.finished = 0
+        self.succeeded = self.failed = self.retried = self.released = self.dead = 0
+        self.dropped = self.refused = self.abandoned = 0
+        self._refill_at = -1.0
+        self._reader = trio.lowlevel.ParkingLot()
+        self._executors = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is held, running or waiting for its settlement."""
+        return not (self.held or self.parked or self.running or self.unsettled)
+
+    def lease(self, deliveries: list[Delivery], deadline: float) -> None:
+        """Enter a claimed batch as held."""
+        self.leases.update(dict.fromkeys(deliveries, deadline))
+        self.held += len(deliveries)
+
+    def unstarted(self, deliveries: int = 1) -> None:
+        """So many left `held` without a run."""
+        self.held -= deliveries
+        self.notify()
+
+    def begun(self) -> None:
+        """One of the held has become a run."""
+        self.held -= 1
+        self.running += 1
+        self.started += 1
+        if self.started >= self.messages_limit:
+            self.notify()
+
+    def withdrawn(self) -> None:
+        """A run was given up before its actor was called."""
+        self.running -= 1
+        self.started -= 1
+        self.notify()
+
+    def ended(self) -> None:
+        """A run has ended, whatever its fate."""
+        self.running -= 1
+        self.finished += 1
+        self.notify()
+
+    def notify(self) -> None:
+        """Wake the reader if what it waits for has come about."""
+        if self.held <= self._refill_at:
+            self._refill_at = -1
+            self._reader.unpark()
+
+    async def wait_for_change(self, *, held: float = math.inf) -> None:
+        """Wait until something has changed and at most so many deliveries are held."""
+        self._refill_at = held
+        await self._reader.park()
+
+    async def wait_to_settle(self) -> None:
+        """Wait while more verdicts are unsettled than a worker may have: 2 × tasks_limit."""
+        while self.unsettled >= 2 * self.tasks_limit:
+            await self._executors.park()
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether executors must wait for the settler before they start more."""
+        return self.unsettled >= 2 * self.tasks_limit
+
+    def settled(self, delivery: Delivery, disposition: Disposition, verdict: Verdict) -> None:
+        """The broker has answered."""
+        ours = self.leases.pop(delivery, None) is not None
+        self.kept.discard(delivery)
+        self.dropped += verdict.dropped
+        if not verdict.accepted:
+            self.refused += ours
+            return
+        match disposition:
+            case Ack(failure=None):
+                self.succeeded += 1
+            case Ack():
+                self.failed += 1
+            case Retry():
+                self.retried += 1
+            case Release():
+                self.released += 1
+            case DeadLetter(reason=reason):
+                self.dead += 1
+                self.failed += reason in {"failed", "nacked"}
+
+    def answered(self, count: int) -> None:
+        """So many verdicts are no longer on their way."""
+        self.unsettled -= count
+        self._executors.unpark_all()
+        self.notify()
+
+    def lost(self, delivery: Delivery) -> None:
+        """Its lease is no longer ours; nothing may be settled."""
+        self.leases.pop(delivery, None)
+        self.kept.discard(delivery)
+        self.refused += 1
+        self.notify()
+
+    def abandon(self, delivery: Delivery) -> None:
+        """Leave it to its lease: its thread goes on and nobody can stop it."""
+        self.leases.pop(delivery, None)
+        self.abandoned += 1
+
+    def report(self) -> Report:
+        """The account as it stands."""
+        return Report(
+            processed=self.finished,
+            succeeded=self.succeeded,
+            failed=self.failed,
+            retried=self.retried,
+            released=self.released,
+            dead=self.dead,
+            dropped=self.dropped,
+            refused=self.refused,
+            abandoned=self.abandoned,
+            unsettled=self.unsettled,
+        )

@@ -1,0 +1,104 @@
+"""Broker → channel: leases no more than the executors can take, and a little ahead."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import trio
+
+from ..delivery import Delivery
+from ..errors import BrokerUnavailable
+from ..ports import Consumer
+from .backoff import backoff
+from .crew import Crew
+
+log = logging.getLogger("repid.worker")
+
+
+class Reader:
+    """Claims for the crew.
+
+    It claims for executors that are free, and ahead as many as ended during the last round trip to the broker: so
+    runs that are short never wait for the broker, and long ones hoard nothing that another worker could run. It
+    asks again when half of what it may hold is used up. No claim can exceed `messages_limit`: it counts runs
+    started, and what is held might be started.
+    """
+
+    def __init__(self, consumer: Consumer, crew: Crew, *, burst: bool) -> None:
+        self._consumer = consumer
+        self._crew = crew
+        self._ledger = crew.ledger
+        self._burst = burst
+        self._ahead = 0
+        self._scope: trio.CancelScope | None = None
+        crew.on_leave = self._widen
+
+    async def read(self, done: Callable[[], None]) -> None:
+        """Read until `messages_limit` is reached or, in burst mode, nothing is left; then call `done`."""
+        ledger = self._ledger
+        while ledger.started < ledger.messages_limit:
+            limit, refill_at = self._room()
+            if limit <= 0 or ledger.held > refill_at:
+                await ledger.wait_for_change(held=refill_at)
+                continue
+            asked, finished = trio.current_time(), ledger.finished
+            batch = await self._receive(limit)
+            if batch:
+                self._take_in(batch, asked, finished)
+            elif self._burst and ledger.is_idle:
+                break
+            elif self._burst:
+                await ledger.wait_for_change()
+        done()
+
+    def _room(self) -> tuple[int, float]:
+        """How many may be claimed now, and how few must be held for it to be worth asking."""
+        ledger = self._ledger
+        share = max(0, ledger.tasks_limit - ledger.running - len(ledger.kept) + self._ahead)
+        allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
+        if allowed <= 0:
+            return 0, math.inf  # any change may be the one that matters
+        return int(min(share - ledger.held, allowed)), share // 2
+
+    def _take_in(self, batch: list[Delivery], asked: float, finished: int) -> None:
+        ledger, crew = self._ledger, self._crew
+        ended = ledger.finished - finished
+        self._ahead = min(max(ended, (self._ahead + ended) // 2), ledger.tasks_limit)
+        ledger.lease(batch, asked + crew.lease_timeout)
+        if crew.roles.limited:
+            for delivery in batch:
+                role = crew.roles.find[delivery.envelope.queue](delivery.envelope)
+                if role is not None and role.limit is not None:
+                    role.claimed += 1
+        batch.reverse()
+        crew.give(batch)
+
+    async def _receive(self, limit: int) -> list[Delivery]:
+        for delay in backoff():
+            try:
+                return await self._receive_within_limits(limit)
+            except BrokerUnavailable as error:
+                log.warning("cannot receive, again in %.1f s: %s", delay, error)
+                await trio.sleep(delay)
+        raise AssertionError  # backoff has no end
+
+    async def _receive_within_limits(self, limit: int) -> list[Delivery]:
+        max_wait = 0 if self._burst else math.inf
+        limited = self._crew.roles.limited
+        if not limited:
+            return await self._consumer.receive(limit, max_wait=max_wait)
+        while True:
+            at_most = {
+                (role.actor.channel, role.actor.name): max(0, int(role.limit - role.claimed))
+                for role in limited
+                if role.limit is not None and role.actor.takes is None
+            }
+            with trio.CancelScope() as self._scope:
+                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
+
+    def _widen(self) -> None:
+        """An actor with a limit has room again: what is asked of the broker is too narrow now."""
+        if self._scope is not None:
+            self._scope.cancel()

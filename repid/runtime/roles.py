@@ -1,0 +1,169 @@
+"""Actors as one worker runs them, and which message goes to which."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from ..actors import Actor, onion
+from ..delivery import Delivery, Terms
+from ..envelope import Envelope
+from ..errors import ConfigurationError
+from ..inject import Message
+from ..names import check_duration
+from ..ports import Topics
+from ..retry import default_retry_policy_factory
+from .backends import Backends
+
+log = logging.getLogger("repid.worker")
+
+_FALLBACK = default_retry_policy_factory()
+
+
+class Role:
+    """One actor with what this worker knows of it. `busy` counts runs, `claimed` those and what is held for it."""
+
+    __slots__ = ("actor", "bind", "busy", "claimed", "limit", "mode", "needs_message", "parked", "slots", "start")
+
+    def __init__(self, actor: Actor, backends: Backends) -> None:
+        backend = backends.of(actor)
+        self.actor = actor
+        self.mode = actor.mode
+        self.bind = actor.plan.bind
+        self.limit = actor.concurrency
+        self.needs_message = actor.plan.takes_message or bool(actor.middlewares)
+        self.slots = None if backend is None else backend.slots
+        self.start = _starter(actor, None if backend is None else backend.call)
+        self.busy = 0
+        self.claimed = 0
+        self.parked: deque[Delivery] = deque()
+
+    def terms(self, delivery: Delivery) -> Terms:
+        """The terms of one delivery: the envelope's options over the actor's."""
+        retries = delivery.envelope.options.retries
+        may_retry = self.mode not in {"always_ack", "ack_first"}
+        return Terms(
+            mode=self.mode,
+            attempt=delivery.attempt,
+            retries=self.actor.retries if retries is None or not may_retry else retries,
+            retry_delay=self.retry_delay,
+        )
+
+    def timeout(self, envelope: Envelope) -> float:
+        """Seconds a run may take: the envelope's option over the actor's."""
+        timeout = envelope.options.timeout
+        return self.actor.timeout if timeout is None else timeout
+
+    def retry_delay(self, retry_number: int) -> float:
+        """The policy's delay in seconds; should the policy fail, the default's, and the error is logged."""
+        try:
+            return check_duration("the delay of a retry policy", self.actor.retry_policy(retry_number))
+        except Exception:
+            log.exception("the retry policy of actor %r failed; the default policy is used", self.actor.name)
+            return check_duration("delay", _FALLBACK(retry_number))
+
+    def error_word(self, error: BaseException) -> str | None:
+        """What `on_error` says about an error; None: nothing, or nothing that makes sense."""
+        on_error = self.actor.on_error
+        if on_error is None or isinstance(on_error, str):
+            return on_error
+        try:
+            word = on_error(error)
+        except Exception:
+            log.exception("on_error of actor %r failed; its retries decide", self.actor.name)
+            return None
+        if word not in {None, "ack", "nack", "reject", "retry"}:
+            log.error(
+                "on_error of actor %r returned %r, which is no verdict; its retries decide", self.actor.name, word
+            )
+            return None
+        return word
+
+
+Start = Callable[[dict[str, Any], Message | None], Coroutine[Any, Any, Any]]
+
+
+def _starter(actor: Actor, call: Callable[..., Coroutine[Any, Any, Any]] | None) -> Start:
+    """How to get the coroutine of one run."""
+    function = actor.function
+    if actor.middlewares:
+
+        async def innermost(message: Message, _: Actor) -> Any:
+            if call is None:
+                return await function(**message.arguments)
+            return await call(function, (), message.arguments)
+
+        around = onion(innermost, actor.middlewares)
+
+        async def start_around(arguments: dict[str, Any], message: Message | None) -> Any:
+            assert message is not None  # middlewares are among the reasons to make one
+            message.arguments = arguments
+            try:
+                return await around(message, actor)
+            finally:
+                message.arguments = {}
+
+        return start_around
+    if call is None:
+        return lambda arguments, _: function(**arguments)
+    return lambda arguments, _: call(function, (), arguments)
+
+
+Find = Callable[[Envelope], Role | None]
+
+
+class Roles:
+    """All roles of a worker, by queue."""
+
+    def __init__(self, actors: Iterable[Actor], backends: Backends) -> None:
+        self._roles: dict[str, list[Role]] = {}
+        for actor in actors:
+            self._roles.setdefault(actor.channel, []).append(Role(actor, backends))
+        self.find: dict[str, Find] = {queue: _finder(roles) for queue, roles in self._roles.items()}
+        """For each queue: from an envelope to the role that takes it, if one does."""
+        self.limited = [role for role in self if role.limit is not None]
+
+    def __iter__(self) -> Any:
+        return (role for roles in self._roles.values() for role in roles)
+
+    @property
+    def topics(self) -> dict[str, Topics]:
+        """For each queue the topics that are taken; None where an actor decides by more than the topic."""
+        return {
+            queue: None if any(r.actor.takes for r in roles) else frozenset(r.actor.name for r in roles)
+            for queue, roles in self._roles.items()
+        }
+
+    def names(self, queue: str) -> list[str]:
+        """The names of the actors that read a queue."""
+        return [role.actor.name for role in self._roles[queue]]
+
+
+def _finder(roles: list[Role]) -> Find:
+    if any(role.actor.takes for role in roles):
+        return lambda envelope: next((role for role in roles if _takes(role.actor, envelope)), None)
+    by_name: dict[str | None, Role] = {}
+    for role in roles:
+        by_name.setdefault(role.actor.name, role)  # the first one declared wins
+    return lambda envelope: by_name.get(envelope.headers.get("topic"))
+
+
+def _takes(actor: Actor, envelope: Envelope) -> bool:
+    if actor.takes is None:
+        return envelope.topic == actor.name
+    try:
+        return bool(actor.takes(envelope))
+    except Exception:
+        log.exception("the routing strategy of actor %r failed on message %s", actor.name, envelope.id)
+        return False
+
+
+def check_actors(actors: Iterable[Actor]) -> None:
+    """Raises `ConfigurationError` for actors that no worker can run together."""
+    for actor in actors:
+        if actor.takes is not None and not callable(actor.takes):
+            raise ConfigurationError(
+                f"the routing strategy of actor {actor.name!r} must give a predicate, but gave {actor.takes!r}"
+            )

@@ -1,0 +1,127 @@
+"""Verdicts → broker, in the batches that happen to gather while the one before is under way."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from ..delivery import Delivery, Disposition, Settlement
+from ..errors import BrokerUnavailable, LeaseLost
+from ..ports import Consumer, Verdict
+from .backoff import backoff
+from .ledger import Ledger
+
+log = logging.getLogger("repid.worker")
+
+
+class Settler:
+    """Takes verdicts synchronously, so that nothing can come between "ended" and "handed over", and carries them out.
+
+    `run` is shielded: it ends when `close` was called and everything is settled. Whoever closes it bounds it.
+    """
+
+    def __init__(self, consumer: Consumer, ledger: Ledger) -> None:
+        self._consumer = consumer
+        self._ledger = ledger
+        self._pending: list[Settlement] = []
+        self._waiting: dict[Delivery, _Answer] = {}
+        self._parked = False
+        self._lot = trio.lowlevel.ParkingLot()
+        self._closed = False
+        self._scope = trio.CancelScope(shield=True)
+        self._ended = trio.Event()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether verdicts come too late."""
+        return self._ended.is_set()
+
+    def put(self, settlement: Settlement) -> None:
+        """Hand a verdict over: from here on it is final."""
+        self._pending.append(settlement)
+        self._ledger.unsettled += 1
+        if self._parked:
+            self._parked = False
+            self._lot.unpark()
+
+    async def wait_settled(self, delivery: Delivery) -> None:
+        """Wait for the broker's answer to the verdict just put. Raises `LeaseLost` if it was refused.
+
+        Cancelling only ends the waiting.
+        """
+        answer = self._waiting[delivery] = _Answer()
+        await answer.event.wait()
+        if answer.verdict is None:
+            raise BrokerUnavailable(f"the worker ended before the broker had answered for {delivery.envelope.id!r}")
+        if not answer.verdict.accepted:
+            raise LeaseLost(delivery.envelope.id)
+
+    async def run(self) -> None:
+        """Settle until closed and empty, or cut off."""
+        try:
+            with self._scope:
+                while self._pending or not self._closed:
+                    if self._pending:
+                        await self._settle_pending()
+                    else:
+                        self._parked = True
+                        await self._lot.park()
+        finally:
+            self._ended.set()
+            for delivery in list(self._waiting):
+                self._answer(delivery, None)
+
+    async def close(self, bound: float) -> None:
+        """Take no more, settle what there is, and be done after `bound` seconds at the latest."""
+        self._closed = True
+        self._lot.unpark_all()
+        with trio.move_on_after(bound, shield=True):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            log.error(
+                "%d verdicts could not be settled within %g s; their messages come back when the leases end",
+                self._ledger.unsettled,
+                bound,
+            )
+            self._scope.cancel()
+
+    async def _settle_pending(self) -> None:
+        batch, self._pending = self._pending, []
+        for delay in backoff():
+            try:
+                verdicts = await self._consumer.settle(batch)
+                break
+            except BrokerUnavailable as error:
+                log.warning("cannot settle %d verdicts, again in %.1f s: %s", len(batch), delay, error)
+                await trio.sleep(delay)
+        settled, waiting = self._ledger.settled, self._waiting
+        for settlement, verdict in zip(batch, verdicts, strict=True):
+            settled(settlement.delivery, settlement.disposition, verdict)
+            if waiting and settlement.delivery in waiting:
+                self._answer(settlement.delivery, verdict)
+            if not verdict.accepted:
+                self._log_refused(settlement.delivery, settlement.disposition)
+        self._ledger.answered(len(batch))
+
+    def _answer(self, delivery: Delivery, verdict: Verdict | None) -> None:
+        answer = self._waiting.pop(delivery)
+        answer.verdict = verdict
+        answer.event.set()
+
+    def _log_refused(self, delivery: Delivery, disposition: Disposition) -> None:
+        log.warning(
+            "verdict %s on message %s came too late: its lease had ended and it belongs to another worker",
+            type(disposition).__name__,
+            delivery.envelope.id,
+        )
+
+
+class _Answer:
+    """What a verb waits for. `verdict` stays None where the worker ended before the broker answered."""
+
+    __slots__ = ("event", "verdict")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.verdict: Verdict | None = None

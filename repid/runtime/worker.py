@@ -1,0 +1,161 @@
+"""One worker, from its first connection to its report."""
+
+from __future__ import annotations
+
+import contextvars
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import trio
+
+from ..actors import Actor
+from ..ports import Broker, Consumer
+from ..producer import Publish
+from .backends import Backends, open_backends
+from .crew import Crew, Desk
+from .executor import Executor
+from .keeper import Keeper
+from .ledger import Ledger, Report
+from .reader import Reader
+from .roles import Roles, check_actors
+from .settler import Settler
+from .signals import listen
+
+SETTLING_TIME = 5.0
+"""Seconds a worker that is ending gives the broker to take its last verdicts."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker works. Times are in seconds.
+
+    graceful_shutdown_time: how long actors may go on after a stop. messages_limit: stop after so many runs.
+    tasks_limit: at most so many runs at once. signals: the first stops, the second also ends the grace.
+    auto_declare: declare the queues of the actors. burst: stop when nothing is ready and nothing is running.
+    """
+
+    graceful_shutdown_time: float = 25.0
+    messages_limit: float = float("inf")
+    tasks_limit: int = 1000
+    signals: Sequence[signal.Signals] = ()
+    auto_declare: bool = True
+    burst: bool = False
+
+
+class Outlet(msgspec.Struct, frozen=True):
+    """Where messages that actors send go: the publisher of a server by its name (None: the worker's own), and what
+    puts the app's producer middlewares around an outbox.
+    """
+
+    publisher: Callable[[str | None], Publish]
+    around: Callable[[Publish], Publish]
+
+
+class Handle:
+    """The two ways to end a worker that is running."""
+
+    def __init__(self) -> None:
+        self._intake: trio.CancelScope | None = None
+        self._actors: trio.CancelScope | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Claim nothing more, release what was not started, give the actors their grace. May be called again."""
+        self._stopped = True
+        if self._intake is not None:
+            self._intake.cancel()
+
+    def cut_short(self) -> None:
+        """Stop, and end the grace: what still runs is cancelled and released."""
+        self.stop()
+        if self._actors is not None:
+            self._actors.cancel()
+
+    def on_signal(self) -> None:
+        """The first signal stops, the second ends the grace."""
+        if self._stopped:
+            self.cut_short()
+        else:
+            self.stop()
+
+    def attach(self, intake: trio.CancelScope, actors: trio.CancelScope) -> None:
+        """What to cancel. A stop that was asked for before now takes effect."""
+        self._intake, self._actors = intake, actors
+        if self._stopped:
+            intake.cancel()
+
+
+async def serve(
+    broker: Broker,
+    actors: Sequence[Actor],
+    outlet: Outlet,
+    settings: Settings,
+    handle: Handle,
+    on_started: Callable[[], None],
+) -> Report:
+    """Run a worker until it is stopped, has reached its limit, or in burst mode until nothing is left.
+
+    When it returns or raises, nothing of it is running any more but threads reported as abandoned. Cancelling it
+    skips the grace: what runs is cancelled, what was leased is released, within the five seconds a broker may take.
+    """
+    check_actors(actors)
+    async with broker.connection(), open_backends(actors) as backends:
+        roles = Roles(actors, backends)
+        topics = roles.topics
+        if settings.auto_declare:
+            await broker.declare(topics)
+        async with broker.consume(topics) as consumer:
+            ledger = Ledger(settings.tasks_limit, settings.messages_limit)
+            settler = Settler(consumer, ledger)
+            crew = Crew(roles, ledger, settler, contextvars.copy_context(), lease_timeout=consumer.lease_timeout)
+            desk = Desk(ledger, settler, outlet.publisher, outlet.around)
+            async with trio.open_nursery() as upkeep:
+                upkeep.start_soon(settler.run)
+                upkeep.start_soon(Keeper(consumer, crew).keep)
+                try:
+                    await _run_actors(consumer, crew, desk, backends, settings, handle, on_started)
+                finally:
+                    crew.release_kept()
+                    await settler.close(SETTLING_TIME)
+                upkeep.cancel_scope.cancel()
+    return ledger.report()
+
+
+async def _run_actors(
+    consumer: Consumer,
+    crew: Crew,
+    desk: Desk,
+    backends: Backends,
+    settings: Settings,
+    handle: Handle,
+    on_started: Callable[[], None],
+) -> None:
+    """The inner nurseries: the intake, the executors, and around them what leaves threads behind when cancelled."""
+    reader = Reader(consumer, crew, burst=settings.burst)
+    with listen(settings.signals, handle.on_signal):  # during the grace too: the second signal ends it
+        async with trio.open_nursery() as actors:
+            actors.start_soon(_abandon_when_cancelled, backends)
+            async with trio.open_nursery() as executors:
+                crew.open(lambda: executors.start_soon(Executor(crew, desk).work))
+                try:
+                    async with trio.open_nursery() as intake:
+                        handle.attach(intake.cancel_scope, actors.cancel_scope)
+                        intake.start_soon(reader.read, intake.cancel_scope.cancel)
+                        on_started()
+                finally:
+                    crew.close()
+                actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
+            actors.cancel_scope.cancel()
+
+
+async def _abandon_when_cancelled(backends: Backends) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        backends.abandon()
+
+
+def usable_signals(wanted: Iterable[signal.Signals], platform: str = sys.platform) -> tuple[signal.Signals, ...]:
+    """The signals this platform can deliver: none on emscripten."""
+    return () if platform == "emscripten" else tuple(wanted)

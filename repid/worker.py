@@ -1,0 +1,138 @@
+"""The worker as people use it: a router that runs."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypedDict, Unpack
+
+import trio
+
+from .actors import Actor, Router
+from .actors.options import DEFAULTS, inherit
+from .application import Application, find_app
+from .errors import ConfigurationError
+from .names import check_count, check_duration, check_known
+from .ports import Broker
+from .runtime import Handle, Outlet, Report, Settings, serve
+from .runtime.signals import can_listen
+from .runtime.worker import usable_signals
+
+DEFAULT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class WorkerOptions(TypedDict, total=False):
+    """How a worker works.
+
+    graceful_shutdown_time: how long actors may go on after a stop, seconds or timedelta. Default 25: Kubernetes
+        kills after 30.
+    messages_limit: stop after exactly so many runs. Default: no limit.
+    tasks_limit: at most so many runs at once. Default 1000.
+    handle_signals: the first one stops, the second one ends the grace. Default: SIGINT and SIGTERM where the worker
+        runs in the main thread and was not started into a nursery; else none.
+    auto_declare: declare the queues of the actors. Default True.
+    burst: return when nothing is ready and nothing is running; what is scheduled does not count. Default False.
+    """
+
+    graceful_shutdown_time: float | timedelta
+    messages_limit: float
+    tasks_limit: int
+    handle_signals: Iterable[signal.Signals] | None
+    auto_declare: bool
+    burst: bool
+
+
+class Worker(Router):
+    """Runs actors: its own (`@worker.actor`) and those of its routers, on the default server of its app.
+
+    An actor added under an existing name replaces the former. Without `app=`, the app is the one whose `magic()`
+    block encloses `run()`. Options as in `WorkerOptions`. Raises `ConfigurationError` for bad ones.
+    """
+
+    def __init__(
+        self, routers: Sequence[Router] = (), *, app: Application | None = None, **options: Unpack[WorkerOptions]
+    ) -> None:
+        super().__init__()
+        self._app = app
+        self._options = options
+        make_settings(options, embedded=False)  # complains now rather than later
+        self._handle: Handle | None = None
+        for router in routers:
+            self.include_router(router)
+
+    def actors(self) -> list[Actor]:
+        """Every actor; of those with one name the last."""
+        return self._actors_under(())
+
+    def stop(self) -> None:
+        """Stop gracefully; `run()` returns when it is done. Without a run in progress: nothing happens."""
+        if self._handle is not None:
+            self._handle.stop()
+
+    async def run(self, *, task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED) -> Report:
+        """Work until stopped, cancelled, or done (`messages_limit`, `burst`); what was done is returned.
+
+        When this returns or raises, nothing of the worker is running any more. Without actors it returns at once.
+        Cancelling skips the grace: runs in progress are cancelled and released. With `nursery.start(worker.run)` the
+        start is over when the worker really consumes; it gives a handle with `stop()`.
+        """
+        app = find_app(self._app, "the worker")
+        self._handle = Handle()
+        try:
+            return await run_actors(
+                app, app.server(), self._actors_under(app.middlewares), self._options, self._handle, task_status
+            )
+        finally:
+            self._handle = None
+
+    def _actors_under(self, middlewares: Sequence[Any]) -> list[Actor]:
+        inherited = inherit(DEFAULTS, {"middlewares": tuple(middlewares)})
+        return list({actor.name: actor for actor in self._resolve(inherited)}.values())
+
+
+async def run_actors(
+    app: Application,
+    broker: Broker,
+    actors: Sequence[Actor],
+    options: WorkerOptions,
+    handle: Handle,
+    task_status: trio.TaskStatus[Handle],
+) -> Report:
+    """Run these actors on this broker until they are stopped or done."""
+    settings = make_settings(options, embedded=task_status is not trio.TASK_STATUS_IGNORED)
+    if not actors:
+        task_status.started(handle)
+        await trio.lowlevel.checkpoint()
+        return Report()
+
+    def publisher(server_name: str | None) -> Any:
+        target = broker if server_name is None else app.server(server_name)
+        return app.publisher(target, declare=True)
+
+    outlet = Outlet(publisher, app.around)
+    return await serve(broker, actors, outlet, settings, handle, partial(task_status.started, handle))
+
+
+def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
+    """The settings that follow from the options. Raises `ConfigurationError` naming the one that is wrong."""
+    check_known("a worker", options, WorkerOptions.__annotations__)
+    for flag in ("auto_declare", "burst"):
+        if not isinstance(options.get(flag, False), bool):
+            raise ConfigurationError(f"{flag} of a worker must be True or False, but is {options[flag]!r}")
+    tasks_limit = check_count("tasks_limit", options.get("tasks_limit", 1000), least=1)
+    if tasks_limit == math.inf:
+        raise ConfigurationError("tasks_limit must be finite: every run takes memory")
+    wanted = options.get("handle_signals")
+    if wanted is None:
+        wanted = DEFAULT_SIGNALS if can_listen() and not embedded else ()
+    return Settings(
+        graceful_shutdown_time=check_duration("graceful_shutdown_time", options.get("graceful_shutdown_time", 25.0)),
+        messages_limit=check_count("messages_limit", options.get("messages_limit", math.inf)),
+        tasks_limit=int(tasks_limit),
+        signals=usable_signals(wanted),
+        auto_declare=options.get("auto_declare", True),
+        burst=options.get("burst", False),
+    )

@@ -1,0 +1,674 @@
+"""What the memory broker promises, a sentence each. Time is trio's virtual clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from repid.brokers import InMemoryMessageBroker, InMemoryServer
+from repid.delivery import ACK, DeadLetter, Delivery, Disposition, Failure, Release, Retry, Settlement
+from repid.envelope import Envelope, Options, PrioritiesT
+from repid.errors import BrokerRefused, ConfigurationError, DuplicateId, NotConnected, QueueNotDeclared, UsageError
+from repid.ports import REFUSED, SETTLED, Broker, Category, Consumer, Counts, Topics, Verdict
+
+
+@pytest.fixture(autouse=True)
+def _virtual_time(autojump_clock: trio.testing.MockClock) -> None:
+    """Sleeping costs nothing."""
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[InMemoryServer, None]:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q", "r"])
+        yield server
+
+
+@asynccontextmanager
+async def consuming(server: InMemoryServer, topics: Topics = None) -> AsyncGenerator[Consumer, None]:
+    async with server.consume({"q": topics}) as consumer:
+        yield consumer
+
+
+def message(id_: str, queue: str = "q", topic: str | None = None, **options: float | PrioritiesT) -> Envelope:
+    headers = {} if topic is None else {"topic": topic}
+    return Envelope(id_, queue, b"x", headers=headers, options=Options(**options))  # type: ignore[arg-type]  # as given
+
+
+async def now_ready(consumer: Consumer, limit: int = 100) -> list[Delivery]:
+    return await consumer.receive(limit, max_wait=0)
+
+
+def ids(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.envelope.id for delivery in deliveries]
+
+
+async def settle(consumer: Consumer, delivery: Delivery, disposition: Disposition, *outbox: Envelope) -> Verdict:
+    return (await consumer.settle([Settlement(delivery, disposition, outbox)]))[0]
+
+
+async def browsed(server: InMemoryServer, category: Category) -> list[str]:
+    return [found.envelope.id for found in await server.browse("q", category)]
+
+
+async def finishes(function: Callable[[], Awaitable[object]]) -> bool:
+    """Whether it ends without time passing or anybody's help."""
+    with trio.move_on_after(0.001):
+        await function()
+        return True
+    return False
+
+
+# Connection and time
+
+
+def test_it_is_a_broker() -> None:
+    broker: Broker = InMemoryServer()
+    assert isinstance(broker, InMemoryMessageBroker)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_a_lease_timeout_must_be_positive(timeout: float) -> None:
+    with pytest.raises(ConfigurationError, match="lease_timeout must be more than 0"):
+        InMemoryServer(lease_timeout=timeout)
+
+
+async def test_every_call_outside_a_connection_says_what_to_do() -> None:
+    server = InMemoryServer()
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: server.declare(["q"]),
+        lambda: server.publish([message("1")]),
+        lambda: server.counts("q"),
+        lambda: server.browse("q", "ready"),
+        lambda: server.flush("q"),
+        lambda: server.delete("q"),
+        lambda: server.revive("q"),
+        lambda: server.consume({"q": None}).__aenter__(),
+    ]
+    for call in calls:
+        with pytest.raises(NotConnected, match=r"async with server\.connection\(\):"):
+            await call()
+
+
+async def test_connections_nest_and_the_outermost_closes() -> None:
+    server = InMemoryServer()
+    assert not server.is_connected
+    async with server.connection():
+        async with server.connection() as same:
+            assert same is server
+        assert server.is_connected
+        await server.declare(["q"])
+    assert not server.is_connected
+
+
+async def test_closing_the_connection_ends_the_waiting_of_its_consumers() -> None:
+    server = InMemoryServer()
+    raised: list[BaseException] = []
+
+    async def wait(consumer: Consumer) -> None:
+        with pytest.raises(NotConnected) as info:
+            await consumer.receive(1)
+        raised.append(info.value)
+
+    async with trio.open_nursery() as nursery:
+        async with server.connection():
+            await server.declare(["q"])
+            consumer = await server.consume({"q": None}).__aenter__()
+            nursery.start_soon(wait, consumer)
+            await trio.testing.wait_all_tasks_blocked()
+    assert len(raised) == 1
+
+
+async def test_every_public_method_is_a_checkpoint(server: InMemoryServer) -> None:
+    async with server.consume({"q": None}) as consumer:
+        await server.publish([message("1")])
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: server.declare(["q"]),
+            lambda: server.publish([message("2")]),
+            lambda: server.counts("q"),
+            lambda: server.browse("q", "ready"),
+            lambda: consumer.receive(1),
+            lambda: consumer.receive(1, max_wait=0),
+            lambda: consumer.settle([]),
+            lambda: consumer.extend([]),
+            consumer.rescue,
+            lambda: server.revive("q"),
+            lambda: server.flush("q"),
+            lambda: server.delete("q"),
+        ]
+        for call in calls:
+            with trio.testing.assert_checkpoints():
+                await call()
+
+
+async def test_cancelled_calls_change_nothing(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await consumer.receive(1)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await server.publish([message("2")])
+        assert await server.counts("q") == Counts(ready=1)
+
+
+def test_messages_outlive_the_run_and_time_goes_on() -> None:
+    server = InMemoryServer()
+
+    async def first() -> None:
+        async with server.connection():
+            await server.declare(["q"])
+            await server.publish([message("ready"), message("soon", delay=5), message("late", delay=1000)])
+            await trio.sleep(4)
+
+    async def second() -> None:
+        async with server.connection(), consuming(server) as consumer:
+            assert ids(await now_ready(consumer)) == ["ready"]
+            before = trio.current_time()
+            assert ids(await consumer.receive(10)) == ["soon"]
+            assert 0 < trio.current_time() - before <= 1
+
+    trio.run(first, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(second, clock=trio.testing.MockClock(rate=0, autojump_threshold=0))
+
+
+async def test_closing_and_opening_within_a_run_keeps_to_the_clock_of_that_run() -> None:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1", delay=10)])
+    await trio.sleep(10)
+    async with server.connection(), consuming(server) as consumer:
+        assert ids(await now_ready(consumer)) == ["1"]
+
+
+async def test_two_live_runs_cannot_share_one_broker(server: InMemoryServer) -> None:
+    errors: list[BaseException] = []
+
+    async def intrude() -> None:
+        with pytest.raises(UsageError, match="one run at a time") as info:
+            async with server.connection():
+                pass
+        errors.append(info.value)
+        with pytest.raises(NotConnected, match="another trio run"):
+            await server.counts("q")
+
+    thread = threading.Thread(target=trio.run, args=[intrude])
+    thread.start()
+    await trio.to_thread.run_sync(thread.join)
+    assert len(errors) == 1
+    assert await server.counts("q") == Counts()
+
+
+def test_a_run_that_never_left_its_block_does_not_lock_the_broker() -> None:
+    server = InMemoryServer()
+    left_open = server.connection()
+
+    async def crash() -> None:
+        await left_open.__aenter__()
+        await server.declare(["q"])
+
+    async def go_on() -> None:
+        async with server.connection():
+            assert await server.counts("q") == Counts()
+
+    trio.run(crash)
+    trio.run(go_on)
+    with pytest.raises(StopIteration):  # let the first block end: it must not close anything any more
+        left_open.__aexit__(None, None, None).__await__().send(None)
+
+
+# Publishing
+
+
+async def test_a_duplicate_and_an_unknown_queue_do_not_harm_their_neighbours(server: InMemoryServer) -> None:
+    outcomes = await server.publish([message("1"), message("1"), message("2", "nowhere"), message("3")])
+    assert [type(outcome) for outcome in outcomes] == [type(None), DuplicateId, QueueNotDeclared, type(None)]
+    assert await browsed(server, "ready") == ["1", "3"]
+
+
+async def test_ids_are_unique_over_all_queues_while_alive(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        [delivery] = await consumer.receive(1)
+        assert isinstance((await server.publish([message("1", "r")]))[0], DuplicateId)
+        await settle(consumer, delivery, DeadLetter("nacked"))
+        assert await server.publish([message("1", "r")]) == [None]
+
+
+async def test_a_payload_that_is_not_bytes_is_refused_with_its_whole_batch(server: InMemoryServer) -> None:
+    bad = Envelope("2", "q", "text")  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(ConfigurationError, match=r"message '2' must be bytes, but is of type str"):
+        await server.publish([message("1"), bad])
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        [delivery] = await consumer.receive(1)
+        with pytest.raises(ConfigurationError):
+            await settle(consumer, delivery, ACK, bad)
+    assert await server.counts("q") == Counts(leased=1)
+
+
+async def test_declare_wants_several_names_not_one_word(server: InMemoryServer) -> None:
+    with pytest.raises(ConfigurationError, match=r"declare\(\['jobs'\]\)"):
+        await server.declare("jobs")
+
+
+async def test_parameters_and_headers_travel_unchanged(server: InMemoryServer) -> None:
+    sent = Envelope("1", "q", b"x", "text/plain", {"topic": "t"}, "r", Options(retries=3), {"key": object()})
+    async with consuming(server) as consumer:
+        await server.publish([sent])
+        assert (await consumer.receive(1))[0].envelope is sent
+
+
+# Order
+
+
+async def test_high_goes_first_and_each_class_is_first_in_first_out(server: InMemoryServer) -> None:
+    low, high = PrioritiesT.LOW, PrioritiesT.HIGH
+    async with consuming(server) as consumer:
+        await server.publish(
+            [
+                message("l1", priority=low),
+                message("m1", topic="a"),
+                message("h1", priority=high),
+                message("m2", topic="b"),
+                message("h2", priority=high),
+                message("m3", topic="a"),
+            ]
+        )
+        assert await browsed(server, "ready") == ["h1", "h2", "m1", "m2", "m3", "l1"]
+        assert ids(await now_ready(consumer)) == ["h1", "h2", "m1", "m2", "m3", "l1"]
+
+
+async def test_nothing_starves_a_low_message_overtakes_what_came_ten_minutes_later(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("low", priority=PrioritiesT.LOW)])
+        await trio.sleep(601)
+        await server.publish([message("high", priority=PrioritiesT.HIGH)])
+        assert ids(await now_ready(consumer)) == ["low", "high"]
+
+
+async def test_order_holds_over_all_queues_of_a_consumer(server: InMemoryServer) -> None:
+    await server.publish([message("1", "r"), message("2", "q"), message("3", "r")])
+    async with server.consume({"q": None, "r": None}) as consumer:
+        assert ids(await now_ready(consumer)) == ["1", "2", "3"]
+
+
+async def test_a_released_message_goes_back_to_the_front_and_a_retried_one_to_the_end(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1"), message("2"), message("3")])
+        first, second = await consumer.receive(2)
+        await trio.sleep(1)
+        await consumer.settle([Settlement(first, Retry(0)), Settlement(second, Release())])
+        assert ids(await now_ready(consumer)) == ["2", "3", "1"]
+
+
+async def test_a_scheduled_message_ranks_by_the_moment_it_is_due(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("delayed", delay=2)])
+        await trio.sleep(1)
+        await server.publish([message("before")])
+        await trio.sleep(2)
+        await server.publish([message("after")])
+        assert ids(await now_ready(consumer)) == ["before", "delayed", "after"]
+
+
+# Topics
+
+
+async def test_a_consumer_takes_its_topics_and_strays_but_not_what_another_takes(server: InMemoryServer) -> None:
+    await server.publish([message("a", topic="a"), message("b", topic="b"), message("c", topic="c"), message("none")])
+    async with consuming(server, frozenset("a")) as one:
+        async with consuming(server, frozenset("b")):
+            assert ids(await now_ready(one)) == ["a", "c", "none"]
+        assert ids(await now_ready(one)) == ["b"]
+
+
+async def test_where_somebody_takes_everything_there_are_no_strays(server: InMemoryServer) -> None:
+    await server.publish([message("c", topic="c")])
+    async with consuming(server, frozenset("a")) as one, consuming(server) as everything:
+        assert await now_ready(one) == []
+        assert ids(await now_ready(everything)) == ["c"]
+
+
+async def test_at_most_limits_a_topic_inside_a_batch_and_zero_excludes_it(server: InMemoryServer) -> None:
+    await server.publish([message(f"{topic}{n}", topic=topic) for n in range(3) for topic in "ab"])
+    async with consuming(server) as consumer:
+        assert ids(await consumer.receive(10, at_most={("q", "a"): 1}, max_wait=0)) == ["a0", "b0", "b1", "b2"]
+        assert await consumer.receive(10, at_most={("q", "a"): 0}, max_wait=0) == []
+        assert ids(await consumer.receive(10, at_most={("r", "a"): 0}, max_wait=0)) == ["a1", "a2"]
+
+
+async def test_at_most_counts_over_the_priorities_of_a_topic(server: InMemoryServer) -> None:
+    priorities = (PrioritiesT.LOW, PrioritiesT.HIGH, PrioritiesT.MEDIUM)
+    await server.publish([message(p.name, topic="a", priority=p) for p in priorities])
+    async with consuming(server) as consumer:
+        assert ids(await consumer.receive(10, at_most={("q", "a"): 2})) == ["HIGH", "MEDIUM"]
+
+
+async def test_a_queue_declared_anew_is_taken_by_the_consumers_that_were_open(server: InMemoryServer) -> None:
+    async with consuming(server, frozenset("a")) as one, consuming(server, frozenset("b")) as other:
+        await server.delete("q")
+        assert await now_ready(one) == []
+        await server.declare(["q"])
+        await server.publish([message("b", topic="b")])
+        assert await now_ready(one) == []
+        assert ids(await now_ready(other)) == ["b"]
+
+
+# Time to live
+
+
+async def test_a_message_past_its_ttl_is_dead_and_never_handed_over(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1", ttl=5), message("2"), message("3", ttl=5, delay=1), message("4", ttl=9)])
+        await trio.sleep(5)
+        assert [(d.envelope.id, d.ttl_left) for d in await now_ready(consumer)] == [("2", None), ("3", 1), ("4", 4)]
+        [dead] = await server.browse("q", "dead")
+        assert (dead.envelope.id, dead.reason) == ("1", "expired")
+
+
+@pytest.mark.parametrize("disposition", [Release(), Release(3), Retry(0), Retry(3)])
+async def test_coming_back_does_not_renew_a_ttl(server: InMemoryServer, disposition: Disposition) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1", ttl=5), message("2", ttl=5)])
+        early, late = await consumer.receive(2)
+        await trio.sleep(4)
+        await settle(consumer, early, disposition)
+        await trio.sleep(2)
+        await settle(consumer, late, disposition)
+        assert await server.counts("q") == Counts(dead=2)
+        assert {dead.reason for dead in await server.browse("q", "dead")} == {"expired"}
+
+
+async def test_an_expired_id_is_free_and_its_lane_is_forgotten(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1", ttl=5)])
+        await trio.sleep(5)
+        assert await server.publish([message("1")]) == [None]
+        assert ids(await now_ready(consumer)) == ["1"]
+        assert await server.counts("q") == Counts(leased=1, dead=1)
+
+
+async def test_many_settled_messages_with_a_long_ttl_leave_nothing_behind(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        for _ in range(40):
+            await server.publish([message(str(n), ttl=1e6) for n in range(100)])
+            await consumer.settle([Settlement(d, ACK) for d in await consumer.receive(100)])
+    assert len(server._store._expiring) <= 1024
+
+
+# Settling
+
+
+async def test_retry_uses_an_attempt_and_release_does_not(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        said: list[tuple[Disposition, int]] = [(Release(), 1), (Retry(1), 2), (Release(2), 2), (Retry(0), 3)]
+        for disposition, attempt in said:
+            [delivery] = await consumer.receive(1)
+            assert await settle(consumer, delivery, disposition) == SETTLED
+            [delivery] = await consumer.receive(1)
+            assert (delivery.attempt, delivery.lost) == (attempt, 0)
+            await settle(consumer, delivery, Release())
+
+
+async def test_the_age_of_an_unrouted_message_counts_from_the_first_pass(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        [delivery] = await consumer.receive(1)
+        assert delivery.unrouted_age is None
+        await settle(consumer, delivery, Release(1, unrouted=True))
+        [delivery] = await consumer.receive(1)
+        assert delivery.unrouted_age == 1
+        await settle(consumer, delivery, Release(2, unrouted=True))
+        assert (await consumer.receive(1))[0].unrouted_age == 3
+
+
+async def test_a_dead_letter_keeps_reason_failure_and_counters(server: InMemoryServer) -> None:
+    failure = Failure("ValueError", "no")
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        await settle(consumer, (await consumer.receive(1))[0], Retry(0))
+        await settle(consumer, (await consumer.receive(1))[0], DeadLetter("failed", failure))
+    [dead] = await server.browse("q", "dead")
+    assert (dead.reason, dead.failure, dead.attempt, dead.due_in) == ("failed", failure, 2, None)
+
+
+async def test_a_late_verdict_is_refused_and_its_outbox_is_not_published(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1"), message("2")])
+        one, two = await consumer.receive(2)
+        await settle(consumer, one, Release())
+        verdicts = await consumer.settle([Settlement(one, ACK, (message("out"),)), Settlement(two, ACK)])
+        assert verdicts == [REFUSED, SETTLED]
+        assert await server.counts("q") == Counts(ready=1)
+
+
+async def test_an_outbox_declares_queues_drops_duplicates_and_may_reuse_the_settled_id(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1"), message("alive")])
+        delivery, _ = await consumer.receive(2)
+        verdict = await settle(consumer, delivery, ACK, message("alive"), message("1"), message("2", "new"))
+        assert verdict == Verdict(accepted=True, dropped=1)
+        assert await browsed(server, "ready") == ["1"]
+        assert await server.counts("new") == Counts(ready=1)
+
+
+async def test_settling_works_after_the_consumer_left(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        [delivery] = await consumer.receive(1)
+    assert await consumer.extend([delivery]) == [True]
+    assert await settle(consumer, delivery, ACK) == SETTLED
+    with pytest.raises(UsageError, match="closed"):
+        await consumer.receive(1)
+
+
+# Leases
+
+
+async def test_receive_never_rescues_and_rescue_only_what_has_ended(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        [delivery] = await consumer.receive(1)
+        await trio.sleep(59)
+        assert await consumer.rescue() == 0
+        await trio.sleep(1)
+        assert await now_ready(consumer) == []
+        assert await consumer.rescue() == 1
+        [again] = await now_ready(consumer)
+        assert (again.attempt, again.lost) == (1, 1)
+        assert await settle(consumer, delivery, ACK) == REFUSED
+        assert await consumer.extend([delivery, again]) == [False, True]
+
+
+async def test_extending_starts_the_lease_anew_even_when_it_has_ended(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1"), message("2")])
+        one, _ = await consumer.receive(2)
+        await trio.sleep(100)
+        assert await consumer.extend([one]) == [True]
+        assert await consumer.rescue() == 1
+        assert await browsed(server, "leased") == ["1"]
+
+
+async def test_a_message_lost_ten_times_is_poison(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        for lost in range(10):
+            assert [d.lost for d in await consumer.receive(1)] == [lost]
+            await trio.sleep(60)
+            assert await consumer.rescue() == 1
+    [dead] = await server.browse("q", "dead")
+    assert (dead.reason, dead.lost) == ("poison", 10)
+
+
+# Looking and clearing
+
+
+async def test_browse_keeps_its_limit_and_the_order_of_handling(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("late", delay=9), message("soon", delay=3), message("a"), message("b")])
+        assert [(f.envelope.id, f.due_in) for f in await server.browse("q", "scheduled", limit=1)] == [("soon", 3)]
+        assert len(await server.browse("q", "ready", limit=1)) == 1
+        await consumer.receive(1)
+        await trio.sleep(1)
+        assert [(f.envelope.id, f.due_in) for f in await server.browse("q", "leased")] == [("a", 59)]
+
+
+async def test_flush_removes_what_is_ready_or_scheduled_only(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("dead"), message("leased")])
+        dead, leased = await consumer.receive(2)
+        await settle(consumer, dead, DeadLetter("nacked"))
+        await server.publish([message("1"), message("2", delay=5), message("3", ttl=5), message("other", "r", delay=5)])
+        assert await server.flush("q") == 3
+        assert await server.counts("q") == Counts(leased=1, dead=1)
+        assert await server.counts("r") == Counts(scheduled=1)
+        assert await server.publish([message("1"), message("2"), message("3")]) == [None] * 3
+        assert await settle(consumer, leased, ACK) == SETTLED
+
+
+async def test_delete_takes_everything_and_late_verdicts_are_refused(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1"), message("2", delay=5), message("3", ttl=1)])
+        [delivery] = await consumer.receive(1)
+        await server.delete("q")
+        await server.delete("q")
+        assert await settle(consumer, delivery, ACK) == REFUSED
+        with pytest.raises(QueueNotDeclared):
+            await server.counts("q")
+        await server.declare(["q"])
+        await trio.sleep(9)
+        assert await server.counts("q") == Counts()
+        assert await server.publish([message("1")]) == [None]
+        assert await settle(consumer, delivery, ACK) == REFUSED
+
+
+async def test_reviving_makes_a_new_message_unless_its_id_is_alive(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        for _ in range(2):
+            await server.publish([message("1", ttl=5)])
+            await settle(consumer, (await consumer.receive(1))[0], Retry(0))
+            await trio.sleep(5)
+        first, second = await server.browse("q", "dead")
+        answers = await server.revive("q", [second.key, first.key, 999])
+        assert [type(answer) for answer in answers] == [type(None), DuplicateId, BrokerRefused]
+        [delivery] = await consumer.receive(1)
+        assert (delivery.attempt, delivery.lost, delivery.ttl_left) == (1, 0, 5)
+        await settle(consumer, delivery, ACK)
+        assert await server.revive("q") == [None]
+
+
+# Waiting
+
+
+async def test_receive_gives_up_after_max_wait(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        before = trio.current_time()
+        assert await consumer.receive(1, max_wait=3) == []
+        assert trio.current_time() - before == 3
+
+
+async def test_a_waiting_consumer_is_woken_by_all_that_makes_something_ready(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("held"), message("dead")])
+        held, dead = await consumer.receive(2)
+        await settle(consumer, dead, DeadLetter("nacked"))
+        causes: list[Callable[[], Awaitable[object]]] = [
+            lambda: server.publish([message("new")]),
+            lambda: settle(consumer, held, Release()),
+            lambda: server.revive("q"),
+        ]
+        for cause in causes:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(consumer.receive, 1)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(cause)
+                with trio.fail_after(0.001):
+                    await trio.testing.wait_all_tasks_blocked()
+        assert (await server.counts("q")).leased == 3
+
+
+async def test_receive_wakes_exactly_when_a_scheduled_message_is_due(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("late", delay=50)])
+        received: list[tuple[float, str]] = []
+
+        async def receive() -> None:
+            [delivery] = await consumer.receive(1)
+            received.append((trio.current_time(), delivery.envelope.id))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            nursery.start_soon(receive)
+            await trio.sleep(1)
+            await server.publish([message("soon", delay=2)])
+        assert received == [(3, "soon"), (50, "late")]
+
+
+async def test_closing_a_consumer_hands_its_topics_to_those_who_wait(server: InMemoryServer) -> None:
+    async with consuming(server, frozenset("a")) as one, trio.open_nursery() as nursery:
+        async with consuming(server, frozenset("b")):
+            await server.publish([message("b", topic="b")])
+            nursery.start_soon(one.receive, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await server.counts("q")).leased == 0
+        with trio.fail_after(0.001):
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await server.counts("q")).leased == 1
+
+
+async def test_one_message_wakes_one_of_many_waiting_consumers(server: InMemoryServer) -> None:
+    woken = 0
+
+    async def receive(consumer: Consumer) -> None:
+        nonlocal woken
+        await consumer.receive(5, max_wait=100)
+        woken += 1
+
+    async with consuming(server) as consumer, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(receive, consumer)
+        await trio.testing.wait_all_tasks_blocked()
+        steps = trio.lowlevel.current_statistics().tasks_living
+        await server.publish([message("1")])
+        await trio.testing.wait_all_tasks_blocked()
+        assert (woken, trio.lowlevel.current_statistics().tasks_living) == (1, steps - 1)
+        assert len(server._session.line) == 19
+        nursery.cancel_scope.cancel()
+    assert len(server._session.line) == 0
+
+
+async def test_a_woken_consumer_that_is_cancelled_passes_the_word_on(server: InMemoryServer) -> None:
+    got: list[str] = []
+
+    async def receive(consumer: Consumer, scope: trio.CancelScope) -> None:
+        with scope:
+            got.extend(ids(await consumer.receive(1)))
+
+    async with consuming(server) as consumer, trio.open_nursery() as nursery:
+        scopes = [trio.CancelScope(), trio.CancelScope()]
+        for scope in scopes:
+            nursery.start_soon(receive, consumer, scope)
+            await trio.testing.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        await server.publish([message("1")])
+        assert await finishes(trio.testing.wait_all_tasks_blocked)
+        assert got == ["1"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_ten_thousand_empty_topics_cost_nothing(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message(str(n), topic=str(n)) for n in range(10_000)])
+        await consumer.settle([Settlement(d, ACK) for d in await consumer.receive(10_000)])
+        assert server._store.channels["q"].lanes == {}
+        assert server._store.channels["q"].strays == {}
