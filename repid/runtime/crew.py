@@ -47,6 +47,8 @@ class Crew:
         """Who runs what: only runs that are waiting for something, all others end before anybody could look."""
         self.on_leave: Callable[[], None] = lambda: None
         """Called when an actor with a limit has room again."""
+        self.spread = False
+        """Whether most runs have to wait for something."""
         self._send, self._receive = trio.open_memory_channel[list[Delivery]](math.inf)  # the reader bounds it
         self._idle = 0
         self._hired = 0
@@ -70,6 +72,13 @@ class Crew:
             self._hired += 1
             self._hire()
 
+    def give_all(self, batch: list[Delivery]) -> None:
+        """Put a batch into the channel: in one piece for one executor, or where runs have to wait, spread over many."""
+        pieces = min(len(batch), self._idle + self.ledger.tasks_limit - self._hired) if self.spread else 1
+        size = -(-len(batch) // max(pieces, 1))
+        for end in range(len(batch), 0, -size):
+            self.give(batch[max(0, end - size) : end])
+
     def pass_on(self, batch: list[Delivery]) -> None:
         """Give the rest of a batch to two others, so that a whole batch of runs that wait starts in log(n) steps."""
         half = len(batch) // 2
@@ -79,13 +88,17 @@ class Crew:
         elif batch:
             self.give(batch)
 
-    async def take(self) -> list[Delivery]:
-        """The next batch. Raises `trio.EndOfChannel` when the crew was closed and nothing is left."""
+    def take_nowait(self) -> list[Delivery]:
+        """The next batch; an empty one if there is none. Raises `trio.EndOfChannel` once all is over."""
         try:
             return self._receive.receive_nowait()
         except trio.WouldBlock:
-            self._idle += 1
-            return await self._receive.receive()
+            return []
+
+    async def take(self) -> list[Delivery]:
+        """Wait for the next batch. Raises `trio.EndOfChannel` when the crew was closed and nothing is left."""
+        self._idle += 1  # undone by whoever gives: a task that waits here gets what is given next
+        return await self._receive.receive()
 
     def close(self) -> None:
         """No more starts: what is held or parked is released, and executors end after their present run."""

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import trio
@@ -70,6 +70,10 @@ class Run(msgspec.Struct, eq=False):
         return Phase.RUNNING
 
 
+_Pending: TypeAlias = tuple[Context, Coroutine[Any, Any, Any], Any]
+"""A coroutine that waits for something: its context, itself, and what it has yielded."""
+
+
 class Executor:
     """Runs deliveries. Its one cancel scope is re-armed for each run that has to wait, and replaced when used up."""
 
@@ -119,35 +123,33 @@ class Executor:
         crew, ledger = self._crew, self._ledger
         clock = time.perf_counter
         batch: list[Delivery] = []
-        runs, due = 0, clock() + TIME_PER_CHECKPOINT
         while True:
-            if runs >= RUNS_PER_CHECKPOINT or clock() >= due or ledger.is_congested:
-                if batch:
-                    crew.give(batch)
-                    batch = []
-                await trio.lowlevel.checkpoint()
-                await ledger.wait_to_settle()
-                runs, due = 0, clock() + TIME_PER_CHECKPOINT
-            if not batch:
-                batch = await crew.take()
-            runs += 1
-            run = self._admit(batch.pop())
-            if run is None:
-                continue
-            self._run = run
-            if run.role.slots is None and run.role.mode != "ack_first":
-                pending = self._call(run)
-                if pending is None:
-                    continue
-                crew.pass_on(batch)
+            runs, due = 0, clock() + TIME_PER_CHECKPOINT
+            while not ledger.is_congested:
+                batch = batch or crew.take_nowait()
+                if not batch:
+                    batch = await crew.take()
+                    runs, due = 0, clock() + TIME_PER_CHECKPOINT
+                runs += 1
+                run = self._admit(batch.pop())
+                if run is not None:
+                    self._run = run
+                    at_once = run.role.starts_at_once
+                    pending = self._call(run) if at_once else None
+                    if pending is not None or not at_once:
+                        crew.pass_on(batch)
+                        batch = []
+                        await (self._prepare_and_run(run) if pending is None else self._finish(run, pending))
+                        if self._scope.cancel_called:  # looked at only now that its deadline is infinite again
+                            return
+                        runs, due = 0, clock() + TIME_PER_CHECKPOINT
+                if runs >= RUNS_PER_CHECKPOINT or clock() >= due:
+                    break
+            if batch:
+                crew.give(batch)
                 batch = []
-                await self._finish(run, *pending)
-            else:
-                crew.pass_on(batch)
-                batch = []
-                await self._prepare_and_run(run)
-            if self._scope.cancel_called:  # looked at only now that its deadline is infinite again
-                return
+            await trio.lowlevel.checkpoint()
+            await ledger.wait_to_settle()
 
     def _admit(self, delivery: Delivery) -> Run | None:
         """Turn a held delivery into a run; None: it was settled, parked or dropped instead."""
@@ -191,7 +193,7 @@ class Executor:
         if role.limit is not None:
             self._crew.leave(role)
 
-    def _call(self, run: Run) -> tuple[Context, Coroutine[Any, Any, Any], Any] | None:
+    def _call(self, run: Run) -> _Pending | None:
         """Start the actor's coroutine. If it ends without waiting for anything, all is done; else: what to go on with."""
         context = self._crew.context.copy()
         run.called = True
@@ -204,16 +206,16 @@ class Executor:
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._failed(run, error)
             return None
+        run.context = context
         return context, coroutine, trap
 
-    async def _finish(self, run: Run, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+    async def _finish(self, run: Run, pending: _Pending) -> None:
         """Go on with a run that waits for something, under its timeout."""
-        run.context = context
+        self._ledger.waited += 1
         self._crew.running[run.delivery] = self
-        self.deadline = trio.current_time() + run.role.timeout(run.delivery.envelope)
-        self._scope.deadline = self.deadline
+        self.deadline = self._scope.deadline = trio.current_time() + run.role.timeout(run.delivery.envelope)
         try:
-            value = await drive(context, coroutine, trap)
+            value = await drive(*pending)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._disarm(run)
             self._failed(run, error)
@@ -238,7 +240,7 @@ class Executor:
                 return
             pending = self._call(run)
             if pending is not None:
-                await self._finish(run, *pending)
+                await self._finish(run, pending)
         finally:
             if slots is not None:
                 slots.release_on_behalf_of(run)

@@ -32,6 +32,7 @@ class Reader:
         self._ledger = crew.ledger
         self._burst = burst
         self._ahead = 0
+        self._finished = self._waited = 0
         self._scope: trio.CancelScope | None = None
         crew.on_leave = self._widen
 
@@ -43,10 +44,11 @@ class Reader:
             if limit <= 0 or ledger.held > refill_at:
                 await ledger.wait_for_change(held=refill_at)
                 continue
-            asked, finished = trio.current_time(), ledger.finished
+            asked = trio.current_time()
             batch = await self._receive(limit)
             if batch:
-                self._take_in(batch, asked, finished)
+                self._look_ahead()
+                self._take_in(batch, asked)
             elif self._burst and ledger.is_idle:
                 break
             elif self._burst:
@@ -62,10 +64,17 @@ class Reader:
             return 0, math.inf  # any change may be the one that matters
         return int(min(share - ledger.held, allowed)), share // 2
 
-    def _take_in(self, batch: list[Delivery], asked: float, finished: int) -> None:
-        ledger, crew = self._ledger, self._crew
-        ended = ledger.finished - finished
+    def _look_ahead(self) -> None:
+        """Learn from the round trip that has just ended: from the moment there was room to the moment it is filled."""
+        ledger = self._ledger
+        ended = ledger.finished - ledger.noticed
         self._ahead = min(max(ended, (self._ahead + ended) // 2), ledger.tasks_limit)
+        self._crew.spread = 2 * (ledger.waited - self._waited) > ledger.finished - self._finished
+        self._finished = ledger.noticed = ledger.finished
+        self._waited = ledger.waited
+
+    def _take_in(self, batch: list[Delivery], asked: float) -> None:
+        ledger, crew = self._ledger, self._crew
         ledger.lease(batch, asked + crew.lease_timeout)
         if crew.roles.limited:
             for delivery in batch:
@@ -73,7 +82,7 @@ class Reader:
                 if role is not None and role.limit is not None:
                     role.claimed += 1
         batch.reverse()
-        crew.give(batch)
+        crew.give_all(batch)
 
     async def _receive(self, limit: int) -> list[Delivery]:
         for delay in backoff():

@@ -25,7 +25,19 @@ _FALLBACK = default_retry_policy_factory()
 class Role:
     """One actor with what this worker knows of it. `busy` counts runs, `claimed` those and what is held for it."""
 
-    __slots__ = ("actor", "bind", "busy", "claimed", "limit", "mode", "needs_message", "parked", "slots", "start")
+    __slots__ = (
+        "actor",
+        "bind",
+        "busy",
+        "claimed",
+        "limit",
+        "mode",
+        "needs_message",
+        "parked",
+        "slots",
+        "start",
+        "starts_at_once",
+    )
 
     def __init__(self, actor: Actor, backends: Backends) -> None:
         backend = backends.of(actor)
@@ -36,6 +48,7 @@ class Role:
         self.needs_message = actor.plan.takes_message or bool(actor.middlewares)
         self.slots = None if backend is None else backend.slots
         self.start = _starter(actor, None if backend is None else backend.call)
+        self.starts_at_once = self.slots is None and actor.mode != "ack_first"
         self.busy = 0
         self.claimed = 0
         self.parked: deque[Delivery] = deque()
