@@ -17,6 +17,8 @@ from .names import check_count, check_duration, check_known, check_name
 from .ports import Broker
 
 Outcomes: TypeAlias = list[BrokerRefused | None]
+"""One for each envelope: None, or why it was refused."""
+
 Publish: TypeAlias = Callable[[Sequence[Envelope]], Awaitable[Outcomes]]
 """Publishes a batch; one outcome for each envelope: None, or why it was refused."""
 

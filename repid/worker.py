@@ -29,7 +29,8 @@ class WorkerOptions(TypedDict, total=False):
 
     graceful_shutdown_time: how long actors may go on after a stop, seconds or timedelta. Default 25: Kubernetes
         kills after 30.
-    messages_limit: stop after exactly so many runs. Default: no limit.
+    messages_limit: stop after exactly so many runs were started; like any stop, it gives them the grace. Default: no
+        limit.
     tasks_limit: at most so many runs at once. Default 1000.
     handle_signals: the first one stops, the second one ends the grace. Default: SIGINT and SIGTERM where the worker
         runs in the main thread and was not started into a nursery; else none.

@@ -48,7 +48,7 @@ class Sampler:
             place = _place(frame.f_code, frame.f_globals.get("__name__", "?"))
             if not seen:
                 self._own[place] += 1
-                self._lines[place, frame.f_lineno] += 1
+                self._lines[place, frame.f_lineno or place[2]] += 1
             if place not in seen:
                 seen.add(place)
                 self._total[place] += 1

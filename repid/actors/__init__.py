@@ -1,15 +1,15 @@
 """Declaring actors.
 
 * `options`: every option of an actor, checked; what is not given is inherited.
-* `actor`: `Actor`, a function and its policy, compiled once.
+* `actor`: `Actor`, a function and its policy; `declaration`: checks and compiles one, once.
 * `router`: `Router`, which collects declarations and hands its defaults down.
 * `routing`: which messages an actor takes.
 * `middleware`: the onion around a call.
 """
 
-from .actor import Actor
-from .middleware import ActorMiddleware, CallNext, onion
-from .options import ActorOptions, OnError, RouterOptions
+from .actor import Actor, ActorMiddleware, CallNext, OnError
+from .middleware import onion
+from .options import ActorOptions, RouterOptions
 from .router import Router
 from .routing import RoutingStrategy, catch_all_routing_strategy, topic_based_routing_strategy
 

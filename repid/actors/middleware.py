@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from ..inject import Message
-
-if TYPE_CHECKING:
-    from .actor import Actor
-
-CallNext: TypeAlias = "Callable[[Message, Actor], Awaitable[Any]]"
-
-
-class ActorMiddleware(Protocol):
-    """Something around every run of an actor.
-
-    `return await call_next(message, actor)` runs the actor with `message.arguments`. Whatever the middleware
-    returns or raises counts as returned or raised by the actor; the actor's timeout includes it.
-    """
-
-    def __call__(self, call_next: CallNext, message: Message, actor: Actor, /) -> Awaitable[Any]:
-        """Called once for each run."""
-        ...
+from .actor import ActorMiddleware, CallNext
 
 
 def onion(innermost: CallNext, middlewares: Sequence[ActorMiddleware]) -> CallNext:

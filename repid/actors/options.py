@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 from ..delivery import MODES, VERBS, Mode
 from ..errors import ConfigurationError
 from ..names import check_count, check_duration, check_known, check_name, check_one_of
 from ..retry import RetryPolicy, default_retry_policy_factory
-from .middleware import ActorMiddleware
+from .actor import ActorMiddleware, ErrorVerb, OnError
 from .routing import RoutingStrategy, topic_based_routing_strategy
-
-ErrorVerb: TypeAlias = Literal["ack", "nack", "reject", "retry"]
-OnError: TypeAlias = ErrorVerb | Callable[[BaseException], ErrorVerb | None]
-"""What to do when the actor raises: a verb, or a callable from the exception to one (None: the usual retries)."""
 
 
 class RouterOptions(TypedDict, total=False):

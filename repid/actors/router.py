@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, Unpack, overload
 
 from ..errors import ConfigurationError
-from .actor import Actor, build_actor, name_of
+from .actor import Actor
+from .declaration import build_actor, name_of
 from .options import DEFAULTS, ActorOptions, RouterOptions, check_options, inherit
 
 Function = TypeVar("Function", bound=Callable[..., Any])

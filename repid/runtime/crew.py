@@ -12,20 +12,29 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import TYPE_CHECKING
 
 import trio
 
-from ..delivery import Crowded, Delivery, Disposition, Event, Phase, Settlement, Stopping, Terms, Unrouted, decide
+from ..delivery import (
+    Crowded,
+    Delivery,
+    Disposition,
+    Event,
+    LeaseExpired,
+    Phase,
+    Settlement,
+    Stopping,
+    Terms,
+    Unrouted,
+    decide,
+)
 from ..envelope import Envelope
 from ..errors import UsageError, did_you_mean
 from ..producer import Publish
 from .ledger import Ledger
 from .roles import Role, Roles
 from .settler import Settler
-
-if TYPE_CHECKING:
-    from .executor import Executor
+from .timer import Holder, Timer
 
 log = logging.getLogger("repid.worker")
 
@@ -35,16 +44,14 @@ _NO_TERMS = Terms(mode="auto", attempt=1, retries=0, retry_delay=float)
 class Crew:
     """Hands deliveries to executors, and hires these as they are needed, up to `tasks_limit`."""
 
-    def __init__(
-        self, roles: Roles, ledger: Ledger, settler: Settler, context: Context, *, lease_timeout: float
-    ) -> None:
+    def __init__(self, roles: Roles, ledger: Ledger, settler: Settler, context: Context) -> None:
         self.roles = roles
         self.ledger = ledger
         self.settler = settler
         self.context = context
-        self.lease_timeout = lease_timeout
-        self.running: dict[Delivery, Executor] = {}
+        self.running: dict[Delivery, Holder] = {}
         """Who runs what: only runs that are waiting for something, all others end before anybody could look."""
+        self.timer = Timer(self.running)
         self.on_leave: Callable[[], None] = lambda: None
         """Called when an actor with a limit has room again."""
         self.spread = False
@@ -158,7 +165,7 @@ class Crew:
         self.ledger.lost(delivery)
         executor = self.running.get(delivery)
         if executor is not None:
-            executor.cut_off(delivery)
+            executor.cut_off(delivery, LeaseExpired)
 
     def release_kept(self) -> None:
         """The worker ends: release what actors in the mode `manual` left without a verdict."""

@@ -7,6 +7,17 @@ from collections.abc import Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
+import trio
+
+CHECKPOINT: Any = trio.lowlevel.cancel_shielded_checkpoint().send(None)
+"""What a coroutine yields that waits for nothing and only lets others run: it is resumed in the next turn."""
+
+
+@types.coroutine
+def forward(trap: Any) -> Generator[Any, Any, Any]:
+    """Yield one trap to trio; what trio answers is to be sent to the coroutine that yielded it."""
+    return (yield trap)
+
 
 @types.coroutine
 def drive(context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any, Any]:
@@ -14,14 +25,13 @@ def drive(context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any) -> G
 
     Each of its steps runs in `context`, so that what it sets there is seen by nobody else.
     """
-    step, send = context.run, coroutine.send
     try:
         while True:
             try:
                 outcome = yield trap
             except BaseException as error:  # noqa: BLE001  whatever is thrown in belongs to the coroutine
-                trap = step(coroutine.throw, error)
+                trap = context.run(coroutine.throw, error)
             else:
-                trap = step(send, outcome)
+                trap = context.run(coroutine.send, outcome)
     except StopIteration as stop:
         return stop.value

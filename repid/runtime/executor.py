@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Coroutine
@@ -38,8 +39,9 @@ from ..errors import LeaseLost, PayloadError
 from ..inject import Message
 from .backends import abandoned
 from .crew import Crew, Desk
-from .drive import drive
+from .drive import CHECKPOINT, drive, forward
 from .roles import Role
+from .timer import Cause
 
 log = logging.getLogger("repid.worker")
 
@@ -47,11 +49,14 @@ RUNS_PER_CHECKPOINT = 16
 TIME_PER_CHECKPOINT = 0.001
 """After so many runs, or seconds, without one there is a checkpoint."""
 
+CHECKPOINTS_PER_RUN = 4
+"""A run may yield to others so often before it counts as one that waits for something."""
+
 LONGEST_TRACEBACK = 16_000
 """Characters of a traceback that are kept with a failure: its end, where the error is."""
 
 
-class Run(msgspec.Struct, eq=False):
+class Run(msgspec.Struct, eq=False, gc=False):
     """One delivery in the hands of an executor. `acked_first`: settled before the start."""
 
     role: Role
@@ -75,19 +80,20 @@ _Pending: TypeAlias = tuple[Context, Coroutine[Any, Any, Any], Any]
 
 
 class Executor:
-    """Runs deliveries. Its one cancel scope is re-armed for each run that has to wait, and replaced when used up."""
+    """Runs deliveries. It has one cancel scope, which is replaced when it was used; the crew's timer holds the deadlines."""
 
-    __slots__ = ("_crew", "_desk", "_ledger", "_lost", "_run", "_scope", "_settler", "deadline")
+    __slots__ = ("_batch", "_cause", "_crew", "_desk", "_ledger", "_run", "_scope", "_settler", "deadline")
 
     def __init__(self, crew: Crew, desk: Desk) -> None:
         self._crew = crew
         self._desk = desk
         self._ledger = crew.ledger
         self._settler = crew.settler
+        self._batch: list[Delivery] = []
         self._run: Run | None = None
-        self._lost = False
+        self._cause: Cause | None = None
         self._scope = trio.CancelScope()
-        self.deadline = float("inf")
+        self.deadline = math.inf
         """When the present run's timeout ends, on trio's clock."""
 
     @property
@@ -107,56 +113,57 @@ class Executor:
             except BaseException:
                 self._interrupted()
                 raise
-            if self._run is not None:
-                self._cut_short(self._run)
-            self._lost = False
+            if self._run is not None and self._cause is not None:
+                self._cut_short(self._run, self._cause)
+            self._cause = None
             self._scope = trio.CancelScope()
 
-    def cut_off(self, delivery: Delivery) -> None:
-        """Cancel the run of a delivery whose lease is lost, if it is still the present one."""
+    def cut_off(self, delivery: Delivery, cause: Cause) -> None:
+        """Cancel the run of a delivery, if it is still the present one; the cause decides its fate once it has ended."""
         if self._run is not None and self._run.delivery is delivery:
-            self._lost = True
+            self.deadline = math.inf
+            self._cause = self._cause or cause
             self._scope.cancel()
 
     async def _serve(self) -> None:
         """Run deliveries until the channel is closed (raises `trio.EndOfChannel`) or the scope is used up (returns)."""
         crew, ledger = self._crew, self._ledger
         clock = time.perf_counter
-        batch: list[Delivery] = []
         while True:
             runs, due = 0, clock() + TIME_PER_CHECKPOINT
             while not ledger.is_congested:
-                batch = batch or crew.take_nowait()
-                if not batch:
-                    batch = await crew.take()
-                    runs, due = 0, clock() + TIME_PER_CHECKPOINT
+                if not self._batch:
+                    self._batch = crew.take_nowait()
+                    if not self._batch:
+                        self._batch = await crew.take()
+                        runs, due = 0, clock() + TIME_PER_CHECKPOINT
                 runs += 1
-                run = self._admit(batch.pop())
+                run = self._admit(self._batch.pop())
                 if run is not None:
                     self._run = run
                     at_once = run.role.starts_at_once
                     pending = self._call(run) if at_once else None
                     if pending is not None or not at_once:
-                        crew.pass_on(batch)
-                        batch = []
                         await (self._prepare_and_run(run) if pending is None else self._finish(run, pending))
-                        if self._scope.cancel_called:  # looked at only now that its deadline is infinite again
+                        if self._cause is not None:
                             return
                         runs, due = 0, clock() + TIME_PER_CHECKPOINT
                 if runs >= RUNS_PER_CHECKPOINT or clock() >= due:
                     break
-            if batch:
-                crew.give(batch)
-                batch = []
+            if self._batch:
+                crew.give(self._take_batch())
             await trio.lowlevel.checkpoint()
             await ledger.wait_to_settle()
+
+    def _take_batch(self) -> list[Delivery]:
+        batch, self._batch = self._batch, []
+        return batch
 
     def _admit(self, delivery: Delivery) -> Run | None:
         """Turn a held delivery into a run; None: it was settled, parked or dropped instead."""
         crew, ledger = self._crew, self._ledger
         envelope = delivery.envelope
-        deadline = ledger.leases.get(delivery)
-        if deadline is None:  # the lease was lost while it was held
+        if delivery not in ledger.leases:  # the lease was lost while it was held
             ledger.unstarted()
             return None
         role = crew.roles.find[envelope.queue](envelope)
@@ -168,8 +175,8 @@ class Executor:
             return None
         try:
             message = Message(delivery, role.terms(delivery), self._desk) if role.needs_message else None
-            if delivery.ttl_left is not None:
-                self._check_ttl(delivery, deadline)
+            if delivery.ttl_left is not None and ledger.has_expired(delivery):
+                raise _PastItsTtl
             run = Run(role, delivery, message, role.bind(envelope, message))
         except (PayloadError, _PastItsTtl) as error:
             self._turn_away(role, delivery, error)
@@ -178,11 +185,6 @@ class Executor:
         if role.limit is not None:
             role.busy += 1
         return run
-
-    def _check_ttl(self, delivery: Delivery, deadline: float) -> None:
-        leased_at = deadline - self._crew.lease_timeout
-        if trio.current_time() - leased_at >= (delivery.ttl_left or 0):
-            raise _PastItsTtl
 
     def _turn_away(self, role: Role, delivery: Delivery, error: Exception) -> None:
         event: Event = Expired()
@@ -210,12 +212,17 @@ class Executor:
         return context, coroutine, trap
 
     async def _finish(self, run: Run, pending: _Pending) -> None:
-        """Go on with a run that waits for something, under its timeout."""
-        self._ledger.waited += 1
-        self._crew.running[run.delivery] = self
-        self.deadline = self._scope.deadline = trio.current_time() + run.role.timeout(run.delivery.envelope)
+        """Go on with a run that has not ended at once."""
+        context, coroutine, trap = pending
         try:
-            value = await drive(*pending)
+            for _ in range(CHECKPOINTS_PER_RUN):
+                if trap is not CHECKPOINT:
+                    break
+                trap = context.run(coroutine.send, await forward(trap))
+            self._wait_for(run)
+            value = await drive(context, coroutine, trap)
+        except StopIteration as stop:
+            self._returned(run, stop.value)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._disarm(run)
             self._failed(run, error)
@@ -223,13 +230,22 @@ class Executor:
             self._disarm(run)
             self._returned(run, value)
 
+    def _wait_for(self, run: Run) -> None:
+        """The run waits for something: its timeout is watched from now on, and others take over the batch."""
+        self._ledger.waited += 1
+        self._crew.pass_on(self._take_batch())
+        self._crew.running[run.delivery] = self
+        self.deadline = trio.current_time() + run.role.timeout(run.delivery.envelope)
+        self._crew.timer.watch(self.deadline)
+
     def _disarm(self, run: Run) -> None:
-        self.deadline = self._scope.deadline = float("inf")
-        del self._crew.running[run.delivery]
+        self.deadline = math.inf
+        self._crew.running.pop(run.delivery, None)
 
     async def _prepare_and_run(self, run: Run) -> None:
         """Runs that need something first: the broker's word that they are acknowledged, or a thread or process."""
         slots = run.role.slots
+        self._crew.pass_on(self._take_batch())
         if run.role.mode == "ack_first" and not await self._ack_first(run):
             return
         if slots is not None:
@@ -278,10 +294,10 @@ class Executor:
             log.error("actor %r failed after its verdict, which stands", run.role.actor.name, exc_info=rest)
         self._conclude(run, Raised(_failure(rest), run.role.error_word(rest)), rest)
 
-    def _cut_short(self, run: Run) -> None:
-        """The scope has caught the cancellation: by the lost lease if one was recorded, else by the timeout."""
+    def _cut_short(self, run: Run, cause: Cause) -> None:
+        """The scope has caught the cancellation: the recorded cause decides."""
         name = run.role.actor.name
-        if self._lost:
+        if cause is LeaseExpired:
             log.warning("actor %r lost the lease of message %s and was cancelled", name, run.delivery.envelope.id)
             self._conclude(run, LeaseExpired())
             return
@@ -291,6 +307,8 @@ class Executor:
 
     def _interrupted(self) -> None:
         """Cancelled from outside: release what is in hand, or leave it to its lease if a thread goes on with it."""
+        if self._batch:
+            self._crew.give(self._take_batch())
         run = self._run
         if run is None:
             return

@@ -17,9 +17,6 @@ LATE = 1.0
 """Seconds. A keeper that wakes later than this rescues nothing: whatever held it up may have kept others from
 extending their leases too, so they get a full round to do so first."""
 
-PATIENCE = 5.0
-"""Seconds after its deadline in which an actor should have ended; then it is named in a warning."""
-
 
 class Keeper:
     """Keeps the leases of one worker until their verdicts are settled."""
@@ -29,7 +26,6 @@ class Keeper:
         self._crew = crew
         self._ledger = crew.ledger
         self._interval = consumer.lease_timeout / EXTENSIONS_PER_LEASE
-        self._warned: set[object] = set()
 
     async def keep(self) -> None:
         """Go on until cancelled."""
@@ -45,7 +41,6 @@ class Keeper:
             except BrokerUnavailable as error:
                 log.warning("cannot extend %d leases: %s", len(self._ledger.leases), error)
             self._lose_overdue()
-            self._warn_of_the_stubborn()
 
     def _deadlines(self) -> list[float]:
         """When leases end that could not be extended for more than half of their time."""
@@ -72,16 +67,3 @@ class Keeper:
         for delivery, deadline in list(self._ledger.leases.items()):
             if deadline <= now:
                 self._crew.lose(delivery)
-
-    def _warn_of_the_stubborn(self) -> None:
-        now = trio.current_time()
-        running = self._crew.running
-        self._warned.intersection_update(running)
-        for delivery, executor in running.items():
-            if now > executor.deadline + PATIENCE and delivery not in self._warned:
-                self._warned.add(delivery)
-                log.warning(
-                    "%s was told to stop at its timeout %.0f s ago and has not; it is waited for",
-                    executor.name,
-                    now - executor.deadline,
-                )

@@ -50,6 +50,7 @@ class Ledger:
         """Every delivery whose lease is ours, with the moment after which we must believe it lost."""
         self.kept: set[Delivery] = set()
         """Those whose actor returned without a verdict, in the mode `manual`."""
+        self._expiries: dict[Delivery, float] = {}
         self.held = 0
         self.parked = 0
         self.running = 0
@@ -71,10 +72,15 @@ class Ledger:
         """Whether nothing is held, running or waiting for its settlement."""
         return not (self.held or self.parked or self.running or self.unsettled)
 
-    def lease(self, deliveries: list[Delivery], deadline: float) -> None:
-        """Enter a claimed batch as held."""
-        self.leases.update(dict.fromkeys(deliveries, deadline))
+    def lease(self, deliveries: list[Delivery], asked: float, lease_timeout: float) -> None:
+        """Enter a batch as held, which was asked for at that moment."""
+        self.leases.update(dict.fromkeys(deliveries, asked + lease_timeout))
+        self._expiries.update({d: asked + d.ttl_left for d in deliveries if d.ttl_left is not None})
         self.held += len(deliveries)
+
+    def has_expired(self, delivery: Delivery) -> bool:
+        """Whether the ttl of a held delivery has passed. Asked once, just before the start."""
+        return self._expiries.pop(delivery, math.inf) <= trio.current_time()
 
     def unstarted(self, deliveries: int = 1) -> None:
         """So many left `held` without a run."""
@@ -127,6 +133,7 @@ class Ledger:
         """The broker has answered."""
         ours = self.leases.pop(delivery, None) is not None
         self.kept.discard(delivery)
+        self._expiries.pop(delivery, None)
         self.dropped += verdict.dropped
         if not verdict.accepted:
             self.refused += ours
@@ -154,6 +161,7 @@ class Ledger:
         """Its lease is no longer ours; nothing may be settled."""
         self.leases.pop(delivery, None)
         self.kept.discard(delivery)
+        self._expiries.pop(delivery, None)
         self.refused += 1
         self.notify()
 

@@ -68,14 +68,14 @@ class Reader:
         """Learn from the round trip that has just ended: from the moment there was room to the moment it is filled."""
         ledger = self._ledger
         ended = ledger.finished - ledger.noticed
-        self._ahead = min(max(ended, (self._ahead + ended) // 2), ledger.tasks_limit)
+        self._ahead = min(max(ended, self._ahead * 7 // 8), ledger.tasks_limit)
         self._crew.spread = 2 * (ledger.waited - self._waited) > ledger.finished - self._finished
         self._finished = ledger.noticed = ledger.finished
         self._waited = ledger.waited
 
     def _take_in(self, batch: list[Delivery], asked: float) -> None:
         ledger, crew = self._ledger, self._crew
-        ledger.lease(batch, asked + crew.lease_timeout)
+        ledger.lease(batch, asked, self._consumer.lease_timeout)
         if crew.roles.limited:
             for delivery in batch:
                 role = crew.roles.find[delivery.envelope.queue](delivery.envelope)

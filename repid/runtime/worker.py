@@ -108,7 +108,7 @@ async def serve(
         async with broker.consume(topics) as consumer:
             ledger = Ledger(settings.tasks_limit, settings.messages_limit)
             settler = Settler(consumer, ledger)
-            crew = Crew(roles, ledger, settler, contextvars.copy_context(), lease_timeout=consumer.lease_timeout)
+            crew = Crew(roles, ledger, settler, contextvars.copy_context())
             desk = Desk(ledger, settler, outlet.publisher, outlet.around)
             async with trio.open_nursery() as upkeep:
                 upkeep.start_soon(settler.run)
@@ -136,6 +136,7 @@ async def _run_actors(
     with listen(settings.signals, handle.on_signal):  # during the grace too: the second signal ends it
         async with trio.open_nursery() as actors:
             actors.start_soon(_abandon_when_cancelled, backends)
+            actors.start_soon(crew.timer.run)
             async with trio.open_nursery() as executors:
                 crew.open(lambda: executors.start_soon(Executor(crew, desk).work))
                 try:

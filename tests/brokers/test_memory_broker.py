@@ -118,9 +118,10 @@ async def test_closing_the_connection_ends_the_waiting_of_its_consumers() -> Non
     async with trio.open_nursery() as nursery:
         async with server.connection():
             await server.declare(["q"])
-            consumer = await server.consume({"q": None}).__aenter__()
-            nursery.start_soon(wait, consumer)
+            left_open = server.consume({"q": None})
+            nursery.start_soon(wait, await left_open.__aenter__())
             await trio.testing.wait_all_tasks_blocked()
+    await left_open.__aexit__(None, None, None)
     assert len(raised) == 1
 
 

@@ -1,0 +1,13 @@
+# `just check` and the rest of the Makefile, for those who prefer just.
+
+_default:
+    @make help
+
+check:
+    @make check
+
+test:
+    @make test
+
+format:
+    @make format

@@ -1,0 +1,76 @@
+"""From a function and its options to an actor: checked and compiled."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..delivery import Mode
+from ..errors import ConfigurationError
+from ..inject import compile_plan
+from ..names import check_name
+from .actor import Actor
+from .routing import topic_based_routing_strategy
+
+
+def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Actor:
+    """The actor for a function and its complete, checked options. Raises `ConfigurationError` naming the actor."""
+    name = options.get("name") or name_of(function)
+    check_name("actor", name)
+    is_async = is_async_function(function)
+    mode: Mode = options["confirmation_mode"]
+    if mode in {"always_ack", "ack_first"} and options["retries"]:
+        raise ConfigurationError(
+            f"actor {name!r} has retries={options['retries']} and confirmation_mode={mode!r}, "
+            "under which no message is ever retried: drop one of them"
+        )
+    if options["run_in_process"]:
+        _check_importable(name, function, is_async=is_async)
+    strategy = options["routing_strategy"]
+    return Actor(
+        name=name,
+        channel=options["channel"],
+        function=function,
+        is_async=is_async,
+        plan=compile_plan(function, strict=options["strict"]),
+        timeout=options["timeout"],
+        retries=options["retries"],
+        retry_policy=options["retry_policy"],
+        concurrency=options.get("concurrency"),
+        mode=mode,
+        on_error=options.get("on_error"),
+        run_in_process=options["run_in_process"],
+        middlewares=options["middlewares"],
+        takes=None if strategy is topic_based_routing_strategy else strategy(actor_name=name),
+    )
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function, also behind `functools.partial`; a callable object's type's."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def is_async_function(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine. Raises `ConfigurationError` for generators, which are no actors."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    candidates = (function, getattr(type(function), "__call__", None))  # noqa: B004  the method itself is wanted
+    if any(inspect.isasyncgenfunction(c) or inspect.isgeneratorfunction(c) for c in candidates):
+        raise ConfigurationError(
+            f"actor {name_of(function)!r} is a generator function: an actor must return, not yield"
+        )
+    return any(inspect.iscoroutinefunction(c) for c in candidates)
+
+
+def _check_importable(name: str, function: Callable[..., Any], *, is_async: bool) -> None:
+    if is_async:
+        raise ConfigurationError(f"actor {name!r} is async: run_in_process is for sync functions")
+    if "<" in getattr(function, "__qualname__", "<"):
+        raise ConfigurationError(
+            f"actor {name!r} cannot run in a process: another process must be able to import it, "
+            "so it must be a function at the top level of a module"
+        )

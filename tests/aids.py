@@ -1,0 +1,98 @@
+"""Aids for tests of workers: a broker that fails on order, and runs on a virtual clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+import trio.testing
+from repid import BrokerUnavailable, Counts, Envelope, InMemoryServer, Repid
+from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.delivery import Delivery, Settlement
+from repid.ports import Topics, Verdict
+
+T = TypeVar("T")
+
+
+class UnreliableServer(InMemoryServer):
+    """A broker in memory that is not always there: `receive`, `settle`, `extend` and `rescue` can be made to fail.
+
+    `failures[method] = n`: the next n calls raise `BrokerUnavailable`. `hanging`: methods that never answer, or only
+    when `heal` is called. `calls` counts what reached it, failed calls included.
+    """
+
+    def __init__(self, *, lease_timeout: float = 60.0) -> None:
+        super().__init__(lease_timeout=lease_timeout)
+        self.failures: Counter[str] = Counter()
+        self.hanging: set[str] = set()
+        self.calls: Counter[str] = Counter()
+        self._healed = trio.Event()
+
+    def heal(self) -> None:
+        """Answer everything again, also what hangs now."""
+        self.failures.clear()
+        self.hanging.clear()
+        self._healed.set()
+        self._healed = trio.Event()
+
+    async def trouble(self, method: str) -> None:
+        """What happens to a call before it is carried out."""
+        self.calls[method] += 1
+        if method in self.hanging:
+            await self._healed.wait()
+        if self.failures[method] > 0:
+            self.failures[method] -= 1
+            await trio.lowlevel.checkpoint()
+            raise BrokerUnavailable(f"{method} is out of order")
+
+    @asynccontextmanager
+    async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[InMemoryConsumer, None]:
+        async with super().consume(queues) as consumer:
+            yield _UnreliableConsumer(consumer, self)
+
+
+class _UnreliableConsumer(InMemoryConsumer):
+    def __init__(self, consumer: InMemoryConsumer, server: UnreliableServer) -> None:
+        super().__init__(consumer._session, consumer._taker)
+        self._server = server
+
+    async def receive(
+        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
+    ) -> list[Delivery]:
+        await self._server.trouble("receive")
+        return await super().receive(limit, at_most=at_most, max_wait=max_wait)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+        await self._server.trouble("settle")
+        return await super().settle(settlements)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
+        await self._server.trouble("extend")
+        return await super().extend(deliveries)
+
+    async def rescue(self) -> int:
+        await self._server.trouble("rescue")
+        return await super().rescue()
+
+
+def seed_scheduler(seed: object) -> None:
+    """Make the order in which trio runs tasks depend on the seed alone (pytest-trio switches determinism on)."""
+    trio._core._run._r.seed(str(seed))  # type: ignore[attr-defined]  # private, and the only way
+
+
+def run_virtual(main: Callable[..., Awaitable[T]], *arguments: Any, autojump: float = 0.0) -> T:
+    """`trio.run` on a virtual clock. With threads in play `autojump` must be real seconds enough for them."""
+    return trio.run(main, *arguments, clock=trio.testing.MockClock(autojump_threshold=autojump))
+
+
+async def send(app: Repid, actor: str, *, channel: str = "default", **payload: Any) -> Envelope:
+    """Send one message to an actor."""
+    return await app.send_message_json(channel=channel, payload=payload, headers={"topic": actor})
+
+
+def total(counts: Counts) -> int:
+    """How many messages there are at all."""
+    return counts.ready + counts.scheduled + counts.leased + counts.dead

@@ -1,0 +1,51 @@
+"""What all tests share. Trio's scheduler is seeded for each test, so a failure that depends on order repeats.
+
+The seed is made of the test's id and `REPID_TEST_SEED` (printed in the header): the same command fails the same way,
+`REPID_TEST_SEED=n pytest …` tries other orders. Hypothesis seeds the scheduler itself, once for each example; with
+`HYPOTHESIS_PROFILE=ci` (or `CI` set) its examples are the same every time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+
+import pytest
+import trio.testing
+from aids import UnreliableServer, seed_scheduler
+from hypothesis import settings
+from repid import Repid
+
+SEED = os.environ.get("REPID_TEST_SEED", "0")
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("dev", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+
+def pytest_report_header() -> str:
+    return f"scheduler seed: REPID_TEST_SEED={SEED}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_time: takes real time, for signals, threads or processes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seed_scheduler(f"{SEED} {item.nodeid}")
+
+
+@pytest.fixture
+def server() -> UnreliableServer:
+    return UnreliableServer()
+
+
+@pytest.fixture
+async def app(server: UnreliableServer, autojump_clock: trio.testing.MockClock) -> AsyncGenerator[Repid, None]:
+    """A connected app that is the current one, on the virtual clock; its default queue is declared."""
+    app = Repid()
+    app.servers.register_server("default", server)
+    async with app.magic():
+        await server.declare(["default"])
+        yield app

@@ -1,0 +1,112 @@
+"""What `import repid` promises, and what the distribution says about itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import re
+import tomllib
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import repid
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT: dict[str, Any] = PYPROJECT["project"]
+METADATA = importlib.metadata.metadata(PROJECT["name"])
+
+ALIASES = {"CallNext", "Outcomes", "Publish", "RetryPolicy"}
+"""Names for types: a docstring given to one could not be seen at run time."""
+
+
+def name_of(requirement: str) -> str:
+    match = re.match(r"[\w.-]+", requirement)
+    assert match is not None
+    return match[0]
+
+
+def words(requirements: list[str]) -> list[str]:
+    """Requirements in one spelling, whatever wrote them down."""
+    return sorted(",".join(sorted(re.sub(r"\s", "", each).split(","))) for each in requirements)
+
+
+def own_docstring(value: object) -> str | None:
+    """A docstring that is not inherited."""
+    return vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__ if callable(value) else None
+
+
+def required(extra: str | None) -> list[str]:
+    """What the installed distribution requires, for an extra or for itself."""
+    found = []
+    for requirement in importlib.metadata.requires(PROJECT["name"]) or []:
+        what, _, marker = requirement.partition(";")
+        match = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
+        if (match[1] if match else None) == extra:
+            found.append(what)
+    return found
+
+
+def test_all_is_sorted_and_names_nothing_twice() -> None:
+    assert repid.__all__ == sorted(set(repid.__all__))
+
+
+def test_all_names_everything_public() -> None:
+    public = {
+        name
+        for name, value in vars(repid).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert set(repid.__all__) - {"__version__"} == public
+
+
+def test_every_public_name_has_a_docstring_of_its_own() -> None:
+    documented = {name for name in repid.__all__ if own_docstring(getattr(repid, name))}
+    assert set(repid.__all__) - documented - ALIASES == {"__version__"}
+
+
+@pytest.mark.parametrize("name", [name for name in repid.__all__ if inspect.isclass(getattr(repid, name))])
+def test_every_public_method_has_a_docstring(name: str) -> None:
+    cls = getattr(repid, name)
+    undocumented = [
+        member
+        for member, value in vars(cls).items()
+        if not member.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, property | classmethod | staticmethod))
+        and not inspect.getdoc(value)
+    ]
+    assert undocumented == []
+
+
+def test_importing_repid_needs_no_optional_dependency() -> None:
+    assert sorted(name_of(requirement) for requirement in PROJECT["dependencies"]) == ["msgspec", "trio"]
+
+
+def test_the_extra_all_is_the_union_of_the_others() -> None:
+    extras: dict[str, list[str]] = PROJECT["optional-dependencies"]
+    others = set(extras) - {"all"}
+    named = {
+        extra.strip()
+        for requirement in extras["all"]
+        for extra in re.findall(r"^repid-trio\[([^]]*)]$", requirement)[0].split(",")
+    }
+    assert named == others
+
+
+def test_the_installed_distribution_is_the_one_in_pyproject() -> None:
+    stale = "installed from an older pyproject.toml: run make install"
+    assert METADATA["Version"] == repid.__version__, stale
+    assert METADATA["Summary"] == PROJECT["description"], stale
+    assert METADATA["License-Expression"] == "MIT", stale
+    assert set(METADATA["Requires-Python"].split(",")) == set(PROJECT["requires-python"].split(",")), stale
+    assert words(required(None)) == words(PROJECT["dependencies"]), stale
+    assert set(METADATA.get_all("Provides-Extra") or ()) == set(PROJECT["optional-dependencies"]), stale
+    for extra, requirements in PROJECT["optional-dependencies"].items():
+        assert words(required(extra)) == words(requirements), stale
+
+
+def test_the_package_tells_type_checkers_that_it_is_typed() -> None:
+    assert (ROOT / "repid" / "py.typed").is_file()
