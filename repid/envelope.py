@@ -28,7 +28,7 @@ class PrioritiesT(enum.IntEnum):
 class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the sender wished for this one message. None: not given, so the actor's own option holds.
 
-    Times are in seconds. `timeout=inf` means no timeout.
+    Times are in seconds. `timeout=inf` means no timeout. `result_id` is the message's own id where it is not given.
     """
 
     priority: PrioritiesT | None = None
@@ -36,6 +36,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     timeout: float | None = None
     ttl: float | None = None
     delay: float | None = None
+    store_result: bool | None = None
+    result_id: str | None = None
+    result_ttl: float | None = None
 
 
 NO_OPTIONS = Options()
@@ -61,6 +64,11 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     def topic(self) -> str | None:
         """The `topic` header: the name of the actor this message is for, where there is one."""
         return self.headers.get(TOPIC)
+
+    @property
+    def result_id(self) -> str:
+        """The id under which its result is stored."""
+        return self.options.result_id or self.id
 
     @property
     def channel(self) -> str:

@@ -3,11 +3,13 @@
 * `lease`: `Delivery`, one lease of one envelope.
 * `dispositions`: what the broker must do with a delivery.
 * `events`: what may happen to one.
+* `results`: what is stored of a message that has come to its end, and on the way there.
 * `fate`: the table from the one to the other, and what an actor's words mean.
 """
 
-from .dispositions import ACK, KEEP, Ack, DeadLetter, Disposition, Failure, Keep, Reason, Release, Retry
+from .dispositions import ACK, KEEP, Ack, Cancel, DeadLetter, Disposition, Failure, Keep, Reason, Release, Retry
 from .events import (
+    CancelRequested,
     Crowded,
     Event,
     Expired,
@@ -21,13 +23,17 @@ from .events import (
 )
 from .fate import MODES, VERBS, Mode, Phase, Terms, Verb, decide, say, unrouted_delay
 from .lease import Delivery, Settlement
+from .results import DAY, NewResult, Progress, ResultState, StoredResult
 
 __all__ = [
     "ACK",
+    "DAY",
     "KEEP",
     "MODES",
     "VERBS",
     "Ack",
+    "Cancel",
+    "CancelRequested",
     "Crowded",
     "DeadLetter",
     "Delivery",
@@ -39,14 +45,18 @@ __all__ = [
     "LeaseExpired",
     "Mode",
     "PayloadRefused",
+    "NewResult",
     "Phase",
+    "Progress",
     "Raised",
     "Reason",
     "Release",
+    "ResultState",
     "Retry",
     "Returned",
     "Settlement",
     "Stopping",
+    "StoredResult",
     "Terms",
     "TimedOut",
     "Unrouted",

@@ -49,7 +49,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
-Disposition: TypeAlias = Ack | Retry | Release | DeadLetter
+class Cancel(msgspec.Struct, frozen=True):
+    """Somebody cancelled it: the message is removed."""
+
+
+Disposition: TypeAlias = Ack | Retry | Release | DeadLetter | Cancel
 
 
 class Keep(msgspec.Struct, frozen=True):

@@ -56,10 +56,23 @@ class Stopping(msgspec.Struct, frozen=True):
     """The worker is stopping: the delivery was not started, or its actor was cancelled for it."""
 
 
+class CancelRequested(msgspec.Struct, frozen=True):
+    """Somebody cancelled the message; if its actor was running it was cancelled and has ended."""
+
+
 class LeaseExpired(msgspec.Struct, frozen=True):
     """The lease ended without a verdict: somebody else owns the message now."""
 
 
 Event: TypeAlias = (
-    Returned | Raised | TimedOut | PayloadRefused | Unrouted | Crowded | Expired | Stopping | LeaseExpired
+    Returned
+    | Raised
+    | TimedOut
+    | PayloadRefused
+    | Unrouted
+    | Crowded
+    | Expired
+    | Stopping
+    | CancelRequested
+    | LeaseExpired
 )

@@ -11,6 +11,7 @@
 * Its actor is at its limit here: Release with a short delay.
 * Past its ttl: DeadLetter.
 * A stopping worker: Release. No attempt is used, being interrupted is nobody's fault.
+* Cancelled by somebody: Cancel. It is never retried.
 * A lost lease: nothing. Somebody else owns the message.
 
 `FATES` has a row for each event that can reach a delivery in each phase; any other is our bug and says so.
@@ -25,8 +26,9 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 
 from ..errors import InternalError
-from .dispositions import ACK, KEEP, Ack, DeadLetter, Disposition, Failure, Keep, Release, Retry
+from .dispositions import ACK, KEEP, Ack, Cancel, DeadLetter, Disposition, Failure, Keep, Release, Retry
 from .events import (
+    CancelRequested,
     Crowded,
     Event,
     Expired,
@@ -137,6 +139,10 @@ def _expired(_: Expired, __: Terms) -> Disposition:
     return DeadLetter("expired")
 
 
+def _cancel(_: CancelRequested, __: Terms) -> Disposition:
+    return Cancel()
+
+
 def _release(_: Stopping, __: Terms) -> Disposition:
     return Release()
 
@@ -150,16 +156,19 @@ FATES: dict[tuple[Phase, type[Event]], Callable[[Any, Terms], Disposition | Keep
     (Phase.HELD, Unrouted): _unrouted,
     (Phase.HELD, Crowded): _crowded,
     (Phase.HELD, Expired): _expired,
+    (Phase.HELD, CancelRequested): _cancel,
     (Phase.HELD, Stopping): _release,
     (Phase.HELD, LeaseExpired): _nothing,
     (Phase.RUNNING, Returned): _returned,
     (Phase.RUNNING, Raised): _failed,
     (Phase.RUNNING, TimedOut): _failed,
+    (Phase.RUNNING, CancelRequested): _cancel,
     (Phase.RUNNING, Stopping): _release,
     (Phase.RUNNING, LeaseExpired): _nothing,
     (Phase.DECIDED, Returned): _nothing,
     (Phase.DECIDED, Raised): _nothing,
     (Phase.DECIDED, TimedOut): _nothing,
+    (Phase.DECIDED, CancelRequested): _nothing,
     (Phase.DECIDED, Stopping): _nothing,
     (Phase.DECIDED, LeaseExpired): _nothing,
 }

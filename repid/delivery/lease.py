@@ -6,6 +6,7 @@ import msgspec
 
 from ..envelope import Envelope
 from .dispositions import Disposition
+from .results import NewResult
 
 
 class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -26,8 +27,9 @@ class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
-    """A verdict on its way to the broker: what to do with the delivery, and what to publish in the same step."""
+    """A verdict on its way to the broker: what to do with the delivery, and what to publish and store in the same step."""
 
     delivery: Delivery
     disposition: Disposition
     outbox: tuple[Envelope, ...] = ()
+    result: NewResult | None = None

@@ -7,17 +7,23 @@ from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
 from ..codec import JSON, encode_json
-from ..delivery import ACK, Ack, DeadLetter, Delivery, Disposition, Release, Retry, Terms
+from ..delivery import ACK, Ack, Cancel, DeadLetter, Delivery, Disposition, Release, Retry, Terms
 from ..envelope import Envelope
 from ..errors import AlreadySettled, UsageError
 from ..names import check_duration
 from ..producer import Outcomes, Producer, Publish, check_payload, make_envelope
 
-Action: TypeAlias = Literal["acked", "nacked", "rejected", "retried", "snoozed", "replied"]
+Action: TypeAlias = Literal["acked", "nacked", "rejected", "retried", "snoozed", "replied", "cancelled"]
 """What an actor has done with its message."""
 
 
-_ACTIONS: dict[type[Disposition], Action] = {Ack: "acked", Retry: "retried", Release: "rejected", DeadLetter: "nacked"}
+_ACTIONS: dict[type[Disposition], Action] = {
+    Ack: "acked",
+    Retry: "retried",
+    Release: "rejected",
+    DeadLetter: "nacked",
+    Cancel: "cancelled",
+}
 
 
 class Desk(Protocol):

@@ -1,6 +1,7 @@
 """The protocols between the runtime and what it runs on.
 
 * `broker`: `Broker` and `Consumer`, with the values that cross between them and us.
+* `schedules`: the part of a broker that keeps schedules.
 * `backend`: `Backend`, through which any actor runs.
 """
 
@@ -10,13 +11,17 @@ from .broker import (
     SETTLED,
     Broker,
     BrowsedMessage,
+    Cancelled,
     Capabilities,
     Category,
     Consumer,
     Counts,
+    ResultStore,
+    Snapshot,
     Topics,
     Verdict,
 )
+from .schedules import Missed, Overlap, Schedule, ScheduleStore, StoredSchedule, TickOutcome
 
 __all__ = [
     "REFUSED",
@@ -24,10 +29,19 @@ __all__ = [
     "Backend",
     "Broker",
     "BrowsedMessage",
+    "Cancelled",
     "Capabilities",
     "Category",
     "Consumer",
     "Counts",
+    "Missed",
+    "Overlap",
+    "ResultStore",
+    "Schedule",
+    "ScheduleStore",
+    "Snapshot",
+    "StoredSchedule",
+    "TickOutcome",
     "Topics",
     "Verdict",
 ]

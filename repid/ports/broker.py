@@ -15,9 +15,10 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
-from ..delivery import Delivery, Failure, Reason, Settlement
+from ..delivery import Delivery, Failure, NewResult, Progress, Reason, Settlement, StoredResult
 from ..envelope import Envelope
 from ..errors import BrokerRefused
+from .schedules import ScheduleStore
 
 Category: TypeAlias = Literal["ready", "scheduled", "leased", "dead"]
 
@@ -30,21 +31,23 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     `filters_topics`: `receive` never hands over what another open consumer takes and this one does not, and keeps
     to `at_most`. `atomic_outbox`: a settlement and its outbox happen together or not at all. `durable`: what
-    `publish` accepted survives the end of the process.
+    `publish` accepted survives the end of the process. `shared`: several processes may use it at once.
     """
 
     filters_topics: bool
     atomic_outbox: bool
     durable: bool
+    shared: bool
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """How many messages of one queue are in each place."""
+    """How many messages of one queue are in each place, and whether it is paused."""
 
     ready: int = 0
     scheduled: int = 0
     leased: int = 0
     dead: int = 0
+    paused: bool = False
 
 
 class BrowsedMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +64,23 @@ class BrowsedMessage(msgspec.Struct, frozen=True, kw_only=True):
     due_in: float | None = None
     reason: Reason | None = None
     failure: Failure | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """How one message stands. `state` is "gone" once it is neither live nor dead; `result` is what was stored of it.
+
+    `attempt` and `progress` are those of the present or last run, as far as they are known.
+    """
+
+    state: Literal["ready", "scheduled", "leased", "dead", "gone"]
+    attempt: int = 0
+    progress: Progress | None = None
+    cancelling: bool = False
+    result: StoredResult | None = None
+
+
+Cancelled: TypeAlias = Literal["cancelled", "requested", "unknown"]
+"""What `cancel` did: removed a waiting message; asked the worker that runs it; or there was none."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -97,7 +117,9 @@ class Consumer(Protocol):
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
-        """Carry out each disposition, with its outbox in the same step; answer in the same order.
+        """Carry out each disposition, with its outbox and result in the same step; answer in the same order.
+
+        A message whose cancellation was requested is never made ready again: it is removed instead, as cancelled.
 
         Outbox messages to undeclared queues declare them. Raises `BrokerUnavailable` if nothing was settled;
         the same call may then be made again, and what had been settled after all is answered as refused.
@@ -109,11 +131,34 @@ class Consumer(Protocol):
         ...
 
     async def rescue(self) -> int:
-        """Make ready again what other consumers' expired leases hold (`lost` + 1; dead as poison at 10); how many."""
+        """Make ready again what expired leases hold, whoever's (`lost` + 1; dead as poison at 10); how many."""
+        ...
+
+    async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
+        """Note how far runs have come, for whoever watches. What is not leased to us any more is passed over."""
+        ...
+
+    async def cancellations(self) -> list[int]:
+        """Wait until somebody cancels messages that are leased to this consumer; the tokens of their leases.
+
+        Each request is given once. Whoever gets it cancels the run and settles with `Cancel`.
+        """
         ...
 
 
-class Broker(Protocol):
+class ResultStore(Protocol):
+    """Where results are kept until they expire. A broker is one too: what it settles, it stores in the same step."""
+
+    async def store_results(self, results: Sequence[NewResult]) -> None:
+        """Store results, in place of those with the same ids."""
+        ...
+
+    async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
+        """The result under each id; None where there is none, or none any more."""
+        ...
+
+
+class Broker(ScheduleStore, ResultStore, Protocol):
     """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`."""
 
     @property
@@ -133,6 +178,7 @@ class Broker(Protocol):
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`).
 
+        A result that is stored under an accepted message's result id is removed: it was another message's.
         When it returns they are as durable as the broker promises, and a refused one has not harmed its
         neighbours. Cancelled: none was published.
         """
@@ -160,5 +206,27 @@ class Broker(Protocol):
         """Make dead messages (all of the queue's, or those with these keys) ready again, as new ones.
 
         `attempt` is 1 again and `lost` 0. One answer for each: `DuplicateId` where its id is alive again.
+        """
+        ...
+
+    async def pause(self, queue: str) -> None:
+        """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
+        ...
+
+    async def resume(self, queue: str) -> None:
+        """Hand out its messages again."""
+        ...
+
+    async def cancel(self, id_: str) -> Cancelled:
+        """Remove the live message with this id, or have its run cancelled.
+
+        Its result is stored as "cancelled", unless the sender wanted none stored (`store_result=False`).
+        """
+        ...
+
+    async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
+        """How the message stands, as soon as that differs from `seen`; of several dead ones the last.
+
+        Waits until it does. What changes faster than it is looked at is seen in its last state only.
         """
         ...

@@ -44,14 +44,14 @@ class Reader:
             if limit <= 0 or ledger.held > refill_at:
                 await ledger.wait_for_change(held=refill_at)
                 continue
-            asked = trio.current_time()
+            asked, was_idle = trio.current_time(), ledger.is_idle
             batch = await self._receive(limit)
             if batch:
                 self._look_ahead()
                 self._take_in(batch, asked)
-            elif self._burst and ledger.is_idle:
+            elif was_idle:  # in burst mode; had anything been under way, it might have sent something meanwhile
                 break
-            elif self._burst:
+            elif not ledger.is_idle:
                 await ledger.wait_for_change()
         done()
 

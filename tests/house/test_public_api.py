@@ -29,6 +29,19 @@ def name_of(requirement: str) -> str:
     return match[0]
 
 
+def expanded(requirements: list[str]) -> list[str]:
+    """Extras of repid itself replaced by what they require, as the build does."""
+    extras: dict[str, list[str]] = PROJECT["optional-dependencies"]
+    found: set[str] = set()
+    for requirement in requirements:
+        own = re.fullmatch(r"repid-trio\[(.*)]", requirement)
+        if own is None:
+            found.add(requirement)
+        else:
+            found.update(each for extra in own[1].split(",") for each in extras[extra.strip()])
+    return sorted(found)
+
+
 def words(requirements: list[str]) -> list[str]:
     """Requirements in one spelling, whatever wrote them down."""
     return sorted(",".join(sorted(re.sub(r"\s", "", each).split(","))) for each in requirements)
@@ -105,7 +118,7 @@ def test_the_installed_distribution_is_the_one_in_pyproject() -> None:
     assert words(required(None)) == words(PROJECT["dependencies"]), stale
     assert set(METADATA.get_all("Provides-Extra") or ()) == set(PROJECT["optional-dependencies"]), stale
     for extra, requirements in PROJECT["optional-dependencies"].items():
-        assert words(required(extra)) == words(requirements), stale
+        assert words(required(extra)) == words(expanded(requirements)), stale
 
 
 def test_the_package_tells_type_checkers_that_it_is_typed() -> None:

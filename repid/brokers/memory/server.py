@@ -26,7 +26,7 @@ class InMemoryServer:
     headers and parameters are handed over as they are, not copied.
     """
 
-    capabilities = Capabilities(filters_topics=True, atomic_outbox=True, durable=False)
+    capabilities = Capabilities(filters_topics=True, atomic_outbox=True, durable=False, shared=False)
 
     def __init__(self, *, lease_timeout: float | timedelta = 60.0) -> None:
         lease_timeout = seconds(lease_timeout)

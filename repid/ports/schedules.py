@@ -1,0 +1,81 @@
+"""Schedules as brokers keep them: what each tick publishes, and when the next one is due.
+
+Times are seconds since 1970 on the broker's clock.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from ..envelope import Envelope
+
+Overlap: TypeAlias = Literal["skip", "allow"]
+"""What a tick does while the former tick's message is live (ready, scheduled or leased): it is recorded as skipped,
+or published all the same."""
+
+Missed: TypeAlias = Literal["one", "none"]
+"""What happens after a time in which nobody ticked: one tick catches up for all that were missed, or none does."""
+
+TickOutcome: TypeAlias = Literal["fired", "skipped", "lost"]
+"""lost: another worker was quicker, or the schedule was changed, paused or removed meanwhile."""
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """One recurring intent. Exactly one of `every` (seconds) and `cron` is set; `timezone` is for cron.
+
+    `envelope` is the model of what each tick publishes; its id is the schedule's name.
+    """
+
+    name: str
+    envelope: Envelope
+    every: float | None = None
+    cron: str | None = None
+    timezone: str = "UTC"
+    overlap: Overlap = "skip"
+    missed: Missed = "one"
+
+
+class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule and how it stands. `last_id` is the id of the last message it published."""
+
+    schedule: Schedule
+    next_at: float
+    paused: bool = False
+    fired: int = 0
+    skipped: int = 0
+    last_id: str | None = None
+
+
+class ScheduleStore(Protocol):
+    """The part of a broker that keeps schedules."""
+
+    async def now(self) -> float:
+        """The broker's clock: seconds since 1970. It may be stepped; schedules bear that."""
+        ...
+
+    async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
+        """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
+        ...
+
+    async def schedules(self) -> list[StoredSchedule]:
+        """All of them, by name."""
+        ...
+
+    async def pause_schedule(self, name: str, *, paused: bool) -> bool:
+        """Hold its ticks, or let them go on. False: there is none of that name."""
+        ...
+
+    async def remove_schedule(self, name: str) -> bool:
+        """Forget it; what it has published stays. False: there is none of that name."""
+        ...
+
+    async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
+        """If the schedule is there, not paused and its next tick is still `expected_next`: make `next_at` the next,
+        and publish `envelope` (its queue is declared if need be), all in one atomic step.
+
+        With overlap "skip", while the message `last_id` is live, the tick is counted as skipped instead. An envelope
+        whose id is live is counted as skipped too. None: the tick is passed over and counted as skipped.
+        """
+        ...

@@ -1,0 +1,57 @@
+"""What a check is, and how it says what differed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from .expecting import differences
+from .lab import Lab
+
+Need: TypeAlias = Literal["filters_topics", "atomic_outbox", "durable", "shared", "clock", "wall_clock", "another"]
+"""What a check cannot do without: a capability that the broker claims; a clock that jumps (`clock`) or can be stepped
+(`wall_clock`); a second client of the same storage (`another`)."""
+
+
+class Skipped(Exception):  # noqa: N818 - no error
+    """A check found that it cannot be made on this broker; the text says why."""
+
+
+class BrokerFailure(AssertionError):  # noqa: N818 - named for what happened, as in repid.errors
+    """One check failed. `check` is its name; `expected` and `actual` are None where the broker raised instead."""
+
+    def __init__(self, check: Check, error: BaseException) -> None:
+        difference = next(differences(error), None)
+        self.check = check.name
+        self.what = difference.what if difference else f"{type(error).__name__}: {error}"
+        self.expected = difference.expected if difference else None
+        self.actual = difference.actual if difference else None
+        super().__init__(f"{check.name} ({check.sentence})\n  {difference or self.what}")
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One promise of the broker port, and the function that tries a broker for it."""
+
+    name: str
+    sentence: str
+    needs: frozenset[Need]
+    function: Callable[[Lab], Awaitable[None]]
+
+    async def __call__(self, lab: Lab) -> None:
+        """Raise where the lab's broker breaks the promise."""
+        await self.function(lab)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def check(*needs: Need) -> Callable[[Callable[[Lab], Awaitable[None]]], Check]:
+    """Make a check of a function: its name is the check's, its docstring the sentence."""
+
+    def make(function: Callable[[Lab], Awaitable[None]]) -> Check:
+        sentence = " ".join((function.__doc__ or "").split())
+        return Check(function.__name__, sentence, frozenset(needs), function)  # type: ignore[attr-defined]  # it is one
+
+    return make
