@@ -60,13 +60,16 @@ class Repid(Producer):
     async def magic(self, *, auto_disconnect: bool = True) -> AsyncIterator[Self]:  # noqa: ARG002
         """Open every server, and make this app the one that `Job`, `Queue` and `Worker` find, for a block.
 
+        The queues that the app's actors read are declared on the default server.
+
         The connections always close with the outermost block that opened them; messages in memory live in the
         broker object and outlast it. `auto_disconnect` changes nothing; it is accepted for compatibility.
         """
-        self.servers.get_server()
+        default = self.servers.get_server()
         async with AsyncExitStack() as stack:
             for name in self.servers:
                 await stack.enter_async_context(self.servers[name].connection())
+            await default.declare({actor.channel for actor in self._router.actors()})
             token = current.set(self)
             try:
                 yield self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
 
@@ -14,15 +14,19 @@ from .retry import seconds
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,254}")
 
 
-@lru_cache(maxsize=4096)
 def check_name(kind: str, name: str) -> str:
     """The name itself; raises `ConfigurationError` unless letters, digits and `_.:/-`, 255 at most, letter first."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _is_name(name):
         raise ConfigurationError(
             f"{name!r} is not a valid {kind} name: it must start with a letter or _, go on with letters, digits "
             "or any of _ . : / - and have at most 255 characters"
         )
     return name
+
+
+@lru_cache(maxsize=4096)
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 def check_duration(name: str, value: float | timedelta, *, positive: bool = False) -> float:
@@ -56,9 +60,21 @@ def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
             )
 
 
+def check_mapping(name: str, value: object) -> None:
+    """Raises `ConfigurationError` unless the value is a mapping."""
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{name} must be a mapping, but is {value!r}")
+
+
+def check_iterable(name: str, value: object) -> None:
+    """Raises `ConfigurationError` unless the value can be iterated over, and is no text."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise ConfigurationError(f"{name} must be a list of several, but is {value!r}")
+
+
 def check_one_of(name: str, value: object, known: Iterable[str]) -> None:
     """Raises `ConfigurationError` unless the value is one of the known words."""
     words = list(known)
-    if value not in words:
+    if not isinstance(value, str) or value not in words:
         hint = did_you_mean(value, words) if isinstance(value, str) else ""
         raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, words))}, but is {value!r}{hint}")

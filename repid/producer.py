@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 from .codec import JSON, encode_json
 from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared
-from .names import check_count, check_duration, check_known, check_name
+from .names import check_count, check_duration, check_known, check_mapping, check_name
 from .ports import Broker
 
 Outcomes: TypeAlias = list[BrokerRefused | None]
@@ -136,6 +136,8 @@ def make_envelope(channel: str, payload: bytes, content_type: str | None, option
         return Envelope(new_id(), channel, payload, content_type, copy_headers(options.get("headers")))
     check_known("a message", options, _SEND_OPTIONS)
     parameters = options.get("server_specific_parameters")
+    if parameters is not None:
+        check_mapping("server_specific_parameters", parameters)
     reply_to = options.get("reply_to")
     return Envelope(
         check_id(options.get("message_id")) or new_id(),
@@ -192,8 +194,9 @@ def check_payload(payload: bytes) -> None:
 
 def copy_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """A copy nobody else can change; raises `ConfigurationError` unless it maps strings to strings."""
-    if not headers:
+    if headers is None:
         return {}
+    check_mapping("headers", headers)
     copy = dict(headers)
     for name, value in copy.items():
         if type(name) is not str or type(value) is not str:

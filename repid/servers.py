@@ -43,8 +43,8 @@ class Servers:
             name = self._default
         if name is None:
             raise ConfigurationError("the app has no server: app.servers.register_server('default', InMemoryServer())")
-        if name not in self._servers:
-            hint = did_you_mean(name, self._servers) or f"; there are: {', '.join(self._servers) or 'none'}"
+        if not isinstance(name, str) or name not in self._servers:
+            hint = did_you_mean(str(name), self._servers) or f"; there are: {', '.join(self._servers) or 'none'}"
             raise ConfigurationError(f"the app has no server named {name!r}{hint}")
         return self._servers[name]
 

@@ -15,7 +15,7 @@ from .actors import Actor, Router
 from .actors.options import DEFAULTS, inherit
 from .application import Application, find_app
 from .errors import ConfigurationError
-from .names import check_count, check_duration, check_known
+from .names import check_count, check_duration, check_iterable, check_known
 from .ports import Broker
 from .runtime import Handle, Outlet, Report, Settings, serve
 from .runtime.signals import can_listen
@@ -129,6 +129,7 @@ def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
     wanted = options.get("handle_signals")
     if wanted is None:
         wanted = DEFAULT_SIGNALS if can_listen() and not embedded else ()
+    check_iterable("handle_signals", wanted)
     return Settings(
         graceful_shutdown_time=check_duration("graceful_shutdown_time", options.get("graceful_shutdown_time", 25.0)),
         messages_limit=check_count("messages_limit", options.get("messages_limit", math.inf)),

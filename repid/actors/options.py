@@ -9,7 +9,7 @@ from typing import Any, TypedDict, get_args
 
 from ..delivery import MODES, VERBS, Mode
 from ..errors import ConfigurationError
-from ..names import check_count, check_duration, check_known, check_name, check_one_of
+from ..names import check_count, check_duration, check_iterable, check_known, check_name, check_one_of
 from ..retry import RetryPolicy, default_retry_policy_factory
 from .actor import ActorMiddleware, ErrorVerb, OnError
 from .routing import RoutingStrategy, topic_based_routing_strategy
@@ -137,6 +137,7 @@ def _check_flag(name: str, value: Any) -> bool:
 
 
 def _check_middlewares(name: str, value: Any) -> tuple[Any, ...]:
+    check_iterable(name, value)
     return tuple(_check_callable(f"each of the {name}", middleware) for middleware in value)
 
 

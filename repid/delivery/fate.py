@@ -106,10 +106,17 @@ def _returned(event: Returned, terms: Terms) -> Disposition | Keep:
     disposition = say(event.word, terms) if isinstance(event.word, str) else None
     if disposition is not None:
         return disposition
-    text = f"an actor in the mode 'manual_explicit' must return one of {', '.join(VERBS)}, but returned {event.word!r}"
+    text = f"an actor in the mode 'manual_explicit' must return one of {', '.join(VERBS)}, but returned {_show(event.word)}"
     if event.word == "retry":
         text = f"the actor returned 'retry' in attempt {terms.attempt}, but no retry is left of {terms.retries}"
     return _failed(Raised(Failure("UsageError", text)), terms)
+
+
+def _show(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001  whatever is wrong with it, the failure is to be recorded
+        return f"a {type(value).__name__}"
 
 
 def _failed(event: Raised | TimedOut, terms: Terms) -> Disposition:

@@ -46,6 +46,7 @@ class ThreadBackend:
 
     async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Run it in a thread. Cancelling asks it to stop and waits until it has, or until `abandon`."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # from here on a thread is started, cancelled or not
         ended = trio.Event()
         token = trio.lowlevel.current_trio_token()
 

@@ -51,6 +51,7 @@ class Crew:
         self.context = context
         self.running: dict[Delivery, Holder] = {}
         """Who runs what: only runs that are waiting for something, all others end before anybody could look."""
+        self.executors: list[Holder] = []
         self.timer = Timer(self.running)
         self.on_leave: Callable[[], None] = lambda: None
         """Called when an actor with a limit has room again."""
@@ -108,8 +109,13 @@ class Crew:
         return await self._receive.receive()
 
     def close(self) -> None:
-        """No more starts: what is held or parked is released, and executors end after their present run."""
+        """No more starts: what is held or parked is released, and executors end after their present run.
+
+        May be called again, and from within a run.
+        """
         self._send.close()
+        for executor in self.executors:
+            self._release(executor.hand_back())
         while True:
             try:
                 self._release(self._receive.receive_nowait())
@@ -136,6 +142,12 @@ class Crew:
             return
         role.claimed -= 1
         self.turn_away(delivery, Crowded(random.random()))  # noqa: S311  jitter
+
+    def drop(self, role: Role | None) -> None:
+        """A held delivery of this role is not ours any more."""
+        self.ledger.unstarted()
+        if role is not None and role.limit is not None:
+            self.leave(role)
 
     def turn_away(self, delivery: Delivery, event: Event) -> None:
         """Settle a held delivery without a run."""

@@ -95,6 +95,7 @@ class Executor:
         self._scope = trio.CancelScope()
         self.deadline = math.inf
         """When the present run's timeout ends, on trio's clock."""
+        crew.executors.append(self)
 
     @property
     def name(self) -> str:
@@ -151,11 +152,12 @@ class Executor:
                 if runs >= RUNS_PER_CHECKPOINT or clock() >= due:
                     break
             if self._batch:
-                crew.give(self._take_batch())
+                crew.give(self.hand_back())
             await trio.lowlevel.checkpoint()
             await ledger.wait_to_settle()
 
-    def _take_batch(self) -> list[Delivery]:
+    def hand_back(self) -> list[Delivery]:
+        """Give up what it has taken and not started."""
         batch, self._batch = self._batch, []
         return batch
 
@@ -163,10 +165,10 @@ class Executor:
         """Turn a held delivery into a run; None: it was settled, parked or dropped instead."""
         crew, ledger = self._crew, self._ledger
         envelope = delivery.envelope
-        if delivery not in ledger.leases:  # the lease was lost while it was held
-            ledger.unstarted()
-            return None
         role = crew.roles.find[envelope.queue](envelope)
+        if delivery not in ledger.leases:  # lost while it was held
+            crew.drop(role)
+            return None
         if role is None:
             crew.unrouted(delivery)
             return None
@@ -233,7 +235,7 @@ class Executor:
     def _wait_for(self, run: Run) -> None:
         """The run waits for something: its timeout is watched from now on, and others take over the batch."""
         self._ledger.waited += 1
-        self._crew.pass_on(self._take_batch())
+        self._crew.pass_on(self.hand_back())
         self._crew.running[run.delivery] = self
         self.deadline = trio.current_time() + run.role.timeout(run.delivery.envelope)
         self._crew.timer.watch(self.deadline)
@@ -245,7 +247,7 @@ class Executor:
     async def _prepare_and_run(self, run: Run) -> None:
         """Runs that need something first: the broker's word that they are acknowledged, or a thread or process."""
         slots = run.role.slots
-        self._crew.pass_on(self._take_batch())
+        self._crew.pass_on(self.hand_back())
         if run.role.mode == "ack_first" and not await self._ack_first(run):
             return
         if slots is not None:
@@ -283,13 +285,13 @@ class Executor:
     def _failed(self, run: Run, error: BaseException) -> None:
         """Record a failure. Cancellation and orders to stop the process are let through, what came with them is logged."""
         cancelled, rest = _split(error)
+        if rest is not None and _stops_the_worker(rest):
+            raise error
         if cancelled is not None:
             if rest is not None:
                 log.error("actor %r failed while it was being cancelled", run.role.actor.name, exc_info=rest)
             raise cancelled
         assert rest is not None
-        if _stops_the_worker(rest):
-            raise rest
         if run.phase is Phase.DECIDED:
             log.error("actor %r failed after its verdict, which stands", run.role.actor.name, exc_info=rest)
         self._conclude(run, Raised(_failure(rest), run.role.error_word(rest)), rest)
@@ -308,7 +310,7 @@ class Executor:
     def _interrupted(self) -> None:
         """Cancelled from outside: release what is in hand, or leave it to its lease if a thread goes on with it."""
         if self._batch:
-            self._crew.give(self._take_batch())
+            self._crew.give(self.hand_back())
         run = self._run
         if run is None:
             return
@@ -368,8 +370,16 @@ def _stops_the_worker(error: BaseException) -> bool:
 
 
 def _failure(error: BaseException) -> Failure:
-    text = "".join(traceback.format_exception(error))
-    return Failure(type(error).__name__, str(error), text[-LONGEST_TRACEBACK:])
+    explained = traceback.TracebackException.from_exception(error)  # bears errors whose text cannot be had
+    text = "".join(explained.format())
+    return Failure(type(error).__name__, _text(error), text[-LONGEST_TRACEBACK:])
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  whatever is wrong with it, the failure is to be recorded
+        return "(its text cannot be had: __str__ raised)"
 
 
 def _log_failure(run: Run, disposition: Disposition, error: BaseException) -> None:

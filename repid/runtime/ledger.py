@@ -7,7 +7,7 @@ import math
 import msgspec
 import trio
 
-from ..delivery import Ack, DeadLetter, Delivery, Disposition, Release, Retry
+from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Release, Retry
 from ..ports import Verdict
 
 
@@ -17,6 +17,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     processed: runs that were started and have ended.
     succeeded: acknowledged. failed: acknowledged or dead-lettered with an error. retried: to be run again.
     released: given back without using an attempt (rejected, snoozed, unrouted, or the worker stopped).
+    cancelled: removed because somebody cancelled them.
     dead: dead-lettered for whatever reason, the failed among them.
     dropped: outbox messages left out because their id was alive.
     refused: verdicts that came after the lease was lost.
@@ -30,6 +31,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     retried: int = 0
     released: int = 0
     dead: int = 0
+    cancelled: int = 0
     dropped: int = 0
     refused: int = 0
     abandoned: int = 0
@@ -57,7 +59,7 @@ class Ledger:
         self.unsettled = 0
         self.started = 0
         self.finished = 0
-        self.succeeded = self.failed = self.retried = self.released = self.dead = 0
+        self.succeeded = self.failed = self.retried = self.released = self.dead = self.cancelled = 0
         self.dropped = self.refused = self.abandoned = 0
         self.waited = 0
         """How many runs had to wait for something."""
@@ -75,7 +77,8 @@ class Ledger:
     def lease(self, deliveries: list[Delivery], asked: float, lease_timeout: float) -> None:
         """Enter a batch as held, which was asked for at that moment."""
         self.leases.update(dict.fromkeys(deliveries, asked + lease_timeout))
-        self._expiries.update({d: asked + d.ttl_left for d in deliveries if d.ttl_left is not None})
+        now = trio.current_time()
+        self._expiries.update({d: now + d.ttl_left for d in deliveries if d.ttl_left is not None})
         self.held += len(deliveries)
 
     def has_expired(self, delivery: Delivery) -> bool:
@@ -147,6 +150,8 @@ class Ledger:
                 self.retried += 1
             case Release():
                 self.released += 1
+            case Cancel():
+                self.cancelled += 1
             case DeadLetter(reason=reason):
                 self.dead += 1
                 self.failed += reason in {"failed", "nacked"}
@@ -179,6 +184,7 @@ class Ledger:
             retried=self.retried,
             released=self.released,
             dead=self.dead,
+            cancelled=self.cancelled,
             dropped=self.dropped,
             refused=self.refused,
             abandoned=self.abandoned,

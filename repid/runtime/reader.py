@@ -16,6 +16,10 @@ from .crew import Crew
 
 log = logging.getLogger("repid.worker")
 
+WAITS_PER_LEASE = 8
+"""The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
+earliest, so waiting for a message must not take long."""
+
 
 class Reader:
     """Claims for the crew.
@@ -49,7 +53,9 @@ class Reader:
             if batch:
                 self._look_ahead()
                 self._take_in(batch, asked)
-            elif was_idle:  # in burst mode; had anything been under way, it might have sent something meanwhile
+            elif not self._burst:
+                continue
+            elif was_idle:  # had anything been under way, it might have sent something meanwhile
                 break
             elif not ledger.is_idle:
                 await ledger.wait_for_change()
@@ -94,7 +100,7 @@ class Reader:
         raise AssertionError  # backoff has no end
 
     async def _receive_within_limits(self, limit: int) -> list[Delivery]:
-        max_wait = 0 if self._burst else math.inf
+        max_wait = 0 if self._burst else self._consumer.lease_timeout / WAITS_PER_LEASE
         limited = self._crew.roles.limited
         if not limited:
             return await self._consumer.receive(limit, max_wait=max_wait)

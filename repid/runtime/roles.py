@@ -131,6 +131,7 @@ class Roles:
     """All roles of a worker, by queue."""
 
     def __init__(self, actors: Iterable[Actor], backends: Backends) -> None:
+        self.backends = backends
         self._roles: dict[str, list[Role]] = {}
         for actor in actors:
             self._roles.setdefault(actor.channel, []).append(Role(actor, backends))

@@ -26,18 +26,18 @@ def can_listen() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-@contextmanager
-def listen(signals: Iterable[int], callback: Callable[[], None]) -> Iterator[None]:
-    """Call `callback` in the current trio run for each of these signals that arrives during the block.
-
-    Raises `UsageError` outside the main thread, where Python cannot receive signals.
-    """
-    wanted = list(signals)
-    if wanted and not can_listen():
+def check_can_listen(signals: Iterable[int]) -> None:
+    """Raises `UsageError` for signals outside the main thread, where Python cannot receive any."""
+    if list(signals) and not can_listen():
         raise UsageError(
             "signals reach only the main thread, and this worker runs in another: give it handle_signals=[] "
             "and call its stop() instead"
         )
+
+
+@contextmanager
+def listen(signals: Iterable[int], callback: Callable[[], None]) -> Iterator[None]:
+    """Call `callback` in the current trio run for each of these signals that arrives during the block. In the main thread only."""
     token = trio.lowlevel.current_trio_token()
 
     def notify() -> None:
@@ -45,7 +45,7 @@ def listen(signals: Iterable[int], callback: Callable[[], None]) -> Iterator[Non
             token.run_sync_soon(callback)
 
     with ExitStack() as stack:
-        for number in wanted:
+        for number in signals:
             stack.enter_context(_listening(number, notify))
         yield
 

@@ -27,7 +27,7 @@ Cause: TypeAlias = type[LeaseExpired] | type[TimedOut]
 
 
 class Holder(Protocol):
-    """Whoever runs a delivery."""
+    """An executor, as others see it."""
 
     @property
     def name(self) -> str:
@@ -41,6 +41,10 @@ class Holder(Protocol):
 
     def cut_off(self, delivery: Delivery, cause: Cause) -> None:
         """Cancel the run of the delivery, if it is still the present one; the cause decides its fate."""
+        ...
+
+    def hand_back(self) -> list[Delivery]:
+        """Give up what it has taken and not started."""
         ...
 
 

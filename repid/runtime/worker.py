@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 import trio
@@ -21,7 +21,7 @@ from .ledger import Ledger, Report
 from .reader import Reader
 from .roles import Roles, check_actors
 from .settler import Settler
-from .signals import listen
+from .signals import check_can_listen, listen
 
 SETTLING_TIME = 5.0
 """Seconds a worker that is ending gives the broker to take its last verdicts."""
@@ -56,21 +56,21 @@ class Handle:
     """The two ways to end a worker that is running."""
 
     def __init__(self) -> None:
-        self._intake: trio.CancelScope | None = None
-        self._actors: trio.CancelScope | None = None
+        self._stop: Callable[[], None] | None = None
+        self._cut_short: Callable[[], None] | None = None
         self._stopped = False
 
     def stop(self) -> None:
-        """Claim nothing more, release what was not started, give the actors their grace. May be called again."""
+        """Start nothing more, release what was not started, give the actors their grace. May be called again."""
         self._stopped = True
-        if self._intake is not None:
-            self._intake.cancel()
+        if self._stop is not None:
+            self._stop()
 
     def cut_short(self) -> None:
         """Stop, and end the grace: what still runs is cancelled and released."""
         self.stop()
-        if self._actors is not None:
-            self._actors.cancel()
+        if self._cut_short is not None:
+            self._cut_short()
 
     def on_signal(self) -> None:
         """The first signal stops, the second ends the grace."""
@@ -79,11 +79,11 @@ class Handle:
         else:
             self.stop()
 
-    def attach(self, intake: trio.CancelScope, actors: trio.CancelScope) -> None:
-        """What to cancel. A stop that was asked for before now takes effect."""
-        self._intake, self._actors = intake, actors
+    def attach(self, stop: Callable[[], None], cut_short: Callable[[], None]) -> None:
+        """What to call. A stop that was asked for before now takes effect."""
+        self._stop, self._cut_short = stop, cut_short
         if self._stopped:
-            intake.cancel()
+            stop()
 
 
 async def serve(
@@ -100,6 +100,7 @@ async def serve(
     skips the grace: what runs is cancelled, what was leased is released, within the five seconds a broker may take.
     """
     check_actors(actors)
+    check_can_listen(settings.signals)
     async with broker.connection(), open_backends(actors) as backends:
         roles = Roles(actors, backends)
         topics = roles.topics
@@ -107,26 +108,59 @@ async def serve(
             await broker.declare(topics)
         async with broker.consume(topics) as consumer:
             ledger = Ledger(settings.tasks_limit, settings.messages_limit)
-            settler = Settler(consumer, ledger)
-            crew = Crew(roles, ledger, settler, contextvars.copy_context())
-            desk = Desk(ledger, settler, outlet.publisher, outlet.around)
-            async with trio.open_nursery() as upkeep:
-                upkeep.start_soon(settler.run)
-                upkeep.start_soon(Keeper(consumer, crew).keep)
-                try:
-                    await _run_actors(consumer, crew, desk, backends, settings, handle, on_started)
-                finally:
-                    crew.release_kept()
-                    await settler.close(SETTLING_TIME)
-                upkeep.cancel_scope.cancel()
+            try:
+                await _keep_up(consumer, roles, ledger, outlet, settings, handle, on_started)
+            except BaseExceptionGroup as group:
+                raise unwrapped(group) from None
     return ledger.report()
+
+
+async def _keep_up(
+    consumer: Consumer,
+    roles: Roles,
+    ledger: Ledger,
+    outlet: Outlet,
+    settings: Settings,
+    handle: Handle,
+    on_started: Callable[[], None],
+) -> None:
+    """The outer nursery: what must go on until the last verdict is settled."""
+    settler = Settler(consumer, ledger)
+    crew = Crew(roles, ledger, settler, contextvars.copy_context())
+    desk = Desk(ledger, settler, outlet.publisher, outlet.around)
+    async with trio.open_nursery() as upkeep:
+        upkeep.start_soon(settler.run)
+        upkeep.start_soon(Keeper(consumer, crew).keep)
+        try:
+            await _run_actors(consumer, crew, desk, settings, handle, on_started)
+        finally:
+            crew.release_kept()
+            await settler.close(SETTLING_TIME)
+        upkeep.cancel_scope.cancel()
+
+
+def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to raise for what came out of the nurseries, which are nobody's business but ours.
+
+    An order to stop the process comes first, a single error comes bare, several stay a group.
+    """
+    orders = group.subgroup((KeyboardInterrupt, SystemExit))
+    leaves = list(_leaves(orders or group))
+    return leaves[0] if orders or len(leaves) == 1 else group
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 async def _run_actors(
     consumer: Consumer,
     crew: Crew,
     desk: Desk,
-    backends: Backends,
     settings: Settings,
     handle: Handle,
     on_started: Callable[[], None],
@@ -135,19 +169,24 @@ async def _run_actors(
     reader = Reader(consumer, crew, burst=settings.burst)
     with listen(settings.signals, handle.on_signal):  # during the grace too: the second signal ends it
         async with trio.open_nursery() as actors:
-            actors.start_soon(_abandon_when_cancelled, backends)
+            actors.start_soon(_abandon_when_cancelled, crew.roles.backends)
             actors.start_soon(crew.timer.run)
             async with trio.open_nursery() as executors:
                 crew.open(lambda: executors.start_soon(Executor(crew, desk).work))
                 try:
                     async with trio.open_nursery() as intake:
-                        handle.attach(intake.cancel_scope, actors.cancel_scope)
+                        handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
                         intake.start_soon(reader.read, intake.cancel_scope.cancel)
                         on_started()
                 finally:
                     crew.close()
                 actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
             actors.cancel_scope.cancel()
+
+
+def _stop(crew: Crew, intake: trio.Nursery) -> None:
+    crew.close()
+    intake.cancel_scope.cancel()
 
 
 async def _abandon_when_cancelled(backends: Backends) -> None:

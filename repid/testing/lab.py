@@ -184,6 +184,25 @@ class Lab:
         return [browsed.envelope.id for browsed in await self.broker.browse(queue, category)]
 
 
+    async def expired(self, *expected: str, queue: str = "q") -> None:
+        """Expect these messages, and no others, to be dead because their ttl has passed.
+
+        A broker may notice that late, but not later than when it is asked to rescue or to deliver.
+        """
+        async with self.consumer(None, queue) as consumer:
+            await consumer.rescue()
+            await consumer.receive(1, max_wait=0)
+
+        async def noticed() -> bool:
+            dead.clear()
+            dead.update({found.envelope.id: found.reason for found in await self.broker.browse(queue, "dead")})
+            return len(dead) >= len(expected)
+
+        dead: dict[str, str | None] = {}
+        await self.soon(f"{', '.join(expected)} dead", noticed)
+        expect("what is dead, and why", dead, dict.fromkeys(expected, "expired"))
+
+
 def message(
     id_: str, queue: str = "q", *, topic: str | None = None, payload: bytes = b"x", options: Options = NO_OPTIONS
 ) -> Envelope:

@@ -56,5 +56,7 @@ class Time:
     def bearable(self, lease_timeout: float) -> float:
         """The same lease time-out. Raises `TooSlow` where nobody would wait for it."""
         if not self.jumps and lease_timeout > 5:
-            raise TooSlow(f"leases of {lease_timeout} s outlast our patience: open the broker with at most 5, or a clock")
+            raise TooSlow(
+                f"leases of {lease_timeout} s outlast our patience: open the broker with at most 5, or a clock"
+            )
         return lease_timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -43,14 +44,19 @@ async def declaring_is_idempotent(lab: Lab) -> None:
 async def an_undeclared_queue_is_refused(lab: Lab) -> None:
     """Whatever names a queue that is not declared says `QueueNotDeclared`; only deleting it does nothing."""
     broker = lab.broker
-    calls = {
+
+    async def consume() -> None:
+        async with broker.consume({"q": None, "none": None}):
+            pass
+
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "counts": lambda: broker.counts("none"),
         "browse": lambda: broker.browse("none", "ready"),
         "flush": lambda: broker.flush("none"),
         "revive": lambda: broker.revive("none"),
         "pause": lambda: broker.pause("none"),
         "resume": lambda: broker.resume("none"),
-        "consume": lambda: broker.consume({"q": None, "none": None}).__aenter__(),
+        "consume": consume,
     }
     for name, call in calls.items():
         try:
@@ -92,7 +98,11 @@ async def payloads_of_any_size_arrive(lab: Lab) -> None:
     await lab.publish(*(message(id_, payload=payload) for id_, payload in payloads.items()))
     async with lab.consumer() as consumer:
         received = {delivery.envelope.id: delivery.envelope.payload for delivery in await lab.take(consumer, 3)}
-    expect("the sizes", {id_: len(payload) for id_, payload in received.items()}, {"empty": 0, "every": 256, "large": 2**20})
+    expect(
+        "the sizes",
+        {id_: len(payload) for id_, payload in received.items()},
+        {"empty": 0, "every": 256, "large": 2**20},
+    )
     expect("whether the payloads are the same", received == payloads, expected=True)
 
 

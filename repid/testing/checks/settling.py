@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from ...delivery import ACK, Ack, Cancel, DeadLetter, Delivery, Disposition, Failure, NewResult, Release, Retry, Settlement
+from ...delivery import (
+    ACK,
+    Ack,
+    Cancel,
+    DeadLetter,
+    Delivery,
+    Disposition,
+    Failure,
+    NewResult,
+    Release,
+    Retry,
+    Settlement,
+)
 from ...envelope import Options, PrioritiesT
 from ...ports import REFUSED, SETTLED, Consumer, Counts, Verdict
 from ..expecting import expect

@@ -1,0 +1,201 @@
+"""Connections: opening, closing, and what is there afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ...delivery import ACK, DeadLetter, NewResult
+from ...envelope import Options
+from ...errors import DuplicateId, NotConnected, UsageError
+from ...ports import Counts, Schedule
+from ..expecting import expect
+from ..judging import check
+from ..lab import Lab, ids, message, messages
+
+
+@check()
+async def connections_nest(lab: Lab) -> None:
+    """Blocks of `connection()` nest; the broker stays connected until the outermost one is left."""
+    expect("whether it is connected", lab.broker.is_connected, expected=True)
+    async with lab.broker.connection() as same:
+        await same.publish([message("1")])
+    expect("whether it is still connected", lab.broker.is_connected, expected=True)
+    expect("the counts", await lab.broker.counts("q"), Counts(ready=1))
+    await lab.close()
+    expect("whether it is connected in the end", lab.broker.is_connected, expected=False)
+
+
+@check()
+async def every_call_outside_a_connection_is_refused(lab: Lab) -> None:
+    """Outside `connection()` every call of the broker raises `NotConnected`."""
+    await lab.close()
+    broker = lab.broker
+    schedule = Schedule(name="s", envelope=message("s"), every=1)
+
+    async def consume() -> None:
+        async with broker.consume({"q": None}):
+            pass
+
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "declare": lambda: broker.declare(["q"]),
+        "publish": lambda: broker.publish([message("1")]),
+        "consume": consume,
+        "counts": lambda: broker.counts("q"),
+        "browse": lambda: broker.browse("q", "ready"),
+        "flush": lambda: broker.flush("q"),
+        "delete": lambda: broker.delete("q"),
+        "revive": lambda: broker.revive("q"),
+        "pause": lambda: broker.pause("q"),
+        "resume": lambda: broker.resume("q"),
+        "cancel": lambda: broker.cancel("1"),
+        "watch": lambda: broker.watch("1", "1"),
+        "store_results": lambda: broker.store_results([NewResult(id="1", state="success")]),
+        "fetch_results": lambda: broker.fetch_results(["1"]),
+        "now": lambda: broker.now(),
+        "schedules": lambda: broker.schedules(),
+        "put_schedule": lambda: broker.put_schedule(schedule, 1),
+        "pause_schedule": lambda: broker.pause_schedule("s", paused=True),
+        "remove_schedule": lambda: broker.remove_schedule("s"),
+        "tick": lambda: broker.tick("s", 1, 2, message("1")),
+    }
+    for name, call in calls.items():
+        try:
+            with trio.fail_after(lab.time.patience):
+                answer = await call()
+        except NotConnected:
+            continue
+        expect(f"what {name} does", answer, NotConnected)
+
+
+@check()
+async def messages_outlive_a_connection(lab: Lab) -> None:
+    """When the connection is opened again, every message is in its place, and time has gone on."""
+    await lab.kill(message("dead"))
+    async with lab.consumer() as consumer:
+        await lab.publish(message("leased"))
+        await lab.take(consumer, 1)
+    await lab.publish(message("late", options=Options(delay=4 * lab.moment)), message("never", options=Options(delay=1e6)))
+    await lab.publish(*messages(2))
+    await lab.broker.pause("r")
+    before = {"dead": "dead", "leased": "leased", "late": "scheduled", "never": "scheduled", "m0": "ready", "m1": "ready"}
+    expect("the places before", await lab.places(), before)
+    await lab.reopen()
+    expect("the places after", await lab.places(), before)
+    expect("the counts of a paused queue", await lab.broker.counts("r"), Counts(paused=True))
+    [outcome] = await lab.broker.publish([message("leased")])
+    expect("the outcome of publishing a live id", type(outcome), DuplicateId)
+    await lab.advance(5 * lab.moment)
+    async with lab.consumer() as consumer:
+        expect("what is received", sorted(ids(await lab.take(consumer, 3))), ["late", "m0", "m1"])
+        expect("the answers to revive", await lab.broker.revive("q"), [None])
+
+
+@check()
+async def results_and_schedules_outlive_a_connection(lab: Lab) -> None:
+    """Stored results and schedules are there when the connection is opened again."""
+    await lab.broker.store_results([NewResult(id="1", state="success", payload=b"1")])
+    await lab.broker.put_schedule(Schedule(name="s", envelope=message("s"), every=5), 1234.5)
+    results, schedules = await lab.broker.fetch_results(["1"]), await lab.broker.schedules()
+    await lab.reopen()
+    expect("the results", await lab.broker.fetch_results(["1"]), results)
+    expect("the schedules", await lab.broker.schedules(), schedules)
+
+
+@check()
+async def leases_of_a_closed_connection_come_back(lab: Lab) -> None:
+    """What was leased when the connection closed is rescued when its lease has ended."""
+    async with lab.consumer() as consumer:
+        await lab.publish(*messages(2))
+        stale = (await lab.take(consumer, 2))[0]
+    await lab.reopen()
+    async with lab.consumer() as consumer:
+        expect("what is received at once", await lab.drain(consumer), [])
+        await lab.outlive(consumer)
+        expect("how many are rescued", await consumer.rescue(), 2)
+        again = await lab.take(consumer, 2)
+        expect("what is received then", [(d.envelope.id, d.lost) for d in again], [("m0", 1), ("m1", 1)])
+        verdict = await lab.settle(consumer, stale, DeadLetter("failed"))
+        expect("whether the old verdict is accepted", verdict.accepted, expected=False)
+        verdicts = await lab.settle_all(consumer, again, ACK)
+        expect("whether the new ones are", [verdict.accepted for verdict in verdicts], [True, True])
+
+
+@check()
+async def closing_ends_all_waiting(lab: Lab) -> None:
+    """Who waits in `receive` when the outermost connection is left is told so, and does not wait for ever."""
+    raised: list[BaseException] = []
+    waiting = trio.Event()
+
+    async def wait() -> None:
+        try:
+            async with lab.consumer() as consumer:
+                waiting.set()
+                await consumer.receive(1)
+        except UsageError as error:
+            raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await waiting.wait()
+        await lab.idle()
+        nursery.start_soon(lab.close)
+        with trio.move_on_after(lab.time.patience):
+            while not raised:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    expect("how many were told", len(raised), 1)
+
+
+@check("durable", "another")
+async def what_was_accepted_outlives_the_client(lab: Lab) -> None:
+    """Another client of the same storage finds everything when the first one has gone."""
+    await lab.kill(message("dead"))
+    await lab.publish(*messages(2), message("late", options=Options(delay=1e6)))
+    await lab.broker.store_results([NewResult(id="1", state="success", payload=b"1")])
+    await lab.broker.put_schedule(Schedule(name="s", envelope=message("s"), every=5), 1234.5)
+    results, schedules = await lab.broker.fetch_results(["1"]), await lab.broker.schedules()
+    await lab.close()
+    async with lab.another() as other:
+        counts = Counts(ready=2, scheduled=1, dead=1)
+        expect("the counts", await other.counts("q"), counts)
+        expect("the results", await other.fetch_results(["1"]), results)
+        expect("the schedules", await other.schedules(), schedules)
+
+
+@check("shared", "another")
+async def two_clients_share_one_broker(lab: Lab) -> None:
+    """What one client publishes, leases, pauses or cancels holds for another at the same time."""
+    async with lab.another() as other, lab.consumer() as here, other.consume({"q": None}) as there:
+        await lab.publish(message("1"), message("2"))
+        [outcome] = await other.publish([message("1", "r")])
+        expect("the outcome of a live id", type(outcome), DuplicateId)
+        one, two = await lab.take_one(here), await lab.take_one(there)
+        expect("what each received", (ids([one]), ids([two])), (["1"], ["2"]))
+        expect("a foreign lease may be settled by its token", (await lab.settle(here, one, ACK)).accepted, expected=True)
+        expect("what cancel says of the other's", await lab.broker.cancel("2"), "requested")
+        with trio.fail_after(lab.time.patience):
+            expect("the cancellation", await there.cancellations(), [two.token])
+        await other.pause("q")
+        expect("the counts", await lab.broker.counts("q"), Counts(leased=1, paused=True))
+        await lab.broker.resume("q")
+        woken = await lab.woken(there, lambda: lab.publish(message("3")))
+        expect("what wakes the other client", woken, ["3"])
+
+
+@check("shared", "another")
+async def two_clients_never_get_the_same_message(lab: Lab) -> None:
+    """Messages that two clients receive at the same time go to one of them each."""
+    await lab.publish(*messages(200))
+    received: list[str] = []
+    async with lab.another() as other, lab.consumer() as here, other.consume({"q": None}) as there:
+
+        async def receive(consumer: object) -> None:
+            while deliveries := await lab.drain(here if consumer is here else there):
+                received.extend(ids(deliveries))
+
+        async with trio.open_nursery() as nursery:
+            for consumer in (here, there):
+                nursery.start_soon(receive, consumer)
+    expect("how many were received", (len(received), len(set(received))), (200, 200))
