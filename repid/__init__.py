@@ -3,11 +3,11 @@
 The map, from the edge inwards; each layer imports only from those below it:
 
 * `app`: `Repid`, the composition root; `servers`: its brokers by name.
-* `worker`, `job`, `queue`: what people declare and run.
+* `worker`, `job`, `queue`, `results`, `recurring`: what people declare, run and ask about.
 * `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
 * `actors`: functions with a policy; `Router` collects them.
 * `inject`: from a signature to arguments; `Message`, the handle an actor gets.
-* `producer`: sending. `ports`: the protocols of brokers and backends.
+* `producer`: sending. `schedule`: when schedules tick; pure. `ports`: the protocols of brokers and backends.
 * `delivery`: what may happen to a message and what follows; pure. `retry`, `codec`, `names`.
 * `envelope`, `errors`: values.
 """
@@ -41,13 +41,16 @@ from .errors import (
     PublishUnknown,
     QueueNotDeclared,
     RepidError,
+    ResultError,
     UsageError,
 )
 from .inject import Message
-from .job import Job, JobHandle
-from .ports import BrowsedMessage, Counts
+from .job import Job, JobHandle, Watch
+from .ports import BrowsedMessage, Counts, Schedule, StoredSchedule
 from .producer import Outcomes, ProducerMiddleware, Publish
 from .queue import Queue
+from .recurring import Schedules
+from .results import Lazy, Result, Status
 from .retry import RetryPolicy, default_retry_policy_factory, with_jitter
 from .runtime import Handle, Report
 from .servers import Connection
@@ -74,6 +77,7 @@ __all__ = [
     "InternalError",
     "Job",
     "JobHandle",
+    "Lazy",
     "LeaseLost",
     "Message",
     "MissingExtra",
@@ -90,9 +94,16 @@ __all__ = [
     "Repid",
     "RepidError",
     "Report",
+    "Result",
+    "ResultError",
     "RetryPolicy",
     "Router",
+    "Schedule",
+    "Schedules",
+    "Status",
+    "StoredSchedule",
     "UsageError",
+    "Watch",
     "Worker",
     "__version__",
     "catch_all_routing_strategy",

@@ -12,8 +12,9 @@ import trio
 from .actors import ActorMiddleware, Router
 from .application import current
 from .errors import ConfigurationError
-from .ports import Broker
+from .ports import Broker, ResultStore
 from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring
+from .recurring import Schedules
 from .runtime import Handle, Report
 from .servers import Connection, Servers
 from .worker import WorkerOptions, run_actors
@@ -24,7 +25,8 @@ class Repid(Producer):
 
     `title` and `version` describe it to others. `middlewares` go around every run of every actor,
     `producer_middlewares` around every send; the first is the outermost. With a `connection`, its broker is
-    registered as the server "default".
+    registered as the server "default". Results are kept on the server the message came from, in the same step as
+    its acknowledgement, unless a `result_store` is given: another server, which must be open while it is used.
     """
 
     def __init__(
@@ -35,10 +37,13 @@ class Repid(Producer):
         version: str = "0.0.1",
         middlewares: Sequence[ActorMiddleware] = (),
         producer_middlewares: Sequence[ProducerMiddleware] = (),
+        result_store: ResultStore | None = None,
     ) -> None:
         self.title = title
         self.version = version
         self.servers = Servers()
+        self.schedules = Schedules(self)
+        self.result_store = result_store
         self._producer_middlewares = tuple(producer_middlewares)
         self._router = Router(middlewares=middlewares)
         self.middlewares: Sequence[ActorMiddleware] = tuple(middlewares)

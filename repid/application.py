@@ -8,7 +8,7 @@ from typing import Protocol
 
 from .actors import ActorMiddleware
 from .errors import NoCurrentApp
-from .ports import Broker
+from .ports import Broker, ResultStore
 from .producer import Publish
 
 
@@ -18,6 +18,11 @@ class Application(Protocol):
     @property
     def middlewares(self) -> Sequence[ActorMiddleware]:
         """Those around every run of every actor."""
+        ...
+
+    @property
+    def result_store(self) -> ResultStore | None:
+        """Where results are kept; None: on the server the message came from."""
         ...
 
     def server(self, server_name: str | None = None) -> Broker:

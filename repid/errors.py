@@ -4,6 +4,7 @@
 * `UsageError`: a call came at the wrong time or in the wrong place.
 * `PayloadError`: the bytes of one message do not fit; the text lists every fault with its path.
 * `BrokerError`: the broker was not there (`BrokerUnavailable`: worth another try) or said no (`BrokerRefused`).
+* `ResultError`: a result is not what was asked for.
 * `InternalError`: our bug. Please report it.
 
 Exceptions of client libraries are mapped to these where a broker meets its library and nowhere else.
@@ -107,6 +108,10 @@ class LeaseLost(BrokerRefused):
     def __init__(self, id_: str) -> None:
         super().__init__(f"message {id_!r} is no longer leased to this worker: the verdict was refused")
         self.id = id_
+
+
+class ResultError(RepidError):
+    """There is no such result: none was stored, the run did not succeed, or its value has another type."""
 
 
 class InternalError(RepidError):

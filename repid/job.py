@@ -1,49 +1,67 @@
-"""Jobs: declared intents, and what became of enqueueing one."""
+"""Jobs: declared intents, and handles on what was enqueued."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import msgspec
 
 from .application import Application, find_app
 from .codec import JSON, encode_json
+from .delivery import StoredResult
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
-from .names import check_name
+from .errors import ConfigurationError, ResultError, UsageError
+from .names import check_duration, check_known, check_name
+from .ports import Broker, Missed, Overlap, Schedule, Snapshot
 from .producer import check_id, make_options
 from .queue import Queue
+from .results import Lazy, Result, Status
+from .schedule import first_tick, make_schedule
+
+T = TypeVar("T")
 
 
-class JobHandle(msgspec.Struct, frozen=True):
-    """What one `enqueue()` has published."""
+class JobOptions(TypedDict, total=False):
+    """What may be said about a job. Durations are seconds or timedeltas.
 
-    envelope: Envelope
+    priority: HIGH, MEDIUM (default) or LOW; see `PrioritiesT`.
+    id_: makes the job unique: while a message with this id is alive, another is refused. Default: a fresh id each time.
+    retries, timeout: default: the actor's own (0 and 10 minutes if it has none).
+    ttl: a message not started that long after it became due becomes a dead letter. Default: never.
+    delay, deferred_until: it becomes due that long after enqueueing, or at that time (a datetime with a time zone).
+    store_result: keep its result. Default: the actor's own option, False if it has none.
+    result_id, result_ttl: under which id (default: the message's), and for how long (default: a day).
+    deferred_by, cron: makes the job recurring, at this interval or at the times of a cron expression (extra: cron).
+    timezone: of the cron expression. Default "UTC".
+    overlap: "skip" (default): no tick of a recurring job while the former one's message is live; "allow".
+    missed: after a time without a worker "one" tick catches up (default), or "none".
+    """
 
-    @property
-    def id(self) -> str:
-        """The id of the message: the job's, or a fresh one."""
-        return self.envelope.id
-
-    @property
-    def queue(self) -> str:
-        """The name of the queue it went to."""
-        return self.envelope.queue
+    priority: PrioritiesT | None
+    id_: str | None
+    retries: int | None
+    timeout: float | timedelta | None
+    ttl: float | timedelta | None
+    delay: float | timedelta | None
+    deferred_until: datetime | None
+    store_result: bool | None
+    result_id: str | None
+    result_ttl: float | timedelta | None
+    deferred_by: float | timedelta | None
+    cron: str | None
+    timezone: str
+    overlap: Overlap
+    missed: Missed
 
 
 class Job:
     """A call of the actor `name`, to be made by whatever worker reads `queue`.
 
-    args: the actor's parameters: a dict, Struct or dataclass; anything msgspec can encode as a JSON object.
-    priority: HIGH, MEDIUM (default) or LOW; see `PrioritiesT`.
-    id_: makes the job unique: while a message with this id is alive, another is refused. None: a fresh id each time.
-    retries, timeout: None: the actor's own hold (0 and 10 minutes if it has none).
-    ttl: the message becomes a dead letter if it has not been started that long after it became due. None: never.
-    delay: how long after enqueueing it becomes due.
-    app: None: the app whose `magic()` block encloses the call.
+    `args` are the actor's parameters: a dict, Struct or dataclass; anything msgspec can encode as a JSON object.
+    `app` may be left out inside the `magic()` block of one. Options as in `JobOptions`.
 
-    Durations are seconds or timedeltas. Raises `ConfigurationError` for bad arguments and `PayloadError` for args
-    that cannot be encoded.
+    Raises `ConfigurationError` for bad arguments and `PayloadError` for args that cannot be encoded.
     """
 
     def __init__(
@@ -52,21 +70,36 @@ class Job:
         queue: str | Queue = "default",
         *,
         args: Any = None,
-        priority: PrioritiesT | None = None,
-        id_: str | None = None,
-        retries: int | None = None,
-        timeout: float | timedelta | None = None,
-        ttl: float | timedelta | None = None,
-        delay: float | timedelta | None = None,
         app: Application | None = None,
+        **options: Unpack[JobOptions],
     ) -> None:
         self.name = check_name("actor", name)
+        check_known(f"job {name!r}", options, JobOptions.__annotations__)
         self.queue = queue if isinstance(queue, Queue) else Queue(queue, app=app)
         self.args = args
-        self._id = check_id(id_)
-        self._payload = b"" if args is None else encode_json(args)
-        self._options = make_options(priority=priority, retries=retries, timeout=timeout, ttl=ttl, delay=delay)
         self._app = app
+        self._id = check_id(options.get("id_"))
+        self._deferred_until = _check_moment(options)
+        self._latest: JobHandle | None = None
+        self._model = Envelope(
+            self._id or name,
+            self.queue.name,
+            b"" if args is None else encode_json(args),
+            JSON,
+            {TOPIC: self.name},
+            None,
+            make_options(
+                priority=options.get("priority"),
+                retries=options.get("retries"),
+                timeout=options.get("timeout"),
+                ttl=options.get("ttl"),
+                delay=options.get("delay"),
+                store_result=options.get("store_result"),
+                result_id=options.get("result_id"),
+                result_ttl=options.get("result_ttl"),
+            ),
+        )
+        self._schedule = self._make_schedule(options)
 
     def __repr__(self) -> str:
         unique = f", id_={self._id!r}" if self.is_unique else ""
@@ -78,6 +111,11 @@ class Job:
         return self._id is not None
 
     @property
+    def is_recurring(self) -> bool:
+        """Whether enqueueing it stores a schedule rather than one message."""
+        return self._schedule is not None
+
+    @property
     def id_(self) -> str | None:
         """The id that was given."""
         return self._id
@@ -85,14 +123,192 @@ class Job:
     async def enqueue(self) -> JobHandle:
         """Publish the job; it is as durable as the server promises when this returns.
 
+        A recurring job's schedule is stored instead, under its id or else its name, in place of one of that name;
+        the handle is on its latest tick's message. Look after schedules with `app.schedules`.
+
         Raises `QueueNotDeclared` (a `KeyError`) if the queue does not exist, and `DuplicateId` if a message with
         the job's id is alive. Cancelled: nothing was published.
         """
         app = find_app(self._app, f"job {self.name!r}")
-        envelope = Envelope(
-            self._id or new_id(), self.queue.name, self._payload, JSON, {TOPIC: self.name}, None, self._options
-        )
-        outcome = (await app.publisher(app.server(), declare=False)((envelope,)))[0]
+        broker = app.server()
+        if self._schedule is not None:
+            await broker.counts(self.queue.name)  # complains of an undeclared queue
+            await broker.put_schedule(self._schedule, first_tick(self._schedule, await broker.now()))
+            self._latest = JobHandle(app, broker, self._schedule.envelope, self._schedule.name)
+            return self._latest
+        envelope = msgspec.structs.replace(self._model, id=self._id or new_id())
+        if self._deferred_until is not None:
+            delay = max(0.0, self._deferred_until - await broker.now())
+            envelope = msgspec.structs.replace(envelope, options=msgspec.structs.replace(envelope.options, delay=delay))
+        outcome = (await app.publisher(broker, declare=False)((envelope,)))[0]
         if outcome is not None:
             raise outcome
-        return JobHandle(envelope)
+        self._latest = JobHandle(app, broker, envelope)
+        return self._latest
+
+    @property
+    def result(self) -> Lazy[Result[Any] | None]:
+        """`await job.result`: that of its unique id, or of its latest enqueue; None until there is one."""
+        return self.result_as(Any)
+
+    def result_as(self, type_: type[T]) -> Lazy[Result[T] | None]:
+        """Like `result`, with a value of this type."""
+        return Lazy(lambda: self._handle().fetch(type_))
+
+    async def cancel(self) -> bool:
+        """As `JobHandle.cancel`."""
+        return await self._handle().cancel()
+
+    def watch(self) -> Watch:
+        """As `JobHandle.watch`."""
+        return self._handle().watch()
+
+    def _handle(self) -> JobHandle:
+        if self._latest is not None and not (self.is_unique and self._latest.schedule_name is None):
+            return self._latest
+        if self._id is None:
+            raise UsageError(f"job {self.name!r} was not enqueued yet: it has no message to ask about")
+        app = find_app(self._app, f"job {self.name!r}")
+        return JobHandle(app, app.server(), self._model)
+
+    def _make_schedule(self, options: JobOptions) -> Schedule | None:
+        every, cron = options.get("deferred_by"), options.get("cron")
+        if every is None and cron is None:
+            return None
+        what = f"job {self.name!r}"
+        if self._deferred_until is not None or self._model.options.delay is not None:
+            raise ConfigurationError(f"{what} is recurring and delayed: it can be one of the two")
+        return make_schedule(
+            what,
+            self._model.id,
+            self._model,
+            every=None if every is None else check_duration(f"deferred_by of {what}", every, positive=True),
+            cron=cron,
+            timezone=options.get("timezone", "UTC"),
+            overlap=options.get("overlap", "skip"),
+            missed=options.get("missed", "one"),
+        )
+
+
+class JobHandle:
+    """One enqueued message, in whatever process it runs.
+
+    `schedule_name` is set for a recurring job: the handle is on the message its schedule published last.
+    """
+
+    def __init__(self, app: Application, broker: Broker, envelope: Envelope, schedule_name: str | None = None) -> None:
+        self._app = app
+        self._broker = broker
+        self.envelope = envelope
+        self.schedule_name = schedule_name
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id!r} on {self.queue!r}>"
+
+    @property
+    def id(self) -> str:
+        """The id of the message: the job's, or a fresh one; a recurring job's: the name of its schedule."""
+        return self.envelope.id
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue it went to."""
+        return self.envelope.queue
+
+    @property
+    def result(self) -> Lazy[Result[Any] | None]:
+        """`await handle.result`: the result; None until there is one."""
+        return self.result_as(Any)
+
+    def result_as(self, type_: type[T]) -> Lazy[Result[T] | None]:
+        """Like `result`, with a value of this type."""
+        return Lazy(lambda: self.fetch(type_))
+
+    async def wait(self) -> Result[Any]:
+        """Wait until it has ended in whatever way; the result. Cancelling, by a timeout say, loses nothing.
+
+        Raises `ResultError` if it has ended and no result was stored (`store_result` was not asked for).
+        """
+        async for status in self.watch():
+            if status.is_over:
+                break
+        result = await self.result
+        if result is None:
+            raise ResultError(
+                f"message {self.id!r} has ended, but no result was stored: give its job or its actor store_result=True"
+            )
+        return result
+
+    async def cancel(self) -> bool:
+        """Cancel it: a waiting message is removed, a running one's actor is cancelled, in whatever process it runs.
+
+        Its result says cancelled. False: it is over already. A recurring job's schedule goes on: remove that with
+        `app.schedules`.
+        """
+        return await self._broker.cancel((await self._ids())[0]) != "unknown"
+
+    def watch(self) -> Watch:
+        """`async for status in handle.watch()`: how it stands now, and each change, until it is over."""
+        return Watch(self)
+
+    async def look(self, seen: Snapshot | None) -> Snapshot:
+        """How it stands, as soon as that differs from what was seen."""
+        return await self._broker.watch(*await self._ids(), seen)
+
+    async def _ids(self) -> tuple[str, str]:
+        if self.schedule_name is None:
+            return self.id, self.envelope.result_id
+        for stored in await self._broker.schedules():
+            if stored.schedule.name == self.schedule_name and stored.last_id is not None:
+                return stored.last_id, self.envelope.options.result_id or stored.last_id
+        raise UsageError(f"schedule {self.schedule_name!r} has not published a message yet")
+
+    async def fetch(self, type_: type[T]) -> Result[T] | None:
+        """The result as it is now; None: there is none yet, or none any more."""
+        stored = await self._stored()
+        return None if stored is None else Result(stored, type_)
+
+    async def _stored(self) -> StoredResult | None:
+        store = self._app.result_store or self._broker
+        return (await store.fetch_results([(await self._ids())[1]]))[0]
+
+
+class Watch:
+    """The states of one job, one after another; what changes faster than it is asked for is seen in its last state."""
+
+    def __init__(self, handle: JobHandle) -> None:
+        self._handle = handle
+        self._seen: Snapshot | None = None
+        self._over = False
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> Status:
+        if self._over:
+            raise StopAsyncIteration
+        self._seen = await self._handle.look(self._seen)
+        status = _status(self._seen)
+        self._over = status.is_over
+        return status
+
+
+def _status(snapshot: Snapshot) -> Status:
+    if snapshot.state in {"dead", "gone"}:
+        return Status(state=snapshot.result.state if snapshot.result else snapshot.state, attempt=snapshot.attempt)
+    state = "cancelling" if snapshot.cancelling else "running" if snapshot.state == "leased" else snapshot.state
+    progress = snapshot.progress
+    if progress is None:
+        return Status(state=state, attempt=snapshot.attempt)
+    return Status(state=state, attempt=snapshot.attempt, done=progress.done, total=progress.total, note=progress.note)
+
+
+def _check_moment(options: JobOptions) -> float | None:
+    moment = options.get("deferred_until")
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ConfigurationError(f"deferred_until must be a datetime with a time zone, but is {moment!r}")
+    if options.get("delay") is not None:
+        raise ConfigurationError("a job has both delay and deferred_until: give one of them")
+    return moment.timestamp()

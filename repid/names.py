@@ -50,6 +50,13 @@ def check_count(name: str, value: float, *, least: int = 0) -> float:
     return value
 
 
+def check_flag(name: str, value: bool) -> bool:
+    """The value itself; raises `ConfigurationError` unless it is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, but is {value!r}")
+    return value
+
+
 def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raises `ConfigurationError` for the first given word that is not known, with the closest one that is."""
     words = list(known)

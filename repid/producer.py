@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 from .codec import JSON, encode_json
 from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared
-from .names import check_count, check_duration, check_known, check_mapping, check_name
+from .names import check_count, check_duration, check_flag, check_known, check_mapping, check_name
 from .ports import Broker
 
 Outcomes: TypeAlias = list[BrokerRefused | None]
@@ -158,6 +158,9 @@ def make_options(
     ttl: float | timedelta | None = None,
     retries: int | None = None,
     timeout: float | timedelta | None = None,
+    store_result: bool | None = None,
+    result_id: str | None = None,
+    result_ttl: float | timedelta | None = None,
 ) -> Options:
     """The options of an envelope, checked; None stays None: not given."""
     options = Options(
@@ -166,6 +169,9 @@ def make_options(
         ttl=None if ttl is None else check_duration("ttl", ttl, positive=True),
         retries=None if retries is None else int(check_count("retries", retries)),
         timeout=None if timeout is None else check_duration("timeout", timeout, positive=True),
+        store_result=store_result if store_result is None else check_flag("store_result", store_result),
+        result_id=check_id(result_id),
+        result_ttl=None if result_ttl is None else check_duration("result_ttl", result_ttl, positive=True),
     )
     return NO_OPTIONS if options == NO_OPTIONS else options
 

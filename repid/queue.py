@@ -44,6 +44,14 @@ class Queue:
         """Remove the queue and everything in it; verdicts on what is running will be refused."""
         await self._broker.delete(self.name)
 
+    async def pause(self) -> None:
+        """Hold its messages back from all workers, until `resume`. What is running goes on."""
+        await self._broker.pause(self.name)
+
+    async def resume(self) -> None:
+        """Let workers have its messages again."""
+        await self._broker.resume(self.name)
+
     async def counts(self) -> Counts:
         """How many messages are ready, scheduled, leased and dead."""
         return await self._broker.counts(self.name)

@@ -15,7 +15,7 @@ from .actors import Actor, Router
 from .actors.options import DEFAULTS, inherit
 from .application import Application, find_app
 from .errors import ConfigurationError
-from .names import check_count, check_duration, check_iterable, check_known
+from .names import check_count, check_duration, check_flag, check_iterable, check_known
 from .ports import Broker
 from .runtime import Handle, Outlet, Report, Settings, serve
 from .runtime.signals import can_listen
@@ -113,16 +113,13 @@ async def run_actors(
         target = broker if server_name is None else app.server(server_name)
         return app.publisher(target, declare=True)
 
-    outlet = Outlet(publisher, app.around)
+    outlet = Outlet(publisher, app.around, app.result_store)
     return await serve(broker, actors, outlet, settings, handle, partial(task_status.started, handle))
 
 
 def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
     """The settings that follow from the options. Raises `ConfigurationError` naming the one that is wrong."""
     check_known("a worker", options, WorkerOptions.__annotations__)
-    for flag in ("auto_declare", "burst"):
-        if not isinstance(options.get(flag, False), bool):
-            raise ConfigurationError(f"{flag} of a worker must be True or False, but is {options[flag]!r}")
     tasks_limit = check_count("tasks_limit", options.get("tasks_limit", 1000), least=1)
     if tasks_limit == math.inf:
         raise ConfigurationError("tasks_limit must be finite: every run takes memory")
@@ -135,6 +132,6 @@ def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
         messages_limit=check_count("messages_limit", options.get("messages_limit", math.inf)),
         tasks_limit=int(tasks_limit),
         signals=usable_signals(wanted),
-        auto_declare=options.get("auto_declare", True),
-        burst=options.get("burst", False),
+        auto_declare=check_flag("auto_declare", options.get("auto_declare", True)),
+        burst=check_flag("burst", options.get("burst", False)),
     )

@@ -7,14 +7,18 @@ The seed is made of the test's id and `REPID_TEST_SEED` (printed in the header):
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Any
 
 import pytest
+import trio
 import trio.testing
 from aids import UnreliableServer, seed_scheduler
 from hypothesis import settings
-from repid import Repid
+from repid import Repid, Router
 
 SEED = os.environ.get("REPID_TEST_SEED", "0")
 
@@ -36,6 +40,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     seed_scheduler(f"{SEED} {item.nodeid}")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """pytest-trio sees a clock among a test's own arguments only; let it see that of a fixture's fixture too."""
+    for item in items:
+        if (
+            isinstance(item, pytest.Function)
+            and "autojump_clock" in item.fixturenames
+            and inspect.iscoroutinefunction(item.obj)
+        ):
+            item.add_marker(pytest.mark.trio(run=partial(_run_on_virtual_clock, item)))
+
+
+def _run_on_virtual_clock(item: pytest.Function, main: Any, *, clock: Any, instruments: Any) -> Any:
+    return trio.run(main, clock=clock or item.funcargs["autojump_clock"], instruments=instruments)
+
+
 @pytest.fixture
 def server() -> UnreliableServer:
     return UnreliableServer()
@@ -49,3 +69,11 @@ async def app(server: UnreliableServer, autojump_clock: trio.testing.MockClock) 
     async with app.magic():
         await server.declare(["default"])
         yield app
+
+
+@pytest.fixture
+def router(app: Repid) -> Router:
+    """A router of the app; what a test declares on it counts until a worker runs."""
+    router = Router()
+    app.include_router(router)
+    return router

@@ -9,6 +9,7 @@ import msgspec
 
 from ..delivery import Mode
 from ..inject import Message, Plan
+from ..ports import Schedule
 from ..retry import RetryPolicy
 from .routing import Predicate
 
@@ -53,3 +54,6 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     run_in_process: bool
     middlewares: tuple[ActorMiddleware, ...]
     takes: Predicate | None
+    store_result: bool
+    result_ttl: float
+    schedule: Schedule | None = None

@@ -7,10 +7,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..codec import JSON
 from ..delivery import Mode
+from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
 from ..inject import compile_plan
 from ..names import check_name
+from ..ports import Schedule
+from ..schedule import make_schedule
 from .actor import Actor
 from .routing import topic_based_routing_strategy
 
@@ -25,6 +29,11 @@ def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Act
         raise ConfigurationError(
             f"actor {name!r} has retries={options['retries']} and confirmation_mode={mode!r}, "
             "under which no message is ever retried: drop one of them"
+        )
+    if mode == "ack_first" and options["store_result"]:
+        raise ConfigurationError(
+            f"actor {name!r} has store_result=True and confirmation_mode='ack_first', under which a message is settled "
+            "before there is a result: drop one of them"
         )
     if options["run_in_process"]:
         _check_importable(name, function, is_async=is_async)
@@ -44,7 +53,19 @@ def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Act
         run_in_process=options["run_in_process"],
         middlewares=options["middlewares"],
         takes=None if strategy is topic_based_routing_strategy else strategy(actor_name=name),
+        store_result=options["store_result"],
+        result_ttl=options["result_ttl"],
+        schedule=_schedule_of(name, options),
     )
+
+
+def _schedule_of(name: str, options: Mapping[str, Any]) -> Schedule | None:
+    rule = {key: options[key] for key in ("every", "cron", "timezone", "overlap", "missed") if key in options}
+    if not rule:
+        return None
+    schedule_name = f"{options['channel']}:{name}"
+    model = Envelope(schedule_name, options["channel"], b"", JSON, {TOPIC: name})
+    return make_schedule(f"actor {name!r}", schedule_name, model, **rule)
 
 
 def name_of(function: Callable[..., Any]) -> str:

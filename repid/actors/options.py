@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypedDict, get_args
 
-from ..delivery import MODES, VERBS, Mode
+from ..delivery import DAY, MODES, VERBS, Mode
 from ..errors import ConfigurationError
-from ..names import check_count, check_duration, check_iterable, check_known, check_name, check_one_of
+from ..names import check_count, check_duration, check_flag, check_iterable, check_known, check_name, check_one_of
+from ..ports import Missed, Overlap
 from ..retry import RetryPolicy, default_retry_policy_factory
 from .actor import ActorMiddleware, ErrorVerb, OnError
 from .routing import RoutingStrategy, topic_based_routing_strategy
@@ -30,6 +31,8 @@ class RouterOptions(TypedDict, total=False):
     run_in_process: run a sync function in a process that a timeout really kills. Default: in a thread.
     middlewares: around every run; those of the app come first, then routers from the outside in, then the actor's.
     routing_strategy: which messages of the channel the actor takes. Default: those with its name as `topic`.
+    store_result: keep what the function returns, or how it failed, for whoever asks. Default False.
+    result_ttl: how long a result is kept, seconds or timedelta. Default a day.
     strict: refuse payloads with fields the function does not have. Default: ignore them.
     """
 
@@ -44,13 +47,29 @@ class RouterOptions(TypedDict, total=False):
     run_in_process: bool
     middlewares: Sequence[ActorMiddleware]
     routing_strategy: RoutingStrategy
+    store_result: bool
+    result_ttl: float | timedelta
     strict: bool
 
 
 class ActorOptions(RouterOptions, total=False):
-    """The options of a router, and `name`: what messages call the actor. Default: the function's name."""
+    """The options of a router, and what concerns one actor only.
+
+    name: what messages call the actor. Default: the function's name.
+    every, cron: send the actor a message without payload at this interval (seconds or timedelta), or at the times
+        of this cron expression (extra: cron); one of them. The schedule is stored under "channel:name" when a
+        worker starts, and stays until it is removed.
+    timezone: of the cron expression. Default "UTC".
+    overlap: "skip" (default): no tick while the former one's message is live; "allow".
+    missed: after a time without a worker, "one" tick catches up (default), or "none".
+    """
 
     name: str
+    every: float | timedelta
+    cron: str
+    timezone: str
+    overlap: Overlap
+    missed: Missed
 
 
 DEFAULTS: RouterOptions = {
@@ -62,11 +81,13 @@ DEFAULTS: RouterOptions = {
     "run_in_process": False,
     "middlewares": (),
     "routing_strategy": topic_based_routing_strategy,
+    "store_result": False,
+    "result_ttl": DAY,
     "strict": False,
 }
 
 _ROUTER_OPTIONS = tuple(RouterOptions.__annotations__)
-_ACTOR_OPTIONS = (*_ROUTER_OPTIONS, "name")
+_ACTOR_OPTIONS = (*_ROUTER_OPTIONS, "name", "every", "cron", "timezone", "overlap", "missed")
 _VERBS = get_args(ErrorVerb)
 assert _VERBS == VERBS
 
@@ -130,9 +151,19 @@ def _check_callable(name: str, value: Any) -> Any:
     return value
 
 
-def _check_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, but is {value!r}")
+def _check_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be text, but is {value!r}")
+    return value
+
+
+def _check_overlap(name: str, value: Any) -> Any:
+    check_one_of(name, value, get_args(Overlap))
+    return value
+
+
+def _check_missed(name: str, value: Any) -> Any:
+    check_one_of(name, value, get_args(Missed))
     return value
 
 
@@ -150,8 +181,15 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "concurrency": _check_concurrency,
     "confirmation_mode": _check_mode,
     "on_error": _check_on_error,
-    "run_in_process": _check_flag,
+    "run_in_process": check_flag,
     "middlewares": _check_middlewares,
     "routing_strategy": _check_callable,
-    "strict": _check_flag,
+    "store_result": check_flag,
+    "result_ttl": _check_timeout,
+    "strict": check_flag,
+    "every": _check_timeout,
+    "cron": _check_text,
+    "timezone": _check_text,
+    "overlap": _check_overlap,
+    "missed": _check_missed,
 }

@@ -23,7 +23,7 @@ from .events import (
 )
 from .fate import MODES, VERBS, Mode, Phase, Terms, Verb, decide, say, unrouted_delay
 from .lease import Delivery, Settlement
-from .results import DAY, NewResult, Progress, ResultState, StoredResult
+from .results import DAY, NewResult, Progress, ResultState, StoredResult, make_result
 
 __all__ = [
     "ACK",
@@ -44,8 +44,8 @@ __all__ = [
     "Keep",
     "LeaseExpired",
     "Mode",
-    "PayloadRefused",
     "NewResult",
+    "PayloadRefused",
     "Phase",
     "Progress",
     "Raised",
@@ -62,6 +62,7 @@ __all__ = [
     "Unrouted",
     "Verb",
     "decide",
+    "make_result",
     "say",
     "unrouted_delay",
 ]

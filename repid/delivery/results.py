@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from .dispositions import Failure
+from .dispositions import Ack, Cancel, DeadLetter, Disposition, Failure
 
 ResultState: TypeAlias = Literal["success", "failure", "dead", "expired", "cancelled"]
 """success: the actor returned. failure: it raised for the last time, said nack, or the payload did not fit. dead: no
@@ -43,3 +43,28 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     done: float
     total: float | None = None
     note: str = ""
+
+
+def result_state(disposition: Disposition) -> ResultState | None:
+    """The state in which a disposition leaves a message for good; None: it goes on living."""
+    match disposition:
+        case Ack():
+            return "success" if disposition.failure is None else "failure"
+        case Cancel():
+            return "cancelled"
+        case DeadLetter():
+            return _OF_DEAD.get(disposition.reason, "failure")
+        case _:
+            return None
+
+
+_OF_DEAD: dict[str, ResultState] = {"expired": "expired", "unrouted": "dead", "poison": "dead"}
+
+
+def make_result(id_: str, ttl: float, disposition: Disposition, payload: bytes = b"null") -> NewResult | None:
+    """What to store for a disposition; None: nothing, because the message goes on living."""
+    state = result_state(disposition)
+    if state is None:
+        return None
+    failure = disposition.failure if isinstance(disposition, Ack | DeadLetter) else None
+    return NewResult(id=id_, state=state, payload=payload if state == "success" else b"", failure=failure, ttl=ttl)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
 from ..codec import JSON, encode_json
-from ..delivery import ACK, Ack, Cancel, DeadLetter, Delivery, Disposition, Release, Retry, Terms
+from ..delivery import ACK, Ack, Cancel, DeadLetter, Delivery, Disposition, Progress, Release, Retry, Terms
 from ..envelope import Envelope
 from ..errors import AlreadySettled, UsageError
 from ..names import check_duration
@@ -34,6 +34,10 @@ class Desk(Protocol):
 
         Awaiting it raises `LeaseLost` if the broker refused the verdict.
         """
+        ...
+
+    def report(self, delivery: Delivery, progress: Progress) -> Awaitable[None]:
+        """Note how far the run has come."""
         ...
 
     def publisher(self, server_name: str | None) -> Publish:
@@ -158,6 +162,12 @@ class Message(Producer):
     async def snooze(self, delay: float | timedelta) -> None:
         """Not now: ready again after `delay` (seconds or timedelta); no attempt is used. The outbox is dropped."""
         await self._decide("snoozed", Release(check_duration("delay", delay)))
+
+    async def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell whoever watches the job how far this run has come. Cheap enough for a loop: what is told in quick
+        succession is coalesced, the last one counts. Told after the verdict, it goes unheard.
+        """
+        await self._desk.report(self._delivery, Progress(done, total, note))
 
     async def reply(
         self,

@@ -162,10 +162,14 @@ class Broker(ScheduleStore, ResultStore, Protocol):
     """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it claims to do."""
+        ...
 
     @property
-    def is_connected(self) -> bool: ...
+    def is_connected(self) -> bool:
+        """Whether a `connection()` block is open."""
+        ...
 
     def connection(self) -> AbstractAsyncContextManager[Broker]:
         """Keep the connection open for a block. Blocks nest; the outermost one closes what it opened."""
@@ -188,7 +192,9 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Open a consumer of these declared queues."""
         ...
 
-    async def counts(self, queue: str) -> Counts: ...
+    async def counts(self, queue: str) -> Counts:
+        """How many messages of the queue are in each place."""
+        ...
 
     async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
         """Look at messages without leasing them, in the order in which they would be handled."""

@@ -1,9 +1,9 @@
 """The worker at work. Nesting is the order of shutdown:
 
     connection, consumer                          close last
-      upkeep: `settler`, `keeper`
-        actors: executors (`crew`, `executor`)
-          intake: `reader`, `signals`             cancelled first
+      upkeep: `settler`, `keeper`, `progress`
+        actors: executors (`crew`, `executor`), their `timer`
+          intake: `reader`, `scheduler`           cancelled first
 
 * `worker`: `serve`, which nests all of this; `ledger`: the account of every delivery, and the report.
 * `roles`: actors as this worker runs them, and which message goes to which.

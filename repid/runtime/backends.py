@@ -52,22 +52,16 @@ class ThreadBackend:
 
         def body() -> Any:
             try:
-                return function(*arguments, **keywords)
+                return _checked(function, function(*arguments, **keywords))
             finally:
                 with suppress(trio.RunFinishedError):  # left behind, and trio is gone
                     token.run_sync_soon(ended.set)
 
         try:
-            result = await trio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._unlimited)
+            return await trio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._unlimited)
         except trio.Cancelled:
             await self._wait_for_the_end(ended)
             raise
-        if inspect.iscoroutine(result):
-            result.close()
-            raise ConfigurationError(
-                f"{function!r} returned a coroutine, but is no async function: declare the actor with async def"
-            )
-        return result
 
     async def _wait_for_the_end(self, ended: trio.Event) -> None:
         with trio.CancelScope(shield=True) as wait:
@@ -100,6 +94,15 @@ class ProcessBackend:
         """Run it in a process of its own choice; arguments and result are pickled."""
         call = partial(function, *arguments, **keywords)
         return await self._run_sync(call, kill_on_cancel=True, limiter=self._unlimited)
+
+
+def _checked(function: Callable[..., Any], result: Any) -> Any:
+    if inspect.iscoroutine(result):
+        result.close()
+        raise ConfigurationError(
+            f"{function!r} returned a coroutine, but is no async function: declare the actor with async def"
+        )
+    return result
 
 
 class Backends:

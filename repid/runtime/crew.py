@@ -10,18 +10,21 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 
 import trio
 
 from ..delivery import (
+    Cancel,
+    CancelRequested,
     Crowded,
     Delivery,
     Disposition,
     Event,
     LeaseExpired,
     Phase,
+    Progress,
     Settlement,
     Stopping,
     Terms,
@@ -32,6 +35,7 @@ from ..envelope import Envelope
 from ..errors import UsageError, did_you_mean
 from ..producer import Publish
 from .ledger import Ledger
+from .progress import Reporter
 from .roles import Role, Roles
 from .settler import Settler
 from .timer import Holder, Timer
@@ -149,12 +153,13 @@ class Crew:
         if role is not None and role.limit is not None:
             self.leave(role)
 
-    def turn_away(self, delivery: Delivery, event: Event) -> None:
-        """Settle a held delivery without a run."""
+    def turn_away(self, delivery: Delivery, event: Event, role: Role | None = None) -> None:
+        """Settle a held delivery without a run; `role`: whose it is, if that is known and its result may be wanted."""
         disposition = decide(Phase.HELD, event, _NO_TERMS)
         self.ledger.unstarted()
         if isinstance(disposition, Disposition):
-            self.settler.put(Settlement(delivery, disposition))
+            result = None if role is None else role.result(delivery.envelope, disposition)
+            self.settler.put(Settlement(delivery, disposition, (), result))
 
     def unrouted(self, delivery: Delivery) -> None:
         """No actor here takes it."""
@@ -178,6 +183,18 @@ class Crew:
         executor = self.running.get(delivery)
         if executor is not None:
             executor.cut_off(delivery, LeaseExpired)
+
+    def cancel(self, tokens: Iterable[int]) -> None:
+        """Somebody cancelled the messages under these leases: what runs is cancelled, what is held is not started."""
+        wanted = set(tokens)
+        for delivery in [delivery for delivery in self.ledger.leases if delivery.token in wanted]:
+            self.ledger.cancelled_leases.add(delivery)
+            executor = self.running.get(delivery)
+            if executor is not None:
+                executor.cut_off(delivery, CancelRequested)
+            elif delivery in self.ledger.kept:
+                self.settler.put(Settlement(delivery, Cancel()))
+                self.ledger.kept.discard(delivery)
 
     def release_kept(self) -> None:
         """The worker ends: release what actors in the mode `manual` left without a verdict."""
@@ -212,13 +229,15 @@ class Desk:
 
     def __init__(
         self,
-        ledger: Ledger,
-        settler: Settler,
+        crew: Crew,
+        reporter: Reporter,
         publisher: Callable[[str | None], Publish],
         holder: Callable[[Publish], Publish],
     ) -> None:
-        self._ledger = ledger
-        self._settler = settler
+        self._crew = crew
+        self._ledger = crew.ledger
+        self._settler = crew.settler
+        self._reporter = reporter
         self.publisher = publisher
         self.holder = holder
 
@@ -229,5 +248,13 @@ class Desk:
                 f"the worker that had leased message {delivery.envelope.id!r} has ended: no verdict can be given any more"
             )
         self._ledger.kept.discard(delivery)
-        self._settler.put(Settlement(delivery, disposition, outbox))
+        role = self._crew.roles.find[delivery.envelope.queue](delivery.envelope)
+        result = None if role is None else role.result(delivery.envelope, disposition)
+        self._settler.put(Settlement(delivery, disposition, outbox, result))
         return self._settler.wait_settled(delivery)
+
+    async def report(self, delivery: Delivery, progress: Progress) -> None:
+        """Note how far a run has come; the broker is told now and then. A checkpoint."""
+        if delivery in self._ledger.leases:
+            self._reporter.note(delivery, progress)
+        await trio.lowlevel.checkpoint()

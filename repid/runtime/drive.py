@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-CHECKPOINT: Any = trio.lowlevel.cancel_shielded_checkpoint().send(None)
+CHECKPOINT: Any = trio.lowlevel.cancel_shielded_checkpoint().send(None)  # noqa: ASYNC105  its first step by hand
 """What a coroutine yields that waits for nothing and only lets others run: it is resumed in the next turn."""
 
 

@@ -13,9 +13,12 @@ from typing import Any, TypeAlias
 import msgspec
 import trio
 
+from ..codec import encode_json
 from ..delivery import (
     ACK,
     Ack,
+    Cancel,
+    CancelRequested,
     DeadLetter,
     Delivery,
     Disposition,
@@ -172,28 +175,33 @@ class Executor:
         if role is None:
             crew.unrouted(delivery)
             return None
-        if role.limit is not None and role.busy >= role.limit:
+        if delivery in ledger.cancelled_leases:
+            self._turn_away(role, delivery, CancelRequested())
+        elif role.limit is not None and role.busy >= role.limit:
             crew.park(role, delivery)
-            return None
+        elif delivery.ttl_left is not None and ledger.has_expired(delivery):
+            self._turn_away(role, delivery, Expired())
+        else:
+            return self._bind(role, delivery)
+        return None
+
+    def _bind(self, role: Role, delivery: Delivery) -> Run | None:
+        """Decode the payload to the actor's arguments; None: it does not fit, and was settled."""
+        ledger, envelope = self._ledger, delivery.envelope
+        message = Message(delivery, role.terms(delivery), self._desk) if role.needs_message else None
         try:
-            message = Message(delivery, role.terms(delivery), self._desk) if role.needs_message else None
-            if delivery.ttl_left is not None and ledger.has_expired(delivery):
-                raise _PastItsTtl
             run = Run(role, delivery, message, role.bind(envelope, message))
-        except (PayloadError, _PastItsTtl) as error:
-            self._turn_away(role, delivery, error)
+        except PayloadError as error:
+            log.error("message %s does not fit actor %r: %s", envelope.id, role.actor.name, error)  # noqa: TRY400
+            self._turn_away(role, delivery, PayloadRefused(Failure("PayloadError", str(error))))
             return None
         ledger.begun()
         if role.limit is not None:
             role.busy += 1
         return run
 
-    def _turn_away(self, role: Role, delivery: Delivery, error: Exception) -> None:
-        event: Event = Expired()
-        if isinstance(error, PayloadError):
-            log.error("message %s does not fit actor %r: %s", delivery.envelope.id, role.actor.name, error)
-            event = PayloadRefused(Failure(type(error).__name__, str(error)))
-        self._crew.turn_away(delivery, event)
+    def _turn_away(self, role: Role, delivery: Delivery, event: Event) -> None:
+        self._crew.turn_away(delivery, event, role)
         if role.limit is not None:
             self._crew.leave(role)
 
@@ -256,6 +264,9 @@ class Executor:
             if run.delivery not in self._ledger.leases and not run.acked_first:  # lost while it waited for its slot
                 self._done(run)
                 return
+            if run.delivery in self._ledger.cancelled_leases:
+                self._conclude(run, CancelRequested())
+                return
             pending = self._call(run)
             if pending is not None:
                 await self._finish(run, pending)
@@ -276,11 +287,19 @@ class Executor:
         return True
 
     def _returned(self, run: Run, value: Any) -> None:
-        if run.message is None and run.role.mode == "auto":  # the same as below, for the many
-            self._settler.put(Settlement(run.delivery, ACK))
+        role = run.role
+        if role.is_plain and not run.delivery.envelope.options.store_result:
+            self._settler.put(Settlement(run.delivery, ACK))  # the same as below, for the many
             self._done(run)
-        else:
-            self._conclude(run, Returned(value))
+            return
+        payload = b"null"
+        if role.stores_result(run.delivery.envelope):
+            try:
+                payload = encode_json(value)
+            except PayloadError as error:
+                self._failed(run, error)
+                return
+        self._conclude(run, Returned(value), payload=payload)
 
     def _failed(self, run: Run, error: BaseException) -> None:
         """Record a failure. Cancellation and orders to stop the process are let through, what came with them is logged."""
@@ -299,6 +318,10 @@ class Executor:
     def _cut_short(self, run: Run, cause: Cause) -> None:
         """The scope has caught the cancellation: the recorded cause decides."""
         name = run.role.actor.name
+        if cause is CancelRequested:
+            log.info("actor %r was cancelled with its message %s", name, run.delivery.envelope.id)
+            self._conclude(run, CancelRequested())
+            return
         if cause is LeaseExpired:
             log.warning("actor %r lost the lease of message %s and was cancelled", name, run.delivery.envelope.id)
             self._conclude(run, LeaseExpired())
@@ -325,7 +348,7 @@ class Executor:
         else:
             self._conclude(run, Stopping())
 
-    def _conclude(self, run: Run, event: Event, error: BaseException | None = None) -> None:
+    def _conclude(self, run: Run, event: Event, error: BaseException | None = None, payload: bytes = b"null") -> None:
         """Hand over what follows from the event."""
         delivery, message = run.delivery, run.message
         disposition = decide(run.phase, event, run.role.terms(delivery))
@@ -333,7 +356,8 @@ class Executor:
             self._ledger.kept.add(delivery)
         elif disposition is not None:
             outbox = message.close(disposition) if message is not None else ()
-            self._settler.put(Settlement(delivery, disposition, outbox))
+            result = run.role.result(delivery.envelope, disposition, payload)
+            self._settler.put(Settlement(delivery, disposition, outbox, result))
             if error is not None:
                 _log_failure(run, disposition, error)
         self._done(run)
@@ -347,10 +371,6 @@ class Executor:
         if run.role.limit is not None:
             run.role.busy -= 1
             self._crew.leave(run.role)
-
-
-class _PastItsTtl(Exception):  # noqa: N818  a signal within this module
-    """The delivery expired while it was held."""
 
 
 def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
@@ -391,6 +411,8 @@ def _log_failure(run: Run, disposition: Disposition, error: BaseException) -> No
             fate = f"again in {delay:.3g} s"
         case Release():
             fate = "released"
+        case Cancel():
+            fate = "cancelled"
         case DeadLetter(reason=reason):
             fate = f"dead letter ({reason})"
     log.error(

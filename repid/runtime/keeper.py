@@ -8,6 +8,7 @@ import trio
 
 from ..errors import BrokerUnavailable
 from ..ports import Consumer
+from .backoff import backoff
 from .crew import Crew
 
 log = logging.getLogger("repid.worker")
@@ -67,3 +68,16 @@ class Keeper:
         for delivery, deadline in list(self._ledger.leases.items()):
             if deadline <= now:
                 self._crew.lose(delivery)
+
+
+async def heed_cancellations(consumer: Consumer, crew: Crew) -> None:
+    """Cancel what somebody cancels, until cancelled."""
+    delays = backoff()
+    while True:
+        try:
+            crew.cancel(await consumer.cancellations())
+            delays = backoff()
+        except BrokerUnavailable as error:
+            delay = next(delays)
+            log.warning("cannot learn of cancelled messages, again in %.1f s: %s", delay, error)
+            await trio.sleep(delay)

@@ -52,6 +52,8 @@ class Ledger:
         """Every delivery whose lease is ours, with the moment after which we must believe it lost."""
         self.kept: set[Delivery] = set()
         """Those whose actor returned without a verdict, in the mode `manual`."""
+        self.cancelled_leases: set[Delivery] = set()
+        """Those whose message somebody cancelled; their runs are being cancelled, or will not be started."""
         self._expiries: dict[Delivery, float] = {}
         self.held = 0
         self.parked = 0
@@ -136,6 +138,7 @@ class Ledger:
         """The broker has answered."""
         ours = self.leases.pop(delivery, None) is not None
         self.kept.discard(delivery)
+        self.cancelled_leases.discard(delivery)
         self._expiries.pop(delivery, None)
         self.dropped += verdict.dropped
         if not verdict.accepted:
@@ -166,6 +169,7 @@ class Ledger:
         """Its lease is no longer ours; nothing may be settled."""
         self.leases.pop(delivery, None)
         self.kept.discard(delivery)
+        self.cancelled_leases.discard(delivery)
         self._expiries.pop(delivery, None)
         self.refused += 1
         self.notify()

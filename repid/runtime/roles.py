@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from ..actors import Actor, onion
-from ..delivery import Delivery, Terms
+from ..delivery import Delivery, Disposition, NewResult, Terms, make_result
 from ..envelope import Envelope
 from ..errors import ConfigurationError
 from ..inject import Message
@@ -30,6 +30,7 @@ class Role:
         "bind",
         "busy",
         "claimed",
+        "is_plain",
         "limit",
         "mode",
         "needs_message",
@@ -48,6 +49,7 @@ class Role:
         self.needs_message = actor.plan.takes_message or bool(actor.middlewares)
         self.slots = None if backend is None else backend.slots
         self.start = _starter(actor, None if backend is None else backend.call)
+        self.is_plain = actor.mode == "auto" and not self.needs_message and not actor.store_result
         self.starts_at_once = self.slots is None and actor.mode != "ack_first"
         self.busy = 0
         self.claimed = 0
@@ -68,6 +70,18 @@ class Role:
         """Seconds a run may take: the envelope's option over the actor's."""
         timeout = envelope.options.timeout
         return self.actor.timeout if timeout is None else timeout
+
+    def stores_result(self, envelope: Envelope) -> bool:
+        """Whether a result is wanted: the envelope's option over the actor's. Not where it was settled before."""
+        wanted = envelope.options.store_result
+        return (self.actor.store_result if wanted is None else wanted) and self.mode != "ack_first"
+
+    def result(self, envelope: Envelope, disposition: Disposition, payload: bytes = b"null") -> NewResult | None:
+        """What to store with a verdict, if anything."""
+        if not self.stores_result(envelope):
+            return None
+        ttl = envelope.options.result_ttl
+        return make_result(envelope.result_id, self.actor.result_ttl if ttl is None else ttl, disposition, payload)
 
     def retry_delay(self, retry_number: int) -> float:
         """The policy's delay in seconds; should the policy fail, the default's, and the error is logged."""

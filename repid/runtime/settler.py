@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 import trio
 
 from ..delivery import Delivery, Disposition, Settlement
 from ..errors import BrokerUnavailable, LeaseLost
-from ..ports import Consumer, Verdict
+from ..ports import Consumer, ResultStore, Verdict
 from .backoff import backoff
 from .ledger import Ledger
 
@@ -18,11 +19,12 @@ log = logging.getLogger("repid.worker")
 class Settler:
     """Takes verdicts synchronously, so that nothing can come between "ended" and "handed over", and carries them out.
 
-    `run` is shielded: it ends when `close` was called and everything is settled. Whoever closes it bounds it.
+    `result_store` is given where results live elsewhere than the messages. `run` is shielded: it ends when `close` was called and everything is settled. Whoever closes it bounds it.
     """
 
-    def __init__(self, consumer: Consumer, ledger: Ledger) -> None:
+    def __init__(self, consumer: Consumer, ledger: Ledger, result_store: ResultStore | None = None) -> None:
         self._consumer = consumer
+        self._result_store = result_store
         self._ledger = ledger
         self._pending: list[Settlement] = []
         self._waiting: dict[Delivery, _Answer] = {}
@@ -90,6 +92,8 @@ class Settler:
         batch, self._pending = self._pending, []
         for delay in backoff():
             try:
+                if self._result_store is not None:
+                    batch = await self._store_results(self._result_store, batch)
                 verdicts = await self._consumer.settle(batch)
                 break
             except BrokerUnavailable as error:
@@ -103,6 +107,13 @@ class Settler:
             if not verdict.accepted:
                 self._log_refused(settlement.delivery, settlement.disposition)
         self._ledger.answered(len(batch))
+
+    async def _store_results(self, store: ResultStore, batch: list[Settlement]) -> list[Settlement]:
+        """Results that live elsewhere are stored before the messages are settled: after a crash they are stored again."""
+        results = [settlement.result for settlement in batch if settlement.result is not None]
+        if results:
+            await store.store_results(results)
+        return [msgspec.structs.replace(settlement, result=None) for settlement in batch]
 
     def _answer(self, delivery: Delivery, verdict: Verdict | None) -> None:
         answer = self._waiting.pop(delivery)

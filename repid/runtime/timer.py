@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 import trio
 
-from ..delivery import Delivery, LeaseExpired, TimedOut
+from ..delivery import CancelRequested, Delivery, LeaseExpired, TimedOut
 
 log = logging.getLogger("repid.worker")
 
@@ -22,7 +22,7 @@ PATIENCE = 5.0
 """Seconds after its timeout in which an actor should have ended; then it is named in a warning."""
 
 
-Cause: TypeAlias = type[LeaseExpired] | type[TimedOut]
+Cause: TypeAlias = type[LeaseExpired] | type[TimedOut] | type[CancelRequested]
 """Why a run was cut off."""
 
 

@@ -11,15 +11,17 @@ import msgspec
 import trio
 
 from ..actors import Actor
-from ..ports import Broker, Consumer
+from ..ports import Broker, Consumer, ResultStore
 from ..producer import Publish
 from .backends import Backends, open_backends
 from .crew import Crew, Desk
 from .executor import Executor
-from .keeper import Keeper
+from .keeper import Keeper, heed_cancellations
 from .ledger import Ledger, Report
+from .progress import Reporter
 from .reader import Reader
 from .roles import Roles, check_actors
+from .scheduler import run_schedules, store_schedules
 from .settler import Settler
 from .signals import check_can_listen, listen
 
@@ -44,12 +46,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outlet(msgspec.Struct, frozen=True):
-    """Where messages that actors send go: the publisher of a server by its name (None: the worker's own), and what
-    puts the app's producer middlewares around an outbox.
+    """Where what actors produce goes: the publisher of a server by its name (None: the worker's own), what puts the
+    app's producer middlewares around an outbox, and the store of results if that is not the worker's server.
     """
 
     publisher: Callable[[str | None], Publish]
     around: Callable[[Publish], Publish]
+    result_store: ResultStore | None = None
 
 
 class Handle:
@@ -106,16 +109,18 @@ async def serve(
         topics = roles.topics
         if settings.auto_declare:
             await broker.declare(topics)
+        await store_schedules(broker, [actor.schedule for actor in actors if actor.schedule is not None])
         async with broker.consume(topics) as consumer:
             ledger = Ledger(settings.tasks_limit, settings.messages_limit)
             try:
-                await _keep_up(consumer, roles, ledger, outlet, settings, handle, on_started)
+                await _keep_up(broker, consumer, roles, ledger, outlet, settings, handle, on_started)
             except BaseExceptionGroup as group:
                 raise unwrapped(group) from None
     return ledger.report()
 
 
 async def _keep_up(
+    broker: Broker,
     consumer: Consumer,
     roles: Roles,
     ledger: Ledger,
@@ -125,14 +130,18 @@ async def _keep_up(
     on_started: Callable[[], None],
 ) -> None:
     """The outer nursery: what must go on until the last verdict is settled."""
-    settler = Settler(consumer, ledger)
+    settler = Settler(consumer, ledger, outlet.result_store)
     crew = Crew(roles, ledger, settler, contextvars.copy_context())
-    desk = Desk(ledger, settler, outlet.publisher, outlet.around)
+    reporter = Reporter(consumer)
+    desk = Desk(crew, reporter, outlet.publisher, outlet.around)
     async with trio.open_nursery() as upkeep:
         upkeep.start_soon(settler.run)
         upkeep.start_soon(Keeper(consumer, crew).keep)
+        if hasattr(consumer, "cancellations"):  # TEMP
+            upkeep.start_soon(heed_cancellations, consumer, crew)
+        upkeep.start_soon(reporter.run)
         try:
-            await _run_actors(consumer, crew, desk, settings, handle, on_started)
+            await _run_actors(broker, consumer, crew, desk, settings, handle, on_started)
         finally:
             crew.release_kept()
             await settler.close(SETTLING_TIME)
@@ -158,6 +167,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 async def _run_actors(
+    broker: Broker,
     consumer: Consumer,
     crew: Crew,
     desk: Desk,
@@ -176,6 +186,8 @@ async def _run_actors(
                 try:
                     async with trio.open_nursery() as intake:
                         handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
+                        if hasattr(broker, "schedules"):  # TEMP
+                            intake.start_soon(run_schedules, broker)
                         intake.start_soon(reader.read, intake.cancel_scope.cancel)
                         on_started()
                 finally:

@@ -25,7 +25,8 @@ class BrokerFailure(AssertionError):  # noqa: N818 - named for what happened, as
     def __init__(self, check: Check, error: BaseException) -> None:
         difference = next(differences(error), None)
         self.check = check.name
-        self.what = difference.what if difference else f"{type(error).__name__}: {error}"
+        leaf = _leaf(error)
+        self.what = difference.what if difference else f"{type(leaf).__name__}: {leaf}"
         self.expected = difference.expected if difference else None
         self.actual = difference.actual if difference else None
         super().__init__(f"{check.name} ({check.sentence})\n  {difference or self.what}")
@@ -55,3 +56,8 @@ def check(*needs: Need) -> Callable[[Callable[[Lab], Awaitable[None]]], Check]:
         return Check(function.__name__, sentence, frozenset(needs), function)  # type: ignore[attr-defined]  # it is one
 
     return make
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The error itself, or the first one of a group."""
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

@@ -183,7 +183,6 @@ class Lab:
         """The ids that `browse` shows, in its order."""
         return [browsed.envelope.id for browsed in await self.broker.browse(queue, category)]
 
-
     async def expired(self, *expected: str, queue: str = "q") -> None:
         """Expect these messages, and no others, to be dead because their ttl has passed.
 

@@ -1,24 +1,20 @@
-"""What the memory broker promises, a sentence each. Time is trio's virtual clock."""
+"""What the memory broker promises about messages, a sentence each. Time is virtual."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 
 import pytest
 import trio
 import trio.testing
-from repid.brokers import InMemoryMessageBroker, InMemoryServer
-from repid.delivery import ACK, DeadLetter, Delivery, Disposition, Failure, Release, Retry, Settlement
+from memory_aids import browsed, consuming, ids, message, now_ready, settle
+from trio.testing import MockClock
+
+from repid.brokers import InMemoryServer
+from repid.delivery import ACK, DeadLetter, Disposition, Failure, Release, Retry, Settlement
 from repid.envelope import Envelope, Options, PrioritiesT
-from repid.errors import BrokerRefused, ConfigurationError, DuplicateId, NotConnected, QueueNotDeclared, UsageError
-from repid.ports import REFUSED, SETTLED, Broker, Category, Consumer, Counts, Topics, Verdict
-
-
-@pytest.fixture(autouse=True)
-def _virtual_time(autojump_clock: trio.testing.MockClock) -> None:
-    """Sleeping costs nothing."""
+from repid.errors import BrokerRefused, ConfigurationError, DuplicateId, QueueNotDeclared, UsageError
+from repid.ports import REFUSED, SETTLED, Counts, Verdict
 
 
 @pytest.fixture
@@ -27,202 +23,6 @@ async def server() -> AsyncGenerator[InMemoryServer, None]:
     async with server.connection():
         await server.declare(["q", "r"])
         yield server
-
-
-@asynccontextmanager
-async def consuming(server: InMemoryServer, topics: Topics = None) -> AsyncGenerator[Consumer, None]:
-    async with server.consume({"q": topics}) as consumer:
-        yield consumer
-
-
-def message(id_: str, queue: str = "q", topic: str | None = None, **options: float | PrioritiesT) -> Envelope:
-    headers = {} if topic is None else {"topic": topic}
-    return Envelope(id_, queue, b"x", headers=headers, options=Options(**options))  # type: ignore[arg-type]  # as given
-
-
-async def now_ready(consumer: Consumer, limit: int = 100) -> list[Delivery]:
-    return await consumer.receive(limit, max_wait=0)
-
-
-def ids(deliveries: list[Delivery]) -> list[str]:
-    return [delivery.envelope.id for delivery in deliveries]
-
-
-async def settle(consumer: Consumer, delivery: Delivery, disposition: Disposition, *outbox: Envelope) -> Verdict:
-    return (await consumer.settle([Settlement(delivery, disposition, outbox)]))[0]
-
-
-async def browsed(server: InMemoryServer, category: Category) -> list[str]:
-    return [found.envelope.id for found in await server.browse("q", category)]
-
-
-async def finishes(function: Callable[[], Awaitable[object]]) -> bool:
-    """Whether it ends without time passing or anybody's help."""
-    with trio.move_on_after(0.001):
-        await function()
-        return True
-    return False
-
-
-# Connection and time
-
-
-def test_it_is_a_broker() -> None:
-    broker: Broker = InMemoryServer()
-    assert isinstance(broker, InMemoryMessageBroker)
-
-
-@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
-def test_a_lease_timeout_must_be_positive(timeout: float) -> None:
-    with pytest.raises(ConfigurationError, match="lease_timeout must be more than 0"):
-        InMemoryServer(lease_timeout=timeout)
-
-
-async def test_every_call_outside_a_connection_says_what_to_do() -> None:
-    server = InMemoryServer()
-    calls: list[Callable[[], Awaitable[object]]] = [
-        lambda: server.declare(["q"]),
-        lambda: server.publish([message("1")]),
-        lambda: server.counts("q"),
-        lambda: server.browse("q", "ready"),
-        lambda: server.flush("q"),
-        lambda: server.delete("q"),
-        lambda: server.revive("q"),
-        lambda: server.consume({"q": None}).__aenter__(),
-    ]
-    for call in calls:
-        with pytest.raises(NotConnected, match=r"async with server\.connection\(\):"):
-            await call()
-
-
-async def test_connections_nest_and_the_outermost_closes() -> None:
-    server = InMemoryServer()
-    assert not server.is_connected
-    async with server.connection():
-        async with server.connection() as same:
-            assert same is server
-        assert server.is_connected
-        await server.declare(["q"])
-    assert not server.is_connected
-
-
-async def test_closing_the_connection_ends_the_waiting_of_its_consumers() -> None:
-    server = InMemoryServer()
-    raised: list[BaseException] = []
-
-    async def wait(consumer: Consumer) -> None:
-        with pytest.raises(NotConnected) as info:
-            await consumer.receive(1)
-        raised.append(info.value)
-
-    async with trio.open_nursery() as nursery:
-        async with server.connection():
-            await server.declare(["q"])
-            left_open = server.consume({"q": None})
-            nursery.start_soon(wait, await left_open.__aenter__())
-            await trio.testing.wait_all_tasks_blocked()
-    await left_open.__aexit__(None, None, None)
-    assert len(raised) == 1
-
-
-async def test_every_public_method_is_a_checkpoint(server: InMemoryServer) -> None:
-    async with server.consume({"q": None}) as consumer:
-        await server.publish([message("1")])
-        calls: list[Callable[[], Awaitable[object]]] = [
-            lambda: server.declare(["q"]),
-            lambda: server.publish([message("2")]),
-            lambda: server.counts("q"),
-            lambda: server.browse("q", "ready"),
-            lambda: consumer.receive(1),
-            lambda: consumer.receive(1, max_wait=0),
-            lambda: consumer.settle([]),
-            lambda: consumer.extend([]),
-            consumer.rescue,
-            lambda: server.revive("q"),
-            lambda: server.flush("q"),
-            lambda: server.delete("q"),
-        ]
-        for call in calls:
-            with trio.testing.assert_checkpoints():
-                await call()
-
-
-async def test_cancelled_calls_change_nothing(server: InMemoryServer) -> None:
-    async with consuming(server) as consumer:
-        await server.publish([message("1")])
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await consumer.receive(1)
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await server.publish([message("2")])
-        assert await server.counts("q") == Counts(ready=1)
-
-
-def test_messages_outlive_the_run_and_time_goes_on() -> None:
-    server = InMemoryServer()
-
-    async def first() -> None:
-        async with server.connection():
-            await server.declare(["q"])
-            await server.publish([message("ready"), message("soon", delay=5), message("late", delay=1000)])
-            await trio.sleep(4)
-
-    async def second() -> None:
-        async with server.connection(), consuming(server) as consumer:
-            assert ids(await now_ready(consumer)) == ["ready"]
-            before = trio.current_time()
-            assert ids(await consumer.receive(10)) == ["soon"]
-            assert 0 < trio.current_time() - before <= 1
-
-    trio.run(first, clock=trio.testing.MockClock(autojump_threshold=0))
-    trio.run(second, clock=trio.testing.MockClock(rate=0, autojump_threshold=0))
-
-
-async def test_closing_and_opening_within_a_run_keeps_to_the_clock_of_that_run() -> None:
-    server = InMemoryServer()
-    async with server.connection():
-        await server.declare(["q"])
-        await server.publish([message("1", delay=10)])
-    await trio.sleep(10)
-    async with server.connection(), consuming(server) as consumer:
-        assert ids(await now_ready(consumer)) == ["1"]
-
-
-async def test_two_live_runs_cannot_share_one_broker(server: InMemoryServer) -> None:
-    errors: list[BaseException] = []
-
-    async def intrude() -> None:
-        with pytest.raises(UsageError, match="one run at a time") as info:
-            async with server.connection():
-                pass
-        errors.append(info.value)
-        with pytest.raises(NotConnected, match="another trio run"):
-            await server.counts("q")
-
-    thread = threading.Thread(target=trio.run, args=[intrude])
-    thread.start()
-    await trio.to_thread.run_sync(thread.join)
-    assert len(errors) == 1
-    assert await server.counts("q") == Counts()
-
-
-def test_a_run_that_never_left_its_block_does_not_lock_the_broker() -> None:
-    server = InMemoryServer()
-    left_open = server.connection()
-
-    async def crash() -> None:
-        await left_open.__aenter__()
-        await server.declare(["q"])
-
-    async def go_on() -> None:
-        async with server.connection():
-            assert await server.counts("q") == Counts()
-
-    trio.run(crash)
-    trio.run(go_on)
-    with pytest.raises(StopIteration):  # let the first block end: it must not close anything any more
-        left_open.__aexit__(None, None, None).__await__().send(None)
 
 
 # Publishing
@@ -287,7 +87,9 @@ async def test_high_goes_first_and_each_class_is_first_in_first_out(server: InMe
         assert ids(await now_ready(consumer)) == ["h1", "h2", "m1", "m2", "m3", "l1"]
 
 
-async def test_nothing_starves_a_low_message_overtakes_what_came_ten_minutes_later(server: InMemoryServer) -> None:
+async def test_nothing_starves_a_low_message_overtakes_what_came_ten_minutes_later(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("low", priority=PrioritiesT.LOW)])
         await trio.sleep(601)
@@ -301,7 +103,9 @@ async def test_order_holds_over_all_queues_of_a_consumer(server: InMemoryServer)
         assert ids(await now_ready(consumer)) == ["1", "2", "3"]
 
 
-async def test_a_released_message_goes_back_to_the_front_and_a_retried_one_to_the_end(server: InMemoryServer) -> None:
+async def test_a_released_message_goes_back_to_the_front_and_a_retried_one_to_the_end(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1"), message("2"), message("3")])
         first, second = await consumer.receive(2)
@@ -310,7 +114,9 @@ async def test_a_released_message_goes_back_to_the_front_and_a_retried_one_to_th
         assert ids(await now_ready(consumer)) == ["2", "3", "1"]
 
 
-async def test_a_scheduled_message_ranks_by_the_moment_it_is_due(server: InMemoryServer) -> None:
+async def test_a_scheduled_message_ranks_by_the_moment_it_is_due(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("delayed", delay=2)])
         await trio.sleep(1)
@@ -366,17 +172,21 @@ async def test_a_queue_declared_anew_is_taken_by_the_consumers_that_were_open(se
 # Time to live
 
 
-async def test_a_message_past_its_ttl_is_dead_and_never_handed_over(server: InMemoryServer) -> None:
+async def test_a_message_past_its_ttl_is_dead_and_never_handed_over(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1", ttl=5), message("2"), message("3", ttl=5, delay=1), message("4", ttl=9)])
         await trio.sleep(5)
-        assert [(d.envelope.id, d.ttl_left) for d in await now_ready(consumer)] == [("2", None), ("3", 1), ("4", 4)]
+        assert [(d.envelope.id, d.ttl_left) for d in await now_ready(consumer)] == [("2", None), ("4", 4), ("3", 1)]
         [dead] = await server.browse("q", "dead")
         assert (dead.envelope.id, dead.reason) == ("1", "expired")
 
 
 @pytest.mark.parametrize("disposition", [Release(), Release(3), Retry(0), Retry(3)])
-async def test_coming_back_does_not_renew_a_ttl(server: InMemoryServer, disposition: Disposition) -> None:
+async def test_coming_back_does_not_renew_a_ttl(
+    autojump_clock: MockClock, server: InMemoryServer, disposition: Disposition
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1", ttl=5), message("2", ttl=5)])
         early, late = await consumer.receive(2)
@@ -388,7 +198,9 @@ async def test_coming_back_does_not_renew_a_ttl(server: InMemoryServer, disposit
         assert {dead.reason for dead in await server.browse("q", "dead")} == {"expired"}
 
 
-async def test_an_expired_id_is_free_and_its_lane_is_forgotten(server: InMemoryServer) -> None:
+async def test_an_expired_id_is_free_and_its_lane_is_forgotten(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1", ttl=5)])
         await trio.sleep(5)
@@ -408,7 +220,7 @@ async def test_many_settled_messages_with_a_long_ttl_leave_nothing_behind(server
 # Settling
 
 
-async def test_retry_uses_an_attempt_and_release_does_not(server: InMemoryServer) -> None:
+async def test_retry_uses_an_attempt_and_release_does_not(autojump_clock: MockClock, server: InMemoryServer) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1")])
         said: list[tuple[Disposition, int]] = [(Release(), 1), (Retry(1), 2), (Release(2), 2), (Retry(0), 3)]
@@ -420,7 +232,9 @@ async def test_retry_uses_an_attempt_and_release_does_not(server: InMemoryServer
             await settle(consumer, delivery, Release())
 
 
-async def test_the_age_of_an_unrouted_message_counts_from_the_first_pass(server: InMemoryServer) -> None:
+async def test_the_age_of_an_unrouted_message_counts_from_the_first_pass(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1")])
         [delivery] = await consumer.receive(1)
@@ -475,7 +289,9 @@ async def test_settling_works_after_the_consumer_left(server: InMemoryServer) ->
 # Leases
 
 
-async def test_receive_never_rescues_and_rescue_only_what_has_ended(server: InMemoryServer) -> None:
+async def test_receive_never_rescues_and_rescue_only_what_has_ended(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1")])
         [delivery] = await consumer.receive(1)
@@ -490,7 +306,9 @@ async def test_receive_never_rescues_and_rescue_only_what_has_ended(server: InMe
         assert await consumer.extend([delivery, again]) == [False, True]
 
 
-async def test_extending_starts_the_lease_anew_even_when_it_has_ended(server: InMemoryServer) -> None:
+async def test_extending_starts_the_lease_anew_even_when_it_has_ended(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1"), message("2")])
         one, _ = await consumer.receive(2)
@@ -500,7 +318,7 @@ async def test_extending_starts_the_lease_anew_even_when_it_has_ended(server: In
         assert await browsed(server, "leased") == ["1"]
 
 
-async def test_a_message_lost_ten_times_is_poison(server: InMemoryServer) -> None:
+async def test_a_message_lost_ten_times_is_poison(autojump_clock: MockClock, server: InMemoryServer) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1")])
         for lost in range(10):
@@ -514,7 +332,9 @@ async def test_a_message_lost_ten_times_is_poison(server: InMemoryServer) -> Non
 # Looking and clearing
 
 
-async def test_browse_keeps_its_limit_and_the_order_of_handling(server: InMemoryServer) -> None:
+async def test_browse_keeps_its_limit_and_the_order_of_handling(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("late", delay=9), message("soon", delay=3), message("a"), message("b")])
         assert [(f.envelope.id, f.due_in) for f in await server.browse("q", "scheduled", limit=1)] == [("soon", 3)]
@@ -524,7 +344,7 @@ async def test_browse_keeps_its_limit_and_the_order_of_handling(server: InMemory
         assert [(f.envelope.id, f.due_in) for f in await server.browse("q", "leased")] == [("a", 59)]
 
 
-async def test_flush_removes_what_is_ready_or_scheduled_only(server: InMemoryServer) -> None:
+async def test_flush_removes_what_is_ready_or_scheduled_only(autojump_clock: MockClock, server: InMemoryServer) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("dead"), message("leased")])
         dead, leased = await consumer.receive(2)
@@ -537,7 +357,9 @@ async def test_flush_removes_what_is_ready_or_scheduled_only(server: InMemorySer
         assert await settle(consumer, leased, ACK) == SETTLED
 
 
-async def test_delete_takes_everything_and_late_verdicts_are_refused(server: InMemoryServer) -> None:
+async def test_delete_takes_everything_and_late_verdicts_are_refused(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         await server.publish([message("1"), message("2", delay=5), message("3", ttl=1)])
         [delivery] = await consumer.receive(1)
@@ -553,7 +375,9 @@ async def test_delete_takes_everything_and_late_verdicts_are_refused(server: InM
         assert await settle(consumer, delivery, ACK) == REFUSED
 
 
-async def test_reviving_makes_a_new_message_unless_its_id_is_alive(server: InMemoryServer) -> None:
+async def test_reviving_makes_a_new_message_unless_its_id_is_alive(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
     async with consuming(server) as consumer:
         for _ in range(2):
             await server.publish([message("1", ttl=5)])
@@ -566,110 +390,3 @@ async def test_reviving_makes_a_new_message_unless_its_id_is_alive(server: InMem
         assert (delivery.attempt, delivery.lost, delivery.ttl_left) == (1, 0, 5)
         await settle(consumer, delivery, ACK)
         assert await server.revive("q") == [None]
-
-
-# Waiting
-
-
-async def test_receive_gives_up_after_max_wait(server: InMemoryServer) -> None:
-    async with consuming(server) as consumer:
-        before = trio.current_time()
-        assert await consumer.receive(1, max_wait=3) == []
-        assert trio.current_time() - before == 3
-
-
-async def test_a_waiting_consumer_is_woken_by_all_that_makes_something_ready(server: InMemoryServer) -> None:
-    async with consuming(server) as consumer:
-        await server.publish([message("held"), message("dead")])
-        held, dead = await consumer.receive(2)
-        await settle(consumer, dead, DeadLetter("nacked"))
-        causes: list[Callable[[], Awaitable[object]]] = [
-            lambda: server.publish([message("new")]),
-            lambda: settle(consumer, held, Release()),
-            lambda: server.revive("q"),
-        ]
-        for cause in causes:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(consumer.receive, 1)
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(cause)
-                with trio.fail_after(0.001):
-                    await trio.testing.wait_all_tasks_blocked()
-        assert (await server.counts("q")).leased == 3
-
-
-async def test_receive_wakes_exactly_when_a_scheduled_message_is_due(server: InMemoryServer) -> None:
-    async with consuming(server) as consumer:
-        await server.publish([message("late", delay=50)])
-        received: list[tuple[float, str]] = []
-
-        async def receive() -> None:
-            [delivery] = await consumer.receive(1)
-            received.append((trio.current_time(), delivery.envelope.id))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(receive)
-            nursery.start_soon(receive)
-            await trio.sleep(1)
-            await server.publish([message("soon", delay=2)])
-        assert received == [(3, "soon"), (50, "late")]
-
-
-async def test_closing_a_consumer_hands_its_topics_to_those_who_wait(server: InMemoryServer) -> None:
-    async with consuming(server, frozenset("a")) as one, trio.open_nursery() as nursery:
-        async with consuming(server, frozenset("b")):
-            await server.publish([message("b", topic="b")])
-            nursery.start_soon(one.receive, 1)
-            await trio.testing.wait_all_tasks_blocked()
-            assert (await server.counts("q")).leased == 0
-        with trio.fail_after(0.001):
-            await trio.testing.wait_all_tasks_blocked()
-        assert (await server.counts("q")).leased == 1
-
-
-async def test_one_message_wakes_one_of_many_waiting_consumers(server: InMemoryServer) -> None:
-    woken = 0
-
-    async def receive(consumer: Consumer) -> None:
-        nonlocal woken
-        await consumer.receive(5, max_wait=100)
-        woken += 1
-
-    async with consuming(server) as consumer, trio.open_nursery() as nursery:
-        for _ in range(20):
-            nursery.start_soon(receive, consumer)
-        await trio.testing.wait_all_tasks_blocked()
-        steps = trio.lowlevel.current_statistics().tasks_living
-        await server.publish([message("1")])
-        await trio.testing.wait_all_tasks_blocked()
-        assert (woken, trio.lowlevel.current_statistics().tasks_living) == (1, steps - 1)
-        assert len(server._session.line) == 19
-        nursery.cancel_scope.cancel()
-    assert len(server._session.line) == 0
-
-
-async def test_a_woken_consumer_that_is_cancelled_passes_the_word_on(server: InMemoryServer) -> None:
-    got: list[str] = []
-
-    async def receive(consumer: Consumer, scope: trio.CancelScope) -> None:
-        with scope:
-            got.extend(ids(await consumer.receive(1)))
-
-    async with consuming(server) as consumer, trio.open_nursery() as nursery:
-        scopes = [trio.CancelScope(), trio.CancelScope()]
-        for scope in scopes:
-            nursery.start_soon(receive, consumer, scope)
-            await trio.testing.wait_all_tasks_blocked()
-        scopes[0].cancel()
-        await server.publish([message("1")])
-        assert await finishes(trio.testing.wait_all_tasks_blocked)
-        assert got == ["1"]
-        nursery.cancel_scope.cancel()
-
-
-async def test_ten_thousand_empty_topics_cost_nothing(server: InMemoryServer) -> None:
-    async with consuming(server) as consumer:
-        await server.publish([message(str(n), topic=str(n)) for n in range(10_000)])
-        await consumer.settle([Settlement(d, ACK) for d in await consumer.receive(10_000)])
-        assert server._store.channels["q"].lanes == {}
-        assert server._store.channels["q"].strays == {}

@@ -76,10 +76,19 @@ async def messages_outlive_a_connection(lab: Lab) -> None:
     async with lab.consumer() as consumer:
         await lab.publish(message("leased"))
         await lab.take(consumer, 1)
-    await lab.publish(message("late", options=Options(delay=4 * lab.moment)), message("never", options=Options(delay=1e6)))
+    await lab.publish(
+        message("late", options=Options(delay=4 * lab.moment)), message("never", options=Options(delay=1e6))
+    )
     await lab.publish(*messages(2))
     await lab.broker.pause("r")
-    before = {"dead": "dead", "leased": "leased", "late": "scheduled", "never": "scheduled", "m0": "ready", "m1": "ready"}
+    before = {
+        "dead": "dead",
+        "leased": "leased",
+        "late": "scheduled",
+        "never": "scheduled",
+        "m0": "ready",
+        "m1": "ready",
+    }
     expect("the places before", await lab.places(), before)
     await lab.reopen()
     expect("the places after", await lab.places(), before)
@@ -173,7 +182,9 @@ async def two_clients_share_one_broker(lab: Lab) -> None:
         expect("the outcome of a live id", type(outcome), DuplicateId)
         one, two = await lab.take_one(here), await lab.take_one(there)
         expect("what each received", (ids([one]), ids([two])), (["1"], ["2"]))
-        expect("a foreign lease may be settled by its token", (await lab.settle(here, one, ACK)).accepted, expected=True)
+        expect(
+            "a foreign lease may be settled by its token", (await lab.settle(here, one, ACK)).accepted, expected=True
+        )
         expect("what cancel says of the other's", await lab.broker.cancel("2"), "requested")
         with trio.fail_after(lab.time.patience):
             expect("the cancellation", await there.cancellations(), [two.token])

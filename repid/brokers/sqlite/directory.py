@@ -1,0 +1,224 @@
+"""The declared queues, their lanes, and who takes what, as all processes see them.
+
+A copy of three small tables. Whoever changes one of them counts `meta.directory` up; each transaction looks at that
+number first and reads the tables anew when it is another one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from ...errors import QueueNotDeclared
+from ...ports import Topics
+from .rows import pack
+
+Takes = dict[str, list[str] | None]
+
+_unpack_takes = msgspec.msgpack.Decoder(Takes).decode
+
+_MOST_EMPTY_LANES = 1000
+"""More lanes than this, and twice as many as were in use at the last look: the empty ones are removed."""
+
+_USED_LANES = """
+WITH RECURSIVE used (lane) AS (
+    SELECT min(lane) FROM ready
+    UNION ALL
+    SELECT (SELECT min(ready.lane) FROM ready WHERE ready.lane > used.lane) FROM used WHERE used.lane IS NOT NULL
+)
+SELECT lane FROM used WHERE lane IS NOT NULL
+"""
+
+
+class Lane(NamedTuple):
+    """One topic of one queue."""
+
+    id: int
+    queue: str
+    topic: str | None
+
+
+class Channel:
+    """One declared queue and its lanes."""
+
+    __slots__ = ("id", "lanes", "name", "paused")
+
+    def __init__(self, id_: int, name: str, paused: bool) -> None:
+        self.id = id_
+        self.name = name
+        self.paused = paused
+        self.lanes: dict[str | None, int] = {}
+
+
+class Taker(NamedTuple):
+    """What one consumer takes, and until when it is believed to be there, on the boot clock of `boot`."""
+
+    boot: int
+    until: int
+    takes: Mapping[str, frozenset[str] | None]
+
+
+class Directory:
+    """The copy, and the changes to what it is a copy of. The latter are for write transactions."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._execute = connection.execute
+        self.version = -1
+        self.channels: dict[str, Channel] = {}
+        self.lanes: dict[int, Lane] = {}
+        self.takers: dict[int, Taker] = {}
+        self._lanes_for: dict[int, tuple[int, list[Lane]]] = {}
+        self._most_lanes = _MOST_EMPTY_LANES
+
+    def refresh(self, version: int) -> None:
+        """Read the tables anew if their version is not the one that is known."""
+        if version == self.version:
+            return
+        self.channels = {
+            name: Channel(id_, name, bool(paused))
+            for id_, name, paused in self._execute("SELECT id, name, paused FROM queue")
+        }
+        by_id = {channel.id: channel for channel in self.channels.values()}
+        self.lanes = {}
+        for id_, queue, topic in self._execute("SELECT id, queue, topic FROM lane"):
+            self._note_lane(id_, by_id[queue], topic)
+        self.takers = {
+            id_: Taker(boot, until, _to_topics(takes))
+            for id_, boot, until, takes in self._execute("SELECT id, boot, until, takes FROM consumer")
+        }
+        self._lanes_for.clear()
+        self.version = version
+
+    def forget(self) -> None:
+        """What was noted since the transaction began was rolled back: read it all at the next occasion."""
+        self.version = -1
+
+    def touch(self) -> None:
+        """Have every process, this one too, read the tables anew."""
+        self._execute("UPDATE meta SET directory = directory + 1")
+        self.refresh(self._execute("SELECT directory FROM meta").fetchone()[0])
+
+    # Queues
+
+    def channel(self, name: str) -> Channel:
+        """The declared queue of this name. Raises `QueueNotDeclared`."""
+        channel = self.channels.get(name)
+        if channel is None:
+            raise QueueNotDeclared(name)
+        return channel
+
+    def declare(self, names: Iterable[str]) -> None:
+        """Create the queues that do not exist yet."""
+        missing = [(name,) for name in dict.fromkeys(names) if name not in self.channels]
+        if missing:
+            for row in missing:
+                self._execute("INSERT INTO queue (name) VALUES (?)", row)
+            self.touch()
+
+    def pause(self, name: str, *, paused: bool) -> None:
+        """Hand out nothing of the queue, or hand out again."""
+        channel = self.channel(name)
+        if channel.paused is not paused:
+            self._execute("UPDATE queue SET paused = ? WHERE id = ?", (paused, channel.id))
+            self.touch()
+
+    def remove(self, channel: Channel) -> None:
+        """Remove a queue whose lanes are empty."""
+        self._execute("DELETE FROM lane WHERE queue = ?", (channel.id,))
+        self._execute("DELETE FROM queue WHERE id = ?", (channel.id,))
+        self.touch()
+
+    # Lanes
+
+    def lane(self, channel: Channel, topic: str | None) -> int:
+        """The id of the lane of this topic, made if there is none."""
+        lane = channel.lanes.get(topic)
+        if lane is None:
+            if len(self.lanes) >= self._most_lanes:
+                self._remove_empty_lanes()
+                channel = self.channels[channel.name]
+            self._execute("INSERT INTO lane (queue, topic) VALUES (?, ?)", (channel.id, topic))
+            self.touch()
+            lane = self.channels[channel.name].lanes[topic]
+        return lane
+
+    def _note_lane(self, id_: int, channel: Channel, topic: str | None) -> None:
+        channel.lanes[topic] = id_
+        self.lanes[id_] = Lane(id_, channel.name, topic)
+
+    def used_lanes(self) -> set[int]:
+        """The lanes in which something is ready."""
+        return {lane for (lane,) in self._execute(_USED_LANES)}
+
+    def _remove_empty_lanes(self) -> None:
+        used = self.used_lanes()
+        for table in ("scheduled", "lease", "dead"):
+            used.update(lane for (lane,) in self._execute(f"SELECT DISTINCT lane FROM {table}"))  # noqa: S608
+        empty = [(id_,) for id_ in self.lanes if id_ not in used]
+        for row in empty:
+            self._execute("DELETE FROM lane WHERE id = ?", row)
+        self._most_lanes = max(_MOST_EMPTY_LANES, 2 * len(used))
+        self.touch()
+
+    # Consumers
+
+    def open(self, queues: Mapping[str, Topics], boot: int, until: int) -> int:
+        """Enter a consumer; its id. Raises `QueueNotDeclared`."""
+        for name in queues:
+            self.channel(name)
+        takes: Takes = {name: None if topics is None else sorted(topics) for name, topics in queues.items()}
+        row = (boot, until, pack(takes))
+        id_ = self._execute("INSERT INTO consumer (boot, until, takes) VALUES (?, ?, ?)", row).lastrowid
+        assert id_ is not None
+        self.touch()
+        return id_
+
+    def close(self, ids: Iterable[int]) -> None:
+        """Strike consumers off; what they leased stays leased."""
+        for id_ in ids:
+            self._execute("DELETE FROM consumer WHERE id = ?", (id_,))
+        self.touch()
+
+    def renew(self, ids: Iterable[int], until: int) -> None:
+        """Say that these are still there."""
+        for id_ in ids:
+            self._execute("UPDATE consumer SET until = ? WHERE id = ?", (until, id_))
+        self.touch()
+
+    def overdue(self, boot: int, now: int) -> list[int]:
+        """The consumers whose process seems to be dead."""
+        return [id_ for id_, taker in self.takers.items() if taker.boot != boot or taker.until <= now]
+
+    def lanes_for(self, consumer: int, boot: int, now: int) -> list[Lane]:
+        """The lanes this consumer may take from: those it asked for, and in its queues those nobody asked for."""
+        known = self._lanes_for.get(consumer)
+        if known is None or known[0] <= now:
+            taker = self.takers.get(consumer)
+            live = [other for other in self.takers.values() if other.boot == boot and other.until > now]
+            lanes = [] if taker is None else list(self._lanes_of(taker, live))
+            horizon = min((other.until for other in live), default=now)
+            self._lanes_for[consumer] = known = (horizon, lanes)
+        return known[1]
+
+    def _lanes_of(self, taker: Taker, live: list[Taker]) -> Iterator[Lane]:
+        for name, topics in taker.takes.items():
+            channel = self.channels.get(name)
+            if channel is None or channel.paused:
+                continue
+            for topic, id_ in channel.lanes.items():
+                if topics is None or topic in topics or not any(_takes(other, name, topic) for other in live):
+                    yield Lane(id_, name, topic)
+
+
+def _takes(taker: Taker, queue: str, topic: str | None) -> bool:
+    if queue not in taker.takes:
+        return False
+    topics = taker.takes[queue]
+    return topics is None or topic in topics
+
+
+def _to_topics(packed: bytes) -> dict[str, frozenset[str] | None]:
+    return {name: None if topics is None else frozenset(topics) for name, topics in _unpack_takes(packed).items()}

@@ -1,0 +1,131 @@
+"""Envelope ↔ row. What most messages do not have is NULL, which costs a byte.
+
+An id of 32 hexadecimal digits is kept as its 16 bytes, any other as text. The topic is in the lane, a well-known
+content type is a number, other headers are MessagePack, and so is what is rare (`Extra`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ...codec import JSON, MESSAGE_PACK
+from ...delivery import Failure
+from ...envelope import NO_OPTIONS, TOPIC, Envelope, Options
+from ...errors import ConfigurationError
+
+Key: TypeAlias = bytes | str
+"""An id as it is stored."""
+
+Body: TypeAlias = "tuple[Key, bytes, int | str | None, bytes | None, bytes | None, Key | None]"
+"""The columns `BODY` of one message."""
+
+BODY = "id, payload, content_type, headers, extra, result_id"
+
+_CODES: dict[str | None, int | str | None] = {None: None, JSON: 1, MESSAGE_PACK: 2}
+_CONTENT_TYPES = {code: name for name, code in _CODES.items()}
+
+pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
+unpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
+
+
+class Extra(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The rare parts of an envelope."""
+
+    reply_to: str | None = None
+    options: Options = NO_OPTIONS
+    parameters: dict[str, Any] | None = None
+
+
+_unpack_extra = msgspec.msgpack.Decoder(Extra).decode
+_unpack_failure = msgspec.msgpack.Decoder(Failure).decode
+_PLAIN = Extra()
+
+
+def to_key(id_: str) -> Key:
+    """The id as it is stored. No two ids have one key."""
+    if len(id_) == 32:
+        try:
+            key = bytes.fromhex(id_)
+        except ValueError:
+            return id_
+        if key.hex() == id_:
+            return key
+    return id_
+
+
+def to_id(key: Key) -> str:
+    """The id whose key this is."""
+    return key if isinstance(key, str) else key.hex()
+
+
+def to_bodies(envelopes: Iterable[Envelope]) -> list[Body]:
+    """The envelopes as rows. Raises `ConfigurationError` for one that cannot be written to a file."""
+    bodies: list[Body] = []
+    for envelope in envelopes:
+        try:
+            bodies.append(_to_body(envelope))
+        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+            raise ConfigurationError(
+                f"message {envelope.id!r} cannot be written to SQLite ({error}): its id, headers, reply_to, options "
+                "and parameters must be plain values"
+            ) from error
+    return bodies
+
+
+def _to_body(envelope: Envelope) -> Body:
+    key = to_key(envelope.id)
+    if type(key) is str:
+        key.encode()  # a lone surrogate is found here, not on the thread
+    headers = envelope.headers
+    packed = None
+    if headers:
+        topic = headers.get(TOPIC)
+        if topic is None or type(topic) is not str:
+            packed = pack(headers)
+        else:
+            topic.encode()
+            if len(headers) > 1:
+                packed = pack({name: value for name, value in headers.items() if name != TOPIC})
+    extra = result_key = None
+    options = envelope.options
+    if options is not NO_OPTIONS or envelope.reply_to is not None or envelope.parameters is not None:
+        extra = pack(Extra(envelope.reply_to, options, envelope.parameters))
+        if options.result_id is not None:
+            result_key = to_key(options.result_id)
+    content_type = envelope.content_type
+    return key, envelope.payload, _CODES.get(content_type, content_type), packed, extra, result_key
+
+
+def to_envelope(queue: str, topic: str | None, body: Body) -> Envelope:
+    """The envelope of a row."""
+    key, payload, content_type, packed, extra, _ = body
+    headers: dict[str, str] = {} if topic is None else {TOPIC: topic}
+    if packed is not None:
+        headers.update(unpack(packed))
+    id_ = key.hex() if type(key) is bytes else to_id(key)
+    name = _CONTENT_TYPES.get(content_type, content_type)
+    assert not isinstance(name, int)
+    if extra is None:
+        return Envelope(id_, queue, payload, name, headers)
+    rare = _unpack_extra(extra)
+    options = NO_OPTIONS if rare.options == NO_OPTIONS else rare.options
+    return Envelope(id_, queue, payload, name, headers, rare.reply_to, options, rare.parameters)
+
+
+def to_options(extra: bytes | None) -> Options:
+    """Only the options of a row."""
+    return NO_OPTIONS if extra is None else _unpack_extra(extra).options
+
+
+def to_failure(packed: bytes | None) -> Failure | None:
+    """The failure that `pack` made bytes of."""
+    return None if packed is None else _unpack_failure(packed)
+
+
+def lane_topic(envelope: Envelope) -> str | None:
+    """The topic that decides the lane: none where the header is not text."""
+    topic: object = envelope.headers.get(TOPIC)
+    return topic if isinstance(topic, str) else None

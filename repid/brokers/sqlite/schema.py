@@ -1,0 +1,176 @@
+"""The file: how it is opened, what is in it, and how an older one is brought up to date.
+
+Tables. `message` holds the live messages and is written once for each; where one is follows from which of `ready`,
+`scheduled` and `lease` has its `seq`. `dead` holds the dead ones, so live ids are unique by a plain index. `ready` is
+the claiming order itself: lane, rank, seq. A lane is one topic of one queue. `lease.n` counts the leases a message has
+had, modulo 4096; with the seq, which is never used twice, it makes the fencing token. Times are in microseconds;
+`until` is on the boot clock of `boot`, all others on the wall clock.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from ...errors import BrokerRefused, ConfigurationError, RepidError
+from .errors import explain_open
+
+APPLICATION_ID = 0x72657064
+"""The bytes "repd" in the file's header: it is ours."""
+
+OLDEST_SQLITE = (3, 33, 0)
+
+CHECKPOINT_PAGES = 2000
+"""The WAL is moved into the file at this size (8 MB)."""
+
+LARGEST_IDLE_WAL = 32 * 1024 * 1024
+"""Bytes. A WAL that a long reader let grow is cut back to this."""
+
+_OPENING_TIME = 10.0
+"""Seconds to wait for another process that is opening or migrating the same file."""
+
+_FIRST = """
+CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), directory INTEGER NOT NULL, next_seq INTEGER NOT NULL);
+INSERT INTO meta VALUES (1, 0, 1);
+CREATE TABLE boot (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE queue (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, paused INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE lane (id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, topic TEXT);
+CREATE TABLE consumer (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, boot INTEGER NOT NULL, until INTEGER NOT NULL, takes BLOB NOT NULL
+);
+CREATE TABLE message (
+    seq INTEGER PRIMARY KEY, lane INTEGER NOT NULL, rank INTEGER NOT NULL, due INTEGER, expires_at INTEGER,
+    id BLOB NOT NULL, payload BLOB NOT NULL, content_type, headers BLOB, extra BLOB, result_id BLOB,
+    attempt INTEGER NOT NULL DEFAULT 1, lost INTEGER NOT NULL DEFAULT 0, leases INTEGER NOT NULL DEFAULT 0,
+    unrouted_at INTEGER, failure BLOB, progress BLOB
+);
+CREATE UNIQUE INDEX message_id ON message (id);
+CREATE INDEX message_expiry ON message (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE ready (
+    lane INTEGER NOT NULL, rank INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (lane, rank, seq)
+) WITHOUT ROWID;
+CREATE TABLE scheduled (
+    due INTEGER NOT NULL, seq INTEGER NOT NULL, lane INTEGER NOT NULL, PRIMARY KEY (due, seq)
+) WITHOUT ROWID;
+CREATE TABLE lease (
+    seq INTEGER PRIMARY KEY, n INTEGER NOT NULL, lane INTEGER NOT NULL, until INTEGER NOT NULL, boot INTEGER NOT NULL,
+    consumer INTEGER NOT NULL, cancelling INTEGER NOT NULL DEFAULT 0, progress BLOB
+);
+CREATE INDEX lease_cancelling ON lease (consumer) WHERE cancelling = 1;
+CREATE TABLE dead (
+    key INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, lane INTEGER NOT NULL,
+    id BLOB NOT NULL, payload BLOB NOT NULL, content_type, headers BLOB, extra BLOB, result_id BLOB,
+    attempt INTEGER NOT NULL, lost INTEGER NOT NULL, reason TEXT NOT NULL, failure BLOB, progress BLOB
+);
+CREATE INDEX dead_queue ON dead (queue);
+CREATE INDEX dead_id ON dead (id);
+CREATE TABLE result (
+    id BLOB NOT NULL UNIQUE, state TEXT NOT NULL, payload BLOB NOT NULL, failure BLOB, finished_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+);
+CREATE INDEX result_expiry ON result (expires_at);
+CREATE TABLE schedule (
+    name TEXT PRIMARY KEY, body BLOB NOT NULL, next_at REAL NOT NULL, paused INTEGER NOT NULL DEFAULT 0,
+    fired INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0, last_id BLOB
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+"""The n-th script makes a file of version n out of one of version n - 1. What was released is never changed."""
+
+
+def open_file(path: str, synchronous: str) -> sqlite3.Connection:
+    """Open or create the file and bring it up to date. Raises `ConfigurationError` where it cannot be used."""
+    check_place(path)
+    try:
+        connection = sqlite3.connect(
+            path, timeout=_OPENING_TIME, isolation_level=None, cached_statements=256, check_same_thread=True
+        )
+    except sqlite3.Error as error:
+        raise explain_open(error, path) from error
+    try:
+        _set_up(connection, path, synchronous)
+    except sqlite3.Error as error:
+        connection.close()
+        raise explain_open(error, path) from error
+    except RepidError:
+        connection.close()
+        raise
+    return connection
+
+
+def check_place(path: str) -> None:
+    """Say what is wrong with the path in plainer words than SQLite would."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        needed = ".".join(map(str, OLDEST_SQLITE))
+        raise ConfigurationError(
+            f"this Python has SQLite {sqlite3.sqlite_version}; SQLiteServer needs {needed} or newer"
+        )
+    place = Path(path)
+    if place.is_dir():
+        raise ConfigurationError(
+            f"{path} is a folder: give SQLiteServer the path of a file, such as {place / 'repid.db'}"
+        )
+    if not place.parent.is_dir():
+        raise ConfigurationError(f"the folder of {path} does not exist: make {place.parent} first")
+    for found, what in ((place, "file"), (place.parent, "folder")):
+        if found.exists() and not os.access(found, os.W_OK):
+            raise ConfigurationError(
+                f"{path} cannot be opened for writing: the {what} {found} is read-only for this user"
+            )
+
+
+def _set_up(connection: sqlite3.Connection, path: str, synchronous: str) -> None:
+    execute = connection.execute
+    _check_owner(connection, path)
+    if execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise BrokerRefused(f"{path} cannot be used in WAL mode: put it on a local file system")
+    execute(f"PRAGMA synchronous = {synchronous}")
+    execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    execute(f"PRAGMA journal_size_limit = {LARGEST_IDLE_WAL}")
+    execute("PRAGMA cache_size = -16000")
+    execute("PRAGMA temp_store = MEMORY")
+    migrate(connection, path)
+
+
+def _check_owner(connection: sqlite3.Connection, path: str) -> None:
+    execute = connection.execute
+    if execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
+        return
+    if execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        # another process may have been making it ours between the two looks
+        if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise ConfigurationError(f"{path} is the database of another program: give SQLiteServer a path of its own")
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Run the scripts the file lacks, all in one transaction: another process sees none of them or all."""
+    execute = connection.execute
+    if _version(connection, path) == len(MIGRATIONS):
+        return
+    execute("BEGIN EXCLUSIVE")
+    try:
+        for script in MIGRATIONS[
+            _version(connection, path) :
+        ]:  # looked at again: another process may have been quicker
+            for statement in script.split(";\n"):
+                if statement.strip():
+                    execute(statement)
+        execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection, path: str) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise ConfigurationError(
+            f"{path} was written by a newer repid (version {version} of the file, this one knows {len(MIGRATIONS)}): "
+            "update repid here; the file was not touched"
+        )
+    return version

@@ -1,0 +1,187 @@
+"""The state of one file as one thread works on it: what every operation shares.
+
+Rules. An operation runs inside a transaction that somebody else began with `begin` and will commit, maybe together
+with others. It raises what repid raises only before it has changed anything. After a rollback `forget` is called:
+whatever was remembered may not be so.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from ...delivery import Failure, Reason
+from .clock import MICRO, Clock
+from .directory import Directory
+from .results import conclude
+from .rows import pack
+
+MOST_LOST = 10
+"""A message whose leases ended so often without a verdict is poison (DESIGN.md, "The fate of a delivery")."""
+
+LEASES_TOLD_APART = 4096
+"""A token is `seq * 4096 + n`, n being the number of the message's lease modulo 4096."""
+
+CONSUMER_TIME = 30 * MICRO
+"""A consumer nobody has heard of for so long is believed dead: what only it takes may go to others."""
+
+_SEQ_BLOCK = 4096
+"""So many numbers are taken from the file at once. What is left over when the file is closed is never used."""
+
+_NEVER = 2**62
+
+_LOOK = """
+SELECT directory, (SELECT min(due) FROM scheduled), (
+    SELECT expires_at FROM message WHERE expires_at IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY expires_at LIMIT 1
+) FROM meta
+"""
+_PROMOTE = """
+INSERT INTO ready SELECT scheduled.lane, message.rank, message.seq
+FROM scheduled JOIN message ON message.seq = scheduled.seq WHERE scheduled.due <= ?
+"""
+_EXPIRED = """
+SELECT seq FROM message WHERE expires_at <= ? AND expires_at IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY expires_at, seq
+"""
+_BURY = """
+INSERT INTO dead (queue, lane, id, payload, content_type, headers, extra, result_id, attempt, lost, reason, failure,
+    progress)
+SELECT lane.queue, lane, message.id, payload, content_type, headers, extra, result_id, attempt, lost, ?2, ?3, progress
+FROM message JOIN lane ON lane.id = message.lane WHERE seq = ?1
+"""
+
+
+class Store:
+    """One connection, the time, and what is remembered of the file between transactions.
+
+    `now` and `boot_now` are those of the present transaction, in microseconds. `arrived`: something has become ready
+    since the last one that reset it. `next_event`: when something falls due or expires. `consumers`: those of ours.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, lease_timeout: int) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+        self.clock = clock
+        self.lease_timeout = lease_timeout
+        self.directory = Directory(connection)
+        self.now = 0
+        self.boot_now = 0
+        self.boot = 0
+        self.next_event = _NEVER
+        self.arrived = False
+        self.consumers: dict[int, int] = {}
+        self._boot_id = ""
+        self._free: range = range(0)
+
+    # Transactions
+
+    def look(self) -> None:
+        """Bring what is remembered up to date."""
+        self.now = self.clock.wall()
+        self.boot_now = self.clock.boot()
+        version, due, expiry = self.execute(_LOOK).fetchone()
+        self.next_event = min(_NEVER if due is None else due, _NEVER if expiry is None else expiry)
+        self.directory.refresh(version)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether only a write transaction can bring the file up to date."""
+        return self.next_event <= self.now
+
+    def advance(self) -> None:
+        """Make ready what is due, bury what has expired, and tell that our consumers are alive."""
+        if self._boot_id != self.clock.boot_id:
+            self._register_boot()
+        if self.is_due:
+            self._promote()
+            self._expire()
+        if self.consumers and self.beat_due <= self.boot_now:
+            self._beat()
+
+    def forget(self) -> None:
+        """The transaction was rolled back."""
+        self.directory.forget()
+        self._free = range(0)
+        self._boot_id = ""
+        self.consumers = dict.fromkeys(self.consumers, 0)
+        self.next_event = 0
+
+    # Time
+
+    @property
+    def beat_due(self) -> int:
+        """When our consumers have to be heard of again, on the boot clock."""
+        return min(self.consumers.values(), default=_NEVER)
+
+    def _beat(self) -> None:
+        lost = [id_ for id_ in self.consumers if id_ not in self.directory.takers]
+        for id_ in lost:  # somebody believed us dead, or removed the file's contents
+            del self.consumers[id_]
+        self.directory.renew(self.consumers, self.boot_now + CONSUMER_TIME)
+        self.consumers = dict.fromkeys(self.consumers, self.boot_now + CONSUMER_TIME // 3)
+
+    def _register_boot(self) -> None:
+        name = self.clock.boot_id
+        self.execute("INSERT INTO boot (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+        self.boot = self.execute("SELECT id FROM boot WHERE name = ?", (name,)).fetchone()[0]
+        self._boot_id = name
+
+    def _promote(self) -> None:
+        if self.execute(_PROMOTE, (self.now,)).rowcount > 0:
+            self.execute("DELETE FROM scheduled WHERE due <= ?", (self.now,))
+            self.arrived = True
+
+    def _expire(self) -> None:
+        for (seq,) in self.execute(_EXPIRED, (self.now,)).fetchall():
+            self.take_out(seq)
+            self.bury(seq, "expired")
+
+    # Messages
+
+    def reserve(self, count: int) -> int:
+        """The first of `count` consecutive numbers that no message ever had."""
+        if len(self._free) < count:
+            size = max(count, _SEQ_BLOCK)
+            start = self.execute("SELECT next_seq FROM meta").fetchone()[0]
+            self.execute("UPDATE meta SET next_seq = ?", (start + size,))
+            self._free = range(start, start + size)
+        first = self._free.start
+        self._free = self._free[count:]
+        return first
+
+    def schedule(self, seq: int, lane: int, due: int) -> None:
+        """Make a message ready at that time; it is in no other place now."""
+        self.execute("INSERT INTO scheduled (due, seq, lane) VALUES (?, ?, ?)", (due, seq, lane))
+        self.next_event = min(self.next_event, due)
+
+    def make_ready(self, seq: int, lane: int, rank: int) -> None:
+        """Make a message ready; it is in no other place now."""
+        self.execute("INSERT INTO ready (lane, rank, seq) VALUES (?, ?, ?)", (lane, rank, seq))
+        self.arrived = True
+
+    def take_out(self, seq: int) -> None:
+        """Take a message out of `ready` or `scheduled`."""
+        lane, rank, due = self.execute("SELECT lane, rank, due FROM message WHERE seq = ?", (seq,)).fetchone()
+        if due is not None and self.execute("DELETE FROM scheduled WHERE due = ? AND seq = ?", (due, seq)).rowcount:
+            return
+        self.execute("DELETE FROM ready WHERE lane = ? AND rank = ? AND seq = ?", (lane, rank, seq))
+
+    def remove(self, seq: int) -> None:
+        """Forget a message that is in no place any more."""
+        self.execute("DELETE FROM message WHERE seq = ?", (seq,))
+
+    def bury(self, seq: int, reason: Reason, failure: Failure | None = None, *, tell: bool = True) -> None:
+        """Make a message dead that is in no place any more; `tell`: store what became of it as its result."""
+        packed = None if failure is None else pack(failure)
+        if packed is None:
+            packed = self.execute("SELECT failure FROM message WHERE seq = ?", (seq,)).fetchone()[0]
+        self.execute(_BURY, (seq, reason, packed))
+        if tell:
+            conclude(self.execute, self.now, seq, "expired" if reason == "expired" else "dead", failure)
+        self.remove(seq)
+
+    def each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> int:
+        """Run one statement with each of the rows; how many rows of the file that changed."""
+        return self.connection.executemany(sql, rows).rowcount

@@ -1,0 +1,42 @@
+"""Progress → broker, however often actors report it."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from ..delivery import Delivery, Progress
+from ..errors import BrokerUnavailable
+from ..ports import Consumer
+
+log = logging.getLogger("repid.worker")
+
+PAUSE = 0.1
+"""Seconds between two reports to the broker: what is reported in between is coalesced, the last one counts."""
+
+
+class Reporter:
+    """Keeps the latest progress of each run until the next report."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._latest: dict[Delivery, Progress] = {}
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def note(self, delivery: Delivery, progress: Progress) -> None:
+        """Report this with the next batch, in place of what was noted before."""
+        self._latest[delivery] = progress
+        self._lot.unpark_all()
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            if not self._latest:
+                await self._lot.park()
+            latest, self._latest = self._latest, {}
+            try:
+                await self._consumer.report(list(latest.items()))
+            except BrokerUnavailable as error:  # the next report will tell more
+                log.warning("cannot report the progress of %d runs: %s", len(latest), error)
+            await trio.sleep(PAUSE)

@@ -1,0 +1,39 @@
+"""What a broker must do, a check for each promise. `CHECKS` is the list."""
+
+from __future__ import annotations
+
+from ..judging import Check
+from . import (
+    cancel_safety,
+    cancelling,
+    connections,
+    delays,
+    leases,
+    order,
+    publishing,
+    receiving,
+    results,
+    schedules,
+    settling,
+    tending,
+)
+
+MODULES = (
+    publishing,
+    receiving,
+    order,
+    settling,
+    leases,
+    delays,
+    tending,
+    cancel_safety,
+    results,
+    cancelling,
+    schedules,
+    connections,
+)
+
+CHECKS: tuple[Check, ...] = tuple(
+    found for module in MODULES for found in vars(module).values() if isinstance(found, Check)
+)
+"""Every check, in the order in which they are made."""

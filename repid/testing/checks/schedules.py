@@ -1,0 +1,244 @@
+"""Schedules: kept, paused and removed; and ticks, of which each is one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import trio
+
+from ...delivery import ACK, DeadLetter, Release, Retry
+from ...envelope import Envelope, Options, PrioritiesT
+from ...ports import Schedule, StoredSchedule, TickOutcome
+from ..expecting import expect, expect_between
+from ..judging import check
+from ..lab import Lab, ids, message
+
+AT = 1234567890.123456789
+"""A time that survives only where numbers are kept exactly."""
+
+TICKERS = 20
+
+
+def every(name: str = "s", **changes: object) -> Schedule:
+    """A schedule as most checks need it."""
+    return Schedule(**{"name": name, "envelope": message(name), "every": 60.0, **changes})  # type: ignore[arg-type]  # they fit
+
+
+async def stored(lab: Lab, name: str = "s") -> StoredSchedule:
+    """The schedule of this name."""
+    [found] = [stored for stored in await lab.broker.schedules() if stored.schedule.name == name]
+    return found
+
+
+async def tick(lab: Lab, at: float, id_: str | None, name: str = "s") -> TickOutcome:
+    """Tick once; the next tick is a minute later."""
+    return await lab.broker.tick(name, at, at + 60, None if id_ is None else message(id_))
+
+
+@check()
+async def the_clock_goes_on(lab: Lab) -> None:
+    """`now` is the broker's clock in seconds since 1970, and goes on as time passes."""
+    before = await lab.broker.now()
+    expect("whether it is later than 2020", before > 1.577e9, expected=True)
+    await lab.advance(3 * lab.moment)
+    after = await lab.broker.now()
+    expect_between("what has passed", after - before, 3 * lab.moment - 0.01, 3 * lab.moment + lab.slack)
+
+
+@check()
+async def a_schedule_is_kept_as_it_was_put(lab: Lab) -> None:
+    """Every field of a schedule and of its envelope is given back; schedules come by name."""
+    envelope = Envelope(
+        "model",
+        "q",
+        b"\x00\xff",
+        "text/plain",
+        {"topic": "ü"},
+        "r",
+        Options(timeout=float("inf"), priority=PrioritiesT.LOW),
+        {"key": [1, None]},
+    )
+    cron = Schedule(
+        name="a ü", envelope=envelope, cron="*/5 * * * *", timezone="Europe/Paris", overlap="allow", missed="none"
+    )
+    await lab.broker.put_schedule(every("b"), AT)
+    await lab.broker.put_schedule(cron, AT + 1)
+    expected = [StoredSchedule(schedule=cron, next_at=AT + 1), StoredSchedule(schedule=every("b"), next_at=AT)]
+    expect("the schedules", await lab.broker.schedules(), expected)
+
+
+@check()
+async def a_tick_publishes_its_message(lab: Lab) -> None:
+    """A tick at the expected time moves the schedule and publishes, declaring the queue, in one step."""
+    await lab.broker.put_schedule(every(), AT)
+    envelope = message("tick", "new", topic="t")
+    expect("the outcome", await lab.broker.tick("s", AT, AT + 60, envelope), "fired")
+    found = await stored(lab)
+    expect("the next time", found.next_at, AT + 60)
+    expect("fired, skipped, last id", (found.fired, found.skipped, found.last_id), (1, 0, "tick"))
+    async with lab.consumer(None, "new") as consumer:
+        expect("what is received", (await lab.take_one(consumer)).envelope, envelope)
+
+
+@check()
+async def a_tick_wakes_a_waiting_receive(lab: Lab) -> None:
+    """Who waits for messages gets that of a tick."""
+    await lab.broker.put_schedule(every(), AT)
+    async with lab.consumer() as consumer:
+        expect("what is received", await lab.woken(consumer, lambda: tick(lab, AT, "tick")), ["tick"])
+
+
+@check()
+async def one_of_many_tickers_fires(lab: Lab) -> None:
+    """Any number of workers that tick at once yield one message per tick; the others have lost."""
+    await lab.broker.put_schedule(every(overlap="allow"), AT)
+    outcomes: Counter[str] = Counter()
+
+    async def one(at: float, number: int) -> None:
+        outcomes[await tick(lab, at, f"{at} {number}")] += 1
+
+    for round_ in range(3):
+        async with trio.open_nursery() as nursery:
+            for number in range(TICKERS):
+                nursery.start_soon(one, AT + 60 * round_, number)
+    expect("the outcomes", dict(outcomes), {"fired": 3, "lost": 3 * (TICKERS - 1)})
+    expect("how many messages there are", len(await lab.places()), 3)
+    found = await stored(lab)
+    expect("fired and skipped", (found.fired, found.skipped), (3, 0))
+
+
+@check()
+async def a_tick_at_another_time_is_lost(lab: Lab) -> None:
+    """A tick that expects another time, or a schedule that is not there, changes nothing and publishes nothing."""
+    expect("of no schedule", await tick(lab, AT, "1"), "lost")
+    await lab.broker.put_schedule(every(), AT)
+    for wrong in (AT + 0.001, AT - 60, AT + 60):
+        expect("at another time", await tick(lab, wrong, "1"), "lost")
+    expect("the schedule", await stored(lab), StoredSchedule(schedule=every(), next_at=AT))
+    expect("the places", await lab.places(), {})
+
+
+@check()
+async def a_tick_is_skipped_while_the_former_message_lives(lab: Lab) -> None:
+    """With overlap "skip", ready, leased, released and retried count as live; acknowledged and dead do not."""
+    await lab.broker.put_schedule(every(), AT)
+    outcomes: list[TickOutcome] = []
+
+    async def next_tick() -> None:
+        outcomes.append(await tick(lab, AT + 60 * len(outcomes), f"tick{len(outcomes)}"))
+
+    async with lab.consumer() as consumer:
+        await next_tick()
+        await next_tick()
+        delivery = await lab.take_one(consumer)
+        await next_tick()
+        await lab.settle(consumer, delivery, Retry(lab.moment))
+        await next_tick()
+        await lab.advance(2 * lab.moment)
+        await lab.settle(consumer, await lab.take_one(consumer), Release())
+        await next_tick()
+        await lab.settle(consumer, await lab.take_one(consumer), ACK)
+        await next_tick()
+        await lab.settle(consumer, await lab.take_one(consumer), DeadLetter("failed"))
+        await next_tick()
+    expect("the outcomes", outcomes, ["fired", *["skipped"] * 4, "fired", "fired"])
+    found = await stored(lab)
+    what = (found.fired, found.skipped, found.last_id, found.next_at)
+    expect("fired, skipped, last id, next time", what, (3, 4, "tick6", AT + 60 * 7))
+    expect("the places", await lab.places(), {"tick5": "dead", "tick6": "ready"})
+
+
+@check()
+async def an_overlap_may_be_allowed(lab: Lab) -> None:
+    """With overlap "allow" every tick publishes; an envelope whose id is live is counted as skipped all the same."""
+    await lab.broker.put_schedule(every(overlap="allow"), AT)
+    outcomes = [await tick(lab, AT + 60 * n, id_) for n, id_ in enumerate(("a", "b", "a", None, "c"))]
+    expect("the outcomes", outcomes, ["fired", "fired", "skipped", "skipped", "fired"])
+    found = await stored(lab)
+    what = (found.fired, found.skipped, found.last_id, found.next_at)
+    expect("fired, skipped, last id, next time", what, (3, 2, "c", AT + 300))
+    expect("the places", await lab.places(), dict.fromkeys("abc", "ready"))
+
+
+@check()
+async def a_tick_may_be_passed_over(lab: Lab) -> None:
+    """Without an envelope a tick moves the schedule, is counted as skipped and publishes nothing."""
+    await lab.broker.put_schedule(every(), AT)
+    expect("the outcome", await tick(lab, AT, None), "skipped")
+    expect("the schedule", await stored(lab), StoredSchedule(schedule=every(), next_at=AT + 60, skipped=1))
+    expect("the places", await lab.places(), {})
+
+
+@check()
+async def a_paused_schedule_does_not_tick(lab: Lab) -> None:
+    """While a schedule is paused its ticks are lost; afterwards they go on. Of no schedule the answer is False."""
+    expect("of no schedule", await lab.broker.pause_schedule("s", paused=True), expected=False)
+    await lab.broker.put_schedule(every(), AT)
+    await lab.broker.put_schedule(every("other"), AT)
+    expect("the answer", await lab.broker.pause_schedule("s", paused=True), expected=True)
+    expect("a tick of the paused one", await tick(lab, AT, "1"), "lost")
+    expect("a tick of another", await tick(lab, AT, "2", "other"), "fired")
+    expect("the paused one", await stored(lab), StoredSchedule(schedule=every(), next_at=AT, paused=True))
+    expect("the answer", await lab.broker.pause_schedule("s", paused=False), expected=True)
+    expect("a tick afterwards", await tick(lab, AT, "3"), "fired")
+    expect("the places", await lab.places(), {"2": "ready", "3": "ready"})
+
+
+@check()
+async def putting_a_schedule_again_keeps_its_counts_and_pause(lab: Lab) -> None:
+    """A schedule put in place of another has a new plan and next time; counts and pause stay."""
+    await lab.broker.put_schedule(every(), AT)
+    await tick(lab, AT, "1")
+    await tick(lab, AT + 60, None)
+    await lab.broker.pause_schedule("s", paused=True)
+    changed = every(every=5.0, overlap="allow", envelope=message("other model", "r"))
+    await lab.broker.put_schedule(changed, AT + 1000)
+    found = await stored(lab)
+    expect("the schedule", (found.schedule, found.next_at), (changed, AT + 1000))
+    expect("fired, skipped, paused", (found.fired, found.skipped, found.paused), (1, 1, True))
+    expect("a tick at the old time", await tick(lab, AT + 120, "2"), "lost")
+    await lab.broker.pause_schedule("s", paused=False)
+    expect("a tick at the new time", await tick(lab, AT + 1000, "3"), "fired")
+
+
+@check()
+async def a_removed_schedule_leaves_its_messages(lab: Lab) -> None:
+    """Removing a schedule forgets it and its counts; what it published stays. Of no schedule the answer is False."""
+    expect("of no schedule", await lab.broker.remove_schedule("s"), expected=False)
+    await lab.broker.put_schedule(every(), AT)
+    await tick(lab, AT, "1")
+    expect("the answer", await lab.broker.remove_schedule("s"), expected=True)
+    expect("the schedules", await lab.broker.schedules(), [])
+    expect("a tick of it", await tick(lab, AT + 60, "2"), "lost")
+    expect("the places", await lab.places(), {"1": "ready"})
+    await lab.broker.put_schedule(every(), AT)
+    expect("when it is put anew", await stored(lab), StoredSchedule(schedule=every(), next_at=AT))
+
+
+@check()
+async def a_late_ticker_doubles_nothing(lab: Lab) -> None:
+    """Somebody whose clock is behind, and who ticks what was ticked, has lost: nothing is published twice."""
+    await lab.broker.put_schedule(every(overlap="allow"), AT)
+    times = [AT + 60 * n for n in range(3)]
+    fired = [await tick(lab, at, f"{n}") for n, at in enumerate(times)]
+    again = [await tick(lab, at, f"again{n}") for n, at in enumerate(times)]
+    expect("the outcomes", (fired, again), (["fired"] * 3, ["lost"] * 3))
+    async with lab.consumer() as consumer:
+        expect("what is received", ids(await lab.drain(consumer)), ["0", "1", "2"])
+
+
+@check("wall_clock")
+async def a_step_back_of_the_clock_fires_nothing_twice(lab: Lab) -> None:
+    """When the clock is stepped back, `now` follows it, the schedule stays where it was, and old ticks are lost."""
+    now = await lab.broker.now()
+    await lab.broker.put_schedule(every(overlap="allow"), now)
+    expect("the first tick", await tick(lab, now, "1"), "fired")
+    lab.time.step_wall(-3600)
+    expect_between("the time", await lab.broker.now(), now - 3601, now - 3590)
+    expect("when it is next", (await stored(lab)).next_at, now + 60)
+    expect("the same tick again", await tick(lab, now, "2"), "lost")
+    expect("the next tick", await tick(lab, now + 60, "3"), "fired")
+    async with lab.consumer() as consumer:
+        received = ids(await lab.drain(consumer))
+        await lab.advance(4000)
+        expect("what is received", sorted(received + ids(await lab.drain(consumer))), ["1", "3"])

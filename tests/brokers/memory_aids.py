@@ -1,0 +1,52 @@
+"""What the tests of the memory broker share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+from repid.brokers import InMemoryServer
+from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.delivery import Delivery, Disposition, Settlement
+from repid.envelope import Envelope, Options, PrioritiesT
+from repid.ports import Category, Topics, Verdict
+
+
+@asynccontextmanager
+async def consuming(server: InMemoryServer, topics: Topics = None) -> AsyncGenerator[InMemoryConsumer, None]:
+    async with server.consume({"q": topics}) as consumer:
+        yield consumer
+
+
+def message(id_: str, queue: str = "q", topic: str | None = None, **options: float | PrioritiesT) -> Envelope:
+    headers = {} if topic is None else {"topic": topic}
+    return Envelope(id_, queue, b"x", headers=headers, options=Options(**options))  # type: ignore[arg-type]  # as given
+
+
+async def now_ready(consumer: InMemoryConsumer, limit: int = 100) -> list[Delivery]:
+    return await consumer.receive(limit, max_wait=0)
+
+
+def ids(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.envelope.id for delivery in deliveries]
+
+
+async def settle(
+    consumer: InMemoryConsumer, delivery: Delivery, disposition: Disposition, *outbox: Envelope
+) -> Verdict:
+    return (await consumer.settle([Settlement(delivery, disposition, outbox)]))[0]
+
+
+async def browsed(server: InMemoryServer, category: Category) -> list[str]:
+    return [found.envelope.id for found in await server.browse("q", category)]
+
+
+async def finishes(function: Callable[[], Awaitable[object]]) -> bool:
+    """Whether it ends without time passing or anybody's help."""
+    with trio.move_on_after(0.001):
+        await function()
+        return True
+    return False

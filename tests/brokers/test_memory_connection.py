@@ -1,0 +1,184 @@
+"""What the memory broker promises about connections, time and runs, a sentence each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+from memory_aids import consuming, ids, message, now_ready
+from trio.testing import MockClock
+
+from repid.brokers import InMemoryMessageBroker, InMemoryServer
+from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.errors import ConfigurationError, NotConnected, UsageError
+from repid.ports import Counts
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[InMemoryServer, None]:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q", "r"])
+        yield server
+
+
+# Connection and time
+
+
+def test_server_and_message_broker_are_one_class() -> None:
+    assert InMemoryMessageBroker is InMemoryServer
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_a_lease_timeout_must_be_positive(timeout: float) -> None:
+    with pytest.raises(ConfigurationError, match="lease_timeout must be more than 0"):
+        InMemoryServer(lease_timeout=timeout)
+
+
+async def test_every_call_outside_a_connection_says_what_to_do() -> None:
+    server = InMemoryServer()
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: server.declare(["q"]),
+        lambda: server.publish([message("1")]),
+        lambda: server.counts("q"),
+        lambda: server.browse("q", "ready"),
+        lambda: server.flush("q"),
+        lambda: server.delete("q"),
+        lambda: server.revive("q"),
+        lambda: server.consume({"q": None}).__aenter__(),
+    ]
+    for call in calls:
+        with pytest.raises(NotConnected, match=r"async with server\.connection\(\):"):
+            await call()
+
+
+async def test_connections_nest_and_the_outermost_closes() -> None:
+    server = InMemoryServer()
+    assert not server.is_connected
+    async with server.connection():
+        async with server.connection() as same:
+            assert same is server
+        assert server.is_connected
+        await server.declare(["q"])
+    assert not server.is_connected
+
+
+async def test_closing_the_connection_ends_the_waiting_of_its_consumers() -> None:
+    server = InMemoryServer()
+    raised: list[BaseException] = []
+
+    async def wait(consumer: InMemoryConsumer) -> None:
+        with pytest.raises(NotConnected) as info:
+            await consumer.receive(1)
+        raised.append(info.value)
+
+    async with trio.open_nursery() as nursery, server.connection():
+        await server.declare(["q"])
+        left_open = server.consume({"q": None})
+        nursery.start_soon(wait, await left_open.__aenter__())
+        await trio.testing.wait_all_tasks_blocked()
+    await left_open.__aexit__(None, None, None)
+    assert len(raised) == 1
+
+
+async def test_every_public_method_is_a_checkpoint(server: InMemoryServer) -> None:
+    async with server.consume({"q": None}) as consumer:
+        await server.publish([message("1")])
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: server.declare(["q"]),
+            lambda: server.publish([message("2")]),
+            lambda: server.counts("q"),
+            lambda: server.browse("q", "ready"),
+            lambda: consumer.receive(1),
+            lambda: consumer.receive(1, max_wait=0),
+            lambda: consumer.settle([]),
+            lambda: consumer.extend([]),
+            consumer.rescue,
+            lambda: server.revive("q"),
+            lambda: server.flush("q"),
+            lambda: server.delete("q"),
+        ]
+        for call in calls:
+            with trio.testing.assert_checkpoints():
+                await call()
+
+
+async def test_cancelled_calls_change_nothing(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1")])
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await consumer.receive(1)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await server.publish([message("2")])
+        assert await server.counts("q") == Counts(ready=1)
+
+
+def test_messages_outlive_the_run_and_time_goes_on() -> None:
+    server = InMemoryServer()
+
+    async def first() -> None:
+        async with server.connection():
+            await server.declare(["q"])
+            await server.publish([message("ready"), message("soon", delay=5), message("late", delay=1000)])
+            await trio.sleep(4)
+
+    async def second() -> None:
+        async with server.connection(), consuming(server) as consumer:
+            assert ids(await now_ready(consumer)) == ["ready"]
+            before = trio.current_time()
+            assert ids(await consumer.receive(10)) == ["soon"]
+            assert 0 < trio.current_time() - before <= 1
+
+    trio.run(first, clock=MockClock(autojump_threshold=0))
+    trio.run(second, clock=MockClock(rate=0, autojump_threshold=0))
+
+
+async def test_closing_and_opening_within_a_run_keeps_to_its_clock(autojump_clock: MockClock) -> None:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1", delay=10)])
+    await trio.sleep(10)
+    async with server.connection(), consuming(server) as consumer:
+        assert ids(await now_ready(consumer)) == ["1"]
+
+
+async def test_two_live_runs_cannot_share_one_broker(server: InMemoryServer) -> None:
+    errors: list[BaseException] = []
+
+    async def intrude() -> None:
+        with pytest.raises(UsageError, match="one run at a time") as info:
+            async with server.connection():
+                pass
+        errors.append(info.value)
+        with pytest.raises(NotConnected, match="another trio run"):
+            await server.counts("q")
+
+    thread = threading.Thread(target=trio.run, args=[intrude])
+    thread.start()
+    await trio.to_thread.run_sync(thread.join)
+    assert len(errors) == 1
+    assert await server.counts("q") == Counts()
+
+
+def test_a_run_that_never_left_its_block_does_not_lock_the_broker() -> None:
+    server = InMemoryServer()
+    left_open = server.connection()
+
+    async def crash() -> None:
+        await left_open.__aenter__()
+        await server.declare(["q"])
+
+    async def go_on() -> None:
+        async with server.connection():
+            assert await server.counts("q") == Counts()
+
+    trio.run(crash)
+    trio.run(go_on)
+    with pytest.raises(StopIteration):  # let the first block end: it must not close anything any more
+        left_open.__aexit__(None, None, None).__await__().send(None)

@@ -1,0 +1,140 @@
+"""What the memory broker promises to those who wait, a sentence each. Time is virtual."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+from memory_aids import consuming, finishes, ids, message, settle
+from trio.testing import MockClock
+
+from repid.brokers import InMemoryServer
+from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.delivery import ACK, DeadLetter, Release, Settlement
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[InMemoryServer, None]:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q", "r"])
+        yield server
+
+
+# Waiting
+
+
+async def test_receive_gives_up_after_max_wait(autojump_clock: MockClock, server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        before = trio.current_time()
+        assert await consumer.receive(1, max_wait=3) == []
+        assert trio.current_time() - before == 3
+
+
+async def test_a_waiting_consumer_is_woken_by_all_that_makes_something_ready(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("held"), message("dead")])
+        held, dead = await consumer.receive(2)
+        await settle(consumer, dead, DeadLetter("nacked"))
+        causes: list[Callable[[], Awaitable[object]]] = [
+            lambda: server.publish([message("new")]),
+            lambda: settle(consumer, held, Release()),
+            lambda: server.revive("q"),
+        ]
+        for cause in causes:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(consumer.receive, 1)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(cause)
+                with trio.fail_after(0.001):
+                    await trio.testing.wait_all_tasks_blocked()
+        assert (await server.counts("q")).leased == 3
+
+
+async def test_receive_wakes_exactly_when_a_scheduled_message_is_due(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("late", delay=50)])
+        received: list[tuple[float, str]] = []
+
+        async def receive() -> None:
+            [delivery] = await consumer.receive(1)
+            received.append((trio.current_time(), delivery.envelope.id))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            nursery.start_soon(receive)
+            await trio.sleep(1)
+            await server.publish([message("soon", delay=2)])
+        assert received == [(3, "soon"), (50, "late")]
+
+
+async def test_closing_a_consumer_hands_its_topics_to_those_who_wait(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    async with consuming(server, frozenset("a")) as one, trio.open_nursery() as nursery:
+        async with consuming(server, frozenset("b")):
+            await server.publish([message("b", topic="b")])
+            nursery.start_soon(one.receive, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await server.counts("q")).leased == 0
+        with trio.fail_after(0.001):
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await server.counts("q")).leased == 1
+
+
+async def test_one_message_wakes_one_of_many_waiting_consumers(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    woken = 0
+
+    async def receive(consumer: InMemoryConsumer) -> None:
+        nonlocal woken
+        await consumer.receive(5, max_wait=100)
+        woken += 1
+
+    async with consuming(server) as consumer, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(receive, consumer)
+        await trio.testing.wait_all_tasks_blocked()
+        steps = trio.lowlevel.current_statistics().tasks_living
+        await server.publish([message("1")])
+        await trio.testing.wait_all_tasks_blocked()
+        assert (woken, trio.lowlevel.current_statistics().tasks_living) == (1, steps - 1)
+        assert len(server._session.line) == 19
+        nursery.cancel_scope.cancel()
+    assert len(server._session.line) == 0
+
+
+async def test_a_woken_consumer_that_is_cancelled_passes_the_word_on(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    got: list[str] = []
+
+    async def receive(consumer: InMemoryConsumer, scope: trio.CancelScope) -> None:
+        with scope:
+            got.extend(ids(await consumer.receive(1)))
+
+    async with consuming(server) as consumer, trio.open_nursery() as nursery:
+        scopes = [trio.CancelScope(), trio.CancelScope()]
+        for scope in scopes:
+            nursery.start_soon(receive, consumer, scope)
+            await trio.testing.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        await server.publish([message("1")])
+        assert await finishes(trio.testing.wait_all_tasks_blocked)
+        assert got == ["1"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_ten_thousand_empty_topics_cost_nothing(server: InMemoryServer) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message(str(n), topic=str(n)) for n in range(10_000)])
+        await consumer.settle([Settlement(d, ACK) for d in await consumer.receive(10_000)])
+        assert server._store.channels["q"].lanes == {}
+        assert server._store.channels["q"].strays == {}

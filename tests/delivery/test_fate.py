@@ -1,0 +1,180 @@
+"""The table of fates, row by row, and what holds for all of it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from repid import InternalError
+from repid.delivery import (
+    ACK,
+    KEEP,
+    MODES,
+    VERBS,
+    Ack,
+    Crowded,
+    DeadLetter,
+    Disposition,
+    Event,
+    Expired,
+    Failure,
+    Keep,
+    LeaseExpired,
+    PayloadRefused,
+    Phase,
+    Raised,
+    Release,
+    Retry,
+    Returned,
+    Stopping,
+    Terms,
+    TimedOut,
+    Unrouted,
+    decide,
+    say,
+    unrouted_delay,
+)
+from repid.delivery.fate import FATES
+
+FAILURE = Failure("ValueError", "no", "Traceback …")
+HELD, RUNNING, DECIDED = Phase.HELD, Phase.RUNNING, Phase.DECIDED
+
+
+def terms(mode: Any = "auto", *, attempt: int = 1, retries: int = 0) -> Terms:
+    return Terms(mode=mode, attempt=attempt, retries=retries, retry_delay=lambda number: 10.0 * number)
+
+
+ROWS: list[tuple[Phase, Event, Terms, Disposition | Keep | None]] = [
+    # held
+    (HELD, PayloadRefused(FAILURE), terms(retries=5), DeadLetter("payload", FAILURE)),
+    (HELD, Unrouted(0, 0.5), terms(), Release(0.1, unrouted=True)),
+    (HELD, Unrouted(10, 0.5), terms(), Release(10, unrouted=True)),
+    (HELD, Unrouted(3599, 0.5), terms(), Release(30, unrouted=True)),
+    (HELD, Unrouted(3600, 0.5), terms(retries=5), DeadLetter("unrouted")),
+    (HELD, Crowded(0.5), terms(), Release(0.1)),
+    (HELD, Expired(), terms(retries=5), DeadLetter("expired")),
+    (HELD, Stopping(), terms(), Release()),
+    (HELD, LeaseExpired(), terms(), None),
+    # running, returned
+    (RUNNING, Returned("whatever"), terms(), ACK),
+    (RUNNING, Returned(None), terms("always_ack"), ACK),
+    (RUNNING, Returned("nack"), terms("manual"), KEEP),
+    (RUNNING, Returned("ack"), terms("manual_explicit"), ACK),
+    (RUNNING, Returned("nack"), terms("manual_explicit"), DeadLetter("nacked")),
+    (RUNNING, Returned("reject"), terms("manual_explicit"), Release()),
+    (RUNNING, Returned("retry"), terms("manual_explicit", attempt=2, retries=2), Retry(20)),
+    # running, raised
+    (RUNNING, Raised(FAILURE), terms(), DeadLetter("failed", FAILURE)),
+    (RUNNING, Raised(FAILURE), terms(attempt=3, retries=3), Retry(30, FAILURE)),
+    (RUNNING, Raised(FAILURE), terms(attempt=4, retries=3), DeadLetter("failed", FAILURE)),
+    (RUNNING, Raised(FAILURE), terms("always_ack"), Ack(FAILURE)),
+    (RUNNING, Raised(FAILURE), terms("manual", retries=1), Retry(10, FAILURE)),
+    (RUNNING, Raised(FAILURE), terms("manual_explicit"), DeadLetter("failed", FAILURE)),
+    (RUNNING, Raised(FAILURE, "ack"), terms(retries=1), Ack(FAILURE)),
+    (RUNNING, Raised(FAILURE, "nack"), terms(retries=1), DeadLetter("nacked", FAILURE)),
+    (RUNNING, Raised(FAILURE, "reject"), terms(retries=1), Release()),
+    (RUNNING, Raised(FAILURE, "retry"), terms(retries=1), Retry(10, FAILURE)),
+    (RUNNING, Raised(FAILURE, "retry"), terms(), DeadLetter("failed", FAILURE)),
+    (RUNNING, Raised(FAILURE, "nack"), terms("always_ack"), DeadLetter("nacked", FAILURE)),
+    (RUNNING, Raised(FAILURE, "retry"), terms("always_ack"), Ack(FAILURE)),
+    (RUNNING, Raised(FAILURE, "mumble"), terms(retries=1), Retry(10, FAILURE)),
+    # running, the rest
+    (RUNNING, TimedOut(FAILURE), terms(), DeadLetter("failed", FAILURE)),
+    (RUNNING, TimedOut(FAILURE), terms(retries=1), Retry(10, FAILURE)),
+    (RUNNING, TimedOut(FAILURE), terms("always_ack"), Ack(FAILURE)),
+    (RUNNING, TimedOut(FAILURE, "reject"), terms(), Release()),
+    (RUNNING, Stopping(), terms(attempt=9), Release()),
+    (RUNNING, LeaseExpired(), terms(), None),
+    # decided
+    (DECIDED, Returned("nack"), terms("manual_explicit"), None),
+    (DECIDED, Raised(FAILURE, "nack"), terms(retries=1), None),
+    (DECIDED, TimedOut(FAILURE, "nack"), terms(retries=1), None),
+    (DECIDED, Stopping(), terms(), None),
+    (DECIDED, LeaseExpired(), terms(), None),
+]
+
+
+@pytest.mark.parametrize(("phase", "event", "given_terms", "expected"), ROWS, ids=lambda value: repr(value)[:60])
+def test_the_fate_of_a_delivery(
+    phase: Phase, event: Event, given_terms: Terms, expected: Disposition | Keep | None
+) -> None:
+    assert decide(phase, event, given_terms) == expected
+
+
+def test_the_rows_above_cover_the_whole_table() -> None:
+    assert {(phase, type(event)) for phase, event, _, _ in ROWS} == set(FATES)
+
+
+failures = st.builds(Failure, st.text(max_size=5), st.text(max_size=5))
+words = st.none() | st.sampled_from([*VERBS, "mumble"])
+events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(Returned, words | st.integers() | st.lists(st.none(), max_size=1)),
+    st.builds(Raised, failures, words),
+    st.builds(TimedOut, failures, words),
+    st.builds(PayloadRefused, failures),
+    st.builds(Unrouted, st.floats(0, 10_000), st.floats(0, 1, exclude_max=True)),
+    st.builds(Crowded, st.floats(0, 1, exclude_max=True)),
+    st.just(Expired()),
+    st.just(Stopping()),
+    st.just(LeaseExpired()),
+)
+any_terms = st.builds(terms, st.sampled_from(MODES), attempt=st.integers(1, 6), retries=st.integers(0, 5))
+
+
+def test_the_strategy_knows_every_event() -> None:
+    assert {event for _, event in FATES} == set(get_args(Event))
+
+
+@given(st.sampled_from(Phase), events, any_terms)
+def test_what_is_not_in_the_table_is_our_bug_and_says_so(phase: Phase, event: Event, given_terms: Terms) -> None:
+    if (phase, type(event)) in FATES:
+        decide(phase, event, given_terms)
+    else:
+        with pytest.raises(InternalError, match=f"{type(event).__name__} cannot happen to a delivery that is"):
+            decide(phase, event, given_terms)
+
+
+@given(st.sampled_from(sorted(FATES, key=repr)), events, any_terms)
+def test_a_decision_obeys_the_rules(row: tuple[Phase, type[Event]], event: Event, given_terms: Terms) -> None:
+    phase, kind = row
+    if type(event) is not kind:
+        return
+    decision = decide(phase, event, given_terms)
+    if phase is DECIDED:
+        assert decision is None
+    if isinstance(decision, Retry):
+        assert given_terms.attempt <= given_terms.retries
+        assert decision.delay == 10.0 * given_terms.attempt
+        assert kind in {Raised, TimedOut, Returned}
+    if isinstance(decision, Keep):
+        assert (given_terms.mode, kind) == ("manual", Returned)
+    if kind is Stopping and phase is not DECIDED:
+        assert decision == Release()
+    if kind is LeaseExpired:
+        assert decision is None
+    if decision is None:
+        assert phase is DECIDED or kind is LeaseExpired
+    if isinstance(decision, DeadLetter) and kind in {Raised, TimedOut}:
+        assert decision.reason == ("nacked" if getattr(event, "word", None) == "nack" else "failed")
+        assert decision.failure == getattr(event, "failure", None)
+
+
+@given(st.text(), any_terms)
+def test_only_four_words_mean_anything(word: str, given_terms: Terms) -> None:
+    if word not in VERBS:
+        assert say(word, given_terms) is None
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1, exclude_max=True))
+def test_an_unrouted_message_is_looked_at_again_within_bounds(age: float, chance: float) -> None:
+    assert 0.075 <= unrouted_delay(age, chance) < 37.5
+
+
+@pytest.mark.parametrize("word", ["nak", 5, None])
+def test_a_wrong_word_of_manual_explicit_is_a_failure_that_names_it(word: object) -> None:
+    decision = decide(RUNNING, Returned(word), terms("manual_explicit"))
+    assert isinstance(decision, DeadLetter)
+    assert decision.failure is not None
+    assert repr(word) in decision.failure.text

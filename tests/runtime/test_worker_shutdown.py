@@ -1,0 +1,573 @@
+"""How a worker ends: stop gives the grace, cancelling does not, and either way every message is accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+from aids import UnreliableServer, send
+from repid import Counts, Handle, Message, Repid, Report, Router, Worker
+
+
+async def test_stop_lets_running_actors_finish(app: Repid, router: Router, server: UnreliableServer) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(20)
+
+    await send(app, "slow")
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(1)
+        handle.stop()
+    assert trio.current_time() - started == 20
+    assert await server.counts("default") == Counts()
+
+
+async def test_what_outlives_the_grace_is_cancelled_and_released(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    reports: list[Report] = []
+
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(500)
+
+    async def work(task_status: trio.TaskStatus[Handle]) -> None:
+        reports.append(await app.run_worker(task_status=task_status))
+
+    await send(app, "slow")
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(work)
+        await trio.sleep(1)
+        handle.stop()
+    assert trio.current_time() - started == 26
+    assert reports == [Report(processed=1, released=1)]
+    assert [(m.attempt, m.lost) for m in await server.browse("default", "ready")] == [(1, 0)]
+
+
+@pytest.mark.parametrize("grace", [0, 0.5, 60])
+async def test_the_grace_is_what_was_asked_for(app: Repid, router: Router, grace: float) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(500)
+
+    await send(app, "slow")
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(partial(app.run_worker, graceful_shutdown_time=grace))
+        await trio.sleep(1)
+        handle.stop()
+        stopped = trio.current_time()
+    assert trio.current_time() - stopped == grace
+
+
+async def test_cancelling_takes_no_grace(app: Repid, router: Router, server: UnreliableServer) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(500)
+
+    await send(app, "slow")
+    started = trio.current_time()
+    with trio.move_on_after(1):
+        await app.run_worker()
+    assert trio.current_time() - started == 1
+    assert await server.counts("default") == Counts(ready=1)
+
+
+async def test_cancelling_during_the_grace_ends_the_grace(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(500)
+
+    await send(app, "slow")
+    started = trio.current_time()
+    with trio.move_on_after(3):
+        async with trio.open_nursery() as nursery:
+            handle: Handle = await nursery.start(app.run_worker)
+            await trio.sleep(1)
+            handle.stop()
+    assert trio.current_time() - started == 3
+    assert await server.counts("default") == Counts(ready=1)
+
+
+async def test_held_and_not_started_deliveries_are_released_by_a_stop(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    """A look-ahead has leased more than runs."""
+    ran: list[int] = []
+
+    @router.actor
+    async def job(i: int) -> None:
+        ran.append(i)
+        if i >= 50:
+            await trio.sleep(10)
+
+    for i in range(60):
+        await send(app, "job", i=i)
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(partial(app.run_worker, tasks_limit=2))
+        await trio.sleep(1)
+        handle.stop()
+    assert sorted(ran) == list(range(52))
+    assert await server.counts("default") == Counts(ready=8)
+
+
+async def test_a_stop_inside_an_actor_starts_nothing_more(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    handle = Handle()
+    ran: list[int] = []
+
+    @router.actor
+    async def job(i: int) -> None:
+        ran.append(i)
+        handle.stop()
+
+    for i in range(40):
+        await send(app, "job", i=i)
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(app.run_worker)
+    assert ran == [0]
+    assert await server.counts("default") == Counts(ready=39)
+
+
+async def test_stopping_twice_is_stopping_once(app: Repid, router: Router) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(20)
+
+    await send(app, "slow")
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(1)
+        handle.stop()
+        handle.stop()
+    assert trio.current_time() - started == 20
+
+
+async def test_a_worker_is_stopped_by_its_own_method_and_can_run_again(app: Repid, server: UnreliableServer) -> None:
+    worker = Worker()
+    ran: list[str] = []
+
+    @worker.actor
+    async def job() -> None:
+        ran.append("job")
+
+    worker.stop()  # nothing runs: nothing happens
+    for _ in range(2):
+        await send(app, "job")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.run)
+            await trio.testing.wait_all_tasks_blocked()
+            worker.stop()
+    assert ran == ["job", "job"]
+    assert await server.counts("default") == Counts()
+
+
+async def test_a_stop_before_the_worker_consumes_takes_effect(app: Repid, router: Router) -> None:
+    @router.actor
+    async def job() -> None: ...
+
+    with trio.fail_after(0.5):
+        async with trio.open_nursery() as nursery:
+            worker = Worker([router])
+            nursery.start_soon(worker.run)
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            worker.stop()
+
+
+async def test_starting_and_stopping_many_times_leaks_no_task(app: Repid, router: Router) -> None:
+    @router.actor
+    async def job() -> None:
+        await trio.sleep(0.1)
+
+    before = trio.lowlevel.current_statistics().tasks_living
+    for _ in range(30):
+        await send(app, "job")
+        async with trio.open_nursery() as nursery:
+            handle: Handle = await nursery.start(app.run_worker)
+            await trio.lowlevel.checkpoint()
+            handle.stop()
+        assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+@pytest.mark.parametrize("checkpoints", range(0, 40, 2))
+async def test_cancelled_at_any_moment_nothing_is_left_leased(
+    app: Repid, router: Router, server: UnreliableServer, checkpoints: int
+) -> None:
+    @router.actor
+    async def quick() -> None: ...
+
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(5)
+
+    for _ in range(5):
+        await send(app, "quick")
+        await send(app, "slow")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(app.run_worker, tasks_limit=3))
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    counts = await server.counts("default")
+    assert counts == Counts(ready=counts.ready)
+    assert counts.ready >= 5
+
+
+# The broker does not answer
+
+
+async def test_a_broker_that_hangs_gets_five_seconds_for_the_last_verdicts(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @router.actor
+    async def job() -> None: ...
+
+    server.hanging.add("settle")
+    await send(app, "job")
+    started = trio.current_time()
+    reports: list[Report] = []
+
+    async def work(task_status: trio.TaskStatus[Handle]) -> None:
+        reports.append(await app.run_worker(task_status=task_status))
+
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(work)
+        await trio.sleep(1)
+        handle.stop()
+    assert trio.current_time() - started == 6
+    assert reports == [Report(processed=1, unsettled=1)]
+    assert await server.counts("default") == Counts(leased=1)
+    assert "could not be settled within 5 s" in caplog.text
+
+
+async def test_cancelling_with_a_broker_that_hangs_takes_five_seconds_too(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(100)
+
+    server.hanging.add("settle")
+    await send(app, "slow")
+    started = trio.current_time()
+    with trio.move_on_after(1):
+        await app.run_worker()
+    assert trio.current_time() - started == 6
+
+
+async def test_a_verdict_that_hangs_and_is_answered_in_time_is_settled(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def job() -> None: ...
+
+    server.hanging.add("settle")
+    await send(app, "job")
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(1)
+        handle.stop()
+        await trio.sleep(4)
+        server.heal()
+    assert await server.counts("default") == Counts()
+
+
+async def test_a_worker_stops_while_the_broker_is_away(app: Repid, router: Router, server: UnreliableServer) -> None:
+    @router.actor
+    async def job() -> None: ...
+
+    server.failures["receive"] = 10**6
+    with trio.fail_after(2):
+        async with trio.open_nursery() as nursery:
+            handle: Handle = await nursery.start(app.run_worker)
+            await trio.sleep(1)
+            handle.stop()
+
+
+# Actors that fail, or will not stop, while being cancelled
+
+
+async def test_an_error_beside_the_cancellation_is_logged_and_the_message_released(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A nursery in the actor gives a group of both: `Cancelled` of one child, the error of the other."""
+
+    async def child() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("in the clean-up")
+
+    @router.actor(retries=3)
+    async def family() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child)
+            await trio.sleep_forever()
+
+    await send(app, "family")
+    with trio.move_on_after(1) as scope:
+        await app.run_worker()
+    assert scope.cancelled_caught
+    assert await server.counts("default") == Counts(ready=1)
+    assert [m.attempt for m in await server.browse("default", "ready")] == [1]
+    assert "failed while it was being cancelled" in caplog.text
+    assert "in the clean-up" in caplog.text
+
+
+async def test_an_actor_that_swallows_the_cancellation_is_believed(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def stubborn() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+
+    await send(app, "stubborn")
+    started = trio.current_time()
+    reports: list[Report] = []
+
+    async def work(task_status: trio.TaskStatus[Handle]) -> None:
+        reports.append(await app.run_worker(graceful_shutdown_time=5, task_status=task_status))
+
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(work)
+        await trio.sleep(1)
+        handle.stop()
+    assert trio.current_time() - started == 100
+    assert reports == [Report(processed=1, succeeded=1)]
+    assert await server.counts("default") == Counts()
+
+
+async def test_a_foreign_cancelled_error_is_a_failure(app: Repid, router: Router, server: UnreliableServer) -> None:
+    @router.actor
+    async def job() -> None:
+        raise asyncio.CancelledError
+
+    await send(app, "job")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.type == "CancelledError"
+
+
+@pytest.mark.parametrize("order", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("wait", [False, True])
+async def test_orders_to_end_the_process_release_and_stop_the_worker(
+    app: Repid, router: Router, server: UnreliableServer, order: type[BaseException], wait: bool
+) -> None:
+    @router.actor(retries=3, on_error="ack")
+    async def fatal() -> None:
+        if wait:
+            await trio.sleep(1)
+        raise order
+
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(100)
+
+    for _ in range(3):
+        await send(app, "slow")
+    for _ in range(20):
+        await send(app, "fatal")
+    error: BaseException | None = None
+    try:
+        await app.run_worker(tasks_limit=8)
+    except BaseException as raised:
+        error = raised
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, order)
+    assert await server.counts("default") == Counts(ready=23)
+    assert {(m.attempt, m.lost) for m in await server.browse("default", "ready")} == {(1, 0)}
+
+
+async def test_an_order_to_end_the_process_is_not_swallowed_by_a_cancellation(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    async def child() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise SystemExit(3)
+
+    @router.actor(timeout=1)
+    async def family() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child)
+            await trio.sleep_forever()
+
+    await send(app, "family")
+    with pytest.raises(BaseException) as raised:  # noqa: PT011
+        await app.run_worker(burst=True)
+    assert isinstance(raised.value, SystemExit) or raised.group_contains(SystemExit)
+
+
+async def test_an_error_in_one_run_leaves_its_neighbours_alone(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    done: list[int] = []
+
+    @router.actor
+    async def job(i: int) -> None:
+        await trio.sleep(i / 10)
+        if i % 2:
+            raise ValueError(i)
+        done.append(i)
+
+    for i in range(10):
+        await send(app, "job", i=i)
+    assert await app.run_worker(burst=True) == Report(processed=10, succeeded=5, failed=5, dead=5)
+    assert done == [0, 2, 4, 6, 8]
+
+
+# Verbs and the end
+
+
+async def test_a_verdict_given_before_the_cancellation_stands(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def job(message: Message) -> None:
+        await message.ack()
+        await trio.sleep_forever()
+
+    await send(app, "job")
+    with trio.move_on_after(1):
+        await app.run_worker()
+    assert await server.counts("default") == Counts()
+
+
+async def test_a_verb_whose_await_is_cancelled_is_not_recalled(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def job(message: Message) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await message.nack()
+        assert message.action == "nacked"
+
+    await send(app, "job")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+
+
+@pytest.mark.parametrize("method", ["stop", "cut_short"])
+async def test_a_handle_ends_a_worker_either_way(
+    app: Repid, router: Router, server: UnreliableServer, method: str
+) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(10)
+
+    await send(app, "slow")
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(1)
+        getattr(handle, method)()
+    assert (trio.current_time() - started, await server.counts("default")) == {
+        "stop": (10, Counts()),
+        "cut_short": (1, Counts(ready=1)),
+    }[method]
+
+
+# Signals within one process
+
+
+async def test_the_first_signal_stops_and_the_second_ends_the_grace(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(20)
+
+    found = signal.getsignal(signal.SIGTERM)
+    for signals, duration, left in ((1, 20, 0), (2, 3, 1)):
+        await send(app, "slow")
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.run_worker)
+            for _ in range(signals):
+                await trio.sleep(1.5)
+                signal.raise_signal(signal.SIGTERM)
+        assert (trio.current_time() - started, (await server.counts("default")).ready) == (duration, left)
+        assert signal.getsignal(signal.SIGTERM) is found
+
+
+async def test_one_signal_reaches_all_workers_of_the_process(app: Repid, router: Router) -> None:
+    @router.actor
+    async def job() -> None: ...
+
+    found = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with trio.fail_after(2):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(app.run_worker)
+            await trio.sleep(1)
+            signal.raise_signal(signal.SIGTERM)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == found
+
+
+async def test_an_embedded_worker_touches_no_signals_unless_asked(app: Repid, router: Router) -> None:
+    @router.actor
+    async def job() -> None: ...
+
+    found = signal.getsignal(signal.SIGTERM)
+    for options, untouched in (({}, True), ({"handle_signals": []}, True), ({"handle_signals": [signal.SIGTERM]}, False)):
+        async with trio.open_nursery() as nursery:
+            handle: Handle = await nursery.start(partial(app.run_worker, **options))
+            assert (signal.getsignal(signal.SIGTERM) is found) is untouched
+            handle.stop()
+        assert signal.getsignal(signal.SIGTERM) is found
+
+
+async def test_a_worker_that_ended_by_itself_has_restored_the_signals(app: Repid, router: Router) -> None:
+    @router.actor
+    async def job() -> None: ...
+
+    found = signal.getsignal(signal.SIGTERM)
+    await app.run_worker(burst=True)
+    assert signal.getsignal(signal.SIGTERM) is found
+
+
+async def test_a_worker_in_another_thread_cannot_have_signals(app: Repid, router: Router) -> None:
+    from repid import InMemoryServer, UsageError
+
+    other = Repid()
+    other.servers.register_server("default", InMemoryServer())
+    other.include_router(router)
+
+    @router.actor
+    async def job() -> None: ...
+
+    def in_thread() -> None:
+        trio.run(partial(other.run_worker, burst=True))  # none by default
+        with pytest.raises(UsageError, match="main thread"):
+            trio.run(partial(other.run_worker, burst=True, handle_signals=[signal.SIGTERM]))
+
+    await trio.to_thread.run_sync(in_thread)
+
+
+async def test_the_log_names_who_was_left_without_a_verdict(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @router.actor(confirmation_mode="manual")
+    async def forgetful() -> None: ...
+
+    envelope = await send(app, "forgetful")
+    with caplog.at_level(logging.WARNING):
+        assert await app.run_worker(burst=True) == Report(processed=1, released=1)
+    assert f"message {envelope.id} was left without a verdict" in caplog.text
+    assert await server.counts("default") == Counts(ready=1)

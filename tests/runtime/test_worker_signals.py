@@ -1,0 +1,103 @@
+"""Real signals to a real process: one SIGTERM drains, two cut short. Real time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import IO, Any
+
+import pytest
+
+pytestmark = pytest.mark.real_time
+
+SCRIPT = """
+import json, sys
+import trio
+from repid import InMemoryServer, Repid, Router
+
+server = InMemoryServer()
+app = Repid()
+app.servers.register_server("default", server)
+router = Router()
+ended = []
+
+@router.actor
+async def slow(seconds: float) -> None:
+    print("running", flush=True)
+    try:
+        await trio.sleep(seconds)
+    finally:
+        ended.append(trio.current_effective_deadline() > 0)
+
+@router.actor
+def thread(seconds: float) -> None:
+    import time
+    print("running", flush=True)
+    time.sleep(seconds)
+
+app.include_router(router)
+
+async def main():
+    async with app.magic():
+        for _ in range(2):
+            await app.send_message_json(
+                channel="default", payload={"seconds": float(sys.argv[2])}, headers={"topic": sys.argv[1]})
+        report = await app.run_worker(graceful_shutdown_time=float(sys.argv[3]))
+        counts = await server.counts("default")
+    print(json.dumps({"processed": report.processed, "succeeded": report.succeeded, "released": report.released,
+                      "abandoned": report.abandoned, "ready": counts.ready, "leased": counts.leased}), flush=True)
+
+trio.run(main)
+"""
+
+
+def run_and_signal(actor: str, seconds: float, grace: float, *signals: signal.Signals) -> tuple[int, dict[str, Any]]:
+    """Start two runs, send the signals one after another, and give the exit code and the account."""
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), actor, str(seconds), str(grace)], stdout=subprocess.PIPE
+    ) as process:
+        output: IO[bytes] | None = process.stdout
+        assert output is not None
+        for _ in range(2):
+            assert output.readline() == b"running\n"
+        for number in signals:
+            process.send_signal(number)
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+        rest, _ = process.communicate(timeout=10)
+    return process.returncode, json.loads(rest)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_signal_drains(number: signal.Signals) -> None:
+    assert run_and_signal("slow", 0.4, 20, number) == (
+        0,
+        {"processed": 2, "succeeded": 2, "released": 0, "abandoned": 0, "ready": 0, "leased": 0},
+    )
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_two_signals_cut_short(second: signal.Signals) -> None:
+    assert run_and_signal("slow", 30, 20, signal.SIGTERM, second) == (
+        0,
+        {"processed": 2, "succeeded": 0, "released": 2, "abandoned": 0, "ready": 2, "leased": 0},
+    )
+
+
+def test_the_grace_ends_by_itself() -> None:
+    assert run_and_signal("slow", 30, 0.2, signal.SIGTERM) == (
+        0,
+        {"processed": 2, "succeeded": 0, "released": 2, "abandoned": 0, "ready": 2, "leased": 0},
+    )
+
+
+def test_two_signals_leave_threads_behind_and_the_process_ends() -> None:
+    assert run_and_signal("thread", 30, 20, signal.SIGTERM, signal.SIGTERM) == (
+        0,
+        {"processed": 2, "succeeded": 0, "released": 0, "abandoned": 2, "ready": 0, "leased": 2},
+    )

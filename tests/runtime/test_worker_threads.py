@@ -1,0 +1,310 @@
+"""Sync actors: in threads, which can only be asked to stop, and in processes, which can be killed. Real time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextvars import ContextVar
+from functools import partial
+
+import aids_processes
+import pytest
+import trio
+import trio.testing
+from aids import UnreliableServer, send
+from repid import Counts, Handle, Message, Repid, Report, Router
+
+pytestmark = pytest.mark.real_time
+
+word: ContextVar[str] = ContextVar("word", default="unset")
+
+
+@pytest.fixture
+async def app(server: UnreliableServer) -> AsyncGenerator[Repid, None]:
+    """As everywhere, but on the real clock: a thread does not wait for a virtual one."""
+    app = Repid()
+    app.servers.register_server("default", server)
+    async with app.magic():
+        await server.declare(["default"])
+        yield app
+
+
+async def test_a_sync_actor_runs_in_a_thread_and_the_loop_goes_on(app: Repid, router: Router) -> None:
+    threads: list[int] = []
+    both = threading.Barrier(2, timeout=5)
+
+    @router.actor
+    def blocking() -> None:
+        threads.append(threading.get_ident())
+        both.wait()
+
+    await send(app, "blocking")
+    await send(app, "blocking")
+    assert await app.run_worker(burst=True) == Report(processed=2, succeeded=2)
+    assert threading.get_ident() not in threads
+    assert len(set(threads)) == 2
+
+
+async def test_what_a_sync_actor_raises_is_its_failure(app: Repid, router: Router, server: UnreliableServer) -> None:
+    @router.actor
+    def fails() -> None:
+        raise ValueError("in a thread")
+
+    await send(app, "fails")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert (dead.failure.type, dead.failure.text) == ("ValueError", "in a thread")
+    assert "in fails" in dead.failure.traceback
+
+
+async def test_a_thread_sees_the_context_of_its_run_alone(app: Repid, router: Router) -> None:
+    seen: list[str] = []
+
+    @router.actor
+    def job() -> None:
+        seen.append(word.get())
+        word.set("changed")
+
+    word.set("worker's")
+    for _ in range(3):
+        await send(app, "job")
+    await app.run_worker(burst=True, tasks_limit=1)
+    assert seen == ["worker's"] * 3
+
+
+async def test_a_deadline_asks_a_thread_to_stop_and_run_2_never_overlaps_run_1(app: Repid, router: Router) -> None:
+    spans: list[tuple[float, float]] = []
+
+    @router.actor(timeout=0.05, retries=1, retry_policy=lambda _: 0)
+    def polite(message: Message) -> None:
+        started = time.monotonic()
+        try:
+            if message.attempt == 1:
+                while True:
+                    time.sleep(0.001)
+                    trio.from_thread.check_cancelled()
+        finally:
+            time.sleep(0.05)  # its last wish
+            spans.append((started, time.monotonic()))
+
+    await send(app, "polite")
+    report = await app.run_worker(burst=True)
+    assert (report.processed, report.retried) == (2, 1)
+    assert spans[0][1] <= spans[1][0]
+    assert 0.1 <= spans[0][1] - spans[0][0] < 1
+
+
+async def test_a_thread_that_does_not_hear_is_waited_for_and_then_timed_out(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    ended: list[str] = []
+
+    @router.actor(timeout=0.02)
+    def deaf() -> None:
+        time.sleep(0.15)
+        ended.append("ended")
+
+    await send(app, "deaf")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    assert ended == ["ended"]
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.type == "TimeoutError"
+
+
+async def test_waiting_for_a_thread_slot_does_not_count_as_running(app: Repid, router: Router) -> None:
+    limiter = trio.to_thread.current_default_thread_limiter()
+    found, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+
+        @router.actor(timeout=0.15)
+        def job() -> None:
+            time.sleep(0.06)
+
+        for _ in range(5):
+            await send(app, "job")
+        assert await app.run_worker(burst=True) == Report(processed=5, succeeded=5)
+    finally:
+        limiter.total_tokens = found
+
+
+async def test_at_the_end_of_the_grace_a_thread_is_abandoned_to_its_lease_and_reported(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    let_go = threading.Event()
+    reports: list[Report] = []
+
+    @router.actor
+    def deaf() -> None:
+        let_go.wait(5)
+
+    async def work(task_status: trio.TaskStatus[Handle]) -> None:
+        reports.append(await app.run_worker(graceful_shutdown_time=0.05, task_status=task_status))
+
+    await send(app, "deaf")
+    started = time.monotonic()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(work)
+        await trio.sleep(0.05)
+        handle.stop()
+    assert time.monotonic() - started < 1
+    assert reports == [Report(processed=1, abandoned=1)]
+    assert await server.counts("default") == Counts(leased=1)
+    assert "is left behind" in caplog.text
+    let_go.set()
+
+
+async def test_a_thread_that_ends_within_the_grace_is_settled(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    def job() -> None:
+        time.sleep(0.1)
+
+    await send(app, "job")
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(0.02)
+        handle.stop()
+    assert await server.counts("default") == Counts()
+
+
+@pytest.mark.parametrize("checkpoints", range(0, 30, 3))
+async def test_cancelled_at_any_moment_a_message_whose_thread_never_started_is_released(
+    app: Repid, router: Router, server: UnreliableServer, checkpoints: int
+) -> None:
+    ran: list[str] = []
+    let_go = threading.Event()
+
+    @router.actor
+    def job() -> None:
+        ran.append("started")
+        let_go.wait(5)
+
+    await send(app, "job")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(app.run_worker)
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    await trio.sleep(0.02)  # a thread that was begun may take a moment to get there
+    let_go.set()
+    expected = Counts(leased=1) if ran else Counts(ready=1)
+    assert await server.counts("default") == expected
+
+
+async def test_the_verbs_of_a_message_can_be_used_from_its_thread(app: Repid, router: Router) -> None:
+    @router.actor
+    def job(message: Message) -> None:
+        trio.from_thread.run(message.nack)
+
+    await send(app, "job")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+
+
+@pytest.mark.xfail(strict=True, reason="bug 12")
+async def test_a_sync_function_that_returns_a_coroutine_is_told_so(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    async def real() -> None: ...
+
+    @router.actor
+    def wrong() -> object:
+        return real()
+
+    await send(app, "wrong")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert "declare the actor with async def" in dead.failure.text
+
+
+async def test_middlewares_go_around_sync_actors_too(app: Repid) -> None:
+    seen: list[str] = []
+
+    async def around(call_next, message, actor):  # type: ignore[no-untyped-def]
+        seen.append("before")
+        result = await call_next(message, actor)
+        seen.append(f"after {result}")
+        return result
+
+    router = Router(middlewares=[around])
+    app.include_router(router)
+
+    @router.actor
+    def job() -> int:
+        seen.append("job")
+        return 5
+
+    await send(app, "job")
+    await app.run_worker(burst=True)
+    assert seen == ["before", "job", "after 5"]
+
+
+# Processes
+
+
+async def test_a_process_does_the_work_elsewhere(app: Repid, router: Router, server: UnreliableServer) -> None:
+    router.actor(run_in_process=True)(aids_processes.check_other_process)
+    await send(app, "check_other_process", parent=os.getpid())
+    with trio.fail_after(30):
+        assert await app.run_worker(burst=True) == Report(processed=1, succeeded=1)
+
+
+async def test_a_process_is_killed_at_its_timeout(
+    app: Repid, router: Router, server: UnreliableServer, tmp_path: os.PathLike[str]
+) -> None:
+    """It says who it is, and is no more when the run has ended."""
+    file = os.path.join(tmp_path, "pid")
+    router.actor(run_in_process=True, timeout=3)(aids_processes.hang)
+    await send(app, "hang", file=file)
+    started = time.monotonic()
+    with trio.fail_after(30):
+        assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    assert time.monotonic() - started < 15
+    with open(file, encoding="ascii") as written:  # noqa: ASYNC230, PTH123  a few bytes
+        pid = int(written.read())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.type == "TimeoutError"
+
+
+async def test_a_process_is_killed_at_the_end_of_the_grace_and_its_message_released(
+    app: Repid, router: Router, server: UnreliableServer, tmp_path: os.PathLike[str]
+) -> None:
+    file = os.path.join(tmp_path, "pid")
+    router.actor(run_in_process=True)(aids_processes.hang)
+    await send(app, "hang", file=file)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            handle: Handle = await nursery.start(partial(app.run_worker, graceful_shutdown_time=0))
+            while not os.path.exists(file):
+                await trio.sleep(0.01)
+            handle.stop()
+    assert await server.counts("default") == Counts(ready=1)
+
+
+async def test_what_a_process_raises_comes_back(app: Repid, router: Router, server: UnreliableServer) -> None:
+    router.actor(run_in_process=True)(aids_processes.fail)
+    await send(app, "fail")
+    with trio.fail_after(30):
+        assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert (dead.failure.type, dead.failure.text) == ("ValueError", "from a process")
+
+
+async def test_a_process_that_dies_is_a_failure_of_its_run(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    router.actor(run_in_process=True)(aids_processes.die)
+    router.actor(run_in_process=True)(aids_processes.check_other_process)
+    await send(app, "die")
+    await send(app, "check_other_process", parent=0)
+    with trio.fail_after(30):
+        assert await app.run_worker(burst=True) == Report(processed=2, succeeded=1, failed=1, dead=1)
