@@ -193,8 +193,14 @@ class Crew:
             if executor is not None:
                 executor.cut_off(delivery, CancelRequested)
             elif delivery in self.ledger.kept:
-                self.settler.put(Settlement(delivery, Cancel()))
                 self.ledger.kept.discard(delivery)
+                self.settle(delivery, Cancel(), ())
+
+    def settle(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> None:
+        """Hand over a verdict that was given outside a run's end, by a verb of its message say."""
+        role = self.roles.find[delivery.envelope.queue](delivery.envelope)
+        result = None if role is None else role.result(delivery.envelope, disposition)
+        self.settler.put(Settlement(delivery, disposition, outbox, result))
 
     def release_kept(self) -> None:
         """The worker ends: release what actors in the mode `manual` left without a verdict."""
@@ -248,9 +254,7 @@ class Desk:
                 f"the worker that had leased message {delivery.envelope.id!r} has ended: no verdict can be given any more"
             )
         self._ledger.kept.discard(delivery)
-        role = self._crew.roles.find[delivery.envelope.queue](delivery.envelope)
-        result = None if role is None else role.result(delivery.envelope, disposition)
-        self._settler.put(Settlement(delivery, disposition, outbox, result))
+        self._crew.settle(delivery, disposition, outbox)
         return self._settler.wait_settled(delivery)
 
     async def report(self, delivery: Delivery, progress: Progress) -> None:

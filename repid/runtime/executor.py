@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import traceback
 from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any, TypeAlias
@@ -16,12 +15,8 @@ import trio
 from ..codec import encode_json
 from ..delivery import (
     ACK,
-    Ack,
-    Cancel,
     CancelRequested,
-    DeadLetter,
     Delivery,
-    Disposition,
     Event,
     Expired,
     Failure,
@@ -30,8 +25,6 @@ from ..delivery import (
     PayloadRefused,
     Phase,
     Raised,
-    Release,
-    Retry,
     Returned,
     Settlement,
     Stopping,
@@ -43,6 +36,7 @@ from ..inject import Message
 from .backends import abandoned
 from .crew import Crew, Desk
 from .drive import CHECKPOINT, drive, forward
+from .failures import failure_of, log_failure, split, stops_the_worker
 from .roles import Role
 from .timer import Cause
 
@@ -54,9 +48,6 @@ TIME_PER_CHECKPOINT = 0.001
 
 CHECKPOINTS_PER_RUN = 4
 """A run may yield to others so often before it counts as one that waits for something."""
-
-LONGEST_TRACEBACK = 16_000
-"""Characters of a traceback that are kept with a failure: its end, where the error is."""
 
 
 class Run(msgspec.Struct, eq=False, gc=False):
@@ -303,8 +294,8 @@ class Executor:
 
     def _failed(self, run: Run, error: BaseException) -> None:
         """Record a failure. Cancellation and orders to stop the process are let through, what came with them is logged."""
-        cancelled, rest = _split(error)
-        if rest is not None and _stops_the_worker(rest):
+        cancelled, rest = split(error)
+        if rest is not None and stops_the_worker(rest):
             raise error
         if cancelled is not None:
             if rest is not None:
@@ -313,7 +304,7 @@ class Executor:
         assert rest is not None
         if run.phase is Phase.DECIDED:
             log.error("actor %r failed after its verdict, which stands", run.role.actor.name, exc_info=rest)
-        self._conclude(run, Raised(_failure(rest), run.role.error_word(rest)), rest)
+        self._conclude(run, Raised(failure_of(rest), run.role.error_word(rest)), rest)
 
     def _cut_short(self, run: Run, cause: Cause) -> None:
         """The scope has caught the cancellation: the recorded cause decides."""
@@ -359,7 +350,7 @@ class Executor:
             result = run.role.result(delivery.envelope, disposition, payload)
             self._settler.put(Settlement(delivery, disposition, outbox, result))
             if error is not None:
-                _log_failure(run, disposition, error)
+                log_failure(run.role.actor.name, delivery, disposition, error)
         self._done(run)
 
     def _done(self, run: Run) -> None:
@@ -371,55 +362,3 @@ class Executor:
         if run.role.limit is not None:
             run.role.busy -= 1
             self._crew.leave(run.role)
-
-
-def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """The cancellation in an error, and the rest."""
-    if isinstance(error, trio.Cancelled):
-        return error, None
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)
-    return None, error
-
-
-def _stops_the_worker(error: BaseException) -> bool:
-    orders = (KeyboardInterrupt, SystemExit)
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(orders) is not None
-    return isinstance(error, orders)
-
-
-def _failure(error: BaseException) -> Failure:
-    explained = traceback.TracebackException.from_exception(error)  # bears errors whose text cannot be had
-    text = "".join(explained.format())
-    return Failure(type(error).__name__, _text(error), text[-LONGEST_TRACEBACK:])
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001  whatever is wrong with it, the failure is to be recorded
-        return "(its text cannot be had: __str__ raised)"
-
-
-def _log_failure(run: Run, disposition: Disposition, error: BaseException) -> None:
-    delivery = run.delivery
-    match disposition:
-        case Ack():
-            fate = "acknowledged all the same"
-        case Retry(delay=delay):
-            fate = f"again in {delay:.3g} s"
-        case Release():
-            fate = "released"
-        case Cancel():
-            fate = "cancelled"
-        case DeadLetter(reason=reason):
-            fate = f"dead letter ({reason})"
-    log.error(
-        "actor %r failed on message %s in attempt %d: %s",
-        run.role.actor.name,
-        delivery.envelope.id,
-        delivery.attempt,
-        fate,
-        exc_info=error,
-    )

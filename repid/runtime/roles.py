@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from ..actors import Actor, onion
-from ..delivery import Delivery, Disposition, NewResult, Terms, make_result
+from ..delivery import VERBS, Cancel, Delivery, Disposition, NewResult, Terms, make_result
 from ..envelope import Envelope
 from ..errors import ConfigurationError
 from ..inject import Message
@@ -77,8 +77,9 @@ class Role:
         return (self.actor.store_result if wanted is None else wanted) and self.mode != "ack_first"
 
     def result(self, envelope: Envelope, disposition: Disposition, payload: bytes = b"null") -> NewResult | None:
-        """What to store with a verdict, if anything."""
-        if not self.stores_result(envelope):
+        """What to store with a verdict, if anything. That it was cancelled is stored unless the sender refused."""
+        cancelled = isinstance(disposition, Cancel) and envelope.options.store_result is not False
+        if not (cancelled or self.stores_result(envelope)):
             return None
         ttl = envelope.options.result_ttl
         return make_result(envelope.result_id, self.actor.result_ttl if ttl is None else ttl, disposition, payload)
@@ -101,12 +102,14 @@ class Role:
         except Exception:
             log.exception("on_error of actor %r failed; its retries decide", self.actor.name)
             return None
-        if word not in {None, "ack", "nack", "reject", "retry"}:
-            log.error(
-                "on_error of actor %r returned %r, which is no verdict; its retries decide", self.actor.name, word
-            )
-            return None
-        return word
+        if word is None or (isinstance(word, str) and word in VERBS):
+            return word
+        log.error(
+            "on_error of actor %r returned a %s that is no verdict; its retries decide",
+            self.actor.name,
+            type(word).__name__,
+        )
+        return None
 
 
 Start = Callable[[dict[str, Any], Message | None], Coroutine[Any, Any, Any]]
