@@ -50,6 +50,13 @@ def check_count(name: str, value: float, *, least: int = 0) -> float:
     return value
 
 
+def check_retries(name: str, value: float) -> int:
+    """The number itself; raises `ConfigurationError` unless it is whole, not negative and finite."""
+    if value == math.inf:
+        raise ConfigurationError(f"{name} must be finite: a message that never gives up never becomes a dead letter")
+    return int(check_count(name, value))
+
+
 def check_flag(name: str, value: bool) -> bool:
     """The value itself; raises `ConfigurationError` unless it is True or False."""
     if not isinstance(value, bool):

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 from .codec import JSON, encode_json
 from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared
-from .names import check_count, check_duration, check_flag, check_known, check_mapping, check_name
+from .names import check_duration, check_flag, check_known, check_mapping, check_name, check_retries
 from .ports import Broker
 
 Outcomes: TypeAlias = list[BrokerRefused | None]
@@ -167,7 +167,7 @@ def make_options(
         priority=None if priority is None else check_priority(priority),
         delay=None if delay is None else check_duration("delay", delay),
         ttl=None if ttl is None else check_duration("ttl", ttl, positive=True),
-        retries=None if retries is None else int(check_count("retries", retries)),
+        retries=None if retries is None else check_retries("retries", retries),
         timeout=None if timeout is None else check_duration("timeout", timeout, positive=True),
         store_result=store_result if store_result is None else check_flag("store_result", store_result),
         result_id=check_id(result_id),

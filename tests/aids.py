@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 import trio.testing
+
 from repid import BrokerUnavailable, Counts, Envelope, InMemoryServer, Repid
-from repid.brokers.memory.consumer import InMemoryConsumer
 from repid.delivery import Delivery, Settlement
-from repid.ports import Topics, Verdict
+from repid.ports import Consumer, Topics, Verdict
+
+if TYPE_CHECKING:
+    from repid.brokers.memory.consumer import InMemoryConsumer
 
 T = TypeVar("T")
 
@@ -51,36 +54,41 @@ class UnreliableServer(InMemoryServer):
     @asynccontextmanager
     async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[InMemoryConsumer, None]:
         async with super().consume(queues) as consumer:
-            yield _UnreliableConsumer(consumer, self)
+            yield cast("InMemoryConsumer", _UnreliableConsumer(consumer, self))
 
 
-class _UnreliableConsumer(InMemoryConsumer):
-    def __init__(self, consumer: InMemoryConsumer, server: UnreliableServer) -> None:
-        super().__init__(consumer._session, consumer._taker)
+class _UnreliableConsumer:
+    """Goes in front of a consumer; what cannot be made to fail goes straight to it."""
+
+    def __init__(self, consumer: Consumer, server: UnreliableServer) -> None:
+        self._consumer = consumer
         self._server = server
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
 
     async def receive(
         self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
     ) -> list[Delivery]:
         await self._server.trouble("receive")
-        return await super().receive(limit, at_most=at_most, max_wait=max_wait)
+        return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         await self._server.trouble("settle")
-        return await super().settle(settlements)
+        return await self._consumer.settle(settlements)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
         await self._server.trouble("extend")
-        return await super().extend(deliveries)
+        return await self._consumer.extend(deliveries)
 
     async def rescue(self) -> int:
         await self._server.trouble("rescue")
-        return await super().rescue()
+        return await self._consumer.rescue()
 
 
 def seed_scheduler(seed: object) -> None:
     """Make the order in which trio runs tasks depend on the seed alone (pytest-trio switches determinism on)."""
-    trio._core._run._r.seed(str(seed))  # type: ignore[attr-defined]  # private, and the only way
+    trio._core._run._r.seed(str(seed))  # private, and the only way
 
 
 def run_virtual(main: Callable[..., Awaitable[T]], *arguments: Any, autojump: float = 0.0) -> T:

@@ -18,6 +18,7 @@ import trio
 import trio.testing
 from aids import UnreliableServer, seed_scheduler
 from hypothesis import settings
+
 from repid import Repid, Router
 
 SEED = os.environ.get("REPID_TEST_SEED", "0")
@@ -53,7 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _run_on_virtual_clock(item: pytest.Function, main: Any, *, clock: Any, instruments: Any) -> Any:
-    return trio.run(main, clock=clock or item.funcargs["autojump_clock"], instruments=instruments)
+    virtual: Any = item.funcargs["autojump_clock"]
+    return trio.run(main, clock=clock or virtual, instruments=instruments)
 
 
 @pytest.fixture

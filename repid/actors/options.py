@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypedDict, get_args
 
 from ..delivery import DAY, MODES, VERBS, Mode
 from ..errors import ConfigurationError
-from ..names import check_count, check_duration, check_flag, check_iterable, check_known, check_name, check_one_of
+from ..names import (
+    check_count,
+    check_duration,
+    check_flag,
+    check_iterable,
+    check_known,
+    check_name,
+    check_one_of,
+    check_retries,
+)
 from ..ports import Missed, Overlap
 from ..retry import RetryPolicy, default_retry_policy_factory
 from .actor import ActorMiddleware, ErrorVerb, OnError
@@ -124,12 +132,6 @@ def _check_timeout(name: str, value: Any) -> float:
     return check_duration(name, value, positive=True)
 
 
-def _check_retries(name: str, value: Any) -> int:
-    if value == math.inf:
-        raise ConfigurationError(f"{name} must be finite: a message that never gives up never becomes a dead letter")
-    return int(check_count(name, value))
-
-
 def _check_concurrency(name: str, value: Any) -> float:
     return check_count(name, value, least=1)
 
@@ -176,7 +178,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "name": _check_actor_name,
     "channel": _check_channel,
     "timeout": _check_timeout,
-    "retries": _check_retries,
+    "retries": check_retries,
     "retry_policy": _check_callable,
     "concurrency": _check_concurrency,
     "confirmation_mode": _check_mode,

@@ -137,8 +137,7 @@ async def _keep_up(
     async with trio.open_nursery() as upkeep:
         upkeep.start_soon(settler.run)
         upkeep.start_soon(Keeper(consumer, crew).keep)
-        if hasattr(consumer, "cancellations"):  # TEMP
-            upkeep.start_soon(heed_cancellations, consumer, crew)
+        upkeep.start_soon(heed_cancellations, consumer, crew)
         upkeep.start_soon(reporter.run)
         try:
             await _run_actors(broker, consumer, crew, desk, settings, handle, on_started)
@@ -186,8 +185,7 @@ async def _run_actors(
                 try:
                     async with trio.open_nursery() as intake:
                         handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
-                        if hasattr(broker, "schedules"):  # TEMP
-                            intake.start_soon(run_schedules, broker)
+                        intake.start_soon(run_schedules, broker)
                         intake.start_soon(reader.read, intake.cancel_scope.cancel)
                         on_started()
                 finally:

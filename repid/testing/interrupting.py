@@ -81,7 +81,7 @@ def _cancel_at(call: Awaitable[T], scope: trio.CancelScope, at: int) -> Generato
     error: BaseException | None = None
     while True:
         try:
-            trap = steps.send(value) if error is None else cast("Generator[Any, Any, T]", steps).throw(error)
+            trap = steps.send(value) if error is None else steps.throw(error)
         except StopIteration as stop:
             return cast("T", stop.value)
         if waits == at:

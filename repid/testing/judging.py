@@ -53,7 +53,7 @@ def check(*needs: Need) -> Callable[[Callable[[Lab], Awaitable[None]]], Check]:
 
     def make(function: Callable[[Lab], Awaitable[None]]) -> Check:
         sentence = " ".join((function.__doc__ or "").split())
-        return Check(function.__name__, sentence, frozenset(needs), function)  # type: ignore[attr-defined]  # it is one
+        return Check(function.__name__, sentence, frozenset(needs), function)
 
     return make
 

@@ -88,7 +88,7 @@ class Lab:
     async def soon(self, what: str, condition: Callable[[], Awaitable[bool]]) -> None:
         """Until the condition holds, which should be soon."""
         with trio.move_on_after(self.time.patience):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 - the condition is the broker's, which has no event for it
                 await trio.sleep(self.time.cushion or 0.001)
             return
         expect(what, actual="waited in vain", expected="soon")

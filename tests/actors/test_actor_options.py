@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from repid import (
     Actor,
     ConfigurationError,
@@ -139,7 +140,10 @@ def test_middlewares_add_up_from_the_outside_in() -> None:
         ({"retries": True}, "must be a whole number"),
         ({"retries": math.inf}, "retries of actor 'job' must be finite"),
         ({"concurrency": 0}, "concurrency of actor 'job' must be a whole number of at least 1"),
-        ({"confirmation_mode": "autoo"}, "must be one of 'auto', 'always_ack', 'ack_first', 'manual', 'manual_explicit'"),
+        (
+            {"confirmation_mode": "autoo"},
+            "must be one of 'auto', 'always_ack', 'ack_first', 'manual', 'manual_explicit'",
+        ),
         ({"confirmation_mode": "autoo"}, "(did you mean 'auto'?)"),
         ({"confirmation_mode": []}, "must be one of"),
         ({"on_error": "retri"}, "on_error of actor 'job' must be one of 'ack', 'nack', 'reject', 'retry'"),
@@ -309,7 +313,8 @@ def test_the_default_policy_doubles_between_its_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"min_backoff": -1}, {"max_backoff": math.nan}, {"multiplier": -1}, {"min_backoff": 5, "max_backoff": 4}]
+    "options",
+    [{"min_backoff": -1}, {"max_backoff": math.nan}, {"multiplier": -1}, {"min_backoff": 5, "max_backoff": 4}],
 )
 def test_a_policy_of_wrong_numbers_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):

@@ -291,6 +291,7 @@ class Machine:
             await trio.testing.wait_all_tasks_blocked()
             take_over()
             for receive in pending:
+                assert receive.consumer in self.open  # closing it ends its waiting
                 assert not self.model.claimable(receive.consumer, receive.limit, receive.at_most, trio.current_time())
             nursery.cancel_scope.cancel()
 
@@ -306,7 +307,6 @@ class Machine:
                 said = [(f.envelope.id, f.attempt, f.lost, f.reason) for f in found]
                 wanted = [(m.envelope.id, m.attempt, m.lost, m.reason) for m in expected]
                 assert said == wanted or (place == "dead" and sorted(map(str, said)) == sorted(map(str, wanted)))
-
         assert len({m.envelope.id for m in self.model.messages if m.place != "dead"}) == len(self.server._store._ids)
 
 

@@ -47,6 +47,17 @@ async def test_any_other_broker_is_tried_in_real_time() -> None:
     assert report.skipped == {"nothing_starves": "needs clock"}
 
 
+async def test_long_leases_need_a_clock() -> None:
+    @asynccontextmanager
+    async def open_patient() -> AsyncGenerator[Broker, None]:
+        yield LoggingBroker(lease_timeout=60)
+
+    report = await check_broker(open_patient, only=["an_expired_lease_is_rescued_by_anybody"])
+    assert list(report.skipped.values()) == [
+        "leases of 60.0 s outlast our patience: open the broker with at most 5, or a clock"
+    ]
+
+
 async def test_what_is_not_claimed_is_skipped_and_listed(autojump_clock: MockClock) -> None:
     modest = Capabilities(filters_topics=False, atomic_outbox=False, durable=False, shared=False)
     report = await check_broker(open_broker, modest)
@@ -75,5 +86,5 @@ async def test_a_failure_names_the_check_and_what_differed(autojump_clock: MockC
 
 
 async def test_an_unknown_check_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="no check 'nothing_starve' .did you mean 'nothing_starves'"):
+    with pytest.raises(ConfigurationError, match=r"no check 'nothing_starve' .did you mean 'nothing_starves'"):
         await check_broker(open_broker, only=["nothing_starve"])

@@ -13,6 +13,7 @@ import trio
 from aids import UnreliableServer, run_virtual, seed_scheduler, send, total
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from repid import Counts, Handle, Message, Repid, Report, Router
 
 Behaviour: TypeAlias = Literal[

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import trio
 from aids import UnreliableServer, run_virtual, seed_scheduler, send
+
 from repid import Counts, Handle, LeaseLost, Message, Repid, Report, Router, Worker, catch_all_routing_strategy
 from repid.delivery import Delivery
 
@@ -22,7 +23,7 @@ async def another_consumer(server: UnreliableServer) -> AsyncGenerator[None, Non
         async def rescue() -> None:
             while True:
                 await trio.sleep(1)
-                await super(type(consumer), consumer).rescue()
+                await consumer.rescue()
 
         nursery.start_soon(rescue)
         yield
@@ -269,9 +270,7 @@ async def test_a_dead_worker_s_message_is_rescued_by_another(
     assert 60 <= seen[0][1] - leased <= 60 + 15
 
 
-async def test_a_message_that_kills_ten_workers_is_poison(
-    app: Repid, router: Router, server: UnreliableServer
-) -> None:
+async def test_a_message_that_kills_ten_workers_is_poison(app: Repid, router: Router, server: UnreliableServer) -> None:
     @router.actor
     async def job() -> None: ...
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from aids import UnreliableServer, send
+
 from repid import (
     AlreadySettled,
     Counts,
@@ -225,7 +226,7 @@ async def test_kept_leases_count_against_the_limit_of_tasks(
         await trio.sleep(10)
         leased = (await server.counts("default")).leased
         assert 3 <= leased <= 6
-        for message in list(kept):
+        for message in kept[:leased]:
             await message.ack()
         await trio.sleep(10)
         assert len(kept) > leased
@@ -396,7 +397,8 @@ async def test_retries_follow_the_policy_and_end(app: Repid, router: Router, ser
     await send(app, "fails")
     assert await app.run_worker(messages_limit=4) == Report(processed=4, failed=1, retried=3, dead=1)
     zero = starts[0][1]
-    assert [(attempt, pytest.approx(time - zero)) for attempt, time in starts] == [(1, 0), (2, 2), (3, 6), (4, 14)]
+    assert [attempt for attempt, _ in starts] == [1, 2, 3, 4]
+    assert [time - zero for _, time in starts] == pytest.approx([0, 2, 6, 14])
     [dead] = await server.browse("default", "dead")
     assert (dead.attempt, dead.reason) == (4, "failed")
     assert dead.failure is not None

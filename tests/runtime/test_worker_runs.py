@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import trio
 from aids import UnreliableServer, send, total
+
 from repid import Counts, Envelope, Handle, Message, Repid, Report, Router, catch_all_routing_strategy
 
 word: ContextVar[str] = ContextVar("word", default="unset")
@@ -277,7 +278,9 @@ async def test_a_routing_strategy_that_raises_takes_nothing_and_is_logged(
 # A start that is over when it is over
 
 
-async def test_start_is_over_when_the_worker_really_consumes(app: Repid, router: Router, server: UnreliableServer) -> None:
+async def test_start_is_over_when_the_worker_really_consumes(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
     @router.actor(channel="elsewhere")
     async def job() -> None: ...
 

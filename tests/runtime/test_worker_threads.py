@@ -8,12 +8,14 @@ import time
 from collections.abc import AsyncGenerator
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 
 import aids_processes
 import pytest
 import trio
 import trio.testing
 from aids import UnreliableServer, send
+
 from repid import Counts, Handle, Message, Repid, Report, Router
 
 pytestmark = pytest.mark.real_time
@@ -205,7 +207,6 @@ async def test_the_verbs_of_a_message_can_be_used_from_its_thread(app: Repid, ro
     assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
 
 
-@pytest.mark.xfail(strict=True, reason="bug 12")
 async def test_a_sync_function_that_returns_a_coroutine_is_told_so(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
@@ -255,18 +256,17 @@ async def test_a_process_does_the_work_elsewhere(app: Repid, router: Router, ser
 
 
 async def test_a_process_is_killed_at_its_timeout(
-    app: Repid, router: Router, server: UnreliableServer, tmp_path: os.PathLike[str]
+    app: Repid, router: Router, server: UnreliableServer, tmp_path: Path
 ) -> None:
     """It says who it is, and is no more when the run has ended."""
-    file = os.path.join(tmp_path, "pid")
+    file = tmp_path / "pid"
     router.actor(run_in_process=True, timeout=3)(aids_processes.hang)
-    await send(app, "hang", file=file)
+    await send(app, "hang", file=str(file))
     started = time.monotonic()
     with trio.fail_after(30):
         assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
     assert time.monotonic() - started < 15
-    with open(file, encoding="ascii") as written:  # noqa: ASYNC230, PTH123  a few bytes
-        pid = int(written.read())
+    pid = int(await trio.Path(file).read_text("ascii"))
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     [dead] = await server.browse("default", "dead")
@@ -275,15 +275,15 @@ async def test_a_process_is_killed_at_its_timeout(
 
 
 async def test_a_process_is_killed_at_the_end_of_the_grace_and_its_message_released(
-    app: Repid, router: Router, server: UnreliableServer, tmp_path: os.PathLike[str]
+    app: Repid, router: Router, server: UnreliableServer, tmp_path: Path
 ) -> None:
-    file = os.path.join(tmp_path, "pid")
+    file = tmp_path / "pid"
     router.actor(run_in_process=True)(aids_processes.hang)
-    await send(app, "hang", file=file)
+    await send(app, "hang", file=str(file))
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             handle: Handle = await nursery.start(partial(app.run_worker, graceful_shutdown_time=0))
-            while not os.path.exists(file):
+            while not await trio.Path(file).exists():  # noqa: ASYNC110  it is another process that writes it
                 await trio.sleep(0.01)
             handle.stop()
     assert await server.counts("default") == Counts(ready=1)

@@ -9,15 +9,7 @@ from ...errors import QueueNotDeclared
 from ...ports import Topics
 from .lanes import Lane
 from .record import Dead, Record
-
-
-class Taker:
-    """What one open consumer takes. Compared by identity."""
-
-    __slots__ = ("queues",)
-
-    def __init__(self, queues: Mapping[str, Topics]) -> None:
-        self.queues = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
+from .taker import Taker
 
 
 class Channel:
@@ -25,10 +17,10 @@ class Channel:
 
     `strays` are the lanes no open consumer has asked for: they go to whoever takes anything of the queue.
     `leases` are in the order in which they end, because all last equally long. `scheduled` only counts; the
-    messages are in the store's heap.
+    messages are in the store's timetable. While it is `paused` its lanes are handed out to nobody.
     """
 
-    __slots__ = ("dead", "lanes", "leases", "name", "scheduled", "strays", "takers", "takers_of_all")
+    __slots__ = ("dead", "lanes", "leases", "name", "paused", "scheduled", "strays", "takers", "takers_of_all")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -37,8 +29,14 @@ class Channel:
         self.leases: dict[int, Record] = {}
         self.dead: dict[int, Dead] = {}
         self.scheduled = 0
+        self.paused = False
         self.takers: Counter[str | None] = Counter()
         self.takers_of_all = 0
+
+    @property
+    def ready(self) -> int:
+        """How many messages are ready."""
+        return sum(map(len, self.lanes.values()))
 
     def lane(self, topic: str | None) -> Lane:
         """The lane of this topic, made if there is none; the caller puts something into it."""
@@ -48,6 +46,13 @@ class Channel:
             if self._is_stray(topic):
                 self.strays[topic] = lane
         return lane
+
+    def lose(self, topic: str | None) -> None:
+        """A ready message of this topic has gone."""
+        lane = self.lanes[topic]
+        lane.lose()
+        if not lane:
+            self.drop(lane)
 
     def drop(self, lane: Lane) -> None:
         """Forget a lane that has become empty."""
@@ -116,15 +121,21 @@ class Directory:
             channel.add_taker(taker)
 
     def close(self, taker: Taker) -> None:
-        """The consumer takes nothing any more; what it leased stays leased."""
+        """The consumer takes nothing any more, and need not wait; what it leased stays leased."""
         del self._takers[taker]
         for name in taker.queues:
             if name in self.channels:
                 self.channels[name].add_taker(taker, -1)
+        taker.wake()
 
     def is_open(self, taker: Taker) -> bool:
         """Whether the consumer was opened and not closed."""
         return taker in self._takers
+
+    def abandon_waiting(self) -> None:
+        """Wake nobody any more of those who wait to be told of requests now."""
+        for taker in self._takers:
+            taker.waiting.clear()
 
     def close_all(self) -> None:
         """Close every consumer."""
@@ -132,12 +143,12 @@ class Directory:
             self.close(taker)
 
     def lanes_for(self, taker: Taker, at_most: Mapping[tuple[str, str], int]) -> tuple[list[Lane], dict[Lane, int]]:
-        """The lanes this consumer may take from, none of them empty, and the limits of those that have one."""
+        """The lanes this consumer may take from now, none of them empty, and the limits of those that have one."""
         lanes: list[Lane] = []
         caps: dict[Lane, int] = {}
         for name, topics in taker.queues.items():
             channel = self.channels.get(name)
-            if channel is None or not channel.lanes:
+            if channel is None or not channel.lanes or channel.paused:
                 continue
             if not at_most:
                 lanes.extend(channel.lanes_for(topics))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from ...delivery import Ack, DeadLetter, Release, Retry, Settlement
+from ...delivery import Ack, Cancel, DeadLetter, NewResult, Release, Retry, Settlement
 from ...envelope import NO_OPTIONS, Envelope
 from ...errors import ConfigurationError, InternalError
 
-_DISPOSITIONS = frozenset({Ack, Retry, Release, DeadLetter})
+_DISPOSITIONS = frozenset({Ack, Retry, Release, DeadLetter, Cancel})
 
 
 def check_envelopes(envelopes: Iterable[Envelope]) -> None:
@@ -22,12 +22,25 @@ def check_envelopes(envelopes: Iterable[Envelope]) -> None:
 
 
 def check_settlements(settlements: Iterable[Settlement]) -> None:
-    """Raise `InternalError` for what is no disposition, and `ConfigurationError` for an outbox as above."""
+    """Raise `InternalError` for what is no disposition, and `ConfigurationError` for an outbox or result that is wrong."""
     for settlement in settlements:
         if type(settlement.disposition) not in _DISPOSITIONS:
             raise InternalError(f"{settlement.disposition!r} is no disposition")
         if settlement.outbox:
             check_envelopes(settlement.outbox)
+        if settlement.result is not None:
+            check_results([settlement.result])
+
+
+def check_results(results: Iterable[NewResult]) -> None:
+    """Raise `ConfigurationError` for a ttl that is no number."""
+    for result in results:
+        if not _is_number(result.ttl):
+            raise ConfigurationError(f"the ttl of the result {result.id!r} must be a number, but is {result.ttl!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
 
 
 def _check_types(envelope: Envelope) -> None:
@@ -42,7 +55,7 @@ def _check_types(envelope: Envelope) -> None:
 
 def _check_options(envelope: Envelope) -> None:
     options = envelope.options
-    for name, value in (("priority", options.priority), ("delay", options.delay), ("ttl", options.ttl)):
-        number: object = value
-        if number is not None and (not isinstance(number, int | float) or math.isnan(number)):
+    for name in ("priority", "delay", "ttl", "result_ttl"):
+        number = getattr(options, name)
+        if number is not None and not _is_number(number):
             raise ConfigurationError(f"the {name} of message {envelope.id!r} must be a number, but is {number!r}")

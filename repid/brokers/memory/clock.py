@@ -12,18 +12,23 @@ class Clock:
 
     The clocks of two runs have nothing to do with each other: between runs the process's monotonic clock counts,
     within a run trio's alone (so a `MockClock` works). It never runs backwards.
+
+    `epoch` is what to add to its times for seconds since 1970, as the wall clock said at first: it is not stepped.
     """
 
-    __slots__ = ("_now", "_offset", "_seen")
+    __slots__ = ("_now", "_offset", "_seen", "epoch")
 
     def __init__(self) -> None:
+        self.epoch = 0.0
         self._now: float | None = None
         self._offset = 0.0
         self._seen = 0.0
 
     def attach(self) -> None:
         """Go on in another trio run. The first run's times are trio's own."""
-        if self._now is not None:
+        if self._now is None:
+            self.epoch = time.time() - trio.current_time()
+        else:
             self._offset = self._now + (time.monotonic() - self._seen) - trio.current_time()
 
     def look(self) -> float:

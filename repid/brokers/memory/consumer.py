@@ -8,12 +8,12 @@ from types import MappingProxyType
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
-from ...delivery import Delivery, Settlement
-from ...errors import ConfigurationError, UsageError
+from ...delivery import Delivery, Progress, Settlement
+from ...errors import ConfigurationError
 from ...ports import Verdict
-from .channel import Taker
 from .checks import check_settlements
 from .session import Session
+from .taker import Taker
 from .waiting import Waiter
 
 _NO_LIMITS: Mapping[tuple[str, str], int] = MappingProxyType({})
@@ -55,7 +55,7 @@ class InMemoryConsumer:
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
-        """Carry out each disposition with its outbox in one step; answer in order. Cancelled: none was.
+        """Carry out each disposition with its outbox and result in one step; answer in order. Cancelled: none was.
 
         Raises `ConfigurationError`, and settles none, where an outbox holds what cannot be published.
         """
@@ -70,10 +70,19 @@ class InMemoryConsumer:
         """Take back every lease that has ended, whoever holds it; how many, those that are poison now included."""
         return await self._session.step(self._session.store.rescue)
 
+    async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
+        """Note how far runs have come, until they are leased anew; what is not leased is passed over."""
+        await self._session.step(lambda now: self._session.store.report(progress, now))
+
+    async def cancellations(self) -> list[int]:
+        """Wait until somebody cancels messages that are leased to this consumer; the tokens of their leases.
+
+        Each is given once; cancelled, this call has taken none. Raises as `receive` when the consumer is closed.
+        """
+        return await self._session.take_requests(self._taker)
+
     def _claim(self, limit: int, at_most: Mapping[tuple[str, str], int]) -> list[Delivery]:
-        self._session.check()
-        if not self._session.store.directory.is_open(self._taker):
-            raise UsageError("this consumer is closed: receive inside its `async with server.consume(...)` block")
+        self._session.check_open(self._taker)
         return self._session.now(lambda now: self._session.store.receive(self._taker, limit, at_most, now))
 
     @enable_ki_protection

@@ -18,13 +18,16 @@ from .record import Record, is_gone
 Entry: TypeAlias = tuple[float, int, Record]
 """Rank, order (so that records are never compared), record."""
 
+_FEWEST_TO_COMPACT = 1024
+
 _Head: TypeAlias = tuple[float, int, "deque[Record] | list[Entry]", "Lane"]
 
 
 class Lane:
     """The ready messages of one topic of one queue.
 
-    `stale` counts the entries whose message has gone (expired) since: they are skipped when their turn comes.
+    `stale` counts the entries whose message has gone (expired, cancelled) since: they are skipped when their turn
+    comes, and swept out when they are most.
     """
 
     __slots__ = ("fresh", "queue", "returned", "stale", "topic")
@@ -50,12 +53,23 @@ class Lane:
         """Take in a message whose rank may be anywhere among the others."""
         heappush(self.returned, (record.rank, record.order, record))
 
+    def lose(self) -> None:
+        """One of the messages has gone."""
+        self.stale += 1
+        if self.stale >= _FEWEST_TO_COMPACT and self.stale > len(self):
+            for priority, records in self.fresh.items():
+                self.fresh[priority] = deque(record for record in records if not is_gone(record))
+            self.returned = [entry for entry in self.returned if not is_gone(entry[2])]
+            heapify(self.returned)
+            self.stale = 0
+
     def records(self) -> Iterator[Record]:
         """Every message of the lane, in no particular order."""
         entries = chain(chain.from_iterable(self.fresh.values()), (entry[2] for entry in self.returned))
         return (record for record in entries if not is_gone(record)) if self.stale else entries
 
     def heads(self) -> Iterator[_Head]:
+        """The first entry of each order there is in the lane."""
         for records in self.fresh.values():
             if records:
                 yield records[0].rank, records[0].order, records, self

@@ -3,47 +3,58 @@
 from __future__ import annotations
 
 import enum
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from ...delivery import Failure, Reason
+from ...delivery import Failure, Progress, Reason
 from ...envelope import Envelope
+from .taker import Taker
 
 
-class Place(enum.Enum):
-    """Where a message is. `GONE`: not live any more, whatever index may still hold it."""
+class Nowhere(enum.Enum):
+    """The place of what is not live any more, whatever index may still hold it."""
 
-    READY = "ready"
-    SCHEDULED = "scheduled"
-    LEASED = "leased"
     GONE = "gone"
+
+
+GONE: Final = Nowhere.GONE
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """What the records that were leased together share. Their tokens are consecutive, from `first` on."""
+
+    taker: Taker
+    until: float
+    first: int
+
+
+Place: TypeAlias = Lease | float | Literal[Nowhere.GONE] | None
+"""Where a message is: leased; scheduled, due at this time; gone; or (None) ready."""
 
 
 class Rare(msgspec.Struct, gc=False):
     """What most messages never need: kept beside the record, so that a million of them stay small.
 
-    Only a message with a ttl can vanish while an index still holds it, and every such message has a `Rare`: that
-    is why `place` is kept here. Times are the broker's.
+    Times are the broker's. `progress` and `cancelling` are those of its present or last run.
     """
 
-    place: Place
     attempt: int = 1
     lost: int = 0
     expires_at: float | None = None
     first_unrouted_at: float | None = None
     failure: Failure | None = None
+    progress: Progress | None = None
+    cancelling: bool = False
 
 
 class Record(msgspec.Struct, gc=False):
-    """One live message. `order` breaks ties between equal ranks; no two records have the same.
-
-    `until` is the end of its lease while it is leased, and when it is due while it is scheduled.
-    """
+    """One live message. `order` breaks ties between equal ranks; no two records have the same."""
 
     envelope: Envelope
     rank: float
     order: int
-    until: float = 0.0
+    place: Place = None
     rare: Rare | None = None
 
 
@@ -55,8 +66,9 @@ class Dead(msgspec.Struct, frozen=True, gc=False):
     lost: int
     reason: Reason
     failure: Failure | None
+    progress: Progress | None
 
 
 def is_gone(record: Record) -> bool:
     """Whether the message is no longer where the index says."""
-    return record.rare is not None and record.rare.place is Place.GONE
+    return record.place is GONE

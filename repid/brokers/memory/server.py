@@ -8,15 +8,28 @@ from datetime import timedelta
 
 from trio.lowlevel import checkpoint
 
+from ...delivery import NewResult, StoredResult
 from ...envelope import Envelope
 from ...errors import BrokerRefused, ConfigurationError
-from ...ports import BrowsedMessage, Capabilities, Category, Counts, Topics
+from ...ports import (
+    BrowsedMessage,
+    Cancelled,
+    Capabilities,
+    Category,
+    Counts,
+    Schedule,
+    Snapshot,
+    StoredSchedule,
+    TickOutcome,
+    Topics,
+)
 from ...retry import seconds
 from . import views
-from .channel import Taker
-from .checks import check_envelopes
+from .checks import check_envelopes, check_results
 from .consumer import InMemoryConsumer
+from .schedules import Schedules
 from .session import Session
+from .taker import Taker
 
 
 class InMemoryServer:
@@ -34,6 +47,7 @@ class InMemoryServer:
             raise ConfigurationError(f"lease_timeout must be more than 0 seconds, but is {lease_timeout}")
         self._session = Session(lease_timeout)
         self._store = self._session.store
+        self._schedules = Schedules(self._store)
 
     @property
     def is_connected(self) -> bool:
@@ -101,6 +115,58 @@ class InMemoryServer:
         One answer for each: `DuplicateId` where its id is alive, `BrokerRefused` where no dead one has the key.
         """
         return await self._session.step(lambda now: self._store.revive(queue, keys, now))
+
+    async def pause(self, queue: str) -> None:
+        """Hand out nothing of this queue until `resume`. Raises `QueueNotDeclared`."""
+        await self._session.step(lambda now: self._store.pause(queue, now))
+
+    async def resume(self, queue: str) -> None:
+        """Hand out its messages again. Raises `QueueNotDeclared`."""
+        await self._session.step(lambda now: self._store.resume(queue, now))
+
+    async def cancel(self, id_: str) -> Cancelled:
+        """Remove the live message with this id, or have its run cancelled."""
+        return await self._session.step(lambda now: self._store.cancel(id_, now))
+
+    async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
+        """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing."""
+        return await self._session.watch(id_, result_id, seen)
+
+    async def store_results(self, results: Sequence[NewResult]) -> None:
+        """Store results, in place of those with the same ids. Raises `ConfigurationError`, and stores none, for a bad ttl."""
+        check_results(results)
+        await self._session.step(lambda now: self._store.store_results(results, now))
+
+    async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
+        """The result under each id; None where there is none, or none any more."""
+        return await self._session.step(lambda now: views.fetch(self._store, ids, now, self._session.clock.epoch))
+
+    async def now(self) -> float:
+        """Seconds since 1970 on the broker's clock, which is never stepped."""
+        return await self._session.step(lambda now: self._session.clock.epoch + now)
+
+    async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
+        """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
+        check_envelopes([schedule.envelope])
+        await self._session.step(lambda _: self._schedules.put(schedule, next_at))
+
+    async def schedules(self) -> list[StoredSchedule]:
+        """All schedules, by name."""
+        return await self._session.step(lambda _: self._schedules.all())
+
+    async def pause_schedule(self, name: str, *, paused: bool) -> bool:
+        """Hold its ticks, or let them go on. False: there is none of that name."""
+        return await self._session.step(lambda _: self._schedules.pause(name, paused=paused))
+
+    async def remove_schedule(self, name: str) -> bool:
+        """Forget it; what it has published stays. False: there is none of that name."""
+        return await self._session.step(lambda _: self._schedules.remove(name))
+
+    async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
+        """Move the schedule on and publish, if it is still where it was expected to be. Cancelled: neither was done."""
+        if envelope is not None:
+            check_envelopes([envelope])
+        return await self._session.step(lambda now: self._schedules.tick(name, expected_next, next_at, envelope, now))
 
 
 InMemoryMessageBroker = InMemoryServer

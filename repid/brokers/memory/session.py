@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import trio
@@ -17,8 +17,11 @@ from trio.lowlevel import (
 )
 
 from ...errors import NotConnected, UsageError
+from ...ports import Snapshot
 from .clock import Clock
 from .store import Store
+from .taker import Taker
+from .views import look
 from .waiting import Line
 
 T = TypeVar("T")
@@ -48,6 +51,50 @@ class Session:
         await cancel_shielded_checkpoint()
         return result
 
+    @enable_ki_protection
+    async def watch(self, id_: str, result_id: str, seen: Snapshot | None) -> Snapshot:
+        """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing."""
+        while True:
+            self.check()
+            await checkpoint_if_cancelled()
+            snapshot, until = self.now(lambda now: look(self.store, id_, result_id, now, self.clock.epoch))
+            if snapshot != seen:
+                await cancel_shielded_checkpoint()
+                return snapshot
+            await self._wait_for_change((id_, result_id), until)
+
+    async def _wait_for_change(self, keys: Iterable[str], until: float) -> None:
+        """Until something of these ids has changed, or until then."""
+        watchlist, changed = self.store.watchlist, trio.Event()
+        with trio.CancelScope(deadline=self.clock.in_trio(until)) as scope:
+            for key in keys:
+                watchlist.add(key, changed.set)
+            try:
+                await changed.wait()
+            finally:
+                for key in keys:
+                    watchlist.remove(key, changed.set)
+        if scope.cancelled_caught:
+            self.clock.reach(until)
+
+    @enable_ki_protection
+    async def take_requests(self, taker: Taker) -> list[int]:
+        """Wait until somebody cancels what this consumer leased; the tokens. Cancelled: it is told the next time."""
+        self.check_open(taker)
+        await checkpoint_if_cancelled()
+        if tokens := taker.take_requests():
+            await cancel_shielded_checkpoint()
+        while not tokens:
+            requested = trio.Event()
+            taker.waiting[requested.set] = None
+            try:
+                await requested.wait()
+            finally:
+                taker.waiting.pop(requested.set, None)
+            self.check_open(taker)
+            tokens = taker.take_requests()
+        return tokens
+
     def now(self, operation: Callable[[float], T]) -> T:
         """Change the store and wake whom that concerns."""
         try:
@@ -63,6 +110,12 @@ class Session:
             raise NotConnected(
                 "the memory broker is connected in another trio run: use `async with server.connection():` in this one"
             )
+
+    def check_open(self, taker: Taker) -> None:
+        """Raise `NotConnected` as `check`, and `UsageError` when the consumer is closed."""
+        self.check()
+        if not self.store.directory.is_open(taker):
+            raise UsageError("this consumer is closed: use it inside its `async with server.consume(...)` block")
 
     @enable_ki_protection
     def enter(self) -> TrioToken:
@@ -89,7 +142,7 @@ class Session:
         if self._token is not None:
             if _is_running(self._token):
                 raise UsageError("another trio run has this memory broker open: it belongs to one run at a time")
-            self._close()  # that run crashed and never left its block
+            self._abandon()
         if self._last_run is None or self._last_run() is not token:
             self.clock.attach()
             self._last_run = weakref.ref(token)
@@ -100,6 +153,14 @@ class Session:
         self._token = None
         self.store.directory.close_all()
         self.line.wake_all()
+        self.store.watchlist.wake_all()
+
+    def _abandon(self) -> None:
+        """Close what a run that crashed had open. Its tasks are no more: nobody may wake them."""
+        self.line.abandon()
+        self.store.watchlist.clear()
+        self.store.directory.abandon_waiting()
+        self._close()
 
 
 def _is_running(token: TrioToken) -> bool:

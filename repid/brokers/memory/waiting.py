@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import trio
 
-from .channel import Taker
 from .clock import Clock
 from .store import Store
+from .taker import Taker
 
 
 class Waiter:
@@ -75,6 +75,10 @@ class Line:
         """Wake everybody, because a consumer or the connection was closed."""
         for waiter in self._waiters:
             waiter.event.set()
+        self._waiters.clear()
+
+    def abandon(self) -> None:
+        """Forget everybody, because the run in which they waited is no more."""
         self._waiters.clear()
 
     def _wake(self, arrived: int) -> None:

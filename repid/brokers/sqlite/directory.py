@@ -165,16 +165,16 @@ class Directory:
 
     # Consumers
 
-    def open(self, queues: Mapping[str, Topics], boot: int, until: int) -> int:
-        """Enter a consumer; its id. Raises `QueueNotDeclared`."""
+    def open(self, queues: Mapping[str, Topics], boot: int, until: int) -> tuple[int, bytes]:
+        """Enter a consumer; its id and what to give to `renew`. Raises `QueueNotDeclared`."""
         for name in queues:
             self.channel(name)
-        takes: Takes = {name: None if topics is None else sorted(topics) for name, topics in queues.items()}
-        row = (boot, until, pack(takes))
+        takes = pack({name: None if topics is None else sorted(topics) for name, topics in queues.items()})
+        row = (boot, until, takes)
         id_ = self._execute("INSERT INTO consumer (boot, until, takes) VALUES (?, ?, ?)", row).lastrowid
         assert id_ is not None
         self.touch()
-        return id_
+        return id_, takes
 
     def close(self, ids: Iterable[int]) -> None:
         """Strike consumers off; what they leased stays leased."""
@@ -182,10 +182,11 @@ class Directory:
             self._execute("DELETE FROM consumer WHERE id = ?", (id_,))
         self.touch()
 
-    def renew(self, ids: Iterable[int], until: int) -> None:
-        """Say that these are still there."""
-        for id_ in ids:
-            self._execute("UPDATE consumer SET until = ? WHERE id = ?", (until, id_))
+    def renew(self, consumers: Mapping[int, bytes], boot: int, until: int) -> None:
+        """Say that these are still there, also where somebody had believed them dead."""
+        sql = "INSERT OR REPLACE INTO consumer (id, boot, until, takes) VALUES (?, ?, ?, ?)"
+        for id_, takes in consumers.items():
+            self._execute(sql, (id_, boot, until, takes))
         self.touch()
 
     def overdue(self, boot: int, now: int) -> list[int]:

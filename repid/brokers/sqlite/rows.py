@@ -6,7 +6,7 @@ content type is a number, other headers are MessagePack, and so is what is rare 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -25,7 +25,7 @@ Body: TypeAlias = "tuple[Key, bytes, int | str | None, bytes | None, bytes | Non
 BODY = "id, payload, content_type, headers, extra, result_id"
 
 _CODES: dict[str | None, int | str | None] = {None: None, JSON: 1, MESSAGE_PACK: 2}
-_CONTENT_TYPES = {code: name for name, code in _CODES.items()}
+_CONTENT_TYPES: dict[Any, Any] = {code: name for name, code in _CODES.items()}
 
 pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 unpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
@@ -99,7 +99,7 @@ def _to_body(envelope: Envelope) -> Body:
     return key, envelope.payload, _CODES.get(content_type, content_type), packed, extra, result_key
 
 
-def to_envelope(queue: str, topic: str | None, body: Body) -> Envelope:
+def to_envelope(queue: str, topic: str | None, body: Sequence[Any]) -> Envelope:
     """The envelope of a row."""
     key, payload, content_type, packed, extra, _ = body
     headers: dict[str, str] = {} if topic is None else {TOPIC: topic}
@@ -107,7 +107,6 @@ def to_envelope(queue: str, topic: str | None, body: Body) -> Envelope:
         headers.update(unpack(packed))
     id_ = key.hex() if type(key) is bytes else to_id(key)
     name = _CONTENT_TYPES.get(content_type, content_type)
-    assert not isinstance(name, int)
     if extra is None:
         return Envelope(id_, queue, payload, name, headers)
     rare = _unpack_extra(extra)

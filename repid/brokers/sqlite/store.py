@@ -8,10 +8,11 @@ whatever was remembered may not be so.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...delivery import Failure, Reason
+from ...ports import Topics
 from .clock import MICRO, Clock
 from .directory import Directory
 from .results import conclude
@@ -48,7 +49,8 @@ AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY expi
 _BURY = """
 INSERT INTO dead (queue, lane, id, payload, content_type, headers, extra, result_id, attempt, lost, reason, failure,
     progress)
-SELECT lane.queue, lane, message.id, payload, content_type, headers, extra, result_id, attempt, lost, ?2, ?3, progress
+SELECT lane.queue, lane, message.id, payload, content_type, headers, extra, result_id, attempt, lost, ?2,
+    CASE ?3 WHEN 1 THEN failure ELSE ?4 END, progress
 FROM message JOIN lane ON lane.id = message.lane WHERE seq = ?1
 """
 
@@ -57,7 +59,8 @@ class Store:
     """One connection, the time, and what is remembered of the file between transactions.
 
     `now` and `boot_now` are those of the present transaction, in microseconds. `arrived`: something has become ready
-    since the last one that reset it. `next_event`: when something falls due or expires. `consumers`: those of ours.
+    since the last one that reset it. `next_event`: when something falls due or expires. `consumers`: ours, with what
+    they take, and `beat_due`: when they have to be heard of again, on the boot clock.
     """
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock, lease_timeout: int) -> None:
@@ -71,7 +74,9 @@ class Store:
         self.boot = 0
         self.next_event = _NEVER
         self.arrived = False
-        self.consumers: dict[int, int] = {}
+        self.consumers: dict[int, bytes] = {}
+        self.beat_due = _NEVER
+        self._opened: list[int] = []
         self._boot_id = ""
         self._free: range = range(0)
 
@@ -92,11 +97,13 @@ class Store:
 
     def advance(self) -> None:
         """Make ready what is due, bury what has expired, and tell that our consumers are alive."""
+        self._opened = []
         if self._boot_id != self.clock.boot_id:
             self._register_boot()
         if self.is_due:
             self._promote()
             self._expire()
+            self.look()
         if self.consumers and self.beat_due <= self.boot_now:
             self._beat()
 
@@ -105,22 +112,35 @@ class Store:
         self.directory.forget()
         self._free = range(0)
         self._boot_id = ""
-        self.consumers = dict.fromkeys(self.consumers, 0)
+        for id_ in self._opened:
+            self.consumers.pop(id_, None)
+        self._opened = []
+        self.beat_due = self.boot_now + MICRO if self.consumers else _NEVER
         self.next_event = 0
 
-    # Time
+    # Consumers
 
-    @property
-    def beat_due(self) -> int:
-        """When our consumers have to be heard of again, on the boot clock."""
-        return min(self.consumers.values(), default=_NEVER)
+    def open(self, queues: Mapping[str, Topics]) -> int:
+        """Enter a consumer; its id. Raises `QueueNotDeclared`."""
+        id_, takes = self.directory.open(queues, self.boot, self.boot_now + CONSUMER_TIME)
+        self.consumers[id_] = takes
+        self._opened.append(id_)
+        self.beat_due = min(self.beat_due, self.boot_now + CONSUMER_TIME // 3)
+        return id_
+
+    def close(self, ids: Iterable[int]) -> None:
+        """Strike consumers of ours off; what they leased stays leased."""
+        for id_ in ids:
+            self.consumers.pop(id_, None)
+        self.directory.close(ids)
+        if not self.consumers:
+            self.beat_due = _NEVER
 
     def _beat(self) -> None:
-        lost = [id_ for id_ in self.consumers if id_ not in self.directory.takers]
-        for id_ in lost:  # somebody believed us dead, or removed the file's contents
-            del self.consumers[id_]
-        self.directory.renew(self.consumers, self.boot_now + CONSUMER_TIME)
-        self.consumers = dict.fromkeys(self.consumers, self.boot_now + CONSUMER_TIME // 3)
+        self.directory.renew(self.consumers, self.boot, self.boot_now + CONSUMER_TIME)
+        self.beat_due = self.boot_now + CONSUMER_TIME // 3
+
+    # Time
 
     def _register_boot(self) -> None:
         name = self.clock.boot_id
@@ -136,7 +156,7 @@ class Store:
     def _expire(self) -> None:
         for (seq,) in self.execute(_EXPIRED, (self.now,)).fetchall():
             self.take_out(seq)
-            self.bury(seq, "expired")
+            self.give_up(seq, "expired")
 
     # Messages
 
@@ -172,14 +192,15 @@ class Store:
         """Forget a message that is in no place any more."""
         self.execute("DELETE FROM message WHERE seq = ?", (seq,))
 
-    def bury(self, seq: int, reason: Reason, failure: Failure | None = None, *, tell: bool = True) -> None:
-        """Make a message dead that is in no place any more; `tell`: store what became of it as its result."""
-        packed = None if failure is None else pack(failure)
-        if packed is None:
-            packed = self.execute("SELECT failure FROM message WHERE seq = ?", (seq,)).fetchone()[0]
-        self.execute(_BURY, (seq, reason, packed))
-        if tell:
-            conclude(self.execute, self.now, seq, "expired" if reason == "expired" else "dead", failure)
+    def give_up(self, seq: int, reason: Reason) -> None:
+        """Make a message dead because time or chance decided so; its result says that, if one is wanted."""
+        self.execute(_BURY, (seq, reason, True, None))
+        conclude(self.connection, self.now, seq, "expired" if reason == "expired" else "dead")
+        self.remove(seq)
+
+    def bury(self, seq: int, reason: Reason, failure: Failure | None) -> None:
+        """Make a message dead, as a verdict said, that is in no place any more."""
+        self.execute(_BURY, (seq, reason, False, None if failure is None else pack(failure)))
         self.remove(seq)
 
     def each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> int:

@@ -230,6 +230,21 @@ async def watching_what_is_not_there_says_gone(lab: Lab) -> None:
 
 
 @check()
+async def watch_shows_the_last_of_several_dead(lab: Lab) -> None:
+    """Of several dead messages with one id the one that died last is shown, and a live one before all of them."""
+    async with lab.consumer() as consumer:
+        for attempts in (1, 3, 2):
+            await lab.publish(message("1"))
+            for _ in range(attempts - 1):
+                await lab.settle(consumer, await lab.take_one(consumer), Retry(0))
+            await lab.settle(consumer, await lab.take_one(consumer), DeadLetter("failed"))
+        seen = await lab.broker.watch("1", "1")
+        expect("of the dead", (seen.state, seen.attempt), ("dead", 2))
+        await lab.publish(message("1"))
+        expect("of the living", (await lab.broker.watch("1", "1", seen)).state, "ready")
+
+
+@check()
 async def watching_one_message_does_not_see_another(lab: Lab) -> None:
     """What happens to other messages wakes nobody who watches this one."""
     await lab.publish(message("1"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from ...delivery import (
     ACK,
     Ack,
@@ -228,3 +230,24 @@ async def an_outbox_may_send_the_settled_message_anew(lab: Lab) -> None:
         verdict = await lab.settle(consumer, delivery, Retry(0), message("1", "r"))
         expect("the verdict on a retry", verdict, Verdict(accepted=True, dropped=1))
         expect("what is ready", ids(await lab.drain(consumer)), ["1"])
+
+
+@check()
+async def concurrent_settlers_do_not_disturb_each_other(lab: Lab) -> None:
+    """Of many that settle one delivery at once one is accepted; those that settle their own all are."""
+    accepted: list[str] = []
+
+    async def settle(delivery: Delivery, name: str) -> None:
+        if (await lab.settle(consumer, delivery, ACK, message(f"out {name}", "r"))).accepted:
+            accepted.append(name)
+
+    async with lab.consumer() as consumer:
+        await lab.publish(message("shared"), *messages(20))
+        shared, *own = await lab.take(consumer, 21)
+        async with trio.open_nursery() as nursery:
+            for number, delivery in enumerate(own):
+                nursery.start_soon(settle, delivery, f"own{number}")
+                nursery.start_soon(settle, shared, f"shared{number}")
+    expect("whose own was accepted", sum(name.startswith("own") for name in accepted), 20)
+    expect("how many were accepted of the shared one", sum(name.startswith("shared") for name in accepted), 1)
+    expect("the places", await lab.places(), {f"out {name}": "ready" for name in accepted})

@@ -168,6 +168,19 @@ async def a_deleted_queue_can_be_declared_anew(lab: Lab) -> None:
 
 
 @check()
+async def a_consumer_outlives_its_queue(lab: Lab) -> None:
+    """When one of its queues is deleted, a consumer goes on with the others, also if it waits; and with a new one."""
+    async with lab.consumer(None, "q", "r") as consumer:
+        await lab.publish(message("gone"), message("1", "r"))
+        await lab.broker.delete("q")
+        expect("what is received", ids(await lab.drain(consumer)), ["1"])
+        expect("what wakes it", await lab.woken(consumer, lambda: lab.publish(message("2", "r"))), ["2"])
+        await lab.broker.declare(["q"])
+        await lab.publish(message("3"))
+        expect("what is received of the new queue", ids(await lab.drain(consumer)), ["3"])
+
+
+@check()
 async def revived_messages_are_new(lab: Lab) -> None:
     """`revive` makes all of a queue's dead ready, with attempt 1 and nothing lost; other queues keep theirs."""
     async with lab.consumer(None, "q", "r") as consumer:
@@ -194,7 +207,7 @@ async def reviving_never_doubles_an_id(lab: Lab) -> None:
     keys: dict[str, list[int]] = {}
     for dead in await lab.broker.browse("q", "dead"):
         keys.setdefault(dead.envelope.id, []).append(dead.key)
-    unknown = max(max(keys["fine"]), *keys["alive"]) + 1000
+    unknown = max(*keys["fine"], *keys["alive"]) + 1000
     answers = await lab.broker.revive("q", [keys["fine"][0], unknown, *keys["alive"], keys["fine"][1]])
     kinds = [type(answer) for answer in answers]
     expect("the answers", [kinds[0], *kinds[2:]], [type(None), DuplicateId, DuplicateId])

@@ -1,0 +1,196 @@
+"""Where each message is, and how it gets from one place to another. Time comes in as the argument `now`.
+
+Rules. Every message is in exactly one place: a lane (ready), the timetable of scheduled ones, its queue's leases,
+the dead. The first three are live and in `_ids`. `advance` brings everything up to `now`: what is due becomes ready,
+what is past its ttl and not leased becomes dead. What an index still holds of a message that is gone is skipped when
+its turn comes.
+
+A message whose run somebody has cancelled is never made ready or scheduled again: it is removed on its way there.
+"""
+
+from __future__ import annotations
+
+from ...delivery import DAY, NewResult, Reason, ResultState
+from ...envelope import Envelope, PrioritiesT
+from .channel import Channel, Directory
+from .dead import DeadLetters
+from .record import GONE, Lease, Rare, Record, is_gone
+from .results import Results
+from .timetable import Timetable
+from .watching import Watchlist
+
+
+class Places:
+    """All messages and results of one broker.
+
+    `arrived` counts what became ready since whoever wakes consumers last reset it. `watchlist` is told of each
+    message and result that has changed.
+    """
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self.directory = Directory()
+        self.channels = self.directory.channels
+        self.scheduled = Timetable()
+        self.dead = DeadLetters()
+        self.results = Results()
+        self.watchlist = Watchlist()
+        self._ids: dict[str, Record] = {}
+        self._expiring = Timetable()
+        self._now = float("-inf")
+        self._due_at = float("inf")  # nothing has to be done before
+        self._order = 0
+
+    def find(self, id_: str) -> Record | None:
+        """The live message with this id."""
+        return self._ids.get(id_)
+
+    # Time
+
+    def advance(self, now: float) -> float:
+        """Bring the places up to `now`, which never runs backwards here; the time that holds."""
+        if now > self._now:
+            self._now = now
+        else:
+            now = self._now
+        if now >= self._due_at:
+            self._catch_up(now)
+        return now
+
+    def _catch_up(self, now: float) -> None:
+        for record in self.scheduled.take_due(now):
+            channel = self.channels[record.envelope.queue]
+            channel.scheduled -= 1
+            self._put_back(channel, record)
+        for record in self._expiring.take_due(now):
+            if not isinstance(record.place, Lease):  # that is looked at when it comes back
+                self._give_up(self._take_out(record), record, "expired")
+        self.results.sweep(now)
+        self._due_at = min(self.scheduled.next_moment(), self._expiring.next_moment(), self.results.sweep_at)
+
+    def next_due(self) -> float:
+        """When the next scheduled message becomes ready; inf if there is none."""
+        return self.scheduled.next_moment()
+
+    # From place to place
+
+    def _enter(self, channel: Channel, envelope: Envelope, now: float, order: int) -> None:
+        """Take in a new message that has options; it is in `_ids` already."""
+        options = envelope.options
+        delay = options.delay if options.delay is not None and options.delay > 0 else 0.0
+        priority = priority_of(envelope)
+        record = self._ids[envelope.id] = Record(envelope, now + delay + priority, order)
+        if options.ttl is not None:
+            record.rare = Rare(expires_at=now + delay + options.ttl)
+        if delay:
+            self._schedule(channel, record, now + delay)
+        else:
+            channel.lane(envelope.topic).class_of(priority).append(record)
+        self._let_expire(record)
+
+    def _let_expire(self, record: Record) -> None:
+        """Look at a new message again when its ttl is over, if it has one."""
+        if record.rare is not None and record.rare.expires_at is not None and not is_gone(record):
+            self._expiring.add(record.rare.expires_at, record)
+            self._due_at = min(self._due_at, record.rare.expires_at)
+
+    def _schedule(self, channel: Channel, record: Record, due: float) -> None:
+        if not self._has_ended(channel, record):
+            record.place = due
+            channel.scheduled += 1
+            self.scheduled.add(due, record)
+            self._due_at = min(self._due_at, due)
+
+    def _put_back(self, channel: Channel, record: Record) -> None:
+        """Make it ready at the rank it has."""
+        if not self._has_ended(channel, record):
+            record.place = None
+            channel.lane(record.envelope.topic).put_back(record)
+            self.arrived += 1
+            self._tell(record)
+
+    def _put_last(self, channel: Channel, record: Record, now: float, delay: float = 0.0) -> None:
+        """Make it ready, in `delay` seconds, at the rank of a message enqueued then."""
+        priority = priority_of(record.envelope)
+        self._order += 1
+        record.order = self._order
+        record.rank = now + max(delay, 0.0) + priority
+        if delay > 0:
+            self._schedule(channel, record, now + delay)
+        elif not self._has_ended(channel, record):
+            record.place = None
+            channel.lane(record.envelope.topic).class_of(priority).append(record)
+            self.arrived += 1
+
+    def _has_ended(self, channel: Channel, record: Record) -> bool:
+        """Whether it can go nowhere any more, because it was cancelled or has expired; then it is put away."""
+        rare = record.rare
+        if rare is None:
+            return False
+        if rare.cancelling:
+            self._remove_cancelled(record)
+        elif rare.expires_at is not None and rare.expires_at <= self._now:
+            self._give_up(channel, record, "expired")
+        else:
+            return False
+        return True
+
+    def _take_out(self, record: Record) -> Channel:
+        """Take what is ready or scheduled out of its place; its channel. The caller puts it somewhere else."""
+        channel = self.channels[record.envelope.queue]
+        is_ready, record.place = record.place is None, GONE
+        if is_ready:
+            channel.lose(record.envelope.topic)
+        else:
+            channel.scheduled -= 1
+            self.scheduled.lose()
+        return channel
+
+    # Ends
+
+    def _remove(self, record: Record) -> None:
+        """It is not live any more. It has been taken out of its place already."""
+        del self._ids[record.envelope.id]
+        record.place = GONE
+        rare = record.rare
+        if rare is not None and rare.expires_at is not None and rare.expires_at > self._now:
+            self._expiring.lose()
+        self._tell(record)
+
+    def _remove_cancelled(self, record: Record) -> None:
+        self._remove(record)
+        self._conclude(record.envelope, "cancelled")
+
+    def _bury(self, channel: Channel, record: Record, reason: Reason) -> None:
+        self._remove(record)
+        self.dead.add(channel, record, reason)
+
+    def _give_up(self, channel: Channel, record: Record, reason: Reason) -> None:
+        """Bury what no worker had a say in: then nobody else stores a result."""
+        self._bury(channel, record, reason)
+        self._conclude(record.envelope, "expired" if reason == "expired" else "dead")
+
+    def _conclude(self, envelope: Envelope, state: ResultState) -> None:
+        """Store what became of a message, unless its sender wanted no result."""
+        options = envelope.options
+        if options.store_result is not False:
+            ttl = DAY if options.result_ttl is None else options.result_ttl
+            self._store_result(NewResult(id=envelope.result_id, state=state, ttl=ttl))
+
+    # Results
+
+    def _store_result(self, result: NewResult) -> None:
+        self.results.store(result, self._now)
+        self._due_at = min(self._due_at, self.results.sweep_at)
+        if self.watchlist:
+            self.watchlist.tell(result.id)
+
+    def _tell(self, record: Record) -> None:
+        if self.watchlist:
+            self.watchlist.tell(record.envelope.id)
+
+
+def priority_of(envelope: Envelope) -> PrioritiesT:
+    """Its priority, which is medium where none was given."""
+    priority = envelope.options.priority
+    return PrioritiesT.MEDIUM if priority is None else priority

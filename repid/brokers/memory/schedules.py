@@ -1,0 +1,60 @@
+"""The schedules, and their ticks."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ...envelope import Envelope
+from ...ports import Schedule, StoredSchedule, TickOutcome
+from .store import Store
+
+
+class Schedules:
+    """The schedules by name. Ticks publish into the store, in the same step. Times are as they were put."""
+
+    __slots__ = ("_store", "_stored")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stored: dict[str, StoredSchedule] = {}
+
+    def put(self, schedule: Schedule, next_at: float) -> None:
+        """Store a schedule; counts and pause are kept where it replaces another."""
+        found = self._stored.get(schedule.name)
+        if found is None:
+            self._stored[schedule.name] = StoredSchedule(schedule=schedule, next_at=next_at)
+        else:
+            self._stored[schedule.name] = replace(found, schedule=schedule, next_at=next_at)
+
+    def all(self) -> list[StoredSchedule]:
+        """All of them, by name."""
+        return sorted(self._stored.values(), key=lambda stored: stored.schedule.name)
+
+    def pause(self, name: str, *, paused: bool) -> bool:
+        """Hold its ticks, or let them go on. False: there is none of that name."""
+        if name not in self._stored:
+            return False
+        self._stored[name] = replace(self._stored[name], paused=paused)
+        return True
+
+    def remove(self, name: str) -> bool:
+        """Forget it. False: there is none of that name."""
+        return self._stored.pop(name, None) is not None
+
+    def tick(
+        self, name: str, expected_next: float, next_at: float, envelope: Envelope | None, now: float
+    ) -> TickOutcome:
+        """Move the schedule on and publish, if it is still where it was expected to be."""
+        self._store.advance(now)
+        found = self._stored.get(name)
+        if found is None or found.paused or found.next_at != expected_next:
+            return "lost"
+        overlaps = found.schedule.overlap == "skip" and found.last_id is not None and self._is_live(found.last_id)
+        if envelope is None or overlaps or self._store.send([envelope], now):
+            self._stored[name] = replace(found, next_at=next_at, skipped=found.skipped + 1)
+            return "skipped"
+        self._stored[name] = replace(found, next_at=next_at, fired=found.fired + 1, last_id=envelope.id)
+        return "fired"
+
+    def _is_live(self, id_: str) -> bool:
+        return self._store.find(id_) is not None

@@ -1,0 +1,15 @@
+"""The broker in an SQLite file: durable, without a server, for the processes of one machine.
+
+* `server`, `consumer`: the async shell.
+* `session`: which trio run has the file open.
+* `requests`: what crosses between trio's thread and the broker's.
+* `thread`, `transactions`: the one thread that works on the file; group commit.
+* `store`: what all operations share. `publishing`, `claiming`, `settling`, `views`, `results`, `schedules` are the
+  operations: synchronous, each inside a transaction that is open.
+* `directory`: queues, lanes and consumers as all processes see them.
+* `rows`: envelope ↔ row. `schema`: the file and its migrations. `clock`, `errors`.
+"""
+
+from .server import SQLiteMessageBroker, SQLiteServer
+
+__all__ = ["SQLiteMessageBroker", "SQLiteServer"]

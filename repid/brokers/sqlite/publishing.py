@@ -1,0 +1,144 @@
+"""Messages in: publishing, and reviving what is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ...envelope import NO_OPTIONS, TOPIC, Envelope, PrioritiesT
+from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
+from . import results
+from .clock import micros
+from .directory import Channel
+from .rows import BODY, Body, lane_topic, to_id, to_options
+from .store import Store
+
+_INSERT = f"""
+INSERT INTO message (seq, lane, rank, due, expires_at, {BODY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
+"""  # noqa: S608
+_MAKE_READY = """
+INSERT INTO ready SELECT lane, rank, seq FROM message WHERE seq BETWEEN ? AND ? AND due IS NULL
+"""
+_MAKE_SCHEDULED = """
+INSERT INTO scheduled SELECT due, seq, lane FROM message WHERE seq BETWEEN ? AND ? AND due IS NOT NULL
+"""
+_REVIVE = f"""
+INSERT INTO message (seq, lane, rank, expires_at, {BODY})
+SELECT ?, lane, ?, ?, {BODY} FROM dead WHERE key = ?
+"""  # noqa: S608
+
+Row = tuple[object, ...]
+
+
+def publish(store: Store, envelopes: Sequence[Envelope], bodies: Sequence[Body]) -> list[BrokerRefused | None]:
+    """Publish all; for each None, or why it was refused. `bodies` are those of the envelopes."""
+    outcomes: list[BrokerRefused | None] = [None] * len(envelopes)
+    if not envelopes:
+        return outcomes
+    first = store.reserve(len(envelopes))
+    rows = _to_rows(store, first, envelopes, bodies, outcomes)
+    if not rows:
+        return outcomes
+    last = first + len(envelopes) - 1
+    if store.each(_INSERT, rows) != len(rows):
+        _note_duplicates(store, first, last, envelopes, outcomes)
+    results.forget_old(store.connection, first, last)
+    if store.execute(_MAKE_READY, (first, last)).rowcount:
+        store.arrived = True
+    delays = [row[3] for row in rows if row[3] is not None]
+    if delays:
+        store.execute(_MAKE_SCHEDULED, (first, last))
+        store.next_event = min(store.next_event, *(row[3] for row in rows if isinstance(row[3], int)))
+    expiries = [row[4] for row in rows if isinstance(row[4], int)]
+    if expiries:
+        store.next_event = min(store.next_event, *expiries)
+    return outcomes
+
+
+def _to_rows(
+    store: Store,
+    first: int,
+    envelopes: Sequence[Envelope],
+    bodies: Sequence[Body],
+    outcomes: list[BrokerRefused | None],
+) -> list[Row]:
+    rows: list[Row] = []
+    rank = store.now + micros(PrioritiesT.MEDIUM)
+    lanes: dict[tuple[str, str | None], int] = {}
+    seq = first - 1
+    for envelope, body in zip(envelopes, bodies, strict=True):
+        seq += 1
+        queue = envelope.queue
+        headers = envelope.headers
+        place = (queue, headers.get(TOPIC) if headers else None)
+        lane = lanes.get(place)
+        if lane is None:
+            channel = store.directory.channels.get(queue)
+            if channel is None:
+                outcomes[seq - first] = QueueNotDeclared(queue)
+                continue
+            lane = lanes[place] = store.directory.lane(channel, lane_topic(envelope))
+        if envelope.options is NO_OPTIONS:
+            rows.append((seq, lane, rank, None, None, *body))
+        else:
+            rows.append((seq, lane, *_plan(store, envelope), *body))
+    return rows
+
+
+def _plan(store: Store, envelope: Envelope) -> tuple[int, int | None, int | None]:
+    """Rank, due and expiry of a message with options."""
+    options = envelope.options
+    delay = micros(options.delay) if options.delay is not None and options.delay > 0 else 0
+    priority = PrioritiesT.MEDIUM if options.priority is None else options.priority
+    start = store.now + delay
+    expires_at = None if options.ttl is None else start + micros(options.ttl)
+    return start + micros(priority), start if delay else None, expires_at
+
+
+def _note_duplicates(
+    store: Store, first: int, last: int, envelopes: Sequence[Envelope], outcomes: list[BrokerRefused | None]
+) -> None:
+    """Those that are not in the file now were not let in."""
+    found = store.execute("SELECT seq FROM message WHERE seq BETWEEN ? AND ?", (first, last))
+    accepted = {seq for (seq,) in found.fetchall()}
+    for place, envelope in enumerate(envelopes):
+        if outcomes[place] is None and first + place not in accepted:
+            outcomes[place] = DuplicateId(envelope.id, envelope.queue)
+
+
+def publish_declaring(
+    store: Store, envelopes: Sequence[Envelope], bodies: Sequence[Body]
+) -> list[BrokerRefused | None]:
+    """Publish, declaring the queues that do not exist."""
+    store.directory.declare(envelope.queue for envelope in envelopes)
+    return publish(store, envelopes, bodies)
+
+
+def revive(store: Store, queue: str, keys: Iterable[int] | None) -> list[BrokerRefused | None]:
+    """Make dead messages (all of the queue's, or those with these keys) ready again, as new ones."""
+    channel = store.directory.channel(queue)
+    if keys is None:
+        found = store.execute("SELECT key FROM dead WHERE queue = ? ORDER BY key", (channel.id,))
+        keys = [key for (key,) in found.fetchall()]
+    return [_revive(store, channel, key) for key in keys]
+
+
+def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
+    row = store.execute("SELECT id, lane, extra FROM dead WHERE key = ? AND queue = ?", (key, channel.id)).fetchone()
+    if row is None:
+        return BrokerRefused(f"no dead message in {channel.name!r} has the key {key}")
+    id_, lane, extra = row
+    if store.execute("SELECT 1 FROM message WHERE id = ?", (id_,)).fetchone() is not None:
+        return DuplicateId(to_id(id_), channel.name)
+    options = to_options(extra)
+    priority = PrioritiesT.MEDIUM if options.priority is None else options.priority
+    rank = store.now + micros(priority)
+    expires_at = None if options.ttl is None else store.now + micros(options.ttl)
+    seq = store.reserve(1)
+    store.execute(_REVIVE, (seq, rank, expires_at, key))
+    store.execute("DELETE FROM dead WHERE key = ?", (key,))
+    results.forget_old(store.connection, seq, seq)
+    store.make_ready(seq, lane, rank)
+    if expires_at is not None:
+        store.next_event = min(store.next_event, expires_at)
+    return None

@@ -1,0 +1,224 @@
+"""What crosses between trio's thread and the broker's: requests one way, answers the other.
+
+A request is waiting, taken or answered, or was withdrawn. Cancelling the caller withdraws what is waiting, and then
+nothing has happened; what is taken is seen through, and the call returns as if it had not been cancelled. The broker's
+thread takes requests only when it holds the file's write lock, so no caller waits for another process once cancelled.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken, current_task, reschedule, wait_task_rescheduled
+
+from ...envelope import Envelope
+from .publishing import publish
+from .rows import Body
+from .store import Store
+
+
+class State(enum.Enum):
+    """Where a request is."""
+
+    WAITING = enum.auto()
+    TAKEN = enum.auto()
+    ANSWERED = enum.auto()
+    WITHDRAWN = enum.auto()
+
+
+class Request:
+    """One call. `operation` runs on the broker's thread, inside a transaction; what it returns is the answer.
+
+    `urgent`: it is to be carried out now, in a transaction that may change the file. A wish is asked again while its
+    operation returns None, whenever something may have changed. If it changes the file it has a `peek`, which only
+    looks whether there is something for it; `claims`: it waits for what becomes ready.
+    """
+
+    __slots__ = ("claims", "error", "is_wish", "operation", "peek", "raise_cancel", "result", "state", "task", "urgent")
+
+    def __init__(
+        self,
+        operation: Callable[[Store], Any],
+        *,
+        urgent: bool = False,
+        is_wish: bool = False,
+        peek: Callable[[Store], bool] | None = None,
+        claims: bool = False,
+    ) -> None:
+        self.operation = operation
+        self.urgent = urgent
+        self.is_wish = is_wish
+        self.peek = peek
+        self.claims = claims
+        self.state = State.WAITING
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.task: Task | None = None
+        self.raise_cancel: RaiseCancelT | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is a wish that was not fulfilled yet."""
+        return self.is_wish and self.result is None and self.error is None
+
+
+class Publication(Request):
+    """A publish: all that wait at one time become one statement."""
+
+    __slots__ = ("bodies", "envelopes")
+
+    def __init__(self, envelopes: Sequence[Envelope], bodies: Sequence[Body]) -> None:
+        super().__init__(lambda store: publish(store, envelopes, bodies), urgent=True)
+        self.envelopes = envelopes
+        self.bodies = bodies
+
+
+class Bell:
+    """Wakes the one thread that waits for it. Rung several times before it is heard, it is heard once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Wake the thread, or have it not fall asleep."""
+        try:
+            self._lock.release()
+        except RuntimeError:  # it is ringing already
+            return
+
+    def wait(self, timeout: float) -> None:
+        """Until it rings, at most so many seconds."""
+        self._lock.acquire(timeout=timeout)
+
+
+class Counter:
+    """Where requests are handed in and answers given out. Every change of a request's state happens under its lock."""
+
+    def __init__(self, token: TrioToken) -> None:
+        self._token = token
+        self._lock = threading.Lock()
+        self._waiting: list[Request] = []
+        self._wishes: dict[Request, None] = {}
+        self.bell = Bell()
+        self.closed: BaseException | None = None
+
+    # On trio's side
+
+    async def ask(self, request: Request) -> Any:
+        """Hand the request in and wait for the answer. Cancelled: it was not carried out."""
+        request.task = current_task()
+        with self._lock:
+            if self.closed is not None:
+                raise self.closed
+            self._waiting.append(request)
+        self.bell.ring()
+
+        def abort(raise_cancel: RaiseCancelT) -> Abort:
+            with self._lock:
+                if request.state is State.WAITING:
+                    request.state = State.WITHDRAWN
+                    return Abort.SUCCEEDED
+                request.raise_cancel = raise_cancel
+                return Abort.FAILED
+
+        await wait_task_rescheduled(abort)
+        if request.state is State.WITHDRAWN:
+            assert request.raise_cancel is not None
+            request.raise_cancel()
+        if request.error is not None:
+            try:
+                raise request.error
+            finally:
+                request.error = None  # no cycle through the traceback
+        return request.result
+
+    # On the broker's thread
+
+    @property
+    def has_wishes(self) -> bool:
+        """Whether somebody waits for something to happen."""
+        return bool(self._wishes)
+
+    def look(self) -> tuple[bool, bool]:
+        """Whether anything waits, and whether any of it is urgent."""
+        with self._lock:
+            waiting = [request for request in self._waiting if request.state is State.WAITING]
+            return bool(waiting), any(request.urgent for request in waiting)
+
+    def take(self) -> list[Request]:
+        """All that wait."""
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+            return _take(taken)
+
+    def take_wishes(self, *, claims: bool | None = None) -> list[Request]:
+        """All wishes, or those that claim, or those that watch."""
+        with self._lock:
+            taken = _take(wish for wish in self._wishes if claims is None or wish.claims is claims)
+            gone = [wish for wish in self._wishes if wish.state is not State.WAITING]
+            for wish in gone:
+                del self._wishes[wish]
+            return taken
+
+    def put_back(self, requests: Iterable[Request], *, urgent: bool = False) -> None:
+        """What was taken waits on; `urgent`: to be carried out now. Who was cancelled meanwhile is told so."""
+        cancelled = []
+        with self._lock:
+            for request in requests:
+                request.urgent = urgent
+                if request.raise_cancel is not None:
+                    request.state = State.WITHDRAWN
+                    cancelled.append(request)
+                    continue
+                request.state = State.WAITING
+                if urgent:
+                    self._waiting.append(request)
+                else:
+                    self._wishes[request] = None
+        self._tell(cancelled)
+
+    def answer(self, requests: Sequence[Request]) -> None:
+        """Give the answers out, all in one go."""
+        with self._lock:
+            for request in requests:
+                request.state = State.ANSWERED
+        self._tell(requests)
+
+    def close(self, error: BaseException) -> None:
+        """Take no more; whoever waits is told why."""
+        with self._lock:
+            self.closed = error
+        left = self.take() + self.take_wishes()
+        for request in left:
+            request.error = error
+        self.answer(left)
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call something on trio's side, if that is still there."""
+        try:
+            self._token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            return
+
+    def _tell(self, requests: Sequence[Request]) -> None:
+        if requests:
+            self.call_soon(lambda: _wake(requests))
+
+
+def _take(requests: Iterable[Request]) -> list[Request]:
+    taken = [request for request in requests if request.state is State.WAITING]
+    for request in taken:
+        request.state = State.TAKEN
+    return taken
+
+
+def _wake(requests: Sequence[Request]) -> None:
+    for request in requests:
+        task, request.task = request.task, None
+        if task is not None:
+            reschedule(task)

@@ -1,0 +1,78 @@
+"""Results in the same file, so that they are stored in the same transaction as the settlement."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from ...delivery import DAY, Failure, NewResult, ResultState, StoredResult
+from .clock import MICRO, micros
+from .rows import Key, pack, to_failure, to_id, to_key, to_options
+
+_STORE = """
+INSERT OR REPLACE INTO result (id, state, payload, failure, finished_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+_PURGE = """
+DELETE FROM result WHERE rowid IN (SELECT rowid FROM result WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
+"""
+_FETCH = "SELECT id, state, payload, failure, finished_at, expires_at FROM result WHERE id = ? AND expires_at > ?"
+
+PURGED_AT_ONCE = 1000
+
+
+def store(connection: sqlite3.Connection, now: int, results: Sequence[NewResult]) -> None:
+    """Store results in place of those with the same ids; as many expired ones and a few more are deleted."""
+    connection.executemany(_STORE, [_to_row(result, now) for result in results])
+    purge(connection, now, 2 * len(results))
+
+
+def purge(connection: sqlite3.Connection, now: int, limit: int = PURGED_AT_ONCE) -> None:
+    """Delete the first expired ones."""
+    connection.execute(_PURGE, (now, limit))
+
+
+def fetch(connection: sqlite3.Connection, now: int, ids: Iterable[str]) -> list[StoredResult | None]:
+    """The result under each id, if it has not expired."""
+    return [fetch_one(connection, now, to_key(id_)) for id_ in ids]
+
+
+def fetch_one(connection: sqlite3.Connection, now: int, key: Key) -> StoredResult | None:
+    """The result under one id, if it has not expired."""
+    row = connection.execute(_FETCH, (key, now)).fetchone()
+    if row is None:
+        return None
+    id_, state, payload, failure, finished_at, expires_at = row
+    return StoredResult(
+        id=to_id(id_),
+        state=state,
+        payload=payload,
+        failure=to_failure(failure),
+        finished_at=finished_at / MICRO,
+        expires_at=expires_at / MICRO,
+    )
+
+
+def forget_old(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """Remove what is stored under the result ids of messages just published: it was another message's."""
+    if connection.execute("SELECT 1 FROM result LIMIT 1").fetchone() is not None:
+        connection.execute(
+            "DELETE FROM result WHERE id IN (SELECT coalesce(result_id, id) FROM message WHERE seq BETWEEN ? AND ?)",
+            (first, last),
+        )
+
+
+def conclude(
+    connection: sqlite3.Connection, now: int, seq: int, state: ResultState, failure: Failure | None = None
+) -> None:
+    """Store what became of a message whose end the broker itself decided, unless the sender wanted none stored."""
+    row = connection.execute("SELECT coalesce(result_id, id), extra FROM message WHERE seq = ?", (seq,)).fetchone()
+    key, extra = row
+    options = to_options(extra)
+    if options.store_result is not False:
+        ttl = DAY if options.result_ttl is None else options.result_ttl
+        store(connection, now, [NewResult(id=to_id(key), state=state, failure=failure, ttl=ttl)])
+
+
+def _to_row(result: NewResult, now: int) -> tuple[object, ...]:
+    failure = None if result.failure is None else pack(result.failure)
+    return to_key(result.id), result.state, result.payload, failure, now, now + micros(result.ttl)

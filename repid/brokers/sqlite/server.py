@@ -1,0 +1,215 @@
+"""The async shell of the SQLite broker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from ...delivery import NewResult, StoredResult
+from ...envelope import Envelope
+from ...errors import BrokerRefused, ConfigurationError
+from ...names import check_one_of
+from ...ports import (
+    BrowsedMessage,
+    Cancelled,
+    Capabilities,
+    Category,
+    Counts,
+    Schedule,
+    Snapshot,
+    StoredSchedule,
+    TickOutcome,
+    Topics,
+)
+from ...retry import seconds
+from ..memory.checks import check_envelopes
+from . import publishing, results, schedules, views
+from .clock import MICRO, Clock
+from .consumer import SQLiteConsumer, open_consumer
+from .requests import Publication, Request
+from .rows import to_bodies
+from .session import Session
+from .store import Store
+
+Synchronous: TypeAlias = Literal["NORMAL", "FULL", "EXTRA"]
+"""When what was committed is safe. FULL, EXTRA: at once. NORMAL: at once if this process or another dies; if the
+machine loses power, the last transactions before that may be lost, whole. The file is never damaged."""
+
+
+class SQLiteServer:
+    """A broker in one file, for any number of processes on one machine. The file is made if it does not exist.
+
+    `synchronous`: with FULL, the default, what `publish` accepted survives a loss of power; see `Synchronous`.
+    `lease_timeout`: a lease that was neither settled nor extended for so many seconds may be rescued. `clock` is for
+    tests. The file must be on a local disk: SQLite's locks do not work over a network.
+
+    One thread works on the file while a connection is open. Calls that wait at the same time share a transaction, so
+    many concurrent publishers cost little more than one. Of a cancelled call nothing has happened; a call that was
+    being carried out when it was cancelled is seen through and returns.
+    """
+
+    capabilities = Capabilities(filters_topics=True, atomic_outbox=True, durable=True, shared=True)
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Synchronous = "FULL",
+        lease_timeout: float | timedelta = 60.0,
+        clock: Clock | None = None,
+    ) -> None:
+        lease_timeout = seconds(lease_timeout)
+        if not lease_timeout > 0:
+            raise ConfigurationError(f"lease_timeout must be more than 0 seconds, but is {lease_timeout}")
+        check_one_of("synchronous", synchronous, ("NORMAL", "FULL", "EXTRA"))
+        self.path = _check_path(path)
+        self._session = Session(self.path, synchronous, lease_timeout, clock or Clock())
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a `connection()` block is open."""
+        return self._session.depth > 0
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[SQLiteServer, None]:
+        """Open the file for a block. Blocks nest; leaving the outermost one also closes its consumers.
+
+        Raises `ConfigurationError` where the file cannot be used, `UsageError` where another trio run has it open.
+        """
+        token = await self._session.enter()
+        try:
+            yield self
+        finally:
+            await self._session.leave(token)
+
+    def consume(self, queues: Mapping[str, Topics]) -> AbstractAsyncContextManager[SQLiteConsumer]:
+        """Open a consumer of these declared queues. Raises `QueueNotDeclared`."""
+        return open_consumer(self._session, queues)
+
+    # Messages
+
+    async def declare(self, queues: Iterable[str]) -> None:
+        """Create the queues that do not exist yet. Idempotent."""
+        if isinstance(queues, str):
+            raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
+        names = list(queues)
+        await self._session.change(lambda store: store.directory.declare(names))
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish all; for each None, or why it was refused. Cancelled: none was published.
+
+        Raises `ConfigurationError`, and publishes none, where one cannot be written to a file.
+        """
+        check_envelopes(envelopes)
+        return await self._session.ask(Publication(list(envelopes), to_bodies(envelopes)))
+
+    async def counts(self, queue: str) -> Counts:
+        """How many messages of the queue are in each place. Raises `QueueNotDeclared`. Takes time where many are."""
+        return await self._session.look(lambda store: views.counts(store, queue))
+
+    async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
+        """Look at messages without leasing them, in the order in which they would be handled."""
+        return await self._session.look(lambda store: views.browse(store, queue, category, limit))
+
+    async def flush(self, queue: str) -> int:
+        """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
+        return await self._session.change(lambda store: views.flush(store, queue))
+
+    async def delete(self, queue: str) -> None:
+        """Remove the queue with everything in it; late verdicts are refused. Where there is none, nothing happens."""
+        await self._session.change(lambda store: views.delete(store, queue))
+
+    async def revive(self, queue: str, keys: Iterable[int] | None = None) -> list[BrokerRefused | None]:
+        """Make dead messages ready again, as new ones (a ttl starts anew).
+
+        One answer for each: `DuplicateId` where its id is alive, `BrokerRefused` where no dead one has the key.
+        """
+        chosen = None if keys is None else list(keys)
+        return await self._session.change(lambda store: publishing.revive(store, queue, chosen))
+
+    async def pause(self, queue: str) -> None:
+        """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
+        await self._session.change(lambda store: store.directory.pause(queue, paused=True))
+
+    async def resume(self, queue: str) -> None:
+        """Hand out its messages again."""
+        await self._session.change(lambda store: store.directory.pause(queue, paused=False))
+
+    async def cancel(self, id_: str) -> Cancelled:
+        """Remove the live message with this id, or have its run cancelled."""
+        return await self._session.change(lambda store: views.cancel(store, id_))
+
+    async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
+        """How the message stands, as soon as that differs from `seen`; of several dead ones the last."""
+
+        def watch(store: Store) -> Snapshot | None:
+            snapshot = views.watch(store, id_, result_id)
+            return None if snapshot == seen else snapshot
+
+        return await self._session.ask(Request(watch, is_wish=True))
+
+    # Results
+
+    async def store_results(self, results_: Sequence[NewResult]) -> None:
+        """Store results, in place of those with the same ids."""
+        new = list(results_)
+        await self._session.change(lambda store: results.store(store.connection, store.now, new))
+
+    async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
+        """The result under each id; None where there is none, or none any more."""
+        wanted = list(ids)
+        return await self._session.look(lambda store: results.fetch(store.connection, store.now, wanted))
+
+    # Schedules
+
+    async def now(self) -> float:
+        """The wall clock: seconds since 1970. It may be stepped; schedules bear that."""
+        return await self._session.look(lambda store: store.now / MICRO)
+
+    async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
+        """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
+        try:
+            body = schedules.encode_schedule(schedule)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            raise ConfigurationError(f"schedule {schedule.name!r} cannot be written to SQLite ({error})") from error
+        await self._session.change(lambda store: schedules.put(store, schedule.name, body, next_at))
+
+    async def schedules(self) -> list[StoredSchedule]:
+        """All of them, by name."""
+        return await self._session.look(schedules.all_of)
+
+    async def pause_schedule(self, name: str, *, paused: bool) -> bool:
+        """Hold its ticks, or let them go on. False: there is none of that name."""
+        return await self._session.change(lambda store: schedules.pause(store, name, paused=paused))
+
+    async def remove_schedule(self, name: str) -> bool:
+        """Forget it; what it has published stays. False: there is none of that name."""
+        return await self._session.change(lambda store: schedules.remove(store, name))
+
+    async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
+        """Make `next_at` the schedule's next time and publish, if its next tick is still `expected_next`."""
+        envelopes = [] if envelope is None else [envelope]
+        check_envelopes(envelopes)
+        bodies = to_bodies(envelopes)
+        return await self._session.change(
+            lambda store: schedules.tick(store, name, expected_next, next_at, envelopes, bodies)
+        )
+
+
+def _check_path(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if text == ":memory:" or text == "" or text.startswith("file:"):
+        raise ConfigurationError(
+            f"SQLiteServer needs the path of a file, but got {text!r}: for messages that live in this process only "
+            "there is InMemoryServer"
+        )
+    return str(Path(text).absolute())
+
+
+SQLiteMessageBroker = SQLiteServer

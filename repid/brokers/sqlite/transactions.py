@@ -1,0 +1,176 @@
+"""Requests in, transactions on the file, answers out: group commit.
+
+Everything that waits goes into one transaction. If that fails it is rolled back and each request gets a transaction
+of its own, so that one's failure never harms a neighbour.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from ...errors import InternalError, RepidError
+from .errors import explain, is_busy, moved
+from .publishing import publish
+from .requests import Counter, Publication, Request
+from .store import Store
+
+PATIENCE = 10.0
+"""Seconds that others may keep the file locked."""
+
+_FAIR_WAIT = 8
+"""Milliseconds for which SQLite itself tries again, after 1, 2 and 5: short waits are what gets a lock under load."""
+
+
+class Transactions:
+    """Carries out what is handed in at one counter, on one file."""
+
+    def __init__(self, store: Store, counter: Counter, path: str) -> None:
+        self._store = store
+        self._counter = counter
+        self._path = path
+        self._execute = store.connection.execute
+        self._execute(f"PRAGMA busy_timeout = {_FAIR_WAIT}")
+        self._identity = _identify(path)
+
+    def write(self) -> bool:
+        """Take all that waits, as soon as the file is ours, and carry it out in one transaction; False: it failed."""
+        try:
+            self._begin(write=True)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+            self._refuse(self._counter.take(), error)
+            return False
+        return self._finish(self._counter.take(), join=True)
+
+    def read(self, requests: Sequence[Request]) -> None:
+        """Answer what only looks, without locking others out. What needs more is handed in again, as urgent."""
+        store = self._store
+        try:
+            self._begin(write=False)
+            store.look()
+            wanting = requests
+            if not store.is_due:
+                self._run([request for request in requests if request.peek is None])
+                wanting = [request for request in requests if request.peek is not None and request.peek(store)]
+            self._execute("ROLLBACK")
+        except Exception as error:  # noqa: BLE001 - as above
+            self._roll_back()
+            self._refuse(requests, error)
+            return
+        self._counter.put_back(wanting, urgent=True)
+        self._hand_out([request for request in requests if not request.urgent])
+
+    def alone(self, request: Request) -> None:
+        """Carry out one request in a transaction of its own."""
+        try:
+            self._begin(write=True)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse([request], error)
+            return
+        self._finish([request], join=False)
+
+    def check_file(self) -> None:
+        """Raise `BrokerUnavailable` where the file is not there any more: writing to it would help nobody."""
+        try:
+            if _identify(self._path) == self._identity:
+                return
+        except OSError:
+            pass
+        raise moved(self._path)
+
+    def _begin(self, *, write: bool) -> None:
+        self.check_file()
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
+    def _finish(self, requests: Sequence[Request], *, join: bool) -> bool:
+        """Carry out in the transaction that is open; those who wait for what becomes ready by that may join."""
+        store = self._store
+        joined: list[Request] = []
+        store.arrived = False
+        try:
+            store.look()
+            store.advance()
+            self._run(requests)
+            if join and store.arrived:
+                joined = self._counter.take_wishes(claims=True)
+                self._run(joined)
+            self._execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - as above
+            self._roll_back()
+            self._counter.put_back(joined)
+            if join and requests:
+                for request in requests:
+                    self.alone(request)
+                return True
+            self._refuse(requests, error)
+            return False
+        self._hand_out([*requests, *joined])
+        return True
+
+    def _run(self, requests: Sequence[Request]) -> None:
+        publications = [request for request in requests if isinstance(request, Publication)]
+        if len(publications) > 1:
+            self._publish(publications)
+        else:
+            publications = []
+        for request in requests:
+            if publications and isinstance(request, Publication):
+                continue
+            request.result = request.error = None
+            try:
+                request.result = request.operation(self._store)
+            except RepidError as error:  # it says no, and has changed nothing
+                request.error = error
+
+    def _publish(self, publications: Sequence[Publication]) -> None:
+        envelopes = [envelope for publication in publications for envelope in publication.envelopes]
+        bodies = [body for publication in publications for body in publication.bodies]
+        outcomes = publish(self._store, envelopes, bodies)
+        start = 0
+        for publication in publications:
+            end = start + len(publication.envelopes)
+            publication.result, publication.error = outcomes[start:end], None
+            start = end
+
+    def _roll_back(self) -> None:
+        if self._store.connection.in_transaction:
+            self._execute("ROLLBACK")
+        self._store.forget()
+
+    def _hand_out(self, requests: Sequence[Request]) -> None:
+        still_open = [request for request in requests if request.is_open]
+        if still_open:
+            self._counter.put_back(still_open)
+            requests = [request for request in requests if not request.is_open]
+        self._counter.answer(requests)
+
+    def _refuse(self, requests: Sequence[Request], error: Exception) -> None:
+        for request in requests:
+            request.result = None
+            request.error = self._explain(error)
+        self._counter.answer(requests)
+
+    def _explain(self, error: Exception) -> RepidError:
+        if isinstance(error, sqlite3.Error):
+            explained = explain(error, self._path)
+        elif isinstance(error, RepidError):
+            return error
+        else:
+            explained = InternalError(f"this should not happen to {self._path}: {error!r}")
+        explained.__cause__ = error
+        return explained
+
+
+def _identify(path: str) -> tuple[int, int]:
+    found = os.stat(path)  # noqa: PTH116 - called often
+    return found.st_dev, found.st_ino

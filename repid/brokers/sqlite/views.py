@@ -1,0 +1,182 @@
+"""Looking at what is in the file, and removing it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ...delivery import Progress, StoredResult
+from ...errors import ConfigurationError
+from ...ports import BrowsedMessage, Cancelled, Category, Counts, Snapshot
+from . import results
+from .claiming import count_heads
+from .clock import MICRO
+from .directory import Channel, Lane
+from .rows import BODY, Key, to_envelope, to_failure, to_key
+from .store import Store
+
+_unpack_progress = msgspec.msgpack.Decoder(Progress).decode
+
+_LIVE = f"message.seq, message.lane, attempt, lost, failure, {BODY}"
+_READY = f"""
+SELECT ready.rank, {_LIVE} FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ?
+ORDER BY ready.rank, ready.seq LIMIT ?
+"""  # noqa: S608
+_SCHEDULED = f"""
+SELECT scheduled.due, {_LIVE} FROM scheduled JOIN message ON message.seq = scheduled.seq
+WHERE scheduled.lane IN (SELECT id FROM lane WHERE queue = ?) ORDER BY scheduled.due, scheduled.seq LIMIT ?
+"""  # noqa: S608
+_LEASED = f"""
+SELECT CASE boot WHEN ? THEN until ELSE 0 END AS ending, {_LIVE} FROM lease JOIN message ON message.seq = lease.seq
+WHERE lease.lane IN (SELECT id FROM lane WHERE queue = ?) ORDER BY ending, lease.seq LIMIT ?
+"""  # noqa: S608
+_DEAD = f"SELECT key, lane, reason, attempt, lost, failure, {BODY} FROM dead WHERE queue = ? ORDER BY key LIMIT ?"  # noqa: S608
+_PLACE = """
+SELECT message.attempt, message.progress, lease.seq IS NOT NULL, lease.progress, lease.cancelling,
+    EXISTS (SELECT 1 FROM scheduled WHERE scheduled.due = message.due AND scheduled.seq = message.seq)
+FROM message LEFT JOIN lease ON lease.seq = message.seq WHERE message.id = ?
+"""
+_LANES = "(SELECT id FROM lane WHERE queue = ?)"
+
+
+def counts(store: Store, name: str) -> Counts:
+    """How many messages of the queue are where."""
+    channel = store.directory.channel(name)
+    ready, scheduled, leased = (
+        store.execute(f"SELECT count(*) FROM {table} WHERE lane IN {_LANES}", (channel.id,)).fetchone()[0]  # noqa: S608
+        for table in ("ready", "scheduled", "lease")
+    )
+    dead = store.execute("SELECT count(*) FROM dead WHERE queue = ?", (channel.id,)).fetchone()[0]
+    return Counts(ready, scheduled, leased, dead, channel.paused)
+
+
+# Browsing
+
+
+def browse(store: Store, name: str, category: Category, limit: int) -> list[BrowsedMessage]:
+    """The first `limit` messages of the queue in that place: by rank, by due time, by end of lease, by age of death."""
+    channel = store.directory.channel(name)
+    limit = max(limit, 0)
+    if category == "ready":
+        return list(_browse_ready(store, channel, limit))
+    if category == "scheduled":
+        rows = store.execute(_SCHEDULED, (channel.id, limit)).fetchall()
+        return [_show(store, category, row[1:], (row[0] - store.now) / MICRO) for row in rows]
+    if category == "leased":
+        rows = store.execute(_LEASED, (store.boot, channel.id, limit)).fetchall()
+        return [_show(store, category, row[1:], (row[0] - store.boot_now) / MICRO) for row in rows]
+    if category == "dead":
+        return [_show_dead(store, row) for row in store.execute(_DEAD, (channel.id, limit)).fetchall()]
+    raise ConfigurationError(f"no category {category!r}: it is one of ready, scheduled, leased, dead")
+
+
+def _browse_ready(store: Store, channel: Channel, limit: int) -> Iterator[BrowsedMessage]:
+    lanes = [(Lane(id_, channel.name, topic), limit) for topic, id_ in channel.lanes.items()]
+    heads = count_heads(store, lanes, limit) if lanes else {}
+    rows = [row for lane, count in heads.items() for row in store.execute(_READY, (lane, count)).fetchall()]
+    rows.sort(key=lambda row: (row[0], row[1]))
+    for row in rows:
+        yield _show(store, "ready", row[1:], None)
+
+
+def _show(store: Store, category: Category, row: tuple[Any, ...], due_in: float | None) -> BrowsedMessage:
+    seq, lane, attempt, lost, failure, *body = row
+    _, queue, topic = store.directory.lanes[lane]
+    return BrowsedMessage(
+        envelope=to_envelope(queue, topic, body),
+        category=category,
+        key=seq,
+        attempt=attempt,
+        lost=lost,
+        due_in=due_in,
+        failure=to_failure(failure),
+    )
+
+
+def _show_dead(store: Store, row: tuple[Any, ...]) -> BrowsedMessage:
+    key, lane, reason, attempt, lost, failure, *body = row
+    _, queue, topic = store.directory.lanes[lane]
+    return BrowsedMessage(
+        envelope=to_envelope(queue, topic, body),
+        category="dead",
+        key=key,
+        attempt=attempt,
+        lost=lost,
+        reason=reason,
+        failure=to_failure(failure),
+    )
+
+
+# Watching
+
+
+def watch(store: Store, id_: str, result_id: str) -> Snapshot:
+    """How the message stands now; of several dead ones the last."""
+    key = to_key(id_)
+    result = results.fetch_one(store.connection, store.now, to_key(result_id))
+    row = store.execute(_PLACE, (key,)).fetchone()
+    if row is None:
+        return _watch_dead(store, key, result)
+    attempt, progress, leased, present, cancelling, scheduled = row
+    return Snapshot(
+        state="leased" if leased else "scheduled" if scheduled else "ready",
+        attempt=attempt,
+        progress=_to_progress(present if leased else progress),
+        cancelling=bool(cancelling),
+        result=result,
+    )
+
+
+def _watch_dead(store: Store, key: Key, result: StoredResult | None) -> Snapshot:
+    sql = "SELECT attempt, progress FROM dead WHERE id = ? ORDER BY key DESC LIMIT 1"
+    row = store.execute(sql, (key,)).fetchone()
+    if row is None:
+        return Snapshot(state="gone", result=result)
+    return Snapshot(state="dead", attempt=row[0], progress=_to_progress(row[1]), result=result)
+
+
+def _to_progress(packed: bytes | None) -> Progress | None:
+    return None if packed is None else _unpack_progress(packed)
+
+
+# Removing
+
+
+def cancel(store: Store, id_: str) -> Cancelled:
+    """Remove the live message with this id, or ask for its run to be cancelled."""
+    row = store.execute("SELECT seq FROM message WHERE id = ?", (to_key(id_),)).fetchone()
+    if row is None:
+        return "unknown"
+    (seq,) = row
+    found = store.execute("UPDATE lease SET cancelling = max(cancelling, 1) WHERE seq = ?", (seq,))
+    if found.rowcount:
+        return "requested"
+    store.take_out(seq)
+    results.conclude(store.connection, store.now, seq, "cancelled")
+    store.remove(seq)
+    return "cancelled"
+
+
+def flush(store: Store, name: str) -> int:
+    """Remove what is ready or scheduled; how many."""
+    channel = store.directory.channel(name)
+    removed = 0
+    for table in ("ready", "scheduled"):
+        mine = f"FROM {table} WHERE lane IN {_LANES}"
+        removed += store.execute(f"DELETE FROM message WHERE seq IN (SELECT seq {mine})", (channel.id,)).rowcount  # noqa: S608
+        store.execute(f"DELETE {mine}", (channel.id,))
+    return removed
+
+
+def delete(store: Store, name: str) -> None:
+    """Remove the queue with everything in it. Nothing happens where there is none."""
+    channel = store.directory.channels.get(name)
+    if channel is None:
+        return
+    flush(store, name)
+    store.execute(f"DELETE FROM message WHERE seq IN (SELECT seq FROM lease WHERE lane IN {_LANES})", (channel.id,))  # noqa: S608
+    store.execute(f"DELETE FROM lease WHERE lane IN {_LANES}", (channel.id,))  # noqa: S608
+    store.execute("DELETE FROM dead WHERE queue = ?", (channel.id,))
+    store.directory.remove(channel)

@@ -1,0 +1,50 @@
+"""The SQLite broker on a real file, with a clock that can be moved, held to everything the port promises."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from repid.brokers.sqlite import SQLiteServer
+from repid.brokers.sqlite.clock import MICRO, Clock
+from repid.ports import Broker
+from repid.testing import CHECKS, Check, check_broker
+
+
+class MovableClock(Clock):
+    """The real clocks, moved forward and stepped by order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed = 0
+        self._stepped = 0
+
+    def wall(self) -> int:
+        return super().wall() + self._passed + self._stepped
+
+    def boot(self) -> int:
+        return super().boot() + self._passed
+
+    def advance(self, seconds: float) -> None:
+        self._passed += round(seconds * MICRO)
+
+    def step_wall(self, seconds: float) -> None:
+        self._stepped += round(seconds * MICRO)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+async def test_the_sqlite_broker(check: Check, tmp_path: Path) -> None:
+    clock = MovableClock()
+    path = tmp_path / "repid.db"
+
+    @asynccontextmanager
+    async def open_broker() -> AsyncGenerator[Broker, None]:
+        yield SQLiteServer(path, clock=clock)
+
+    report = await check_broker(
+        open_broker, only=[check], clock=clock, another=lambda _: SQLiteServer(path, clock=clock)
+    )
+    assert report.skipped == {}

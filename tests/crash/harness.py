@@ -1,0 +1,322 @@
+"""Starts producers and workers on one file, kills and stops them, waits until every job is done, and gives the account.
+
+Bounded in number and time. Only its own children are ever signalled, and none outlives it: they are killed when its
+block is left, and by the kernel should it be killed itself.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import trio
+
+from repid.brokers import SQLiteServer
+
+from .checker import Account, Life, check
+from .journal import Confirmed, Stepped, now, read_journal
+from .steps import PRODUCER_STEPS, QUEUE, WORKER_STEPS, Orders
+
+ROOT = Path(__file__).parents[2]
+TICK = 0.02
+CATEGORIES = ("ready", "scheduled", "leased", "dead")
+
+Role = Literal["producer", "worker"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do. Times are in seconds, `rate` is messages per second.
+
+    It goes on until `jobs` messages are confirmed and `kills` processes were killed, each named step being taken
+    once at the least; then everything has `drain_time` to be done.
+    """
+
+    jobs: int
+    kills: int
+    seed: int
+    rate: float = 300.0
+    workers: int = 3
+    producers: int = 2
+    lease: float = 1.5
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    strike_every: float = 0.8
+    time_limit: float = 600.0
+    drain_time: float = 60.0
+
+
+@dataclass
+class Child:
+    """One process, and what was done to it."""
+
+    name: str
+    role: Role
+    process: subprocess.Popen[bytes]
+    step: str | None
+    count: int
+    journal: Path
+    complaints: Path
+    killed_at: float | None = None
+    stopped_at: float | None = None
+    continue_at: float = 0.0
+    stops: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether SIGSTOP has stopped it, whoever sent it."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
+        except OSError:
+            return False
+        return status.rpartition(")")[2].split()[0] == "T"
+
+    def life(self) -> Life:
+        """What the checker has to know of it."""
+        lines = read_journal(self.journal)
+        killed_at = self.killed_at
+        if killed_at is not None and lines and isinstance(lines[-1], Stepped):
+            killed_at = lines[-1].at
+        return Life(self.name, lines, killed_at, self.stops)
+
+    def confirmed(self) -> int:
+        """How many messages it has published for certain."""
+        return sum(len(line.ids) for line in read_journal(self.journal) if isinstance(line, Confirmed))
+
+
+class Harness:
+    """One run in one folder. `troubles` are what went wrong beside the account: a child that failed, time that ran out."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.troubles: list[str] = []
+        self._chance = random.Random(plan.seed)
+        self._children: list[Child] = []
+        self._running: list[Child] = []
+        self._confirmed = 0
+        self._kills = 0
+        self._steps: dict[Role, list[str]] = {"producer": list(PRODUCER_STEPS), "worker": list(WORKER_STEPS)}
+        self._missing = {*PRODUCER_STEPS, *WORKER_STEPS}
+        for steps in self._steps.values():
+            self._chance.shuffle(steps)
+        self._strike_at = 0.0
+
+    def run(self) -> Account:
+        """Do it all. The account has this run's own figures too."""
+        began = now()
+        with self._children_killed_at_the_end():
+            self._wreak_havoc(began + self.plan.time_limit)
+            wrecked = now()
+            self._drain()
+            drained = now()
+            self._stop_workers()
+        final, intact = self._look()
+        account = check([child.life() for child in self._children], final, self.plan.lease)
+        account.figures["seconds of killing"] = round(wrecked - began)
+        account.figures["seconds of draining"] = round(drained - wrecked)
+        if intact != "ok":
+            self.troubles.append(f"the file is damaged: {intact}")
+        return account
+
+    @contextmanager
+    def _children_killed_at_the_end(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for child in self._running:
+                child.process.kill()
+                child.process.wait()
+
+    # The phases
+
+    def _wreak_havoc(self, deadline: float) -> None:
+        told = 0.0
+        while not self._is_enough() and not self.troubles:
+            if now() > deadline:
+                self.troubles.append(f"not done in {self.plan.time_limit:g} s; steps missing: {self._missing}")
+            self._tend()
+            self._strike()
+            self._restock()
+            if now() > told + 1:
+                told = now()
+                self._tell("killing")
+            time.sleep(TICK)
+
+    def _is_enough(self) -> bool:
+        return self._confirmed >= self.plan.jobs and self._kills >= self.plan.kills and not self._missing
+
+    def _drain(self) -> None:
+        deadline = now() + self.plan.drain_time
+        for child in self._running:
+            if child.role == "producer":  # what was ordered is done; the account has what this one adds
+                self._kill(child)
+        while not self.troubles:
+            self._tend()
+            self._restock_workers()
+            self._tell("draining")
+            if trio.run(_live, self._server()) == 0:
+                return
+            if now() > deadline:
+                self.troubles.append(f"not drained after {self.plan.drain_time:g} s")
+            time.sleep(0.2)
+
+    def _stop_workers(self) -> None:
+        for child in self._running:
+            child.process.send_signal(signal.SIGCONT)
+            child.process.terminate()
+        deadline = now() + 20
+        while self._running and now() < deadline:
+            self._tend()
+            time.sleep(TICK)
+        self.troubles += [f"{child.name} did not stop within 20 s of SIGTERM" for child in self._running]
+
+    def _look(self) -> tuple[dict[str, list[str]], str]:
+        """What is in the broker, by id the places; and what SQLite says of the file."""
+        final = trio.run(_places, self._server())
+        with sqlite3.connect(self.folder / "repid.db") as connection:
+            intact = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        connection.close()
+        return final, intact
+
+    # The children
+
+    def _tend(self) -> None:
+        """Notice who has ended, and let go on who was stopped long enough."""
+        for child in list(self._running):
+            if child.process.poll() is not None:
+                self._running.remove(child)
+                self._note_end(child, child.process.returncode)
+            elif child.is_stopped:
+                self._note_stop(child)
+
+    def _note_end(self, child: Child, code: int) -> None:
+        if code == -signal.SIGKILL:
+            child.killed_at = child.killed_at or now()
+            self._kills += 1
+            self._note_step(child)
+        elif code != 0:
+            words = child.complaints.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+            self.troubles.append(f"{child.name} ended with {code}:\n{words}")
+        if child.role == "producer":
+            self._confirmed += child.confirmed()
+
+    def _note_stop(self, child: Child) -> None:
+        if child.stopped_at is None:
+            child.stopped_at = now()
+            child.continue_at = now() + self.plan.lease * self._chance.uniform(1.4, 2.2)
+            self._note_step(child)
+        elif now() >= child.continue_at:
+            child.process.send_signal(signal.SIGCONT)
+            child.stops.append((child.stopped_at, now()))
+            child.stopped_at = None
+
+    def _note_step(self, child: Child) -> None:
+        if child.step is not None and read_journal(child.journal)[-1:] != []:
+            last = read_journal(child.journal)[-1]
+            if isinstance(last, Stepped):
+                self._missing.discard(last.step)
+
+    def _strike(self) -> None:
+        """From time to time kill or stop somebody who has no step to be taken at."""
+        if now() < self._strike_at:
+            return
+        self._strike_at = now() + self._chance.expovariate(1 / self.plan.strike_every)
+        victims = [child for child in self._running if child.step is None and not child.is_stopped]
+        if victims:
+            victim = self._chance.choice(victims)
+            if self._chance.random() < 0.7:
+                self._kill(victim)
+            else:
+                victim.process.send_signal(signal.SIGSTOP)
+
+    def _kill(self, child: Child) -> None:
+        child.killed_at = now()
+        child.process.kill()
+
+    def _restock(self) -> None:
+        self._restock_workers()
+        ordered = [child.count for child in self._running if child.role == "producer"]
+        left = self.plan.jobs - self._confirmed - sum(ordered)
+        if left <= 0 and not ordered:  # not enough have died yet
+            left = max(20, self.plan.jobs // 50)
+        if left > 0 and len(ordered) < self.plan.producers:
+            self._start("producer", count=-(-left // (self.plan.producers - len(ordered))))
+
+    def _restock_workers(self) -> None:
+        if sum(child.role == "worker" for child in self._running) < self.plan.workers:
+            self._start("worker")
+
+    def _start(self, role: Role, count: int = 0) -> None:
+        name = f"{role[0]}{len(self._children)}"
+        step = self._next_step(role)
+        orders = Orders(
+            database=str(self.folder / "repid.db"),
+            journal=str(self.folder / f"{name}.jsonl"),
+            synchronous=self.plan.synchronous,
+            lease=self.plan.lease,
+            seed=self.plan.seed,
+            life=int(self.plan.time_limit + self.plan.drain_time) + 30,
+            step=step,
+            nth=self._chance.randint(1, 30 if step is not None and step.endswith(("start", "finish")) else 8),
+            prefix=name,
+            count=count,
+            rate=self.plan.rate / self.plan.producers,
+        )
+        complaints = self.folder / f"{name}.err"
+        command = [sys.executable, "-m", f"tests.crash.{role}", str(os.getpid()), msgspec.json.encode(orders).decode()]
+        with complaints.open("wb") as errors:
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+        child = Child(name, role, process, step, count, Path(orders.journal), complaints)
+        self._children.append(child)
+        self._running.append(child)
+
+    def _next_step(self, role: Role) -> str | None:
+        """Each step once, then every other child one of them; none when it is enough."""
+        if self._is_enough():
+            return None
+        if self._steps[role]:
+            return self._steps[role].pop()
+        missing = sorted(self._missing.intersection(PRODUCER_STEPS if role == "producer" else WORKER_STEPS))
+        if missing and all(child.step not in missing for child in self._running):
+            return self._chance.choice(missing)
+        every = PRODUCER_STEPS if role == "producer" else WORKER_STEPS
+        return self._chance.choice([None] * len(every) + list(every))
+
+    def _server(self) -> SQLiteServer:
+        return SQLiteServer(self.folder / "repid.db", lease_timeout=self.plan.lease)
+
+    def _tell(self, phase: str) -> None:
+        kinds = Counter(child.role for child in self._running)
+        sys.stderr.write(
+            f"\r\x1b[2K{phase}: {self._confirmed} of {self.plan.jobs} jobs confirmed, {self._kills} of "
+            f"{self.plan.kills} killed, {len(self._missing)} steps to come, {kinds['worker']} workers, "
+            f"{kinds['producer']} producers"
+        )
+        sys.stderr.flush()
+
+
+async def _live(server: SQLiteServer) -> int:
+    async with server.connection():
+        counts = await server.counts(QUEUE)
+    return counts.ready + counts.scheduled + counts.leased
+
+
+async def _places(server: SQLiteServer) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    async with server.connection():
+        for category in CATEGORIES:
+            for message in await server.browse(QUEUE, category, limit=10**6):
+                found.setdefault(message.envelope.id, []).append(category)
+    return found
