@@ -127,6 +127,10 @@ def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
     if wanted is None:
         wanted = DEFAULT_SIGNALS if can_listen() and not embedded else ()
     check_iterable("handle_signals", wanted)
+    wanted = tuple(wanted)
+    for number in wanted:
+        if not isinstance(number, signal.Signals):
+            raise ConfigurationError(f"handle_signals must be signals such as signal.SIGTERM, but hold {number!r}")
     return Settings(
         graceful_shutdown_time=check_duration("graceful_shutdown_time", options.get("graceful_shutdown_time", 25.0)),
         messages_limit=check_count("messages_limit", options.get("messages_limit", math.inf)),

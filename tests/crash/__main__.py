@@ -38,7 +38,7 @@ def main(command_line: Sequence[str]) -> int:
 def report(account: Account, troubles: Sequence[str], most: int = 20) -> str:
     """The figures as a table, then what is wrong."""
     width = max(map(len, account.figures), default=0)
-    lines = [f"{name.ljust(width)}  {figure:>8,}".replace(",", " ") for name, figure in account.figures.items()]
+    lines = [f"{name.ljust(width)}  {figure:>8}" for name, figure in account.figures.items()]
     lines += [f"!! {fault.rule}: {fault.id}: {fault.text}" for fault in account.faults[:most]]
     lines += [f"!! and {len(account.faults) - most} more"] if len(account.faults) > most else []
     lines += [f"!! {trouble}" for trouble in troubles]

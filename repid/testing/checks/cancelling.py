@@ -245,6 +245,25 @@ async def watch_shows_the_last_of_several_dead(lab: Lab) -> None:
 
 
 @check()
+async def watch_shows_what_happens_by_itself(lab: Lab) -> None:
+    """A result that is stored, the end of a ttl and a rescue are changes, though nobody touched the message."""
+    seen = await lab.broker.watch("1", "1")
+    seen = await _see(lab, "1", seen, lambda: lab.broker.store_results([NewResult(id="1", state="success")]))
+    expect("when a result is stored", (seen.state, seen.result and seen.result.state), ("gone", "success"))
+    await lab.publish(message("2", options=Options(ttl=2 * lab.moment)))
+    seen = await lab.broker.watch("2", "2")
+    seen = await _see(lab, "2", seen, lambda: lab.advance(3 * lab.moment))
+    expect("when a ttl is over", (seen.state, seen.result and seen.result.state), ("dead", "expired"))
+    async with lab.consumer() as consumer:
+        await lab.publish(message("3"))
+        await lab.take(consumer, 1)
+        seen = await lab.broker.watch("3", "3")
+        await lab.outlive(consumer)
+        seen = await _see(lab, "3", seen, consumer.rescue)
+        expect("when it is rescued", (seen.state, seen.attempt), ("ready", 1))
+
+
+@check()
 async def watching_one_message_does_not_see_another(lab: Lab) -> None:
     """What happens to other messages wakes nobody who watches this one."""
     await lab.publish(message("1"))

@@ -124,6 +124,24 @@ async def a_waiting_receive_is_woken_when_a_message_is_due(lab: Lab) -> None:
 
 
 @check()
+async def a_waiting_receive_is_woken_when_a_delay_is_over(lab: Lab) -> None:
+    """The same for what was released or retried with a delay, also if something is due sooner than was known."""
+    async with lab.consumer() as consumer:
+        await lab.publish(message("released"), message("retried"))
+        released, retried = await lab.take(consumer, 2)
+
+        async def cause() -> None:
+            await lab.settle(consumer, released, Release(6 * lab.moment))
+            await lab.idle()
+            await lab.settle(consumer, retried, Retry(2 * lab.moment))
+            await lab.advance(3 * lab.moment)
+
+        expect("what was due first", await lab.woken(consumer, cause), ["retried"])
+        woken = await lab.woken(consumer, lambda: lab.advance(4 * lab.moment))
+        expect("what was due next", woken, ["released"])
+
+
+@check()
 async def every_waiting_receive_gets_its_message(lab: Lab) -> None:
     """Of several that wait, as many are served as there are messages; the others go on waiting."""
     served: list[str] = []

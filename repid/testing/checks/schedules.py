@@ -202,6 +202,16 @@ async def putting_a_schedule_again_keeps_its_counts_and_pause(lab: Lab) -> None:
 
 
 @check()
+async def putting_a_schedule_again_does_not_forget_its_message(lab: Lab) -> None:
+    """The former tick's message still counts when the schedule is put again, as every start of a worker does."""
+    await lab.broker.put_schedule(every(), AT)
+    await tick(lab, AT, "1")
+    await lab.broker.put_schedule(every(), AT + 60)
+    expect("the last id", (await stored(lab)).last_id, "1")
+    expect("a tick while its message lives", await tick(lab, AT + 60, "2"), "skipped")
+
+
+@check()
 async def a_removed_schedule_leaves_its_messages(lab: Lab) -> None:
     """Removing a schedule forgets it and its counts; what it published stays. Of no schedule the answer is False."""
     expect("of no schedule", await lab.broker.remove_schedule("s"), expected=False)
