@@ -238,6 +238,10 @@ class Executor:
         self._crew.running[run.delivery] = self
         self.deadline = trio.current_time() + run.role.timeout(run.delivery.envelope)
         self._crew.timer.watch(self.deadline)
+        if run.delivery in self._ledger.cancelled_leases:  # during its first checkpoints, when nobody could find it
+            self.cut_off(run.delivery, CancelRequested)
+        elif run.delivery not in self._ledger.leases and run.phase is Phase.RUNNING:
+            self.cut_off(run.delivery, LeaseExpired)
 
     def _disarm(self, run: Run) -> None:
         self.deadline = math.inf

@@ -331,7 +331,6 @@ async def test_a_worker_opens_the_connection_it_needs(server: UnreliableServer, 
         await server.counts("default")
 
 
-@pytest.mark.xfail(strict=True, reason="bug 14")
 async def test_wrong_signals_are_refused_before_anything_starts(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:

@@ -31,7 +31,7 @@ def main(command_line: Sequence[str]) -> int:
         harness = Harness(plan, folder)
         account = harness.run()
     sys.stderr.write("\n")
-    print(report(account, harness.troubles))
+    sys.stdout.write(report(account, harness.troubles) + "\n")
     return 1 if account.faults or harness.troubles else 0
 
 

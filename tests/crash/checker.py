@@ -129,7 +129,6 @@ class Books:
         return id_ in self.by_id or id_ in final
 
     def _enter(self, life: Life, line: Line) -> None:
-        held = self.held
         match line:
             case Intended(ids=ids):
                 self.intended.update(dict.fromkeys(ids, ids))
@@ -137,8 +136,16 @@ class Books:
                 self.confirmed.update(ids)
             case Claimed(leases=leases):
                 for lease in leases:
-                    held[lease.token] = Held(life, lease, renewed=line.asked, claimed=line.at)
-                    self.by_id[lease.id].append(held[lease.token])
+                    held = self.held[lease.token] = Held(life, lease, renewed=line.asked, claimed=line.at)
+                    self.by_id[lease.id].append(held)
+            case Stepped(step=step):
+                self.steps[step] += 1
+            case _:
+                self._enter_lease(line)
+
+    def _enter_lease(self, line: Extended | Started | Finished | Settling | Settled) -> None:
+        held = self.held
+        match line:
             case Extended(tokens=tokens):
                 for token in tokens:
                     held[token].renewed = line.asked
@@ -154,8 +161,6 @@ class Books:
                 for token in (*accepted, *refused):
                     held[token].settled = line.at
                     held[token].accepted = token in accepted
-            case Stepped(step=step):
-                self.steps[step] += 1
 
     def _send(self, history: Sequence[Held], final: Collection[str]) -> None:
         """Enter what outboxes have sent in one step with their verdicts, those nobody was told of included."""
@@ -196,9 +201,9 @@ class _Check:
         buried = [held for held in ended if held.was(("DeadLetter",))]
         if self.id not in self.books.intended:
             self._complain("stranger", "nobody meant to publish it")
-        if (self.id in self.books.confirmed or self.history) and not self.places:
-            if not any(held.may_have_been(ENDING) for held in self.history):
-                self._complain("lost", "it is nowhere, and nobody has ended it")
+        existed = self.id in self.books.confirmed or bool(self.history)
+        if existed and not self.places and not any(held.may_have_been(ENDING) for held in self.history):
+            self._complain("lost", "it is nowhere, and nobody has ended it")
         if len(self.places) > 1 or (self.places and len(ended) > len(buried)):
             self._complain("twice", f"found as {', '.join(self.places)}")
         if len(ended) > 1:

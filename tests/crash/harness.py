@@ -24,6 +24,7 @@ import msgspec
 import trio
 
 from repid.brokers import SQLiteServer
+from repid.ports import Category
 
 from .checker import Account, Life, check
 from .journal import Confirmed, Stepped, now, read_journal
@@ -31,7 +32,7 @@ from .steps import PRODUCER_STEPS, QUEUE, WORKER_STEPS, Orders
 
 ROOT = Path(__file__).parents[2]
 TICK = 0.02
-CATEGORIES = ("ready", "scheduled", "leased", "dead")
+CATEGORIES: tuple[Category, ...] = ("ready", "scheduled", "leased", "dead")
 
 Role = Literal["producer", "worker"]
 
@@ -157,6 +158,15 @@ class Harness:
     def _is_enough(self) -> bool:
         return self._confirmed >= self.plan.jobs and self._kills >= self.plan.kills and not self._missing
 
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether enough were killed for so many jobs: so the kills are spread over all of them."""
+        return self._kills / self.plan.kills > (self._confirmed + self._under_way()) / self.plan.jobs
+
+    def _under_way(self) -> int:
+        """About how many messages the present producers have published."""
+        return sum(child.confirmed() for child in self._running if child.role == "producer")
+
     def _drain(self) -> None:
         deadline = now() + self.plan.drain_time
         for child in self._running:
@@ -223,14 +233,12 @@ class Harness:
             child.stopped_at = None
 
     def _note_step(self, child: Child) -> None:
-        if child.step is not None and read_journal(child.journal)[-1:] != []:
-            last = read_journal(child.journal)[-1]
-            if isinstance(last, Stepped):
-                self._missing.discard(last.step)
+        lines = read_journal(child.journal) if child.step in self._missing else []
+        self._missing.difference_update(line.step for line in lines if isinstance(line, Stepped))
 
     def _strike(self) -> None:
         """From time to time kill or stop somebody who has no step to be taken at."""
-        if now() < self._strike_at:
+        if now() < self._strike_at or self._is_ahead:
             return
         self._strike_at = now() + self._chance.expovariate(1 / self.plan.strike_every)
         victims = [child for child in self._running if child.step is None and not child.is_stopped]
@@ -283,11 +291,13 @@ class Harness:
         self._running.append(child)
 
     def _next_step(self, role: Role) -> str | None:
-        """Each step once, then every other child one of them; none when it is enough."""
+        """Each step once, then every other child one of them; none while enough were killed."""
         if self._is_enough():
             return None
         if self._steps[role]:
             return self._steps[role].pop()
+        if self._is_ahead:
+            return None
         missing = sorted(self._missing.intersection(PRODUCER_STEPS if role == "producer" else WORKER_STEPS))
         if missing and all(child.step not in missing for child in self._running):
             return self._chance.choice(missing)

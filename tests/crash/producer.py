@@ -47,7 +47,7 @@ async def keep_sending(app: Repid, server: DoomedServer, orders: Orders, numbers
                 await send_some(app, server, ids)
                 break
             except BrokerUnavailable as error:
-                print(f"again: {error}", file=sys.stderr, flush=True)
+                sys.stderr.write(f"again: {error}\n")
         else:
             raise AssertionError(f"the broker was not available {PATIENCE} times")
         await trio.sleep(len(ids) * SENDERS / orders.rate * chance.uniform(0.5, 1.5))

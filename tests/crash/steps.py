@@ -20,6 +20,7 @@ import msgspec
 from repid import BrokerRefused, Envelope
 from repid.brokers import SQLiteServer
 from repid.brokers.sqlite.consumer import SQLiteConsumer
+from repid.brokers.sqlite.server import Synchronous
 from repid.delivery import Delivery, Settlement
 from repid.ports import Consumer, Topics, Verdict
 
@@ -46,7 +47,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
     database: str
     journal: str
-    synchronous: str
+    synchronous: Synchronous
     lease: float
     seed: int
     life: int
@@ -114,9 +115,10 @@ class Doom:
             return
         if statement.startswith("BEGIN"):
             self._began = connection.total_changes
-        elif self._began is not None:
-            if connection.total_changes - self._began >= self._goal or statement.startswith("COMMIT"):
-                self._strike()
+        elif self._began is not None and (
+            connection.total_changes - self._began >= self._goal or statement.startswith("COMMIT")
+        ):
+            self._strike()
 
 
 class DoomedServer(SQLiteServer):
@@ -184,9 +186,9 @@ class _DoomedConsumer:
         doom.reach_half("half settle", len(settlements))
         verdicts = await self._consumer.settle(settlements)
         doom.reach("after settle")
-        accepted, refused = [], []
-        for settlement, verdict in zip(settlements, verdicts, strict=True):
-            (accepted if verdict.accepted else refused).append(settlement.delivery.token)
+        answers = [(one.delivery.token, verdict.accepted) for one, verdict in zip(settlements, verdicts, strict=True)]
+        accepted = [token for token, is_accepted in answers if is_accepted]
+        refused = [token for token, is_accepted in answers if not is_accepted]
         doom.journal.write(Settled(at=clock(), accepted=accepted, refused=refused))
         return verdicts
 
