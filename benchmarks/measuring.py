@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .environments import ROOT, NotInstalled, interpreter
@@ -103,11 +105,29 @@ def measure(
     contender: Contender, workload: Workload, python: Path, on_wait: Callable[[], None], *, quick: bool
 ) -> dict[str, Any]:
     """One measurement in a process of its own. Raises `MeasurementFailed`."""
-    arguments = json.dumps(workload.arguments_for(quick=quick))
-    command = [str(python), str(RUNNER), contender.module, workload.name, arguments]
+    with _folder(workload) as folder:
+        arguments = json.dumps({**workload.arguments_for(quick=quick), **folder})
+        return _answer(
+            [str(python), str(RUNNER), contender.modules[workload.store], workload.name, arguments],
+            _environment(contender),
+            on_wait,
+        )
+
+
+@contextmanager
+def _folder(workload: Workload) -> Iterator[dict[str, str]]:
+    """A folder on the checkout's disk, where the workload needs one. What is in it goes with it."""
+    if workload.store == "memory":
+        yield {}
+        return
+    with TemporaryDirectory(prefix=".benchmark-", dir=ROOT) as folder:
+        yield {"folder": folder}
+
+
+def _answer(command: Sequence[str], environment: Mapping[str, str], on_wait: Callable[[], None]) -> dict[str, Any]:
     process = subprocess.Popen(
         command,
-        env=_environment(contender),
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

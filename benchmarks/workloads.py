@@ -8,20 +8,23 @@ from typing import Literal
 
 Argument = int | float | str
 
+Store = Literal["memory", "sqlite"]
+"""Where the messages of a workload wait."""
+
 HOME = "repid"
 """The contender that the targets are about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A library and the module of `contenders` that uses it.
+    """A library and the modules of `contenders` that use it, by where messages wait.
 
     It runs in an environment with just `requirements`; None: in the harness's own.
     """
 
     name: str
     title: str
-    module: str
+    modules: Mapping[Store, str]
     requirements: tuple[str, ...] | None = None
 
 
@@ -48,7 +51,10 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One thing to measure. `quick` replaces arguments in a smoke run; `once`: more rounds would say nothing new."""
+    """One thing to measure. `quick` replaces arguments in a smoke run; `once`: more rounds would say nothing new.
+
+    Where the store is a file, the argument `folder` is added: a temporary one, for this measurement only.
+    """
 
     name: str
     title: str
@@ -57,6 +63,7 @@ class Workload:
     metrics: tuple[Metric, ...]
     quick: Mapping[str, Argument] = field(default_factory=dict)
     once: bool = False
+    store: Store = "memory"
 
     def arguments_for(self, *, quick: bool) -> dict[str, Argument]:
         """The arguments of a full or a smoke run."""
@@ -64,14 +71,27 @@ class Workload:
 
 
 CONTENDERS = (
-    Contender(HOME, "repid (trio)", "repid_trio"),
-    Contender("upstream", "repid 2.1.4", "repid_upstream", ("repid==2.1.4", "uvloop==0.23.0", "pydantic==2.14.3")),
-    Contender("huey", "huey", "huey_memory", ("huey==3.5.4",)),
-    Contender("taskiq", "taskiq", "taskiq_memory", ("taskiq==0.13.0", "uvloop==0.23.0", "pydantic==2.14.3")),
+    Contender(HOME, "repid (trio)", {"memory": "repid_trio", "sqlite": "repid_sqlite"}),
+    Contender(
+        "upstream",
+        "repid 2.1.4",
+        {"memory": "repid_upstream"},
+        ("repid==2.1.4", "uvloop==0.23.0", "pydantic==2.14.3"),
+    ),
+    Contender("huey", "huey", {"memory": "huey_memory", "sqlite": "huey_sqlite"}, ("huey==3.5.4",)),
+    Contender(
+        "taskiq",
+        "taskiq",
+        {"memory": "taskiq_memory"},
+        ("taskiq==0.13.0", "uvloop==0.23.0", "pydantic==2.14.3"),
+    ),
+    Contender("bare", "bare loop", {"memory": "bare_trio", "sqlite": "bare_sqlite"}),
 )
 
-EVERYBODY = tuple(contender.name for contender in CONTENDERS)
+EVERYBODY = (HOME, "upstream", "huey", "taskiq")
 WITH_QUEUE = (HOME, "upstream", "huey")
+WITH_FILE = (HOME, "huey", "bare")
+"""The bare loop is no library: it is what the platform allows at most, with nothing around it."""
 
 FIVE_TIMES_UPSTREAM = Target(5, "upstream")
 DRAIN_TARGETS = (FIVE_TIMES_UPSTREAM, Target(1.2, "huey"))
@@ -126,7 +146,7 @@ WORKLOADS = (
     Workload(
         name="sleep",
         title="Jobs that sleep 100 ms",
-        contenders=WITH_QUEUE,
+        contenders=(*WITH_QUEUE, "bare"),
         arguments={"messages": 20_000, "executors": 1_000, "seconds": 0.1},
         quick={"messages": 5_000},
         metrics=(Metric("rate", "Sleep 100 ms, 1000 at once", "jobs/s", targets=(Target(9_500),), limit=10_000),),
@@ -160,6 +180,82 @@ WORKLOADS = (
         # Flat means that nothing stays: the smallest object Python can leave behind takes 16 bytes.
         metrics=(Metric("growth", "Kept per processed one", "bytes", better="less", targets=(Target(8),)),),
         once=True,
+    ),
+    Workload(
+        name="sqlite-bulk",
+        title="SQLite: enqueue in bulk",
+        contenders=WITH_FILE,
+        arguments={"messages": 50_000, "batch": 100},
+        quick={"messages": 5_000},
+        metrics=(
+            Metric("rate", "SQLite: enqueue in bulk", "messages/s", targets=(Target(0.5, "bare"),)),
+            Metric("thousands", "SQLite: the same, 1000 a call", "messages/s"),
+        ),
+        store="sqlite",
+    ),
+    Workload(
+        name="sqlite-publishers",
+        title="SQLite: 50 concurrent publishers",
+        contenders=(HOME, "huey"),
+        arguments={"messages": 10_000, "publishers": 50},
+        quick={"messages": 1_000},
+        metrics=(Metric("rate", "SQLite: 50 publishers", "messages/s", targets=(Target(6, "huey"),)),),
+        store="sqlite",
+    ),
+    Workload(
+        name="sqlite-noop",
+        title="SQLite: no-op drain",
+        contenders=WITH_FILE,
+        arguments={"messages": 20_000, "executors": 100, "batch": 100},
+        quick={"messages": 2_000},
+        metrics=(
+            Metric("rate", "SQLite: no-op drain", "messages/s", targets=(Target(8, "huey"), Target(0.4, "bare"))),
+        ),
+        store="sqlite",
+    ),
+    Workload(
+        name="sqlite-latency",
+        title="SQLite: idle latency to another process",
+        contenders=(HOME,),
+        arguments={"samples": 500, "executors": 100, "idle": 10.0},
+        quick={"samples": 100, "idle": 2.0},
+        metrics=(
+            Metric("p50", "SQLite: idle latency, p50", "ms", better="less", targets=(Target(10),)),
+            Metric("p99", "SQLite: idle latency, p99", "ms", better="less"),
+            Metric("idle", "SQLite: an idle worker", "% of a core", better="less", targets=(Target(2),)),
+        ),
+        store="sqlite",
+    ),
+    Workload(
+        name="sqlite-row",
+        title="SQLite: size of a ready message",
+        contenders=WITH_FILE,
+        arguments={"messages": 100_000, "batch": 1_000},
+        quick={"messages": 3_000},
+        metrics=(Metric("bytes", "SQLite: a ready message", "bytes", better="less", targets=(Target(400),)),),
+        once=True,
+        store="sqlite",
+    ),
+    Workload(
+        name="sqlite-depth",
+        title="SQLite: claims from a long queue",
+        contenders=(HOME,),
+        arguments={"messages": 1_000_000, "few": 1_000, "claims": 300, "batch": 100},
+        quick={"messages": 20_000, "claims": 50},
+        metrics=(Metric("slowdown", "SQLite: a claim, 1 M queued", "×", better="less", targets=(Target(1.3),)),),
+        once=True,
+        store="sqlite",
+    ),
+    Workload(
+        name="sqlite-growth",
+        title="SQLite: the file after processing",
+        contenders=(HOME,),
+        arguments={"messages": 1_000_000, "rounds": 10, "executors": 100},
+        quick={"messages": 20_000},
+        # What passes through again and again fits where it was the first time, but for a page here and there.
+        metrics=(Metric("growth", "SQLite: file after 1 M / 0.2 M", "×", better="less", targets=(Target(1.01),)),),
+        once=True,
+        store="sqlite",
     ),
 )
 

@@ -22,7 +22,7 @@ from .actors import (
     topic_based_routing_strategy,
 )
 from .app import Repid
-from .brokers import InMemoryMessageBroker, InMemoryServer
+from .brokers import InMemoryMessageBroker, InMemoryServer, SQLiteMessageBroker, SQLiteServer
 from .delivery import Failure
 from .envelope import Envelope, PrioritiesT
 from .errors import (
@@ -98,6 +98,8 @@ __all__ = [
     "ResultError",
     "RetryPolicy",
     "Router",
+    "SQLiteMessageBroker",
+    "SQLiteServer",
     "Schedule",
     "Schedules",
     "Status",

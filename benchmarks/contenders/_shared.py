@@ -52,10 +52,10 @@ def rate(count: int, start: float, end: float) -> Figures:
     return {"rate": count / (end - start), "seconds": end - start}
 
 
-def idle_pauses(samples: int) -> list[float]:
+def idle_pauses(samples: int, shortest: float = 0.002) -> list[float]:
     """Seconds to wait after each latency sample: the worker is idle again, and no polling falls into step with it."""
     chance = random.Random(0)  # noqa: S311 - nothing here is secret
-    return [chance.uniform(0.002, 0.004) for _ in range(samples + LATENCY_WARM_UP)]
+    return [chance.uniform(shortest, 2 * shortest) for _ in range(samples + LATENCY_WARM_UP)]
 
 
 def latency(samples: Sequence[float]) -> Figures:
@@ -77,6 +77,11 @@ def growth(batch: int, sizes: Sequence[int]) -> Figures:
     """Bytes kept per processed message. The first fifth is left out: the allocator is finding its size then."""
     settled = sizes[len(sizes) // 5 :]
     return {"growth": (settled[-1] - settled[0]) / (batch * (len(settled) - 1)), "resident": list(sizes)}
+
+
+def file_size(file: str) -> int:
+    """Bytes of an SQLite file and what lies beside it."""
+    return sum(part.stat().st_size for part in Path(file).parent.glob(f"{Path(file).name}*"))
 
 
 def chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -15,10 +15,6 @@ Need: TypeAlias = Literal["filters_topics", "atomic_outbox", "durable", "shared"
 (`wall_clock`); a second client of the same storage (`another`)."""
 
 
-class Skipped(Exception):  # noqa: N818 - no error
-    """A check found that it cannot be made on this broker; the text says why."""
-
-
 class BrokerFailure(AssertionError):  # noqa: N818 - named for what happened, as in repid.errors
     """One check failed. `check` is its name; `expected` and `actual` are None where the broker raised instead."""
 

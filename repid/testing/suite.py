@@ -12,9 +12,10 @@ import trio
 from ..errors import ConfigurationError, did_you_mean
 from ..ports import Broker, Capabilities
 from .checks import CHECKS
-from .judging import BrokerFailure, Check, Skipped
+from .expecting import differences
+from .judging import BrokerFailure, Check
 from .lab import Lab
-from .timing import Clock, Time, TooSlow
+from .timing import Clock, Skipped, Time
 
 OpenBroker: TypeAlias = Callable[[], AbstractAsyncContextManager[Broker]]
 """Gives, for a block, a new and empty broker that is not connected yet."""
@@ -75,8 +76,8 @@ class _Runner:
                     await self._try(check, broker)
             self.passed.append(check.name)
         except Exception as error:  # noqa: BLE001 - whatever it was, the check failed, and the others go on
-            skip = _find(error, (Skipped, TooSlow))
-            if skip is not None:
+            skip = _skip_in(error)
+            if skip is not None and not any(differences(error)):
                 self.skipped[check.name] = str(skip)
                 return
             failure = BrokerFailure(check, error)
@@ -110,8 +111,8 @@ def _choose(only: Iterable[str | Check] | None) -> list[Check]:
     return [by_name[name] for name in names]
 
 
-def _find(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
-    """The first exception of these kinds, which may be in a group."""
+def _skip_in(error: BaseException) -> Skipped | None:
+    """The `Skipped` that this is, or that is in it."""
     if isinstance(error, BaseExceptionGroup):
-        return next((found for one in error.exceptions if (found := _find(one, kinds))), None)
-    return error if isinstance(error, kinds) else None
+        return next((found for one in error.exceptions if (found := _skip_in(one))), None)
+    return error if isinstance(error, Skipped) else None

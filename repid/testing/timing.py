@@ -20,8 +20,8 @@ class Clock(Protocol):
         ...
 
 
-class TooSlow(Exception):  # noqa: N818 - no error of the broker
-    """A check would have to wait too long, in real time."""
+class Skipped(Exception):  # noqa: N818 - no error
+    """A check cannot be made on this broker; the text says why."""
 
 
 class Time:
@@ -54,9 +54,9 @@ class Time:
         self.clock.step_wall(seconds)
 
     def bearable(self, lease_timeout: float) -> float:
-        """The same lease time-out. Raises `TooSlow` where nobody would wait for it."""
+        """The same lease time-out. Raises `Skipped` where nobody would wait for it."""
         if not self.jumps and lease_timeout > 5:
-            raise TooSlow(
+            raise Skipped(
                 f"leases of {lease_timeout} s outlast our patience: open the broker with at most 5, or a clock"
             )
         return lease_timeout

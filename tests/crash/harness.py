@@ -113,6 +113,7 @@ class Harness:
         for steps in self._steps.values():
             self._chance.shuffle(steps)
         self._strike_at = 0.0
+        self._is_ahead = False
 
     def run(self) -> Account:
         """Do it all. The account has this run's own figures too."""
@@ -152,20 +153,17 @@ class Harness:
             self._restock()
             if now() > told + 1:
                 told = now()
+                self._take_stock()
                 self._tell("killing")
             time.sleep(TICK)
 
     def _is_enough(self) -> bool:
         return self._confirmed >= self.plan.jobs and self._kills >= self.plan.kills and not self._missing
 
-    @property
-    def _is_ahead(self) -> bool:
-        """Whether enough were killed for so many jobs: so the kills are spread over all of them."""
-        return self._kills / self.plan.kills > (self._confirmed + self._under_way()) / self.plan.jobs
-
-    def _under_way(self) -> int:
-        """About how many messages the present producers have published."""
-        return sum(child.confirmed() for child in self._running if child.role == "producer")
+    def _take_stock(self) -> None:
+        """See whether enough were killed for so many jobs: so the kills are spread over all of them."""
+        under_way = sum(child.confirmed() for child in self._running if child.role == "producer")
+        self._is_ahead = self._kills * self.plan.jobs > self.plan.kills * (self._confirmed + under_way)
 
     def _drain(self) -> None:
         deadline = now() + self.plan.drain_time

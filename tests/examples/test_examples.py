@@ -66,6 +66,41 @@ def test_a_hanging_job_is_cancelled_retried_and_ends_as_a_dead_letter() -> None:
     )
 
 
+def test_jobs_in_a_file_outlive_a_worker_that_is_killed() -> None:
+    assert run("durable_workers.py") == [
+        "3 jobs are in the file",
+        "a worker was killed in the middle of its work",
+        "picture 1 is 10 pixels wide",
+        "picture 2 is 20 pixels wide",
+        "picture 3 is 30 pixels wide",
+        "the other worker left with exit code 0",
+    ]
+
+
+def test_a_job_is_watched_and_its_result_fetched() -> None:
+    lines = run("results_and_progress.py")
+    assert any(re.fullmatch(r"running: \d of 6 words", line) for line in lines)
+    assert_order(
+        lines,
+        "over: success",
+        "{'to': 2, 'be': 2, 'or': 1, 'not': 1}",
+        next(line for line in lines if line.endswith("it ended as 'failure': ZeroDivisionError: division by zero")),
+    )
+
+
+def test_schedules_tick_are_paused_and_removed() -> None:
+    lines = run("schedules.py")
+    assert_order(
+        lines,
+        "stored: default:heartbeat, default:tidy_up, remind",
+        "heartbeat",
+        "heartbeat",
+        "the heartbeat is paused",
+        "remember: drink water",
+    )
+    assert "heartbeat" not in lines[lines.index("the heartbeat is paused") :]
+
+
 def test_a_request_gets_its_reply() -> None:
     assert run("request_reply.py") == [
         "the actor divides 84 by 2",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import trio
+
 from repid import (
     Connection,
     InMemoryServer,
@@ -216,11 +217,9 @@ async def test_progress_is_seen_by_whoever_watches(app: Repid) -> None:
     job = Job("count", store_result=True)
     await job.enqueue()
     worker = working(count)
-    seen = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run)
-        async for status in job.watch():
-            seen.append((status.state, status.done, status.note))
+        seen = [(status.state, status.done, status.note) async for status in job.watch()]
     assert seen[-1][0] == "success"
     assert ("running", 999, "counting") in seen
     assert ("running", 1000, "counted") in seen

@@ -7,6 +7,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+
 from repid import ConfigurationError, Connection, InMemoryServer, Job, Queue, QueueNotDeclared, Repid, Router, Worker
 from repid.envelope import Envelope
 from repid.ports import StoredSchedule

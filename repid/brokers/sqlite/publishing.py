@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, groupby
 
-from ...envelope import NO_OPTIONS, TOPIC, Envelope, PrioritiesT
+from ...envelope import TOPIC, Envelope, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
 from . import results
 from .clock import micros
 from .directory import Channel
-from .rows import BODY, Body, lane_topic, to_id, to_options
+from .rows import BODY, PLAIN, PLAIN_COLUMNS, Body, lane_topic, to_id, to_options
 from .store import Store
 
-_INSERT = f"""
-INSERT INTO message (seq, lane, rank, due, expires_at, {BODY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
-"""  # noqa: S608
+_FEW = 20
+"""So many rows go into one statement: each one costs half of what it costs alone, and more save nothing (measured)."""
+
+
+def _insert(columns: str, rows: int) -> str:
+    marks = f"({', '.join('?' * (columns.count(',') + 1))})"
+    return (
+        f"INSERT INTO message ({columns}) VALUES {', '.join([marks] * rows)} ON CONFLICT (id) DO NOTHING"  # noqa: S608
+    )
+
+
+_COLUMNS = {
+    columns.count(",") + 1: (_insert(columns, 1), _insert(columns, _FEW))
+    for columns in (f"seq, lane, rank, {PLAIN}", f"seq, lane, rank, due, expires_at, {BODY}")
+}
+"""By the length of a row: the statements for one of them and for a few."""
+
 _MAKE_READY = """
 INSERT INTO ready SELECT lane, rank, seq FROM message WHERE seq BETWEEN ? AND ? AND due IS NULL
 """
@@ -26,6 +40,9 @@ _REVIVE = f"""
 INSERT INTO message (seq, lane, rank, expires_at, {BODY})
 SELECT ?, lane, ?, ?, {BODY} FROM dead WHERE key = ?
 """  # noqa: S608
+
+PLAIN_ROW = 3 + PLAIN_COLUMNS
+"""Columns of a row that has neither due time nor expiry nor anything else but `PLAIN`."""
 
 Row = tuple[object, ...]
 
@@ -40,18 +57,15 @@ def publish(store: Store, envelopes: Sequence[Envelope], bodies: Sequence[Body])
     if not rows:
         return outcomes
     last = first + len(envelopes) - 1
-    if store.each(_INSERT, rows) != len(rows):
+    if _write(store, rows) != len(rows):
         _note_duplicates(store, first, last, envelopes, outcomes)
     results.forget_old(store.connection, first, last)
     if store.execute(_MAKE_READY, (first, last)).rowcount:
         store.arrived = True
-    delays = [row[3] for row in rows if row[3] is not None]
-    if delays:
+    events = [moment for row in rows if len(row) > PLAIN_ROW for moment in row[3:5] if isinstance(moment, int)]
+    if events:
         store.execute(_MAKE_SCHEDULED, (first, last))
-        store.next_event = min(store.next_event, *(row[3] for row in rows if isinstance(row[3], int)))
-    expiries = [row[4] for row in rows if isinstance(row[4], int)]
-    if expiries:
-        store.next_event = min(store.next_event, *expiries)
+        store.next_event = min(store.next_event, *events)
     return outcomes
 
 
@@ -68,18 +82,17 @@ def _to_rows(
     seq = first - 1
     for envelope, body in zip(envelopes, bodies, strict=True):
         seq += 1
-        queue = envelope.queue
         headers = envelope.headers
-        place = (queue, headers.get(TOPIC) if headers else None)
+        place = (envelope.queue, headers.get(TOPIC) if headers else None)
         lane = lanes.get(place)
         if lane is None:
-            channel = store.directory.channels.get(queue)
+            channel = store.directory.channels.get(envelope.queue)
             if channel is None:
-                outcomes[seq - first] = QueueNotDeclared(queue)
+                outcomes[seq - first] = QueueNotDeclared(envelope.queue)
                 continue
             lane = lanes[place] = store.directory.lane(channel, lane_topic(envelope))
-        if envelope.options is NO_OPTIONS:
-            rows.append((seq, lane, rank, None, None, *body))
+        if len(body) == PLAIN_COLUMNS:
+            rows.append((seq, lane, rank, *body))
         else:
             rows.append((seq, lane, *_plan(store, envelope), *body))
     return rows
@@ -93,6 +106,21 @@ def _plan(store: Store, envelope: Envelope) -> tuple[int, int | None, int | None
     start = store.now + delay
     expires_at = None if options.ttl is None else start + micros(options.ttl)
     return start + micros(priority), start if delay else None, expires_at
+
+
+def _write(store: Store, rows: Sequence[Row]) -> int:
+    """Write the rows in their order; how many were let in."""
+    written = 0
+    for length, group in groupby(rows, len):
+        one, few = _COLUMNS[length]
+        alike = list(group)
+        whole = len(alike) - len(alike) % _FEW
+        for start in range(0, whole, _FEW):
+            values = tuple(chain.from_iterable(alike[start : start + _FEW]))
+            written += store.execute(few, values).rowcount
+        for row in alike[whole:]:
+            written += store.execute(one, row).rowcount
+    return written
 
 
 def _note_duplicates(

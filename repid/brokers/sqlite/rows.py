@@ -19,10 +19,12 @@ from ...errors import ConfigurationError
 Key: TypeAlias = bytes | str
 """An id as it is stored."""
 
-Body: TypeAlias = "tuple[Key, bytes, int | str | None, bytes | None, bytes | None, Key | None]"
-"""The columns `BODY` of one message."""
+Body: TypeAlias = tuple[object, ...]
+"""The columns `PLAIN` of a message that has nothing else, or the columns `BODY` of any other."""
 
-BODY = "id, payload, content_type, headers, extra, result_id"
+PLAIN = "id, payload, content_type"
+BODY = f"{PLAIN}, headers, extra, result_id"
+PLAIN_COLUMNS = 3
 
 _CODES: dict[str | None, int | str | None] = {None: None, JSON: 1, MESSAGE_PACK: 2}
 _CONTENT_TYPES: dict[Any, Any] = {code: name for name, code in _CODES.items()}
@@ -41,7 +43,6 @@ class Extra(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 _unpack_extra = msgspec.msgpack.Decoder(Extra).decode
 _unpack_failure = msgspec.msgpack.Decoder(Failure).decode
-_PLAIN = Extra()
 
 
 def to_key(id_: str) -> Key:
@@ -96,7 +97,8 @@ def _to_body(envelope: Envelope) -> Body:
         if options.result_id is not None:
             result_key = to_key(options.result_id)
     content_type = envelope.content_type
-    return key, envelope.payload, _CODES.get(content_type, content_type), packed, extra, result_key
+    plain = key, envelope.payload, _CODES.get(content_type, content_type)
+    return plain if packed is None and extra is None else (*plain, packed, extra, result_key)
 
 
 def to_envelope(queue: str, topic: str | None, body: Sequence[Any]) -> Envelope:
