@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - the multiplication sign is meant
 """The result as an SVG page: bars against one peer, and repid against its limits. No library is needed for that."""
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ WIDTH, MARGIN, LABELS, NUMBERS = 920, 28, 190, 170
 BAR, GAP, GROUP_GAP, LINE = 15, 3, 16, 24
 PLOT_LEFT = MARGIN + LABELS
 PLOT_WIDTH = WIDTH - PLOT_LEFT - NUMBERS - MARGIN
-COLOURS = {HOME: "#1f5fa8", "upstream": "#9aa5b1", "huey": "#d9a441", "taskiq": "#7fb069"}
+COLOURS = {HOME: "#1f5fa8", "upstream": "#9aa5b1", "huey": "#d9a441", "taskiq": "#7fb069", "bare": "#4d4d4d"}
 OTHER, INK, FAINT, GRID = "#b58db6", "#22272e", "#68727d", "#e3e7eb"
 REACHED, MISSED = "#2c7a3f", "#b3261e"
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -61,16 +60,18 @@ class Page:
 def draw(rows: Sequence[Row], contenders: Sequence[Contender], subtitle: str) -> str:
     """The page. Rates of several contenders are drawn as multiples of one of them, what has a limit as its share."""
     page = Page()
-    page.text(MARGIN, page.y + 8, "repid and its peers, in memory, one worker process", size=18, extra=BOLD)
+    page.text(MARGIN, page.y + 8, "repid and its peers, one worker process", size=18, extra=BOLD)
     page.text(MARGIN, page.y + 28, subtitle, fill=FAINT)
     page.y += 48
     _legend(page, contenders)
     compared = [row for row in rows if row.metric.better == "more" and row.metric.limit is None]
-    base = next((name for name in ("upstream", HOME) if any(name in row.medians for row in compared)), None)
-    if base is not None:
-        title = next(contender.title for contender in contenders if contender.name == base)
-        with_base = [row for row in compared if base in row.medians and (len(row.medians) > 1 or base == HOME)]
-        _comparison(page, with_base, contenders, base, f"Throughput, relative to {title}")
+    for store, peer, where in (("memory", "upstream", "in memory"), ("sqlite", "huey", "on SQLite")):
+        of_store = [row for row in compared if row.workload.store == store]
+        base = next((name for name in (peer, HOME) if any(name in row.medians for row in of_store)), None)
+        if base is not None:
+            title = next(contender.title for contender in contenders if contender.name == base)
+            with_base = [row for row in of_store if base in row.medians and (len(row.medians) > 1 or base == HOME)]
+            _comparison(page, with_base, contenders, base, f"Throughput {where}, relative to {title}")
     limits = [
         (row, judgement)
         for row in rows
@@ -150,7 +151,7 @@ def _marks(row: Row, base: str) -> list[float]:
 
 def _limits(page: Page, limits: Sequence[tuple[Row, Judgement]]) -> None:
     page.y += GROUP_GAP
-    _panel(page, "repid against its limits", "sleep: longer is better · latency and memory: shorter is better")
+    _panel(page, "repid against its limits", "sleep: longer is better · the rest: shorter is better")
     shares = [max(0.0, (judgement.measured or 0) / judgement.target.bound) for _, judgement in limits]
     highest = min(max([1.0, *shares]), FARTHEST) * 1.05
     line = PLOT_LEFT + PLOT_WIDTH / highest

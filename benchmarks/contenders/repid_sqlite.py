@@ -120,25 +120,34 @@ async def measure_noop(arguments: Arguments) -> Figures:
         return await drain(app, arguments["messages"], arguments["executors"])
 
 
-async def measure_latency(arguments: Arguments) -> Figures:
+def measure_latency(arguments: Arguments) -> Figures:
     """The worker is another process; it is left idle for a while, then gets one message at a time."""
-    app, server = new_app(arguments)
     command = [sys.executable, str(RUNNER), "repid_sqlite", "sqlite-latency-worker", json.dumps(dict(arguments))]
-    async with server.connection():
-        await server.declare([CHANNEL])
+    trio.run(declare, arguments)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
         try:
             assert worker.stdout.readline() == "idle\n", "the worker did not start"
-            async with server.connection():
-                for pause in idle_pauses(arguments["samples"], PAUSE):
-                    await trio.sleep(pause)
-                    await app.send_message_json(channel=CHANNEL, payload={"sent": now()}, headers={"topic": "ping"})
+            trio.run(send_pings, arguments)
             figures: Figures = json.loads(worker.stdout.readline())["figures"]
         except BaseException:
             worker.kill()
             raise
     return figures
+
+
+async def declare(arguments: Arguments) -> None:
+    _, server = new_app(arguments)
+    async with server.connection():
+        await server.declare([CHANNEL])
+
+
+async def send_pings(arguments: Arguments) -> None:
+    app, server = new_app(arguments)
+    async with server.connection():
+        for pause in idle_pauses(arguments["samples"], PAUSE):
+            await trio.sleep(pause)
+            await app.send_message_json(channel=CHANNEL, payload={"sent": now()}, headers={"topic": "ping"})
 
 
 async def measure_latency_worker(arguments: Arguments) -> Figures:
@@ -157,9 +166,8 @@ async def measure_latency_worker(arguments: Arguments) -> Figures:
 
 
 async def measure_row(arguments: Arguments) -> Figures:
+    await declare(arguments)
     app, server = new_app(arguments)
-    async with server.connection():
-        await server.declare([CHANNEL])
     before = file_size(path_of(arguments))
     async with server.connection():
         await enqueue(app, "typed", typed_payloads(arguments["messages"]), arguments["batch"])
@@ -214,7 +222,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "sqlite-bulk": on_trio(measure_bulk),
     "sqlite-publishers": on_trio(measure_publishers),
     "sqlite-noop": on_trio(measure_noop),
-    "sqlite-latency": on_trio(measure_latency),
+    "sqlite-latency": measure_latency,
     "sqlite-latency-worker": on_trio(measure_latency_worker),
     "sqlite-row": on_trio(measure_row),
     "sqlite-depth": on_trio(measure_depth),

@@ -32,6 +32,10 @@ from .steps import PRODUCER_STEPS, QUEUE, WORKER_STEPS, Orders
 
 ROOT = Path(__file__).parents[2]
 TICK = 0.02
+
+RARE, FREQUENT = 8, 30
+"""A step is taken when it is reached for the n-th time, n being at most this, by how often it is reached."""
+
 CATEGORIES: tuple[Category, ...] = ("ready", "scheduled", "leased", "dead")
 
 Role = Literal["producer", "worker"]
@@ -126,6 +130,9 @@ class Harness:
             self._stop_workers()
         final, intact = self._look()
         account = check([child.life() for child in self._children], final, self.plan.lease)
+        for role in ("producer", "worker"):
+            dead = [child for child in self._children if child.role == role and child.killed_at is not None]
+            account.figures[f"killed: {role}s"] = len(dead)
         account.figures["seconds of killing"] = round(wrecked - began)
         account.figures["seconds of draining"] = round(drained - wrecked)
         if intact != "ok":
@@ -214,6 +221,8 @@ class Harness:
             child.killed_at = child.killed_at or now()
             self._kills += 1
             self._note_step(child)
+        elif code == -signal.SIGTERM and not read_journal(child.journal):
+            pass  # it was stopped before it had begun to listen
         elif code != 0:
             words = child.complaints.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
             self.troubles.append(f"{child.name} ended with {code}:\n{words}")
@@ -275,7 +284,7 @@ class Harness:
             seed=self.plan.seed,
             life=int(self.plan.time_limit + self.plan.drain_time) + 30,
             step=step,
-            nth=self._chance.randint(1, 30 if step is not None and step.endswith(("start", "finish")) else 8),
+            nth=self._chance.randint(1, RARE if step is not None and step.endswith(("claim", "settle")) else FREQUENT),
             prefix=name,
             count=count,
             rate=self.plan.rate / self.plan.producers,
@@ -299,8 +308,7 @@ class Harness:
         missing = sorted(self._missing.intersection(PRODUCER_STEPS if role == "producer" else WORKER_STEPS))
         if missing and all(child.step not in missing for child in self._running):
             return self._chance.choice(missing)
-        every = PRODUCER_STEPS if role == "producer" else WORKER_STEPS
-        return self._chance.choice([None] * len(every) + list(every))
+        return self._chance.choice([None] * 12 + list(PRODUCER_STEPS if role == "producer" else WORKER_STEPS))
 
     def _server(self) -> SQLiteServer:
         return SQLiteServer(self.folder / "repid.db", lease_timeout=self.plan.lease)

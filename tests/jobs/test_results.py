@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ async def app(autojump_clock: trio.testing.MockClock) -> AsyncGenerator[Repid, N
         yield app
 
 
-def working(*functions, **options) -> Worker:
+def working(*functions: Callable[..., Any], **options: Any) -> Worker:
     router = Router(**options)
     for function in functions:
         router.actor(function)

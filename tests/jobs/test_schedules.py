@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import trio
@@ -20,7 +21,7 @@ def at(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def stored(next_at: float, **rule) -> StoredSchedule:
+def stored(next_at: float, **rule: Any) -> StoredSchedule:
     return StoredSchedule(schedule=make_schedule("schedule 's'", "s", MODEL, **rule), next_at=next_at)
 
 
@@ -94,7 +95,7 @@ def test_each_tick_has_an_id_of_its_own() -> None:
         ({"cron": "* * * * *", "timezone": "Mars/Olympus"}, "Mars/Olympus"),
     ],
 )
-def test_a_rule_that_makes_no_sense_is_refused(rule: dict, text: str) -> None:
+def test_a_rule_that_makes_no_sense_is_refused(rule: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         make_schedule("job 'x'", "x", MODEL, **rule)
 

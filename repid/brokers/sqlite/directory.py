@@ -16,12 +16,10 @@ from ...errors import QueueNotDeclared
 from ...ports import Topics
 from .rows import pack
 
-Takes = dict[str, list[str] | None]
-
-_unpack_takes = msgspec.msgpack.Decoder(Takes).decode
+_unpack_takes = msgspec.msgpack.Decoder(dict[str, frozenset[str] | None]).decode
 
 _MOST_EMPTY_LANES = 1000
-"""More lanes than this, and twice as many as were in use at the last look: the empty ones are removed."""
+"""With more lanes than this, and twice as many as were in use at the last look, the empty ones are removed."""
 
 _USED_LANES = """
 WITH RECURSIVE used (lane) AS (
@@ -86,7 +84,7 @@ class Directory:
         for id_, queue, topic in self._execute("SELECT id, queue, topic FROM lane"):
             self._note_lane(id_, by_id[queue], topic)
         self.takers = {
-            id_: Taker(boot, until, _to_topics(takes))
+            id_: Taker(boot, until, _unpack_takes(takes))
             for id_, boot, until, takes in self._execute("SELECT id, boot, until, takes FROM consumer")
         }
         self._lanes_for.clear()
@@ -137,9 +135,6 @@ class Directory:
         """The id of the lane of this topic, made if there is none."""
         lane = channel.lanes.get(topic)
         if lane is None:
-            if len(self.lanes) >= self._most_lanes:
-                self._remove_empty_lanes()
-                channel = self.channels[channel.name]
             self._execute("INSERT INTO lane (queue, topic) VALUES (?, ?)", (channel.id, topic))
             self.touch()
             lane = self.channels[channel.name].lanes[topic]
@@ -153,7 +148,10 @@ class Directory:
         """The lanes in which something is ready."""
         return {lane for (lane,) in self._execute(_USED_LANES)}
 
-    def _remove_empty_lanes(self) -> None:
+    def remove_empty_lanes(self) -> None:
+        """Forget the lanes nothing is in, if there are many: topics may be made up by senders."""
+        if len(self.lanes) <= self._most_lanes:
+            return
         used = self.used_lanes()
         for table in ("scheduled", "lease", "dead"):
             used.update(lane for (lane,) in self._execute(f"SELECT DISTINCT lane FROM {table}"))  # noqa: S608
@@ -219,7 +217,3 @@ def _takes(taker: Taker, queue: str, topic: str | None) -> bool:
         return False
     topics = taker.takes[queue]
     return topics is None or topic in topics
-
-
-def _to_topics(packed: bytes) -> dict[str, frozenset[str] | None]:
-    return {name: None if topics is None else frozenset(topics) for name, topics in _unpack_takes(packed).items()}

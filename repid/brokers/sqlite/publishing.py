@@ -19,9 +19,7 @@ _FEW = 20
 
 def _insert(columns: str, rows: int) -> str:
     marks = f"({', '.join('?' * (columns.count(',') + 1))})"
-    return (
-        f"INSERT INTO message ({columns}) VALUES {', '.join([marks] * rows)} ON CONFLICT (id) DO NOTHING"  # noqa: S608
-    )
+    return f"INSERT INTO message ({columns}) VALUES {', '.join([marks] * rows)} ON CONFLICT (id) DO NOTHING"  # noqa: S608
 
 
 _COLUMNS = {

@@ -10,12 +10,14 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken, current_task, reschedule, wait_task_rescheduled
 
 from ...envelope import Envelope
+from ...errors import RepidError
 from .publishing import publish
 from .rows import Body
 from .store import Store
@@ -105,7 +107,7 @@ class Counter:
         self._waiting: list[Request] = []
         self._wishes: dict[Request, None] = {}
         self.bell = Bell()
-        self.closed: BaseException | None = None
+        self._closed: RepidError | None = None
 
     # On trio's side
 
@@ -113,8 +115,8 @@ class Counter:
         """Hand the request in and wait for the answer. Cancelled: it was not carried out."""
         request.task = current_task()
         with self._lock:
-            if self.closed is not None:
-                raise self.closed
+            if self._closed is not None:
+                raise anew(self._closed)
             self._waiting.append(request)
         self.bell.ring()
 
@@ -189,25 +191,34 @@ class Counter:
                 request.state = State.ANSWERED
         self._tell(requests)
 
-    def close(self, error: BaseException) -> None:
+    def close(self, error: RepidError) -> None:
         """Take no more; whoever waits is told why."""
         with self._lock:
-            self.closed = error
+            self._closed = error
         left = self.take() + self.take_wishes()
         for request in left:
-            request.error = error
+            request.error = anew(error)
         self.answer(left)
 
-    def call_soon(self, function: Callable[[], object]) -> None:
-        """Call something on trio's side, if that is still there."""
+    def has_anybody(self) -> bool:
+        """Whether trio still runs."""
         try:
-            self._token.run_sync_soon(function)
+            self._token.run_sync_soon(lambda: None)
         except trio.RunFinishedError:
-            return
+            return False
+        return True
 
     def _tell(self, requests: Sequence[Request]) -> None:
         if requests:
-            self.call_soon(lambda: _wake(requests))
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(lambda: _wake(requests))
+
+
+def anew(error: RepidError) -> RepidError:
+    """The same error for another caller: one exception raised in two tasks would mix up their tracebacks."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 def _take(requests: Iterable[Request]) -> list[Request]:

@@ -116,7 +116,7 @@ class Session:
             self._forget()
         thread.close()
         with trio.CancelScope(shield=True):
-            ended = await trio.to_thread.run_sync(thread.join, ENDING_TIME)
+            ended = await trio.to_thread.run_sync(thread.join, ENDING_TIME, limiter=trio.CapacityLimiter(1))
         if not ended:
             log.error("the SQLite broker's thread has not ended after %g s: it is waiting for the disk", ENDING_TIME)
 

@@ -24,7 +24,7 @@ _ASLEEP = 5.0
 """Seconds between two looks at whether the program still runs, so that a crashed one is not kept alive."""
 
 _CHECK = 1.0
-"""Seconds between two looks at whether the file is still there, while somebody waits."""
+"""Seconds between two looks at whether the file is still there, while somebody waits, and at how large the WAL is."""
 
 _SHARE_OF_WATCHING = 0.2
 """Looking after those who watch takes at most this part of the thread's time."""
@@ -47,6 +47,7 @@ class Thread:
         self._data_version = 0
         self._watch_at = 0.0
         self._check_at = 0.0
+        self._shrink_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"repid sqlite {Path(path).name}")
 
     def start(self) -> None:
@@ -66,7 +67,7 @@ class Thread:
     # The thread
 
     def _run(self) -> None:
-        reason: BaseException = NotConnected("the SQLite broker was closed while this call was waiting")
+        reason: RepidError = NotConnected("the SQLite broker was closed while this call was waiting")
         try:
             connection = open_file(self._path, self._synchronous)
             try:
@@ -91,15 +92,20 @@ class Thread:
                 self._stirred = True
                 if not transactions.write() and not urgent:
                     counter.bell.wait(_AFTER_FAILURE)
+                self._shrink_wal(transactions)
             elif waits:
                 transactions.read(counter.take())
-            elif self._closing or not threading.main_thread().is_alive():
+            elif self._closing or self._is_left_over():
                 break
             elif counter.has_wishes and self._is_stirred(store):
                 self._stir(transactions)
             else:
                 counter.bell.wait(self._timeout(store))
         self._leave(store, transactions)
+
+    def _is_left_over(self) -> bool:
+        """Whether the program has ended without closing us."""
+        return not threading.main_thread().is_alive() and not self._counter.has_anybody()
 
     def _timeout(self, store: Store) -> float:
         beat = (store.beat_due - self._clock.boot()) / MICRO
@@ -132,7 +138,13 @@ class Thread:
         if watching:
             self._watch_at = now + (time.monotonic() - now) / _SHARE_OF_WATCHING
 
+    def _shrink_wal(self, transactions: Transactions) -> None:
+        now = time.monotonic()
+        if now >= self._shrink_at:
+            self._shrink_at = now + _CHECK
+            transactions.shrink_wal()
+
     def _leave(self, store: Store, transactions: Transactions) -> None:
         """Strike our consumers off; if that fails they are believed dead before long."""
         if store.consumers:
-            transactions.alone(Request(lambda store: store.close(list(store.consumers))))
+            transactions.each_alone([Request(lambda store: store.close(list(store.consumers)))])

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from ...errors import InternalError, RepidError
 from .errors import explain, is_busy, moved
 from .publishing import publish
-from .requests import Counter, Publication, Request
+from .requests import Counter, Publication, Request, anew
+from .schema import LARGEST_IDLE_WAL
 from .store import Store
 
 PATIENCE = 10.0
@@ -22,6 +23,10 @@ PATIENCE = 10.0
 
 _FAIR_WAIT = 8
 """Milliseconds for which SQLite itself tries again, after 1, 2 and 5: short waits are what gets a lock under load."""
+
+
+LARGEST_WAL = 4 * LARGEST_IDLE_WAL
+"""Bytes. Only a reader that stays in one transaction for long lets it grow so far."""
 
 
 class Transactions:
@@ -62,16 +67,25 @@ class Transactions:
         self._counter.put_back(wanting, urgent=True)
         self._hand_out([request for request in requests if not request.urgent])
 
-    def alone(self, request: Request) -> None:
-        """Carry out one request in a transaction of its own."""
-        try:
-            self._begin(write=True)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._refuse([request], error)
-            return
-        self._finish([request], join=False)
+    def each_alone(self, requests: Sequence[Request]) -> None:
+        """Carry out each request in a transaction of its own."""
+        for place, request in enumerate(requests):
+            try:
+                self._begin(write=True)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._refuse(requests[place:], error)
+                return
+            self._finish([request], join=False)
 
-    def check_file(self) -> None:
+    def shrink_wal(self) -> None:
+        """Move a WAL that has grown far beyond its limit into the file, if nobody is reading in it just now."""
+        try:
+            if os.stat(f"{self._path}-wal").st_size > LARGEST_WAL:  # noqa: PTH116 - called often
+                self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except (OSError, sqlite3.Error):
+            return  # the next one will do it
+
+    def _check_file(self) -> None:
         """Raise `BrokerUnavailable` where the file is not there any more: writing to it would help nobody."""
         try:
             if _identify(self._path) == self._identity:
@@ -81,7 +95,7 @@ class Transactions:
         raise moved(self._path)
 
     def _begin(self, *, write: bool) -> None:
-        self.check_file()
+        self._check_file()
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -109,8 +123,7 @@ class Transactions:
             self._roll_back()
             self._counter.put_back(joined)
             if join and requests:
-                for request in requests:
-                    self.alone(request)
+                self.each_alone(requests)
                 return True
             self._refuse(requests, error)
             return False
@@ -164,7 +177,7 @@ class Transactions:
         if isinstance(error, sqlite3.Error):
             explained = explain(error, self._path)
         elif isinstance(error, RepidError):
-            return error
+            return anew(error)
         else:
             explained = InternalError(f"this should not happen to {self._path}: {error!r}")
         explained.__cause__ = error

@@ -1,0 +1,164 @@
+"""What the memory broker promises about schedules, a sentence each. Time is virtual."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+import trio
+import trio.testing
+from memory_aids import browsed, consuming, finishes, ids, message, now_ready, settle
+from trio.testing import MockClock
+
+from repid.brokers import InMemoryServer
+from repid.delivery import ACK, Delivery, Retry
+from repid.envelope import Envelope
+from repid.errors import ConfigurationError
+from repid.ports import Counts, Schedule, StoredSchedule
+
+NOT_BYTES = Envelope("x", "q", "text")  # type: ignore[arg-type]  # on purpose
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[InMemoryServer, None]:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q"])
+        yield server
+
+
+def every(seconds: float = 60, name: str = "s") -> Schedule:
+    return Schedule(name=name, envelope=message(name), every=seconds)
+
+
+async def test_a_tick_wakes_who_waits_for_its_queue_and_only_one(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    await server.put_schedule(every(), 1.0)
+    got: list[Delivery] = []
+
+    async with consuming(server) as consumer, trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            got.extend(await consumer.receive(1))
+
+        nursery.start_soon(receive)
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await server.tick("s", 1.0, 2.0, message("1")) == "fired"
+        await trio.testing.wait_all_tasks_blocked()
+        assert ids(got) == ["1"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_tick_into_a_paused_queue_waits_there(server: InMemoryServer) -> None:
+    await server.put_schedule(every(), 1.0)
+    await server.pause("q")
+    assert await server.tick("s", 1.0, 2.0, message("1")) == "fired"
+    async with consuming(server) as consumer:
+        assert await now_ready(consumer) == []
+        await server.resume("q")
+        assert ids(await now_ready(consumer)) == ["1"]
+
+
+async def test_a_tick_declares_a_queue_even_for_consumers_that_were_open(server: InMemoryServer) -> None:
+    await server.put_schedule(every(), 1.0)
+    await server.declare(["new"])
+    async with server.consume({"new": None}) as consumer:
+        await server.delete("new")
+        assert await server.tick("s", 1.0, 2.0, message("1", "new")) == "fired"
+        assert ids(await now_ready(consumer)) == ["1"]
+
+
+async def test_a_bad_envelope_neither_ticks_nor_is_stored(server: InMemoryServer) -> None:
+    await server.put_schedule(every(), 1.0)
+    with pytest.raises(ConfigurationError, match="payload"):
+        await server.tick("s", 1.0, 2.0, NOT_BYTES)
+    with pytest.raises(ConfigurationError, match="payload"):
+        await server.put_schedule(Schedule(name="t", envelope=NOT_BYTES, every=1), 1.0)
+    assert await server.schedules() == [StoredSchedule(schedule=every(), next_at=1.0)]
+    assert await server.counts("q") == Counts()
+
+
+async def test_a_retry_a_namesake_and_a_cancelled_message_decide_whether_the_next_tick_overlaps(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    await server.put_schedule(every(), 0.0)
+    async with consuming(server) as consumer:
+        assert await server.tick("s", 0.0, 1.0, message("a")) == "fired"
+        [delivery] = await now_ready(consumer)
+        await settle(consumer, delivery, Retry(100))
+        assert await server.tick("s", 1.0, 2.0, message("b")) == "skipped"
+        assert await server.cancel("a") == "cancelled"
+        assert await server.tick("s", 2.0, 3.0, message("b")) == "fired"
+        [delivery] = await now_ready(consumer)
+        await settle(consumer, delivery, ACK)
+        await server.publish([message("c")])
+        assert await server.tick("s", 3.0, 4.0, message("c")) == "skipped"
+        assert await server.tick("s", 4.0, 5.0, message("d")) == "fired"
+    [stored] = await server.schedules()
+    assert (stored.fired, stored.skipped, stored.last_id, stored.next_at) == (3, 2, "d", 5.0)
+    assert await browsed(server, "ready") == ["c", "d"]
+
+
+async def test_a_schedule_that_was_removed_and_put_again_starts_anew(server: InMemoryServer) -> None:
+    await server.put_schedule(every(), 0.0)
+    await server.tick("s", 0.0, 1.0, message("a"))
+    assert await server.remove_schedule("s")
+    assert not await server.remove_schedule("s")
+    await server.put_schedule(every(5), 7.0)
+    assert await server.schedules() == [StoredSchedule(schedule=every(5), next_at=7.0)]
+    assert await server.tick("s", 7.0, 8.0, message("b")) == "fired"
+
+
+async def test_schedules_outlive_connections_and_runs() -> None:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.put_schedule(every(name="b"), 1.0)
+        await server.put_schedule(every(name="a"), 2.0)
+        assert await server.pause_schedule("a", paused=True)
+    async with server.connection():
+        found = [(stored.schedule.name, stored.next_at, stored.paused) for stored in await server.schedules()]
+    assert found == [("a", 2.0, True), ("b", 1.0, False)]
+
+
+async def test_a_watcher_sees_the_message_of_a_tick(server: InMemoryServer) -> None:
+    await server.put_schedule(every(), 0.0)
+    seen = await server.watch("a", "a")
+    states: list[str] = []
+
+    async def watch() -> None:
+        states.append((await server.watch("a", "a", seen)).state)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await trio.testing.wait_all_tasks_blocked()
+        await server.tick("s", 0.0, 1.0, message("a"))
+    assert states == ["ready"]
+
+
+@pytest.mark.parametrize("turns", range(3))
+async def test_a_cancelled_tick_fired_and_says_so_or_did_nothing(server: InMemoryServer, turns: int) -> None:
+    await server.put_schedule(every(), 0.0)
+    outcomes: list[str] = []
+
+    async def tick(scope: trio.CancelScope) -> None:
+        with scope:
+            outcomes.append(await server.tick("s", 0.0, 1.0, message("a")))
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tick, scope)
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+    [stored] = await server.schedules()
+    assert (stored.fired, stored.next_at) == ((1, 1.0) if outcomes else (0, 0.0))
+    assert await browsed(server, "ready") == ["a"] * len(outcomes)
+
+
+async def test_every_call_about_schedules_lets_others_run(server: InMemoryServer) -> None:
+    for call in (server.now, server.schedules, lambda: server.put_schedule(every(), 1.0)):
+        with trio.testing.assert_checkpoints():
+            await call()
+    assert await finishes(server.schedules)
