@@ -21,7 +21,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 EPILOG = """\
 examples:
   python -m benchmarks --quick                     does everything work? under a minute, figures are rough
-  python -m benchmarks                             the full run, some ten minutes; leave the machine alone meanwhile
+  python -m benchmarks                             the full run, some twenty minutes; leave the machine alone meanwhile
   python -m benchmarks --only noop,typed --repeat 9
   python -m benchmarks --contenders repid --only latency
   python -m benchmarks --profile                   where the time of the no-op drain goes

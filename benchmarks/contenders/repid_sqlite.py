@@ -16,8 +16,7 @@ from typing import Any
 
 import trio
 
-from repid import Repid, Router
-from repid.brokers import SQLiteServer
+from repid import Repid, Router, SQLiteServer
 from repid.delivery import Release, Settlement
 from repid.ports import Consumer
 

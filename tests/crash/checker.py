@@ -11,6 +11,7 @@ The rules; whatever breaks one is a fault:
 * refused: a verdict is refused only if its lease had been over for lack of an extension.
 * unexplained: a message is leased again only if it was given back by a verdict, or its former lease was not extended
   for a whole lease time. The attempt grows with a retry only.
+* unearned: only what an actor has finished is acknowledged.
 * stranger: nobody leases an id that nobody meant to publish.
 * half: of one publish call that was not confirmed, all or none exist. (More than the port asks; SQLite's promise.)
 """
@@ -38,7 +39,7 @@ from .journal import (
     Stepped,
 )
 
-Rule: TypeAlias = Literal["lost", "twice", "stale", "refused", "unexplained", "stranger", "half"]
+Rule: TypeAlias = Literal["lost", "twice", "stale", "refused", "unexplained", "unearned", "stranger", "half"]
 
 ENDING = ("Ack", "DeadLetter", "Cancel")
 GIVING_BACK = ("Retry", "Release")
@@ -191,6 +192,8 @@ class _Check:
         for held in self.history:
             if held.accepted is False and held.settled < held.over(self.lease_time):
                 self._complain("refused", f"{held.life.name} was refused while its lease was good")
+            if held.was(("Ack",)) and not held.finished:
+                self._complain("unearned", f"{held.life.name} has acknowledged it, but its actor had not finished")
 
     def _complain(self, rule: Rule, text: str) -> None:
         told = "; ".join(_tell(held) for held in self.history) or "never leased"

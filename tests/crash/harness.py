@@ -23,7 +23,7 @@ from typing import Literal
 import msgspec
 import trio
 
-from repid.brokers import SQLiteServer
+from repid import SQLiteServer
 from repid.ports import Category
 
 from .checker import Account, Life, check
@@ -32,6 +32,8 @@ from .steps import PRODUCER_STEPS, QUEUE, WORKER_STEPS, Orders
 
 ROOT = Path(__file__).parents[2]
 TICK = 0.02
+STOP_TIME = 10.0
+"""Seconds for the workers that are left to stop gracefully."""
 
 RARE, FREQUENT = 8, 30
 """A step is taken when it is reached for the n-th time, n being at most this, by how often it is reached."""
@@ -57,7 +59,7 @@ class Plan:
     producers: int = 2
     lease: float = 1.5
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
-    strike_every: float = 0.8
+    strike_every: float = 0.5
     time_limit: float = 600.0
     drain_time: float = 60.0
 
@@ -101,7 +103,7 @@ class Child:
 
 
 class Harness:
-    """One run in one folder. `troubles` are what went wrong beside the account: a child that failed, time that ran out."""
+    """One run in one folder. `troubles`: what went wrong beside the account, a child that failed or time that ran out."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -191,11 +193,11 @@ class Harness:
         for child in self._running:
             child.process.send_signal(signal.SIGCONT)
             child.process.terminate()
-        deadline = now() + 20
+        deadline = now() + STOP_TIME
         while self._running and now() < deadline:
             self._tend()
             time.sleep(TICK)
-        self.troubles += [f"{child.name} did not stop within 20 s of SIGTERM" for child in self._running]
+        self.troubles += [f"{child.name} did not stop {STOP_TIME:g} s after SIGTERM" for child in self._running]
 
     def _look(self) -> tuple[dict[str, list[str]], str]:
         """What is in the broker, by id the places; and what SQLite says of the file."""
@@ -234,6 +236,7 @@ class Harness:
             child.stopped_at = now()
             child.continue_at = now() + self.plan.lease * self._chance.uniform(1.4, 2.2)
             self._note_step(child)
+            child.step = None  # if it had one, this was it
         elif now() >= child.continue_at:
             child.process.send_signal(signal.SIGCONT)
             child.stops.append((child.stopped_at, now()))
@@ -248,7 +251,8 @@ class Harness:
         if now() < self._strike_at or self._is_ahead:
             return
         self._strike_at = now() + self._chance.expovariate(1 / self.plan.strike_every)
-        victims = [child for child in self._running if child.step is None and not child.is_stopped]
+        role = self._chance.choice(("worker", "worker", "producer"))
+        victims = [c for c in self._running if c.role == role and c.step is None and not c.is_stopped]
         if victims:
             victim = self._chance.choice(victims)
             if self._chance.random() < 0.7:

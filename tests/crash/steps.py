@@ -17,8 +17,7 @@ from typing import Any, cast
 
 import msgspec
 
-from repid import BrokerRefused, Envelope
-from repid.brokers import SQLiteServer
+from repid import BrokerRefused, Envelope, SQLiteServer
 from repid.brokers.sqlite.consumer import SQLiteConsumer
 from repid.brokers.sqlite.server import Synchronous
 from repid.delivery import Delivery, Settlement

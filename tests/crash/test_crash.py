@@ -16,6 +16,7 @@ from .journal import (
     Claimed,
     Confirmed,
     Extended,
+    Finished,
     Intended,
     Journal,
     Judged,
@@ -44,12 +45,14 @@ def lease(at: float, token: int, *, attempt: int = 1, lost: int = 0, id_: str = 
 def verdict(
     at: float, token: int, *, accepted: bool | None = True, kind: Kind = "Ack", outbox: tuple[str, ...] = ()
 ) -> list[Line]:
-    """The broker is told a verdict, and answers or (None) does not."""
-    asked = Settling(at=at, verdicts=[Judged("a", token, kind, outbox)])
+    """The actor ends; the broker is told a verdict, and answers or (None) does not."""
+    asked: list[Line] = [Settling(at=at, verdicts=[Judged("a", token, kind, outbox)])]
+    if kind == "Ack":
+        asked.insert(0, Finished(at=at, id="a", token=token))
     if accepted is None:
-        return [asked]
+        return asked
     tokens = [token]
-    return [asked, Settled(at=at + 0.01, accepted=tokens if accepted else [], refused=[] if accepted else tokens)]
+    return [*asked, Settled(at=at + 0.01, accepted=tokens if accepted else [], refused=[] if accepted else tokens)]
 
 
 def rules(*lives: Life, final: dict[str, list[str]] | None = None) -> list[str]:
@@ -156,6 +159,10 @@ def test_a_good_verdict_that_is_refused_is_noticed() -> None:
     assert rules(Life("w1", [*lease(1, 1), *verdict(1.5, 1, accepted=False)]), final={"a": ["ready"]}) == ["refused"]
 
 
+def test_an_acknowledgement_of_what_was_not_finished_is_noticed() -> None:
+    assert rules(Life("w1", [*lease(1, 1), *verdict(1.5, 1)[1:]])) == ["unearned"]
+
+
 def test_a_message_nobody_sent_is_noticed() -> None:
     done = Life("w1", [*lease(1, 1), *verdict(1.5, 1)])
     assert rules(done, final={"x": ["ready"]}) == ["stranger"]
@@ -190,7 +197,8 @@ def run(plan: Plan, folder: Path) -> tuple[Account, list[str]]:
 @pytest.mark.real_time
 @pytest.mark.skipif(sys.platform != "linux", reason="children are tied to the harness by prctl")
 def test_nothing_is_lost_when_processes_are_killed_and_stopped_at_every_step(tmp_path: Path) -> None:
-    plan = Plan(jobs=1500, kills=12, seed=int(os.environ.get("REPID_TEST_SEED", "0")), rate=150, time_limit=50)
+    seed = int(os.environ.get("REPID_TEST_SEED", "0"))
+    plan = Plan(jobs=1500, kills=12, seed=seed, rate=150, time_limit=35, drain_time=12)
     account, troubles = run(plan, tmp_path)
     assert (account.faults, troubles) == ([], [])
     figures = account.figures

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.real_time
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
 import trio
 from repid import InMemoryServer, Repid, Router
 
@@ -22,15 +22,11 @@ server = InMemoryServer()
 app = Repid()
 app.servers.register_server("default", server)
 router = Router()
-ended = []
 
 @router.actor
 async def slow(seconds: float) -> None:
     print("running", flush=True)
-    try:
-        await trio.sleep(seconds)
-    finally:
-        ended.append(trio.current_effective_deadline() > 0)
+    await trio.sleep(seconds)
 
 @router.actor
 def thread(seconds: float) -> None:
@@ -40,12 +36,24 @@ def thread(seconds: float) -> None:
 
 app.include_router(router)
 
+async def tell(handle):
+    while not handle._stopped:
+        await trio.sleep(0.005)
+    print("stopping", flush=True)
+
 async def main():
     async with app.magic():
         for _ in range(2):
             await app.send_message_json(
                 channel="default", payload={"seconds": float(sys.argv[2])}, headers={"topic": sys.argv[1]})
-        report = await app.run_worker(graceful_shutdown_time=float(sys.argv[3]))
+        reports = []
+        async with trio.open_nursery() as nursery:
+            async def work(task_status):
+                reports.append(await app.run_worker(
+                    graceful_shutdown_time=float(sys.argv[3]), handle_signals=[signal.SIGTERM, signal.SIGINT],
+                    task_status=task_status))
+            nursery.start_soon(tell, await nursery.start(work))
+        [report] = reports
         counts = await server.counts("default")
     print(json.dumps({"processed": report.processed, "succeeded": report.succeeded, "released": report.released,
                       "abandoned": report.abandoned, "ready": counts.ready, "leased": counts.leased}), flush=True)
@@ -59,17 +67,18 @@ def run_and_signal(actor: str, seconds: float, grace: float, *signals: signal.Si
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), actor, str(seconds), str(grace)], stdout=subprocess.PIPE
     ) as process:
-        output: IO[bytes] | None = process.stdout
-        assert output is not None
-        for _ in range(2):
-            assert output.readline() == b"running\n"
-        for number in signals:
-            process.send_signal(number)
-            try:
-                process.wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-        rest, _ = process.communicate(timeout=10)
+        try:
+            output: IO[bytes] | None = process.stdout
+            assert output is not None
+            for _ in range(2):
+                assert output.readline() == b"running\n"
+            process.send_signal(signals[0])
+            assert output.readline() == b"stopping\n"  # or two of a kind that come at once would count as one
+            for number in signals[1:]:
+                process.send_signal(number)
+            rest, _ = process.communicate(timeout=10)
+        finally:
+            process.kill()  # which does nothing to one that has ended
     return process.returncode, json.loads(rest)
 
 

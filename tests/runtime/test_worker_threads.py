@@ -159,6 +159,36 @@ async def test_at_the_end_of_the_grace_a_thread_is_abandoned_to_its_lease_and_re
     let_go.set()
 
 
+async def test_what_waited_for_a_slot_was_never_run(app: Repid, router: Router, server: UnreliableServer) -> None:
+    let_go = threading.Event()
+    began = threading.Event()
+    reports: list[Report] = []
+    limiter = trio.to_thread.current_default_thread_limiter()
+    found, limiter.total_tokens = limiter.total_tokens, 1
+
+    @router.actor
+    def deaf() -> None:
+        began.set()
+        let_go.wait(5)
+
+    async def work(task_status: trio.TaskStatus[Handle]) -> None:
+        reports.append(await app.run_worker(task_status=task_status))
+
+    try:
+        await send(app, "deaf")
+        await send(app, "deaf")
+        async with trio.open_nursery() as nursery:
+            handle: Handle = await nursery.start(work)
+            limiter.total_tokens = 2
+            await trio.to_thread.run_sync(began.wait)
+            handle.cut_short()
+    finally:
+        limiter.total_tokens = found
+        let_go.set()
+    assert reports == [Report(processed=1, released=1, abandoned=1)]
+    assert await server.counts("default") == Counts(ready=1, leased=1)
+
+
 async def test_a_thread_that_ends_within_the_grace_is_settled(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
