@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import time
 from typing import Any
 
 import msgspec
@@ -77,11 +78,15 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 def new_id() -> str:
-    """A random id of 128 bits in 32 hexadecimal digits."""
-    return os.urandom(16).hex()
+    """A fresh id: 32 hexadecimal digits, 14 of them the microseconds since 1970, 18 random.
+
+    Ids that grow with time keep the indexes of a broker on disk small to write; see UUID version 7 (RFC 9562) for
+    the same idea. Nothing relies on their order.
+    """
+    return f"{time.time_ns() // 1000:014x}{os.urandom(9).hex()}"
 
 
 def new_ids(count: int) -> list[str]:
-    """`count` ids like those of `new_id`, several times faster than one by one."""
-    digits = os.urandom(16 * count).hex()
-    return [digits[i : i + 32] for i in range(0, 32 * count, 32)]
+    """`count` ids like those of `new_id`, in ascending order, several times faster than one by one."""
+    start, digits = time.time_ns() // 1000, os.urandom(9 * count).hex()
+    return [f"{start + i:014x}{digits[18 * i : 18 * i + 18]}" for i in range(count)]

@@ -88,7 +88,7 @@ async def test_a_result_expires_to_the_moment(autojump_clock: MockClock, server:
     assert await state(server, "1") == "success"
     await trio.sleep(0.001)
     assert await state(server, "1") is None
-    await trio.sleep(1e9)
+    await trio.sleep(80_000)
     assert await state(server, "ever") == "success"
 
 
@@ -123,7 +123,7 @@ def test_results_that_are_replaced_or_removed_leave_nothing_behind() -> None:
         results.remove("1")
     assert list(results.kept) == ["0"]
     assert sum(map(len, results._spans.values())) == 1
-    assert len(results._numbers) == len(results._spans) == 2
+    assert len(results._numbers) == len(results._spans) == 1
 
 
 @pytest.mark.parametrize("ttl", [float("nan"), "5", None])
@@ -135,7 +135,9 @@ async def test_a_bad_ttl_stores_nothing_at_all(server: InMemoryServer, ttl: floa
         await server.publish([message("1")])
         [delivery] = await now_ready(consumer)
         with pytest.raises(ConfigurationError):
-            await consumer.settle([Settlement(delivery, ACK, result=success("1")), Settlement(delivery, ACK, result=bad)])
+            await consumer.settle(
+                [Settlement(delivery, ACK, result=success("1")), Settlement(delivery, ACK, result=bad)]
+            )
         assert await consumer.extend([delivery]) == [True]
     assert await server.fetch_results(["1", "2"]) == [None, None]
 
@@ -236,7 +238,7 @@ async def test_a_watcher_sees_what_time_alone_does(autojump_clock: MockClock, se
     story: list[tuple[float, str, str | None]] = []
     for _ in range(4):
         seen = await server.watch("1", "1", seen)
-        story.append((trio.current_time(), seen.state, seen.result and seen.result.state))
+        story.append((trio.current_time(), seen.state, seen.result.state if seen.result else None))
     assert story == [(0, "scheduled", None), (3, "ready", None), (7, "dead", "expired"), (12, "dead", None)]
 
 
@@ -349,22 +351,21 @@ async def test_whoever_stops_watching_leaves_nothing_behind(server: InMemoryServ
         for _ in range(turns):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    assert not server._store.watchlist
+    assert server._store.watchlist.watchers == {}
 
 
 async def test_closing_the_connection_ends_watching() -> None:
     server = InMemoryServer()
-    async with trio.open_nursery() as nursery:
-        async with server.connection():
-            seen = await server.watch("1", "1")
+    async with trio.open_nursery() as nursery, server.connection():
+        seen = await server.watch("1", "1")
 
-            async def watch() -> None:
-                with pytest.raises(NotConnected):
-                    await server.watch("1", "1", seen)
+        async def watch() -> None:
+            with pytest.raises(NotConnected):
+                await server.watch("1", "1", seen)
 
-            nursery.start_soon(watch)
-            await trio.testing.wait_all_tasks_blocked()
-    assert not server._store.watchlist
+        nursery.start_soon(watch)
+        await trio.testing.wait_all_tasks_blocked()
+    assert server._store.watchlist.watchers == {}
 
 
 async def test_a_late_verdict_changes_nothing_that_is_watched(server: InMemoryServer) -> None:

@@ -37,6 +37,7 @@ class Places:
         self.dead = DeadLetters()
         self.results = Results()
         self.watchlist = Watchlist()
+        self._watchers = self.watchlist.watchers  # looked at on the hot path
         self._ids: dict[str, Record] = _dict_with_hashes()
         self._expiring = Timetable()
         self._now = float("-inf")
@@ -60,13 +61,13 @@ class Places:
         return now
 
     def _catch_up(self, now: float) -> None:
+        for record in self._expiring.take_due(now):
+            if not isinstance(record.place, Lease):  # that is looked at when it comes back
+                self._give_up(self._take_out(record), record, "expired")
         for record in self.scheduled.take_due(now):
             channel = self.channels[record.envelope.queue]
             channel.scheduled -= 1
             self._put_back(channel, record)
-        for record in self._expiring.take_due(now):
-            if not isinstance(record.place, Lease):  # that is looked at when it comes back
-                self._give_up(self._take_out(record), record, "expired")
         self.results.sweep(now)
         self._due_at = min(self.scheduled.next_moment(), self._expiring.next_moment(), self.results.sweep_at)
 
@@ -155,7 +156,7 @@ class Places:
         del self._ids[record.envelope.id]
         record.place = GONE
         rare = record.rare
-        if rare is not None and rare.expires_at is not None and rare.expires_at > self._now:
+        if rare is not None and rare.expires_at is not None and rare.expires_at > self._now:  # else taken out when due
             self._expiring.lose()
         self._tell(record)
 
@@ -184,19 +185,19 @@ class Places:
     def _store_result(self, result: NewResult) -> None:
         self.results.store(result, self._now)
         self._due_at = min(self._due_at, self.results.sweep_at)
-        if self.watchlist:
+        if self._watchers:
             self.watchlist.tell(result.id)
 
     def _tell(self, record: Record) -> None:
-        if self.watchlist:
+        if self._watchers:
             self.watchlist.tell(record.envelope.id)
 
 
 def _dict_with_hashes() -> dict[str, Record]:
-    """A dictionary that keeps the hashes of its keys.
+    """A dictionary that keeps the hashes of its keys: CPython's does not while all it ever held are strings.
 
-    CPython's does not while all of its keys have been strings, so each look past one of a hundred thousand keys is a
-    look into memory that is in no cache: that makes publishing 70 ns slower (measured on 3.11, 370 → 300 ns).
+    Without them every collision among a hundred thousand ids is a look at a string that is in no cache: 90 instead
+    of 55 ns to see that an id is new and put it in (3.11).
     """
     keyed: dict[object, Record] = {None: Record(Envelope("", "", b""), 0.0, 0)}
     del keyed[None]

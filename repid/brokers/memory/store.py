@@ -107,7 +107,7 @@ class Store(Places):
                     self._enter(channel, envelope, now, order)
         self.arrived += order - self._order
         self._order = order
-        if self.watchlist:
+        if self._watchers:
             self._tell_of(envelopes)
         return outcomes
 
@@ -157,19 +157,18 @@ class Store(Places):
         deliveries = self._lease(taken, taker, now)
         for lane in emptied:
             self.channels[lane.queue].drop(lane)
-        if self.watchlist:
+        if self._watchers:
             for record in taken:
                 self._tell(record)
         return deliveries
 
     def _lease(self, records: Sequence[Record], taker: Taker, now: float) -> list[Delivery]:
-        token = self._token
-        lease = Lease(taker, now + self.lease_timeout, token + 1)
+        lease = Lease(taker, now + self.lease_timeout, self._token + 1)
+        self._token += len(records)
         name: str | None = None
         leases: dict[int, Record] = {}
         deliveries: list[Delivery] = []
-        for record in records:
-            token += 1
+        for token, record in enumerate(records, lease.first):
             envelope = record.envelope
             if envelope.queue is not name:
                 name = envelope.queue
@@ -178,7 +177,6 @@ class Store(Places):
             leases[token] = record
             rare = record.rare
             deliveries.append(Delivery(envelope, 1, 0, token) if rare is None else _deliver(envelope, rare, token, now))
-        self._token = token
         return deliveries
 
     # Leases
@@ -252,7 +250,7 @@ class Store(Places):
                 self._store_result(settlement.result)
             dropped = self.send(settlement.outbox, now) if settlement.outbox else 0
             verdicts.append(Verdict(accepted=True, dropped=dropped) if dropped else SETTLED)
-        if self.watchlist:
+        if self._watchers:
             for settlement in settlements:
                 self.watchlist.tell(settlement.delivery.envelope.id)
         return verdicts

@@ -3,7 +3,7 @@
 * `server`, `consumer`: the async shell.
 * `session`: which trio run has the file open.
 * `requests`: what crosses between trio's thread and the broker's.
-* `thread`, `transactions`: the one thread that works on the file; group commit.
+* `thread`, `lookout`, `transactions`: the one thread that works on the file; what it sleeps for; group commit.
 * `store`: what all operations share. `publishing`, `claiming`, `settling`, `views`, `results`, `schedules` are the
   operations: synchronous, each inside a transaction that is open.
 * `directory`: queues, lanes and consumers as all processes see them.

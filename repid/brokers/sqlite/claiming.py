@@ -36,7 +36,7 @@ _BRANCH = "SELECT * FROM (SELECT rank, seq, lane FROM ready WHERE lane = ? ORDER
 _LANES_AT_ONCE = 100
 """SQLite takes at most 500 branches in one statement."""
 
-_SPLIT = f"(SELECT value / {LEASES_TOLD_APART} AS seq, value % {LEASES_TOLD_APART} AS n FROM json_each(?1))"
+_SPLIT = f"(SELECT value / {LEASES_TOLD_APART} AS seq, value % {LEASES_TOLD_APART} AS n FROM json_each(?1))"  # noqa: S608
 _VALID = f"SELECT count(*) FROM {_SPLIT} AS token JOIN lease ON lease.seq = token.seq AND lease.n = token.n"  # noqa: S608
 _EXTEND = "UPDATE lease SET until = ?, boot = ? WHERE seq = ? AND n = ?"
 _EXTEND_ALL = f"UPDATE lease SET until = ?2, boot = ?3 WHERE seq IN (SELECT seq FROM {_SPLIT})"  # noqa: S608
@@ -133,8 +133,13 @@ def extend(store: Store, tokens: Sequence[int]) -> list[bool]:
     if len(set(tokens)) == len(tokens) and are_valid(store, tokens, packed):
         store.execute(_EXTEND_ALL, (packed, until, store.boot))
         return [True] * len(tokens)
-    rows = [(until, store.boot, *divmod(token, LEASES_TOLD_APART)) for token in tokens]
+    rows = [(until, store.boot, *split(token)) for token in tokens]
     return [store.execute(_EXTEND, row).rowcount > 0 for row in rows]
+
+
+def split(token: int) -> tuple[int, int]:
+    """Seq and n of a token; those of no lease for a number that is no token of ours."""
+    return divmod(token, LEASES_TOLD_APART) if 0 <= token < 2**63 else (-1, -1)
 
 
 def pack_tokens(tokens: Sequence[int]) -> str:
@@ -190,7 +195,7 @@ def report(store: Store, progress: Sequence[tuple[int, bytes]]) -> None:
     """Note how far the runs under these tokens have come; where a lease is lost nothing happens."""
     store.each(
         "UPDATE lease SET progress = ? WHERE seq = ? AND n = ?",
-        [(packed, *divmod(token, LEASES_TOLD_APART)) for token, packed in progress],
+        [(packed, *split(token)) for token, packed in progress],
     )
 
 

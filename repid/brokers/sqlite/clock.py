@@ -47,6 +47,6 @@ _HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
 
 def _read_boot_id() -> str:
     try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
+        return _BOOT_ID.read_text(encoding="utf-8").strip()
     except OSError:
         return "unknown"

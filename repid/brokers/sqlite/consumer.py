@@ -76,16 +76,16 @@ class SQLiteConsumer:
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
         """Start the lease of each anew, also of one that has ended and was not rescued yet. False: it is lost."""
         tokens = [delivery.token for delivery in deliveries]
-        return await self._session.change(lambda store: claiming.extend(store, tokens))
+        return await self._session.change(lambda store: claiming.extend(store, tokens), durable=False)
 
     async def rescue(self) -> int:
         """Take back every lease that has ended, whoever holds it; how many, those that are poison now included."""
-        return await self._session.change(claiming.rescue)
+        return await self._session.change(claiming.rescue, durable=False)
 
     async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
         """Note how far runs have come. What is not leased to us any more is passed over."""
         noted = [(delivery.token, pack(how_far)) for delivery, how_far in progress]
-        await self._session.change(lambda store: claiming.report(store, noted))
+        await self._session.change(lambda store: claiming.report(store, noted), durable=False)
 
     async def cancellations(self) -> list[int]:
         """Wait until somebody cancels messages that are leased to this consumer; the tokens of their leases."""
@@ -106,14 +106,14 @@ class SQLiteConsumer:
         """Take nothing more; who waits in `receive` is told. Nothing happens where the connection is closed."""
         self._closed = True
         with suppress(NotConnected, BrokerError), trio.CancelScope(shield=True):
-            await self._session.change(lambda store: store.close([self._id]))
+            await self._session.change(lambda store: store.close([self._id]), durable=False)
 
 
 @asynccontextmanager
 async def open_consumer(session: Session, queues: Mapping[str, Topics]) -> AsyncGenerator[SQLiteConsumer, None]:
     """Enter a consumer for a block. Raises `QueueNotDeclared`."""
     wanted = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
-    id_ = await session.change(lambda store: store.open(wanted))
+    id_ = await session.change(lambda store: store.open(wanted), durable=False)
     consumer = SQLiteConsumer(session, id_)
     try:
         yield consumer

@@ -150,7 +150,8 @@ def revive(store: Store, queue: str, keys: Iterable[int] | None) -> list[BrokerR
 
 
 def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
-    row = store.execute("SELECT id, lane, extra FROM dead WHERE key = ? AND queue = ?", (key, channel.id)).fetchone()
+    sql = "SELECT id, lane, extra FROM dead WHERE key = ? AND queue = ?"
+    row = store.execute(sql, (key, channel.id)).fetchone() if -(2**63) <= key < 2**63 else None
     if row is None:
         return BrokerRefused(f"no dead message in {channel.name!r} has the key {key}")
     id_, lane, extra = row

@@ -11,7 +11,7 @@ import enum
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken, current_task, reschedule, wait_task_rescheduled
@@ -35,24 +35,29 @@ class State(enum.Enum):
 class Request:
     """One call. `operation` runs on the broker's thread, inside a transaction; what it returns is the answer.
 
-    `urgent`: it is to be carried out now, in a transaction that may change the file. A wish is asked again while its
+    `urgent`: it is to be carried out now, in a transaction that may change the file. `durable`: the answer may only be
+    given when a loss of power cannot undo it; leases need that not, they end with the power anyway. A wish is asked again while its
     operation returns None, whenever something may have changed. If it changes the file it has a `peek`, which only
     looks whether there is something for it; `claims`: it waits for what becomes ready.
     """
 
-    __slots__ = ("claims", "error", "is_wish", "operation", "peek", "raise_cancel", "result", "state", "task", "urgent")
+    __slots__ = (
+        "claims", "durable", "error", "is_wish", "operation", "peek", "raise_cancel", "result", "state", "task", "urgent"
+    )  # fmt: skip
 
     def __init__(
         self,
         operation: Callable[[Store], Any],
         *,
         urgent: bool = False,
+        durable: bool = False,
         is_wish: bool = False,
         peek: Callable[[Store], bool] | None = None,
         claims: bool = False,
     ) -> None:
         self.operation = operation
         self.urgent = urgent
+        self.durable = durable
         self.is_wish = is_wish
         self.peek = peek
         self.claims = claims
@@ -74,9 +79,17 @@ class Publication(Request):
     __slots__ = ("bodies", "envelopes")
 
     def __init__(self, envelopes: Sequence[Envelope], bodies: Sequence[Body]) -> None:
-        super().__init__(lambda store: publish(store, envelopes, bodies), urgent=True)
+        super().__init__(lambda store: publish(store, envelopes, bodies), urgent=True, durable=True)
         self.envelopes = envelopes
         self.bodies = bodies
+
+
+class Waiting(NamedTuple):
+    """Whether anything waits, anything urgent, and anything that must be durable."""
+
+    anything: bool
+    urgent: bool
+    durable: bool
 
 
 class Bell:
@@ -93,9 +106,9 @@ class Bell:
         except RuntimeError:  # it is ringing already
             return
 
-    def wait(self, timeout: float) -> None:
-        """Until it rings, at most so many seconds."""
-        self._lock.acquire(timeout=timeout)
+    def wait(self, timeout: float) -> bool:
+        """Until it rings, at most so many seconds; whether it has rung."""
+        return self._lock.acquire(timeout=timeout)
 
 
 class Counter:
@@ -141,27 +154,34 @@ class Counter:
 
     # On the broker's thread
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     @property
     def has_wishes(self) -> bool:
         """Whether somebody waits for something to happen."""
         return bool(self._wishes)
 
-    def look(self) -> tuple[bool, bool]:
-        """Whether anything waits, and whether any of it is urgent."""
+    def look(self) -> Waiting:
+        """What waits."""
         with self._lock:
             waiting = [request for request in self._waiting if request.state is State.WAITING]
-            return bool(waiting), any(request.urgent for request in waiting)
+            urgent = [request for request in waiting if request.urgent]
+            return Waiting(bool(waiting), bool(urgent), any(request.durable for request in urgent))
 
-    def take(self) -> list[Request]:
-        """All that wait."""
+    def take(self, *, durable: bool = True) -> list[Request]:
+        """All that wait, or those that need not be durable."""
         with self._lock:
-            taken, self._waiting = self._waiting, []
-            return _take(taken)
+            chosen, self._waiting = self._waiting, []
+            if not durable:
+                self._waiting = [request for request in chosen if request.durable]
+                chosen = [request for request in chosen if not request.durable]
+            return _take(chosen)
 
-    def take_wishes(self, *, claims: bool | None = None) -> list[Request]:
-        """All wishes, or those that claim, or those that watch."""
+    def take_wishes(self, *, claims: bool = False) -> list[Request]:
+        """All wishes, or those that claim."""
         with self._lock:
-            taken = _take(wish for wish in self._wishes if claims is None or wish.claims is claims)
+            taken = _take(wish for wish in self._wishes if wish.claims or not claims)
             gone = [wish for wish in self._wishes if wish.state is not State.WAITING]
             for wish in gone:
                 del self._wishes[wish]

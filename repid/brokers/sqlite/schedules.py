@@ -9,7 +9,7 @@ import msgspec
 from ...envelope import Envelope
 from ...ports import Schedule, StoredSchedule, TickOutcome
 from .publishing import publish_declaring
-from .rows import Body, Key, to_id, to_key
+from .rows import Body, Key, to_id
 from .store import Store
 
 _PUT = """

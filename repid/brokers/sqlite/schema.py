@@ -124,6 +124,7 @@ def check_place(path: str) -> None:
 def _set_up(connection: sqlite3.Connection, path: str, synchronous: str) -> None:
     execute = connection.execute
     _check_owner(connection, path)
+    _version(connection, path)  # before anything is changed
     if execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise BrokerRefused(f"{path} cannot be used in WAL mode: put it on a local file system")
     execute(f"PRAGMA synchronous = {synchronous}")
@@ -138,10 +139,11 @@ def _check_owner(connection: sqlite3.Connection, path: str) -> None:
     execute = connection.execute
     if execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
         return
-    if execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        # another process may have been making it ours between the two looks
-        if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise ConfigurationError(f"{path} is the database of another program: give SQLiteServer a path of its own")
+    if not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return
+    # looked at again: another process may have been making it ours between the two looks
+    if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise ConfigurationError(f"{path} is the database of another program: give SQLiteServer a path of its own")
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

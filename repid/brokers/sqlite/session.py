@@ -55,9 +55,9 @@ class Session:
         """Run an operation that only looks. What it raises of repid's is raised here."""
         return await self.ask(Request(operation))
 
-    async def change(self, operation: Callable[[Store], T]) -> T:
+    async def change(self, operation: Callable[[Store], T], *, durable: bool = True) -> T:
         """Run an operation in a transaction that is durable when this returns. Cancelled: it was not carried out."""
-        return await self.ask(Request(operation, urgent=True))
+        return await self.ask(Request(operation, urgent=True, durable=durable))
 
     @enable_ki_protection
     async def ask(self, request: Request) -> T:

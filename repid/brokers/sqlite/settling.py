@@ -18,13 +18,13 @@ from ...delivery import (
 from ...envelope import PrioritiesT
 from ...ports import REFUSED, SETTLED, Verdict
 from . import results
-from .claiming import are_valid, end_lease, pack_tokens
+from .claiming import are_valid, end_lease, pack_tokens, split
 from .clock import micros
 from .publishing import publish_declaring
 from .rows import Body, pack, to_options
 from .store import LEASES_TOLD_APART, Store
 
-_SEQS = f"(SELECT value / {LEASES_TOLD_APART} FROM json_each(?))"
+_SEQS = f"(SELECT value / {LEASES_TOLD_APART} FROM json_each(?))"  # noqa: S608
 _END_ALL = f"DELETE FROM lease WHERE seq IN {_SEQS}"  # noqa: S608
 _REMOVE_ALL = f"DELETE FROM message WHERE seq IN {_SEQS}"  # noqa: S608
 
@@ -68,7 +68,7 @@ def _are_plain(settlements: Sequence[Settlement]) -> bool:
 
 
 def _settle(store: Store, settlement: Settlement, bodies: Sequence[Body]) -> Verdict:
-    seq, n = divmod(settlement.delivery.token, LEASES_TOLD_APART)
+    seq, n = split(settlement.delivery.token)
     row = store.execute(_FIND, (seq, n)).fetchone()
     if row is None:
         return REFUSED

@@ -1,8 +1,4 @@
-"""The one thread that works on the file.
-
-While somebody waits for something to happen it looks every five milliseconds whether another connection has changed
-the file, which costs 0.5 % of a core; while nobody does, it sleeps.
-"""
+"""The one thread that works on the file: it opens it, carries out what is handed in, and closes it."""
 
 from __future__ import annotations
 
@@ -12,24 +8,17 @@ import time
 from pathlib import Path
 
 from ...errors import InternalError, NotConnected, RepidError
-from .clock import MICRO, Clock
-from .requests import Counter, Request
+from .clock import Clock
+from .lookout import CHECK, Lookout
+from .requests import Counter, Request, Waiting
 from .schema import open_file
 from .store import Store
 from .transactions import Transactions
 
-POLL = 0.005
-
-_ASLEEP = 5.0
-"""Seconds between two looks at whether the program still runs, so that a crashed one is not kept alive."""
-
-_CHECK = 1.0
-"""Seconds between two looks at whether the file is still there, while somebody waits, and at how large the WAL is."""
-
-_SHARE_OF_WATCHING = 0.2
-"""Looking after those who watch takes at most this part of the thread's time."""
-
 _AFTER_FAILURE = 0.1
+
+_GATHERING = 0.0005
+"""Seconds. A disk takes about as long to make a transaction durable."""
 
 
 class Thread:
@@ -42,11 +31,7 @@ class Thread:
         self._lease_timeout = lease_timeout
         self._clock = clock
         self._closing = False
-        self._stirred = False
-        self._watching_late = False
-        self._data_version = 0
-        self._watch_at = 0.0
-        self._check_at = 0.0
+        self._expected = 0  # how many were answered together at last
         self._shrink_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"repid sqlite {Path(path).name}")
 
@@ -84,67 +69,58 @@ class Thread:
 
     def _work(self, connection: sqlite3.Connection) -> None:
         store = Store(connection, self._clock, self._lease_timeout)
-        transactions = Transactions(store, self._counter, self._path)
+        lookout = Lookout(store, self._clock)
+        transactions = Transactions(store, self._counter, self._path, self._synchronous)
         counter = self._counter
         while True:
-            waits, urgent = counter.look()
-            if urgent or store.beat_due <= self._clock.boot():
-                self._stirred = True
-                if not transactions.write() and not urgent:
-                    counter.bell.wait(_AFTER_FAILURE)
-                self._shrink_wal(transactions)
-            elif waits:
+            waiting = counter.look()
+            if waiting.urgent or lookout.is_beat_due():
+                self._write(transactions, waiting)
+                lookout.stir()
+            elif waiting.anything:
                 transactions.read(counter.take())
             elif self._closing or self._is_left_over():
                 break
-            elif counter.has_wishes and self._is_stirred(store):
-                self._stir(transactions)
+            elif counter.has_wishes and lookout.is_stirred():
+                self._look_after(transactions, lookout)
             else:
-                counter.bell.wait(self._timeout(store))
-        self._leave(store, transactions)
+                self._sleep(lookout)
+        if store.consumers:  # strike them off; should that fail they are believed dead before long
+            transactions.each_alone([Request(lambda store: store.close(list(store.consumers)))])
+
+    def _write(self, transactions: Transactions, waiting: Waiting) -> None:
+        if waiting.durable:
+            self._gather()
+        if not transactions.write(durable=waiting.durable) and not waiting.urgent:
+            self._counter.bell.wait(_AFTER_FAILURE)
+        now = time.monotonic()
+        if now >= self._shrink_at:
+            self._shrink_at = now + CHECK
+            transactions.shrink_wal()
+
+    def _look_after(self, transactions: Transactions, lookout: Lookout) -> None:
+        """See for each of those who wait whether there is something for it."""
+        if lookout.begin_round():
+            transactions.read(self._counter.take_wishes())
+            lookout.end_round()
+        else:
+            transactions.read(self._counter.take_wishes(claims=True))
+
+    def _sleep(self, lookout: Lookout) -> None:
+        """Until a request comes or something may have happened."""
+        counter = self._counter
+        while not counter.bell.wait(lookout.timeout(somebody_waits=counter.has_wishes)):
+            if not counter.has_wishes or lookout.is_beat_due() or lookout.is_stirred():
+                return
+
+    def _gather(self) -> None:
+        """Those who were answered together often ask together again: the disk is waited for once if they all come."""
+        counter = self._counter
+        deadline = time.monotonic() + _GATHERING
+        while len(counter) < self._expected and (left := deadline - time.monotonic()) > 0:
+            counter.bell.wait(left)
+        self._expected = len(counter)
 
     def _is_left_over(self) -> bool:
         """Whether the program has ended without closing us."""
         return not threading.main_thread().is_alive() and not self._counter.has_anybody()
-
-    def _timeout(self, store: Store) -> float:
-        beat = (store.beat_due - self._clock.boot()) / MICRO
-        if not self._counter.has_wishes:
-            return max(0.0, min(_ASLEEP, beat))
-        event = (store.next_event - self._clock.wall()) / MICRO
-        return max(0.0, min(POLL, event, beat))
-
-    def _is_stirred(self, store: Store) -> bool:
-        """Whether something may have changed for those who wait."""
-        version = store.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._data_version:
-            self._data_version = version
-            self._stirred = True
-        now = time.monotonic()
-        return (
-            self._stirred
-            or (self._watching_late and now >= self._watch_at)
-            or store.next_event <= self._clock.wall()
-            or now >= self._check_at
-        )
-
-    def _stir(self, transactions: Transactions) -> None:
-        """Look for each of those who wait whether there is something for it."""
-        now = time.monotonic()
-        watching = now >= self._watch_at
-        self._stirred, self._watching_late = False, not watching
-        self._check_at = now + _CHECK
-        transactions.read(self._counter.take_wishes(claims=None if watching else True))
-        if watching:
-            self._watch_at = now + (time.monotonic() - now) / _SHARE_OF_WATCHING
-
-    def _shrink_wal(self, transactions: Transactions) -> None:
-        now = time.monotonic()
-        if now >= self._shrink_at:
-            self._shrink_at = now + _CHECK
-            transactions.shrink_wal()
-
-    def _leave(self, store: Store, transactions: Transactions) -> None:
-        """Strike our consumers off; if that fails they are believed dead before long."""
-        if store.consumers:
-            transactions.each_alone([Request(lambda store: store.close(list(store.consumers)))])

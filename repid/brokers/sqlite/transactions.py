@@ -32,22 +32,26 @@ LARGEST_WAL = 4 * LARGEST_IDLE_WAL
 class Transactions:
     """Carries out what is handed in at one counter, on one file."""
 
-    def __init__(self, store: Store, counter: Counter, path: str) -> None:
+    def __init__(self, store: Store, counter: Counter, path: str, synchronous: str) -> None:
         self._store = store
         self._counter = counter
         self._path = path
         self._execute = store.connection.execute
         self._execute(f"PRAGMA busy_timeout = {_FAIR_WAIT}")
+        self._synchronous = self._present = synchronous
         self._identity = _identify(path)
 
-    def write(self) -> bool:
-        """Take all that waits, as soon as the file is ours, and carry it out in one transaction; False: it failed."""
+    def write(self, *, durable: bool) -> bool:
+        """Take all that waits, as soon as the file is ours, and carry it out in one transaction; False: it failed.
+
+        Not `durable`: all but what must be durable. Then the transaction does not wait for the disk.
+        """
         try:
-            self._begin(write=True)
+            self._begin(write=True, durable=durable)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
             self._refuse(self._counter.take(), error)
             return False
-        return self._finish(self._counter.take(), join=True)
+        return self._finish(self._counter.take(durable=durable), join=True)
 
     def read(self, requests: Sequence[Request]) -> None:
         """Answer what only looks, without locking others out. What needs more is handed in again, as urgent."""
@@ -71,7 +75,7 @@ class Transactions:
         """Carry out each request in a transaction of its own."""
         for place, request in enumerate(requests):
             try:
-                self._begin(write=True)
+                self._begin(write=True, durable=request.durable)
             except Exception as error:  # noqa: BLE001 - as above
                 self._refuse(requests[place:], error)
                 return
@@ -94,8 +98,12 @@ class Transactions:
             pass
         raise moved(self._path)
 
-    def _begin(self, *, write: bool) -> None:
+    def _begin(self, *, write: bool, durable: bool = False) -> None:
         self._check_file()
+        synchronous = self._synchronous if durable else "NORMAL"
+        if write and synchronous != self._present:
+            self._execute(f"PRAGMA synchronous = {synchronous}")
+            self._present = synchronous
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

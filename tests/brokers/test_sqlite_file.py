@@ -1,0 +1,399 @@
+"""The file of the SQLite broker: opened, migrated, shared, damaged, full, gone. A sentence each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from sqlite_aids import Opening, ack, consuming, message, messages, now_ready, serving, start_python
+
+from repid.brokers import SQLiteMessageBroker, SQLiteServer
+from repid.brokers.sqlite import schema, thread, transactions
+from repid.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from repid.ports import Broker, Counts
+
+READ_ONLY_USER = 65534
+"""nobody"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "repid.db"
+
+
+async def open_and_close(path: Path) -> None:
+    async with SQLiteServer(path).connection():
+        pass
+
+
+def change(path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+# Arguments
+
+
+def test_it_is_a_broker(path: Path) -> None:
+    broker: Broker = SQLiteServer(path)
+    assert isinstance(broker, SQLiteMessageBroker)
+
+
+@pytest.mark.parametrize("place", [":memory:", "", "file:x?mode=memory"])
+def test_memory_is_refused_with_a_hint(place: str) -> None:
+    with pytest.raises(ConfigurationError, match="InMemoryServer"):
+        SQLiteServer(place)
+
+
+@pytest.mark.parametrize("word", ["OFF", "full", 2])
+def test_only_safe_modes_are_taken(path: Path, word: str) -> None:
+    with pytest.raises(ConfigurationError, match="synchronous must be one of 'NORMAL', 'FULL', 'EXTRA'"):
+        SQLiteServer(path, synchronous=word)  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_a_lease_timeout_must_be_positive(path: Path, timeout: float) -> None:
+    with pytest.raises(ConfigurationError, match="lease_timeout must be more than 0"):
+        SQLiteServer(path, lease_timeout=timeout)
+
+
+@pytest.mark.parametrize("mode", ["NORMAL", "FULL", "EXTRA"])
+async def test_every_mode_works(path: Path, mode: str) -> None:
+    server = SQLiteServer(path, synchronous=mode)  # type: ignore[arg-type]  # one of them
+    async with server.connection(), trio.open_nursery():
+        await server.declare(["q"])
+        async with consuming(server) as consumer:
+            await server.publish([message("1")])
+            assert await ack(consumer, await now_ready(consumer)) == [True]
+
+
+async def test_a_path_is_taken_from_where_the_server_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = SQLiteServer("here.db")
+    monkeypatch.chdir("/")
+    async with server.connection():
+        assert (tmp_path / "here.db").exists()
+
+
+# What cannot be opened
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"does not exist: make .*/none first"):
+        await open_and_close(tmp_path / "none" / "repid.db")
+
+
+async def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"is a folder: .*/repid\.db"):
+        await open_and_close(tmp_path)
+
+
+async def test_what_is_no_database_is_left_alone(path: Path) -> None:
+    path.write_bytes(b"my thesis " * 1000)
+    with pytest.raises(ConfigurationError, match="is not an SQLite database"):
+        await open_and_close(path)
+    assert path.read_bytes() == b"my thesis " * 1000
+
+
+async def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
+    change(path, "CREATE TABLE photos (a)")
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="the database of another program"):
+        await open_and_close(path)
+    assert path.read_bytes() == before
+
+
+async def test_a_file_of_a_newer_version_is_left_alone(path: Path) -> None:
+    async with serving(path) as server:
+        await server.publish(messages("12"))
+    change(path, "PRAGMA user_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"newer repid \(version 99 .*update repid"):
+        await open_and_close(path)
+    assert path.read_bytes() == before
+    change(path, f"PRAGMA user_version = {len(schema.MIGRATIONS)}")
+    async with serving(path) as server:
+        assert await server.counts("q") == Counts(ready=2)
+
+
+async def test_after_a_failed_opening_the_server_can_be_opened(tmp_path: Path) -> None:
+    server = SQLiteServer(tmp_path / "folder" / "repid.db")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError):
+            await server.connection().__aenter__()
+        assert not server.is_connected
+    (tmp_path / "folder").mkdir()
+    async with server.connection():
+        assert server.is_connected
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_is_read_only_is_named(what: str) -> None:
+    """Root may write anywhere, so somebody else tries."""
+    user = READ_ONLY_USER if os.getuid() == 0 else os.getuid()
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own folders are closed to others
+    code = """
+        import os, sys, trio
+        from repid.brokers import SQLiteServer
+        async def main():
+            try:
+                async with SQLiteServer(sys.argv[1]).connection():
+                    print("opened")
+            except Exception as error:
+                print(type(error).__name__, error)
+        os.setuid(int(sys.argv[2]))
+        trio.run(main)
+    """
+    try:
+        path = folder / "repid.db"
+        trio.run(open_and_close, path)
+        path.chmod(0o444 if what == "file" else 0o666)
+        folder.chmod(0o777 if what == "file" else 0o555)
+        said = start_python(code, path, user).communicate(timeout=30)[0]
+    finally:
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+    assert said.startswith("ConfigurationError")
+    assert f"the {what} {path if what == 'file' else folder} is read-only" in said
+
+
+# Migrations
+
+
+async def test_an_older_file_is_brought_up_to_date_with_what_is_in_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(path) as server:
+        await server.publish(messages("12"))
+    newer = "CREATE TABLE extra (a);\nINSERT INTO extra VALUES (1);\n", "ALTER TABLE extra ADD COLUMN b;\n"
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, *newer))
+    for _ in range(2):
+        async with serving(path) as server:
+            assert await server.counts("q") == Counts(ready=2)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT a, b FROM extra").fetchall() == [(1, None)]
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+    connection.close()
+
+
+async def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await open_and_close(path)
+    before = schema.MIGRATIONS
+    monkeypatch.setattr(schema, "MIGRATIONS", (*before, "CREATE TABLE extra (a);\nCREATE TABLE queue (a);\n"))
+    with pytest.raises(BrokerUnavailable, match="table queue already exists"):
+        await open_and_close(path)
+    monkeypatch.setattr(schema, "MIGRATIONS", before)
+    async with serving(path) as server:
+        assert await server.publish(messages("1")) == [None]
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'extra'").fetchone() == (0,)
+    connection.close()
+
+
+@pytest.mark.real_time
+def test_processes_that_open_a_new_file_at_once_all_succeed(path: Path) -> None:
+    code = """
+        import sys, trio
+        from repid.brokers import SQLiteServer
+        from repid.envelope import Envelope, new_id
+        async def main():
+            server = SQLiteServer(sys.argv[1])
+            print("ready", flush=True)
+            input()
+            async with server.connection():
+                await server.declare(["q"])
+                print(await server.publish([Envelope(new_id(), "q", b"")]))
+        trio.run(main)
+    """
+    processes = [start_python(code, path) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    said = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        said.append(process.communicate(timeout=30)[0])
+    assert said == ["[None]\n"] * 4
+
+    async def count() -> Counts:
+        async with serving(path) as server:
+            return await server.counts("q")
+
+    assert trio.run(count) == Counts(ready=4)
+
+
+# What goes wrong later
+
+
+async def test_a_full_disk_is_said_and_nothing_is_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(path) as server:
+        await server.publish(messages(range(10)))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            thread, "open_file", Opening(lambda connection: connection.execute("PRAGMA max_page_count = 60"))
+        )
+        async with serving(path) as server:
+            with pytest.raises(BrokerUnavailable, match=rf"no space left for {path}: nothing was changed; make room"):
+                await server.publish([message("big", payload=bytes(1_000_000))])
+            assert await server.counts("q") == Counts(ready=10)
+            assert await server.publish([message("small")]) == [None]
+    async with serving(path) as server, consuming(server) as consumer:
+        await server.publish([message("big", payload=bytes(1_000_000))])
+        assert len(await now_ready(consumer)) == 12
+
+
+async def test_a_message_that_does_not_fit_harms_none_that_shares_its_transaction(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limit(connection: sqlite3.Connection) -> None:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+
+    monkeypatch.setattr(thread, "open_file", Opening(limit))
+    outcomes: list[object] = []
+
+    async def publish(id_: str, size: int) -> None:
+        try:
+            outcomes.append((id_, await server.publish([message(id_, payload=bytes(size))])))
+        except BrokerRefused as error:
+            outcomes.append((id_, "too big" in str(error)))
+
+    async with serving(path) as server:
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(publish, str(number), 20_000 if number == 3 else 10)
+        assert sorted(outcomes, key=str) == [(str(n), True if n == 3 else [None]) for n in range(10)]
+        assert await server.counts("q") == Counts(ready=9)
+
+
+async def test_a_damaged_file_is_said_to_be_damaged(path: Path) -> None:
+    async with serving(path) as server:
+        await server.publish([message(str(n), payload=bytes(1000)) for n in range(200)])
+    content = bytearray(path.read_bytes())
+    for start in range(4096 * 3, len(content) - 4096, 4096):
+        content[start : start + 200] = b"\xa5" * 200
+    path.write_bytes(content)
+    with pytest.raises((BrokerRefused, ConfigurationError), match=r"is damaged .*restore a backup"):
+        async with serving(path) as server, consuming(server) as consumer:
+            await now_ready(consumer)
+
+
+async def test_a_file_that_was_removed_is_missed_by_all_who_use_it(path: Path) -> None:
+    async with serving(path) as server, consuming(server) as consumer:
+        path.unlink()
+        for call in (lambda: server.publish(messages("1")), lambda: server.counts("q"), lambda: consumer.receive(1)):
+            with pytest.raises(BrokerUnavailable, match="was removed or replaced while it was open"):
+                await call()
+
+
+async def test_who_waits_is_told_that_the_file_was_replaced(path: Path) -> None:
+    errors = []
+
+    async def wait() -> None:
+        with pytest.raises(BrokerUnavailable, match="removed or replaced") as info:
+            await consumer.receive(1)
+        errors.append(info.value)
+
+    async with serving(path) as server, consuming(server) as consumer, trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.sleep(0.05)
+        path.replace(path.with_suffix(".old"))
+        await open_and_close(path)
+        with trio.fail_after(10):
+            while not errors:
+                await trio.sleep(0.01)
+
+
+async def test_a_file_that_stays_locked_is_unavailable_for_a_bounded_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "PATIENCE", 0.05)
+    async with serving(path) as server:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BrokerUnavailable, match="locked by another process for too long"):
+            await server.publish(messages("1"))
+        assert await server.counts("q") == Counts()
+        other.execute("ROLLBACK")
+        other.close()
+        assert await server.publish(messages("1")) == [None]
+
+
+async def test_who_waits_for_a_lock_can_be_cancelled_at_once(path: Path) -> None:
+    async with serving(path) as server, consuming(server) as consumer:
+        await server.publish(messages("0"))
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: server.publish(messages("1")),
+            lambda: consumer.receive(1),
+            lambda: server.flush("q"),
+        ]
+        for call in calls:
+            before = trio.current_time()
+            with trio.move_on_after(0.02) as scope:
+                await call()
+            assert scope.cancelled_caught
+            assert trio.current_time() - before < 1
+        other.execute("ROLLBACK")
+        other.close()
+        assert await server.counts("q") == Counts(ready=1)
+
+
+@pytest.mark.real_time
+async def test_what_was_published_survives_a_killed_process(path: Path) -> None:
+    code = """
+        import os, signal, sys, trio
+        from repid.brokers import SQLiteServer
+        from repid.envelope import Envelope, new_ids
+        async def main():
+            server = SQLiteServer(sys.argv[1])
+            async with server.connection():
+                await server.declare(["q"])
+                assert await server.publish([Envelope(id_, "q", b"x") for id_ in new_ids(500)]) == [None] * 500
+                os.kill(os.getpid(), signal.SIGKILL)
+        trio.run(main)
+    """
+    process = start_python(code, path)
+    await trio.to_thread.run_sync(process.communicate)
+    assert process.returncode == -9
+    async with serving(path) as server:
+        assert await server.counts("q") == Counts(ready=500)
+
+
+# Size
+
+
+async def test_a_message_costs_less_than_400_bytes_beyond_its_payload(path: Path) -> None:
+    async with serving(path) as server:
+        for start in range(0, 20_000, 1000):
+            await server.publish(
+                [message(f"{n:032x}", topic="actor", payload=bytes(100)) for n in range(start, start + 1000)]
+            )
+    assert path.stat().st_size / 20_000 - 100 < 200  # promised are 400, measured 100
+
+
+async def test_the_file_does_not_grow_with_what_passes_through(path: Path) -> None:
+    async def pass_through(count: int) -> int:
+        for _ in range(count):
+            await server.publish(messages(range(200)))
+            assert all(await ack(consumer, await now_ready(consumer, 200)))
+        wal = path.with_name("repid.db-wal").stat().st_size
+        return path.stat().st_size + wal
+
+    async with serving(path) as server, consuming(server) as consumer:
+        after_some = await pass_through(20)
+        after_more = await pass_through(80)
+        assert after_more < max(after_some, 12_000_000)  # the WAL is moved into the file at 8 MB
+    assert path.stat().st_size < 1_000_000
