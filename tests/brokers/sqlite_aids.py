@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from repid.brokers import SQLiteServer
-from repid.brokers.sqlite import thread
+from repid.brokers.sqlite import schema
 from repid.brokers.sqlite.clock import MICRO, Clock
 from repid.brokers.sqlite.consumer import SQLiteConsumer
 from repid.delivery import ACK, Delivery, Settlement
@@ -95,7 +95,7 @@ class Opening:
     """Does something to every connection that is opened from now on; `connections` are those still open."""
 
     def __init__(self, change: Callable[[sqlite3.Connection], object]) -> None:
-        self._open = thread.open_file
+        self._open = schema.open_file
         self._change = change
 
     def __call__(self, path: str, synchronous: str) -> sqlite3.Connection:

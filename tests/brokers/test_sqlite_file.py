@@ -223,8 +223,7 @@ def test_processes_that_open_a_new_file_at_once_all_succeed(path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    for process in processes:
-        said.append(process.communicate(timeout=30)[0])
+    said += [process.communicate(timeout=30)[0] for process in processes]
     assert said == ["[None]\n"] * 4
 
     async def count() -> Counts:
@@ -298,7 +297,7 @@ async def test_a_file_that_was_removed_is_missed_by_all_who_use_it(path: Path) -
 
 
 async def test_who_waits_is_told_that_the_file_was_replaced(path: Path) -> None:
-    errors = []
+    errors: list[BaseException] = []
 
     async def wait() -> None:
         with pytest.raises(BrokerUnavailable, match="removed or replaced") as info:

@@ -313,7 +313,7 @@ async def test_a_process_is_killed_at_the_end_of_the_grace_and_its_message_relea
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             handle: Handle = await nursery.start(partial(app.run_worker, graceful_shutdown_time=0))
-            while not await trio.Path(file).exists():  # noqa: ASYNC110  it is another process that writes it
+            while not await trio.Path(file).exists():
                 await trio.sleep(0.01)
             handle.stop()
     assert await server.counts("default") == Counts(ready=1)
