@@ -175,7 +175,7 @@ WORKLOADS = (
         name="memory-processed",
         title="Memory kept after processing",
         contenders=EVERYBODY,
-        arguments={"messages": 1_000_000, "rounds": 10, "executors": 100},
+        arguments={"messages": 1_000_000, "rounds": 100, "executors": 100},
         quick={"messages": 40_000},
         # Flat means that nothing stays: the smallest object Python can leave behind takes 16 bytes.
         metrics=(Metric("growth", "Kept per processed one", "bytes", better="less", targets=(Target(8),)),),
@@ -250,7 +250,7 @@ WORKLOADS = (
         name="sqlite-growth",
         title="SQLite: the file after processing",
         contenders=(HOME,),
-        arguments={"messages": 1_000_000, "rounds": 10, "executors": 100},
+        arguments={"messages": 1_000_000, "rounds": 100, "executors": 100},
         quick={"messages": 20_000},
         # What passes through again and again fits where it was the first time, but for a page here and there.
         metrics=(Metric("growth", "SQLite: file, 1 M / 0.2 M", "×", better="less", targets=(Target(1.01),)),),

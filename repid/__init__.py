@@ -2,14 +2,16 @@
 
 The map, from the edge inwards; each layer imports only from those below it:
 
+* `cli`: the commands of `python -m repid`.
 * `app`: `Repid`, the composition root; `servers`: its brokers by name.
+* `blocking`: a client for callers that block. `supervisor`: workers in processes of their own.
 * `worker`, `job`, `queue`, `results`, `recurring`: what people declare, run and ask about.
 * `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
 * `actors`: functions with a policy; `Router` collects them.
 * `inject`: from a signature to arguments; `Message`, the handle an actor gets.
 * `producer`: sending. `schedule`: when schedules tick; pure. `ports`: the protocols of brokers and backends.
 * `delivery`: what may happen to a message and what follows; pure. `retry`, `codec`, `names`.
-* `envelope`, `errors`: values.
+* `envelope`, `errors`: values. `hosts`: the bridge to asyncio.
 """
 
 from ._version import __version__
@@ -22,6 +24,7 @@ from .actors import (
     topic_based_routing_strategy,
 )
 from .app import Repid
+from .blocking import Client
 from .brokers import InMemoryMessageBroker, InMemoryServer, SQLiteMessageBroker, SQLiteServer
 from .delivery import Failure
 from .envelope import Envelope, PrioritiesT
@@ -43,6 +46,7 @@ from .errors import (
     RepidError,
     ResultError,
     UsageError,
+    WorkersFailed,
 )
 from .inject import Message
 from .job import Job, JobHandle, Watch
@@ -65,6 +69,7 @@ __all__ = [
     "BrokerUnavailable",
     "BrowsedMessage",
     "CallNext",
+    "Client",
     "ConfigurationError",
     "Connection",
     "Counts",
@@ -107,6 +112,7 @@ __all__ = [
     "UsageError",
     "Watch",
     "Worker",
+    "WorkersFailed",
     "__version__",
     "catch_all_routing_strategy",
     "default_retry_policy_factory",

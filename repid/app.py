@@ -11,12 +11,15 @@ import trio
 
 from .actors import ActorMiddleware, Router
 from .application import current
+from .blocking import Client, check_may_block
 from .errors import ConfigurationError
+from .hosts import at_home, crossing, hosted, hosted_context
 from .ports import Broker, ResultStore
 from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring
 from .recurring import Schedules
 from .runtime import Handle, Report
 from .servers import Connection, Servers
+from .supervisor import ProcessOptions, run_app
 from .worker import WorkerOptions, run_actors
 
 
@@ -70,17 +73,24 @@ class Repid(Producer):
         The connections always close with the outermost block that opened them; messages in memory live in the
         broker object and outlast it. `auto_disconnect` changes nothing; it is accepted for compatibility.
         """
-        default = self.servers.get_server()
-        async with AsyncExitStack() as stack:
-            for name in self.servers:
-                await stack.enter_async_context(self.servers[name].connection())
-            await default.declare({actor.channel for actor in self._router.actors()})
+        async with self._connections():
             token = current.set(self)
             try:
                 yield self
             finally:
                 current.reset(token)
 
+    @hosted_context
+    @asynccontextmanager
+    async def _connections(self) -> AsyncIterator[None]:
+        default = self.servers.get_server()
+        async with AsyncExitStack() as stack:
+            for name in self.servers:
+                await stack.enter_async_context(self.servers[name].connection())
+            await default.declare({actor.channel for actor in self._router.actors()})
+            yield
+
+    @hosted
     async def run_worker(
         self,
         *,
@@ -96,13 +106,46 @@ class Repid(Producer):
         """
         return await run_actors(self, self.server(server_name), self._router.actors(), options, Handle(), task_status)
 
+    def run(
+        self,
+        *,
+        server_name: str | None = None,
+        processes: int = 1,
+        max_jobs: int | None = None,
+        max_memory: int | None = None,
+        reload: bool = False,
+        target: str | None = None,
+        **options: Unpack[WorkerOptions],
+    ) -> Report:
+        """As `run_worker`, for blocking code: this owns its trio run, or the processes, and returns at their end.
+
+        `processes`, `max_jobs`, `max_memory`, `reload` and `target` as in `ProcessOptions`; the limits are those of
+        each process. A process that crashes is replaced. Raises `WorkersFailed` if one crashes more than five times
+        within a minute, or did not end in time when it was stopped. The processes import the program: put the call
+        under `if __name__ == "__main__":`.
+        """
+        check_may_block()
+        in_processes = ProcessOptions(
+            processes=processes, max_jobs=max_jobs, max_memory=max_memory, reload=reload, target=target
+        )
+        return run_app(self, server_name, in_processes, options)
+
+    def queues(self) -> list[str]:
+        """The names of the queues that its actors read."""
+        return sorted({actor.channel for actor in self._router.actors()})
+
+    def sync(self) -> Client:
+        """The app for callers that block; see `Client`. It opens at its first call."""
+        return Client(self)
+
     def publisher(self, broker: Broker, *, declare: bool) -> Publish:
         """Publishes to a broker through the producer middlewares."""
-        return around(partial(publish_declaring, broker) if declare else broker.publish, self._producer_middlewares)
+        return self.around(crossing(partial(publish_declaring, broker) if declare else broker.publish))
 
     def around(self, publish: Publish) -> Publish:
         """The producer middlewares around a publisher."""
-        return around(publish, self._producer_middlewares)
+        middlewares = self._producer_middlewares
+        return at_home(around(publish, middlewares)) if middlewares else publish
 
     def _publisher(self, server_name: str | None) -> Publish:
         return self.publisher(self.servers.get_server(server_name), declare=True)

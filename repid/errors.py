@@ -114,6 +114,14 @@ class ResultError(RepidError):
     """There is no such result: none was stored, the run did not succeed, or its value has another type."""
 
 
+class WorkersFailed(RepidError):
+    """Worker processes crashed too often, or did not end as they should. `report`: what all of them told."""
+
+    def __init__(self, text: str, report: object = None) -> None:
+        super().__init__(text)
+        self.report = report
+
+
 class InternalError(RepidError):
     """A bug in repid. Please report it with its traceback."""
 

@@ -12,6 +12,7 @@ from .codec import JSON, encode_json
 from .delivery import StoredResult
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
 from .errors import ConfigurationError, ResultError, UsageError
+from .hosts import hosted
 from .names import check_duration, check_known, check_name
 from .ports import Broker, Missed, Overlap, Schedule, Snapshot
 from .producer import check_id, make_options
@@ -120,6 +121,7 @@ class Job:
         """The id that was given."""
         return self._id
 
+    @hosted
     async def enqueue(self) -> JobHandle:
         """Publish the job; it is as durable as the server promises when this returns.
 
@@ -224,6 +226,7 @@ class JobHandle:
         """Like `result`, with a value of this type."""
         return Lazy(lambda: self.fetch(type_))
 
+    @hosted
     async def wait(self) -> Result[Any]:
         """Wait until it has ended in whatever way; the result. Cancelling, by a timeout say, loses nothing.
 
@@ -239,6 +242,7 @@ class JobHandle:
             )
         return result
 
+    @hosted
     async def cancel(self) -> bool:
         """Cancel it: a waiting message is removed, a running one's actor is cancelled, in whatever process it runs.
 
@@ -251,6 +255,7 @@ class JobHandle:
         """`async for status in handle.watch()`: how it stands now, and each change, until it is over."""
         return Watch(self)
 
+    @hosted
     async def look(self, seen: Snapshot | None) -> Snapshot:
         """How it stands, as soon as that differs from what was seen."""
         return await self._broker.watch(*await self._ids(), seen)
@@ -263,6 +268,7 @@ class JobHandle:
                 return stored.last_id, self.envelope.options.result_id or stored.last_id
         raise UsageError(f"schedule {self.schedule_name!r} has not published a message yet")
 
+    @hosted
     async def fetch(self, type_: type[T]) -> Result[T] | None:
         """The result as it is now; None: there is none yet, or none any more."""
         stored = await self._stored()

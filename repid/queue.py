@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from .application import Application, find_app
 from .errors import ConfigurationError
+from .hosts import hosted
 from .names import check_name, check_one_of
 from .ports import Broker, BrowsedMessage, Category, Counts
 from .producer import raise_refused
@@ -32,26 +33,32 @@ class Queue:
     def __hash__(self) -> int:
         return hash(self.name)
 
+    @hosted
     async def declare(self) -> None:
         """Create the queue, if it does not exist yet."""
         await self._broker.declare([self.name])
 
+    @hosted
     async def flush(self) -> int:
         """Remove every ready and scheduled message; how many. Leased and dead ones stay."""
         return await self._broker.flush(self.name)
 
+    @hosted
     async def delete(self) -> None:
         """Remove the queue and everything in it; verdicts on what is running will be refused."""
         await self._broker.delete(self.name)
 
+    @hosted
     async def pause(self) -> None:
         """Hold its messages back from all workers, until `resume`. What is running goes on."""
         await self._broker.pause(self.name)
 
+    @hosted
     async def resume(self) -> None:
         """Let workers have its messages again."""
         await self._broker.resume(self.name)
 
+    @hosted
     async def counts(self) -> Counts:
         """How many messages are ready, scheduled, leased and dead."""
         return await self._broker.counts(self.name)
@@ -61,11 +68,13 @@ class Queue:
         counts = await self.counts()
         return counts.ready + counts.scheduled
 
+    @hosted
     async def get_messages(self, category: Category = "ready", *, limit: int = 100) -> list[BrowsedMessage]:
         """Look at up to `limit` messages of one category, in the order in which they would be handled."""
         check_one_of("category", category, CATEGORIES)
         return await self._broker.browse(self.name, category, limit=limit)
 
+    @hosted
     async def requeue(self, messages: Iterable[BrowsedMessage] | None = None) -> int:
         """Make dead messages ready again as new ones (None: all of them); how many.
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from .application import Application
 from .errors import ConfigurationError, did_you_mean
+from .hosts import hosted
 from .names import check_duration
 from .ports import Broker, StoredSchedule
 from .schedule import first_tick, make_schedule
@@ -19,10 +20,12 @@ class Schedules:
     def __init__(self, app: Application) -> None:
         self._app = app
 
+    @hosted
     async def list(self) -> list[StoredSchedule]:
         """All of them, by name: their rules, when they tick next, how often they have ticked and skipped."""
         return await self._broker.schedules()
 
+    @hosted
     async def get(self, name: str) -> StoredSchedule:
         """The one of that name."""
         stored = {schedule.schedule.name: schedule for schedule in await self.list()}
@@ -30,16 +33,19 @@ class Schedules:
             raise ConfigurationError(f"there is no schedule named {name!r}{did_you_mean(name, stored)}")
         return stored[name]
 
+    @hosted
     async def pause(self, name: str) -> None:
         """Hold its ticks until `resume`; those in between count as missed."""
         await self.get(name)
         await self._broker.pause_schedule(name, paused=True)
 
+    @hosted
     async def resume(self, name: str) -> None:
         """Let it tick again."""
         await self.get(name)
         await self._broker.pause_schedule(name, paused=False)
 
+    @hosted
     async def change(
         self, name: str, *, every: float | timedelta | None = None, cron: str | None = None, timezone: str = "UTC"
     ) -> None:
@@ -57,6 +63,7 @@ class Schedules:
         )
         await self._broker.put_schedule(schedule, first_tick(schedule, await self._broker.now()))
 
+    @hosted
     async def remove(self, name: str) -> None:
         """Forget it; what it has published stays. One that an actor declares comes back with the next worker."""
         await self.get(name)

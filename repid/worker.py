@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypedDict, Unpack
@@ -14,10 +15,12 @@ import trio
 from .actors import Actor, Router
 from .actors.options import DEFAULTS, inherit
 from .application import Application, find_app
-from .errors import ConfigurationError
+from .errors import ConfigurationError, MissingExtra
+from .hosts import MissingTrioAsyncioError, home, hosted, open_asyncio
 from .names import check_count, check_duration, check_flag, check_iterable, check_known
 from .ports import Broker
-from .runtime import Handle, Outlet, Report, Settings, serve
+from .runtime import Elsewhere, Handle, Outlet, Report, Settings, serve
+from .runtime.backends import HERE
 from .runtime.signals import can_listen
 from .runtime.worker import usable_signals
 
@@ -73,6 +76,7 @@ class Worker(Router):
         if self._handle is not None:
             self._handle.stop()
 
+    @hosted
     async def run(self, *, task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED) -> Report:
         """Work until stopped, cancelled, or done (`messages_limit`, `burst`); what was done is returned.
 
@@ -114,7 +118,28 @@ async def run_actors(
         return app.publisher(target, declare=True)
 
     outlet = Outlet(publisher, app.around, app.result_store)
-    return await serve(broker, actors, outlet, settings, handle, partial(task_status.started, handle))
+    started = partial(task_status.started, handle)
+    async with _elsewhere(actors) as elsewhere:
+        return await serve(broker, actors, outlet, settings, handle, started, elsewhere)
+
+
+@asynccontextmanager
+async def _elsewhere(actors: Iterable[Actor]) -> AsyncIterator[Elsewhere]:
+    """Where async actors run if not in trio: on the host's loop, if that is asyncio's; else on one made for those
+    that say backend="asyncio".
+    """
+    at_home = home()
+    if at_home is not None:
+        yield Elsewhere({"host": at_home, "asyncio": at_home}, at_home)
+    elif any(actor.is_async and actor.backend == "asyncio" for actor in actors):
+        try:
+            loop = open_asyncio()
+        except MissingTrioAsyncioError:
+            raise MissingExtra('backend="asyncio"', "asyncio") from None
+        async with loop as tasks:
+            yield Elsewhere({"asyncio": tasks})
+    else:
+        yield HERE
 
 
 def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:

@@ -23,6 +23,9 @@ from repid import Repid, Router
 
 SEED = os.environ.get("REPID_TEST_SEED", "0")
 
+LONGEST_VIRTUAL_TIME = 1_000_000_000
+LONGEST_REAL_TIME = 60
+
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("dev", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
@@ -43,19 +46,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pytest-trio sees a clock among a test's own arguments only; let it see that of a fixture's fixture too."""
+    """pytest-trio sees a clock among a test's own arguments only; let it see that of a fixture's fixture too.
+
+    And let nothing wait for ever: what hangs on a virtual clock, with a worker in it that goes on extending leases,
+    is a failure after so many virtual seconds.
+    """
     for item in items:
-        if (
-            isinstance(item, pytest.Function)
-            and "autojump_clock" in item.fixturenames
-            and inspect.iscoroutinefunction(item.obj)
-        ):
-            item.add_marker(pytest.mark.trio(run=partial(_run_on_virtual_clock, item)))
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.add_marker(pytest.mark.trio(run=partial(_run, item)))
 
 
-def _run_on_virtual_clock(item: pytest.Function, main: Any, *, clock: Any, instruments: Any) -> Any:
-    virtual: Any = item.funcargs["autojump_clock"]
-    return trio.run(main, clock=clock or virtual, instruments=instruments)
+def _run(item: pytest.Function, main: Any, *, clock: Any, instruments: Any) -> Any:
+    virtual: Any = item.funcargs.get("autojump_clock")
+
+    async def bounded() -> Any:
+        with trio.fail_after(LONGEST_REAL_TIME if virtual is None else LONGEST_VIRTUAL_TIME):
+            return await main()
+
+    return trio.run(bounded, clock=clock or virtual, instruments=instruments)
 
 
 @pytest.fixture

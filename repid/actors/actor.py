@@ -18,6 +18,9 @@ ErrorVerb: TypeAlias = Literal["ack", "nack", "reject", "retry"]
 OnError: TypeAlias = ErrorVerb | Callable[[BaseException], ErrorVerb | None]
 """What to do when the actor raises: a verb, or a callable from the exception to one (None: the usual retries)."""
 
+Where: TypeAlias = Literal["host", "trio", "asyncio"]
+"""On which event loop an async function runs."""
+
 CallNext: TypeAlias = "Callable[[Message, Actor], Awaitable[Any]]"
 """The rest of a call, as a middleware sees it."""
 
@@ -56,4 +59,5 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     takes: Predicate | None
     store_result: bool
     result_ttl: float
+    backend: Where = "host"
     schedule: Schedule | None = None

@@ -55,6 +55,7 @@ def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Act
         takes=None if strategy is topic_based_routing_strategy else strategy(actor_name=name),
         store_result=options["store_result"],
         result_ttl=options["result_ttl"],
+        backend=options["backend"],
         schedule=_schedule_of(name, options),
     )
 

@@ -20,7 +20,7 @@ from ..names import (
 )
 from ..ports import Missed, Overlap
 from ..retry import RetryPolicy, default_retry_policy_factory
-from .actor import ActorMiddleware, ErrorVerb, OnError
+from .actor import ActorMiddleware, ErrorVerb, OnError, Where
 from .routing import RoutingStrategy, topic_based_routing_strategy
 
 
@@ -41,6 +41,8 @@ class RouterOptions(TypedDict, total=False):
     routing_strategy: which messages of the channel the actor takes. Default: those with its name as `topic`.
     store_result: keep what the function returns, or how it failed, for whoever asks. Default False.
     result_ttl: how long a result is kept, seconds or timedelta. Default a day.
+    backend: where an async function runs. "host" (default): on the event loop that called the worker, asyncio's or
+        trio's; "trio"; "asyncio" (extra: asyncio). Sync functions run in threads wherever they are called.
     strict: refuse payloads with fields the function does not have. Default: ignore them.
     """
 
@@ -57,6 +59,7 @@ class RouterOptions(TypedDict, total=False):
     routing_strategy: RoutingStrategy
     store_result: bool
     result_ttl: float | timedelta
+    backend: Where
     strict: bool
 
 
@@ -91,6 +94,7 @@ DEFAULTS: RouterOptions = {
     "routing_strategy": topic_based_routing_strategy,
     "store_result": False,
     "result_ttl": DAY,
+    "backend": "host",
     "strict": False,
 }
 
@@ -141,6 +145,11 @@ def _check_mode(name: str, value: Any) -> Any:
     return value
 
 
+def _check_backend(name: str, value: Any) -> Any:
+    check_one_of(name, value, get_args(Where))
+    return value
+
+
 def _check_on_error(name: str, value: Any) -> Any:
     if not callable(value):
         check_one_of(name, value, VERBS)
@@ -188,6 +197,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "routing_strategy": _check_callable,
     "store_result": check_flag,
     "result_ttl": _check_timeout,
+    "backend": _check_backend,
     "strict": check_flag,
     "every": _check_timeout,
     "cron": _check_text,

@@ -10,6 +10,7 @@ from ..codec import JSON, encode_json
 from ..delivery import ACK, Ack, Cancel, DeadLetter, Delivery, Disposition, Progress, Release, Retry, Terms
 from ..envelope import Envelope
 from ..errors import AlreadySettled, UsageError
+from ..hosts import crossing, hosted
 from ..names import check_duration
 from ..producer import Outcomes, Producer, Publish, check_payload, make_envelope
 
@@ -167,7 +168,7 @@ class Message(Producer):
         """Tell whoever watches the job how far this run has come. Cheap enough for a loop: what is told in quick
         succession is coalesced, the last one counts. Told after the verdict, it goes unheard.
         """
-        await self._desk.report(self._delivery, Progress(done, total, note))
+        await crossing(self._desk.report)(self._delivery, Progress(done, total, note))
 
     async def reply(
         self,
@@ -223,12 +224,13 @@ class Message(Producer):
                 f"message {self.message_id!r} cannot be {action}: it has been {self._action} already, which is final"
             )
 
-    def _decide(self, action: Action, disposition: Disposition, replies: Sequence[Envelope] = ()) -> Awaitable[None]:
+    @hosted
+    async def _decide(self, action: Action, disposition: Disposition, replies: Sequence[Envelope] = ()) -> None:
         self._check_open(action)
         self._action = action
         held = () if self._outbox is None else self._outbox.close()
         outbox = (*held, *replies) if isinstance(disposition, Ack) else ()
-        return self._desk.hand_over(self._delivery, disposition, outbox)
+        await self._desk.hand_over(self._delivery, disposition, outbox)
 
 
 class Outbox(Producer):

@@ -5,7 +5,7 @@
 * `backend`: `Backend`, through which any actor runs.
 """
 
-from .backend import Backend
+from .backend import Backend, Home
 from .broker import (
     REFUSED,
     SETTLED,
@@ -34,6 +34,7 @@ __all__ = [
     "Category",
     "Consumer",
     "Counts",
+    "Home",
     "Missed",
     "Overlap",
     "ResultStore",

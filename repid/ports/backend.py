@@ -18,3 +18,11 @@ class Backend(Protocol):
         settled afterwards is settled about work that no longer runs.
         """
         ...
+
+
+class Home(Backend, Protocol):
+    """The backend on which middlewares run too, because they are written for the event loop they are called on."""
+
+    def away(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """`call`, to be awaited by a function that runs here; it itself runs where the worker does."""
+        ...

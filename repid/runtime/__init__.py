@@ -10,7 +10,8 @@
 * `drive`, `backends`: how a call runs: in its own context, in a thread, in a process. `failures`: what it raises.
 """
 
+from .backends import Elsewhere
 from .ledger import Report
 from .worker import Handle, Outlet, Settings, serve
 
-__all__ = ["Handle", "Outlet", "Report", "Settings", "serve"]
+__all__ = ["Elsewhere", "Handle", "Outlet", "Report", "Settings", "serve"]

@@ -15,13 +15,29 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+import msgspec
 import trio
 
 from ..actors import Actor
 from ..errors import ConfigurationError, MissingExtra
+from ..ports import Backend, Home
 
 abandoned: ContextVar[bool] = ContextVar("abandoned", default=False)
 """True in the context of a run whose thread was left behind."""
+
+
+class Elsewhere(msgspec.Struct, frozen=True):
+    """Where async functions run that are no part of an executor's task, by the word of their actor's `backend`.
+
+    `home`: where middlewares run, and those actors that say "host"; None: in the executor's task.
+    """
+
+    tasks: Mapping[str, Backend] = {}
+    home: Home | None = None
+
+
+HERE = Elsewhere()
+"""Every async function is a part of its executor's task."""
 
 
 class InlineBackend:
@@ -108,14 +124,18 @@ def _checked(function: Callable[..., Any], result: Any) -> Any:
 class Backends:
     """The backends of one worker. A pool of processes exists only where an actor needs one."""
 
-    def __init__(self, threads: ThreadBackend | None, processes: ProcessBackend | None) -> None:
+    def __init__(
+        self, threads: ThreadBackend | None, processes: ProcessBackend | None, elsewhere: Elsewhere = HERE
+    ) -> None:
         self._threads = threads
         self._processes = processes
+        self._tasks = elsewhere.tasks
+        self.home = elsewhere.home
 
-    def of(self, actor: Actor) -> InlineBackend | ThreadBackend | ProcessBackend | None:
+    def of(self, actor: Actor) -> Backend | None:
         """The backend an actor runs on; None: it is async and runs as part of the executor's task."""
         if actor.is_async:
-            return None
+            return self._tasks.get(actor.backend)
         return (self._processes if actor.run_in_process else None) or self._threads or InlineBackend()
 
     def abandon(self) -> None:
@@ -125,17 +145,19 @@ class Backends:
 
 
 @asynccontextmanager
-async def open_backends(actors: Sequence[Actor], platform: str = sys.platform) -> AsyncIterator[Backends]:
+async def open_backends(
+    actors: Sequence[Actor], elsewhere: Elsewhere = HERE, platform: str = sys.platform
+) -> AsyncIterator[Backends]:
     """The backends these actors need; processes end with the block. Emscripten has neither threads nor processes."""
     if platform == "emscripten":
-        yield Backends(None, None)
+        yield Backends(None, None, elsewhere)
         return
     async with AsyncExitStack() as stack:
         processes = None
         if any(actor.run_in_process for actor in actors):
             pool = await stack.enter_async_context(_open_pool())
             processes = ProcessBackend(pool.run_sync)
-        yield Backends(ThreadBackend(), processes)
+        yield Backends(ThreadBackend(), processes, elsewhere)
 
 
 def _open_pool() -> AbstractAsyncContextManager[Any]:

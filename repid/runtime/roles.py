@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
+
+from trio import CapacityLimiter
 
 from ..actors import Actor, onion
 from ..delivery import VERBS, Cancel, Delivery, Disposition, NewResult, Terms, make_result
@@ -13,9 +15,9 @@ from ..envelope import Envelope
 from ..errors import ConfigurationError
 from ..inject import Message
 from ..names import check_duration
-from ..ports import Topics
+from ..ports import Backend, Home, Topics
 from ..retry import default_retry_policy_factory
-from .backends import Backends
+from .backends import Backends, abandoned
 
 log = logging.getLogger("repid.worker")
 
@@ -47,8 +49,8 @@ class Role:
         self.bind = actor.plan.bind
         self.limit = actor.concurrency
         self.needs_message = actor.plan.takes_message or bool(actor.middlewares)
-        self.slots = None if backend is None else backend.slots
-        self.start = _starter(actor, None if backend is None else backend.call)
+        self.slots: CapacityLimiter | None = getattr(backend, "slots", None)
+        self.start = _starter(actor, backend, backends.home)
         self.is_plain = actor.mode == "auto" and not self.needs_message and not actor.store_result
         self.starts_at_once = self.slots is None and actor.mode != "ack_first"
         self.busy = 0
@@ -113,32 +115,83 @@ class Role:
 
 
 Start = Callable[[dict[str, Any], Message | None], Coroutine[Any, Any, Any]]
+Call = Callable[[Message], Awaitable[Any]]
 
 
-def _starter(actor: Actor, call: Callable[..., Coroutine[Any, Any, Any]] | None) -> Start:
+def _starter(actor: Actor, backend: Backend | None, home: Home | None) -> Start:
     """How to get the coroutine of one run."""
     function = actor.function
     if actor.middlewares:
-
-        async def innermost(message: Message, _: Actor) -> Any:
-            if call is None:
-                return await function(**message.arguments)
-            return await call(function, (), message.arguments)
-
-        around = onion(innermost, actor.middlewares)
-
-        async def start_around(arguments: dict[str, Any], message: Message | None) -> Any:
-            assert message is not None  # middlewares are among the reasons to make one
-            message.arguments = arguments
-            try:
-                return await around(message, actor)
-            finally:
-                message.arguments = {}
-
-        return start_around
-    if call is None:
+        return _start_around(actor, backend, home)
+    if backend is None:
         return lambda arguments, _: function(**arguments)
+    call: Callable[..., Any] = backend.call
     return lambda arguments, _: call(function, (), arguments)
+
+
+def _start_around(actor: Actor, backend: Backend | None, home: Home | None) -> Start:
+    """The same with middlewares around it."""
+    function = actor.function
+
+    async def call(message: Message) -> Any:
+        if backend is None or backend is home:
+            return await function(**message.arguments)
+        return await backend.call(function, (), message.arguments)
+
+    if home is not None:
+        return _start_at_home(actor, call if backend is home else _Away(call, home), home)
+    return _around(actor, call)
+
+
+def _start_at_home(actor: Actor, call: Call, home: Home) -> Start:
+    """Middlewares run at home, wherever the function runs."""
+    around = _around(actor, call)
+
+    async def start(arguments: dict[str, Any], message: Message | None) -> Any:
+        try:
+            return await home.call(around, (arguments, message), {})
+        finally:
+            if isinstance(call, _Away) and message in call.left_behind:
+                call.left_behind.discard(message)
+                abandoned.set(True)
+
+    return start
+
+
+def _around(actor: Actor, call: Call) -> Start:
+    async def innermost(message: Message, _: Actor) -> Any:
+        return await call(message)
+
+    around = onion(innermost, actor.middlewares)
+
+    async def start_around(arguments: dict[str, Any], message: Message | None) -> Any:
+        assert message is not None  # middlewares are among the reasons to make one
+        message.arguments = arguments
+        try:
+            return await around(message, actor)
+        finally:
+            message.arguments = {}
+
+    return start_around
+
+
+class _Away:
+    """A call made from home to where the worker runs. `left_behind`: whose thread was, for the executor to know."""
+
+    def __init__(self, call: Call, home: Home) -> None:
+        self._call = call
+        self._away = home.away(self._watch)
+        self.left_behind: set[Message | None] = set()
+
+    async def __call__(self, message: Message) -> Any:
+        return await self._away(message)
+
+    async def _watch(self, message: Message) -> Any:
+        try:
+            return await self._call(message)
+        finally:
+            if abandoned.get():
+                self.left_behind.add(message)
 
 
 Find = Callable[[Envelope], Role | None]

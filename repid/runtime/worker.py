@@ -13,7 +13,7 @@ import trio
 from ..actors import Actor
 from ..ports import Broker, Consumer, ResultStore
 from ..producer import Publish
-from .backends import Backends, open_backends
+from .backends import HERE, Backends, Elsewhere, open_backends
 from .crew import Crew, Desk
 from .executor import Executor
 from .keeper import Keeper, heed_cancellations
@@ -62,6 +62,7 @@ class Handle:
         self._stop: Callable[[], None] | None = None
         self._cut_short: Callable[[], None] | None = None
         self._stopped = False
+        self._signalled = False
 
     def stop(self) -> None:
         """Start nothing more, release what was not started, give the actors their grace. May be called again."""
@@ -76,10 +77,11 @@ class Handle:
             self._cut_short()
 
     def on_signal(self) -> None:
-        """The first signal stops, the second ends the grace."""
-        if self._stopped:
+        """The first signal stops, the second ends the grace; a stop by other means does not count."""
+        if self._signalled:
             self.cut_short()
         else:
+            self._signalled = True
             self.stop()
 
     def attach(self, stop: Callable[[], None], cut_short: Callable[[], None]) -> None:
@@ -96,6 +98,7 @@ async def serve(
     settings: Settings,
     handle: Handle,
     on_started: Callable[[], None],
+    elsewhere: Elsewhere = HERE,
 ) -> Report:
     """Run a worker until it is stopped, has reached its limit, or in burst mode until nothing is left.
 
@@ -104,7 +107,7 @@ async def serve(
     """
     check_actors(actors)
     check_can_listen(settings.signals)
-    async with broker.connection(), open_backends(actors) as backends:
+    async with broker.connection(), open_backends(actors, elsewhere) as backends:
         roles = Roles(actors, backends)
         topics = roles.topics
         if settings.auto_declare:

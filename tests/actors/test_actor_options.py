@@ -126,7 +126,7 @@ def test_middlewares_add_up_from_the_outside_in() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"timout": 5}, "actor 'job' has no option 'timout' (did you mean 'timeout'?); the options are: channel, conc"),
+        ({"timout": 5}, "actor 'job' has no option 'timout' (did you mean 'timeout'?); the options are: "),
         ({"retires": 5}, "did you mean 'retries'?"),
         ({"channel": "a", "queue": "b"}, "actor 'job' has both channel and queue"),
         ({"timeout": -1}, "timeout of actor 'job' must be positive, but is -1"),

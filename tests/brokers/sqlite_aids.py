@@ -92,7 +92,7 @@ async def idle() -> None:
 
 
 class Opening:
-    """Does something to every connection that is opened from now on; `connections` are those still open."""
+    """Opens files as `schema.open_file` does, and does something to every connection then."""
 
     def __init__(self, change: Callable[[sqlite3.Connection], object]) -> None:
         self._open = schema.open_file

@@ -15,7 +15,8 @@ from sqlite_aids import Opening, ack, consuming, message, messages, now_ready, s
 
 from repid.brokers import SQLiteMessageBroker, SQLiteServer
 from repid.brokers.sqlite import schema, thread, transactions
-from repid.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from repid.delivery import ACK, Settlement
+from repid.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, QueueNotDeclared
 from repid.ports import Broker, Counts
 
 READ_ONLY_USER = 65534
@@ -218,12 +219,11 @@ def test_processes_that_open_a_new_file_at_once_all_succeed(path: Path) -> None:
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    said = []
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    said += [process.communicate(timeout=30)[0] for process in processes]
+    said = [process.communicate(timeout=30)[0] for process in processes]
     assert said == ["[None]\n"] * 4
 
     async def count() -> Counts:
@@ -276,6 +276,64 @@ async def test_a_message_that_does_not_fit_harms_none_that_shares_its_transactio
         assert await server.counts("q") == Counts(ready=9)
 
 
+async def test_what_was_rolled_back_is_forgotten_in_memory_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that were taken, and queues that were declared, in a transaction that failed."""
+    limit = Opening(lambda connection: connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000))
+    monkeypatch.setattr(thread, "open_file", limit)
+    big = message("big", payload=bytes(20_000))
+    async with serving(path) as server, serving(path) as other:
+        with pytest.raises(BrokerRefused):
+            await server.publish([message("0"), big])
+        assert await other.publish(messages("12")) == [None, None]
+        assert await server.publish(messages("34")) == [None, None]
+        async with consuming(server) as consumer:
+            deliveries = await now_ready(consumer)
+            assert len({delivery.token for delivery in deliveries}) == 4
+            with pytest.raises(BrokerRefused):
+                await consumer.settle([Settlement(deliveries[0], ACK, (message("5", "new"), big))])
+            await other.declare(["other"])
+            [outcome] = await server.publish([message("6", "new")])
+            assert isinstance(outcome, QueueNotDeclared)
+            assert await ack(consumer, deliveries) == [True] * 4
+
+
+async def test_what_must_be_durable_is_committed_at_full_and_a_claim_is_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    monkeypatch.setattr(
+        thread, "open_file", Opening(lambda connection: connection.set_trace_callback(statements.append))
+    )
+
+    async def produce() -> None:
+        for number in range(30):
+            await server.publish(messages([number]))
+
+    async def consume() -> None:
+        for _ in range(10):
+            assert all(await ack(consumer, await consumer.receive(3)))
+
+    async with serving(path) as server, consuming(server) as consumer:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(produce)
+            nursery.start_soon(consume)
+        await server.publish(messages("12"))
+        await consumer.extend(await now_ready(consumer))
+    assert modes(statements, "INSERT INTO message") == modes(statements, "DELETE FROM message") == {"FULL"}
+    assert modes(statements, "UPDATE lease SET until") == {"NORMAL"}
+
+
+def modes(statements: list[str], start: str) -> set[str]:
+    """Under which `synchronous` the transactions ran that contain a statement that starts like this."""
+    found, mode = set(), "FULL"
+    for statement in map(str.strip, statements):
+        if statement.startswith("PRAGMA synchronous = "):
+            mode = statement.rpartition(" ")[2]
+        if statement.startswith(start):
+            found.add(mode)
+    return found
+
+
 async def test_a_damaged_file_is_said_to_be_damaged(path: Path) -> None:
     async with serving(path) as server:
         await server.publish([message(str(n), payload=bytes(1000)) for n in range(200)])
@@ -297,12 +355,12 @@ async def test_a_file_that_was_removed_is_missed_by_all_who_use_it(path: Path) -
 
 
 async def test_who_waits_is_told_that_the_file_was_replaced(path: Path) -> None:
-    errors: list[BaseException] = []
+    told = trio.Event()
 
     async def wait() -> None:
-        with pytest.raises(BrokerUnavailable, match="removed or replaced") as info:
+        with pytest.raises(BrokerUnavailable, match="removed or replaced"):
             await consumer.receive(1)
-        errors.append(info.value)
+        told.set()
 
     async with serving(path) as server, consuming(server) as consumer, trio.open_nursery() as nursery:
         nursery.start_soon(wait)
@@ -310,8 +368,7 @@ async def test_who_waits_is_told_that_the_file_was_replaced(path: Path) -> None:
         path.replace(path.with_suffix(".old"))
         await open_and_close(path)
         with trio.fail_after(10):
-            while not errors:
-                await trio.sleep(0.01)
+            await told.wait()
 
 
 async def test_a_file_that_stays_locked_is_unavailable_for_a_bounded_time(

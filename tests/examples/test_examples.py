@@ -148,6 +148,16 @@ def test_processes_compute_and_a_timeout_kills_them() -> None:
     assert_order(lines, "spin was killed: actor 'spin' ran longer than its timeout of 1 s", "3 succeeded, 1 failed")
 
 
+def test_fastapi_enqueues_jobs_and_runs_a_worker_in_its_lifespan() -> None:
+    pytest.importorskip("fastapi")
+    assert run("fastapi_app.py") == ["a report of 6 words, and the worker has ended"]
+
+
+def test_starlette_sends_messages_and_runs_a_worker_in_its_lifespan() -> None:
+    pytest.importorskip("starlette")
+    assert run("starlette_app.py") == ["[202, 202, 202] [0, 1, 2]"]
+
+
 def test_every_example_has_a_test() -> None:
     tested = set(re.findall(r'run\("(\w+\.py)"\)', Path(__file__).read_text(encoding="utf-8")))
     assert tested == set(NAMES)

@@ -229,7 +229,7 @@ async def self_controlled_end(world: World) -> int:
     return len(done)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     count=st.integers(1, 60),
     limits=st.lists(st.integers(0, 12), min_size=1, max_size=6),
@@ -275,7 +275,7 @@ def test_messages_limit_is_exact(
     run_virtual(main)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     workers=st.integers(2, 5),
     count=st.integers(1, 80),

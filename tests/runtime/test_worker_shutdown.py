@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
-from aids import UnreliableServer, send
+from aids import UnreliableServer, run_virtual, send
 
-from repid import Counts, Handle, Message, Repid, Report, Router, Worker
+from repid import Counts, Handle, Message, Repid, Report, Router, UsageError, Worker
 
 
 async def test_stop_lets_running_actors_finish(app: Repid, router: Router, server: UnreliableServer) -> None:
@@ -537,22 +538,21 @@ async def test_a_worker_that_ended_by_itself_has_restored_the_signals(app: Repid
     assert signal.getsignal(signal.SIGTERM) is found
 
 
-async def test_a_worker_in_another_thread_cannot_have_signals(app: Repid, router: Router) -> None:
-    from repid import InMemoryServer, UsageError
-
-    other = Repid()
-    other.servers.register_server("default", InMemoryServer())
-    other.include_router(router)
+def test_a_worker_in_another_thread_cannot_have_signals() -> None:
+    app = Repid()
+    app.servers.register_server("default", UnreliableServer())
+    router = Router()
+    app.include_router(router)
 
     @router.actor
     async def job() -> None: ...
 
-    def in_thread() -> None:
-        trio.run(partial(other.run_worker, burst=True))  # none by default
+    with ThreadPoolExecutor(1) as thread:
+        report = thread.submit(run_virtual, partial(app.run_worker, burst=True))  # it asks for none by itself
+        assert report.result(10) == Report()
+        asked = thread.submit(run_virtual, partial(app.run_worker, burst=True, handle_signals=[signal.SIGTERM]))
         with pytest.raises(UsageError, match="main thread"):
-            trio.run(partial(other.run_worker, burst=True, handle_signals=[signal.SIGTERM]))
-
-    await trio.to_thread.run_sync(in_thread)
+            asked.result(10)
 
 
 async def test_the_log_names_who_was_left_without_a_verdict(

@@ -11,6 +11,7 @@ from trio.lowlevel import checkpoint
 from ...delivery import NewResult, StoredResult
 from ...envelope import Envelope
 from ...errors import BrokerRefused, ConfigurationError
+from ...hosts import hosted, hosted_context
 from ...ports import (
     BrowsedMessage,
     Cancelled,
@@ -54,6 +55,7 @@ class InMemoryServer:
         """Whether a `connection()` block is open."""
         return self._session.depth > 0
 
+    @hosted_context
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[InMemoryServer, None]:
         """Open the broker for a block. Blocks nest; leaving the outermost one also closes its consumers.
@@ -79,6 +81,7 @@ class InMemoryServer:
                 self._store.directory.close(taker)
                 self._session.line.wake_all()  # its topics are strays now
 
+    @hosted
     async def declare(self, queues: Iterable[str]) -> None:
         """Create the queues that do not exist yet. Idempotent."""
         if isinstance(queues, str):
@@ -93,22 +96,27 @@ class InMemoryServer:
         check_envelopes(envelopes)
         return await self._session.step(lambda now: self._store.publish(envelopes, now))
 
+    @hosted
     async def counts(self, queue: str) -> Counts:
         """How many messages of the queue are in each place. Raises `QueueNotDeclared`."""
         return await self._session.step(lambda now: views.counts(self._store, queue, now))
 
+    @hosted
     async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
         """Look at messages without leasing them, in the order in which they would be handled."""
         return await self._session.step(lambda now: views.browse(self._store, queue, category, limit, now))
 
+    @hosted
     async def flush(self, queue: str) -> int:
         """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
         return await self._session.step(lambda now: self._store.flush(queue, now))
 
+    @hosted
     async def delete(self, queue: str) -> None:
         """Remove the queue with everything in it; late verdicts are refused. Where there is none, nothing happens."""
         await self._session.step(lambda now: self._store.delete(queue, now))
 
+    @hosted
     async def revive(self, queue: str, keys: Iterable[int] | None = None) -> list[BrokerRefused | None]:
         """Make dead messages ready again, as new ones (a ttl starts anew).
 
@@ -116,10 +124,12 @@ class InMemoryServer:
         """
         return await self._session.step(lambda now: self._store.revive(queue, keys, now))
 
+    @hosted
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue until `resume`. Raises `QueueNotDeclared`."""
         await self._session.step(lambda now: self._store.pause(queue, now))
 
+    @hosted
     async def resume(self, queue: str) -> None:
         """Hand out its messages again. Raises `QueueNotDeclared`."""
         await self._session.step(lambda now: self._store.resume(queue, now))

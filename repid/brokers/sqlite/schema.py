@@ -10,11 +10,13 @@ had, modulo 4096; with the seq, which is never used twice, it makes the fencing 
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
+import time
 from pathlib import Path
 
 from ...errors import BrokerRefused, ConfigurationError, RepidError
-from .errors import explain_open
+from .errors import explain_open, is_busy
 
 APPLICATION_ID = 0x72657064
 """The bytes "repd" in the file's header: it is ours."""
@@ -90,7 +92,7 @@ def open_file(path: str, synchronous: str) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise explain_open(error, path) from error
     try:
-        _set_up(connection, path, synchronous)
+        _set_up_patiently(connection, path, synchronous)
     except sqlite3.Error as error:
         connection.close()
         raise explain_open(error, path) from error
@@ -119,6 +121,18 @@ def check_place(path: str) -> None:
             raise ConfigurationError(
                 f"{path} cannot be opened for writing: the {what} {found} is read-only for this user"
             )
+
+
+def _set_up_patiently(connection: sqlite3.Connection, path: str, synchronous: str) -> None:
+    """Try again while others are opening the file: to change the journal's mode SQLite does not wait for them."""
+    deadline = time.monotonic() + _OPENING_TIME
+    while True:
+        try:
+            return _set_up(connection, path, synchronous)
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.01))  # noqa: S311 - so that they do not meet again
 
 
 def _set_up(connection: sqlite3.Connection, path: str, synchronous: str) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from ...delivery import NewResult, StoredResult
 from ...envelope import Envelope
 from ...errors import BrokerRefused, ConfigurationError
+from ...hosts import hosted, hosted_context
 from ...names import check_one_of
 from ...ports import (
     BrowsedMessage,
@@ -76,6 +77,7 @@ class SQLiteServer:
         """Whether a `connection()` block is open."""
         return self._session.depth > 0
 
+    @hosted_context
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[SQLiteServer, None]:
         """Open the file for a block. Blocks nest; leaving the outermost one also closes its consumers.
@@ -94,6 +96,7 @@ class SQLiteServer:
 
     # Messages
 
+    @hosted
     async def declare(self, queues: Iterable[str]) -> None:
         """Create the queues that do not exist yet. Idempotent."""
         if isinstance(queues, str):
@@ -109,22 +112,27 @@ class SQLiteServer:
         check_envelopes(envelopes)
         return await self._session.ask(Publication(list(envelopes), to_bodies(envelopes)))
 
+    @hosted
     async def counts(self, queue: str) -> Counts:
         """How many messages of the queue are in each place. Raises `QueueNotDeclared`. Takes time where many are."""
         return await self._session.look(lambda store: views.counts(store, queue))
 
+    @hosted
     async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
         """Look at messages without leasing them, in the order in which they would be handled."""
         return await self._session.look(lambda store: views.browse(store, queue, category, limit))
 
+    @hosted
     async def flush(self, queue: str) -> int:
         """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
         return await self._session.change(lambda store: views.flush(store, queue))
 
+    @hosted
     async def delete(self, queue: str) -> None:
         """Remove the queue with everything in it; late verdicts are refused. Where there is none, nothing happens."""
         await self._session.change(lambda store: views.delete(store, queue))
 
+    @hosted
     async def revive(self, queue: str, keys: Iterable[int] | None = None) -> list[BrokerRefused | None]:
         """Make dead messages ready again, as new ones (a ttl starts anew).
 
@@ -133,10 +141,12 @@ class SQLiteServer:
         chosen = None if keys is None else list(keys)
         return await self._session.change(lambda store: publishing.revive(store, queue, chosen))
 
+    @hosted
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
         await self._session.change(lambda store: store.directory.pause(queue, paused=True))
 
+    @hosted
     async def resume(self, queue: str) -> None:
         """Hand out its messages again."""
         await self._session.change(lambda store: store.directory.pause(queue, paused=False))

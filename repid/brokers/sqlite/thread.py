@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import InternalError, NotConnected, RepidError
@@ -58,7 +59,8 @@ class Thread:
             try:
                 self._work(connection)
             finally:
-                connection.close()
+                with suppress(sqlite3.Error):  # everything is in the file or its WAL already
+                    connection.close()
         except RepidError as error:
             reason = error
         except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever

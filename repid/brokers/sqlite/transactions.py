@@ -66,7 +66,10 @@ class Transactions:
             self._execute("ROLLBACK")
         except Exception as error:  # noqa: BLE001 - as above
             self._roll_back()
-            self._refuse(requests, error)
+            if isinstance(error, sqlite3.Error) and is_busy(error):  # being recovered: a writer has the patience
+                self._counter.put_back(requests, urgent=True)
+            else:
+                self._refuse(requests, error)
             return
         self._counter.put_back(wanting, urgent=True)
         self._hand_out([request for request in requests if not request.urgent])

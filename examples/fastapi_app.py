@@ -1,0 +1,59 @@
+"""FastAPI under asyncio: requests enqueue jobs and ask for their results; a worker runs in the lifespan.
+
+The API is the same as under trio; the actor is a task of FastAPI's own loop. To serve it: uvicorn fastapi_app:app
+
+Run it: python examples/fastapi_app.py
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+
+from repid import Connection, InMemoryServer, Job, Queue, Repid, Worker
+
+jobs = Repid(Connection(InMemoryServer()))
+worker = Worker(app=jobs, handle_signals=[])  # the signals are the web server's
+
+
+@worker.actor(queue="reports", store_result=True)
+async def word_count(text: str) -> int:
+    return len(text.split())
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async with jobs.magic(), asyncio.TaskGroup() as group:
+        await Queue("reports").declare()
+        group.create_task(worker.run())
+        yield
+        worker.stop()  # what runs may end
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/reports")
+async def order(text: str) -> dict[str, str]:
+    handle = await Job("word_count", queue="reports", args={"text": text}, app=jobs).enqueue()
+    return {"id": handle.id}
+
+
+@app.get("/reports/{id_}")
+async def fetch(id_: str) -> dict[str, int]:
+    result = await Job("word_count", queue="reports", id_=id_, app=jobs).result_as(int)
+    return {} if result is None else {"words": result.value}
+
+
+async def main() -> None:
+    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.post("/reports", params={"text": "to be or not to be"})
+        while not (report := (await client.get(f"/reports/{answer.json()['id']}")).json()):
+            await asyncio.sleep(0.01)
+    print(f"a report of {report['words']} words, and the worker has ended")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

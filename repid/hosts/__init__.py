@@ -1,0 +1,15 @@
+"""Other hosts than trio: the bridge between asyncio and the trio run that repid works in.
+
+Knows only trio and asyncio; the facades call it, the runtime does not know about it. From the bottom:
+
+* `crossing`: one call carried from an asyncio task to trio and back, with its result, exception and cancellation.
+* `guest`: trio as a guest of the running asyncio loop; one per loop, alive while somebody uses it.
+* `hosted`: what the facades put around their functions and context managers; detects the host at each call.
+* `tasks`: the other direction: a function that runs as an asyncio task while a trio task waits for it.
+* `loops`: the loops on which asyncio functions run: the host's, or where trio is the host one for them alone.
+"""
+
+from .hosted import at_home, crossing, hosted, hosted_context
+from .loops import MissingTrioAsyncioError, home, open_asyncio
+
+__all__ = ["MissingTrioAsyncioError", "at_home", "crossing", "home", "hosted", "hosted_context", "open_asyncio"]

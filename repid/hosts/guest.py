@@ -1,0 +1,125 @@
+"""Trio as a guest of the running asyncio loop: started on first use, ended with the last one."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from typing import Any
+
+import trio
+from outcome import Error, Outcome
+
+from .crossing import Bridge, Crossing, TrioEndedError, bridges, run_bridge, until
+
+
+async def join(loop: asyncio.AbstractEventLoop, user: object) -> Bridge:
+    """The bridge of the loop, ready to be used until `user` leaves it; a guest is started if there is none."""
+    while True:
+        bridge = bridges.get(loop)
+        if bridge is None:
+            bridge = Guest(loop)
+        if await bridge.join(user):
+            return bridge
+
+
+class Guest(Bridge):
+    """A trio run on an asyncio loop. It ends when nobody uses it any more, or with the loop.
+
+    It is owned by an asyncio task. When that is cancelled, which is what `asyncio.run` does at its end, those users
+    that are being cancelled too may finish first; then trio is cancelled, and its end waited for.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._users: dict[object, asyncio.Task[Any] | None] = {}
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._done: asyncio.Future[None] = loop.create_future()
+        self._closed = False
+        self._closing = trio.Event()
+        context = Context()  # of its own: the first caller's must not live as long as the guest
+        soon = partial(loop.call_soon, context=context)
+        threadsafe: Any = partial(loop.call_soon_threadsafe, context=context)
+        trio.lowlevel.start_guest_run(
+            self._run,
+            run_sync_soon_threadsafe=threadsafe,
+            run_sync_soon_not_threadsafe=soon,
+            done_callback=self._ended,
+            host_uses_signal_set_wakeup_fd=True,  # asyncio may, at any time; uvloop does
+        )
+        bridges[loop] = self
+        self._owner = loop.create_task(self._own(), name="repid: trio as a guest", context=Context())
+
+    async def join(self, user: object) -> bool:
+        """Count a user, and wait until the guest has started. False: it is ending; it has ended now."""
+        if self._closed:
+            await until(self._owner)
+            return False
+        self._users[user] = asyncio.current_task()
+        if not self._ready.done():
+            try:
+                await asyncio.wait([self._ready, self._done], return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                await self.leave(user)
+                raise
+        return True
+
+    async def leave(self, user: object) -> None:
+        """One user less; the last one ends the guest and waits for that."""
+        del self._users[user]
+        if not self._users:
+            self._close()
+            await until(self._owner)
+
+    def _close(self) -> None:
+        self._closed = True
+        self._closing.set()
+
+    async def _run(self) -> None:
+        run_bridge.set(self)
+        async with trio.open_nursery() as self.nursery:
+            self._ready.set_result(None)
+            await self._closing.wait()
+            self.nursery.cancel_scope.cancel()
+
+    def _ended(self, outcome: Outcome[None]) -> None:
+        """Trio is over. What breaks it is reported to all whom it concerns; Ctrl-C, if trio was told, to the loop."""
+        self._closed = True
+        if bridges.get(self.loop) is self:
+            del bridges[self.loop]
+        if isinstance(outcome, Error):
+            for user in self._users:
+                if isinstance(user, Crossing):
+                    error = TrioEndedError("trio has broken down")
+                    error.__cause__ = outcome.error
+                    user.fail(error)
+            if _is_interrupt(outcome.error):
+                self.loop.call_soon(_interrupt)
+        self._done.set_result(None)
+
+    async def _own(self) -> None:
+        try:
+            await asyncio.wait([self._done])
+        except asyncio.CancelledError:
+            while not self._closed and (leaving := self._leaving()):
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([self._done, *leaving], return_when=asyncio.FIRST_COMPLETED)
+            self._close()
+            with suppress(asyncio.CancelledError):  # another one says nothing new
+                await until(self._done)
+            raise
+
+    def _leaving(self) -> list[asyncio.Task[Any]]:
+        """The users that are being cancelled."""
+        return [task for task in self._users.values() if task is not None and task.cancelling() and not task.done()]
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(KeyboardInterrupt) is not None
+    return isinstance(error, KeyboardInterrupt)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,146 @@
+"""What the facades put around what they offer: under trio it is called as it is, under asyncio it crosses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from functools import partial, wraps
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import trio
+from sniffio import thread_local as library  # trio says here when it runs, and so does trio-asyncio when it does not
+
+from .crossing import Bridge, Crossing, TrioEndedError, run_bridge
+from .guest import join
+from .tasks import run_on
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def hosted(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A coroutine function of trio's that may also be awaited in an asyncio task."""
+
+    @wraps(function)
+    async def call(*arguments: P.args, **keywords: P.kwargs) -> T:
+        if library.name == "trio":
+            return await function(*arguments, **keywords)
+        return await _cross(partial(function, *arguments, **keywords))
+
+    return call
+
+
+def crossing(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The same for a function that is needed once: cheap to make."""
+    return partial(_call, function)
+
+
+async def _call(function: Callable[..., Awaitable[T]], *arguments: Any, **keywords: Any) -> T:
+    if library.name == "trio":
+        return await function(*arguments, **keywords)
+    return await _cross(partial(function, *arguments, **keywords))
+
+
+async def _cross(call: Callable[[], Awaitable[T]]) -> T:
+    crossing = Crossing(call)
+    bridge = await join(asyncio.get_running_loop(), crossing)
+    try:
+        crossing.start(bridge)
+        await crossing.wait()
+    finally:
+        await bridge.leave(crossing)
+    return crossing.value
+
+
+def hosted_context(
+    function: Callable[P, AbstractAsyncContextManager[T]],
+) -> Callable[P, AbstractAsyncContextManager[T]]:
+    """The same for what gives a context manager: it is entered and left in one trio task, its body runs in the
+    caller's.
+    """
+
+    @wraps(function)
+    def make(*arguments: P.args, **keywords: P.kwargs) -> AbstractAsyncContextManager[T]:
+        context = partial(function, *arguments, **keywords)
+        return context() if library.name == "trio" else HostedContext(context)
+
+    return make
+
+
+class HostedContext(AbstractAsyncContextManager[T], Generic[T]):
+    """A context manager of trio's, entered wherever `async with` is."""
+
+    _bridge: Bridge
+    _crossing: Crossing[None]
+    _value: T
+
+    def __init__(self, make: Callable[[], AbstractAsyncContextManager[T]]) -> None:
+        self._make = make
+        self._direct: AbstractAsyncContextManager[T] | None = None
+        self._error: BaseException | None = None
+
+    async def __aenter__(self) -> T:
+        if library.name == "trio":
+            self._direct = self._make()
+            return await self._direct.__aenter__()
+        self._crossing = Crossing(self._hold)
+        self._bridge = await join(asyncio.get_running_loop(), self._crossing)
+        try:
+            self._crossing.start(self._bridge)
+            await self._crossing.wait()
+        except BaseException:
+            await self._bridge.leave(self._crossing)
+            raise
+        return self._value
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if self._direct is not None:
+            return await self._direct.__aexit__(exc_type, exc, traceback)
+        self._error = exc
+        try:
+            if not self._crossing.finished:
+                self._bridge.to_trio(self._leaving.set)
+            await self._crossing.wait()
+        except BaseException as error:
+            if error is exc:
+                error.__traceback__ = traceback  # without its way through trio
+                return False
+            if isinstance(
+                error, TrioEndedError
+            ):  # a connection that is lost is told to the next call, not to the block
+                return False
+            raise
+        finally:
+            self._error = None
+            await self._bridge.leave(self._crossing)
+        return exc is not None
+
+    async def _hold(self) -> None:
+        self._leaving = trio.Event()
+        async with self._make() as self._value:
+            self._crossing.pause()
+            await self._leaving.wait()
+            if self._error is not None:
+                raise self._error
+
+
+def at_home(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The opposite: a function written for the host; called in a trio guest, it runs as a task of its host loop."""
+
+    async def call(*arguments: P.args, **keywords: P.kwargs) -> T:
+        bridge = run_bridge.get() if library.name == "trio" else None
+        if bridge is None:
+            return await function(*arguments, **keywords)
+        result: T = await run_on(bridge, _await, (function, *arguments), keywords)
+        return result
+
+    return call
+
+
+async def _await(function: Callable[..., Awaitable[T]], *arguments: Any, **keywords: Any) -> T:
+    """A coroutine, whatever the function gives."""
+    return await function(*arguments, **keywords)

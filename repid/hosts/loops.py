@@ -1,0 +1,236 @@
+"""The loops on which asyncio functions run, as the backends of actors: the host's, or one for them alone."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+import trio
+
+from .crossing import Bridge, bridges, run_bridge
+from .hosted import crossing
+from .tasks import run_on, wait_for
+
+log = logging.getLogger("repid.hosts")
+
+
+class HostTasks:
+    """Functions run as tasks of the host loop, whose guest trio is."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
+        return await run_on(self._bridge, function, arguments, keywords)
+
+    def away(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """`call`, to be awaited by a function that runs here; it itself runs in trio."""
+        return crossing(call)
+
+
+def home() -> HostTasks | None:
+    """Tasks of the host loop, where trio is its guest; None where trio itself is the host."""
+    bridge = run_bridge.get()
+    return None if bridge is None else HostTasks(bridge)
+
+
+class MissingTrioAsyncioError(ImportError):
+    """trio-asyncio is not installed."""
+
+
+class LoopTasks:
+    """Functions run as tasks of an asyncio loop that is there for them alone."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
+        loop = self._bridge.loop
+        task = asyncio.Task(_run(function, arguments, keywords), loop=loop, context=copy_context())
+        await wait_for(task)
+        return unwrap(task.result())
+
+
+async def _run(function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """An order to end the process is for the worker; raised in a task it would end the loop at once."""
+    try:
+        return await function(*arguments, **keywords)
+    except (KeyboardInterrupt, SystemExit) as order:
+        return _Order(order)
+
+
+class _Order:
+    def __init__(self, order: BaseException) -> None:
+        self.order = order
+
+
+def unwrap(result: Any) -> Any:
+    """What the function returned; raises the order it gave instead."""
+    if isinstance(result, _Order):
+        raise result.order
+    return result
+
+
+def open_asyncio() -> AbstractAsyncContextManager[LoopTasks | ThreadTasks]:
+    """An asyncio loop in a trio run: trio-asyncio's, or a private one where Python is too new for that.
+
+    Raises `MissingTrioAsyncioError`. Importing trio-asyncio patches asyncio in the whole process.
+    """
+    if sys.version_info >= (3, 14):
+        return open_private()
+    try:
+        trio_asyncio = importlib.import_module("trio_asyncio")
+    except ModuleNotFoundError as error:
+        raise MissingTrioAsyncioError from error
+    except Exception as error:  # noqa: BLE001  it looks into the internals of asyncio and trio, which change
+        log.warning("trio-asyncio cannot be imported, a private asyncio loop is used instead: %r", error)
+        return open_private()
+    return open_trio_asyncio(trio_asyncio)
+
+
+@asynccontextmanager
+async def open_trio_asyncio(trio_asyncio: Any) -> AsyncIterator[LoopTasks]:
+    """A loop of trio-asyncio. It outlives a cancellation around the block, so that its tasks can be cancelled first."""
+    leaving = trio.Event()
+
+    async def keep_loop(task_status: trio.TaskStatus[asyncio.AbstractEventLoop]) -> None:
+        with trio.CancelScope(shield=True):
+            async with trio_asyncio.open_loop() as loop:
+                loop.set_exception_handler(_log_exception)  # otherwise it ends the loop and the run
+                task_status.started(loop)
+                await leaving.wait()
+                await trio_asyncio.aio_as_trio(_end_tasks)()
+
+    async with _open_nursery() as nursery:
+        bridge = Bridge(await nursery.start(keep_loop))
+        try:
+            async with _open_nursery() as bridge.nursery:
+                bridges[bridge.loop] = bridge
+                yield LoopTasks(bridge)
+        finally:
+            del bridges[bridge.loop]
+            leaving.set()
+
+
+@asynccontextmanager
+async def _open_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery whose tasks do not fail: what its body raises comes out as it is, not in a group."""
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            except BaseException as error:
+                raised = error
+                raise
+    except BaseExceptionGroup:
+        if raised is None:
+            raise
+        raise raised from None
+    finally:
+        del raised
+
+
+async def _end_tasks() -> None:
+    """Cancel what actors have started and left behind, as `asyncio.run` does at its end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _log_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    log.error("in the asyncio loop of an actor: %s", context.get("message"), exc_info=error)
+
+
+class ThreadBridge(Bridge):
+    """Calls cross to and from a loop that runs in a thread of its own."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, token: trio.lowlevel.TrioToken) -> None:
+        super().__init__(loop)
+        self._token = token
+
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Start a trio task in the context of the caller."""
+        context, start = copy_context(), partial(self.nursery.start_soon, function)
+        self._token.run_sync_soon(lambda: context.run(start))
+
+    def to_trio(self, function: Callable[[], object]) -> None:
+        """Call a sync function in trio, soon."""
+        self._token.run_sync_soon(function)
+
+    def to_loop(self, function: Callable[[], object]) -> None:
+        """Call a sync function on the loop, soon."""
+        self.loop.call_soon_threadsafe(function)
+
+
+class ThreadTasks:
+    """Functions run as tasks of an asyncio loop in another thread."""
+
+    def __init__(self, bridge: ThreadBridge) -> None:
+        self._bridge = bridge
+
+    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
+        bridge, context = self._bridge, copy_context()
+        waiting = trio.lowlevel.current_task()
+        cancel: Callable[[], Any] | None = None
+        tasks: list[asyncio.Task[Any]] = []
+
+        def start() -> None:
+            task = asyncio.Task(_run(function, arguments, keywords), loop=bridge.loop, context=context)
+            task.add_done_callback(lambda _: bridge.to_trio(partial(trio.lowlevel.reschedule, waiting)))
+            tasks.append(task)
+
+        def cancel_task() -> None:
+            tasks[0].cancel()  # it has started by then
+
+        def abort(raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+            nonlocal cancel
+            cancel = raise_cancel
+            bridge.to_loop(cancel_task)
+            return trio.lowlevel.Abort.FAILED
+
+        bridge.to_loop(start)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if tasks[0].cancelled() and cancel is not None:
+            cancel()
+        return unwrap(tasks[0].result())
+
+
+@asynccontextmanager
+async def open_private() -> AsyncIterator[ThreadTasks]:
+    """A private loop of asyncio's own, in a thread. What runs on it must not touch trio, or the other thread's data."""
+    bridge = ThreadBridge(asyncio.new_event_loop(), trio.lowlevel.current_trio_token())
+    bridge.loop.set_exception_handler(_log_exception)
+    thread = threading.Thread(target=_run_loop, args=[bridge.loop], name="repid: asyncio", daemon=True)
+    thread.start()
+    try:
+        async with _open_nursery() as bridge.nursery:
+            bridges[bridge.loop] = bridge
+            yield ThreadTasks(bridge)
+    finally:
+        del bridges[bridge.loop]
+        bridge.loop.call_soon_threadsafe(bridge.loop.stop)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(thread.join)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    with suppress(RuntimeError), asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(_forever(loop))
+
+
+async def _forever(loop: asyncio.AbstractEventLoop) -> None:
+    await loop.create_future()

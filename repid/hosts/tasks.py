@@ -1,0 +1,129 @@
+"""A function that runs as an asyncio task, while a trio task waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import Context, copy_context
+from typing import Any, NoReturn
+
+import trio
+from sniffio import thread_local as library
+
+from .crossing import Bridge
+
+_NOTHING: Any = object()
+
+
+class Eager(Coroutine[Any, Any, Any]):
+    """A coroutine whose first step was made before its task came to it (as with `eager_start` of Python 3.12).
+
+    Most actors that wait for nothing end in that step. An order to end the process is kept for the worker, which
+    must give back its messages before it obeys; in a task it would stop the loop at once.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._first: Any = _NOTHING
+        self.ended = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)  # cr_frame and the like, for whoever prints a task
+
+    def begin(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        """Make the first step, as the task would."""
+        asyncio._enter_task(loop, task)  # noqa: SLF001  documented in "Extending asyncio"
+        runs, library.name = library.name, None
+        try:
+            self._first = context.run(self._coroutine.send, None)
+        except StopIteration as stop:
+            self.value, self.ended = stop.value, True
+        except BaseException as error:  # noqa: BLE001  it belongs to who waits
+            self.error, self.ended = error, True
+        finally:
+            library.name = runs
+            asyncio._leave_task(loop, task)  # noqa: SLF001
+
+    def send(self, value: Any) -> Any:
+        """The task's next step."""
+        if self.ended:
+            raise StopIteration
+        if self._first is not _NOTHING:
+            first, self._first = self._first, _NOTHING
+            return first
+        try:
+            return self._coroutine.send(value)
+        except (KeyboardInterrupt, SystemExit) as order:
+            self._keep(order)
+
+    def throw(self, *error: Any) -> Any:
+        """The task was cancelled, or what it awaited failed."""
+        if self.ended:
+            raise StopIteration
+        if self._first is not _NOTHING:
+            first, self._first = self._first, _NOTHING
+            if asyncio.isfuture(first):
+                first.cancel()
+        try:
+            return self._coroutine.throw(*error)
+        except (KeyboardInterrupt, SystemExit) as order:
+            self._keep(order)
+
+    def close(self) -> None:
+        """Abandoned with its loop."""
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self
+
+    def _keep(self, order: BaseException) -> NoReturn:
+        self.error = order
+        raise StopIteration from None
+
+
+async def run_on(
+    bridge: Bridge, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]
+) -> Any:
+    """Run a coroutine function as a task of the bridge's loop; called in trio, on the thread of the loop.
+
+    Cancelling cancels the task, and waits until it is really done.
+    """
+    loop = bridge.loop
+    coroutine = Eager(function(*arguments, **keywords))
+    context = copy_context()
+    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context)
+    coroutine.begin(task, loop, context)
+    if not coroutine.ended:
+        await wait_for(task)
+        if coroutine.error is None:
+            return task.result()
+    if coroutine.error is not None:
+        try:
+            raise coroutine.error
+        finally:
+            del coroutine
+    return coroutine.value
+
+
+async def wait_for(task: asyncio.Task[Any]) -> None:
+    """Wait in trio for a task of a loop of the same thread. Cancelled: cancels it and waits all the same.
+
+    Raises `trio.Cancelled` if the task ended cancelled because of that.
+    """
+    waiting = trio.lowlevel.current_task()
+    cancel: Callable[[], NoReturn] | None = None
+
+    def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+        nonlocal cancel
+        cancel = raise_cancel
+        task.cancel()
+        return trio.lowlevel.Abort.FAILED
+
+    task.add_done_callback(lambda _: trio.lowlevel.reschedule(waiting))
+    await trio.lowlevel.wait_task_rescheduled(abort)
+    if task.cancelled():
+        if cancel is not None:
+            cancel()
+        await trio.lowlevel.checkpoint()  # whoever cancelled the task may have cancelled us as well

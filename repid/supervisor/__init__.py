@@ -1,0 +1,16 @@
+"""Many worker processes, and the one that looks after them.
+
+* `running`: `run_app`, which runs a worker here or has it run by a supervisor.
+* `supervisor`: starts, replaces and stops processes. `restarts`: when, and when to give up; pure.
+* `process`: one process as the supervisor sees it. `child`: the same from inside.
+* `target`: how another process finds the app. `memory`: how much this one takes.
+
+The supervisor holds one end of a pipe to each process: what it says travels there (`stop`, `cut`), and its end says
+that the supervisor is no more. So a process need not guess what a signal means: one that came to it and to the
+supervisor alike, as Ctrl-C and systemd's do, still stops it just once.
+"""
+
+from .running import ProcessOptions, run_app
+from .target import find_target, load_app
+
+__all__ = ["ProcessOptions", "find_target", "load_app", "run_app"]

@@ -1,0 +1,163 @@
+"""A worker process from inside: what `python -c` starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import IO, Literal
+
+import msgspec
+import trio
+
+from ..runtime import Handle, Report
+from ..runtime.worker import unwrapped
+from .memory import resident
+from .process import Account, Brief
+from .target import AnyApp, load_target
+
+log = logging.getLogger("repid.processes")
+
+FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
+
+ORPHAN_TIME = 5.0
+"""Seconds a process has to release its jobs when its supervisor is no more."""
+
+_MEMORY_INTERVAL = 0.5
+
+is_child = False
+"""Whether this process was started by a supervisor."""
+
+
+def main() -> None:
+    """Run the worker that the first line of standard input describes, until that says otherwise or ends."""
+    global is_child  # noqa: PLW0603 - it is a fact about the process
+    is_child = True
+    pipe = os.fdopen(os.dup(0), "rb")
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    brief = msgspec.json.decode(pipe.readline(), type=Brief)
+    orders = Orders()
+    for number in brief.signals:  # from now on: none of them may end a process that is starting, or about to end
+        signal.signal(number, orders.on_signal)
+    threading.Thread(target=_listen, args=(pipe, orders), name="repid supervisor", daemon=True).start()
+    sys.argv = brief.argv
+    try:
+        app = load_target(brief.target)
+        configure_logging()
+        account = trio.run(_work, app, brief, orders)
+        file = Path(f"{brief.account}.part")
+        file.write_bytes(msgspec.json.encode(account))
+        file.rename(brief.account)
+    finally:
+        for number in brief.signals:
+            signal.signal(number, signal.SIG_IGN)  # else the interpreter's last steps restore what would kill it
+
+
+def configure_logging() -> None:
+    """Let the log be seen, if the program has not said how."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format=FORMAT)
+
+
+class Orders:
+    """What the supervisor wants, whether or not there is a worker yet that could do it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may interrupt its thread here
+        self._given: list[str] = []
+        self._signals = 0
+        self._carry_out: Callable[[str], None] | None = None
+
+    def give(self, order: str) -> None:
+        """Have an order carried out, now or as soon as there is a worker. Called in any thread."""
+        with self._lock:
+            self._given.append(order)
+            if self._carry_out is not None:
+                self._carry_out(order)
+
+    def on_signal(self, *_: object) -> None:
+        """A signal that came to this process itself. The first one stops, the second one ends the grace."""
+        self._signals += 1
+        self.give("stop" if self._signals == 1 else "cut")
+
+    def attach(self, carry_out: Callable[[str], None]) -> None:
+        """Who carries them out."""
+        with self._lock:
+            self._carry_out = carry_out
+            for order in self._given:
+                carry_out(order)
+
+
+def _listen(pipe: IO[bytes], orders: Orders) -> None:
+    for line in pipe:
+        orders.give(line.decode().strip())
+    orders.give("cut")  # the supervisor is no more
+    time.sleep(ORPHAN_TIME)
+    os._exit(1)
+
+
+async def _work(app: AnyApp, brief: Brief, orders: Orders) -> Account:
+    token = trio.lowlevel.current_trio_token()
+    report, recycled = Report(), None
+
+    async def work(task_status: trio.TaskStatus[Handle]) -> None:
+        nonlocal report
+        report = await app.run_worker(
+            server_name=brief.server_name,
+            handle_signals=(),
+            messages_limit=min(_or_inf(brief.messages_limit), _or_inf(brief.max_jobs)),
+            task_status=task_status,
+            **brief.worker,
+        )
+        nursery.cancel_scope.cancel()
+
+    def recycle(reason: Literal["memory"]) -> None:
+        nonlocal recycled
+        recycled = reason
+        handle.stop()
+
+    try:
+        async with app.magic(), trio.open_nursery() as nursery:
+            handle: Handle = await nursery.start(work)
+            log.info("worker %d has started", brief.number)
+            orders.attach(lambda order: _hand_on(token, handle.stop if order == "stop" else handle.cut_short))
+            if brief.max_memory is not None:
+                nursery.start_soon(_watch_memory, brief.max_memory, partial(recycle, "memory"))
+    except BaseExceptionGroup as group:
+        raise unwrapped(group) from None
+    log.info("worker %d has ended: %s", brief.number, summary(report))
+    if recycled is None and brief.max_jobs is not None and report.processed + report.abandoned >= brief.max_jobs:
+        return Account(report, "jobs")
+    return Account(report, recycled)
+
+
+def _hand_on(token: trio.lowlevel.TrioToken, function: Callable[[], None]) -> None:
+    with suppress(trio.RunFinishedError):
+        token.run_sync_soon(function)
+
+
+async def _watch_memory(limit: int, recycle: Callable[[], None]) -> None:
+    while resident() <= limit:  # noqa: ASYNC110 - the kernel sends no event for this
+        await trio.sleep(_MEMORY_INTERVAL)
+    log.info(
+        "this process takes %d MB, more than the %d it may: it ends and is replaced", resident() >> 20, limit >> 20
+    )
+    recycle()
+
+
+def _or_inf(limit: int | None) -> float:
+    return float("inf") if limit is None else limit
+
+
+def summary(report: Report) -> str:
+    """What of a report is worth a line: the counts that are not zero."""
+    counts = {name: count for name, count in msgspec.structs.asdict(report).items() if count}
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing was processed"

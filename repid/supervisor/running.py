@@ -1,0 +1,129 @@
+"""Running an app from blocking code: here, or in processes of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import sys
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypedDict
+
+import msgspec
+import trio
+
+from ..errors import ConfigurationError, MissingExtra, UsageError
+from ..names import check_count, check_flag
+from ..runtime import Handle, Report
+from ..worker import WorkerOptions, make_settings
+from . import child
+from .memory import resident
+from .process import Brief
+from .supervisor import Plan, Supervisor
+from .target import AnyApp, Target, find_target
+
+log = logging.getLogger("repid.processes")
+
+
+class ProcessOptions(TypedDict, total=False):
+    """In what processes a worker runs. With any of these a supervisor looks after them.
+
+    processes: so many at once. Default 1.
+    max_jobs: a process ends after so many runs, and another takes its place. Default: no limit.
+    max_memory: likewise when it takes so many bytes; looked at twice a second. Default: no limit.
+    reload: start anew when a Python file in or below the working directory changes (extra: reload). Default False.
+    target: where processes find the app, as "module:attribute". Default: it is looked for among the globals of the
+        program and of all modules.
+    """
+
+    processes: int
+    max_jobs: int | None
+    max_memory: int | None
+    reload: bool
+    target: str | None
+
+
+def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, options: WorkerOptions) -> Report:
+    """Run the app's actors until they are stopped or done; what was done, by all processes together."""
+    if child.is_child:
+        raise UsageError(
+            "run() was reached while a worker process imports the program: put it under "
+            '`if __name__ == "__main__":`, or every process would start others'
+        )
+    settings = make_settings(options, embedded=False)
+    count = int(_check_finite("processes", processes.get("processes", 1)))
+    if not app.server(server_name).capabilities.shared and count > 1:
+        raise ConfigurationError(
+            f"{count} processes need a server that processes share, and this one is in the memory of each: "
+            "take another one, such as SQLiteServer"
+        )
+    max_jobs, max_memory = processes.get("max_jobs"), processes.get("max_memory")
+    reload = check_flag("reload", processes.get("reload", False))
+    if max_jobs is not None:
+        _check_finite("max_jobs", max_jobs)
+    if max_memory is not None and resident() > _check_finite("max_memory", max_memory):
+        raise ConfigurationError(f"max_memory of {max_memory} bytes is less than the app takes when it starts")
+    if count == 1 and max_jobs is None and max_memory is None and not reload:
+        here: WorkerOptions = {**options, "handle_signals": settings.signals}
+        return trio.run(_run_here, app, server_name, here)
+    if reload and importlib.util.find_spec("watchfiles") is None:
+        raise MissingExtra("reload", "reload")
+    target = processes.get("target")
+    brief = Brief(
+        target=find_target(app) if target is None else Target(target),
+        number=0,
+        account="",
+        argv=sys.argv,
+        server_name=server_name,
+        worker=_plain(options),
+        signals=list(map(int, settings.signals)),
+        messages_limit=None if settings.messages_limit == math.inf else int(settings.messages_limit),
+        max_jobs=max_jobs,
+        max_memory=max_memory,
+    )
+    plan = Plan(
+        brief=brief,
+        processes=count,
+        grace=settings.graceful_shutdown_time,
+        signals=settings.signals,
+        burst=settings.burst,
+        watched=[Path.cwd()] if reload else [],
+    )
+    return trio.run(Supervisor(plan).run)
+
+
+async def _run_here(app: AnyApp, server_name: str | None, options: WorkerOptions) -> Report:
+    async with app.magic():
+        report: Report = await app.run_worker(server_name=server_name, task_status=_LogStart(), **options)
+    log.info("the worker has ended: %s", child.summary(report))
+    return report
+
+
+class _LogStart:
+    """Where a worker says that it has started."""
+
+    def started(self, _: Handle | None = None) -> None:
+        """It has."""
+        log.info("the worker has started")
+
+
+def _check_finite(name: str, value: float) -> float:
+    if check_count(name, value, least=1) == math.inf:
+        raise ConfigurationError(f"{name} must be finite: leave it out for no limit")
+    return value
+
+
+def _plain(options: WorkerOptions) -> dict[str, Any]:
+    """The options that go to the processes as they are, as JSON can hold them."""
+    apart: Iterable[str] = ("handle_signals", "messages_limit")
+    plain = {
+        name: value.total_seconds() if isinstance(value, timedelta) else value
+        for name, value in options.items()
+        if name not in apart
+    }
+    if plain.get("graceful_shutdown_time") == math.inf:
+        plain["graceful_shutdown_time"] = sys.float_info.max
+    msgspec.json.encode(plain)
+    return plain

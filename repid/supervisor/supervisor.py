@@ -1,0 +1,210 @@
+"""The process that looks after worker processes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import trio
+
+from ..errors import WorkersFailed
+from ..runtime import Report
+from ..runtime.signals import listen
+from ..runtime.worker import unwrapped
+from .process import Account, Brief, Order, Process
+from .restarts import Restarts
+
+log = logging.getLogger("repid.processes")
+
+MARGIN = 10.0
+"""Seconds a process has, after its grace, to settle and to close its connections. Then it is killed."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor runs: so many processes, each with this brief. `watched`: folders whose changes reload."""
+
+    brief: Brief
+    processes: int
+    grace: float
+    signals: Sequence[signal.Signals]
+    burst: bool = False
+    watched: Sequence[Path] = ()
+
+
+class Post:
+    """The place of one worker, which one process after another takes."""
+
+    def __init__(self, number: int, messages_limit: float) -> None:
+        self.number = number
+        self.left = messages_limit
+        self.restarts = Restarts()
+        self.process: Process | None = None
+        self.is_reloading = False
+        self.patience = trio.CancelScope()
+        self.wake = trio.Event()
+
+
+class Supervisor:
+    """Keeps the processes of a plan running until a signal stops them, or all of them are done.
+
+    The first signal stops every process at the same time, so that they share one grace; the second ends the grace.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        limit = plan.brief.messages_limit
+        self._posts = [Post(n + 1, math.inf if limit is None else limit) for n in range(plan.processes)]
+        self._is_stopping = False
+        self._report = Report()
+        self._failures: list[str] = []
+        self._no_more_changes = trio.Event()
+
+    async def run(self) -> Report:
+        """What all processes did together. Raises `WorkersFailed` if they did not all end well.
+
+        When it returns or raises none of them is running any more. Cancelled: they are cut short.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="repid-") as folder, listen(self._plan.signals, self._on_signal):
+                async with trio.open_nursery() as watching:
+                    if self._plan.watched:
+                        watching.start_soon(self._watch)
+                    async with trio.open_nursery() as posts:
+                        for post in self._posts:
+                            posts.start_soon(self._hold, post, Path(folder))
+                    self._no_more_changes.set()
+        except BaseExceptionGroup as group:
+            raise unwrapped(group) from None
+        if self._failures:
+            raise WorkersFailed("; ".join(self._failures), self._report)
+        return self._report
+
+    def _on_signal(self) -> None:
+        if self._is_stopping:
+            log.info("stopping at once: the grace is over")
+            self._tell_all("cut")
+        else:
+            log.info("stopping: %d worker(s) have %g s to end what they do", self._running, self._plan.grace)
+            self._stop()
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+        self._tell_all("stop")
+
+    @property
+    def _running(self) -> int:
+        return sum(post.process is not None for post in self._posts)
+
+    def _tell_all(self, order: Order) -> None:
+        for post in self._posts:
+            self._tell(post, order)
+
+    def _tell(self, post: Post, order: Order) -> None:
+        post.wake.set()
+        if post.process is not None:
+            bound = MARGIN if order == "cut" else MARGIN + self._plan.grace
+            post.patience.deadline = min(post.patience.deadline, trio.current_time() + bound)
+            post.process.tell(order)
+
+    async def _hold(self, post: Post, folder: Path) -> None:
+        """Run one process after another until no more is wanted."""
+        delay: float | None = 0.0
+        while delay is not None:
+            with trio.move_on_after(delay):
+                await post.wake.wait()
+            if self._is_stopping:
+                return
+            post.wake, post.patience, post.is_reloading = trio.Event(), trio.CancelScope(), False
+            post.process = process = Process(self._brief(post, folder))
+            log.debug("worker %d is process %d", post.number, process.pid)
+            try:
+                code = await self._wait(post, process)
+            finally:
+                post.process = None
+                await process.close(MARGIN)
+            delay = self._judge(post, process.pid, code, process.account())
+
+    def _brief(self, post: Post, folder: Path) -> Brief:
+        return msgspec.structs.replace(
+            self._plan.brief,
+            number=post.number,
+            account=str(folder / f"{post.number}.json"),
+            messages_limit=None if post.left == math.inf else int(post.left),
+        )
+
+    async def _wait(self, post: Post, process: Process) -> int:
+        with post.patience:
+            return await process.wait()
+        if self._is_stopping:
+            self._failures.append(f"worker {post.number} (process {process.pid}) did not end in time and was killed")
+        log.error("worker %d (process %d) did not end in time and is killed", post.number, process.pid)
+        process.kill()
+        return await process.wait()
+
+    def _judge(self, post: Post, pid: int, code: int, account: Account | None) -> float | None:
+        """What follows from the end of a process: seconds until the next one is started; None: there is none."""
+        if account is not None:
+            self._report = _sum(self._report, account.report)
+            post.left -= account.report.processed + account.report.abandoned
+        ended_well = code == 0 and account is not None
+        if self._is_stopping:
+            had_begun = -code not in self._plan.signals  # once it has, it handles these
+            if had_begun and not ended_well and not post.patience.cancel_called:
+                self._failures.append(f"worker {post.number} failed while it was stopping: {describe(code)}")
+            return None
+        if ended_well and account is not None:
+            if post.left <= 0:
+                return None
+            if account.recycled is not None:
+                log.info("worker %d is replaced: it has reached its limit (%s)", post.number, account.recycled)
+                return 0.0
+            if self._plan.burst and not post.is_reloading:
+                return None
+        return self._after_crash(post, pid, code)
+
+    def _after_crash(self, post: Post, pid: int, code: int) -> float | None:
+        if post.is_reloading:
+            return 0.0
+        if self._plan.watched:
+            log.error(
+                "worker %d (process %d) ended: %s; it is started at the next change", post.number, pid, describe(code)
+            )
+            return math.inf
+        delay = post.restarts.after_crash(trio.current_time())
+        if delay is not None:
+            log.error("worker %d (process %d) ended: %s; again in %g s", post.number, pid, describe(code), delay)
+            return delay
+        self._failures.append(f"worker {post.number} ended too often within a minute, the last time: {describe(code)}")
+        log.error(
+            "worker %d (process %d) ended: %s; that was once too often: giving up", post.number, pid, describe(code)
+        )
+        self._stop()
+        return None
+
+    async def _watch(self) -> None:
+        from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - an extra; `run_app` has looked whether it is there
+
+        async for changes in awatch(*self._plan.watched, watch_filter=PythonFilter(), stop_event=self._no_more_changes):
+            log.info("%s changed: reloading", ", ".join(sorted({Path(path).name for _, path in changes})))
+            for post in self._posts:
+                post.is_reloading = True
+                self._tell(post, "stop")
+
+
+def describe(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _sum(one: Report, other: Report) -> Report:
+    return Report(**{name: getattr(one, name) + getattr(other, name) for name in Report.__struct_fields__})

@@ -1,0 +1,127 @@
+"""How another process finds the app: as `module:attribute`, or in the program that is being run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import runpy
+import sys
+import types
+from pathlib import Path
+from typing import Any, Protocol, TypeGuard
+
+import msgspec
+
+from ..errors import ConfigurationError, did_you_mean
+from ..ports import Broker
+
+SPAWNED = "__mp_main__"
+"""What `__name__` is while a process imports the program: as with multiprocessing, `if __name__ == "__main__"` is not
+entered, and pickles find what the program defines."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where an app is. `main`: the program to be run first, as `python -m` name or as a path to a file."""
+
+    name: str
+    main_module: str | None = None
+    main_path: str | None = None
+
+
+class AnyApp(Protocol):
+    """An app, as far as that can be told."""
+
+    @property
+    def run_worker(self) -> Any:
+        """Runs its actors."""
+        ...
+
+    @property
+    def magic(self) -> Any:
+        """Opens its servers."""
+        ...
+
+    def server(self, server_name: str | None = None) -> Broker:
+        """The server of that name."""
+        ...
+
+
+def load_app(target: str) -> AnyApp:
+    """The app that `module:attribute` names; a function without arguments is called for it.
+
+    Raises `ConfigurationError` saying what is wrong with it. What the module itself raises comes through.
+    """
+    module_name, colon, attribute = target.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ConfigurationError(
+            f"{target!r} does not name an app: it takes module:attribute, such as myproject.jobs:app"
+        )
+    found: Any = _import(module_name)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            hint = did_you_mean(part, [name for name in vars(found) if not name.startswith("_")])
+            raise ConfigurationError(f"module {module_name!r} has no {attribute!r}{hint}")
+        found = getattr(found, part)
+    if isinstance(found, types.FunctionType):
+        found = found()
+    if not _is_app(found):
+        raise ConfigurationError(f"{target!r} is no Repid app, but {found!r}")
+    return found
+
+
+def _import(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # it is there, and imports something that is not
+        what = name if error.name == name else f"{name} (there is no {error.name})"
+        raise ConfigurationError(f"there is no module {what}: looked in {Path.cwd()} and in sys.path") from None
+
+
+def _is_app(value: object) -> TypeGuard[AnyApp]:
+    return not isinstance(value, type) and hasattr(value, "run_worker") and hasattr(value, "magic")
+
+
+def find_target(app: AnyApp) -> Target:
+    """Where another process finds this app: it must be a global of the program, or of a module that is imported.
+
+    Raises `ConfigurationError` if it is none.
+    """
+    main = sys.modules["__main__"]
+    others = [module for name, module in list(sys.modules.items()) if name not in {"__main__", SPAWNED}]
+    for module in [*others, main]:
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is app and isinstance(module, types.ModuleType):
+                return _main_target(main, name) if module is main else Target(f"{module.__name__}:{name}")
+    raise ConfigurationError(
+        "several processes need an app they can import, and this one is no global of any module: assign it at the "
+        'top level of one (app = Repid(...)), or name it: target="module:attribute", where the attribute may be a '
+        "function that makes it"
+    )
+
+
+def _main_target(main: types.ModuleType, name: str) -> Target:
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return Target(name, main_module=spec.name)
+    file = getattr(main, "__file__", None)
+    if file is None:
+        raise ConfigurationError("several processes need a program they can import, and this one is no file")
+    return Target(name, main_path=str(Path(file).absolute()))
+
+
+def load_target(target: Target) -> AnyApp:
+    """The app, in a process that was started to run it."""
+    if target.main_module is None and target.main_path is None:
+        return load_app(target.name)
+    module = types.ModuleType(SPAWNED)
+    if target.main_module is not None:
+        module.__dict__.update(runpy.run_module(target.main_module, run_name=SPAWNED, alter_sys=True))
+    else:
+        module.__dict__.update(runpy.run_path(str(target.main_path), run_name=SPAWNED))
+    sys.modules["__main__"] = sys.modules[SPAWNED] = module
+    found = getattr(module, target.name, None)
+    if not _is_app(found):
+        raise ConfigurationError(f"the program defines no app named {target.name!r} unless it is run as the main one")
+    return found

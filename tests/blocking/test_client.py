@@ -1,0 +1,340 @@
+"""The client for blocking callers, over real threads and forks. Real time, but little of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from repid import (
+    Client,
+    ConfigurationError,
+    Connection,
+    Counts,
+    DuplicateId,
+    Envelope,
+    InMemoryServer,
+    Job,
+    NotConnected,
+    Outcomes,
+    PayloadError,
+    Publish,
+    Queue,
+    QueueNotDeclared,
+    Repid,
+    ResultError,
+    Router,
+    SQLiteServer,
+    UsageError,
+)
+
+pytestmark = pytest.mark.real_time
+
+
+def add_actors(app: Repid) -> Repid:
+    router = Router()
+
+    @router.actor(store_result=True)
+    async def add(one: int, other: int) -> int:
+        return one + other
+
+    @router.actor
+    async def silent() -> None: ...
+
+    @router.actor(store_result=True)
+    async def hang() -> None:
+        await trio.sleep_forever()
+
+    app.include_router(router)
+    return app
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Repid:
+    return add_actors(Repid(Connection(SQLiteServer(tmp_path / "jobs.db", synchronous="NORMAL"))))
+
+
+@pytest.fixture
+def client(app: Repid) -> Iterator[Client]:
+    with app.sync() as client:
+        yield client
+
+
+def count(app: Repid, client: Client, queue: str = "default") -> Counts:
+    return client.call(Queue(queue, app=app).counts)
+
+
+def test_it_sends_what_the_app_sends(app: Repid, client: Client) -> None:
+    sent = [
+        client.send_message(channel="q", payload=b"1"),
+        client.send_message_json(channel="q", payload={"a": 1}, message_id="mine"),
+        *client.send_messages(channel="q", payloads=[b"1", b"2"]),
+        *client.send_messages_json(channel="q", payloads=(n for n in range(3))),
+    ]
+    assert sent[1].id == "mine"
+    assert count(app, client, "q").ready == len(sent) == 7
+
+
+def test_errors_come_through_bare(client: Client) -> None:
+    with pytest.raises(ConfigurationError):
+        client.send_message_json(channel="not a name")
+    with pytest.raises(PayloadError):
+        client.send_message_json(channel="q", payload=object())
+    with pytest.raises(QueueNotDeclared):
+        client.enqueue(Job("add", "nowhere"))
+    client.send_message_json(channel="q", message_id="mine")
+    with pytest.raises(DuplicateId):
+        client.send_message_json(channel="q", message_id="mine")
+
+
+def test_a_result_is_waited_for(client: Client) -> None:
+    job = Job("add", args={"one": 1, "other": 2}, id_="mine")
+    handle = client.enqueue(job)
+    with client.worker():
+        assert client.result(handle, timeout=10).value == 3
+    with pytest.raises(ConfigurationError, match="timeout"):
+        client.result(handle, timeout=-1)
+    assert client.result(handle).value == 3
+
+
+def test_a_result_that_does_not_come_in_time_is_a_timeout_error(client: Client) -> None:
+    handle = client.enqueue(Job("add"))
+    with pytest.raises(TimeoutError, match=r"JobHandle .* has not ended within 0.01 seconds"):
+        client.result(handle, timeout=0.01)
+
+
+def test_a_result_that_was_not_stored_is_an_error(app: Repid, client: Client) -> None:
+    job = Job("silent", app=app)
+    client.enqueue(job)
+    with client.worker(), pytest.raises(ResultError, match="store_result=True"):
+        client.result(job, timeout=10)
+
+
+def test_a_job_is_cancelled(app: Repid, client: Client) -> None:
+    handle = client.enqueue(Job("hang"))
+    with client.worker():
+        assert client.cancel(handle)
+        assert client.result(handle, timeout=10).state == "cancelled"
+
+
+def test_threads_share_it(app: Repid, client: Client) -> None:
+    def send() -> None:
+        for n in range(100):
+            client.send_message_json(channel="q", payload=n)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count(app, client, "q").ready == 800
+
+
+def test_threads_that_come_first_open_it_once(app: Repid) -> None:
+    client = app.sync()
+    start = threading.Barrier(8)
+    failures: list[BaseException] = []
+
+    def send() -> None:
+        start.wait()
+        try:
+            client.send_message_json(channel="q")
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test shows it
+            failures.append(error)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert [thread.name for thread in threading.enumerate()].count("repid client") == 1
+    client.close()
+
+
+def test_it_opens_at_the_first_call_and_anew_after_it_was_closed(app: Repid) -> None:
+    client = app.sync()
+    assert not client.is_open
+    for _ in range(2):
+        client.send_message_json(channel="q")
+        assert client.is_open
+        client.close()
+        client.close()
+        assert not client.is_open
+    assert not app.server().is_connected
+    assert count(app, client, "q").ready == 2
+    client.close()
+
+
+def test_what_opening_raises_is_raised_and_the_next_call_tries_again(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    path.mkdir()
+    client = Repid(Connection(SQLiteServer(path))).sync()
+    with pytest.raises(ConfigurationError, match="is a folder"):
+        client.send_message_json(channel="q")
+    path.rmdir()
+    client.send_message_json(channel="q")
+    client.close()
+
+
+def test_closing_ends_a_waiting_call(client: Client) -> None:
+    handle = client.enqueue(Job("add"))
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            client.result(handle)
+        except NotConnected as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join(0.1)
+    client.close()
+    thread.join(5)
+    assert [str(error) for error in errors] == ["the client was closed before this call was over"]
+
+
+async def test_in_a_thread_that_runs_trio_it_is_refused(app: Repid) -> None:
+    with pytest.raises(UsageError, match="would stop the trio loop"):
+        app.sync().send_message_json(channel="q")
+    with pytest.raises(UsageError, match="would stop the trio loop"):
+        app.run()
+
+
+def test_in_a_thread_that_runs_asyncio_it_is_refused(app: Repid) -> None:
+    async def main() -> None:
+        with pytest.raises(UsageError, match="would stop the asyncio loop"):
+            app.sync().send_message_json(channel="q")
+
+    asyncio.run(main())
+
+
+def test_a_sync_actor_calls_through_the_worker_that_runs_it(app: Repid) -> None:
+    client = app.sync()
+    router = Router()
+
+    @router.actor
+    def first() -> None:
+        client.send_message_json(channel="default", headers={"topic": "silent"})
+
+    app.include_router(router)
+    client.call(Queue(app=app).declare)
+    client.enqueue(Job("first"))
+    client.close()
+    assert app.run(messages_limit=2).succeeded == 2
+    assert not client.is_open
+
+
+def test_in_memory_the_client_runs_the_worker() -> None:
+    app = add_actors(Repid(Connection(InMemoryServer())))
+    with app.sync() as client, client.worker():
+        handle = client.enqueue(Job("add", args={"one": 1, "other": 2}))
+        assert client.result(handle, timeout=10).value == 3
+
+
+def test_what_keeps_a_worker_from_starting_is_raised(client: Client) -> None:
+    with pytest.raises(ConfigurationError, match="tasks_limit"), client.worker(tasks_limit=0):
+        raise AssertionError("it has started")
+
+
+def test_middlewares_see_the_context_of_the_caller(tmp_path: Path) -> None:
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request")
+    seen = []
+
+    def note(call_next: Publish, envelopes: Sequence[Envelope]) -> Awaitable[Outcomes]:
+        seen.append(request.get())
+        return call_next(envelopes)
+
+    app = Repid(Connection(SQLiteServer(tmp_path / "jobs.db")), producer_middlewares=[note])
+    with app.sync() as client:
+        request.set("mine")
+        client.send_message_json(channel="q")
+    assert seen == ["mine"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_opens_its_own_and_the_parent_goes_on(app: Repid, client: Client) -> None:
+    client.send_message_json(channel="q")
+    waiting = client.enqueue(Job("add", args={"one": 1, "other": 2}, app=app))
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(client.result(waiting, timeout=10).value))
+    thread.start()
+    thread.join(0.1)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            client.send_message_json(channel="q")
+            client.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    with client.worker():
+        thread.join(10)
+    assert results == [3]
+    assert count(app, client, "q").ready == 2
+
+
+SCRIPT = """
+import sys, threading
+from repid import Connection, Repid, SQLiteServer
+app = Repid(Connection(SQLiteServer(sys.argv[1])))
+client = app.sync()
+client.send_message_json(channel="q")
+%s
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["", "sys.exit()", "threading.Thread(target=lambda: client.send_message_json(channel='q')).start()"],
+    ids=["end", "exit", "thread"],
+)
+def test_a_client_that_nobody_closed_closes_at_the_exit_of_the_process(tmp_path: Path, end: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT % end, str(tmp_path / "jobs.db")],
+        capture_output=True,
+        timeout=4,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert not (tmp_path / "jobs.db-wal").exists()
+
+
+def test_run_owns_its_trio_run(app: Repid) -> None:
+    with app.sync() as client:
+        client.send_message_json(channel="default", headers={"topic": "silent"})
+    assert app.run(burst=True).succeeded == 1
+
+
+def test_run_refuses_several_processes_where_they_share_nothing() -> None:
+    with pytest.raises(ConfigurationError, match="4 processes need a server that processes share"):
+        Repid(Connection(InMemoryServer())).run(processes=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"server_name": "other", "max_jobs": 1}, "the app has no server named 'other'"),
+        ({"processes": 0}, "processes must be a whole number of at least 1"),
+        ({"processes": float("inf")}, "processes must be finite"),
+        ({"max_jobs": 0}, "max_jobs must be a whole number of at least 1"),
+        ({"max_memory": "512MB"}, "max_memory must be a whole number"),
+        ({"reload": 1}, "reload must be True or False"),
+        ({"tasks": 1}, "a worker has no option 'tasks'"),
+    ],
+)
+def test_run_says_which_option_is_wrong(app: Repid, options: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        app.run(**options)  # type: ignore[arg-type]

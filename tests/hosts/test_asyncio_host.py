@@ -1,0 +1,636 @@
+"""The documented programs under asyncio and uvloop: connecting, sending, jobs, results, workers, ends of all kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+from hosting import nothing_is_left
+
+from repid import (
+    Actor,
+    CallNext,
+    Connection,
+    Envelope,
+    InMemoryServer,
+    Job,
+    Message,
+    NoCurrentApp,
+    NotConnected,
+    Outcomes,
+    Publish,
+    Queue,
+    QueueNotDeclared,
+    Repid,
+    Router,
+    SQLiteServer,
+    Worker,
+)
+
+ROOT = Path(__file__).parents[2]
+NAME: ContextVar[str] = ContextVar("NAME", default="nobody")
+
+
+def make(**options: Any) -> tuple[Repid, Router]:
+    app = Repid(Connection(InMemoryServer()), **options)
+    router = Router()
+    app.include_router(router)
+    return app, router
+
+
+async def send(app: Repid, actor: str, **payload: Any) -> None:
+    await app.send_message_json(channel="default", payload=payload, headers={"topic": actor})
+
+
+async def counts(app: Repid) -> tuple[int, int, int, int]:
+    c = await Queue(app=app).counts()
+    return c.ready, c.scheduled, c.leased, c.dead
+
+
+def test_actors_are_tasks_of_the_host_loop(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+        seen: list[Any] = []
+        loop = asyncio.get_running_loop()
+
+        @router.actor
+        async def look(message: Message) -> None:
+            for _ in range(2):
+                assert asyncio.get_running_loop() is loop
+                seen.append(asyncio.current_task())
+                async with asyncio.timeout(5):
+                    await asyncio.sleep(0.001)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(asyncio.sleep(0.001))
+
+        async with app.magic():
+            await send(app, "look")
+            assert (await app.run_worker(messages_limit=1)).succeeded == 1
+        assert isinstance(seen[0], asyncio.Task)
+        assert seen[0] is seen[1]
+        assert seen[0] is not asyncio.current_task()
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_trio_actors_may_be_asked_for(run: Any) -> None:
+    async def main() -> None:
+        app = Repid(Connection(InMemoryServer()))
+        router = Router(backend="trio")
+
+        @router.actor
+        async def native(message: Message) -> None:
+            await trio.sleep(0.001)
+            await message.send_message_json(channel="default", headers={"topic": "hosted"})
+
+        @router.actor(backend="host")
+        async def hosted() -> None:
+            await asyncio.sleep(0.001)
+
+        app.include_router(router)
+        async with app.magic():
+            await send(app, "native")
+            assert (await app.run_worker(messages_limit=2)).succeeded == 2
+
+    run(main())
+
+
+def test_the_job_api_works(run: Any) -> None:
+    worker = Worker(burst=True)
+
+    @worker.actor(store_result=True)
+    async def divide(a: int, b: int, message: Message) -> float:
+        await message.progress(1, 2, "half done")
+        await asyncio.sleep(0.001)
+        return a / b
+
+    async def main() -> None:
+        app = Repid(Connection(InMemoryServer()))
+        with pytest.raises(NoCurrentApp):
+            await Queue().declare()
+        async with app.magic():
+            with pytest.raises(QueueNotDeclared):
+                await Job("divide").enqueue()
+            await Queue().declare()
+            good = await Job("divide", args={"a": 84, "b": 2}).enqueue()
+            bad = await Job("divide", args={"a": 1, "b": 0}).enqueue()
+            gone = await Job("divide", args={"a": 1, "b": 1}).enqueue()
+            assert await gone.cancel()
+            assert await good.result is None
+            assert await Queue().size() == 2
+            assert (await worker.run()).processed == 2
+            assert (await good.wait()).value == 42
+            assert [status.state async for status in good.watch()] == ["success"]
+            failure = (await bad.wait()).failure
+            assert failure is not None
+            assert failure.type == "ZeroDivisionError"
+            assert [m.envelope.id for m in await Queue().get_messages("dead")] == [bad.id]
+            assert await Queue().requeue() == 1
+            await Job("divide", id_="tick", deferred_by=60).enqueue()
+            assert [s.schedule.name for s in await app.schedules.list()] == ["tick"]
+            await app.schedules.remove("tick")
+        with pytest.raises(NotConnected):
+            await send(app, "divide")
+        with pytest.raises(NoCurrentApp):
+            await Queue().declare()
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_a_watch_sees_a_worker_that_runs_beside_it(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+
+        @router.actor(store_result=True)
+        async def slow() -> str:
+            await asyncio.sleep(0.05)
+            return "done"
+
+        async with app.magic():
+            worker = asyncio.create_task(app.run_worker(messages_limit=1))
+            handle = await Job("slow").enqueue()
+            states = [status.state async for status in handle.watch()]
+            assert states[-2:] == ["running", "success"]
+            assert (await worker).succeeded == 1
+
+    run(main())
+
+
+def test_durable_jobs_work(run: Any, tmp_path: Path) -> None:
+    async def main() -> None:
+        app = Repid(Connection(SQLiteServer(tmp_path / "jobs.db")))
+        worker = Worker(app=app, burst=True)
+
+        @worker.actor(store_result=True)
+        async def double(number: int) -> int:
+            await asyncio.sleep(0)
+            return 2 * number
+
+        async with app.servers.default.connection():
+            await Queue(app=app).declare()
+            handles = await asyncio.gather(*(Job("double", args={"number": i}, app=app).enqueue() for i in range(50)))
+            assert (await worker.run()).succeeded == 50
+            assert [(await handle.wait()).value for handle in handles] == list(range(0, 100, 2))
+        assert nothing_is_left()
+
+    run(main())
+
+
+@pytest.mark.parametrize("verb", ["ack", "nack", "reject", "retry", "reply_json"])
+def test_the_verbs_of_a_message_work_in_an_asyncio_actor(run: Any, verb: str) -> None:
+    async def main() -> None:
+        app, router = make()
+
+        @router.actor(retries=1)
+        async def act(message: Message) -> None:
+            if message.attempt == 1:
+                await asyncio.sleep(0)
+                await message.send_message_json(channel="other")
+                if verb in {"ack", "reply_json"}:
+                    await message.outbox.send_message_json(channel="other")
+                await getattr(message, verb)(
+                    *[0] * (verb == "retry"), **{"channel": "other"} if "reply" in verb else {}
+                )
+                assert message.is_acted_on
+
+        async with app.magic():
+            await send(app, "act")
+            report = await app.run_worker(messages_limit=1)
+            assert report.processed == 1
+            expected = {"ack": 2, "reply_json": 3}.get(verb, 1)
+            assert await Queue("other", app=app).size() == expected
+
+    run(main())
+
+
+def test_middlewares_run_on_the_host_loop_whatever_they_go_around(run: Any) -> None:
+    async def main() -> None:
+        log: list[str] = []
+
+        async def around(call_next: CallNext, message: Message, actor: Actor) -> Any:
+            assert asyncio.current_task() is not None
+            await asyncio.sleep(0.001)
+            log.append(actor.name)
+            result = await call_next(message, actor)
+            await asyncio.sleep(0.001)
+            return result
+
+        async def around_sending(call_next: Publish, envelopes: Sequence[Envelope]) -> Outcomes:
+            assert asyncio.current_task() is not None
+            await asyncio.sleep(0.001)
+            log.append("send")
+            return await call_next(envelopes)
+
+        app = Repid(Connection(InMemoryServer()), middlewares=[around], producer_middlewares=[around_sending])
+        router = Router()
+
+        @router.actor
+        async def on_host(message: Message) -> None:
+            await asyncio.sleep(0)
+            await message.send_message_json(channel="default", headers={"topic": "native"})
+
+        @router.actor(backend="trio")
+        async def native(message: Message) -> None:
+            await trio.lowlevel.checkpoint()
+            await message.outbox.send_message_json(channel="default", headers={"topic": "threaded"})
+
+        @router.actor
+        def threaded(message: Message) -> None:
+            time.sleep(0.001)
+
+        app.include_router(router)
+        async with app.magic():
+            await send(app, "on_host")
+            assert (await app.run_worker(messages_limit=3)).succeeded == 3
+            await Job("on_host").enqueue()
+        assert log == ["send", "on_host", "send", "native", "send", "threaded", "send"]
+
+    run(main())
+
+
+def test_every_run_has_a_context_of_its_own(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+        seen: list[Any] = []
+
+        @router.actor
+        async def look() -> None:
+            seen.append(NAME.get())
+            NAME.set("set by an actor")
+            await asyncio.sleep(0)
+            assert NAME.get() == "set by an actor"
+
+        NAME.set("Ada")
+        async with app.magic():
+            for _ in range(3):
+                await send(app, "look")
+            await app.run_worker(messages_limit=3)
+        assert seen == ["Ada"] * 3
+
+    run(main())
+
+
+def test_a_timeout_cancels_the_task_and_waits_for_its_end_before_it_is_settled(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+        log: list[str] = []
+
+        @router.actor(timeout=0.05, retries=1, retry_policy=lambda _: 0.0)
+        async def hang(message: Message) -> None:
+            log.append(f"start {message.attempt}")
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.05)
+                log.append(f"end {message.attempt}")
+                raise
+
+        async with app.magic():
+            await send(app, "hang")
+            report = await app.run_worker(messages_limit=2)
+            assert (report.retried, report.processed) == (1, 2)
+            dead = await Queue().get_messages("dead")
+        assert log == ["start 1", "end 1", "start 2", "end 2"]
+        assert "timeout" in str(dead[0].failure)
+
+    run(main())
+
+
+def test_what_actors_raise_decides_as_under_trio(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+
+        @router.actor
+        async def at_once() -> None:
+            raise ValueError("at once")
+
+        @router.actor
+        async def later() -> None:
+            await asyncio.sleep(0)
+            raise ValueError("later")
+
+        @router.actor
+        async def cancels_itself() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+        @router.actor
+        async def group() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(later())
+
+        async with app.magic():
+            for name in ("at_once", "later", "cancels_itself", "group"):
+                await send(app, name)
+            assert (await app.run_worker(messages_limit=4)).failed == 4
+            dead = {m.envelope.topic: m.failure and m.failure.type for m in await Queue().get_messages("dead")}
+        assert dead == {
+            "at_once": "ValueError",
+            "later": "ValueError",
+            "cancels_itself": "CancelledError",
+            "group": "ExceptionGroup",
+        }
+
+    run(main())
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_order_to_exit_releases_the_message_and_leaves_the_loop(run: Any, at_once: bool) -> None:
+    app, router = make()
+
+    @router.actor
+    async def leave() -> None:
+        if not at_once:
+            await asyncio.sleep(0)
+        raise SystemExit(3)
+
+    async def main() -> None:
+        async with app.magic():
+            await send(app, "leave")
+            await app.run_worker()
+
+    with pytest.raises(SystemExit):
+        run(main())
+
+    async def look() -> None:
+        async with app.magic():
+            assert await counts(app) == (1, 0, 0, 0)
+
+    run(look())
+
+
+def test_cancelling_the_embedding_task_skips_the_grace_and_releases(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+        log: list[str] = []
+
+        @router.actor
+        async def hang() -> None:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                await asyncio.sleep(0.01)
+                log.append("ended")
+
+        async with app.magic():
+            await send(app, "hang")
+            worker = asyncio.create_task(app.run_worker())
+            while (await counts(app))[2] == 0:
+                await asyncio.sleep(0.005)
+            worker.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await worker
+            assert log == ["ended"]
+            assert await counts(app) == (1, 0, 0, 0)
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_a_failing_sibling_in_a_task_group_ends_the_worker(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+
+        @router.actor
+        async def hang() -> None:
+            await asyncio.sleep(3600)
+
+        async def fail() -> None:
+            while (await counts(app))[2] == 0:
+                await asyncio.sleep(0.005)
+            raise ValueError
+
+        async with app.magic():
+            await send(app, "hang")
+            with pytest.raises(ExceptionGroup) as caught:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(app.run_worker())
+                    group.create_task(fail())
+            assert caught.group_contains(ValueError)
+            assert await counts(app) == (1, 0, 0, 0)
+
+    run(main())
+
+
+def test_the_end_of_the_loop_releases_what_an_embedded_worker_runs(run: Any) -> None:
+    app, router = make()
+
+    @router.actor
+    async def hang() -> None:
+        await asyncio.sleep(3600)
+
+    async def main() -> None:
+        async def work() -> None:
+            async with app.magic():
+                await send(app, "hang")
+                await app.run_worker()
+
+        kept.append(asyncio.create_task(work()))
+        async with app.magic():
+            while (await counts(app))[2] == 0:
+                await asyncio.sleep(0.005)
+
+    kept: list[Any] = []
+    run(main())
+
+    async def look() -> None:
+        async with app.magic():
+            assert await counts(app) == (1, 0, 0, 0)
+            assert (await Queue(app=app).get_messages())[0].attempt == 1
+
+    run(look())
+
+
+def test_stop_gives_the_actors_their_grace_and_its_end_cancels_them(run: Any) -> None:
+    async def main() -> None:
+        app = Repid(Connection(InMemoryServer()))
+        worker = Worker(app=app, graceful_shutdown_time=0.2)
+        log: list[str] = []
+
+        @worker.actor
+        async def work(seconds: float) -> None:
+            try:
+                await asyncio.sleep(seconds)
+                log.append("finished")
+            except asyncio.CancelledError:
+                log.append("cancelled")
+                raise
+
+        async with app.magic():
+            running = asyncio.create_task(worker.run())
+            await Queue().declare()
+            await send(app, "work", seconds=0.1)
+            await send(app, "work", seconds=100)
+            while (await counts(app))[2] < 2:
+                await asyncio.sleep(0.005)
+            worker.stop()
+            report = await running
+            assert (report.succeeded, report.released) == (1, 1)
+        assert log == ["finished", "cancelled"]
+
+    run(main())
+
+
+def test_threads_left_behind_are_told_apart_also_under_middlewares(run: Any) -> None:
+    import threading
+
+    async def main() -> None:
+        async def around(call_next: CallNext, message: Message, actor: Actor) -> Any:
+            return await call_next(message, actor)
+
+        app = Repid(Connection(InMemoryServer()), middlewares=[around])
+        worker = Worker(app=app, graceful_shutdown_time=0.05)
+        release = threading.Event()
+
+        @worker.actor
+        def stubborn() -> None:
+            release.wait(10)
+
+        async with app.magic():
+            running = asyncio.create_task(worker.run())
+            await Queue().declare()
+            await send(app, "stubborn")
+            while (await counts(app))[2] == 0:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)
+            worker.stop()
+            report = await running
+            release.set()
+            assert (report.abandoned, report.released) == (1, 0)
+
+    run(main())
+
+
+def test_two_workers_and_many_senders_share_the_guest(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+        done: list[int] = []
+
+        @router.actor
+        async def count(number: int) -> None:
+            await asyncio.sleep(0.001)
+            done.append(number)
+
+        async with app.magic(), asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(app.run_worker(messages_limit=100))
+            for number in range(200):
+                group.create_task(send(app, "count", number=number))
+        assert sorted(done) == list(range(200))
+
+    run(main())
+
+
+PROGRAM = """
+import asyncio, signal, sys, time
+from repid import InMemoryServer, Repid, Router, Connection
+app = Repid(Connection(InMemoryServer()))
+router = Router()
+
+@router.actor
+async def work(seconds: float) -> None:
+    print("started", flush=True)
+    try:
+        await asyncio.sleep(seconds)
+        print("finished", flush=True)
+    except asyncio.CancelledError:
+        print("cancelled", flush=True)
+        raise
+
+app.include_router(router)
+
+async def main() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    async with app.magic():
+        await app.send_message_json(channel="default", payload={"seconds": float(sys.argv[1])}, headers={"topic": "work"})
+        report = await app.run_worker(graceful_shutdown_time=30)
+        print(report.succeeded, report.released, flush=True)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+if sys.argv[2] == "uvloop":
+    import uvloop
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+else:
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_signal_drains_and_a_second_one_cuts_short(loop: str, number: signal.Signals, twice: bool) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, "100" if twice else "0.5", loop],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(number)
+        if twice:
+            time.sleep(0.2)
+            process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (out.split(), err, process.returncode) == (
+        ["cancelled", "0", "1"] if twice else ["finished", "1", "0"],
+        "",
+        0,
+    )
+
+
+def documented() -> list[object]:
+    """The README's programs and the examples that use nothing of trio's but `trio.run(main)`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    programs = {f"README-{i}": code for i, code in enumerate(blocks)}
+    programs |= {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")}
+    return [
+        pytest.param(code, id=name)
+        for name, code in sorted(programs.items())
+        if "trio.run(main)" in code and set(re.findall(r"trio\.(\w+)", code)) <= {"run", "sleep"}
+    ]
+
+
+@pytest.mark.parametrize("program", documented())
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_documented_program_works_unchanged_under_asyncio(program: str, loop: str, tmp_path: Path) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    ported = program.replace("trio.run(main)", f"{loop}.run(main())").replace("trio.sleep", "asyncio.sleep")
+    ported = re.sub(r"^import trio$", f"import asyncio, {loop}", ported, flags=re.MULTILINE)
+    path = tmp_path / "program.py"
+
+    def output(code: str, *options: str) -> tuple[int, str, list[str]]:
+        path.write_text(code, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, *options, str(path)],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stderr, sorted(done.stdout.splitlines())
+
+    assert output(ported, "-W", "error") == output(program)

@@ -1,0 +1,467 @@
+"""The bridge itself: what crosses, what is waited for, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+import trio
+from hosting import nothing_is_left
+
+from repid.hosts import at_home, crossing, hosted, hosted_context
+
+NAME: ContextVar[str] = ContextVar("NAME", default="nobody")
+
+
+@hosted
+async def double(number: int) -> int:
+    """Waits for trio."""
+    await trio.sleep(0.001)
+    return 2 * number
+
+
+@hosted
+async def fail() -> None:
+    await trio.lowlevel.checkpoint()
+    raise KeyError("gone")
+
+
+@asynccontextmanager
+async def plain_room(log: list[str]) -> AsyncIterator[trio.lowlevel.Task]:
+    task = trio.lowlevel.current_task()
+    log.append("in")
+    try:
+        await trio.lowlevel.checkpoint()
+        yield task
+    except KeyError as error:
+        log.append(f"saw {error}")
+        raise
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.001)
+        assert trio.lowlevel.current_task() is task
+        log.append("out")
+
+
+room = hosted_context(plain_room)
+
+
+def test_a_result_comes_back_and_nothing_is_left(run: Any) -> None:
+    async def main() -> None:
+        assert await double(21) == 42
+        assert nothing_is_left()
+        assert await double(number=4) == 8
+
+    run(main())
+
+
+async def test_under_trio_the_call_is_made_as_it_is() -> None:
+    task = trio.lowlevel.current_task()
+
+    async def which() -> trio.lowlevel.Task:
+        return trio.lowlevel.current_task()
+
+    assert await hosted(which)() is task
+    assert await crossing(which)() is task
+    assert await at_home(which)() is task
+    log: list[str] = []
+    async with room(log) as inside:
+        assert inside is task
+
+
+def test_a_coroutine_made_outside_of_any_loop_runs_wherever_it_is_awaited() -> None:
+    assert asyncio.run(double(3)) == 6
+    assert trio.run(double, 4) == 8
+
+
+def test_a_context_manager_made_outside_of_trio_can_be_entered_in_it() -> None:
+    log: list[str] = []
+    context = room(log)
+
+    async def main() -> None:
+        async with context as task:
+            assert task is trio.lowlevel.current_task()
+
+    trio.run(main)
+    assert log == ["in", "out"]
+
+
+def test_an_exception_comes_back_as_it_is(run: Any) -> None:
+    async def main() -> None:
+        with pytest.raises(KeyError, match="gone") as caught:
+            await fail()
+        assert "fail" in {entry.name for entry in caught.traceback}
+        assert nothing_is_left()
+
+    run(main())
+
+
+@pytest.mark.parametrize("order", [SystemExit, KeyboardInterrupt])
+def test_an_order_to_end_the_process_reaches_asyncio(run: Any, order: type[BaseException]) -> None:
+    @hosted
+    async def leave() -> None:
+        await trio.lowlevel.checkpoint()
+        raise order
+
+    with pytest.raises(order):
+        run(leave())
+
+
+def test_the_callers_context_variables_are_seen(run: Any) -> None:
+    async def main() -> None:
+        async def name() -> str:
+            await trio.lowlevel.checkpoint()
+            return NAME.get()
+
+        async def ask(as_: str) -> str:
+            NAME.set(as_)
+            return await crossing(name)()
+
+        async with room([]):
+            assert await asyncio.gather(*(ask(str(i)) for i in range(10))) == [str(i) for i in range(10)]
+            assert await crossing(name)() == "nobody"
+
+    run(main())
+
+
+def test_a_cancelled_call_is_waited_for_and_raises_the_original_cancellation(run: Any) -> None:
+    log: list[str] = []
+
+    @hosted
+    async def sleep() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.02)
+            log.append("ended")
+
+    async def main() -> None:
+        task = asyncio.create_task(sleep())
+        await asyncio.sleep(0.01)
+        task.cancel("enough")
+        await asyncio.sleep(0.005)
+        task.cancel("at once!")  # changes nothing
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        assert caught.value.args == ("enough",)
+        assert log == ["ended"]
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_an_error_wins_over_a_cancellation(run: Any) -> None:
+    @hosted
+    async def fail_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("lost")
+
+    async def main() -> None:
+        task = asyncio.create_task(fail_when_cancelled())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(KeyError, match="lost"):
+            await task
+
+    run(main())
+
+
+def test_a_timeout_of_asyncio_cancels_a_call(run: Any) -> None:
+    async def main() -> None:
+        async with room([]):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await crossing(trio.sleep_forever)()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(crossing(trio.sleep_forever)(), 0.01)
+
+    run(main())
+
+
+def test_a_call_cancelled_before_it_starts_never_runs(run: Any) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(double(1))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        task = asyncio.create_task(double(1))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_a_sibling_that_fails_cancels_a_call_in_a_task_group(run: Any) -> None:
+    async def main() -> None:
+        async def fail_soon() -> None:
+            await asyncio.sleep(0.01)
+            raise ValueError("sibling")
+
+        with pytest.raises(ExceptionGroup) as caught:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(crossing(trio.sleep_forever)())
+                group.create_task(fail_soon())
+        assert [repr(error) for error in caught.value.exceptions] == ["ValueError('sibling')"]
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_a_context_manager_is_entered_and_left_in_one_trio_task_while_the_body_runs_here(run: Any) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        async with room(log) as inside, room(log) as other:
+            assert isinstance(inside, trio.lowlevel.Task)
+            assert inside is not other
+            assert asyncio.current_task() is task
+            log.append(str(await double(2)))
+        assert nothing_is_left()
+
+    run(main())
+    assert log == ["in", "in", "4", "out", "out"]
+
+
+def test_a_context_manager_sees_the_error_of_its_body(run: Any) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        error = KeyError("body")
+        with pytest.raises(KeyError) as caught:
+            async with room(log):
+                raise error
+        assert caught.value is error
+        with pytest.raises(asyncio.CancelledError):
+            async with room(log):
+                raise asyncio.CancelledError
+
+    run(main())
+    assert log == ["in", "saw 'body'", "out", "in", "out"]
+
+
+def test_a_context_manager_may_swallow_or_replace_the_error_of_its_body(run: Any) -> None:
+    @hosted_context
+    @asynccontextmanager
+    async def forgiving() -> AsyncIterator[None]:
+        try:
+            yield
+        except KeyError:
+            pass
+        except ValueError as error:
+            raise TypeError("replaced") from error
+
+    async def main() -> None:
+        async with forgiving():
+            raise KeyError
+        with pytest.raises(TypeError, match="replaced"):
+            async with forgiving():
+                raise ValueError
+
+    run(main())
+
+
+def test_a_context_manager_that_cannot_be_entered_leaves_nothing(run: Any) -> None:
+    @hosted_context
+    @asynccontextmanager
+    async def closed() -> AsyncIterator[None]:
+        await trio.lowlevel.checkpoint()
+        raise OSError("no server")
+        yield
+
+    async def main() -> None:
+        with pytest.raises(OSError, match="no server"):
+            async with closed():
+                raise AssertionError
+        assert nothing_is_left()
+
+    run(main())
+
+
+@pytest.mark.parametrize("ticks", range(12))
+def test_entering_may_be_cancelled_at_any_moment(run: Any, ticks: int) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        async def use() -> None:
+            async with room(log):
+                await asyncio.sleep(3600)
+
+        task = asyncio.create_task(use())
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert nothing_is_left()
+
+    run(main())
+    assert log in (["in", "out"], [])
+
+
+def test_one_guest_serves_all_tasks_of_a_loop_and_ends_with_the_last_of_them(run: Any) -> None:
+    async def main() -> None:
+        async def token() -> object:
+            await trio.lowlevel.checkpoint()
+            return trio.lowlevel.current_trio_token()
+
+        async with room([]):
+            assert len({id(each) for each in await asyncio.gather(*(crossing(token)() for _ in range(5)))}) == 1
+        assert nothing_is_left()
+        tokens = await asyncio.gather(*(crossing(token)() for _ in range(5)))
+        assert len({id(each) for each in tokens}) == 1
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_a_hundred_calls_that_come_and_go_without_a_connection_all_succeed(run: Any) -> None:
+    async def main() -> None:
+        async def come_and_go(number: int) -> None:
+            for _ in range(3):
+                await asyncio.sleep(number % 7 / 1000)
+                assert await double(number) == 2 * number
+
+        await asyncio.gather(*(come_and_go(i) for i in range(100)))
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_at_the_end_of_the_loop_tasks_in_the_middle_of_calls_may_clean_up(run: Any) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        async def use() -> None:
+            async with room(log):
+                try:
+                    await crossing(trio.sleep_forever)()
+                finally:
+                    log.append(str(await double(3)))
+
+        use_task = asyncio.create_task(use())
+        await asyncio.sleep(0.02)
+        assert not use_task.done()
+
+    run(main())
+    assert log == ["in", "6", "out"]
+
+
+def test_a_generator_that_is_left_open_ends_with_the_loop(run: Any) -> None:
+    log: list[str] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        async with room(log):
+            yield 1
+            yield 2
+
+    async def main() -> None:
+        generator = numbers()
+        assert await anext(generator) == 1
+        kept.append(generator)
+
+    kept: list[object] = []
+    run(main())
+    assert log == ["in", "out"]
+
+
+def test_cancelling_every_other_task_from_within_a_block_does_not_hang(run: Any) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        async with room(log):
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others, timeout=5)
+        log.append("done")
+
+    run(main())
+    assert log == ["in", "out", "done"]
+
+
+def test_loops_in_several_threads_have_guests_of_their_own() -> None:
+    import threading
+
+    results: list[int] = []
+
+    def work() -> None:
+        async def main() -> None:
+            async with room([]):
+                results.extend([await double(i) for i in range(20)])
+
+        asyncio.run(main())
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(results) == sorted(list(range(0, 40, 2)) * 3)
+
+
+def test_a_loop_that_is_run_by_hand_and_closed_is_left_clean() -> None:
+    loop = asyncio.new_event_loop()
+    log: list[str] = []
+
+    async def main() -> None:
+        async with room(log):
+            await double(1)
+
+    loop.run_until_complete(main())
+    loop.run_until_complete(main())
+    loop.close()
+    gc.collect()
+    assert log == ["in", "out"] * 2
+
+
+def test_outside_of_any_loop_the_error_says_so() -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        double(1).send(None)
+
+
+def test_a_function_of_the_host_called_in_the_guest_runs_as_a_task_of_the_loop(run: Any) -> None:
+    async def main() -> None:
+        @at_home
+        async def at_asyncio() -> str:
+            await asyncio.sleep(0.001)
+            task = asyncio.current_task()
+            assert task is not None
+            return NAME.get()
+
+        @hosted
+        async def in_trio() -> str:
+            await trio.lowlevel.checkpoint()
+            return await at_asyncio()
+
+        NAME.set("Ada")
+        assert await in_trio() == "Ada"
+        assert await at_asyncio() == "Ada"
+
+    run(main())
+
+
+def test_the_hosts_know_only_trio_and_asyncio() -> None:
+    import ast
+    from pathlib import Path
+
+    import repid.hosts
+
+    allowed = {"asyncio", "trio", "sniffio", "outcome", "__future__"} | set(sys.stdlib_module_names)
+    for path in Path(repid.hosts.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                assert node.module.split(".")[0] in allowed, path
+            assert not (isinstance(node, ast.ImportFrom) and node.level > 1), path

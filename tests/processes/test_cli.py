@@ -1,0 +1,138 @@
+"""The command line: what it teaches, and one clear line for what is wrong with its use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aids_supervisor import Program
+
+pytestmark = pytest.mark.real_time
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    program = Program(tmp_path)
+    yield program
+    program.close()
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def repid(program: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Runs the command line in this process, which takes less time: exit code, output, errors."""
+    from repid.__main__ import main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["repid", *arguments])
+        with pytest.raises(SystemExit) as error:
+            main()
+        code = error.value.code
+        assert code is None or isinstance(code, int)
+        return code or 0, *capsys.readouterr()
+
+    monkeypatch.chdir(program.folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield run
+    sys.modules.pop("jobs", None)
+
+
+def start_repid(program: Program, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output, errors of a process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "repid", *arguments],
+        cwd=program.folder,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=20,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_help_teaches_with_examples(repid: Command) -> None:
+    code, output, _ = repid("--help")
+    assert code == 0
+    assert "repid worker shop.jobs:app --processes 4" in output
+
+
+def test_the_help_of_the_worker_tells_the_exit_codes(repid: Command) -> None:
+    code, output, _ = repid("worker", "--help")
+    assert code == 0
+    assert "Exit codes:" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nowhere:app"], "there is no module nowhere: looked in "),
+        (["nowhere.deep:app"], "there is no module nowhere.deep (there is no nowhere): looked in "),
+        (["jobs:ap"], "module 'jobs' has no 'ap' (did you mean 'app'?)"),
+        (["jobs"], "'jobs' does not name an app: it takes module:attribute, such as myproject.jobs:app"),
+        (["jobs:Router"], "'jobs:Router' is no Repid app, but <class "),
+        (["jobs:app", "--server", "other"], "the app has no server named 'other'; there are: default"),
+        (["jobs:app", "--max-memory", "1MB"], "max_memory of 1048576 bytes is less than the app takes"),
+    ],
+)
+def test_wrong_use_is_one_clear_line_and_exit_code_2(repid: Command, arguments: list[str], text: str) -> None:
+    code, output, errors = repid("worker", *arguments)
+    assert (code, output) == (2, "")
+    assert errors.startswith(f"repid: {text}")
+    assert errors.count("\n") == 1
+
+
+def test_an_error_inside_the_module_shows_its_traceback(program: Program) -> None:
+    (program.folder / "broken.py").write_text("import not_there", encoding="utf-8")
+    code, _, errors = start_repid(program, "worker", "broken:app")
+    assert code == 1
+    assert "ModuleNotFoundError: No module named 'not_there'" in errors
+
+
+def test_a_missing_extra_is_named(program: Program) -> None:
+    (program.folder / "typer.py").write_text("raise ModuleNotFoundError(name='typer')", encoding="utf-8")
+    code, _, errors = start_repid(program, "--help")
+    assert (code, errors) == (2, "repid: the command line needs typer: pip install 'repid-trio[cli]'\n")
+
+
+def test_one_worker_runs_until_nothing_is_left(program: Program) -> None:
+    program.send("slow", [{"number": 1, "seconds": 0}])
+    code, _, errors = start_repid(program, "worker", "jobs:app", "--burst")
+    assert code == 0
+    assert "the worker has started" in errors
+    assert "the worker has ended: 1 processed, 1 succeeded" in errors
+
+
+def test_queues_dead_and_requeue(program: Program, repid: Command) -> None:
+    program.send("slow", [{"number": "[one]"}])
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    code, output, _ = repid("queues", "jobs:app", "--json")
+    assert code == 0
+    assert json.loads(output) == {"default": {"ready": 0, "scheduled": 0, "leased": 0, "dead": 1, "paused": False}}
+    assert "default" in repid("queues", "jobs:app")[1]
+    code, output, _ = repid("dead", "jobs:app", "default")
+    assert code == 0
+    assert "PayloadError" in output
+    assert repid("requeue", "jobs:app", "default", "unknown")[0] == 2
+    assert repid("requeue", "jobs:app", "default")[1] == "1 message(s) are ready again\n"
+    assert program.counts() == (1, 0)
+
+
+def test_a_queue_that_does_not_exist_is_one_clear_line(repid: Command) -> None:
+    code, _, errors = repid("queues", "jobs:app", "nothing")
+    assert code == 1
+    assert errors.startswith("repid: queue 'nothing' is not declared")
+
+
+@pytest.mark.parametrize(("text", "size"), [("512MB", 512 << 20), ("1.5G", 3 << 29), ("2k", 2048), ("300", 300)])
+def test_a_size_is_understood(text: str, size: int) -> None:
+    from repid.cli import parse_size
+
+    assert parse_size(text) == size
