@@ -220,9 +220,11 @@ def raise_refused(outcomes: Outcomes) -> None:
 async def publish_declaring(broker: Broker, envelopes: Sequence[Envelope]) -> Outcomes:
     """Publish; queues that turn out not to be declared are declared, and theirs published then."""
     outcomes = await broker.publish(envelopes)
-    if not any(isinstance(outcome, QueueNotDeclared) for outcome in outcomes):
+    if not any(outcomes):  # errors are true, None is not
         return outcomes
     missing = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, QueueNotDeclared)]
+    if not missing:
+        return outcomes
     await broker.declare({envelopes[i].queue for i in missing})
     for i, outcome in zip(missing, await broker.publish([envelopes[i] for i in missing]), strict=True):
         outcomes[i] = outcome

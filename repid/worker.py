@@ -113,9 +113,10 @@ async def run_actors(
         await trio.lowlevel.checkpoint()
         return Report()
 
+    own = app.publisher(broker, declare=True)
+
     def publisher(server_name: str | None) -> Any:
-        target = broker if server_name is None else app.server(server_name)
-        return app.publisher(target, declare=True)
+        return own if server_name is None else app.publisher(app.server(server_name), declare=True)
 
     outlet = Outlet(publisher, app.around, app.result_store)
     started = partial(task_status.started, handle)

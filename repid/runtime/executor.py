@@ -219,6 +219,7 @@ class Executor:
             for _ in range(CHECKPOINTS_PER_RUN):
                 if trap is not CHECKPOINT:
                     break
+                self._share()
                 trap = context.run(coroutine.send, await forward(trap))
             self._wait_for(run)
             value = await drive(context, coroutine, trap)
@@ -230,6 +231,13 @@ class Executor:
         else:
             self._disarm(run)
             self._returned(run, value)
+
+    def _share(self) -> None:
+        """A run yields to others: let there be others, who yield in the same turn, if there is enough to do for two."""
+        if len(self._batch) >= RUNS_PER_CHECKPOINT:
+            half = len(self._batch) // 2
+            later, self._batch = self._batch[:half], self._batch[half:]
+            self._crew.give(later)
 
     def _wait_for(self, run: Run) -> None:
         """The run waits for something: its timeout is watched from now on, and others take over the batch."""
@@ -283,8 +291,12 @@ class Executor:
 
     def _returned(self, run: Run, value: Any) -> None:
         role = run.role
-        if role.is_plain and not run.delivery.envelope.options.store_result:
-            self._settler.put(Settlement(run.delivery, ACK))  # the same as below, for the many
+        message = run.message
+        if role.is_plain and not run.delivery.envelope.options.store_result:  # the same as below, for the many
+            if message is None:
+                self._settler.put(Settlement(run.delivery, ACK))
+            elif not message.is_acted_on:
+                self._settler.put(Settlement(run.delivery, ACK, message.close(ACK)))
             self._done(run)
             return
         payload = b"null"

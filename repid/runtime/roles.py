@@ -51,7 +51,7 @@ class Role:
         self.needs_message = actor.plan.takes_message or bool(actor.middlewares)
         self.slots: CapacityLimiter | None = getattr(backend, "slots", None)
         self.start = _starter(actor, backend, backends.home)
-        self.is_plain = actor.mode == "auto" and not self.needs_message and not actor.store_result
+        self.is_plain = actor.mode == "auto" and not actor.store_result
         self.starts_at_once = self.slots is None and actor.mode != "ack_first"
         self.busy = 0
         self.claimed = 0
