@@ -2,6 +2,7 @@
 
 * `memory`: in this process, gone with it.
 * `sqlite`: in a file, for the processes of one machine.
+* `checks`: what callers hand in to either.
 """
 
 from .memory import InMemoryMessageBroker, InMemoryServer

@@ -7,7 +7,7 @@ Synchronous and pure; time comes in as an argument:
 * `channel`: the queues. `dead`: the dead messages by id. `results`: results until they expire.
 * `places`: how a message gets from one place to another, and comes to its end.
 * `store`: what may be done to messages. `schedules`: the schedules and their ticks. `views`: looking at all that.
-* `watching`: whom to call when a message or result changes. `checks`: what callers hand in.
+* `watching`: whom to call when a message or result changes.
 
 And the async shell around it:
 

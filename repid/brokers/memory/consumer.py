@@ -11,7 +11,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled, e
 from ...delivery import Delivery, Progress, Settlement
 from ...errors import ConfigurationError
 from ...ports import Verdict
-from .checks import check_settlements
+from ..checks import check_settlements
 from .session import Session
 from .taker import Taker
 from .waiting import Waiter

@@ -25,8 +25,8 @@ from ...ports import (
     Topics,
 )
 from ...retry import seconds
+from ..checks import check_envelopes, check_results
 from . import views
-from .checks import check_envelopes, check_results
 from .consumer import InMemoryConsumer
 from .schedules import Schedules
 from .session import Session

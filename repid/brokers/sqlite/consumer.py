@@ -12,7 +12,7 @@ import trio
 from ...delivery import Delivery, Progress, Settlement
 from ...errors import BrokerError, ConfigurationError, NotConnected
 from ...ports import Topics, Verdict
-from ..memory.checks import check_settlements
+from ..checks import check_settlements
 from . import claiming, settling
 from .requests import Request
 from .rows import pack, to_bodies

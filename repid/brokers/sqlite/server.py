@@ -29,7 +29,7 @@ from ...ports import (
     Topics,
 )
 from ...retry import seconds
-from ..memory.checks import check_envelopes
+from ..checks import check_envelopes
 from . import publishing, results, schedules, views
 from .clock import MICRO, Clock
 from .consumer import SQLiteConsumer, open_consumer

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from ...delivery import Ack, Cancel, DeadLetter, NewResult, Release, Retry, Settlement
-from ...envelope import NO_OPTIONS, Envelope
-from ...errors import ConfigurationError, InternalError
+from ..delivery import Ack, Cancel, DeadLetter, NewResult, Release, Retry, Settlement
+from ..envelope import NO_OPTIONS, Envelope
+from ..errors import ConfigurationError, InternalError
 
 _DISPOSITIONS = frozenset({Ack, Retry, Release, DeadLetter, Cancel})
 
