@@ -97,7 +97,7 @@ class Ledger:
         self.held -= 1
         self.running += 1
         self.started += 1
-        if self.started >= self.messages_limit:
+        if self.held <= self._refill_at or self.started >= self.messages_limit:
             self.notify()
 
     def withdrawn(self) -> None:

@@ -20,14 +20,17 @@ WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
 earliest, so waiting for a message must not take long."""
 
+MEMORY = 1.0
+"""Seconds after which half of a look-ahead is forgotten. Runs that are alike end in waves, with pauses in between."""
+
 
 class Reader:
     """Claims for the crew.
 
-    It claims for executors that are free, and ahead as many as ended during the last round trip to the broker: so
-    runs that are short never wait for the broker, and long ones hoard nothing that another worker could run. It
-    asks again when half of what it may hold is used up. No claim can exceed `messages_limit`: it counts runs
-    started, and what is held might be started.
+    It claims for executors that are free, and ahead twice as many as ended during a round trip to the broker, since it
+    asks again when half of what it may hold is used up: so runs that are short never wait for the broker, and long
+    ones hoard nothing that another worker could run. No claim can exceed `messages_limit`: it counts runs started,
+    and what is held might be started.
     """
 
     def __init__(self, consumer: Consumer, crew: Crew, *, burst: bool) -> None:
@@ -36,6 +39,7 @@ class Reader:
         self._ledger = crew.ledger
         self._burst = burst
         self._ahead = 0
+        self._learned = 0.0
         self._finished = self._waited = 0
         self._scope: trio.CancelScope | None = None
         crew.on_leave = self._widen
@@ -74,7 +78,9 @@ class Reader:
         """Learn from the round trip that has just ended: from the moment there was room to the moment it is filled."""
         ledger = self._ledger
         ended = ledger.finished - ledger.noticed
-        self._ahead = min(max(ended, self._ahead * 7 // 8), ledger.tasks_limit)
+        now = trio.current_time()
+        remembered = self._ahead * 0.5 ** ((now - self._learned) / MEMORY) if self._ahead else 0
+        self._ahead, self._learned = min(max(2 * ended, int(remembered)), ledger.tasks_limit), now
         self._crew.spread = 2 * (ledger.waited - self._waited) > ledger.finished - self._finished
         self._finished = ledger.noticed = ledger.finished
         self._waited = ledger.waited

@@ -485,3 +485,23 @@ async def test_a_worker_hoards_nothing_that_another_could_run(app: Repid, router
         for _ in range(2):
             nursery.start_soon(partial(app.run_worker, burst=True, tasks_limit=10))
     assert trio.current_time() - started == 10
+
+
+async def test_free_executors_get_what_is_sent_while_others_run(app: Repid, router: Router) -> None:
+    started: list[int] = []
+
+    @router.actor
+    async def slow(i: int) -> None:
+        started.append(i)
+        await trio.sleep(100)
+
+    for i in range(6):
+        await send(app, "slow", i=i)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(app.run_worker, tasks_limit=10))
+        await trio.sleep(1)
+        for i in range(6, 10):
+            await send(app, "slow", i=i)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert sorted(started) == list(range(10))
