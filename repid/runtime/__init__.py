@@ -7,7 +7,7 @@
 
 * `worker`: `serve`, which nests all of this; `ledger`: the account of every delivery, and the report.
 * `roles`: actors as this worker runs them, and which message goes to which.
-* `drive`, `backends`: how a call runs: in its own context, in a thread, in a process. `failures`: what it raises.
+* `backends`: functions that run elsewhere: in a thread, in a process. `failures`: what an actor raises.
 """
 
 from .backends import Elsewhere

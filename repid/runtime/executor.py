@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Coroutine
+import types
+from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import trio
@@ -35,7 +36,6 @@ from ..errors import LeaseLost, PayloadError
 from ..inject import Message
 from .backends import abandoned
 from .crew import Crew, Desk
-from .drive import CHECKPOINT, drive, forward
 from .failures import failure_of, log_failure, split, stops_the_worker
 from .roles import Role
 from .timer import Cause
@@ -48,6 +48,9 @@ TIME_PER_CHECKPOINT = 0.001
 
 CHECKPOINTS_PER_RUN = 4
 """A run may yield to others so often before it counts as one that waits for something."""
+
+CHECKPOINT: Any = trio.lowlevel.cancel_shielded_checkpoint().send(None)  # noqa: ASYNC105  its first step by hand
+"""What a coroutine yields that waits for nothing and only lets others run: it is resumed in the next turn."""
 
 
 class Run(msgspec.Struct, eq=False, gc=False):
@@ -67,10 +70,6 @@ class Run(msgspec.Struct, eq=False, gc=False):
         if self.acked_first or (self.message is not None and self.message.is_acted_on):
             return Phase.DECIDED
         return Phase.RUNNING
-
-
-_Pending: TypeAlias = tuple[Context, Coroutine[Any, Any, Any], Any]
-"""A coroutine that waits for something: its context, itself, and what it has yielded."""
 
 
 class Executor:
@@ -136,10 +135,9 @@ class Executor:
                 run = self._admit(self._batch.pop())
                 if run is not None:
                     self._run = run
-                    at_once = run.role.starts_at_once
-                    pending = self._call(run) if at_once else None
-                    if pending is not None or not at_once:
-                        await (self._prepare_and_run(run) if pending is None else self._finish(run, pending))
+                    rest = self._call(run) if run.role.starts_at_once else self._prepare_and_run(run)
+                    if rest is not None:
+                        await rest
                         if self._cause is not None:
                             return
                         runs, due = 0, clock() + TIME_PER_CHECKPOINT
@@ -196,8 +194,8 @@ class Executor:
         if role.limit is not None:
             self._crew.leave(role)
 
-    def _call(self, run: Run) -> _Pending | None:
-        """Start the actor's coroutine. If it ends without waiting for anything, all is done; else: what to go on with."""
+    def _call(self, run: Run) -> Awaitable[None] | None:
+        """Start the actor's coroutine; what to await for the rest of it. None: it waited for nothing, all is done."""
         context = self._crew.context.copy()
         run.called = True
         try:
@@ -210,27 +208,33 @@ class Executor:
             self._failed(run, error)
             return None
         run.context = context
-        return context, coroutine, trap
+        return self._finish(run, context, coroutine, trap)
 
-    async def _finish(self, run: Run, pending: _Pending) -> None:
-        """Go on with a run that has not ended at once."""
-        context, coroutine, trap = pending
+    @types.coroutine
+    def _finish(
+        self, run: Run, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any
+    ) -> Generator[Any, Any, None]:
+        """Go on with a coroutine that has yielded `trap`. Each step runs in its own context, as part of this task."""
         try:
             for _ in range(CHECKPOINTS_PER_RUN):
                 if trap is not CHECKPOINT:
                     break
                 self._share()
-                trap = context.run(coroutine.send, await forward(trap))
+                trap = context.run(coroutine.send, (yield trap))
             self._wait_for(run)
-            value = await drive(context, coroutine, trap)
+            while True:
+                try:
+                    outcome = yield trap
+                except BaseException as error:  # noqa: BLE001  whatever is thrown in belongs to the coroutine
+                    trap = context.run(coroutine.throw, error)
+                else:
+                    trap = context.run(coroutine.send, outcome)
         except StopIteration as stop:
+            self._disarm(run)
             self._returned(run, stop.value)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._disarm(run)
             self._failed(run, error)
-        else:
-            self._disarm(run)
-            self._returned(run, value)
 
     def _share(self) -> None:
         """A run yields to others: let there be others, who yield in the same turn, if there is enough to do for two."""
@@ -270,9 +274,9 @@ class Executor:
             if run.delivery in self._ledger.cancelled_leases:
                 self._conclude(run, CancelRequested())
                 return
-            pending = self._call(run)
-            if pending is not None:
-                await self._finish(run, pending)
+            rest = self._call(run)
+            if rest is not None:
+                await rest
         finally:
             if slots is not None:
                 slots.release_on_behalf_of(run)

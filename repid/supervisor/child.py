@@ -19,6 +19,7 @@ import trio
 
 from ..runtime import Handle, Report
 from ..runtime.worker import unwrapped
+from .collector import spared_collector
 from .memory import resident
 from .process import Account, Brief
 from .target import AnyApp, load_target
@@ -52,7 +53,8 @@ def main() -> None:
     try:
         app = load_target(brief.target)
         configure_logging()
-        account = trio.run(_work, app, brief, orders)
+        with spared_collector():
+            account = trio.run(_work, app, brief, orders)
         file = Path(f"{brief.account}.part")
         file.write_bytes(msgspec.json.encode(account))
         file.rename(brief.account)

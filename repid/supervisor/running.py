@@ -19,6 +19,7 @@ from ..names import check_count, check_flag
 from ..runtime import Handle, Report
 from ..worker import WorkerOptions, make_settings
 from . import child
+from .collector import spared_collector
 from .memory import resident
 from .process import Brief
 from .supervisor import Plan, Supervisor
@@ -67,7 +68,8 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
         raise ConfigurationError(f"max_memory of {max_memory} bytes is less than the app takes when it starts")
     if count == 1 and max_jobs is None and max_memory is None and not reload:
         here: WorkerOptions = {**options, "handle_signals": settings.signals}
-        return trio.run(_run_here, app, server_name, here)
+        with spared_collector():
+            return trio.run(_run_here, app, server_name, here)
     if reload and importlib.util.find_spec("watchfiles") is None:
         raise MissingExtra("reload", "reload")
     target = processes.get("target")
