@@ -3,77 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from .bridge import Bridge, Carrier
 
-NAME = "repid: a call from asyncio"
+T = TypeVar("T")
 
 
 class TrioEndedError(RuntimeError):
     """Trio was cancelled while a call was under way: the asyncio loop is ending."""
 
 
-class Bridge:
-    """Where the calls of one asyncio loop cross: into a nursery of trio's, here one of the same thread."""
-
-    nursery: trio.Nursery
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-
-    async def join(self, user: object) -> bool:  # noqa: ARG002
-        """Somebody is about to cross; the nursery stays until they `leave`. False: it is not there any more."""
-        return True
-
-    async def leave(self, user: object) -> None:
-        """They are done."""
-
-    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Start a trio task in the context of the caller; called on the loop."""
-        self.nursery.start_soon(function, name=NAME)
-
-    def to_trio(self, function: Callable[[], object]) -> None:
-        """Call a sync function in trio; called on the loop."""
-        function()
-
-    def to_loop(self, function: Callable[[], object]) -> None:
-        """Call a sync function on the loop; called in trio."""
-        function()
-
-
-bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
-"""The bridge of each loop that has one now."""
-
-run_bridge: trio.lowlevel.RunVar[Bridge | None] = trio.lowlevel.RunVar("repid_bridge", default=None)
-"""In a trio run that is the guest of a loop: their bridge."""
-
-
 class Crossing(Generic[T]):
     """One call. `start` and `wait` make all of it; a context manager pauses in the middle, and is waited for twice."""
 
-    __slots__ = ("_answer", "_bridge", "_call", "_scope", "error", "finished", "value")
+    __slots__ = ("_answer", "_bridge", "call", "carrier", "error", "finished", "value")
 
     value: T
+    carrier: Carrier
 
     _bridge: Bridge
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
-        self._call = call
-        self._scope = trio.CancelScope()
+        self.call = call
         self._answer: asyncio.Future[None] | None = None
         self.error: BaseException | None = None
         self.finished = False
 
     def start(self, bridge: Bridge) -> None:
-        """Start the trio task."""
+        """Have a trio task carry it out, in a copy of the present context."""
         self._bridge = bridge
-        bridge.spawn(self._carry_out)
+        bridge.carry(self)
 
     async def wait(self) -> None:
         """Wait until the call has paused or finished. Raises what it raised.
@@ -92,31 +57,34 @@ class Crossing(Generic[T]):
             try:
                 raise self.error
             finally:
-                self._call = _nothing  # or the error's traceback holds itself
+                self.call = _nothing  # or the error's traceback holds itself
 
     async def _see_through(self) -> None:
-        self._bridge.to_trio(self._scope.cancel)
+        self._bridge.to_trio(self._cancel)
         while not self.finished:
             self._answer = self._bridge.loop.create_future()
             with suppress(asyncio.CancelledError):  # it is being cancelled already
                 await self._answer
 
+    def _cancel(self) -> None:
+        self.carrier.cancel(self)
+
     def pause(self) -> None:
         """Called in trio: what was called is half done, and goes on when it is told to."""
         self._bridge.to_loop(self._resume)
+
+    def break_off(self, error: BaseException) -> None:
+        """Called in trio: it has raised. A cancellation that is not the caller's is trio's end."""
+        self.error = _without_cancellation(error)
+
+    def end(self) -> None:
+        """Called in trio: it is over."""
+        self._bridge.to_loop(self._finished)
 
     def fail(self, error: BaseException) -> None:
         """Trio has broken down: the call will never end."""
         self.error = self.error or error
         self._finished()
-
-    async def _carry_out(self) -> None:
-        try:
-            with self._scope:
-                self.value = await self._call()
-        except BaseException as error:  # noqa: BLE001  whatever it is, it belongs to the caller
-            self.error = _without_cancellation(error)
-        self._bridge.to_loop(self._finished)
 
     def _finished(self) -> None:
         self.finished = True

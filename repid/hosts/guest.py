@@ -11,7 +11,8 @@ from typing import Any
 import trio
 from outcome import Error, Outcome
 
-from .crossing import Bridge, Crossing, TrioEndedError, bridges, run_bridge, until
+from .bridge import Bridge, bridges, run_bridge
+from .crossing import Crossing, TrioEndedError, until
 
 
 async def join(loop: asyncio.AbstractEventLoop, user: object) -> Bridge:
@@ -20,8 +21,14 @@ async def join(loop: asyncio.AbstractEventLoop, user: object) -> Bridge:
         bridge = bridges.get(loop)
         if bridge is None:
             bridge = Guest(loop)
-        if await bridge.join(user):
+        if bridge.enter(user) or await bridge.join(user):
             return bridge
+
+
+async def leave(bridge: Bridge, user: object) -> None:
+    """The user is done with the bridge; if it was the last one, wait until nothing is left of a guest."""
+    if bridge.leave(user):
+        await bridge.end()
 
 
 class Guest(Bridge):
@@ -51,26 +58,38 @@ class Guest(Bridge):
         bridges[loop] = self
         self._owner = loop.create_task(self._own(), name="repid: trio as a guest", context=Context())
 
+    def enter(self, user: object) -> bool:
+        """Count a user, if the guest has started and is not ending."""
+        if self._closed or not self._ready.done():
+            return False
+        self._users[user] = asyncio.current_task()
+        return True
+
     async def join(self, user: object) -> bool:
         """Count a user, and wait until the guest has started. False: it is ending; it has ended now."""
         if self._closed:
-            await until(self._owner)
+            await self.end()
             return False
         self._users[user] = asyncio.current_task()
         if not self._ready.done():
             try:
                 await asyncio.wait([self._ready, self._done], return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
-                await self.leave(user)
+                await leave(self, user)
                 raise
         return True
 
-    async def leave(self, user: object) -> None:
-        """One user less; the last one ends the guest and waits for that."""
+    def leave(self, user: object) -> bool:
+        """One user less; the last one ends the guest."""
         del self._users[user]
         if not self._users:
             self._close()
-            await until(self._owner)
+            return True
+        return False
+
+    async def end(self) -> None:
+        """Wait until trio is over."""
+        await until(self._owner)
 
     def _close(self) -> None:
         self._closed = True

@@ -12,8 +12,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import trio
 from sniffio import thread_local as library  # trio says here when it runs, and so does trio-asyncio when it does not
 
-from .crossing import Bridge, Crossing, TrioEndedError, run_bridge
-from .guest import join
+from .bridge import Bridge, bridges, run_bridge
+from .crossing import Crossing, TrioEndedError
+from .guest import join, leave
 from .tasks import run_on
 
 P = ParamSpec("P")
@@ -44,13 +45,16 @@ async def _call(function: Callable[..., Awaitable[T]], *arguments: Any, **keywor
 
 
 async def _cross(call: Callable[[], Awaitable[T]]) -> T:
-    crossing = Crossing(call)
-    bridge = await join(asyncio.get_running_loop(), crossing)
+    crossing, loop = Crossing(call), asyncio.get_running_loop()
+    bridge = bridges.get(loop)
+    if bridge is None or not bridge.enter(crossing):
+        bridge = await join(loop, crossing)
     try:
         crossing.start(bridge)
         await crossing.wait()
     finally:
-        await bridge.leave(crossing)
+        if bridge.leave(crossing):
+            await bridge.end()
     return crossing.value
 
 
@@ -91,7 +95,7 @@ class HostedContext(AbstractAsyncContextManager[T], Generic[T]):
             self._crossing.start(self._bridge)
             await self._crossing.wait()
         except BaseException:
-            await self._bridge.leave(self._crossing)
+            await leave(self._bridge, self._crossing)
             raise
         return self._value
 
@@ -116,7 +120,7 @@ class HostedContext(AbstractAsyncContextManager[T], Generic[T]):
             raise
         finally:
             self._error = None
-            await self._bridge.leave(self._crossing)
+            await leave(self._bridge, self._crossing)
         return exc is not None
 
     async def _hold(self) -> None:

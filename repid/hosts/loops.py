@@ -15,7 +15,8 @@ from typing import Any
 
 import trio
 
-from .crossing import Bridge, bridges, run_bridge
+from .bridge import Bridge, bridges, run_bridge
+from .crossing import Crossing
 from .hosted import crossing
 from .tasks import run_on, wait_for
 
@@ -116,7 +117,10 @@ async def open_trio_asyncio(trio_asyncio: Any) -> AsyncIterator[LoopTasks]:
         try:
             async with _open_nursery() as bridge.nursery:
                 bridges[bridge.loop] = bridge
-                yield LoopTasks(bridge)
+                try:
+                    yield LoopTasks(bridge)
+                finally:
+                    bridge.retire()
         finally:
             del bridges[bridge.loop]
             leaving.set()
@@ -161,10 +165,9 @@ class ThreadBridge(Bridge):
         super().__init__(loop)
         self._token = token
 
-    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Start a trio task in the context of the caller."""
-        context, start = copy_context(), partial(self.nursery.start_soon, function)
-        self._token.run_sync_soon(lambda: context.run(start))
+    def carry(self, crossing: Crossing[Any]) -> None:
+        """Have a trio task carry out the call, soon, in a copy of the present context."""
+        self._token.run_sync_soon(self.load, crossing, copy_context())
 
     def to_trio(self, function: Callable[[], object]) -> None:
         """Call a sync function in trio, soon."""
@@ -219,7 +222,10 @@ async def open_private() -> AsyncIterator[ThreadTasks]:
     try:
         async with _open_nursery() as bridge.nursery:
             bridges[bridge.loop] = bridge
-            yield ThreadTasks(bridge)
+            try:
+                yield ThreadTasks(bridge)
+            finally:
+                bridge.retire()
     finally:
         del bridges[bridge.loop]
         bridge.loop.call_soon_threadsafe(bridge.loop.stop)

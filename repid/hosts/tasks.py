@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import trio
 from sniffio import thread_local as library
 
-from .crossing import Bridge
+from .bridge import Bridge
 
 _NOTHING: Any = object()
 
