@@ -38,7 +38,7 @@ examples: $(VENV)/.tools  ## Run the examples and check what they print
 docs: $(VENV)/.tools  ## Run the README's code and check its links
 	$(BIN)/python -m pytest tests/house
 
-bench: $(VENV)/.repid  ## Measure repid against its peers (some ten minutes; installs them)
+bench: $(VENV)/.bench  ## Measure repid against its peers (some twenty-five minutes; installs them)
 	$(BIN)/python -m benchmarks
 
 install: $(VENV)/.tools  ## Install repid with every extra and the tools into .venv
@@ -58,6 +58,10 @@ $(VENV)/.python:
 
 $(VENV)/.repid: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.repid
+	$(BIN)/python -m pip install --quiet --editable . --group bench
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.repid

@@ -21,7 +21,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 EPILOG = """\
 examples:
   python -m benchmarks --quick                     does everything work? under a minute, figures are rough
-  python -m benchmarks                             the full run, some twenty minutes; leave the machine alone meanwhile
+  python -m benchmarks                             the full run, some twenty-five minutes; leave the machine alone meanwhile
   python -m benchmarks --only noop,typed --repeat 9
   python -m benchmarks --contenders repid --only latency
   python -m benchmarks --profile                   where the time of the no-op drain goes
@@ -35,7 +35,7 @@ fresh process; contenders take turns; the table shows medians. How each peer is 
 def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure repid and its peers on the same work, in one run, one worker process each.",
+        description="Measure repid and its peers on the same work, in one run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .measuring import Outcome
-from .workloads import HOME, Metric, Target, Workload
+from .workloads import Metric, Target, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,18 @@ class Row:
 def judge(workloads: Sequence[Workload], selected: Sequence[str], outcome: Outcome) -> list[Row]:
     """A row for each metric that somebody has a figure for or that has targets.
 
-    A target is judged when repid and the peer it names were `selected`; if one of them brought no figure, the
-    target is missed.
+    A target is judged when the workload's subject and the peer it names were `selected`; if one of them brought no
+    figure, the target is missed.
     """
     rows: list[Row] = []
     for workload in workloads:
         for metric in workload.metrics:
             medians = _medians(workload, metric, outcome)
-            judged = tuple(_judge(metric, target, medians) for target in metric.targets if _applies(target, selected))
+            judged = tuple(
+                _judge(workload, metric, target, medians)
+                for target in metric.targets
+                if _applies(workload, target, selected)
+            )
             if medians or judged:
                 rows.append(Row(workload, metric, medians, judged))
     return rows
@@ -58,12 +62,12 @@ def _medians(workload: Workload, metric: Metric, outcome: Outcome) -> dict[str, 
     return found
 
 
-def _applies(target: Target, selected: Sequence[str]) -> bool:
-    return HOME in selected and (target.peer is None or target.peer in selected)
+def _applies(workload: Workload, target: Target, selected: Sequence[str]) -> bool:
+    return workload.subject in selected and (target.peer is None or target.peer in selected)
 
 
-def _judge(metric: Metric, target: Target, medians: dict[str, float]) -> Judgement:
-    ours = medians.get(HOME)
+def _judge(workload: Workload, metric: Metric, target: Target, medians: dict[str, float]) -> Judgement:
+    ours = medians.get(workload.subject)
     theirs = 1.0 if target.peer is None else medians.get(target.peer)
     if ours is None or theirs is None:
         return Judgement(target, None, reached=False)

@@ -15,6 +15,7 @@ BAR, GAP, GROUP_GAP, LINE = 15, 3, 16, 24
 PLOT_LEFT = MARGIN + LABELS
 PLOT_WIDTH = WIDTH - PLOT_LEFT - NUMBERS - MARGIN
 COLOURS = {HOME: "#1f5fa8", "upstream": "#9aa5b1", "huey": "#d9a441", "taskiq": "#7fb069", "bare": "#4d4d4d"}
+COLOURS |= {"hosted": "#4f93d6"}
 OTHER, INK, FAINT, GRID = "#b58db6", "#22272e", "#68727d", "#e3e7eb"
 REACHED, MISSED = "#2c7a3f", "#b3261e"
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -60,22 +61,25 @@ class Page:
 def draw(rows: Sequence[Row], contenders: Sequence[Contender], subtitle: str) -> str:
     """The page. Rates of several contenders are drawn as multiples of one of them, what has a limit as its share."""
     page = Page()
-    page.text(MARGIN, page.y + 8, "repid and its peers, one worker process", size=18, extra=BOLD)
+    page.text(MARGIN, page.y + 8, "repid and its peers", size=18, extra=BOLD)
     page.text(MARGIN, page.y + 28, subtitle, fill=FAINT)
     page.y += 48
     _legend(page, contenders)
     compared = [row for row in rows if row.metric.better == "more" and row.metric.limit is None]
+    drawn: list[Row] = []
     for store, peer, where in (("memory", "upstream", "in memory"), ("sqlite", "huey", "on SQLite")):
         of_store = [row for row in compared if row.workload.store == store]
         base = next((name for name in (peer, HOME) if any(name in row.medians for row in of_store)), None)
         if base is not None:
             title = next(contender.title for contender in contenders if contender.name == base)
             with_base = [row for row in of_store if base in row.medians and (len(row.medians) > 1 or base == HOME)]
-            _comparison(page, with_base, contenders, base, f"Throughput {where}, relative to {title}")
+            if with_base:
+                _comparison(page, with_base, contenders, base, f"Throughput {where}, relative to {title}")
+            drawn += with_base
     limits = [
         (row, judgement)
         for row in rows
-        if row not in compared
+        if row not in drawn
         for judgement in row.judgements
         if judgement.measured is not None
     ]
@@ -87,9 +91,14 @@ def draw(rows: Sequence[Row], contenders: Sequence[Contender], subtitle: str) ->
 def _legend(page: Page, contenders: Sequence[Contender]) -> None:
     x: float = MARGIN
     for contender in contenders:
+        width = 36 + 7 * len(contender.title)
+        if x + width > WIDTH - MARGIN:
+            x, page.y = MARGIN, page.y + 20
         page.box(x, page.y, 12, 12, COLOURS.get(contender.name, OTHER))
         page.text(x + 17, page.y + 10.5, contender.title)
-        x += 36 + 7 * len(contender.title)
+        x += width
+    if x + 160 > WIDTH - MARGIN:
+        x, page.y = MARGIN - 6, page.y + 20
     page.upright(x + 6, page.y - 2, page.y + 14, INK, 2)
     page.text(x + 14, page.y + 10.5, "what repid is to reach", fill=FAINT)
     page.y += 34
@@ -130,7 +139,7 @@ def _group(page: Page, row: Row, contenders: Sequence[Contender], base: str, hig
         ratio = row.medians[contender.name] / row.medians[base]
         end = PLOT_LEFT + PLOT_WIDTH * ratio / highest
         page.box(PLOT_LEFT, page.y, end - PLOT_LEFT, BAR, COLOURS.get(contender.name, OTHER))
-        for mark in _marks(row, base) if contender.name == HOME else ():
+        for mark in _marks(row, base) if contender.name == row.workload.subject else ():
             x = PLOT_LEFT + PLOT_WIDTH * mark / highest
             page.upright(x, page.y - 2, page.y + BAR + 2, "#ffffff", 4)
             page.upright(x, page.y - 2, page.y + BAR + 2, INK, 2)
@@ -143,15 +152,16 @@ def _group(page: Page, row: Row, contenders: Sequence[Contender], base: str, hig
 
 def _marks(row: Row, base: str) -> list[float]:
     """What repid is to reach here, whichever peer it is measured against, as multiples of `base`."""
-    if HOME not in row.medians:
+    subject = row.workload.subject
+    if subject not in row.medians:
         return []
-    ours = row.medians[HOME] / row.medians[base]
+    ours = row.medians[subject] / row.medians[base]
     return [ours * judgement.target.bound / judgement.measured for judgement in row.judgements if judgement.measured]
 
 
 def _limits(page: Page, limits: Sequence[tuple[Row, Judgement]]) -> None:
     page.y += GROUP_GAP
-    _panel(page, "repid against its limits", "sleep: longer is better · the rest: shorter is better")
+    _panel(page, "repid against its limits", "≥: longer is better · ≤: shorter is better")
     shares = [max(0.0, (judgement.measured or 0) / judgement.target.bound) for _, judgement in limits]
     highest = min(max([1.0, *shares]), FARTHEST) * 1.05
     line = PLOT_LEFT + PLOT_WIDTH / highest
@@ -160,8 +170,8 @@ def _limits(page: Page, limits: Sequence[tuple[Row, Judgement]]) -> None:
     for (row, judgement), share in zip(limits, shares, strict=True):
         width = PLOT_WIDTH * min(share, FARTHEST) / highest
         page.text(PLOT_LEFT - 12, page.y + 16, row.metric.title, extra=END)
-        page.box(PLOT_LEFT, page.y + 4, width, BAR, COLOURS[HOME])
-        unit = "" if row.metric.limit is not None else f" {row.metric.unit}"
+        page.box(PLOT_LEFT, page.y + 4, width, BAR, COLOURS[row.workload.subject])
+        unit = "" if row.metric.limit is not None or judgement.target.peer is not None else f" {row.metric.unit}"
         words = f"{measured_text(row.metric, judgement)}{unit}, {target_text(row.metric, judgement.target)}"
         colour = REACHED if judgement.reached else MISSED
         page.text(max(PLOT_LEFT + width, line) + 9, page.y + 16, words, size=11, fill=colour)

@@ -132,6 +132,7 @@ def _result(row: Row) -> dict[str, Any]:
     return {
         "workload": row.workload.name,
         "metric": row.metric.key,
+        "subject": row.workload.subject,
         "title": row.metric.title,
         "unit": row.metric.unit,
         "better": row.metric.better,

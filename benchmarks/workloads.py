@@ -12,7 +12,7 @@ Store = Literal["memory", "sqlite"]
 """Where the messages of a workload wait."""
 
 HOME = "repid"
-"""The contender that the targets are about."""
+"""repid where it is at home, on trio: what most targets are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Metric:
 class Workload:
     """One thing to measure. `quick` replaces arguments in a smoke run; `once`: more rounds would say nothing new.
 
-    Where the store is a file, the argument `folder` is added: a temporary one, for this measurement only.
+    Where the store is a file, the argument `folder` is added: a temporary one, for this measurement only. The targets
+    are about the contender `subject`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Workload:
     quick: Mapping[str, Argument] = field(default_factory=dict)
     once: bool = False
     store: Store = "memory"
+    subject: str = HOME
 
     def arguments_for(self, *, quick: bool) -> dict[str, Argument]:
         """The arguments of a full or a smoke run."""
@@ -85,13 +87,17 @@ CONTENDERS = (
         {"memory": "taskiq_memory"},
         ("taskiq==0.13.0", "uvloop==0.23.0", "pydantic==2.14.3"),
     ),
-    Contender("bare", "bare loop", {"memory": "bare_trio", "sqlite": "bare_sqlite"}),
+    Contender("bare", "bare loop", {"memory": "bare_loops", "sqlite": "bare_sqlite"}),
+    Contender("hosted", "repid (asyncio)", {"memory": "repid_hosts"}),
 )
 
 EVERYBODY = (HOME, "upstream", "huey", "taskiq")
 WITH_QUEUE = (HOME, "upstream", "huey")
 WITH_FILE = (HOME, "huey", "bare")
 """The bare loop is no library: it is what the platform allows at most, with nothing around it."""
+
+LOOPS = ("asyncio", "uvloop")
+"""The hosts beside trio."""
 
 FIVE_TIMES_UPSTREAM = Target(5, "upstream")
 DRAIN_TARGETS = (FIVE_TIMES_UPSTREAM, Target(1.2, "huey"))
@@ -161,6 +167,36 @@ WORKLOADS = (
             Metric("p50", "Idle latency, p50", "ms", better="less", targets=(Target(0.3),)),
             Metric("p99", "Idle latency, p99", "ms", better="less", targets=(Target(2.0),)),
         ),
+    ),
+    *(
+        Workload(
+            name=f"hosts-{loop}",
+            title=f"No-op drain on {loop}",
+            contenders=(HOME, "hosted", "upstream"),
+            arguments={"messages": 100_000, "executors": 100},
+            quick={"messages": 5_000},
+            metrics=(
+                Metric("guest", f"No-op, {loop}, trio actors", "messages/s", targets=(Target(0.6, HOME),)),
+                Metric("rate", f"No-op, {loop}, its own", "messages/s", targets=(Target(1.5, "upstream"),)),
+            ),
+            subject="hosted",
+        )
+        for loop in LOOPS
+    ),
+    *(
+        Workload(
+            name=f"crossing-{loop}",
+            title=f"Sends from {loop}",
+            contenders=("hosted", "bare"),
+            arguments={"samples": 500, "rounds": 300, "at_once": 100},
+            quick={"samples": 100, "rounds": 50},
+            metrics=(
+                Metric("one", f"A send from {loop}", "µs", better="less", targets=(Target(250),)),
+                Metric("many", f"100 sends from {loop}, each", "µs", better="less", targets=(Target(30),)),
+            ),
+            subject="hosted",
+        )
+        for loop in LOOPS
     ),
     Workload(
         name="memory-ready",

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 now = time.perf_counter
@@ -63,6 +64,11 @@ def latency(samples: Sequence[float]) -> Figures:
     ordered = sorted(samples[LATENCY_WARM_UP:])
     at = {name: ordered[min(int(len(ordered) * share), len(ordered) - 1)] for name, share in PERCENTILES.items()}
     return {name: seconds * 1000 for name, seconds in at.items()}
+
+
+def microseconds(samples: Sequence[float]) -> float:
+    """The median of `samples` in seconds, without the warm-up."""
+    return median(samples[LATENCY_WARM_UP:]) * 1e6
 
 
 PERCENTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}

@@ -41,6 +41,10 @@ arrivals: list[trio.Event] = []
 async def noop() -> None: ...
 
 
+@router.actor(backend="trio")
+async def noop_on_trio() -> None: ...
+
+
 @router.actor
 async def typed(number: int, text: str) -> None: ...
 
@@ -110,6 +114,7 @@ def drains(arguments: Arguments) -> dict[str, Drain]:
     empty: list[dict[str, Any]] = [{}] * arguments["messages"]
     return {
         "noop": Drain("noop", empty),
+        "guest": Drain("noop_on_trio", empty),
         "typed": Drain("typed", typed_payloads(arguments["messages"])),
         "chain": Drain("first", empty, runs_each=2),
         "outbox": Drain("first_held_back", empty, runs_each=2),
@@ -129,6 +134,11 @@ async def measure_chain(arguments: Arguments) -> Figures:
     sent = await measure_drain("chain")(arguments)
     held_back = await measure_drain("outbox")(arguments)
     return {**sent, "outbox": held_back["rate"]}
+
+
+async def measure_guest(arguments: Arguments) -> Figures:
+    """The no-op drain that trio's own actors make as a guest, here with trio as the host."""
+    return {"guest": (await measure_drain("guest")(arguments))["rate"]}
 
 
 async def measure_enqueue_bulk(arguments: Arguments) -> Figures:
@@ -207,6 +217,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "enqueue-one": on_trio(measure_enqueue_one),
     "chain": on_trio(measure_chain),
     "sleep": on_trio(measure_drain("sleep")),
+    "hosts-asyncio": on_trio(measure_guest),
+    "hosts-uvloop": on_trio(measure_guest),
     "latency": on_trio(measure_latency),
     "memory-ready": on_trio(measure_ready),
     "memory-processed": on_trio(measure_processed),

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # Reason: repid 2.1.4 lives in another environment; the main one has ours under the same import name.
-"""Upstream repid 2.1.4: asyncio on uvloop, its in-memory server, pydantic for typed payloads (its own default)."""
+"""Upstream repid 2.1.4: on uvloop, but where asyncio itself is the point; its in-memory server, pydantic for typed payloads (its own default)."""
 
 from __future__ import annotations
 
@@ -166,6 +166,10 @@ def on_uvloop(measure: Callable[[Arguments], Coroutine[Any, Any, Figures]]) -> M
     return lambda arguments: uvloop.run(measure(arguments))
 
 
+def on_asyncio(measure: Callable[[Arguments], Coroutine[Any, Any, Figures]]) -> Measurement:
+    return lambda arguments: asyncio.run(measure(arguments))
+
+
 MEASUREMENTS: dict[str, Measurement] = {
     "noop": on_uvloop(measure_noop),
     "typed": on_uvloop(measure_typed),
@@ -174,6 +178,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "chain": on_uvloop(measure_chain),
     "sleep": on_uvloop(measure_sleep),
     "latency": on_uvloop(measure_latency),
+    "hosts-asyncio": on_asyncio(measure_noop),
+    "hosts-uvloop": on_uvloop(measure_noop),
     "memory-ready": on_uvloop(measure_ready),
     "memory-processed": on_uvloop(measure_processed),
 }

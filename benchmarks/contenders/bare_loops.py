@@ -1,0 +1,52 @@
+"""Trio, asyncio and uvloop with nothing around them: what the platform allows at most."""
+
+from __future__ import annotations
+
+import asyncio
+
+import trio
+import uvloop
+
+from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now, rate
+
+
+async def sleep_often(times: int, seconds: float) -> None:
+    for _ in range(times):
+        await trio.sleep(seconds)
+
+
+async def sleep_in_tasks(arguments: Arguments) -> Figures:
+    """As many tasks as executors; each sleeps its share of the messages in a loop."""
+    count, tasks = arguments["messages"], arguments["executors"]
+    start = now()
+    async with trio.open_nursery() as nursery:
+        for number in range(tasks):
+            nursery.start_soon(sleep_often, len(range(number, count, tasks)), arguments["seconds"])
+    return rate(count, start, now())
+
+
+def measure_sleep(arguments: Arguments) -> Figures:
+    return trio.run(sleep_in_tasks, arguments)
+
+
+async def yield_once() -> None:
+    await asyncio.sleep(0)
+
+
+async def gather_yields(arguments: Arguments) -> Figures:
+    """What it takes to gather coroutines that each let the loop go round once: tasks, and nothing in them."""
+    count, samples = arguments["at_once"], []
+    for pause in idle_pauses(arguments["rounds"]):
+        await asyncio.sleep(pause)
+        start = now()
+        await asyncio.gather(*(yield_once() for _ in range(count)))
+        samples.append((now() - start) / count)
+    return {"many": microseconds(samples)}
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "sleep": measure_sleep,
+    "crossing-asyncio": lambda arguments: asyncio.run(gather_yields(arguments)),
+    "crossing-uvloop": lambda arguments: uvloop.run(gather_yields(arguments)),
+}
+DISTRIBUTIONS = ("trio", "uvloop")

@@ -1,0 +1,62 @@
+"""repid where asyncio or uvloop is the host and trio its guest, in the environment that runs the harness."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now
+from .repid_trio import CHANNEL, Drain, new_app
+
+Run = Callable[[Coroutine[Any, Any, Figures]], Figures]
+"""Runs a coroutine on a loop of its own: `asyncio.run` or `uvloop.run`."""
+
+
+def measure_noop(run: Run, arguments: Arguments) -> Figures:
+    """The no-op drain with trio's own actors, then with actors that are tasks of the host; each on a fresh loop."""
+    payloads: list[dict[str, Any]] = [{}] * arguments["messages"]
+    in_guest = run(Drain("noop_on_trio", payloads).run(arguments["executors"]))
+    on_host = run(Drain("noop", payloads).run(arguments["executors"]))
+    return {**on_host, "guest": in_guest["rate"]}
+
+
+async def measure_crossing(arguments: Arguments) -> Figures:
+    """How long a send takes, alone and among many at once, while the guest has nothing else to do."""
+    app, count = new_app(), arguments["at_once"]
+
+    def send() -> Awaitable[object]:
+        return app.send_message_json(channel=CHANNEL, payload={}, headers={"topic": "noop"})
+
+    one, many = [], []
+    async with app.servers.default.connection():
+        for pause in idle_pauses(arguments["samples"]):
+            await asyncio.sleep(pause)
+            start = now()
+            await send()
+            one.append(now() - start)
+        for pause in idle_pauses(arguments["rounds"]):
+            await asyncio.sleep(pause)
+            start = now()
+            await asyncio.gather(*(send() for _ in range(count)))
+            many.append((now() - start) / count)
+    return {"one": microseconds(one), "many": microseconds(many)}
+
+
+def noop_on(run: Run) -> Measurement:
+    return lambda arguments: measure_noop(run, arguments)
+
+
+def crossing_on(run: Run) -> Measurement:
+    return lambda arguments: run(measure_crossing(arguments))
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "hosts-asyncio": noop_on(asyncio.run),
+    "hosts-uvloop": noop_on(uvloop.run),
+    "crossing-asyncio": crossing_on(asyncio.run),
+    "crossing-uvloop": crossing_on(uvloop.run),
+}
+DISTRIBUTIONS = ("repid-trio", "trio", "msgspec", "uvloop")
