@@ -155,7 +155,10 @@ WORKLOADS = (
         contenders=(*WITH_QUEUE, "bare"),
         arguments={"messages": 20_000, "executors": 1_000, "seconds": 0.1},
         quick={"messages": 5_000},
-        metrics=(Metric("rate", "Sleep 100 ms, 1000 at once", "jobs/s", targets=(Target(9_500),), limit=10_000),),
+        metrics=(
+            Metric("rate", "Sleep 100 ms, 1000 at once", "jobs/s", targets=(Target(9_500),), limit=10_000),
+            Metric("embedded", "Sleep 100 ms, embedded", "jobs/s"),
+        ),
     ),
     Workload(
         name="latency",

@@ -83,6 +83,12 @@ async def enqueue(app: Repid, topic: str, payloads: list[dict[str, Any]], chunk:
         await app.send_messages_json(channel=CHANNEL, payloads=part, headers=headers)
 
 
+async def fill(app: Repid, topic: str, payloads: list[dict[str, Any]]) -> None:
+    """Enqueue, and close the connection: what waits in memory is kept by the broker."""
+    async with app.servers.default.connection():
+        await enqueue(app, topic, payloads)
+
+
 async def timed_worker(app: Repid, runs: int, executors: int) -> tuple[float, float]:
     """When a worker of so many runs started and when it had returned."""
     start = now()
@@ -139,6 +145,18 @@ async def measure_chain(arguments: Arguments) -> Figures:
 async def measure_guest(arguments: Arguments) -> Figures:
     """The no-op drain that trio's own actors make as a guest, here with trio as the host."""
     return {"guest": (await measure_drain("guest")(arguments))["rate"]}
+
+
+def measure_sleep(arguments: Arguments) -> Figures:
+    """A worker embedded in a run of trio; then one that owns the process, from the call of `app.run` to its return."""
+    embedded = trio.run(measure_drain("sleep"), arguments)
+    app, payloads = new_app(), drains(arguments)["sleep"].payloads
+    trio.run(fill, app, "sleep", payloads)
+    start = now()
+    report = app.run(messages_limit=len(payloads), tasks_limit=arguments["executors"])
+    end = now()
+    assert report.processed == len(payloads), f"{report.processed} of {len(payloads)} ran"
+    return {**rate(len(payloads), start, end), "embedded": embedded["rate"]}
 
 
 async def measure_enqueue_bulk(arguments: Arguments) -> Figures:
@@ -216,7 +234,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "enqueue-bulk": on_trio(measure_enqueue_bulk),
     "enqueue-one": on_trio(measure_enqueue_one),
     "chain": on_trio(measure_chain),
-    "sleep": on_trio(measure_drain("sleep")),
+    "sleep": measure_sleep,
     "hosts-asyncio": on_trio(measure_guest),
     "hosts-uvloop": on_trio(measure_guest),
     "latency": on_trio(measure_latency),
