@@ -20,7 +20,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 EPILOG = """\
 examples:
-  python -m benchmarks --quick                     does everything work? under a minute, figures are rough
+  python -m benchmarks --quick                     does everything work? about a minute, figures are rough
   python -m benchmarks                             the full run, some twenty-five minutes; leave the machine alone meanwhile
   python -m benchmarks --only noop,typed --repeat 9
   python -m benchmarks --contenders repid --only latency

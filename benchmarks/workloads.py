@@ -89,6 +89,7 @@ CONTENDERS = (
     ),
     Contender("bare", "bare loop", {"memory": "bare_loops", "sqlite": "bare_sqlite"}),
     Contender("hosted", "repid (asyncio)", {"memory": "repid_hosts"}),
+    Contender("four", "repid (4 processes)", {"sqlite": "repid_processes"}),
 )
 
 EVERYBODY = (HOME, "upstream", "huey", "taskiq")
@@ -264,6 +265,19 @@ WORKLOADS = (
             Metric("idle", "SQLite: an idle worker", "% of a core", better="less", targets=(Target(2),)),
         ),
         store="sqlite",
+    ),
+    Workload(
+        name="processes",
+        title="SQLite: four processes",
+        contenders=(HOME, "four"),
+        arguments={"noop": 40_000, "compute": 4_000, "processes": 4, "executors": 100},
+        quick={"noop": 5_000, "compute": 500},
+        metrics=(
+            Metric("noop", "SQLite: no-op, processes", "jobs/s", targets=(Target(1.6, HOME),)),
+            Metric("compute", "SQLite: 1 ms, processes", "jobs/s", targets=(Target(1.6, HOME),)),
+        ),
+        store="sqlite",
+        subject="four",
     ),
     Workload(
         name="sqlite-row",

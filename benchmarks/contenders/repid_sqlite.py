@@ -34,6 +34,7 @@ from ._shared import (
     ready_cost,
     typed_payloads,
 )
+from .repid_processes import measure_one
 
 CHANNEL = "bench"
 RUNNER = Path(__file__).with_name("run.py")
@@ -226,5 +227,6 @@ MEASUREMENTS: dict[str, Measurement] = {
     "sqlite-row": on_trio(measure_row),
     "sqlite-depth": on_trio(measure_depth),
     "sqlite-growth": on_trio(measure_growth),
+    "processes": measure_one,
 }
 DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")

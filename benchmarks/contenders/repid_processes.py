@@ -1,0 +1,106 @@
+"""repid's `app.run(processes=N)` on a SQLite file. The worker processes import this module too.
+
+They are not timed while they start: each waits, just before it gets its app, until all have come that far. Every process
+writes down when its runs ended, and the rate is that of all between the first and the last one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from repid import Repid, Router, SQLiteServer
+
+from ._shared import Arguments, Figures, Measurement, chunks, now, typed_payloads
+
+CHANNEL = "bench"
+FOLDER, PROCESSES = "REPID_BENCHMARK_FOLDER", "REPID_BENCHMARK_PROCESSES"
+"""Variables of the environment by which worker processes learn where the file is, and how many they are."""
+
+PATIENCE = 60.0
+"""Seconds within which all worker processes must have come to the start."""
+
+DOCUMENT = typed_payloads(1_800)
+
+router = Router(channel=CHANNEL)
+ended: list[float] = []
+
+
+@router.actor
+async def noop() -> None:
+    ended.append(now())
+
+
+@router.actor
+async def compute() -> None:
+    """About a millisecond of what jobs do between two waits: encode, hash, decode."""
+    encoded = json.dumps(DOCUMENT).encode()
+    hashlib.sha256(encoded).hexdigest()
+    json.loads(encoded)
+    ended.append(now())
+
+
+def new_app(folder: Path) -> Repid:
+    app = Repid(title="bench", version="1")
+    app.servers.register_server("default", SQLiteServer(str(folder / "jobs.db")), is_default=True)
+    app.include_router(router)
+    return app
+
+
+def worker_app() -> Repid:
+    """The app as a worker process gets it: when all of them are there."""
+    folder = Path(os.environ[FOLDER])
+    atexit.register(write_down, folder)
+    (folder / f"{os.getpid()}.there").touch()
+    deadline = now() + PATIENCE
+    while len(list(folder.glob("*.there"))) < int(os.environ[PROCESSES]):
+        assert now() < deadline, f"not all worker processes have started within {PATIENCE:.0f} s"
+        time.sleep(0.002)
+    return new_app(folder)
+
+
+def write_down(folder: Path) -> None:
+    (folder / f"{os.getpid()}.ended").write_text(json.dumps(ended))
+
+
+async def fill(folder: Path, topic: str, count: int) -> None:
+    app, payloads = new_app(folder), list[dict[str, Any]]([{}] * count)
+    async with app.servers.default.connection():
+        for part in chunks(payloads, 1000):
+            await app.send_messages_json(channel=CHANNEL, payloads=part, headers={"topic": topic})
+
+
+def drain(folder: Path, topic: str, count: int, processes: int, executors: int) -> float:
+    """Runs per second between the first and the last one to end, whichever process they were in."""
+    folder.mkdir()
+    os.environ.update({FOLDER: str(folder), PROCESSES: str(processes)})
+    trio.run(fill, folder, topic, count)
+    ended.clear()
+    new_app(folder).run(processes=processes, burst=True, tasks_limit=executors, target=f"{__name__}:worker_app")
+    of_processes: list[list[float]] = [json.loads(file.read_text()) for file in folder.glob("*.ended")]
+    times = sorted([*ended, *(moment for moments in of_processes for moment in moments)])
+    assert len(times) == count, f"{len(times)} of {count} ran"
+    return (count - 1) / (times[-1] - times[0])
+
+
+def measure(processes: int | None, arguments: Arguments) -> Figures:
+    """Both drains, one after the other; `processes` is what the arguments say, if it is not given."""
+    folder, count = Path(arguments["folder"]), processes or arguments["processes"]
+    return {
+        topic: drain(folder / topic, topic, arguments[topic], count, arguments["executors"])
+        for topic in ("noop", "compute")
+    }
+
+
+measure_one: Measurement = partial(measure, 1)
+
+MEASUREMENTS: dict[str, Measurement] = {"processes": partial(measure, None)}
+DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")
