@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from ..codec import JSON
 from ..delivery import Mode
 from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
-from ..inject import compile_plan
+from ..inject import Dependencies, Kind, compile_plan, kind_of
 from ..names import check_name
 from ..ports import Schedule
 from ..schedule import make_schedule
@@ -35,15 +34,17 @@ def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Act
             f"actor {name!r} has store_result=True and confirmation_mode='ack_first', under which a message is settled "
             "before there is a result: drop one of them"
         )
+    plan = compile_plan(function, strict=options["strict"])
     if options["run_in_process"]:
         _check_importable(name, function, is_async=is_async)
+        _check_dependencies_importable(name, plan.dependencies)
     strategy = options["routing_strategy"]
     return Actor(
         name=name,
         channel=options["channel"],
         function=function,
         is_async=is_async,
-        plan=compile_plan(function, strict=options["strict"]),
+        plan=plan,
         timeout=options["timeout"],
         retries=options["retries"],
         retry_policy=options["retry_policy"],
@@ -78,21 +79,32 @@ def name_of(function: Callable[..., Any]) -> str:
 
 def is_async_function(function: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine. Raises `ConfigurationError` for generators, which are no actors."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    candidates = (function, getattr(type(function), "__call__", None))  # noqa: B004  the method itself is wanted
-    if any(inspect.isasyncgenfunction(c) or inspect.isgeneratorfunction(c) for c in candidates):
+    kind = kind_of(function)
+    if kind in {Kind.GENERATOR, Kind.ASYNC_GENERATOR}:
         raise ConfigurationError(
             f"actor {name_of(function)!r} is a generator function: an actor must return, not yield"
         )
-    return any(inspect.iscoroutinefunction(c) for c in candidates)
+    return kind is Kind.ASYNC
 
 
 def _check_importable(name: str, function: Callable[..., Any], *, is_async: bool) -> None:
     if is_async:
         raise ConfigurationError(f"actor {name!r} is async: run_in_process is for sync functions")
-    if "<" in getattr(function, "__qualname__", "<"):
+    if not _is_importable(function):
         raise ConfigurationError(
             f"actor {name!r} cannot run in a process: another process must be able to import it, "
             "so it must be a function at the top level of a module"
         )
+
+
+def _check_dependencies_importable(name: str, dependencies: Dependencies | None) -> None:
+    for step in () if dependencies is None else dependencies.inner.steps:
+        if not _is_importable(step.function):
+            raise ConfigurationError(
+                f"actor {name!r} cannot run in a process with its dependency {step.function!r}: another process must "
+                "be able to import it, so it must be a function or class at the top level of a module"
+            )
+
+
+def _is_importable(function: Callable[..., Any]) -> bool:
+    return "<" not in getattr(function, "__qualname__", "<")

@@ -13,6 +13,7 @@ import msgspec
 
 from ..codec import JSON_CODEC
 from ..errors import ConfigurationError
+from .depends import Depends
 from .message import Message
 
 DECODED_TYPES = (dict, list, str, int, float, bool, type(None))
@@ -38,6 +39,10 @@ class Names(msgspec.Struct, frozen=True):
             ) from error
         except Exception as error:
             raise ConfigurationError(f"{where}: its annotation {annotation!r} cannot be read: {error}") from error
+
+    def hint_of(self, parameter: inspect.Parameter, where: str) -> Any:
+        """The type a parameter is annotated with; `Any` without annotation."""
+        return Any if parameter.annotation is parameter.empty else self.resolve(parameter.annotation, where)
 
 
 def typed_dict(hints: dict[str, Any]) -> Any:
@@ -65,18 +70,51 @@ def is_message(hint: Any) -> bool:
     return hint is Message
 
 
+def dependency_of(hint: Any, where: str) -> Depends | None:
+    """The `Depends` that a hint bears, if it does. Raises `ConfigurationError` where it would mean nothing."""
+    *outer, inner = _layers(hint)
+    found = [each for layer in outer for each in getattr(layer, "__metadata__", ()) if isinstance(each, Depends)]
+    if len(found) > 1 or _mentions_depends(inner) or (not found and _mentions_depends(hint)):
+        raise ConfigurationError(
+            f"{where}: its Depends cannot be read from {hint!r}: write Annotated[T, Depends(function)], with one "
+            "Depends and nothing around it"
+        )
+    return found[0] if found else None
+
+
+def _mentions_depends(hint: Any, aliases: tuple[Any, ...] = ()) -> bool:
+    """Whether there is a `Depends`, or the bare class, anywhere in a hint. `aliases`: what it was reached through."""
+    if isinstance(hint, Depends) or hint is Depends:
+        return True
+    if _is_alias(hint):
+        return hint not in aliases and _mentions_depends(hint.__value__, (*aliases, hint))
+    parts = hint if isinstance(hint, list) else typing.get_args(hint)
+    return any(_mentions_depends(part, aliases) for part in parts)
+
+
+def _is_alias(hint: Any) -> bool:
+    return type(hint).__name__ == "TypeAliasType"  # of Python 3.12
+
+
 def bare(hint: Any) -> Any:
     """The hint without `Annotated`, `Final`, `Required`, `NotRequired`, and with type aliases followed."""
+    *_, inner = _layers(hint)
+    return inner
+
+
+def _layers(hint: Any) -> Iterator[Any]:
+    """The hint, and what is inside it when one wrapping after the other is taken off."""
     while True:
+        yield hint
         origin = typing.get_origin(hint)
         if origin in {typing.Final, typing.Required, typing.NotRequired}:
             hint = typing.get_args(hint)[0]
         elif origin is typing.Annotated:
             hint = hint.__origin__
-        elif type(hint).__name__ == "TypeAliasType":  # of Python 3.12
+        elif _is_alias(hint):
             hint = hint.__value__
         else:
-            return hint
+            return
 
 
 def check_decodable(hint: Any, where: str) -> None:

@@ -19,10 +19,12 @@ import msgspec
 from ..codec import JSON, JSON_CODEC, Codec, codec_for
 from ..envelope import Envelope
 from ..errors import PayloadError
+from .dependencies import compile_dependencies
 from .faults import Shape, find_faults
 from .hints import typed_dict
 from .message import Message
 from .signature import NO_REST, Signature, read_signature
+from .supply import Dependencies
 
 Decode: TypeAlias = Callable[[bytes], dict[str, Any]]
 TheLongWay: TypeAlias = Callable[[Envelope], dict[str, Any]]
@@ -32,13 +34,15 @@ Bind: TypeAlias = Callable[[Envelope, Message | None], dict[str, Any]]
 class Plan(msgspec.Struct, frozen=True, eq=False):
     """How messages become calls of one function: `function(**plan.bind(envelope, message))`.
 
-    `bind` returns a new dict with all arguments, or raises `PayloadError` with every fault it found, and nothing
-    else. It does not look at the message, which may be None unless `takes_message`.
+    `bind` returns a new dict with all arguments but the dependencies, or raises `PayloadError` with every fault it
+    found, and nothing else. It does not look at the message, which may be None unless `takes_message`.
+    `dependencies`: what fills the rest, where there is any.
     """
 
     takes_message: bool
     bind: Bind
     signature: Signature
+    dependencies: Dependencies | None
 
 
 def compile_plan(function: Callable[..., Any], *, strict: bool = False) -> Plan:
@@ -49,7 +53,9 @@ def compile_plan(function: Callable[..., Any], *, strict: bool = False) -> Plan:
     function without payload parameters takes any payload and does not look at it, unless `strict`.
     """
     signature = read_signature(function)
-    return Plan(bool(signature.messages), _bind(signature, strict=strict), signature)
+    dependencies = compile_dependencies(function, signature)
+    takes_message = bool(signature.messages) or (dependencies is not None and dependencies.takes_message)
+    return Plan(takes_message, _bind(signature, strict=strict), signature, dependencies)
 
 
 def _bind(signature: Signature, *, strict: bool) -> Bind:

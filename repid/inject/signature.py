@@ -1,4 +1,4 @@
-"""What a function asks for: parameters from the payload, the message, the rest of the payload."""
+"""What a function asks for: parameters from the payload, dependencies, the message, the rest of the payload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from ..errors import ConfigurationError
-from .hints import Names, check_decodable, is_message, names_of, plain_function
+from .depends import Depends
+from .hints import check_decodable, dependency_of, is_message, names_of, plain_function
 
 NO_REST: Any = object()
 """In place of a type: the function has no `**kwargs`."""
@@ -30,12 +31,13 @@ class Signature(msgspec.Struct, frozen=True):
     """What a function asks for. `function` is its name, for texts.
 
     `rest`: the type of each value in its `**kwargs`, or `NO_REST`. The payload never fills what is `reserved`: the
-    message, and what is bound already (by a partial, or as a method's self).
+    message, dependencies, and what is bound already (by a partial, or as a method's self).
     """
 
     function: str
     fields: tuple[Field, ...]
     messages: tuple[str, ...]
+    dependencies: tuple[tuple[str, Depends], ...]
     rest: Any
     reserved: frozenset[str]
 
@@ -47,16 +49,20 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     """
     name = name_of(function)
     names = names_of(function)
-    bound = function.keywords if isinstance(function, functools.partial) else {}
     fields: list[Field] = []
     messages: list[str] = []
+    dependencies: list[tuple[str, Depends]] = []
     rest = NO_REST
-    for parameter in _parameters(function, name):
-        if parameter.name in bound and parameter.kind is not P.VAR_KEYWORD:
-            continue
+    for parameter in open_parameters(function, name):
         where = f"parameter {parameter.name!r} of {name}()"
-        _check_kind(parameter, where)
-        hint = _hint(parameter, names, where)
+        check_default(parameter, where)
+        check_by_name(parameter, where)
+        hint = names.hint_of(parameter, where)
+        depends = dependency_of(hint, where)
+        if depends is not None:
+            _check_one(parameter, where)
+            dependencies.append((parameter.name, depends))
+            continue
         if is_message(hint) and parameter.kind is not P.VAR_KEYWORD:
             messages.append(parameter.name)
             continue
@@ -65,8 +71,10 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             rest = hint
         else:
             fields.append(Field(parameter.name, hint, required=parameter.default is P.empty))
+    bound = function.keywords if isinstance(function, functools.partial) else {}
     reserved = _keywords(plain_function(function)).difference(field.name for field in fields)
-    return Signature(name, tuple(fields), tuple(messages), rest, reserved.union(bound, messages))
+    reserved = reserved.union(bound, messages, (each for each, _ in dependencies))
+    return Signature(name, tuple(fields), tuple(messages), tuple(dependencies), rest, reserved)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -83,7 +91,8 @@ def _keywords(function: Any) -> frozenset[str]:
     return frozenset(each.name for each in parameters if each.kind in {P.POSITIONAL_OR_KEYWORD, P.KEYWORD_ONLY})
 
 
-def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+def open_parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+    """The parameters of a function but for those that a partial has bound by name."""
     try:
         if sys.version_info >= (3, 14):  # unknown names stay in the annotations and are reported one by one
             import annotationlib  # noqa: PLC0415 (is not there before)
@@ -95,20 +104,31 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
         raise ConfigurationError(
             f"{name}() has no signature that can be read: wrap it in a function: {error}"
         ) from error
-    return list(signature.parameters.values())
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    return [each for each in signature.parameters.values() if each.name not in bound or each.kind is P.VAR_KEYWORD]
 
 
-def _check_kind(parameter: inspect.Parameter, where: str) -> None:
-    if parameter.kind is P.POSITIONAL_ONLY:
+def check_default(parameter: inspect.Parameter, where: str) -> None:
+    """Raise `ConfigurationError` if a `Depends` stands where a default does."""
+    if isinstance(parameter.default, Depends) or parameter.default is Depends:
         raise ConfigurationError(
-            f"{where} is positional-only, but the payload fills parameters by name: remove the '/'"
+            f"{where} has a Depends as its default: write {parameter.name}: Annotated[T, Depends(function)] instead"
         )
+
+
+def check_by_name(parameter: inspect.Parameter, where: str) -> None:
+    """Raise `ConfigurationError` if a parameter cannot be filled by its name."""
+    if parameter.kind is P.POSITIONAL_ONLY:
+        raise ConfigurationError(f"{where} is positional-only, but parameters are filled by name: remove the '/'")
     if parameter.kind is P.VAR_POSITIONAL:
         raise ConfigurationError(
-            f"{where} takes positional arguments, but the payload fills parameters by name: "
+            f"{where} takes positional arguments, but parameters are filled by name: "
             f"replace '*{parameter.name}' by a parameter that is a list, or by '*' alone"
         )
 
 
-def _hint(parameter: inspect.Parameter, names: Names, where: str) -> Any:
-    return Any if parameter.annotation is P.empty else names.resolve(parameter.annotation, where)
+def _check_one(parameter: inspect.Parameter, where: str) -> None:
+    if parameter.kind is P.VAR_KEYWORD:
+        raise ConfigurationError(
+            f"{where} takes the rest of the payload, but a Depends gives one value: use a parameter without '**'"
+        )

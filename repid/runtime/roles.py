@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from trio import CapacityLimiter
@@ -13,7 +14,7 @@ from ..actors import Actor, onion
 from ..delivery import VERBS, Cancel, Delivery, Disposition, NewResult, Terms, make_result
 from ..envelope import Envelope
 from ..errors import ConfigurationError
-from ..inject import Message
+from ..inject import MESSAGE, Message, Supplied, Values
 from ..names import check_duration
 from ..ports import Backend, Home, Topics
 from ..retry import default_retry_policy_factory
@@ -48,7 +49,7 @@ class Role:
         self.mode = actor.mode
         self.bind = actor.plan.bind
         self.limit = actor.concurrency
-        self.needs_message = actor.plan.takes_message or bool(actor.middlewares)
+        self.needs_message = actor.plan.takes_message or _is_surrounded(actor)
         self.slots: CapacityLimiter | None = getattr(backend, "slots", None)
         self.start = _starter(actor, backend, backends.home)
         self.is_plain = actor.mode == "auto" and not actor.store_result
@@ -115,44 +116,80 @@ class Role:
 
 
 Start = Callable[[dict[str, Any], Message | None], Coroutine[Any, Any, Any]]
-Call = Callable[[Message], Awaitable[Any]]
+Call = Callable[..., Awaitable[Any]]
+"""Called with the message, and with the values of dependencies where it has any."""
+
+
+def _is_surrounded(actor: Actor) -> bool:
+    """Whether something runs around its calls: middlewares, or async dependencies of a sync function."""
+    dependencies = actor.plan.dependencies
+    return bool(actor.middlewares) or (dependencies is not None and bool(dependencies.outer))
 
 
 def _starter(actor: Actor, backend: Backend | None, home: Home | None) -> Start:
     """How to get the coroutine of one run."""
     function = actor.function
-    if actor.middlewares:
+    if _is_surrounded(actor):
         return _start_around(actor, backend, home)
+    if actor.plan.dependencies is not None:
+        return _start_supplied(actor.plan.dependencies.inner, backend)
     if backend is None:
         return lambda arguments, _: function(**arguments)
     call: Callable[..., Any] = backend.call
     return lambda arguments, _: call(function, (), arguments)
 
 
-def _start_around(actor: Actor, backend: Backend | None, home: Home | None) -> Start:
-    """The same with middlewares around it."""
-    function = actor.function
+def _start_supplied(supplied: Supplied, backend: Backend | None) -> Start:
+    """The same with dependencies, which run where the function does."""
+    if backend is None:
+        return lambda arguments, message: supplied({MESSAGE: message}, arguments)
+    call: Callable[..., Any] = backend.call
+    return lambda arguments, message: call(supplied, ({MESSAGE: message}, arguments), {})
 
+
+def _start_around(actor: Actor, backend: Backend | None, home: Home | None) -> Start:
+    """The same with middlewares around it, and within these the dependencies that do not run where it does."""
+    dependencies = actor.plan.dependencies
+    call = (
+        _call(actor.function, backend, home)
+        if dependencies is None
+        else _call_supplied(dependencies.inner, backend, home)
+    )
+    away = None if home is None or backend is home else _Away(call, home)
+    innermost: Call = call if away is None else away
+    if dependencies is not None:
+        innermost = partial(dependencies.around, innermost)
+    around = _around(actor, innermost)
+    return around if home is None else _start_at_home(around, away, home)
+
+
+def _call(function: Callable[..., Any], backend: Backend | None, home: Home | None) -> Call:
     async def call(message: Message) -> Any:
         if backend is None or backend is home:
             return await function(**message.arguments)
         return await backend.call(function, (), message.arguments)
 
-    if home is not None:
-        return _start_at_home(actor, call if backend is home else _Away(call, home), home)
-    return _around(actor, call)
+    return call
 
 
-def _start_at_home(actor: Actor, call: Call, home: Home) -> Start:
-    """Middlewares run at home, wherever the function runs."""
-    around = _around(actor, call)
+def _call_supplied(supplied: Supplied, backend: Backend | None, home: Home | None) -> Call:
+    async def call(message: Message, given: Values) -> Any:
+        if backend is None or backend is home:
+            return await supplied(given, message.arguments)
+        return await backend.call(supplied, (given, message.arguments), {})
+
+    return call
+
+
+def _start_at_home(around: Start, away: _Away | None, home: Home) -> Start:
+    """What runs around a call does so at home, wherever the function runs."""
 
     async def start(arguments: dict[str, Any], message: Message | None) -> Any:
         try:
             return await home.call(around, (arguments, message), {})
         finally:
-            if isinstance(call, _Away) and message in call.left_behind:
-                call.left_behind.discard(message)
+            if away is not None and message in away.left_behind:
+                away.left_behind.discard(message)
                 abandoned.set(True)
 
     return start
@@ -183,12 +220,12 @@ class _Away:
         self._away = home.away(self._watch)
         self.left_behind: set[Message | None] = set()
 
-    async def __call__(self, message: Message) -> Any:
-        return await self._away(message)
+    async def __call__(self, message: Message, *given: Values) -> Any:
+        return await self._away(message, *given)
 
-    async def _watch(self, message: Message) -> Any:
+    async def _watch(self, message: Message, *given: Values) -> Any:
         try:
-            return await self._call(message)
+            return await self._call(message, *given)
         finally:
             if abandoned.get():
                 self.left_behind.add(message)
