@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from repid.brokers.memory.consumer import InMemoryConsumer
 
 T = TypeVar("T")
+
+
+class Log(list[str]):
+    """What happened, in order."""
+
+    @contextmanager
+    def around(self, name: str) -> Iterator[None]:
+        self.append(f"{name} opens")
+        try:
+            yield
+        except BaseException as error:
+            self.append(f"{name} sees {type(error).__name__}")
+            raise
+        finally:
+            self.append(f"{name} closes")
 
 
 class UnreliableServer(InMemoryServer):
@@ -109,3 +124,10 @@ async def send(app: Repid, actor: str, *, channel: str = "default", **payload: A
 def total(counts: Counts) -> int:
     """How many messages there are at all."""
     return counts.ready + counts.scheduled + counts.leased + counts.dead
+
+
+async def failure_of(server: UnreliableServer) -> tuple[str, str]:
+    """Type and text of the error of the only dead letter."""
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    return dead.failure.type, dead.failure.text

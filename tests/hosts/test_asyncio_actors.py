@@ -278,6 +278,39 @@ def test_middlewares_run_on_the_host(loop: str) -> None:
     )
 
 
+def test_dependencies_run_on_the_loop_of_their_actor_and_under_the_middlewares_of_the_host(loop: str) -> None:
+    run(
+        """
+        from typing import Annotated
+
+        async def around(call_next, message, actor):
+            await trio.sleep(0.001)
+            return await call_next(message, actor)
+
+        tasks = []
+
+        async def outer(message: Message):
+            tasks.append(asyncio.current_task())
+            await asyncio.sleep(0.001)
+            yield "a word"
+            await asyncio.sleep(0.001)
+            await message.ack()
+            tasks.append(asyncio.current_task())
+
+        async def job(word: Annotated[str, Depends(outer)]):
+            assert word == "a word"
+            tasks.append(asyncio.current_task())
+
+        router.actor(name="alone")(job)
+        router.actor(name="surrounded", middlewares=[around])(job)
+        report, counts, dead = main("alone", "surrounded", tasks_limit=1)
+        assert report.succeeded == 2, dead
+        assert len(tasks) == 6 and len(set(tasks[:3])) == len(set(tasks[3:])) == 1, tasks
+        """,
+        loop,
+    )
+
+
 def test_many_runs_at_once(loop: str) -> None:
     run(
         """

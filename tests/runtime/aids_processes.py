@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+import trio
+
+from repid import Depends
 
 
 def check_other_process(parent: int) -> None:
@@ -24,3 +30,23 @@ def fail() -> None:
 
 def die() -> None:
     os._exit(3)
+
+
+left: list[str] = []
+"""What dependencies have noted in this process."""
+
+
+def process_id() -> Iterator[int]:
+    yield os.getpid()
+    left.append("process_id")
+
+
+async def word() -> str:
+    await trio.lowlevel.checkpoint()
+    return "a word"
+
+
+def check_dependencies(
+    parent: int, pid: Annotated[int, Depends(process_id)], text: Annotated[str, Depends(word)]
+) -> tuple[bool, str, list[str]]:
+    return pid == os.getpid() != parent, text, left
