@@ -148,6 +148,15 @@ def test_processes_compute_and_a_timeout_kills_them() -> None:
     assert_order(lines, "spin was killed: actor 'spin' ran longer than its timeout of 1 s", "3 succeeded, 1 failed")
 
 
+def test_a_dependency_commits_what_succeeds_and_rolls_back_what_fails() -> None:
+    assert run("dependencies.py") == [
+        "2 apples left",
+        "first: committed",
+        "second: rolled back",
+        "1 succeeded, 1 dead, in stock: {'apples': 2}",
+    ]
+
+
 def test_fastapi_enqueues_jobs_and_runs_a_worker_in_its_lifespan() -> None:
     pytest.importorskip("fastapi")
     assert run("fastapi_app.py") == ["a report of 6 words, and the worker has ended"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import assert_type
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, assert_type
 
 from repid import (
     Actor,
     BrowsedMessage,
     CallNext,
     Counts,
+    Depends,
     Envelope,
     Handle,
     InMemoryServer,
@@ -68,6 +69,20 @@ def test_the_decorator_keeps_the_type_of_the_function_bare_and_with_arguments() 
     assert callable(as_int_to_list)
     assert local.actor(add) is add
     assert local.actor(name="sync")(sync) is sync
+
+
+def test_a_dependency_is_of_the_type_it_is_annotated_with_and_may_be_given_by_hand() -> None:
+    async def count(message: Message) -> AsyncIterator[int]:
+        yield message.attempt
+
+    @Router().actor
+    def repeat(text: str, times: Annotated[int, Depends(count)]) -> str:
+        assert_type(times, int)
+        return text * times
+
+    assert_type(repeat("a", times=2), str)
+    as_plain_function: Callable[[str, int], str] = repeat
+    assert as_plain_function("a", 2) == "aa"
 
 
 def test_wrong_options_are_errors_of_the_checker_too() -> None:
