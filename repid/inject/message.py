@@ -64,7 +64,9 @@ class Message(Producer):
     __slots__ = ("_action", "_delivery", "_desk", "_outbox", "_terms", "arguments")
 
     arguments: dict[str, Any]
-    """What the actor is called with, by parameter name. A middleware may change it before the call."""
+    """What the actor is called with, by parameter name, but for its dependencies. A middleware may change it before the
+    call.
+    """
 
     def __init__(self, delivery: Delivery, terms: Terms, desk: Desk, action: Action | None = None) -> None:
         self._delivery = delivery

@@ -73,7 +73,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             fields.append(Field(parameter.name, hint, required=parameter.default is P.empty))
     bound = function.keywords if isinstance(function, functools.partial) else {}
     reserved = _keywords(plain_function(function)).difference(field.name for field in fields)
-    reserved = reserved.union(bound, messages, (each for each, _ in dependencies))
+    reserved = reserved.union(bound, messages)
     return Signature(name, tuple(fields), tuple(messages), tuple(dependencies), rest, reserved)
 
 

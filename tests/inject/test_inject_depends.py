@@ -186,17 +186,31 @@ def test_a_message_asked_for_by_a_dependency_is_asked_for() -> None:
     assert bind(actor, {"a": 1}) == {"a": 1}
 
 
+async def find(repository: Annotated[Repository, Depends(Repository)]) -> int:
+    return 1
+
+
 def test_what_async_dependencies_of_a_sync_actor_want_is_outside_of_it_with_them() -> None:
     def actor(
-        r: Annotated[Repository, Depends(Repository)],
-        n: Annotated[int, Depends(fetch)],
-        i: Annotated[int, Depends(iterate)],
+        own: Annotated[int, Depends(Callable().method)],
+        found: Annotated[int, Depends(find)],
+        number: Annotated[int, Depends(iterate)],
     ) -> None: ...
+
+    method = Callable().method
+    actor.__annotations__["own"] = Annotated[int, Depends(method)]
+    dependencies = compile_plan(actor).dependencies
+    assert dependencies is not None
+    assert [step.function for step in dependencies.outer] == [open_session, Repository, find]
+    assert [step.function for step in dependencies.inner.steps] == [method, iterate]
+
+
+def test_nothing_is_outside_of_an_async_actor() -> None:
+    async def actor(found: Annotated[int, Depends(find)]) -> None: ...
 
     dependencies = compile_plan(actor).dependencies
     assert dependencies is not None
-    assert [step.function for step in dependencies.outer] == [open_session, fetch]
-    assert [step.function for step in dependencies.inner.steps] == [Repository, iterate]
+    assert dependencies.outer == ()
 
 
 def defaulted(a: int = 1, *args: str, b: decimal.Decimal | None = None, **kwargs: Any) -> int:
