@@ -273,7 +273,7 @@ WORKLOADS = (
         arguments={"noop": 40_000, "compute": 4_000, "processes": 4, "executors": 100},
         quick={"noop": 5_000, "compute": 500},
         metrics=(
-            Metric("noop", "SQLite: no-op, processes", "jobs/s", targets=(Target(1.6, HOME),)),
+            Metric("noop", "SQLite: no-op, processes", "jobs/s"),  # bound by the one writer a file can have
             Metric("compute", "SQLite: 1 ms, processes", "jobs/s", targets=(Target(1.6, HOME),)),
         ),
         store="sqlite",

@@ -11,7 +11,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +26,13 @@ LATENCY_WARM_UP = 50
 Arguments = Mapping[str, Any]
 Figures = dict[str, Any]
 Measurement = Callable[[Arguments], Figures]
+
+
+def run_on_uvloop(coroutine: Coroutine[Any, Any, Figures]) -> Figures:
+    """Not every platform has uvloop: only what is measured on it needs it."""
+    import uvloop  # noqa: PLC0415
+
+    return uvloop.run(coroutine)
 
 
 def typed_payloads(count: int) -> list[dict[str, Any]]:

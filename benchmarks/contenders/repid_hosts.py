@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import uvloop
-
-from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now
+from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now, run_on_uvloop
 from .repid_trio import CHANNEL, Drain, new_app
 
 Run = Callable[[Coroutine[Any, Any, Figures]], Figures]
-"""Runs a coroutine on a loop of its own: `asyncio.run` or `uvloop.run`."""
+"""Runs a coroutine on a loop of its own: `asyncio.run` or `run_on_uvloop`."""
 
 
 def measure_noop(run: Run, arguments: Arguments) -> Figures:
@@ -24,7 +22,7 @@ def measure_noop(run: Run, arguments: Arguments) -> Figures:
 
 
 async def measure_crossing(arguments: Arguments) -> Figures:
-    """How long a send takes, alone and among many at once, while the guest has nothing else to do."""
+    """How long a send takes: alone, now and then, and among many at once, one such round after another."""
     app, count = new_app(), arguments["at_once"]
 
     def send() -> Awaitable[object]:
@@ -37,8 +35,7 @@ async def measure_crossing(arguments: Arguments) -> Figures:
             start = now()
             await send()
             one.append(now() - start)
-        for pause in idle_pauses(arguments["rounds"]):
-            await asyncio.sleep(pause)
+        for _ in range(arguments["rounds"]):
             start = now()
             await asyncio.gather(*(send() for _ in range(count)))
             many.append((now() - start) / count)
@@ -55,8 +52,8 @@ def crossing_on(run: Run) -> Measurement:
 
 MEASUREMENTS: dict[str, Measurement] = {
     "hosts-asyncio": noop_on(asyncio.run),
-    "hosts-uvloop": noop_on(uvloop.run),
+    "hosts-uvloop": noop_on(run_on_uvloop),
     "crossing-asyncio": crossing_on(asyncio.run),
-    "crossing-uvloop": crossing_on(uvloop.run),
+    "crossing-uvloop": crossing_on(run_on_uvloop),
 }
-DISTRIBUTIONS = ("repid-trio", "trio", "msgspec", "uvloop")
+DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")

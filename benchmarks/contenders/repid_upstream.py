@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # Reason: repid 2.1.4 lives in another environment; the main one has ours under the same import name.
-"""Upstream repid 2.1.4: on uvloop, but where asyncio itself is the point; its in-memory server, pydantic for typed payloads (its own default)."""
+"""Upstream repid 2.1.4: on uvloop, but where asyncio itself is the point; in-memory server, pydantic (its default)."""
 
 from __future__ import annotations
 
