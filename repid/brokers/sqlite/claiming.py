@@ -36,10 +36,10 @@ _BRANCH = "SELECT * FROM (SELECT rank, seq, lane FROM ready WHERE lane = ? ORDER
 _LANES_AT_ONCE = 100
 """SQLite takes at most 500 branches in one statement."""
 
-_SPLIT = f"(SELECT value / {LEASES_TOLD_APART} AS seq, value % {LEASES_TOLD_APART} AS n FROM json_each(?1))"  # noqa: S608
+_SPLIT = f"(SELECT value / {LEASES_TOLD_APART} AS seq, value % {LEASES_TOLD_APART} AS n FROM json_each(?))"  # noqa: S608
 _VALID = f"SELECT count(*) FROM {_SPLIT} AS token JOIN lease ON lease.seq = token.seq AND lease.n = token.n"  # noqa: S608
 _EXTEND = "UPDATE lease SET until = ?, boot = ? WHERE seq = ? AND n = ?"
-_EXTEND_ALL = f"UPDATE lease SET until = ?2, boot = ?3 WHERE seq IN (SELECT seq FROM {_SPLIT})"  # noqa: S608
+_EXTEND_ALL = f"UPDATE lease SET until = ?, boot = ? WHERE seq IN (SELECT seq FROM {_SPLIT})"  # noqa: S608
 
 
 def closed() -> UsageError:
@@ -131,7 +131,7 @@ def extend(store: Store, tokens: Sequence[int]) -> list[bool]:
     until = store.boot_now + store.lease_timeout
     packed = pack_tokens(tokens)
     if len(set(tokens)) == len(tokens) and are_valid(store, tokens, packed):
-        store.execute(_EXTEND_ALL, (packed, until, store.boot))
+        store.execute(_EXTEND_ALL, (until, store.boot, packed))
         return [True] * len(tokens)
     rows = [(until, store.boot, *split(token)) for token in tokens]
     return [store.execute(_EXTEND, row).rowcount > 0 for row in rows]

@@ -49,9 +49,9 @@ AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY expi
 _BURY = """
 INSERT INTO dead (queue, lane, id, payload, content_type, headers, extra, result_id, attempt, lost, reason, failure,
     progress)
-SELECT lane.queue, lane, message.id, payload, content_type, headers, extra, result_id, attempt, lost, ?2,
-    CASE ?3 WHEN 1 THEN failure ELSE ?4 END, progress
-FROM message JOIN lane ON lane.id = message.lane WHERE seq = ?1
+SELECT lane.queue, lane, message.id, payload, content_type, headers, extra, result_id, attempt, lost, ?,
+    CASE ? WHEN 1 THEN failure ELSE ? END, progress
+FROM message JOIN lane ON lane.id = message.lane WHERE seq = ?
 """
 
 
@@ -194,13 +194,13 @@ class Store:
 
     def give_up(self, seq: int, reason: Reason) -> None:
         """Make a message dead because time or chance decided so; its result says that, if one is wanted."""
-        self.execute(_BURY, (seq, reason, True, None))
+        self.execute(_BURY, (reason, True, None, seq))
         conclude(self.connection, self.now, seq, "expired" if reason == "expired" else "dead")
         self.remove(seq)
 
     def bury(self, seq: int, reason: Reason, failure: Failure | None) -> None:
         """Make a message dead, as a verdict said, that is in no place any more."""
-        self.execute(_BURY, (seq, reason, False, None if failure is None else pack(failure)))
+        self.execute(_BURY, (reason, False, None if failure is None else pack(failure), seq))
         self.remove(seq)
 
     def each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> int:
