@@ -300,11 +300,12 @@ def test_aliases_of_python_3_12_are_followed() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="has no type statement")
-def test_an_alias_that_contains_itself_is_looked_through_once() -> None:
+def test_an_alias_that_contains_itself_is_an_error_and_no_endless_search() -> None:
     names: dict[str, Any] = {}
     exec("type Tree = list[Tree]", names)
 
     def actor(tree): ...  # type: ignore[no-untyped-def]
 
     actor.__annotations__ = {"tree": names["Tree"]}
-    assert compile_plan(actor).dependencies is None
+    with pytest.raises(ConfigurationError, match=r"'tree'.*nothing can be decoded to its type Tree"):
+        compile_plan(actor)
