@@ -3,6 +3,7 @@
 * `running`: `run_app`, which runs a worker here or has it run by a supervisor.
 * `supervisor`: starts, replaces and stops processes. `restarts`: when, and when to give up; pure.
 * `process`: one process as the supervisor sees it. `child`: the same from inside.
+* `orphan`: how a process that is stuck ends after its supervisor was killed.
 * `target`: how another process finds the app. `memory`: how much this one takes.
 
 The supervisor holds one end of a pipe to each process: what it says travels there (`stop`, `cut`), and its end says

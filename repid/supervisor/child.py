@@ -17,11 +17,13 @@ from typing import IO, Literal
 import msgspec
 import trio
 
+from ..errors import ConfigurationError, UsageError
 from ..runtime import Handle, Report
 from ..runtime.worker import unwrapped
 from .collector import spared_collector
 from .memory import resident
-from .process import Account, Brief
+from .orphan import end_with
+from .process import Account, Brief, inherited_pipe
 from .target import AnyApp, load_target
 
 log = logging.getLogger("repid.processes")
@@ -32,6 +34,7 @@ ORPHAN_TIME = 5.0
 """Seconds a process has to release its jobs when its supervisor is no more."""
 
 _MEMORY_INTERVAL = 0.5
+_LONGEST_REFUSAL = 2000
 
 is_child = False
 """Whether this process was started by a supervisor."""
@@ -45,22 +48,39 @@ def main() -> None:
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     brief = msgspec.json.decode(pipe.readline(), type=Brief)
-    orders = Orders()
+    end_with(brief.supervisor)
+    leave = partial(_leave, inherited_pipe(brief.account))
+    orders = Orders(partial(_end_now, leave))
     for number in brief.signals:  # from now on: none of them may end a process that is starting, or about to end
         signal.signal(number, orders.on_signal)
     threading.Thread(target=_listen, args=(pipe, orders), name="repid supervisor", daemon=True).start()
     sys.argv = brief.argv
     try:
-        app = load_target(brief.target)
-        configure_logging()
-        with spared_collector():
-            account = trio.run(_work, app, brief, orders)
-        file = Path(f"{brief.account}.part")
-        file.write_bytes(msgspec.json.encode(account))
-        file.rename(brief.account)
+        leave(_run(brief, orders))
     finally:
         for number in brief.signals:
             signal.signal(number, signal.SIG_IGN)  # else the interpreter's last steps restore what would kill it
+
+
+def _run(brief: Brief, orders: Orders) -> Account:
+    try:
+        app = load_target(brief.target)
+        orders.attach(None)
+        configure_logging()
+        with spared_collector():
+            return trio.run(_work, app, brief, orders)
+    except (ConfigurationError, UsageError) as error:
+        return Account(Report(), refused=str(error)[:_LONGEST_REFUSAL])
+
+
+def _leave(pipe: int, account: Account) -> None:
+    os.write(pipe, msgspec.json.encode(account))
+
+
+def _end_now(leave: Callable[[Account], None], _: str) -> None:
+    """The program is still being imported, which may take longer than anybody waits, and nothing was begun."""
+    leave(Account(Report()))
+    os._exit(0)
 
 
 def configure_logging() -> None:
@@ -72,14 +92,14 @@ def configure_logging() -> None:
 class Orders:
     """What the supervisor wants, whether or not there is a worker yet that could do it."""
 
-    def __init__(self) -> None:
+    def __init__(self, carry_out: Callable[[str], None]) -> None:
         self._lock = threading.RLock()  # a signal handler may interrupt its thread here
         self._given: list[str] = []
         self._signals = 0
-        self._carry_out: Callable[[str], None] | None = None
+        self._carry_out: Callable[[str], None] | None = carry_out
 
     def give(self, order: str) -> None:
-        """Have an order carried out, now or as soon as there is a worker. Called in any thread."""
+        """Have an order carried out, now or as soon as there is somebody to do it. Called in any thread."""
         with self._lock:
             self._given.append(order)
             if self._carry_out is not None:
@@ -90,12 +110,13 @@ class Orders:
         self._signals += 1
         self.give("stop" if self._signals == 1 else "cut")
 
-    def attach(self, carry_out: Callable[[str], None]) -> None:
-        """Who carries them out."""
+    def attach(self, carry_out: Callable[[str], None] | None) -> None:
+        """Who carries them out from now on. None: nobody yet, so that they are kept."""
         with self._lock:
             self._carry_out = carry_out
-            for order in self._given:
-                carry_out(order)
+            if carry_out is not None:
+                for order in self._given:
+                    carry_out(order)
 
 
 def _listen(pipe: IO[bytes], orders: Orders) -> None:

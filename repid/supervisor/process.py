@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, Literal
 
 import msgspec
@@ -17,25 +17,47 @@ from .target import Target
 Order = Literal["stop", "cut"]
 """stop: with the grace. cut: without."""
 
+_LONGEST_ACCOUNT = 16384
+"""Bytes: what a pipe holds everywhere, so that writing does not wait for somebody to read."""
+
 _START = "import sys; sys.path[:] = {path!r}; from repid.supervisor.child import main; main()"
 
-_GROUP: dict[str, Any]
-if sys.platform == "win32":
-    _GROUP = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-else:
-    _GROUP = {"process_group": 0}
+
+def _how_to_start(pipe: int) -> tuple[int, dict[str, Any]]:
+    """Arguments for a process of its own group that inherits the pipe, and as what: a file descriptor or a handle."""
+    if sys.platform == "win32":
+        import msvcrt  # noqa: PLC0415 - of Windows only
+
+        handle = msvcrt.get_osfhandle(pipe)
+        os.set_handle_inheritable(handle, True)  # noqa: FBT003 - it takes no keyword
+        only = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
+        return handle, {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP, "startupinfo": only}
+    return pipe, {"process_group": 0, "pass_fds": [pipe]}
+
+
+def inherited_pipe(number: int) -> int:
+    """The pipe that was passed to this process, as a file descriptor that is not passed on."""
+    if sys.platform == "win32":
+        import msvcrt  # noqa: PLC0415 - of Windows only
+
+        os.set_handle_inheritable(number, False)  # noqa: FBT003 - it takes no keyword
+        return msvcrt.open_osfhandle(number, os.O_WRONLY)
+    os.set_inheritable(number, False)  # noqa: FBT003 - it takes no keyword
+    return number
 
 
 class Brief(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is told before anything else. `worker`: options of its worker, as JSON can hold them.
 
     `max_jobs`, `max_memory`: it ends, to be replaced, after so many runs, or when it takes so many bytes.
-    `account`: the file into which it writes its `Account` at the end. `number`: which of the workers it is.
+    `account`: the inherited pipe into which it writes its `Account` at the end. `number`: which of the workers it is.
+    `supervisor`: the process that started it.
     """
 
     target: Target
-    number: int
-    account: str
+    number: int = 0
+    account: int = 0
+    supervisor: int = 0
     argv: list[str]
     server_name: str | None = None
     worker: dict[str, Any] = {}
@@ -46,23 +68,35 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """What a process leaves behind: what its worker did, and whether it ended in order to be replaced."""
+    """What a process leaves behind: what its worker did, and whether it ended in order to be replaced.
+
+    `refused`: why there can be no worker, however often it is tried. Otherwise None.
+    """
 
     report: Report
     recycled: Literal["jobs", "memory"] | None = None
+    refused: str | None = None
 
 
 class Process:
     """A worker process. It is its own process group, so that Ctrl-C reaches it by way of the supervisor only."""
 
     def __init__(self, brief: Brief) -> None:
-        self._account = Path(brief.account)
-        self._popen = subprocess.Popen(  # noqa: S603 - itself; here, not in one of trio's threads: the death of that would end the process
-            [sys.executable, "-c", _START.format(path=sys.path), f"worker {brief.number} of {brief.target.name}"],
-            stdin=subprocess.PIPE,
-            bufsize=0,
-            **_GROUP,
-        )
+        self._account, theirs = os.pipe()
+        try:
+            account, arguments = _how_to_start(theirs)
+            self._popen = subprocess.Popen(  # noqa: S603 - itself; here, not in one of trio's threads: see `orphan`
+                [sys.executable, "-c", _START.format(path=sys.path), f"worker {brief.number} of {brief.target.name}"],
+                stdin=subprocess.PIPE,
+                bufsize=0,
+                **arguments,
+            )
+        except BaseException:
+            os.close(self._account)
+            raise
+        finally:
+            os.close(theirs)
+        brief = msgspec.structs.replace(brief, account=account, supervisor=os.getpid())
         self._write(msgspec.json.encode(brief) + b"\n")
 
     @property
@@ -85,25 +119,30 @@ class Process:
         )
         return code
 
-    async def close(self, seconds: float) -> None:
-        """Have it end, if it has not: without a supervisor it cuts itself short. After so many seconds it is killed."""
+    async def close(self, seconds: float) -> Account | None:
+        """Have it end, if it has not: without a supervisor it cuts itself short. After so many seconds it is killed.
+
+        What it left behind. None: nothing, as it crashed.
+        """
         with suppress(OSError):
             self._pipe.close()
         with trio.CancelScope(shield=True):
-            with trio.move_on_after(seconds):
+            with trio.move_on_after(seconds) as patience:
                 await self.wait()
-                return
-            self.kill()
-            await self.wait()
+            if patience.cancelled_caught:
+                self.kill()
+                await self.wait()
+        return self._read_account()
 
-    def account(self) -> Account | None:
-        """What it left behind. None: nothing, as it crashed."""
+    def _read_account(self) -> Account | None:
         try:
-            return msgspec.json.decode(self._account.read_bytes(), type=Account)
+            if sys.platform != "win32":
+                os.set_blocking(self._account, False)  # a fork of it may still hold the other end
+            return msgspec.json.decode(os.read(self._account, _LONGEST_ACCOUNT), type=Account)
         except (OSError, msgspec.MsgspecError):
             return None
         finally:
-            self._account.unlink(missing_ok=True)
+            os.close(self._account)
 
     def _write(self, line: bytes) -> None:
         with suppress(OSError):  # it has ended; `wait` tells

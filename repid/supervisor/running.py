@@ -75,8 +75,6 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
     target = processes.get("target")
     brief = Brief(
         target=find_target(app) if target is None else Target(target),
-        number=0,
-        account="",
         argv=sys.argv,
         server_name=server_name,
         worker=_plain(options),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,13 +69,13 @@ class Supervisor:
         When it returns or raises none of them is running any more. Cancelled: they are cut short.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="repid-") as folder, listen(self._plan.signals, self._on_signal):
+            with listen(self._plan.signals, self._on_signal):
                 async with trio.open_nursery() as watching:
                     if self._plan.watched:
                         watching.start_soon(self._watch)
                     async with trio.open_nursery() as posts:
                         for post in self._posts:
-                            posts.start_soon(self._hold, post, Path(folder))
+                            posts.start_soon(self._hold, post)
                     self._no_more_changes.set()
         except BaseExceptionGroup as group:
             raise unwrapped(group) from None
@@ -111,7 +110,7 @@ class Supervisor:
             post.patience.deadline = min(post.patience.deadline, trio.current_time() + bound)
             post.process.tell(order)
 
-    async def _hold(self, post: Post, folder: Path) -> None:
+    async def _hold(self, post: Post) -> None:
         """Run one process after another until no more is wanted."""
         delay: float | None = 0.0
         while delay is not None:
@@ -120,69 +119,88 @@ class Supervisor:
             if self._is_stopping:
                 return
             post.wake, post.patience, post.is_reloading = trio.Event(), trio.CancelScope(), False
-            post.process = process = Process(self._brief(post, folder))
-            log.debug("worker %d is process %d", post.number, process.pid)
             try:
-                code = await self._wait(post, process)
+                process = Process(self._brief(post))
+            except OSError as error:  # too many processes, or too little memory, for now
+                delay = self._after_crash(post, f"worker {post.number} could not be started: {error}")
+                continue
+            post.process = process
+            name = f"worker {post.number} (process {process.pid})"
+            log.debug("%s was started", name)
+            try:
+                code = await self._wait(post, process, name)
             finally:
                 post.process = None
-                await process.close(MARGIN)
-            delay = self._judge(post, process.pid, code, process.account())
+                account = await process.close(MARGIN)
+            delay = self._judge(post, name, code, account)
 
-    def _brief(self, post: Post, folder: Path) -> Brief:
+    def _brief(self, post: Post) -> Brief:
         return msgspec.structs.replace(
             self._plan.brief,
             number=post.number,
-            account=str(folder / f"{post.number}.json"),
             messages_limit=None if post.left == math.inf else int(post.left),
         )
 
-    async def _wait(self, post: Post, process: Process) -> int:
+    async def _wait(self, post: Post, process: Process, name: str) -> int:
         with post.patience:
             return await process.wait()
         if self._is_stopping:
-            self._failures.append(f"worker {post.number} (process {process.pid}) did not end in time and was killed")
-        log.error("worker %d (process %d) did not end in time and is killed", post.number, process.pid)
+            self._failures.append(f"{name} did not end in time and was killed")
+        log.error("%s did not end in time and is killed", name)
         process.kill()
         return await process.wait()
 
-    def _judge(self, post: Post, pid: int, code: int, account: Account | None) -> float | None:
+    def _judge(self, post: Post, name: str, code: int, account: Account | None) -> float | None:
         """What follows from the end of a process: seconds until the next one is started; None: there is none."""
         if account is not None:
             self._report = _sum(self._report, account.report)
             post.left -= account.report.processed + account.report.abandoned
-        ended_well = code == 0 and account is not None
+            if account.refused is not None:
+                return self._after_refusal(post, account.refused)
         if self._is_stopping:
             had_begun = -code not in self._plan.signals  # once it has, it handles these
+            ended_well = code == 0 and account is not None
             if had_begun and not ended_well and not post.patience.cancel_called:
-                self._failures.append(f"worker {post.number} failed while it was stopping: {describe(code)}")
+                self._failures.append(f"{name} failed while it was stopping: {describe(code)}")
             return None
-        if ended_well and account is not None:
-            if post.left <= 0:
-                return None
-            if account.recycled is not None:
-                log.info("worker %d is replaced: it has reached its limit (%s)", post.number, account.recycled)
-                return 0.0
-            if self._plan.burst and not post.is_reloading:
-                return None
-        return self._after_crash(post, pid, code)
+        if code != 0 or account is None:
+            return self._after_crash(post, f"{name} ended: {describe(code)}")
+        return self._after_good_end(post, name, account)
 
-    def _after_crash(self, post: Post, pid: int, code: int) -> float | None:
+    def _after_good_end(self, post: Post, name: str, account: Account) -> float | None:
+        if post.left <= 0 or (self._plan.burst and account.recycled is None and not post.is_reloading):
+            return None
+        if account.recycled == "memory" and account.report.processed == 0:
+            return self._after_crash(post, f"{name} took more than max_memory before it had run anything")
+        if account.recycled is None:
+            return self._after_crash(post, f"{name} ended, though nobody had told it to")
+        log.info("%s is replaced: it has reached its limit (%s)", name, account.recycled)
+        return 0.0
+
+    def _after_refusal(self, post: Post, why: str) -> float | None:
+        if post.is_reloading:
+            return 0.0
+        if self._plan.watched and not self._is_stopping:
+            log.error("no worker can run: %s; it is tried again at the next change", why)
+            return math.inf
+        failure = f"no worker can run: {why}"
+        if failure not in self._failures:  # all of them say the same
+            self._failures.append(failure)
+        self._stop()
+        return None
+
+    def _after_crash(self, post: Post, what: str) -> float | None:
         if post.is_reloading:
             return 0.0
         if self._plan.watched:
-            log.error(
-                "worker %d (process %d) ended: %s; it is started at the next change", post.number, pid, describe(code)
-            )
+            log.error("%s; it is started at the next change", what)
             return math.inf
         delay = post.restarts.after_crash(trio.current_time())
         if delay is not None:
-            log.error("worker %d (process %d) ended: %s; again in %g s", post.number, pid, describe(code), delay)
+            log.error("%s; again in %g s", what, delay)
             return delay
-        self._failures.append(f"worker {post.number} ended too often within a minute, the last time: {describe(code)}")
-        log.error(
-            "worker %d (process %d) ended: %s; that was once too often: giving up", post.number, pid, describe(code)
-        )
+        log.error("%s; that was once too often: giving up", what)
+        self._failures.append(f"{what}, and that too often within a minute")
         self._stop()
         return None
 
@@ -197,8 +215,10 @@ class Supervisor:
 
 
 def describe(code: int) -> str:
-    """An exit code in words."""
-    if code >= 0:
+    """The exit code of a process that did not end well, in words."""
+    if code == 0:
+        return "exit code 0, in the middle of its work"
+    if code > 0:
         return f"exit code {code}"
     try:
         return f"killed by {signal.Signals(-code).name}"

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from repid import Connection, Repid, SQLiteServer
@@ -52,6 +53,12 @@ async def die() -> None:
 app.include_router(router)
 """
 
+
+def slow(count: int, seconds: float) -> list[dict[str, float]]:
+    """Payloads for the actor `slow`."""
+    return [{"number": n, "seconds": seconds} for n in range(count)]
+
+
 Notes = list[tuple[str, int, int]]
 
 
@@ -80,16 +87,36 @@ class Program:
         lines += [f"module.{name} = {value}" for name, value in constants.items()]
         (self.folder / "sitecustomize.py").write_text("\n".join(lines), encoding="utf-8")
 
-    def start(self, *options: str, command: list[str] | None = None) -> None:
+    def add(self, code: str) -> None:
+        """Add code to the end of the program. `is_worker` says there whether this is a process of a supervisor."""
+        file = self.folder / "jobs.py"
+        prelude = "from repid.supervisor.child import is_child as is_worker\n"
+        file.write_text(file.read_text(encoding="utf-8") + prelude + dedent(code), encoding="utf-8")
+
+    def start(
+        self,
+        *options: str,
+        command: list[str] | None = None,
+        variables: Mapping[str, str] | None = None,
+        output: int | None = None,
+    ) -> None:
+        """Start the supervisor, as a terminal does: in a process group of its own."""
         command = command or ["-m", "repid", "worker", "jobs:app", *options]
         environment = {
             **os.environ,
+            **(variables or {}),
             "PYTHONPATH": os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")]),
         }
         with (self.folder / "log").open("ab") as log:
+            to = log.fileno() if output is None else output
             self.supervisor = subprocess.Popen(
-                [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
+                [sys.executable, *command], cwd=self.folder, env=environment, stdout=to, stderr=to, process_group=0
             )
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """As a terminal does for Ctrl-C."""
+        assert self.supervisor is not None
+        os.killpg(self.supervisor.pid, number)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.supervisor is not None

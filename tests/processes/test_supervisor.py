@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aids_supervisor import Program, is_alive, until
+from aids_supervisor import Program, is_alive, slow, until
 
 pytestmark = [
     pytest.mark.real_time,
@@ -23,10 +23,6 @@ def program(tmp_path: Path) -> Iterator[Program]:
     program = Program(tmp_path)
     yield program
     program.close()
-
-
-def slow(count: int, seconds: float) -> list[dict[str, float]]:
-    return [{"number": n, "seconds": seconds} for n in range(count)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -57,6 +53,18 @@ def test_two_signals_cut_short_and_what_ran_is_released(program: Program) -> Non
     assert program.counts() == (10, 0)
 
 
+@pytest.mark.parametrize("options", [(), ("--processes", "2")], ids=["here", "processes"])
+def test_ctrl_c_in_a_terminal_drains(program: Program, options: tuple[str, ...]) -> None:
+    """It signals the whole process group."""
+    program.send("slow", slow(2, 0.7))
+    program.start(*options)
+    until(lambda: len(program.noted("begin")) == 2)
+    program.signal_group(signal.SIGINT)
+    assert program.wait() == 0
+    assert program.noted("done") == [0, 1]
+    assert "Traceback" not in program.log
+
+
 def test_a_signal_that_reaches_everybody_stops_once(program: Program) -> None:
     """As systemd sends it: to the supervisor and to its processes."""
     program.send("slow", slow(2, 0.5))
@@ -83,37 +91,6 @@ def test_a_killed_process_is_replaced_and_its_job_is_recovered(program: Program)
     assert program.counts() == (0, 0)
 
 
-def test_processes_end_with_a_killed_supervisor_and_release_what_they_ran(program: Program) -> None:
-    program.send("slow", slow(4, 60))
-    program.start("--processes", "2", "--tasks-limit", "2")
-    until(lambda: len(program.noted("begin")) == 4)
-    pids = program.started
-    program.signal(signal.SIGKILL)
-    program.wait()
-    until(lambda: not any(map(is_alive, pids)), seconds=5)
-    assert program.counts() == (4, 0)
-
-
-def test_a_process_that_does_not_end_after_its_supervisor_was_killed_is_ended(program: Program) -> None:
-    program.tune("child", ORPHAN_TIME=1)
-    program.send("stubborn", [{"number": 1}])
-    program.start("--max-jobs", "10")
-    until(lambda: program.noted("begin") == [1])
-    pids = program.started
-    program.signal(signal.SIGKILL)
-    program.wait()
-    until(lambda: not any(map(is_alive, pids)), seconds=8)
-
-
-def test_a_crash_loop_is_given_up(program: Program) -> None:
-    program.tune("restarts", FIRST_DELAY=0.01, LIMIT=2)
-    program.start("--max-jobs", "10")
-    program.send("die", [{}] * 3)
-    assert program.wait() == 1
-    assert len(program.started) == 3
-    assert "repid: worker 1 ended too often within a minute, the last time: exit code 7" in program.log
-
-
 def test_a_process_is_replaced_after_max_jobs(program: Program) -> None:
     program.send("slow", slow(25, 0))
     program.start("--max-jobs", "10", "--burst")
@@ -122,6 +99,14 @@ def test_a_process_is_replaced_after_max_jobs(program: Program) -> None:
     assert len(program.started) == 3
     runs = [sum(pid == each for word, _, pid in program.notes if word == "done") for each in program.started]
     assert runs == [10, 10, 5]
+
+
+def test_each_run_may_have_a_process_of_its_own(program: Program) -> None:
+    program.send("slow", slow(6, 0))
+    program.start("--processes", "2", "--max-jobs", "1", "--burst")
+    assert program.wait(30) == 0
+    assert program.noted("done") == list(range(6))
+    assert len({pid for _, _, pid in program.notes}) == 6
 
 
 def test_a_process_is_replaced_when_it_takes_too_much_memory(program: Program) -> None:
@@ -142,20 +127,6 @@ def test_the_limit_of_messages_is_that_of_each_worker_and_nobody_takes_its_place
     assert program.counts() == (10, 0)
 
 
-def test_a_changed_file_reloads(program: Program) -> None:
-    pytest.importorskip("watchfiles")
-    program.start("--reload")
-    until(lambda: len(program.started) == 1)
-    time.sleep(0.3)  # until the watcher watches
-    code = (program.folder / "jobs.py").read_text(encoding="utf-8")
-    (program.folder / "jobs.py").write_text(code.replace('note(f"done', 'note(f"changed'), encoding="utf-8")
-    until(lambda: len(program.started) == 2)
-    program.send("slow", slow(1, 0))
-    until(lambda: program.noted("changed") == [0])
-    program.signal(signal.SIGTERM)
-    assert program.wait() == 0
-
-
 def test_a_process_that_ignores_its_end_is_killed_and_the_exit_code_says_so(program: Program) -> None:
     program.tune("supervisor", MARGIN=0.3)
     program.send("stubborn", [{"number": 1}])
@@ -166,56 +137,32 @@ def test_a_process_that_ignores_its_end_is_killed_and_the_exit_code_says_so(prog
     assert "did not end in time and was killed" in program.log
 
 
-RUN = """
-import jobs
-app = jobs.app
-if __name__ == "__main__":
-    print(app.run(processes=2, burst=True))
-"""
-
-MAIN = """
-from repid import Connection, Repid, Router, SQLiteServer
-router = Router()
-app = Repid(Connection(SQLiteServer("jobs.db")))
-@router.actor
-async def hello() -> None: print("hello from", __name__, flush=True)
-app.include_router(router)
-if __name__ == "__main__":
-    print(app.run(processes=2, burst=True, messages_limit=3))
-"""
-
-UNGUARDED = MAIN.replace('if __name__ == "__main__":', "if True:").replace("messages_limit=3", "")
-HIDDEN = MAIN.replace("    print(app.run", "    other = [app]; del app; print(other[0].run")
-
-
-def test_run_finds_an_app_of_a_module(program: Program) -> None:
-    (program.folder / "program.py").write_text(RUN, encoding="utf-8")
-    program.send("slow", slow(5, 0))
-    program.start(command=["program.py"])
-    assert program.wait() == 0
-    assert program.noted("done") == list(range(5))
-    assert "Report(processed=5, succeeded=5" in program.log
-
-
-@pytest.mark.parametrize("command", [["program.py"], ["-m", "program"]])
-def test_run_finds_an_app_of_the_program_itself(program: Program, command: list[str]) -> None:
-    (program.folder / "program.py").write_text(MAIN, encoding="utf-8")
-    program.send("hello", [{}] * 3)
-    program.start(command=command)
-    assert program.wait() == 0
-    assert program.log.count("hello from __mp_main__") == 3
-
-
-def test_run_in_a_program_without_a_guard_says_so(program: Program) -> None:
-    program.tune("restarts", LIMIT=0)
-    (program.folder / "program.py").write_text(UNGUARDED, encoding="utf-8")
-    program.start(command=["program.py"])
+def test_a_process_that_is_killed_while_it_drains_is_a_failure(program: Program) -> None:
+    program.send("slow", slow(1, 60))
+    program.start("--processes", "2")
+    until(lambda: program.noted("begin") == [0])
+    program.signal(signal.SIGTERM)
+    until(lambda: "stopping:" in program.log)
+    os.kill(program.notes[0][2], signal.SIGKILL)
     assert program.wait() == 1
-    assert 'put it under `if __name__ == "__main__":`, or' in program.log
+    assert "failed while it was stopping: killed by SIGKILL" in program.log
 
 
-def test_run_of_an_app_that_cannot_be_imported_says_so(program: Program) -> None:
-    (program.folder / "program.py").write_text(HIDDEN, encoding="utf-8")
-    program.start(command=["program.py"])
-    assert program.wait() == 1
-    assert "several processes need an app they can import" in program.log
+def test_a_broken_pipe_for_the_log_harms_no_work(program: Program) -> None:
+    """As in `repid worker … | head`."""
+    program.send("slow", slow(3, 0))
+    reading, writing = os.pipe()
+    os.close(reading)
+    program.start("--max-jobs", "2", "--burst", output=writing)
+    os.close(writing)
+    assert program.wait() == 0
+    assert program.noted("done") == [0, 1, 2]
+
+
+def test_closed_standard_streams_harm_no_work(program: Program) -> None:
+    program.send("slow", slow(3, 0))
+    program.add("sys.stdout and sys.stdout.write('noise')")
+    line = f"exec {sys.executable} -m repid worker jobs:app --max-jobs 2 --burst <&- >&- 2>&-"
+    program.start(command=["-c", f"import os; os.execvp('sh', ['sh', '-c', {line!r}])"])
+    assert program.wait() == 0
+    assert program.noted("done") == [0, 1, 2]

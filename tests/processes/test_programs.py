@@ -1,0 +1,77 @@
+"""`app.run` in programs: how processes find their app. Real time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aids_supervisor import Program, slow
+
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
+]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    program = Program(tmp_path)
+    yield program
+    program.close()
+
+
+RUN = """
+import jobs
+app = jobs.app
+if __name__ == "__main__":
+    print(app.run(processes=2, burst=True))
+"""
+
+MAIN = """
+from repid import Connection, Repid, Router, SQLiteServer
+router = Router()
+app = Repid(Connection(SQLiteServer("jobs.db")))
+@router.actor
+async def hello() -> None: print("hello from", __name__, flush=True)
+app.include_router(router)
+if __name__ == "__main__":
+    print(app.run(processes=2, burst=True, messages_limit=3))
+"""
+
+UNGUARDED = MAIN.replace('if __name__ == "__main__":', "if True:").replace("messages_limit=3", "")
+HIDDEN = MAIN.replace("    print(app.run", "    other = [app]; del app; print(other[0].run")
+
+
+def test_run_finds_an_app_of_a_module(program: Program) -> None:
+    (program.folder / "program.py").write_text(RUN, encoding="utf-8")
+    program.send("slow", slow(5, 0))
+    program.start(command=["program.py"])
+    assert program.wait() == 0
+    assert program.noted("done") == list(range(5))
+    assert "Report(processed=5, succeeded=5" in program.log
+
+
+@pytest.mark.parametrize("command", [["program.py"], ["-m", "program"]])
+def test_run_finds_an_app_of_the_program_itself(program: Program, command: list[str]) -> None:
+    (program.folder / "program.py").write_text(MAIN, encoding="utf-8")
+    program.send("hello", [{}] * 3)
+    program.start(command=command)
+    assert program.wait() == 0
+    assert program.log.count("hello from __mp_main__") == 3
+
+
+def test_run_in_a_program_without_a_guard_says_so_once(program: Program) -> None:
+    (program.folder / "program.py").write_text(UNGUARDED, encoding="utf-8")
+    program.start(command=["program.py"])
+    assert program.wait() == 1
+    assert 'put it under `if __name__ == "__main__":`, or' in program.log
+    assert program.log.count("Traceback") == 1
+
+
+def test_run_of_an_app_that_cannot_be_imported_says_so(program: Program) -> None:
+    (program.folder / "program.py").write_text(HIDDEN, encoding="utf-8")
+    program.start(command=["program.py"])
+    assert program.wait() == 1
+    assert "several processes need an app they can import" in program.log

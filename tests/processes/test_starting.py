@@ -1,0 +1,104 @@
+"""Processes that do not get as far as working, or end of themselves: when others are started, and when not. Real time."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aids_supervisor import Program, is_alive, until
+
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
+]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    program = Program(tmp_path)
+    yield program
+    program.close()
+
+
+QUICKLY = {"FIRST_DELAY": 0.01, "LIMIT": 2}
+MANY_TIMES = "and that too often within a minute"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_import_of_the_program_ends_at_once(program: Program, number: signal.Signals) -> None:
+    program.add("if is_worker: note(f'begin 0 {os.getpid()}'); time.sleep(60)")
+    program.start("--processes", "2")
+    until(lambda: len(program.notes) == 2)
+    program.signal_group(number)
+    assert program.wait() == 0
+    assert not any(is_alive(pid) for _, _, pid in program.notes)
+
+
+def test_a_signal_between_a_crash_and_the_next_start_ends_at_once(program: Program) -> None:
+    program.tune("restarts", FIRST_DELAY=60, LONGEST_DELAY=60)
+    program.send("die", [{}])
+    program.start("--max-jobs", "10")
+    until(lambda: "exit code 7; again in 60 s" in program.log)
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert len(program.started) == 1
+
+
+def test_a_crash_loop_is_given_up(program: Program) -> None:
+    program.tune("restarts", **QUICKLY)
+    program.send("die", [{}] * 3)
+    program.start("--max-jobs", "10")
+    assert program.wait() == 1
+    assert len(program.started) == 3
+    assert f"ended: exit code 7, {MANY_TIMES}" in program.log
+
+
+def test_a_process_that_ends_with_exit_code_0_but_without_having_ended_its_worker_has_crashed(program: Program) -> None:
+    program.tune("restarts", **QUICKLY)
+    program.add("""
+        @router.actor
+        async def vanish() -> None:
+            os._exit(0)
+        app.include_router(router)
+    """)
+    program.send("vanish", [{}] * 3)
+    program.start("--max-jobs", "10")
+    assert program.wait() == 1
+    assert f"ended: exit code 0, in the middle of its work, {MANY_TIMES}" in program.log
+
+
+def test_a_program_whose_import_fails_is_given_up(program: Program) -> None:
+    program.tune("restarts", **QUICKLY)
+    program.add("if is_worker: raise RuntimeError('no database')")
+    program.start("--max-jobs", "10")
+    assert program.wait() == 1
+    assert program.log.count("RuntimeError: no database") == 3
+    assert f"ended: exit code 1, {MANY_TIMES}" in program.log
+
+
+def test_a_process_that_cannot_be_started_at_all_is_given_up(program: Program) -> None:
+    program.tune("restarts", **QUICKLY)
+    program.add("sys.executable = '/nowhere/python'")
+    program.start("--max-jobs", "10")
+    assert program.wait() == 1
+    assert "worker 1 could not be started: [Errno 2] No such file or directory: '/nowhere/python'" in program.log
+    assert MANY_TIMES in program.log
+
+
+def test_an_app_that_is_not_there_is_said_once_and_not_tried_again(program: Program) -> None:
+    program.add("if __name__ == '__main__': app.run(processes=3, target='nowhere:app')")
+    program.start(command=["jobs.py"])
+    assert program.wait() == 1
+    assert program.log.count("no worker can run: there is no module nowhere: looked in") == 1
+    assert program.log.count("Traceback") == 1  # that of the program itself
+
+
+def test_a_limit_of_memory_that_no_process_can_keep_is_given_up(program: Program) -> None:
+    program.tune("restarts", **QUICKLY)
+    program.add("if is_worker: hoard.append(bytearray(200_000_000))")
+    program.start("--max-memory", "150MB")
+    assert program.wait() == 1
+    assert f"took more than max_memory before it had run anything, {MANY_TIMES}" in program.log
