@@ -1,8 +1,9 @@
 """The command line: `python -m repid --help` teaches it.
 
 Exit codes: 0 after a drain (all that was started has ended or was given back), also one that a second signal cut
-short; 1 if it failed: an error came out of the worker, a process crashed too often or had to be killed; 2 for a wrong
-use of the command line.
+short; 1 if it failed: an error came out of the worker, a process crashed too often or had to be killed; 2 for what
+trying again would not change: a wrong use of the command line, no such app, an app that is not set up right. A signal
+that comes before the worker, or its supervisor, listens ends it as it ends any program.
 """
 
 from __future__ import annotations
@@ -49,12 +50,29 @@ EXITS = """\b
 Signals:
   The first SIGTERM or SIGINT drains, all processes within one grace. The second
   cuts short: what was not done goes back to its queue and uses no attempt.
+  A process that crashes is replaced, after 0.1 s, then 0.2 s and so on. If the
+  supervisor itself is killed (SIGKILL, SIGHUP, SIGQUIT), its processes release
+  what they run and end within seconds.
 \b
 Exit codes:
-  0  it drained, or was cut short by a second signal
-  1  an error came out of the worker; or a process crashed more than five times
-     within a minute, or did not end in time and was killed
-  2  wrong usage
+  0     it drained, or was cut short by a second signal; or it had nothing left
+        to do (--burst, --messages-limit)
+  1     the module raised an error, or one came out of the worker; or a process
+        crashed more than five times within a minute, or died or had to be
+        killed while it was stopping
+  2     wrong usage: no such module, app or server, or one not set up right
+  130   Ctrl-C before the worker had started
+  128+n killed by signal n, as a shell tells it
+"""
+
+WORKER_EXAMPLES = """\b
+Examples:
+  repid worker shop.jobs:app                  until Ctrl-C or SIGTERM
+  repid worker shop.jobs:make_app             a function that returns the app
+  repid worker shop.jobs:app --processes 4 --graceful-shutdown-time 50
+  repid worker shop.jobs:app --processes 4 --max-jobs 10000 --max-memory 512MB
+  repid worker shop.jobs:app --reload         for development
+  repid worker shop.jobs:app --burst          from cron: what is ready, and no more
 """
 
 cli = typer.Typer(
@@ -64,6 +82,24 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def show_version(wanted: bool) -> None:
+    """What --version does."""
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
 
 Target = Annotated[
     str, typer.Argument(metavar="MODULE:APP", help="Where the app is, such as shop.jobs:app; or a function giving it.")
@@ -79,7 +115,7 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * 1024 ** (" kmgt".index((match[2] or " ").lower())))
 
 
-@cli.command(epilog=EXITS)
+@cli.command(epilog=f"{WORKER_EXAMPLES}\n{EXITS}")
 def worker(
     target: Target,
     *,

@@ -17,7 +17,7 @@ from typing import IO, Literal
 import msgspec
 import trio
 
-from ..errors import ConfigurationError, UsageError
+from ..errors import BrokerError, ConfigurationError, UsageError
 from ..runtime import Handle, Report
 from ..runtime.worker import unwrapped
 from .collector import spared_collector
@@ -71,6 +71,9 @@ def _run(brief: Brief, orders: Orders) -> Account:
             return trio.run(_work, app, brief, orders)
     except (ConfigurationError, UsageError) as error:
         return Account(Report(), refused=str(error)[:_LONGEST_REFUSAL])
+    except BrokerError as error:  # not our bug, and not the program's
+        log.error("worker %d has failed: %s", brief.number, error)  # noqa: TRY400 - the text says it all
+        sys.exit(1)
 
 
 def _leave(pipe: int, account: Account) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from ..errors import WorkersFailed
+from ..errors import ConfigurationError, WorkersFailed
 from ..runtime import Report
 from ..runtime.signals import listen
 from ..runtime.worker import unwrapped
@@ -61,10 +61,12 @@ class Supervisor:
         self._is_stopping = False
         self._report = Report()
         self._failures: list[str] = []
+        self._refusal: str | None = None
         self._no_more_changes = trio.Event()
 
     async def run(self) -> Report:
-        """What all processes did together. Raises `WorkersFailed` if they did not all end well.
+        """What all processes did together. Raises `WorkersFailed` if they did not all end well, and
+        `ConfigurationError` if there can be no worker, however often it is tried.
 
         When it returns or raises none of them is running any more. Cancelled: they are cut short.
         """
@@ -79,6 +81,8 @@ class Supervisor:
                     self._no_more_changes.set()
         except BaseExceptionGroup as group:
             raise unwrapped(group) from None
+        if self._refusal is not None:
+            raise ConfigurationError(self._refusal)
         if self._failures:
             raise WorkersFailed("; ".join(self._failures), self._report)
         return self._report
@@ -183,9 +187,7 @@ class Supervisor:
         if self._plan.watched and not self._is_stopping:
             log.error("no worker can run: %s; it is tried again at the next change", why)
             return math.inf
-        failure = f"no worker can run: {why}"
-        if failure not in self._failures:  # all of them say the same
-            self._failures.append(failure)
+        self._refusal = why  # all of them say the same
         self._stop()
         return None
 

@@ -52,7 +52,12 @@ def load_app(target: str) -> AnyApp:
     Raises `ConfigurationError` saying what is wrong with it. What the module itself raises comes through.
     """
     module_name, colon, attribute = target.partition(":")
-    if not colon or not module_name or not attribute:
+    if module_name.endswith(".py") or "/" in module_name:
+        likely = ".".join(part for part in Path(module_name).with_suffix("").parts if part.isidentifier())
+        raise ConfigurationError(
+            f"{module_name!r} is a file, not a module: did you mean '{likely}:{attribute or 'app'}'?"
+        )
+    if not colon or not module_name or not attribute or module_name.startswith("."):
         raise ConfigurationError(
             f"{target!r} does not name an app: it takes module:attribute, such as myproject.jobs:app"
         )

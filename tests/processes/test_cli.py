@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from aids_supervisor import Program
 
+from repid import __version__
+
 pytestmark = pytest.mark.real_time
 
 
@@ -67,7 +69,12 @@ def test_the_help_teaches_with_examples(repid: Command) -> None:
 def test_the_help_of_the_worker_tells_the_exit_codes(repid: Command) -> None:
     code, output, _ = repid("worker", "--help")
     assert code == 0
+    assert "repid worker shop.jobs:app --burst " in output
     assert "Exit codes:" in output
+
+
+def test_the_version_is_told(repid: Command) -> None:
+    assert repid("--version") == repid("version") == (0, f"{__version__}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +84,9 @@ def test_the_help_of_the_worker_tells_the_exit_codes(repid: Command) -> None:
         (["nowhere.deep:app"], "there is no module nowhere.deep (there is no nowhere): looked in "),
         (["jobs:ap"], "module 'jobs' has no 'ap' (did you mean 'app'?)"),
         (["jobs"], "'jobs' does not name an app: it takes module:attribute, such as myproject.jobs:app"),
+        (["./jobs.py:app"], "'./jobs.py' is a file, not a module: did you mean 'jobs:app'?"),
+        (["shop/jobs.py"], "'shop/jobs.py' is a file, not a module: did you mean 'shop.jobs:app'?"),
+        ([".jobs:app"], "'.jobs:app' does not name an app"),
         (["jobs:Router"], "'jobs:Router' is no Repid app, but <class "),
         (["jobs:app", "--server", "other"], "the app has no server named 'other'; there are: default"),
         (["jobs:app", "--max-memory", "1MB"], "max_memory of 1048576 bytes is less than the app takes"),
@@ -123,6 +133,22 @@ def test_queues_dead_and_requeue(program: Program, repid: Command) -> None:
     assert repid("requeue", "jobs:app", "default", "unknown")[0] == 2
     assert repid("requeue", "jobs:app", "default")[1] == "1 message(s) are ready again\n"
     assert program.counts() == (1, 0)
+
+
+def test_a_reader_that_has_gone_is_no_error_to_tell_of(program: Program) -> None:
+    """As in `repid queues … | true`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "repid", "queues", "jobs:app"],
+        cwd=program.folder,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=20,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_queue_that_does_not_exist_is_one_clear_line(repid: Command) -> None:

@@ -92,7 +92,7 @@ def test_an_app_that_is_not_there_is_said_once_and_not_tried_again(program: Prog
     program.add("if __name__ == '__main__': app.run(processes=3, target='nowhere:app')")
     program.start(command=["jobs.py"])
     assert program.wait() == 1
-    assert program.log.count("no worker can run: there is no module nowhere: looked in") == 1
+    assert program.log.count("there is no module nowhere: looked in") == 1
     assert program.log.count("Traceback") == 1  # that of the program itself
 
 
@@ -102,3 +102,28 @@ def test_a_limit_of_memory_that_no_process_can_keep_is_given_up(program: Program
     program.start("--max-memory", "150MB")
     assert program.wait() == 1
     assert f"took more than max_memory before it had run anything, {MANY_TIMES}" in program.log
+
+
+def test_a_server_that_is_away_is_one_line_for_each_try(program: Program) -> None:
+    program.tune("restarts", **QUICKLY)
+    program.add("""
+        from repid import BrokerUnavailable
+        class Away(SQLiteServer):
+            def connection(self):
+                raise BrokerUnavailable("nobody answers at example.org:6379")
+        app = Repid(Connection(Away(HERE / "jobs.db")))
+        app.include_router(router)
+    """)
+    program.start("--max-jobs", "10")
+    assert program.wait() == 1
+    assert program.log.count("worker 1 has failed: nobody answers at example.org:6379") == 3
+    assert "Traceback" not in program.log
+
+
+def test_a_signal_before_anything_listens_ends_the_command_as_it_ends_any_program(program: Program) -> None:
+    program.add("note(f'begin 0 {os.getpid()}'); time.sleep(60)")
+    program.start("--processes", "2")
+    until(lambda: program.noted("begin") == [0])
+    program.signal(signal.SIGINT)
+    assert program.wait() == 130
+    assert "Traceback" not in program.log
