@@ -36,6 +36,9 @@ T = TypeVar("T")
 CLOSING_TIME = 5.0
 """Seconds that calls in progress, and an embedded worker, have when a client closes."""
 
+_OWN_THREADS = ("repid client", "repid sqlite")
+"""How the names of threads begin in which no code of callers runs, finalizers apart."""
+
 _LEAVING_TIME = 20.0
 """Seconds that closing waits for the thread at most: above, and what a broker may take to close."""
 
@@ -84,12 +87,17 @@ class Client:
     server, runs in one process do not. In memory nobody else sees the messages: run their worker with `worker()`.
     In a thread that a worker of the same app runs (a sync actor), calls go through that worker's run.
 
-    Calls raise what the app's raise, and `UsageError` in a thread that runs an event loop, which they would block.
+    Calls raise what the app's raise, and `UsageError` where they might wait for ever: in a thread that runs an event
+    loop; in a signal handler or a finalizer (`__del__`) that interrupts another call, or runs in one of repid's own
+    threads; and once the process is ending, in `atexit` handlers and the finalizers of globals.
     """
 
     def __init__(self, app: BlockingApplication) -> None:
         self._app = app
         self._lock = threading.Lock()
+        self._is_changing = (
+            False  # under the lock: its owner is opening or closing, and was interrupted if it comes again
+        )
         self._loop: _Loop | None = None
         _clients.add(self)
 
@@ -114,12 +122,15 @@ class Client:
     def open(self) -> None:
         """Open the connections now rather than at the first call. Open already: nothing happens."""
         check_may_block()
-        self._opened()
+        with _one_call():
+            self._opened()
 
     def close(self) -> None:
         """Close the connections. Calls that other threads have in progress get five seconds, waiting ones none."""
-        check_may_block()
-        self._close()
+        if self._loop is not None:
+            check_may_block()
+            with _one_call():
+                self._close()
 
     def send_message(
         self, *, channel: str, payload: bytes, content_type: str | None = None, **options: Unpack[SendOptions]
@@ -188,27 +199,30 @@ class Client:
         For servers in memory, and for tests. Options as in `WorkerOptions`; without signals unless asked.
         """
         check_may_block()
-        loop = self._opened()
         started: Future[Handle] = Future()
-        ended = loop.submit(partial(self._work, started, server_name, options), is_waiting=True, is_worker=True)
-        ended.add_done_callback(partial(_pass_error_on, started))
-        handle = started.result()
+        with _one_call():
+            loop = self._opened()
+            ended = loop.submit(partial(self._work, started, server_name, options), is_waiting=True, is_worker=True)
+            ended.add_done_callback(partial(_pass_error_on, started))
+            handle = started.result()
         try:
             yield handle
         finally:
-            with suppress(trio.RunFinishedError):
-                loop.run_soon(handle.stop)
-            ended.result()
+            with _one_call():
+                with suppress(trio.RunFinishedError):
+                    loop.run_soon(handle.stop)
+                ended.result()
 
     async def _work(self, started: Future[Handle], server_name: str | None, options: WorkerOptions) -> Report:
         status = _Started(started)
         return await self._app.run_worker(server_name=server_name, task_status=status, **options)
 
     def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
-        if not self.is_open and self._is_hosted():
-            return trio.from_thread.run(_with_app, self._app, function)
-        check_may_block()
-        return self._opened().run(partial(_with_app, self._app, function), is_waiting=is_waiting)
+        with _one_call():
+            if not self.is_open and self._is_hosted():
+                return trio.from_thread.run(_with_app, self._app, function)
+            check_may_block()
+            return self._opened().run(partial(_with_app, self._app, function), is_waiting=is_waiting)
 
     def _is_hosted(self) -> bool:
         """Whether this is a thread of a trio run that has the app's server open."""
@@ -219,6 +233,9 @@ class Client:
         return self._app.server().is_connected
 
     def _opened(self) -> _Loop:
+        loop = self._loop
+        if loop is not None and loop.is_open:
+            return loop
         with self._lock:
             if self._loop is None or not self._loop.is_open:
                 _watch_for_exit()
@@ -234,9 +251,9 @@ class Client:
                 loop.close(to_fork=to_fork)
 
     def before_fork(self) -> None:
-        """Close, so that the child inherits no open file, and hold the lock."""
+        """Close, so that the child inherits no open file."""
         loop = self._loop
-        if loop is not None and not loop.has_worker and not loop.is_own_thread():
+        if loop is not None and not loop.has_worker and not loop.is_own_thread() and not _mine.is_calling:
             self._close(to_fork=True)
 
     def after_fork_in_child(self) -> None:
@@ -307,13 +324,18 @@ class _Loop:
         call = _Call(function, is_waiting=is_waiting, is_worker=False)
         future = self._submit(call)
         try:
-            found: T = future.result()
+            error = future.exception()
         except BaseException:
-            if not future.done():
-                with suppress(trio.RunFinishedError):
-                    self.run_soon(call.scope.cancel)
+            with suppress(trio.RunFinishedError):
+                self.run_soon(call.scope.cancel)
             raise
-        return found
+        if error is None:
+            found: T = future.result()
+            return found
+        try:
+            raise error
+        finally:
+            del error, future, call  # its traceback holds this frame, which would hold it
 
     def submit(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool, is_worker: bool = False) -> Future[T]:
         """Have a call carried out, without waiting for it."""
@@ -407,19 +429,55 @@ class _Started:
 
 
 def check_may_block() -> None:
-    """Raises `UsageError` in a thread that runs an event loop: blocking would stop it."""
+    """Raises `UsageError` where blocking would be for ever, or stop others: see `Client`."""
+    thread = threading.current_thread()
+    if thread is threading.main_thread() and not thread.is_alive():
+        raise UsageError("the process is ending, and nothing can be started any more: call before the program's end")
+    if thread.name.startswith(_OWN_THREADS):
+        raise UsageError(
+            f"this call blocks, and {thread.name!r} is a thread of repid's own: it was made by a finalizer (__del__), "
+            "which may run in any thread"
+        )
+    library = _running_library()
+    if library is not None:
+        raise UsageError(
+            f"this call blocks, and would stop the {library} loop that runs in this thread: await the app's own "
+            "methods here, or make the call in a thread"
+        )
+
+
+def _running_library() -> str | None:
     if trio.lowlevel.in_trio_run():
-        library = "trio"
-    else:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        library = "asyncio"
-    raise UsageError(
-        f"this call blocks, and would stop the {library} loop that runs in this thread: await the app's own methods "
-        "here, or make the call in a thread"
-    )
+        return "trio"
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return "asyncio"
+
+
+class _Mine(threading.local):
+    """What each thread knows of itself."""
+
+    is_calling = False
+
+
+_mine = _Mine()
+
+
+@contextmanager
+def _one_call() -> Iterator[None]:
+    """A call of this thread. One that interrupts it could wait for a lock that it holds, so that is refused."""
+    if _mine.is_calling:
+        raise UsageError(
+            "this call interrupted another one of the same thread, and both might wait for ever: call neither in signal "
+            "handlers nor in finalizers (__del__)"
+        )
+    _mine.is_calling = True
+    try:
+        yield
+    finally:
+        _mine.is_calling = False
 
 
 async def _with_app(app: Application, function: Callable[[], Awaitable[T]]) -> T:
@@ -456,22 +514,25 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _left_behind: list[_Loop] = []
 """What a forked child inherited: to touch it, even to free it, could harm the parent's connections."""
 _watching = threading.Lock()
-_watched_by: list[int] = []
+_watched: tuple[int, threading.Thread] | None = None
 
 
 def _watch_for_exit() -> None:
-    """Have a thread close all clients at exit.
+    """Have a thread close all clients at exit, or, in a thread that lives longer than the main one, at its end.
 
     Not `atexit`: that runs after the interpreter has waited for all threads, those of brokers among them.
     """
+    global _watched  # noqa: PLW0603 - it is a fact about the process
+    main = threading.main_thread()
+    thread = main if main.is_alive() else threading.current_thread()
     with _watching:
-        if os.getpid() not in _watched_by:
-            _watched_by[:] = [os.getpid()]
-            threading.Thread(target=_close_at_exit, name="repid client exit").start()
+        if _watched != (os.getpid(), thread):
+            _watched = os.getpid(), thread
+            threading.Thread(target=_close_after, args=[thread], name="repid at exit").start()
 
 
-def _close_at_exit() -> None:
-    threading.main_thread().join()
+def _close_after(thread: threading.Thread) -> None:
+    thread.join()
     for client in list(_clients):
         client.close()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Iterator, Sequence
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import trio
@@ -95,6 +98,14 @@ def test_errors_come_through_bare(client: Client) -> None:
         client.send_message_json(channel="q", message_id="mine")
 
 
+def test_tracebacks_show_the_call_and_what_raised_and_nothing_of_how_it_came_over(client: Client) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        client.send_message_json(channel="not a name")
+    files = [Path(entry.path) for entry in error.traceback]
+    package = Path(sys.modules["repid"].__file__ or "").parent
+    assert [file for file in files if package not in file.parents] == [Path(__file__)]
+
+
 def test_a_result_is_waited_for(client: Client) -> None:
     job = Job("add", args={"one": 1, "other": 2}, id_="mine")
     handle = client.enqueue(job)
@@ -127,15 +138,15 @@ def test_a_job_is_cancelled(app: Repid, client: Client) -> None:
 
 def test_threads_share_it(app: Repid, client: Client) -> None:
     def send() -> None:
-        for n in range(100):
+        for n in range(20):
             client.send_message_json(channel="q", payload=n)
 
-    threads = [threading.Thread(target=send) for _ in range(8)]
+    threads = [threading.Thread(target=send) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert count(app, client, "q").ready == 800
+    assert count(app, client, "q").ready == 1000
 
 
 def test_threads_that_come_first_open_it_once(app: Repid) -> None:
@@ -214,6 +225,8 @@ def test_in_a_thread_that_runs_asyncio_it_is_refused(app: Repid) -> None:
     async def main() -> None:
         with pytest.raises(UsageError, match="would stop the asyncio loop"):
             app.sync().send_message_json(channel="q")
+        with pytest.raises(UsageError, match="would stop the asyncio loop"):
+            app.run()
 
     asyncio.run(main())
 
@@ -287,29 +300,172 @@ def test_a_forked_child_opens_its_own_and_the_parent_goes_on(app: Repid, client:
 
 
 SCRIPT = """
-import sys, threading
-from repid import Connection, Repid, SQLiteServer
-app = Repid(Connection(SQLiteServer(sys.argv[1])))
+import atexit, multiprocessing, os, signal, sys, threading, time
+from repid import Connection, Job, Queue, Repid, Router, SQLiteServer, UsageError
+app, router = Repid(Connection(SQLiteServer("jobs.db"))), Router()
+@router.actor(store_result=True)
+async def add(): ...
+app.include_router(router)
 client = app.sync()
-client.send_message_json(channel="q")
-%s
+def send():
+    client.send_message_json(channel="q")
+def count():
+    return client.call(Queue("q", app=app).counts).ready
+def attempt(function=send):
+    try:
+        function()
+    except UsageError as error:
+        print(error)
 """
+
+
+def run_program(folder: Path, code: str) -> str:
+    """What a program prints that goes on after SCRIPT. It must end by itself, without a warning, its client closed."""
+    program = folder / "program.py"
+    program.write_text(SCRIPT + dedent(code), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-W", "ignore:.*fork:DeprecationWarning", str(program)],
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (folder / "jobs.db-wal").exists()
+    return done.stdout
 
 
 @pytest.mark.parametrize(
     "end",
-    ["", "sys.exit()", "threading.Thread(target=lambda: client.send_message_json(channel='q')).start()"],
-    ids=["end", "exit", "thread"],
+    [
+        "",
+        "sys.exit()",
+        "threading.Thread(target=send).start()",
+        "threading.Thread(target=lambda: [time.sleep(0.3), send(), time.sleep(0.3), send()]).start()",
+        "atexit.register(client.close)",
+    ],
+    ids=["end", "exit", "thread", "late thread", "close"],
 )
 def test_a_client_that_nobody_closed_closes_at_the_exit_of_the_process(tmp_path: Path, end: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT % end, str(tmp_path / "jobs.db")],
-        capture_output=True,
-        timeout=4,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert not (tmp_path / "jobs.db-wal").exists()
+    assert run_program(tmp_path, f"send()\n{end}") == ""
+
+
+def test_at_exit_a_call_is_refused_and_does_not_hang(tmp_path: Path) -> None:
+    code = """
+        class Last:
+            def __del__(self):
+                attempt()
+        last = Last()
+        atexit.register(attempt)
+        send()
+    """
+    assert run_program(tmp_path, code).count("the process is ending") == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_call_in_a_signal_handler_is_carried_out_or_refused_and_never_hangs(tmp_path: Path) -> None:
+    code = """
+        fates, going_on = [], True
+        def on_signal(*_):
+            try:
+                send()
+                fates.append("sent")
+            except UsageError as error:
+                fates.append("interrupted another one" in str(error))
+            if going_on:
+                signal.setitimer(signal.ITIMER_REAL, 0.0007)
+        signal.signal(signal.SIGALRM, on_signal)
+        signal.setitimer(signal.ITIMER_REAL, 0.0007)
+        for _ in range(20):
+            for _ in range(10):
+                send()
+            client.close()
+        going_on = False
+        time.sleep(0.1)
+        print(count() - fates.count("sent"), True in fates, False in fates)
+    """
+    assert run_program(tmp_path, code) == "200 True False\n"
+
+
+def test_a_call_in_a_finalizer_is_carried_out_or_refused_and_never_hangs(tmp_path: Path) -> None:
+    code = """
+        import gc
+        fates = []
+        class Finalized:
+            def __init__(self):
+                self.cycle = self
+            def __del__(self):
+                try:
+                    send()
+                    fates.append("sent")
+                except UsageError as error:
+                    fates.append(str(error))
+        gc.set_threshold(20)
+        for _ in range(50):
+            for _ in range(5):
+                Finalized()
+                send()
+            client.close()
+        gc.collect()
+        print(count() - fates.count("sent"), len(fates))
+    """
+    assert run_program(tmp_path, code) == "250 250\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
+def test_ctrl_c_ends_a_wait_and_the_client_goes_on(tmp_path: Path) -> None:
+    code = """
+        handle = client.enqueue(Job("add"))
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            client.result(handle)
+        except KeyboardInterrupt:
+            send()
+            print(count(), client.call(Queue(app=app).counts).ready)
+    """
+    assert run_program(tmp_path, code) == "1 1\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_children_of_a_preloaded_program_send_and_end_as_processes_do(tmp_path: Path) -> None:
+    """As servers with a pre-fork model do it."""
+    code = """
+        send()
+        children = []
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                threads = [threading.Thread(target=send) for _ in range(3)]
+                for thread in threads:
+                    thread.start()
+                send()
+                sys.exit()
+            children.append(child)
+            send()
+        print([os.waitpid(child, 0)[1] for child in children], count())
+    """
+    assert run_program(tmp_path, code) == "[0, 0, 0] 16\n"
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes_of_multiprocessing_send(tmp_path: Path, method: str) -> None:
+    code = f"""
+        if __name__ == "__main__":
+            send()
+            context = multiprocessing.get_context({method!r})
+            process = context.Process(target=send)
+            process.start()
+            send()
+            process.join()
+            with context.Pool(2) as pool:
+                for _ in range(2):
+                    pool.apply(send)
+                pool.close()
+                pool.join()
+            print(process.exitcode, count())
+    """
+    assert run_program(tmp_path, code) == "0 5\n"
 
 
 def test_run_owns_its_trio_run(app: Repid) -> None:
