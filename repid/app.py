@@ -121,7 +121,7 @@ class Repid(Producer):
 
         `processes`, `max_jobs`, `max_memory`, `reload` and `target` as in `ProcessOptions`; the limits are those of
         each process. A process that crashes is replaced. Raises `WorkersFailed` if one crashes more than five times
-        within a minute, or did not end in time when it was stopped. The processes import the program: put the call
+        within a minute, or did not end well when it was stopped. The processes import the program: put the call
         under `if __name__ == "__main__":`.
         """
         check_may_block()

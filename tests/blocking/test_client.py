@@ -413,6 +413,23 @@ def test_a_call_in_a_finalizer_is_carried_out_or_refused_and_never_hangs(tmp_pat
     assert run_program(tmp_path, code) == "250 250\n"
 
 
+def test_a_finalizer_that_runs_in_a_thread_of_repid_is_refused(app: Repid, client: Client) -> None:
+    """The garbage collector runs them in whatever thread it is needed."""
+    [name] = [thread.name for thread in threading.enumerate() if thread.name.startswith("repid sqlite")]
+    refusals: list[str] = []
+
+    def finalize() -> None:
+        try:
+            client.send_message_json(channel="q")
+        except UsageError as error:
+            refusals.append(str(error))
+
+    thread = threading.Thread(target=finalize, name=name)
+    thread.start()
+    thread.join()
+    assert ["a thread of repid's own" in refusal for refusal in refusals] == [True]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 def test_ctrl_c_ends_a_wait_and_the_client_goes_on(tmp_path: Path) -> None:
     code = """
