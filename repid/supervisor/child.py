@@ -77,7 +77,8 @@ def _run(brief: Brief, orders: Orders) -> Account:
 
 
 def _leave(pipe: int, account: Account) -> None:
-    os.write(pipe, msgspec.json.encode(account))
+    with suppress(OSError):  # the supervisor is no more
+        os.write(pipe, msgspec.json.encode(account))
 
 
 def _end_now(leave: Callable[[Account], None], _: str) -> None:

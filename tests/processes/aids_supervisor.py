@@ -85,7 +85,8 @@ class Program:
         """Give constants of one of the supervisor's modules other values, in all its processes."""
         lines = [f"import repid.supervisor.{module} as module"]
         lines += [f"module.{name} = {value}" for name, value in constants.items()]
-        (self.folder / "sitecustomize.py").write_text("\n".join(lines), encoding="utf-8")
+        with (self.folder / "sitecustomize.py").open("a", encoding="utf-8") as file:
+            file.write("\n".join([*lines, ""]))
 
     def add(self, code: str) -> None:
         """Add code to the end of the program. `is_worker` says there whether this is a process of a supervisor."""

@@ -36,6 +36,12 @@ app.include_router(router)
 """
 
 
+@pytest.fixture
+def no_last_resort(program: Program) -> None:
+    program.tune("orphan", NOTICE=64)  # so many seconds: no test waits for that
+
+
+@pytest.mark.usefixtures("no_last_resort")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT])
 def test_processes_end_with_their_supervisor_and_release_what_they_ran(
     program: Program, number: signal.Signals
@@ -48,8 +54,10 @@ def test_processes_end_with_their_supervisor_and_release_what_they_ran(
     assert program.wait() == -number
     until(lambda: not any(map(is_alive, pids)))
     assert program.counts() == (4, 0)
+    assert "Traceback" not in program.log
 
 
+@pytest.mark.usefixtures("no_last_resort")
 def test_a_process_that_does_not_end_by_itself_is_ended(program: Program) -> None:
     program.tune("child", ORPHAN_TIME=1)
     program.send("stubborn", [{"number": 1}])
@@ -74,6 +82,7 @@ def test_a_process_that_is_stuck_in_c_code_with_the_interpreters_lock_is_ended(p
     until(lambda: not any(map(is_alive, pids)))
 
 
+@pytest.mark.usefixtures("no_last_resort")
 def test_a_process_that_is_still_importing_the_program_ends_with_its_supervisor(program: Program) -> None:
     program.add("if is_worker: note(f'begin 0 {os.getpid()}'); time.sleep(60)")
     program.start("--processes", "2")
