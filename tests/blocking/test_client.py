@@ -434,8 +434,8 @@ def test_a_finalizer_that_runs_in_a_thread_of_repid_is_refused(app: Repid, clien
 def test_ctrl_c_ends_a_wait_and_the_client_goes_on(tmp_path: Path) -> None:
     code = """
         handle = client.enqueue(Job("add"))
-        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
             client.result(handle)
         except KeyboardInterrupt:
             send()
