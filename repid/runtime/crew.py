@@ -188,6 +188,7 @@ class Crew:
         """Somebody cancelled the messages under these leases: what runs is cancelled, what is held is not started."""
         wanted = set(tokens)
         for delivery in [delivery for delivery in self.ledger.leases if delivery.token in wanted]:
+            wanted.discard(delivery.token)
             self.ledger.cancelled_leases.add(delivery)
             executor = self.running.get(delivery)
             if executor is not None:
@@ -195,6 +196,8 @@ class Crew:
             elif delivery in self.ledger.kept:
                 self.ledger.kept.discard(delivery)
                 self.settle(delivery, Cancel(), ())
+        for token in wanted:
+            self.ledger.foretell(token)
 
     def settle(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> None:
         """Hand over a verdict that was given outside a run's end, by a verb of its message say."""

@@ -54,6 +54,8 @@ class Ledger:
         """Those whose actor returned without a verdict, in the mode `manual`."""
         self.cancelled_leases: set[Delivery] = set()
         """Those whose message somebody cancelled; their runs are being cancelled, or will not be started."""
+        self._foretold: dict[int, None] = {}
+        """Tokens of cancelled messages whose deliveries are still on their way from the broker."""
         self._expiries: dict[Delivery, float] = {}
         self.held = 0
         self.parked = 0
@@ -82,6 +84,20 @@ class Ledger:
         now = trio.current_time()
         self._expiries.update({d: now + d.ttl_left for d in deliveries if d.ttl_left is not None})
         self.held += len(deliveries)
+        if self._foretold:
+            cancelled = [delivery for delivery in deliveries if delivery.token in self._foretold]
+            self.cancelled_leases.update(cancelled)
+            for delivery in cancelled:
+                del self._foretold[delivery.token]
+
+    def foretell(self, token: int) -> None:
+        """A message was cancelled whose delivery is not here: it has been settled, or is about to come.
+
+        No more are remembered than can be on their way.
+        """
+        self._foretold[token] = None
+        if len(self._foretold) > 2 * self.tasks_limit:
+            del self._foretold[next(iter(self._foretold))]
 
     def has_expired(self, delivery: Delivery) -> bool:
         """Whether the ttl of a held delivery has passed. Asked once, just before the start."""

@@ -44,6 +44,25 @@ async def test_a_request_at_any_moment_of_a_run_cancels_it(app: Repid, router: R
     assert reports == [Report(processed=1, cancelled=1)]
 
 
+@pytest.mark.parametrize("checkpoints", range(40))
+async def test_a_request_while_a_worker_claims_the_message_is_not_lost(
+    app: Repid, router: Router, server: UnreliableServer, checkpoints: int
+) -> None:
+    @router.actor
+    async def job() -> None:
+        await trio.sleep_forever()
+
+    handle = await Job("job").enqueue()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(app.run_worker)
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        assert await handle.cancel()
+        await trio.sleep(1)
+        assert await server.counts("default") == Counts()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_cancelled_run_is_never_retried(app: Repid, router: Router, server: UnreliableServer) -> None:
     runs: list[int] = []
 
