@@ -67,7 +67,7 @@ def _run(brief: Brief, orders: Orders) -> Account:
         app = load_target(brief.target)
         orders.attach(None)
         configure_logging()
-        with spared_collector():
+        with spared_collector(brief.tasks_limit):
             return trio.run(_work, app, brief, orders)
     except (ConfigurationError, UsageError) as error:
         return Account(Report(), refused=str(error)[:_LONGEST_REFUSAL])
@@ -142,6 +142,7 @@ async def _work(app: AnyApp, brief: Brief, orders: Orders) -> Account:
             handle_signals=(),
             messages_limit=min(_or_inf(brief.messages_limit), _or_inf(brief.max_jobs)),
             task_status=task_status,
+            tasks_limit=brief.tasks_limit,
             **brief.worker,
         )
         nursery.cancel_scope.cancel()

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-THRESHOLD = 10_000
-"""New objects after which the youngest are looked through, instead of Python's 700. A run that waits holds some twenty
-of them, so with 1000 at once the collector would walk them a hundred times a second, for a fifth of the processor's
-time, and find nothing: they are freed without it. What garbage may gather meanwhile is a few megabytes."""
+OBJECTS_PER_RUN = 50
+"""So many new objects for each run that may be under way are let be before the youngest are looked through, where
+Python looks after 700. A run that waits holds some thirty, executor and all, so with 1000 at once the collector would
+walk them a hundred times a second, for a fifth of the processor's time, and find nothing: they are freed without it."""
 
 
 @contextmanager
-def spared_collector() -> Iterator[None]:
+def spared_collector(tasks_limit: int) -> Iterator[None]:
     """For the block: what is there already is never looked at again, and what is new more rarely.
 
     The collector is one for the whole process, so this is for processes that are ours, and changes nothing outside
@@ -26,8 +26,8 @@ def spared_collector() -> Iterator[None]:
     thresholds, freeze = gc.get_threshold(), not gc.get_freeze_count()
     if freeze:
         gc.freeze()
-    if 0 < thresholds[0] < THRESHOLD:
-        gc.set_threshold(THRESHOLD, *thresholds[1:])
+    if thresholds[0]:
+        gc.set_threshold(max(thresholds[0], OBJECTS_PER_RUN * tasks_limit), *thresholds[1:])
     try:
         yield
     finally:

@@ -47,7 +47,7 @@ def inherited_pipe(number: int) -> int:
 
 
 class Brief(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is told before anything else. `worker`: options of its worker, as JSON can hold them.
+    """What a process is told before anything else. `worker`: other options of its worker, as JSON can hold them.
 
     `max_jobs`, `max_memory`: it ends, to be replaced, after so many runs, or when it takes so many bytes.
     `account`: the inherited pipe into which it writes its `Account` at the end. `number`: which of the workers it is.
@@ -60,6 +60,7 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
     supervisor: int = 0
     argv: list[str]
     server_name: str | None = None
+    tasks_limit: int
     worker: dict[str, Any] = {}
     signals: list[int] = []
     messages_limit: int | None = None

@@ -68,7 +68,7 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
         raise ConfigurationError(f"max_memory of {max_memory} bytes is less than the app takes when it starts")
     if count == 1 and max_jobs is None and max_memory is None and not reload:
         here: WorkerOptions = {**options, "handle_signals": settings.signals}
-        with spared_collector():
+        with spared_collector(settings.tasks_limit):
             return trio.run(_run_here, app, server_name, here)
     if reload and importlib.util.find_spec("watchfiles") is None:
         raise MissingExtra("reload", "reload")
@@ -77,6 +77,7 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
         target=find_target(app) if target is None else Target(target),
         argv=sys.argv,
         server_name=server_name,
+        tasks_limit=settings.tasks_limit,
         worker=_plain(options),
         signals=list(map(int, settings.signals)),
         messages_limit=None if settings.messages_limit == math.inf else int(settings.messages_limit),
@@ -117,7 +118,7 @@ def _check_finite(name: str, value: float) -> float:
 
 def _plain(options: WorkerOptions) -> dict[str, Any]:
     """The options that go to the processes as they are, as JSON can hold them."""
-    apart: Iterable[str] = ("handle_signals", "messages_limit")
+    apart: Iterable[str] = ("handle_signals", "messages_limit", "tasks_limit")
     plain = {
         name: value.total_seconds() if isinstance(value, timedelta) else value
         for name, value in options.items()
