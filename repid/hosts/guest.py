@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import trio
-from outcome import Error, Outcome
 
 from .bridge import Bridge, bridges, run_bridge
 from .crossing import Crossing, TrioEndedError, until
@@ -102,20 +101,25 @@ class Guest(Bridge):
             await self._closing.wait()
             self.nursery.cancel_scope.cancel()
 
-    def _ended(self, outcome: Outcome[None]) -> None:
+    def _ended(self, outcome: Any) -> None:
         """Trio is over. What breaks it is reported to all whom it concerns; Ctrl-C, if trio was told, to the loop."""
         self._closed = True
         if bridges.get(self.loop) is self:
             del bridges[self.loop]
-        if isinstance(outcome, Error):
-            for user in self._users:
-                if isinstance(user, Crossing):
-                    error = TrioEndedError("trio has broken down")
-                    error.__cause__ = outcome.error
-                    user.fail(error)
-            if _is_interrupt(outcome.error):
-                self.loop.call_soon(_interrupt)
+        try:
+            outcome.unwrap()
+        except BaseException as error:  # noqa: BLE001  there is nobody above
+            self._broken(error)
         self._done.set_result(None)
+
+    def _broken(self, cause: BaseException) -> None:
+        for user in self._users:
+            if isinstance(user, Crossing):
+                error = TrioEndedError("trio has broken down")
+                error.__cause__ = cause
+                user.fail(error)
+        if _is_interrupt(cause):
+            self.loop.call_soon(_interrupt)
 
     async def _own(self) -> None:
         try:
