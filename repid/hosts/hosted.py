@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import trio
-from sniffio import thread_local as library  # trio says here when it runs, and so does trio-asyncio when it does not
+from trio.lowlevel import in_trio_task
 
 from .bridge import Bridge, bridges, run_bridge
 from .crossing import Crossing, TrioEndedError
@@ -21,12 +21,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def trio_runs() -> bool:
+    """Whether this is trio's code, and not that of an asyncio task: where one is the guest of the other, they take turns."""
+    if not in_trio_task():
+        return False
+    loop = asyncio._get_running_loop()  # noqa: SLF001  in asyncio.__all__: None, where the other one raises
+    return loop is None or asyncio.current_task(loop) is None or loop not in bridges
+
+
 def hosted(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """A coroutine function of trio's that may also be awaited in an asyncio task."""
 
     @wraps(function)
     async def call(*arguments: P.args, **keywords: P.kwargs) -> T:
-        if library.name == "trio":
+        if trio_runs():
             return await function(*arguments, **keywords)
         return await _cross(partial(function, *arguments, **keywords))
 
@@ -39,7 +47,7 @@ def crossing(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, 
 
 
 async def _call(function: Callable[..., Awaitable[T]], *arguments: Any, **keywords: Any) -> T:
-    if library.name == "trio":
+    if trio_runs():
         return await function(*arguments, **keywords)
     return await _cross(partial(function, *arguments, **keywords))
 
@@ -68,7 +76,7 @@ def hosted_context(
     @wraps(function)
     def make(*arguments: P.args, **keywords: P.kwargs) -> AbstractAsyncContextManager[T]:
         context = partial(function, *arguments, **keywords)
-        return context() if library.name == "trio" else HostedContext(context)
+        return context() if trio_runs() else HostedContext(context)
 
     return make
 
@@ -86,7 +94,7 @@ class HostedContext(AbstractAsyncContextManager[T], Generic[T]):
         self._error: BaseException | None = None
 
     async def __aenter__(self) -> T:
-        if library.name == "trio":
+        if trio_runs():
             self._direct = self._make()
             return await self._direct.__aenter__()
         self._crossing = Crossing(self._hold)
@@ -136,7 +144,7 @@ def at_home(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, A
     """The opposite: a function written for the host; called in a trio guest, it runs as a task of its host loop."""
 
     async def call(*arguments: P.args, **keywords: P.kwargs) -> T:
-        bridge = run_bridge.get() if library.name == "trio" else None
+        bridge = run_bridge.get() if trio_runs() else None
         if bridge is None:
             return await function(*arguments, **keywords)
         result: T = await run_on(bridge, _await, (function, *arguments), keywords)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context, copy_context
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import trio
-from sniffio import thread_local as library
 
 from .bridge import Bridge
 
 _NOTHING: Any = object()
+
+_library: Any = getattr(sys.modules.get("sniffio"), "thread_local", SimpleNamespace(name=None))
+"""Where trio, through sniffio if it has loaded that, says to httpx and others that it runs."""
 
 
 class Eager(Coroutine[Any, Any, Any]):
@@ -35,7 +39,7 @@ class Eager(Coroutine[Any, Any, Any]):
     def begin(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, context: Context) -> None:
         """Make the first step, as the task would."""
         asyncio._enter_task(loop, task)  # noqa: SLF001  documented in "Extending asyncio"
-        runs, library.name = library.name, None
+        said, _library.name = _library.name, None
         try:
             self._first = context.run(self._coroutine.send, None)
         except StopIteration as stop:
@@ -43,7 +47,7 @@ class Eager(Coroutine[Any, Any, Any]):
         except BaseException as error:  # noqa: BLE001  it belongs to who waits
             self.error, self.ended = error, True
         finally:
-            library.name = runs
+            _library.name = said
             asyncio._leave_task(loop, task)  # noqa: SLF001
 
     def send(self, value: Any) -> Any:

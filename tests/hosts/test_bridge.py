@@ -80,6 +80,38 @@ def test_a_coroutine_made_outside_of_any_loop_runs_wherever_it_is_awaited() -> N
     assert trio.run(double, 4) == 8
 
 
+def test_a_trio_run_inside_of_an_asyncio_task_as_in_a_notebook_is_trios() -> None:
+    async def main() -> int:
+        assert await double(1) == 2
+        return trio.run(double, 3)
+
+    assert asyncio.run(main()) == 6
+
+
+def test_whoever_asks_for_the_library_hears_asyncio_in_a_task_and_trio_in_the_guest(run: Any) -> None:
+    sniffio = pytest.importorskip("sniffio")
+
+    async def main() -> None:
+        said: list[str] = []
+
+        @at_home
+        async def at_asyncio() -> None:
+            said.append(sniffio.current_async_library())
+            await asyncio.sleep(0)
+            said.append(sniffio.current_async_library())
+
+        @hosted
+        async def in_trio() -> None:
+            said.append(sniffio.current_async_library())
+            await at_asyncio()
+            said.append(sniffio.current_async_library())
+
+        await in_trio()
+        assert said == ["trio", "asyncio", "asyncio", "trio"]
+
+    run(main())
+
+
 def test_a_context_manager_made_outside_of_trio_can_be_entered_in_it() -> None:
     log: list[str] = []
     context = room(log)
@@ -459,9 +491,11 @@ def test_the_hosts_know_only_trio_and_asyncio() -> None:
 
     import repid.hosts
 
-    allowed = {"asyncio", "trio", "sniffio", "outcome", "__future__"} | set(sys.stdlib_module_names)
+    allowed = {"trio"} | set(sys.stdlib_module_names)
     for path in Path(repid.hosts.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= allowed, path
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 assert node.module.split(".")[0] in allowed, path
             assert not (isinstance(node, ast.ImportFrom) and node.level > 1), path
