@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Self, Unpack
 
@@ -78,7 +78,8 @@ class Repid(Producer):
             try:
                 yield self
             finally:
-                current.reset(token)
+                with suppress(ValueError):  # left in another context: the one it was set in has ended, or is not ours
+                    current.reset(token)
 
     @hosted_context
     @asynccontextmanager

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,29 @@ def test_the_job_api_works(run: Any) -> None:
             await send(app, "divide")
         with pytest.raises(NoCurrentApp):
             await Queue().declare()
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_magic_may_be_left_in_another_task_than_it_was_entered_in_as_fixtures_and_generators_do(run: Any) -> None:
+    async def main() -> None:
+        app, _ = make()
+
+        async def sending() -> AsyncGenerator[str, None]:
+            async with app.magic():
+                await Queue().declare()
+                while True:
+                    yield (await Job("any").enqueue()).id
+
+        magic = app.magic()
+        await asyncio.create_task(magic.__aenter__())
+        await send(app, "any")
+        await asyncio.create_task(magic.__aexit__(None, None, None))
+        generator = sending()
+        assert await asyncio.create_task(generator.__anext__())
+        await asyncio.create_task(generator.aclose())
+        assert not app.servers.default.is_connected
         assert nothing_is_left()
 
     run(main())
