@@ -39,6 +39,11 @@ class Guest(Bridge):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        if trio.lowlevel.in_trio_run():
+            raise RuntimeError(
+                "trio runs in this thread already, and not on this loop: a loop that had repid open was closed as it "
+                "was (end loops with asyncio.run() or asyncio.Runner), or the loop is one of trio-asyncio's"
+            )
         self._users: dict[object, asyncio.Task[Any] | None] = {}
         self._ready: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -457,6 +458,37 @@ def test_a_loop_that_is_run_by_hand_and_closed_is_left_clean() -> None:
     loop.close()
     gc.collect()
     assert log == ["in", "out"] * 2
+
+
+CLOSED_WHILE_OPEN = """
+import asyncio
+from repid import Connection, InMemoryServer, Repid
+app = Repid(Connection(InMemoryServer()))
+loop = asyncio.new_event_loop()
+connection = app.servers.default.connection()
+loop.run_until_complete(connection.__aenter__())
+loop.close()
+
+async def again():
+    async with app.magic():
+        raise AssertionError
+
+try:
+    asyncio.run(again())
+except RuntimeError as error:
+    assert "end loops with asyncio.run" in str(error), error
+"""
+
+
+def test_a_loop_that_is_closed_with_a_connection_open_is_told_of_at_the_next_call_and_not_at_exit() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", CLOSED_WHILE_OPEN],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_outside_of_any_loop_the_error_says_so() -> None:
