@@ -159,7 +159,11 @@ class ResultStore(Protocol):
 
 
 class Broker(ScheduleStore, ResultStore, Protocol):
-    """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`."""
+    """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`.
+
+    Programs under asyncio make these calls too, all but `consume`, whose consumer works in trio: of `repid.hosts`,
+    put `@hosted_context` on `connection` and `@hosted` on the others. The conformance suite tries each.
+    """
 
     @property
     def capabilities(self) -> Capabilities:

@@ -231,3 +231,11 @@ class ForgetsBetweenConnections(BrokenServer):
             yield self
             await self.delete("q")
             await self.declare(["q"])
+
+
+class KnowsOnlyTrio(BrokenServer):
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Any, None]:
+        await trio.lowlevel.checkpoint()
+        async with super().connection():
+            yield self

@@ -37,6 +37,7 @@ CAUGHT_BY: dict[type[BrokenServer], str] = {
     message_defects.IgnoresTopics: "a_consumer_gets_its_topics_and_not_those_of_others",
     message_defects.IgnoresAtMost: "at_most_limits_a_topic_of_a_queue",
     message_defects.ForgetsBetweenConnections: "messages_outlive_a_connection",
+    message_defects.KnowsOnlyTrio: "every_call_may_be_made_under_asyncio",
     verdict_defects.IgnoresTheFence: "a_stale_lease_settles_nothing",
     verdict_defects.LosesTheOutbox: "an_outbox_is_published_with_every_disposition",
     verdict_defects.PublishesARefusedOutbox: "a_stale_lease_settles_nothing",

@@ -88,6 +88,7 @@ class InMemoryServer:
             raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
         await self._session.step(lambda _: self._store.directory.declare(queues))
 
+    @hosted
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused. Cancelled: none was published.
 
@@ -134,44 +135,54 @@ class InMemoryServer:
         """Hand out its messages again. Raises `QueueNotDeclared`."""
         await self._session.step(lambda now: self._store.resume(queue, now))
 
+    @hosted
     async def cancel(self, id_: str) -> Cancelled:
         """Remove the live message with this id, or have its run cancelled."""
         return await self._session.step(lambda now: self._store.cancel(id_, now))
 
+    @hosted
     async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
         """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing."""
         return await self._session.watch(id_, result_id, seen)
 
+    @hosted
     async def store_results(self, results: Sequence[NewResult]) -> None:
         """Store results, in place of those with the same ids. Raises `ConfigurationError`, and stores none, for a bad ttl."""
         check_results(results)
         await self._session.step(lambda now: self._store.store_results(results, now))
 
+    @hosted
     async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
         """The result under each id; None where there is none, or none any more."""
         return await self._session.step(lambda now: views.fetch(self._store, ids, now, self._session.clock.epoch))
 
+    @hosted
     async def now(self) -> float:
         """Seconds since 1970 on the broker's clock, which is never stepped."""
         return await self._session.step(lambda now: self._session.clock.epoch + now)
 
+    @hosted
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
         """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
         check_envelopes([schedule.envelope])
         await self._session.step(lambda _: self._schedules.put(schedule, next_at))
 
+    @hosted
     async def schedules(self) -> list[StoredSchedule]:
         """All schedules, by name."""
         return await self._session.step(lambda _: self._schedules.all())
 
+    @hosted
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:
         """Hold its ticks, or let them go on. False: there is none of that name."""
         return await self._session.step(lambda _: self._schedules.pause(name, paused=paused))
 
+    @hosted
     async def remove_schedule(self, name: str) -> bool:
         """Forget it; what it has published stays. False: there is none of that name."""
         return await self._session.step(lambda _: self._schedules.remove(name))
 
+    @hosted
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
         """Move the schedule on and publish, if it is still where it was expected to be. Cancelled: neither was done."""
         if envelope is not None:

@@ -104,6 +104,7 @@ class SQLiteServer:
         names = list(queues)
         await self._session.change(lambda store: store.directory.declare(names))
 
+    @hosted
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused. Cancelled: none was published.
 
@@ -151,10 +152,12 @@ class SQLiteServer:
         """Hand out its messages again."""
         await self._session.change(lambda store: store.directory.pause(queue, paused=False))
 
+    @hosted
     async def cancel(self, id_: str) -> Cancelled:
         """Remove the live message with this id, or have its run cancelled."""
         return await self._session.change(lambda store: views.cancel(store, id_))
 
+    @hosted
     async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
         """How the message stands, as soon as that differs from `seen`; of several dead ones the last."""
 
@@ -166,11 +169,13 @@ class SQLiteServer:
 
     # Results
 
+    @hosted
     async def store_results(self, results_: Sequence[NewResult]) -> None:
         """Store results, in place of those with the same ids."""
         new = list(results_)
         await self._session.change(lambda store: results.store(store.connection, store.now, new))
 
+    @hosted
     async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
         """The result under each id; None where there is none, or none any more."""
         wanted = list(ids)
@@ -178,10 +183,12 @@ class SQLiteServer:
 
     # Schedules
 
+    @hosted
     async def now(self) -> float:
         """The wall clock: seconds since 1970. It may be stepped; schedules bear that."""
         return await self._session.look(lambda store: store.now / MICRO)
 
+    @hosted
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
         """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
         try:
@@ -190,18 +197,22 @@ class SQLiteServer:
             raise ConfigurationError(f"schedule {schedule.name!r} cannot be written to SQLite ({error})") from error
         await self._session.change(lambda store: schedules.put(store, schedule.name, body, next_at))
 
+    @hosted
     async def schedules(self) -> list[StoredSchedule]:
         """All of them, by name."""
         return await self._session.look(schedules.all_of)
 
+    @hosted
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:
         """Hold its ticks, or let them go on. False: there is none of that name."""
         return await self._session.change(lambda store: schedules.pause(store, name, paused=paused))
 
+    @hosted
     async def remove_schedule(self, name: str) -> bool:
         """Forget it; what it has published stays. False: there is none of that name."""
         return await self._session.change(lambda store: schedules.remove(store, name))
 
+    @hosted
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
         """Make `next_at` the schedule's next time and publish, if its next tick is still `expected_next`."""
         envelopes = [] if envelope is None else [envelope]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -9,7 +11,7 @@ import trio
 from ...delivery import ACK, DeadLetter, NewResult
 from ...envelope import Options
 from ...errors import DuplicateId, NotConnected, UsageError
-from ...ports import SETTLED, Consumer, Counts, Schedule
+from ...ports import SETTLED, Broker, Consumer, Counts, Schedule
 from ..expecting import expect
 from ..judging import check
 from ..lab import Lab, ids, message, messages
@@ -27,46 +29,75 @@ async def connections_nest(lab: Lab) -> None:
     expect("whether it is connected in the end", lab.broker.is_connected, expected=False)
 
 
+def _calls(broker: Broker) -> dict[str, Callable[[], Awaitable[object]]]:
+    """Every call of a broker but those that open something, in an order in which a connected one can answer them."""
+    schedule = Schedule(name="s", envelope=message("s"), every=1)
+    return {
+        "declare": lambda: broker.declare(["q"]),
+        "publish": lambda: broker.publish([message("1")]),
+        "counts": lambda: broker.counts("q"),
+        "browse": lambda: broker.browse("q", "ready"),
+        "pause": lambda: broker.pause("q"),
+        "resume": lambda: broker.resume("q"),
+        "watch": lambda: broker.watch("1", "1"),
+        "cancel": lambda: broker.cancel("1"),
+        "flush": lambda: broker.flush("q"),
+        "revive": lambda: broker.revive("q"),
+        "store_results": lambda: broker.store_results([NewResult(id="1", state="success")]),
+        "fetch_results": lambda: broker.fetch_results(["1"]),
+        "now": broker.now,
+        "put_schedule": lambda: broker.put_schedule(schedule, 1),
+        "schedules": broker.schedules,
+        "pause_schedule": lambda: broker.pause_schedule("s", paused=False),
+        "tick": lambda: broker.tick("s", 1, 2, message("1")),
+        "remove_schedule": lambda: broker.remove_schedule("s"),
+        "delete": lambda: broker.delete("q"),
+    }
+
+
 @check()
 async def every_call_outside_a_connection_is_refused(lab: Lab) -> None:
     """Outside `connection()` every call of the broker raises `NotConnected`."""
     await lab.close()
-    broker = lab.broker
-    schedule = Schedule(name="s", envelope=message("s"), every=1)
 
     async def consume() -> None:
-        async with broker.consume({"q": None}):
+        async with lab.broker.consume({"q": None}):
             pass
 
-    calls: dict[str, Callable[[], Awaitable[object]]] = {
-        "declare": lambda: broker.declare(["q"]),
-        "publish": lambda: broker.publish([message("1")]),
-        "consume": consume,
-        "counts": lambda: broker.counts("q"),
-        "browse": lambda: broker.browse("q", "ready"),
-        "flush": lambda: broker.flush("q"),
-        "delete": lambda: broker.delete("q"),
-        "revive": lambda: broker.revive("q"),
-        "pause": lambda: broker.pause("q"),
-        "resume": lambda: broker.resume("q"),
-        "cancel": lambda: broker.cancel("1"),
-        "watch": lambda: broker.watch("1", "1"),
-        "store_results": lambda: broker.store_results([NewResult(id="1", state="success")]),
-        "fetch_results": lambda: broker.fetch_results(["1"]),
-        "now": broker.now,
-        "schedules": broker.schedules,
-        "put_schedule": lambda: broker.put_schedule(schedule, 1),
-        "pause_schedule": lambda: broker.pause_schedule("s", paused=True),
-        "remove_schedule": lambda: broker.remove_schedule("s"),
-        "tick": lambda: broker.tick("s", 1, 2, message("1")),
-    }
-    for name, call in calls.items():
+    for name, call in {**_calls(lab.broker), "consume": consume}.items():
         try:
             with trio.fail_after(lab.time.patience):
                 answer = await call()
         except NotConnected:
             continue
         expect(f"what {name} does", answer, NotConnected)
+
+
+@check()
+async def every_call_may_be_made_under_asyncio(lab: Lab) -> None:
+    """In an asyncio task `connection()` and every call of the broker work as in a trio task; only `consume` need not."""
+    await lab.close()
+    errors: dict[str, BaseException] = {}
+
+    async def program() -> None:
+        async with asyncio.timeout(lab.time.patience), lab.broker.connection() as same, same.connection():
+            for name, call in _calls(lab.broker).items():
+                try:
+                    await call()
+                except Exception as error:  # noqa: BLE001 - told below, and the others are tried too
+                    errors[name] = error
+
+    def run() -> None:
+        try:
+            asyncio.run(program())
+        except Exception as error:  # noqa: BLE001 - as above
+            errors["connection"] = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()  # this trio run stands still meanwhile, and its clock with it
+    expect("what was raised by which call", errors, {})
+    expect("whether it is connected in the end", lab.broker.is_connected, expected=False)
 
 
 @check()
