@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hosting import RUNS
+
+from .hosting import RUNS
 
 
 @pytest.fixture(params=RUNS)

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
-from hosting import nothing_is_left
 
 from repid import (
     Actor,
@@ -37,6 +36,8 @@ from repid import (
     SQLiteServer,
     Worker,
 )
+
+from .hosting import nothing_is_left
 
 ROOT = Path(__file__).parents[2]
 NAME: ContextVar[str] = ContextVar("NAME", default="nobody")

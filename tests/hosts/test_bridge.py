@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import trio
-from hosting import nothing_is_left
 
 from repid.hosts import at_home, crossing, hosted, hosted_context
+
+from .hosting import nothing_is_left
 
 NAME: ContextVar[str] = ContextVar("NAME", default="nobody")
 

@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hosting import nothing_is_left
+
+from .hosting import nothing_is_left
 
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
