@@ -113,7 +113,8 @@ async def open_trio_asyncio(trio_asyncio: Any) -> AsyncIterator[LoopTasks]:
                 await trio_asyncio.aio_as_trio(_end_tasks)()
 
     async with _open_nursery() as nursery:
-        bridge = Bridge(await nursery.start(keep_loop))
+        with trio.CancelScope(shield=True):  # a start that is cancelled waits for the loop's end, which waits for us
+            bridge = Bridge(await nursery.start(keep_loop))
         try:
             async with _open_nursery() as bridge.nursery:
                 bridges[bridge.loop] = bridge

@@ -175,6 +175,89 @@ def test_cancelling_the_worker_leaves_an_async_with_properly_and_releases(loop: 
     assert out == "left\n"
 
 
+def test_a_worker_may_be_cancelled_while_its_loop_opens(loop: str) -> None:
+    run(
+        """
+        @router.actor
+        async def hang():
+            await asyncio.sleep(3600)
+
+        async def cancelled():
+            app.include_router(router)
+            async with app.magic():
+                await app.send_message_json(channel="default", headers={"topic": "hang"})
+                for steps in range(8):
+                    with trio.fail_after(10), trio.CancelScope() as scope:
+                        async with trio.open_nursery() as nursery:
+                            nursery.start_soon(app.run_worker)
+                            for _ in range(steps):
+                                await trio.lowlevel.checkpoint()
+                            scope.cancel()
+                    assert scope.cancelled_caught
+                    counts = await Queue().counts()
+                    assert (counts.ready, counts.leased) == (1, 0), counts
+
+        trio.run(cancelled)
+        """,
+        loop,
+    )
+
+
+def test_a_run_sees_the_context_of_the_worker_and_keeps_its_own(loop: str) -> None:
+    run(
+        """
+        import contextvars
+        name = contextvars.ContextVar("name", default="nobody")
+        seen = []
+
+        @router.actor
+        async def look():
+            seen.append(name.get())
+            name.set("set by an actor")
+            await asyncio.sleep(0)
+            assert name.get() == "set by an actor"
+
+        async def named():
+            name.set("Ada")
+            return await work(*["look"] * 3)
+
+        assert trio.run(named)[0].succeeded == 3
+        assert seen == ["Ada"] * 3, seen
+        """,
+        loop,
+    )
+
+
+def test_the_api_works_in_an_asyncio_actor_and_is_cancelled_by_asyncio(loop: str) -> None:
+    run(
+        """
+        @router.actor
+        async def ask():
+            handle = await Job("answer").enqueue()
+            async with asyncio.timeout(5):
+                assert (await handle.wait()).value == 42
+            assert [status.state async for status in handle.watch()] == ["success"]
+            never = await Job("nobody").enqueue()
+            try:
+                async with asyncio.timeout(0.01):
+                    await never.wait()
+            except TimeoutError:
+                assert await never.cancel()
+            async with app.servers.default.connection() as server:
+                await asyncio.gather(*(server.counts("default") for _ in range(5)))
+
+        @router.actor(store_result=True)
+        async def answer():
+            await asyncio.sleep(0.001)
+            return 42
+
+        report, counts, dead = main("ask", expect=2)
+        assert report.succeeded == 2, dead
+        """,
+        loop,
+    )
+
+
 def test_an_exception_in_a_callback_is_logged_and_nothing_else(loop: str) -> None:
     out = run(
         """
