@@ -623,6 +623,91 @@ def test_a_signal_drains_and_a_second_one_cuts_short(loop: str, number: signal.S
     )
 
 
+INTERRUPTED = """
+import asyncio, sys
+import trio
+from repid import Connection, InMemoryServer, Queue, Repid, Router
+
+place, loop = sys.argv[1:]
+
+class Slow(InMemoryServer):
+    async def publish(self, envelopes):
+        outcomes = await super().publish(envelopes)
+        if place == "sending":
+            print("started", flush=True)
+            await trio.sleep(3600)
+        return outcomes
+
+app = Repid(Connection(Slow()))
+router = Router()
+app.include_router(router)
+
+@router.actor
+async def work() -> None:
+    print("started", flush=True)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        print("cleaning", flush=True)
+        await asyncio.sleep(3600 if place == "ending" else 0.1)
+
+async def run_worker() -> None:
+    async with app.magic():
+        await app.run_worker(handle_signals=[])
+
+async def main() -> None:
+    async with app.magic(), asyncio.TaskGroup() as group:
+        if place == "embedded":
+            group.create_task(app.run_worker(handle_signals=[]))
+        if place == "forgotten":
+            kept.append(asyncio.create_task(run_worker()))
+        await app.send_message_json(channel="default", headers={"topic": "work"})
+        await (run_worker() if place in {"working", "ending"} else asyncio.sleep(3600))
+
+async def look() -> None:
+    async with app.magic():
+        counts = await Queue().counts()
+        print(counts.ready, counts.leased, flush=True)
+
+kept = []
+if loop == "uvloop":
+    import uvloop
+    new_loop = uvloop.new_event_loop
+else:
+    new_loop = asyncio.new_event_loop
+try:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+asyncio.run(look())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("place", ["sending", "working", "embedded", "forgotten", "ending"])
+def test_ctrl_c_without_handlers_of_ours_ends_everything_and_releases(loop: str, place: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", INTERRUPTED, place, loop],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        if place != "sending":
+            assert process.stdout.readline() == "cleaning\n"
+        if place == "ending":
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (out.splitlines(), err, process.returncode) == (["interrupted", "1 0"], "", 0)
+
+
 def documented() -> list[object]:
     """The README's programs and the examples that use nothing of trio's but `trio.run(main)`."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

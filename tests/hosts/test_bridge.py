@@ -461,6 +461,34 @@ def test_a_loop_that_is_run_by_hand_and_closed_is_left_clean() -> None:
     assert log == ["in", "out"] * 2
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+def test_eager_tasks_cross_and_are_cancelled_like_others() -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  new in 3.12
+        assert await asyncio.create_task(double(1)) == 2
+        async with room(log), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(double(i)) for i in range(10)]
+        assert [task.result() for task in tasks] == list(range(0, 20, 2))
+
+        async def use() -> None:
+            async with room(log):
+                await at_home(asyncio.sleep)(3600)
+
+        for ticks in range(8):
+            task = asyncio.create_task(use())
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert nothing_is_left()
+
+    asyncio.run(main())
+    assert log.count("in") == log.count("out")
+
+
 CLOSED_WHILE_OPEN = """
 import asyncio
 from repid import Connection, InMemoryServer, Repid
