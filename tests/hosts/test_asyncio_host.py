@@ -285,6 +285,38 @@ def test_middlewares_run_on_the_host_loop_whatever_they_go_around(run: Any) -> N
     run(main())
 
 
+def test_what_a_caller_has_set_is_seen_by_producer_middlewares_and_by_the_broker(run: Any) -> None:
+    seen: list[tuple[str, str]] = []
+
+    class Looking(InMemoryServer):
+        async def publish(self, envelopes: Sequence[Envelope]) -> list[Any]:
+            seen.append(("broker", NAME.get()))
+            return await super().publish(envelopes)
+
+    async def look(call_next: Publish, envelopes: Sequence[Envelope]) -> Outcomes:
+        seen.append(("middleware", NAME.get()))
+        return await call_next(envelopes)
+
+    async def main() -> None:
+        app = Repid(Connection(Looking()), producer_middlewares=[look])
+        worker = Worker(app=app, messages_limit=1)
+
+        @worker.actor
+        async def answer(message: Message) -> None:
+            NAME.set("the actor")
+            await message.send_message_json(channel="default", headers={"topic": "nobody"})
+
+        async with app.magic():
+            await Queue().declare()
+            NAME.set("the caller")
+            await send(app, "answer")
+            await worker.run()
+        assert NAME.get() == "the caller"
+
+    run(main())
+    assert seen == [(who, name) for name in ("the caller", "the actor") for who in ("middleware", "broker")]
+
+
 def test_every_run_has_a_context_of_its_own(run: Any) -> None:
     async def main() -> None:
         app, router = make()

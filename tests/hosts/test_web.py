@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from repid import Connection, InMemoryServer, Job, Queue, Repid, Worker
+
 from .hosting import nothing_is_left
 
 httpx = pytest.importorskip("httpx")
@@ -72,6 +74,53 @@ def test_starlette_serves_requests_and_its_worker_ships(run: Any) -> None:
             assert {answer.status_code for answer in answers} == {202}
             while len(module.shipped) < 20:
                 await asyncio.sleep(0.01)
+        assert nothing_is_left()
+
+    run(main())
+
+
+def test_an_actor_that_asks_a_server_is_cancelled_by_its_timeout_and_by_the_end_of_its_worker(run: Any) -> None:
+    pytest.importorskip("fastapi")
+    from fastapi import FastAPI
+
+    site = FastAPI()
+    over = asyncio.Event()
+
+    @site.get("/at-once")
+    async def at_once() -> str:
+        return "hello"
+
+    @site.get("/late")
+    async def late() -> str:
+        await over.wait()  # a server waits for its handlers in the end
+        return "too late"
+
+    async def main() -> None:
+        app = Repid(Connection(InMemoryServer()))
+        worker = Worker(app=app, graceful_shutdown_time=0.1)
+        begun: list[str] = []
+        got: list[str] = []
+
+        async with serving(site) as client, app.magic(), asyncio.TaskGroup() as group:
+
+            @worker.actor
+            async def ask(path: str) -> None:
+                begun.append(path)
+                got.append((await client.get(path, timeout=None)).json())
+
+            running = group.create_task(worker.run())
+            await Queue().declare()
+            await Job("ask", args={"path": "/at-once"}).enqueue()
+            await Job("ask", args={"path": "/late"}, timeout=0.2).enqueue()
+            patient = await Job("ask", args={"path": "/late"}).enqueue()
+            while len(begun) < 3 or len(got) < 1 or not await Queue().get_messages("dead"):
+                await asyncio.sleep(0.01)
+            worker.stop()
+            report = await running
+            over.set()
+            assert (report.succeeded, report.failed, report.released) == (1, 1, 1)
+            assert [message.envelope.id for message in await Queue().get_messages()] == [patient.id]
+        assert got == ["hello"]
         assert nothing_is_left()
 
     run(main())
