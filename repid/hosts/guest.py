@@ -41,8 +41,9 @@ class Guest(Bridge):
         super().__init__(loop)
         if trio.lowlevel.in_trio_run():
             raise RuntimeError(
-                "trio runs in this thread already, and not on this loop: a loop that had repid open was closed as it "
-                "was (end loops with asyncio.run() or asyncio.Runner), or the loop is one of trio-asyncio's"
+                "another trio run is going on in this thread: either a loop that had repid open was closed as it was "
+                "(end loops with asyncio.run() or asyncio.Runner), or this loop is itself run by trio, as "
+                "trio-asyncio's are"
             )
         self._users: dict[object, asyncio.Task[Any] | None] = {}
         self._ready: asyncio.Future[None] = loop.create_future()
