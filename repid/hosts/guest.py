@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -51,8 +52,9 @@ class Guest(Bridge):
         self._closed = False
         self._closing = trio.Event()
         context = Context()  # of its own: the first caller's must not live as long as the guest
-        soon = partial(loop.call_soon, context=context)
-        threadsafe: Any = partial(loop.call_soon_threadsafe, context=context)
+        tick: Any = self._tick
+        soon: Any = partial(loop.call_soon, tick, context=context)
+        threadsafe: Any = partial(loop.call_soon_threadsafe, tick, context=context)
         trio.lowlevel.start_guest_run(
             self._run,
             run_sync_soon_threadsafe=threadsafe,
@@ -107,16 +109,34 @@ class Guest(Bridge):
             await self._closing.wait()
             self.nursery.cancel_scope.cancel()
 
+    def _tick(self, tick: Callable[[], object]) -> None:
+        """One turn of trio's. A second Ctrl-C may hit it anywhere; trio cannot go on then, and nobody may wait for it."""
+        try:
+            tick()
+        except BaseException as error:
+            if not self._done.done():
+                self._over()
+                self._broken(error)
+                self._done.set_result(None)
+            raise
+
     def _ended(self, outcome: Any) -> None:
         """Trio is over. What breaks it is reported to all whom it concerns; Ctrl-C, if trio was told, to the loop."""
-        self._closed = True
-        if bridges.get(self.loop) is self:
-            del bridges[self.loop]
+        if self._done.done():  # given up before
+            return
+        self._over()
         try:
             outcome.unwrap()
         except BaseException as error:  # noqa: BLE001  there is nobody above
             self._broken(error)
+            if _is_interrupt(error):
+                self.loop.call_soon(_interrupt)
         self._done.set_result(None)
+
+    def _over(self) -> None:
+        self._closed = True
+        if bridges.get(self.loop) is self:
+            del bridges[self.loop]
 
     def _broken(self, cause: BaseException) -> None:
         for user in self._users:
@@ -124,8 +144,6 @@ class Guest(Bridge):
                 error = TrioEndedError("trio has broken down")
                 error.__cause__ = cause
                 user.fail(error)
-        if _is_interrupt(cause):
-            self.loop.call_soon(_interrupt)
 
     async def _own(self) -> None:
         try:
