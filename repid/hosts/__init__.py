@@ -2,8 +2,8 @@
 
 Knows only trio and asyncio; the facades call it, the runtime does not know about it. From the bottom:
 
-* `crossing`: one call carried from an asyncio task to trio and back, with its result, exception and cancellation.
-* `bridge`: where the calls of a loop cross, and the trio tasks that carry them.
+* `crossing`: one call carried from an asyncio task to trio and back, with its result, exception and cancellation; the
+  bridge it crosses, and the trio tasks that carry it.
 * `guest`: trio as a guest of the running asyncio loop; one per loop, alive while somebody uses it.
 * `hosted`: what the facades put around their functions and context managers; detects the host at each call.
 * `tasks`: the other direction: a function that runs as an asyncio task while a trio task waits for it.

@@ -1,18 +1,23 @@
-"""One call, carried from an asyncio task to a trio task and back."""
+"""One call, carried from an asyncio task to a trio task and back, and the bridge over which it goes."""
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import trio
 
-if TYPE_CHECKING:
-    from .bridge import Bridge, Carrier
-
 T = TypeVar("T")
+
+CARRIER = "repid: calls from asyncio"
+
+IDLE_CARRIERS = 100
+"""Trio tasks that wait for the next call. More than so many end when their call does."""
 
 
 class TrioEndedError(RuntimeError):
@@ -110,6 +115,141 @@ def _without_cancellation(error: BaseException) -> BaseException:
 
 async def _nothing() -> Any:
     """In place of a call that is over."""
+
+
+class Bridge:
+    """Where the calls of one asyncio loop cross: into a nursery of trio's, here one of the same thread."""
+
+    nursery: trio.Nursery
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.idle: list[Carrier] = []
+        self.is_retired = False
+
+    def enter(self, user: object) -> bool:  # noqa: ARG002
+        """Somebody is about to cross; the nursery stays until they have left. False: `join` has to be awaited."""
+        return True
+
+    async def join(self, user: object) -> bool:  # noqa: ARG002
+        """As `enter`, where that takes time. False: the nursery is not there any more."""
+        return True
+
+    def leave(self, user: object) -> bool:  # noqa: ARG002
+        """They are done. True: with the last of them the bridge has closed, and its `end` is to be waited for."""
+        return False
+
+    async def end(self) -> None:
+        """Wait until nothing of the bridge is left."""
+
+    def carry(self, crossing: Crossing[Any]) -> None:
+        """Have a trio task carry out the call, in a copy of the present context; called on the loop."""
+        self.load(crossing, copy_context())
+
+    def load(self, crossing: Crossing[Any], context: Context) -> None:
+        """The same, called in trio's thread."""
+        if self.idle:
+            self.idle.pop().take(crossing, context)
+        else:
+            carrier = crossing.carrier = Carrier(self, crossing)
+            context.run(partial(self.nursery.start_soon, carrier.work, name=CARRIER))
+
+    def retire(self) -> None:
+        """Let the trio tasks end: those that wait now, the others after their call."""
+        self.is_retired = True
+        while self.idle:
+            self.idle.pop().dismiss()
+
+    def to_trio(self, function: Callable[[], object]) -> None:
+        """Call a sync function in trio; called on the loop."""
+        function()
+
+    def to_loop(self, function: Callable[[], object]) -> None:
+        """Call a sync function on the loop; called in trio."""
+        function()
+
+
+class Carrier:
+    """A trio task that carries out one call after another: starting one for each costs more than most calls."""
+
+    __slots__ = ("_bridge", "_crossing", "_is_cancelled", "_is_over", "_scope", "_task")
+
+    _task: trio.lowlevel.Task
+
+    def __init__(self, bridge: Bridge, crossing: Crossing[Any]) -> None:
+        self._bridge = bridge
+        self._crossing: Crossing[Any] | None = crossing
+        self._scope = trio.CancelScope()
+        self._is_cancelled = False
+        self._is_over = False
+
+    def take(self, crossing: Crossing[Any], context: Context) -> None:
+        """Carry out this call next. To be called while the task waits for one."""
+        self._crossing = crossing
+        crossing.carrier = self
+        self._task.context = context
+        trio.lowlevel.reschedule(self._task)
+
+    def dismiss(self) -> None:
+        """There will be no more calls. To be called while the task waits for one."""
+        self._is_over = True
+        trio.lowlevel.reschedule(self._task)
+
+    def cancel(self, crossing: Crossing[Any]) -> None:
+        """Cancel the call, if it is still the present one."""
+        if self._crossing is crossing:
+            self._is_cancelled = True
+            self._scope.cancel()
+
+    async def work(self) -> None:
+        """Carry out calls until dismissed or cancelled. Its cancel scope is replaced when a call has used it up."""
+        self._task = trio.lowlevel.current_task()
+        while not self._is_over:
+            try:
+                with self._scope:
+                    await self._carry()
+            except BaseException as error:  # whatever it is, it belongs to the caller
+                if self._crossing is None:
+                    raise
+                self._crossing.break_off(error)
+            if self._crossing is not None:
+                self._end(self._crossing)
+            if not self._is_over:
+                self._scope, self._is_cancelled = trio.CancelScope(), False
+                await self._wait()
+
+    async def _carry(self) -> None:
+        while self._crossing is not None and not self._is_cancelled:
+            self._crossing.value = await self._crossing.call()
+            self._end(self._crossing)
+            if not self._is_cancelled:
+                await self._wait()
+
+    def _end(self, crossing: Crossing[Any]) -> None:
+        self._crossing = None
+        crossing.end()
+
+    async def _wait(self) -> None:
+        """Wait for the next call, or for the end."""
+        idle = self._bridge.idle
+        if self._bridge.is_retired or len(idle) >= IDLE_CARRIERS:
+            self._is_over = True
+            return
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            idle.remove(self)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        idle.append(self)
+        self._task.context = Context()  # the caller's must not live longer than its call
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()
+"""The bridge of each loop that has one now."""
+
+run_bridge: trio.lowlevel.RunVar[Bridge | None] = trio.lowlevel.RunVar("repid_bridge", default=None)
+"""In a trio run that is the guest of a loop: their bridge."""
 
 
 async def until(done: asyncio.Future[Any]) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 
 import trio
 
-from .bridge import Bridge, bridges, run_bridge
-from .crossing import Crossing, TrioEndedError, until
+from .crossing import Bridge, Crossing, TrioEndedError, bridges, run_bridge, until
 
 
 async def join(loop: asyncio.AbstractEventLoop, user: object) -> Bridge:

@@ -12,8 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import trio
 from trio.lowlevel import in_trio_task
 
-from .bridge import Bridge, bridges, run_bridge
-from .crossing import Crossing, TrioEndedError
+from .crossing import Bridge, Crossing, TrioEndedError, bridges, run_bridge
 from .guest import join, leave
 from .tasks import run_on
 

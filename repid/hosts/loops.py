@@ -15,8 +15,7 @@ from typing import Any
 
 import trio
 
-from .bridge import Bridge, bridges, run_bridge
-from .crossing import Crossing
+from .crossing import Bridge, Crossing, bridges, run_bridge
 from .hosted import crossing
 from .tasks import run_on, wait_for
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from .bridge import Bridge
+from .crossing import Bridge
 
 _NOTHING: Any = object()
 

@@ -52,7 +52,7 @@ RUNS = [
 
 def nothing_is_left() -> bool:
     """No task but the present one, and no trio in this thread."""
-    from repid.hosts.bridge import bridges
+    from repid.hosts.crossing import bridges
 
     return asyncio.all_tasks() == {asyncio.current_task()} and not list(bridges.values())
 

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import pytest
 import trio
-from hosting import nothing_is_left
 
 from repid import Actor, CallNext, Connection, Depends, InMemoryServer, Message, Queue, Repid, Router, Worker
+
+from .hosting import nothing_is_left
 
 setting: ContextVar[str] = ContextVar("setting", default="unset")
 
