@@ -196,6 +196,7 @@ WORKLOADS = (
             quick={"samples": 100, "rounds": 50},
             metrics=(
                 Metric("one", f"A send from {loop}", "µs", better="less", targets=(Target(250),)),
+                Metric("rested", f"A send from {loop}, rested", "µs", better="less"),
                 Metric("many", f"100 sends from {loop}, each", "µs", better="less", targets=(Target(30),)),
             ),
             subject="hosted",

@@ -49,6 +49,7 @@ class Repid(Producer):
         self.result_store = result_store
         self._producer_middlewares = tuple(producer_middlewares)
         self._router = Router(middlewares=middlewares)
+        self._latest: tuple[Broker, Publish] | None = None
         self.middlewares: Sequence[ActorMiddleware] = tuple(middlewares)
         for middleware in self._producer_middlewares:
             if not callable(middleware):
@@ -149,4 +150,7 @@ class Repid(Producer):
         return at_home(around(publish, middlewares)) if middlewares else publish
 
     def _publisher(self, server_name: str | None) -> Publish:
-        return self.publisher(self.servers.get_server(server_name), declare=True)
+        broker = self.servers.get_server(server_name)
+        if self._latest is None or self._latest[0] is not broker:
+            self._latest = broker, self.publisher(broker, declare=True)
+        return self._latest[1]

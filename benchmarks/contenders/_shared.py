@@ -5,13 +5,14 @@ Contenders run in environments of their own, so this file imports nothing but th
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +27,14 @@ LATENCY_WARM_UP = 50
 Arguments = Mapping[str, Any]
 Figures = dict[str, Any]
 Measurement = Callable[[Arguments], Figures]
+
+
+async def seconds_of(call: Awaitable[object], pause: float = 0.0) -> float:
+    """How long an awaited call takes, after a pause."""
+    await asyncio.sleep(pause)
+    start = now()
+    await call
+    return now() - start
 
 
 def run_on_uvloop(coroutine: Coroutine[Any, Any, Figures]) -> Figures:

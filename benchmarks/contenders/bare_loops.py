@@ -6,7 +6,7 @@ import asyncio
 
 import trio
 
-from ._shared import Arguments, Figures, Measurement, microseconds, now, rate, run_on_uvloop
+from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now, rate, run_on_uvloop, seconds_of
 
 
 async def sleep_often(times: int, seconds: float) -> None:
@@ -32,14 +32,23 @@ async def yield_once() -> None:
     await asyncio.sleep(0)
 
 
+async def rested_hop(loop: asyncio.AbstractEventLoop, pause: float) -> float:
+    await asyncio.sleep(pause)
+    return await seconds_of(loop.run_in_executor(None, int))
+
+
 async def gather_yields(arguments: Arguments) -> Figures:
-    """What it takes to gather coroutines that each let the loop go round once: tasks, and nothing in them."""
-    count, samples = arguments["at_once"], []
+    """What it takes to gather coroutines that each let the loop go round once: tasks, and nothing in them. Before that,
+    what it takes to have a thread do nothing, and to hear of it: once after another, and after a rest.
+    """
+    count, samples, loop = arguments["at_once"], [], asyncio.get_running_loop()
+    one = [await seconds_of(loop.run_in_executor(None, int)) for _ in range(arguments["samples"])]
+    rested = [await rested_hop(loop, pause) for pause in idle_pauses(arguments["samples"])]
     for _ in range(arguments["rounds"]):
         start = now()
         await asyncio.gather(*(yield_once() for _ in range(count)))
         samples.append((now() - start) / count)
-    return {"many": microseconds(samples)}
+    return {"one": microseconds(one), "rested": microseconds(rested), "many": microseconds(samples)}
 
 
 MEASUREMENTS: dict[str, Measurement] = {

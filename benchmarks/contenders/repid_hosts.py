@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now, run_on_uvloop
+from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now, run_on_uvloop, seconds_of
 from .repid_trio import CHANNEL, Drain, new_app
 
 Run = Callable[[Coroutine[Any, Any, Figures]], Figures]
@@ -22,24 +22,21 @@ def measure_noop(run: Run, arguments: Arguments) -> Figures:
 
 
 async def measure_crossing(arguments: Arguments) -> Figures:
-    """How long a send takes: alone, now and then, and among many at once, one such round after another."""
+    """How long a send takes: one after another, now and then after a rest, and many at once, round after round."""
     app, count = new_app(), arguments["at_once"]
 
     def send() -> Awaitable[object]:
         return app.send_message_json(channel=CHANNEL, payload={}, headers={"topic": "noop"})
 
-    one, many = [], []
+    many = []
     async with app.servers.default.connection():
-        for pause in idle_pauses(arguments["samples"]):
-            await asyncio.sleep(pause)
-            start = now()
-            await send()
-            one.append(now() - start)
+        one = [await seconds_of(send()) for _ in range(arguments["samples"])]
+        rested = [await seconds_of(send(), pause) for pause in idle_pauses(arguments["samples"])]
         for _ in range(arguments["rounds"]):
             start = now()
             await asyncio.gather(*(send() for _ in range(count)))
             many.append((now() - start) / count)
-    return {"one": microseconds(one), "many": microseconds(many)}
+    return {"one": microseconds(one), "rested": microseconds(rested), "many": microseconds(many)}
 
 
 def noop_on(run: Run) -> Measurement:

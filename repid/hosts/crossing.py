@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 CARRIER = "repid: calls from asyncio"
 
+_NO_CONTEXT = Context()
+
 IDLE_CARRIERS = 100
 """Trio tasks that wait for the next call. More than so many end when their call does."""
 
@@ -25,14 +27,13 @@ class TrioEndedError(RuntimeError):
 
 
 class Crossing(Generic[T]):
-    """One call. `start` and `wait` make all of it; a context manager pauses in the middle, and is waited for twice."""
+    """One call, which a bridge carries. It is waited for once; a context manager pauses in the middle, and twice."""
 
-    __slots__ = ("_answer", "_bridge", "call", "carrier", "error", "finished", "value")
+    __slots__ = ("_answer", "bridge", "call", "carrier", "error", "finished", "value")
 
     value: T
+    bridge: Bridge
     carrier: Carrier
-
-    _bridge: Bridge
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
         self.call = call
@@ -40,17 +41,12 @@ class Crossing(Generic[T]):
         self.error: BaseException | None = None
         self.finished = False
 
-    def start(self, bridge: Bridge) -> None:
-        """Have a trio task carry it out, in a copy of the present context."""
-        self._bridge = bridge
-        bridge.carry(self)
-
     async def wait(self) -> None:
         """Wait until the call has paused or finished. Raises what it raised.
 
         Cancelled: the call is cancelled and waited for; then the cancellation goes on, unless the call raised.
         """
-        self._answer = self._bridge.loop.create_future()
+        self._answer = self.bridge.loop.create_future()
         if not self.finished:
             try:
                 await self._answer
@@ -65,9 +61,9 @@ class Crossing(Generic[T]):
                 self.call = _nothing  # or the error's traceback holds itself
 
     async def _see_through(self) -> None:
-        self._bridge.to_trio(self._cancel)
+        self.bridge.to_trio(self._cancel)
         while not self.finished:
-            self._answer = self._bridge.loop.create_future()
+            self._answer = self.bridge.loop.create_future()
             with suppress(asyncio.CancelledError):  # it is being cancelled already
                 await self._answer
 
@@ -76,7 +72,7 @@ class Crossing(Generic[T]):
 
     def pause(self) -> None:
         """Called in trio: what was called is half done, and goes on when it is told to."""
-        self._bridge.to_loop(self._resume)
+        self.bridge.to_loop(self._resume)
 
     def break_off(self, error: BaseException) -> None:
         """Called in trio: it has raised. A cancellation that is not the caller's is trio's end."""
@@ -84,7 +80,7 @@ class Crossing(Generic[T]):
 
     def end(self) -> None:
         """Called in trio: it is over."""
-        self._bridge.to_loop(self._finished)
+        self.bridge.to_loop(self._finished)
 
     def fail(self, error: BaseException) -> None:
         """Trio has broken down: the call will never end."""
@@ -144,6 +140,7 @@ class Bridge:
 
     def carry(self, crossing: Crossing[Any]) -> None:
         """Have a trio task carry out the call, in a copy of the present context; called on the loop."""
+        crossing.bridge = self
         self.load(crossing, copy_context())
 
     def load(self, crossing: Crossing[Any], context: Context) -> None:
@@ -236,13 +233,13 @@ class Carrier:
             self._is_over = True
             return
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            idle.remove(self)
-            return trio.lowlevel.Abort.SUCCEEDED
-
         idle.append(self)
-        self._task.context = Context()  # the caller's must not live longer than its call
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._task.context = _NO_CONTEXT  # the caller's must not live longer than its call
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._bridge.idle.remove(self)
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.WeakKeyDictionary()

@@ -40,15 +40,15 @@ def hosted(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
     return call
 
 
-def crossing(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+def crossing(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """The same for a function that is needed once: cheap to make."""
     return partial(_call, function)
 
 
-async def _call(function: Callable[..., Awaitable[T]], *arguments: Any, **keywords: Any) -> T:
+def _call(function: Callable[..., Awaitable[T]], *arguments: Any, **keywords: Any) -> Awaitable[T]:
     if trio_runs():
-        return await function(*arguments, **keywords)
-    return await _cross(partial(function, *arguments, **keywords))
+        return function(*arguments, **keywords)
+    return _cross(partial(function, *arguments, **keywords))
 
 
 async def _cross(call: Callable[[], Awaitable[T]]) -> T:
@@ -57,7 +57,7 @@ async def _cross(call: Callable[[], Awaitable[T]]) -> T:
     if bridge is None or not bridge.enter(crossing):
         bridge = await join(loop, crossing)
     try:
-        crossing.start(bridge)
+        bridge.carry(crossing)
         await crossing.wait()
     finally:
         if bridge.leave(crossing):
@@ -99,7 +99,7 @@ class HostedContext(AbstractAsyncContextManager[T], Generic[T]):
         self._crossing = Crossing(self._hold)
         self._bridge = await join(asyncio.get_running_loop(), self._crossing)
         try:
-            self._crossing.start(self._bridge)
+            self._bridge.carry(self._crossing)
             await self._crossing.wait()
         except BaseException:
             await leave(self._bridge, self._crossing)

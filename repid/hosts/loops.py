@@ -167,6 +167,7 @@ class ThreadBridge(Bridge):
 
     def carry(self, crossing: Crossing[Any]) -> None:
         """Have a trio task carry out the call, soon, in a copy of the present context."""
+        crossing.bridge = self
         self._token.run_sync_soon(self.load, crossing, copy_context())
 
     def to_trio(self, function: Callable[[], object]) -> None:

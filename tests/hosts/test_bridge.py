@@ -245,7 +245,7 @@ def test_a_sibling_that_fails_cancels_a_call_in_a_task_group(run: Any) -> None:
 
         with pytest.raises(ExceptionGroup) as caught:
             async with asyncio.TaskGroup() as group:
-                group.create_task(crossing(trio.sleep_forever)())
+                group.create_task(hosted(trio.sleep_forever)())
                 group.create_task(fail_soon())
         assert [repr(error) for error in caught.value.exceptions] == ["ValueError('sibling')"]
         assert nothing_is_left()
