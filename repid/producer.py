@@ -72,15 +72,16 @@ class Producer:
         The message is as durable as the server promises when this returns. Cancelled: it was not sent.
         """
         check_payload(payload)
-        return await self._send(make_envelope(channel, payload, content_type, options), options.get("server_name"))
+        envelope = make_envelope(channel, payload, content_type, options)
+        return _accepted(envelope, await self._publisher(options.get("server_name"))((envelope,)))
 
     async def send_message_json(self, *, channel: str, payload: Any = None, **options: Unpack[SendOptions]) -> Envelope:
         """Like `send_message`, with anything msgspec can encode as JSON (None: no payload).
 
         That is: dict, list, str, numbers, bool, datetime, UUID, Decimal, Enum, Struct, dataclass, TypedDict…
         """
-        data = b"" if payload is None else encode_json(payload)
-        return await self._send(make_envelope(channel, data, JSON, options), options.get("server_name"))
+        envelope = make_envelope(channel, b"" if payload is None else encode_json(payload), JSON, options)
+        return _accepted(envelope, await self._publisher(options.get("server_name"))((envelope,)))
 
     async def send_messages(
         self,
@@ -106,12 +107,6 @@ class Producer:
         batch = [b"" if payload is None else encode_json(payload) for payload in payloads]
         return await self._send_all(channel, batch, JSON, options)
 
-    async def _send(self, envelope: Envelope, server_name: str | None) -> Envelope:
-        outcome = (await self._publisher(server_name)((envelope,)))[0]
-        if outcome is not None:
-            raise outcome
-        return envelope
-
     async def _send_all(
         self, channel: str, payloads: list[bytes], content_type: str | None, options: SendOptions
     ) -> list[Envelope]:
@@ -127,6 +122,13 @@ class Producer:
         if envelopes:
             raise_refused(await publish(envelopes))
         return envelopes
+
+
+def _accepted(envelope: Envelope, outcomes: Outcomes) -> Envelope:
+    """The envelope, if its outcome is None; else that is raised."""
+    if outcomes[0] is not None:
+        raise outcomes[0]
+    return envelope
 
 
 def make_envelope(channel: str, payload: bytes, content_type: str | None, options: SendOptions) -> Envelope:

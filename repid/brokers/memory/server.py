@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 from trio.lowlevel import checkpoint
 
@@ -95,7 +96,7 @@ class InMemoryServer:
         Raises `ConfigurationError`, and publishes none, where a payload is not bytes.
         """
         check_envelopes(envelopes)
-        return await self._session.step(lambda now: self._store.publish(envelopes, now))
+        return await self._session.step(partial(self._store.publish, envelopes))
 
     @hosted
     async def counts(self, queue: str) -> Counts:
