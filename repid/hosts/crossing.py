@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -15,8 +15,6 @@ import trio
 T = TypeVar("T")
 
 CARRIER = "repid: calls from asyncio"
-
-_NO_CONTEXT = Context()
 
 IDLE_CARRIERS = 100
 """Trio tasks that wait for the next call. More than so many end when their call does."""
@@ -29,14 +27,18 @@ class TrioEndedError(RuntimeError):
 class Crossing(Generic[T]):
     """One call, which a bridge carries. It is waited for once; a context manager pauses in the middle, and twice."""
 
-    __slots__ = ("_answer", "bridge", "call", "carrier", "error", "finished", "value")
+    __slots__ = ("_answer", "_arguments", "_function", "_keywords", "bridge", "carrier", "error", "finished", "value")
 
     value: T
     bridge: Bridge
     carrier: Carrier
 
-    def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
-        self.call = call
+    def __init__(
+        self, function: Callable[..., Awaitable[T]], arguments: tuple[Any, ...] = (), keywords: Mapping[str, Any] = {}
+    ) -> None:
+        self._function = function
+        self._arguments = arguments
+        self._keywords = keywords
         self._answer: asyncio.Future[None] | None = None
         self.error: BaseException | None = None
         self.finished = False
@@ -46,26 +48,44 @@ class Crossing(Generic[T]):
 
         Cancelled: the call is cancelled and waited for; then the cancellation goes on, unless the call raised.
         """
+        try:
+            await self.answer()
+        except asyncio.CancelledError:
+            if not await self.call_off():
+                raise
+        self.check()
+
+    def answer(self) -> asyncio.Future[None]:
+        """What is done when the call has paused or finished. To be awaited at once."""
         self._answer = self.bridge.loop.create_future()
-        if not self.finished:
-            try:
-                await self._answer
-            except asyncio.CancelledError:
-                await self._see_through()
-                if self.error is None or isinstance(self.error, TrioEndedError):
-                    raise
+        if self.finished:
+            self._answer.set_result(None)
+        return self._answer
+
+    async def call_off(self) -> bool:
+        """Cancel the call and see it through. Whether it raised something of its own, which wins over a cancellation."""
+        self.bridge.to_trio(self._cancel)
+        while not self.finished:
+            with suppress(asyncio.CancelledError):  # it is being cancelled already
+                await self.answer()
+        return self.error is not None and not isinstance(self.error, TrioEndedError)
+
+    def result(self) -> T:
+        """What the call returned; raises what it raised."""
+        self.check()
+        return self.value
+
+    def check(self) -> None:
+        """Raise what the call raised, if it did."""
         if self.error is not None:
             try:
                 raise self.error
             finally:
-                self.call = _nothing  # or the error's traceback holds itself
+                self._function, self._arguments = _nothing, ()  # or the error's traceback holds itself
 
-    async def _see_through(self) -> None:
-        self.bridge.to_trio(self._cancel)
-        while not self.finished:
-            self._answer = self.bridge.loop.create_future()
-            with suppress(asyncio.CancelledError):  # it is being cancelled already
-                await self._answer
+    def call(self) -> Awaitable[T]:
+        """Called in trio: make the call."""
+        return self._function(*self._arguments, **self._keywords)
 
     def _cancel(self) -> None:
         self.carrier.cancel(self)
@@ -121,6 +141,8 @@ class Bridge:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.idle: list[Carrier] = []
+        self.rest = Context()
+        """In which idle carriers wait: a caller's context must not live longer than its call."""
         self.is_retired = False
 
     def enter(self, user: object) -> bool:  # noqa: ARG002
@@ -228,13 +250,12 @@ class Carrier:
 
     async def _wait(self) -> None:
         """Wait for the next call, or for the end."""
-        idle = self._bridge.idle
-        if self._bridge.is_retired or len(idle) >= IDLE_CARRIERS:
+        bridge = self._bridge
+        if bridge.is_retired or len(bridge.idle) >= IDLE_CARRIERS:
             self._is_over = True
             return
-
-        idle.append(self)
-        self._task.context = _NO_CONTEXT  # the caller's must not live longer than its call
+        bridge.idle.append(self)
+        self._task.context = bridge.rest
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:

@@ -30,39 +30,32 @@ def trio_runs() -> bool:
 
 def hosted(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """A coroutine function of trio's that may also be awaited in an asyncio task."""
+    return wraps(function)(crossing(function))
 
-    @wraps(function)
+
+def crossing(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The same for whatever gives an awaitable, and without its name."""
+
     async def call(*arguments: P.args, **keywords: P.kwargs) -> T:
         if trio_runs():
             return await function(*arguments, **keywords)
-        return await _cross(partial(function, *arguments, **keywords))
+        crossing, loop = Crossing(function, arguments, keywords), asyncio.get_running_loop()
+        bridge = bridges.get(loop)
+        if bridge is None or not bridge.enter(crossing):
+            bridge = await join(loop, crossing)
+        try:
+            bridge.carry(crossing)
+            try:
+                await crossing.answer()
+            except asyncio.CancelledError:
+                if not await crossing.call_off():
+                    raise
+            return crossing.result()
+        finally:
+            if bridge.leave(crossing):
+                await bridge.end()
 
     return call
-
-
-def crossing(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """The same for a function that is needed once: cheap to make."""
-    return partial(_call, function)
-
-
-def _call(function: Callable[..., Awaitable[T]], *arguments: Any, **keywords: Any) -> Awaitable[T]:
-    if trio_runs():
-        return function(*arguments, **keywords)
-    return _cross(partial(function, *arguments, **keywords))
-
-
-async def _cross(call: Callable[[], Awaitable[T]]) -> T:
-    crossing, loop = Crossing(call), asyncio.get_running_loop()
-    bridge = bridges.get(loop)
-    if bridge is None or not bridge.enter(crossing):
-        bridge = await join(loop, crossing)
-    try:
-        bridge.carry(crossing)
-        await crossing.wait()
-    finally:
-        if bridge.leave(crossing):
-            await bridge.end()
-    return crossing.value
 
 
 def hosted_context(
