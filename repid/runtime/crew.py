@@ -92,9 +92,12 @@ class Crew:
             self.give(batch[max(0, end - size) : end])
 
     def pass_on(self, batch: list[Delivery]) -> None:
-        """Give the rest of a batch to two others, so that a whole batch of runs that wait starts in log(n) steps."""
+        """Give the rest of a batch to two others, so that a whole batch of runs that wait starts in log(n) steps.
+
+        If all are busy, it is for whoever is free first.
+        """
         half = len(batch) // 2
-        if half:
+        if half and (self._idle or self._hired < self.ledger.tasks_limit):
             self.give(batch[half:])
             self.give(batch[:half])
         elif batch:

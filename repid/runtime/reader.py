@@ -20,6 +20,10 @@ WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
 earliest, so waiting for a message must not take long."""
 
+TRIPS_AHEAD = 8
+"""The look-ahead lasts for so many round trips to the broker. Two would do if runs ended evenly, since the broker is asked
+again when half is used up; but runs that started together end together, more of them from trip to trip."""
+
 MEMORY = 1.0
 """Seconds after which half of a look-ahead is forgotten. Runs that are alike end in waves, with pauses in between."""
 
@@ -27,10 +31,10 @@ MEMORY = 1.0
 class Reader:
     """Claims for the crew.
 
-    It claims for executors that are free, and ahead twice as many as ended during a round trip to the broker, since it
-    asks again when half of what it may hold is used up: so runs that are short never wait for the broker, and long
-    ones hoard nothing that another worker could run. No claim can exceed `messages_limit`: it counts runs started,
-    and what is held might be started.
+    It claims for executors that are free, and ahead what ends during a few round trips to the broker: so runs that are
+    short never wait for the broker, and long ones hoard nothing that another worker could run. It asks again when half
+    of what it may hold is used up. No claim can exceed `messages_limit`: it counts runs started, and what is held
+    might be started.
     """
 
     def __init__(self, consumer: Consumer, crew: Crew, *, burst: bool) -> None:
@@ -80,7 +84,7 @@ class Reader:
         ended = ledger.finished - ledger.noticed
         now = trio.current_time()
         remembered = self._ahead * 0.5 ** ((now - self._learned) / MEMORY) if self._ahead else 0
-        self._ahead, self._learned = min(max(2 * ended, int(remembered)), ledger.tasks_limit), now
+        self._ahead, self._learned = min(max(TRIPS_AHEAD * ended, int(remembered)), ledger.tasks_limit), now
         self._crew.spread = 2 * (ledger.waited - self._waited) > ledger.finished - self._finished
         self._finished = ledger.noticed = ledger.finished
         self._waited = ledger.waited
