@@ -13,7 +13,7 @@ from .actors import ActorMiddleware, Router
 from .application import current
 from .blocking import Client, check_may_block
 from .errors import ConfigurationError
-from .hosts import at_home, crossing, hosted, hosted_context
+from .hosts import at_home, hosted, hosted_context
 from .ports import Broker, ResultStore
 from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring
 from .recurring import Schedules
@@ -142,7 +142,7 @@ class Repid(Producer):
 
     def publisher(self, broker: Broker, *, declare: bool) -> Publish:
         """Publishes to a broker through the producer middlewares."""
-        return self.around(crossing(partial(publish_declaring, broker) if declare else broker.publish))
+        return self.around(partial(publish_declaring, broker) if declare else broker.publish)
 
     def around(self, publish: Publish) -> Publish:
         """The producer middlewares around a publisher."""

@@ -109,7 +109,8 @@ class Crossing(Generic[T]):
 
     def _finished(self) -> None:
         self.finished = True
-        self._resume()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
 
     def _resume(self) -> None:
         if self._answer is not None and not self._answer.done():

@@ -659,10 +659,12 @@ INTERRUPTED = """
 import asyncio, sys
 import trio
 from repid import Connection, InMemoryServer, Queue, Repid, Router
+from repid.hosts import hosted
 
 place, loop = sys.argv[1:]
 
 class Slow(InMemoryServer):
+    @hosted
     async def publish(self, envelopes):
         outcomes = await super().publish(envelopes)
         if place == "sending":
