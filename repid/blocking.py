@@ -95,9 +95,6 @@ class Client:
     def __init__(self, app: BlockingApplication) -> None:
         self._app = app
         self._lock = threading.Lock()
-        self._is_changing = (
-            False  # under the lock: its owner is opening or closing, and was interrupted if it comes again
-        )
         self._loop: _Loop | None = None
         _clients.add(self)
 

@@ -113,9 +113,7 @@ class HostedContext(AbstractAsyncContextManager[T], Generic[T]):
             if error is exc:
                 error.__traceback__ = traceback  # without its way through trio
                 return False
-            if isinstance(
-                error, TrioEndedError
-            ):  # a connection that is lost is told to the next call, not to the block
+            if isinstance(error, TrioEndedError):  # a lost connection is told to the next call, not to the block
                 return False
             raise
         finally:

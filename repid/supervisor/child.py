@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import msgspec
 import trio
@@ -133,7 +133,7 @@ def _listen(pipe: IO[bytes], orders: Orders) -> None:
 
 async def _work(app: AnyApp, brief: Brief, orders: Orders) -> Account:
     token = trio.lowlevel.current_trio_token()
-    report, recycled = Report(), None
+    report, is_too_large = Report(), False
 
     async def work(task_status: trio.TaskStatus[Handle]) -> None:
         nonlocal report
@@ -147,9 +147,9 @@ async def _work(app: AnyApp, brief: Brief, orders: Orders) -> Account:
         )
         nursery.cancel_scope.cancel()
 
-    def recycle(reason: Literal["memory"]) -> None:
-        nonlocal recycled
-        recycled = reason
+    def recycle() -> None:
+        nonlocal is_too_large
+        is_too_large = True
         handle.stop()
 
     try:
@@ -158,13 +158,14 @@ async def _work(app: AnyApp, brief: Brief, orders: Orders) -> Account:
             log.info("worker %d has started", brief.number)
             orders.attach(lambda order: _hand_on(token, handle.stop if order == "stop" else handle.cut_short))
             if brief.max_memory is not None:
-                nursery.start_soon(_watch_memory, brief.max_memory, partial(recycle, "memory"))
+                nursery.start_soon(_watch_memory, brief.max_memory, recycle)
     except BaseExceptionGroup as group:
         raise unwrapped(group) from None
     log.info("worker %d has ended: %s", brief.number, summary(report))
-    if recycled is None and brief.max_jobs is not None and report.processed + report.abandoned >= brief.max_jobs:
-        return Account(report, "jobs")
-    return Account(report, recycled)
+    if is_too_large:
+        return Account(report, "memory")
+    has_run_all = brief.max_jobs is not None and report.processed + report.abandoned >= brief.max_jobs
+    return Account(report, "jobs" if has_run_all else None)
 
 
 def _hand_on(token: trio.lowlevel.TrioToken, function: Callable[[], None]) -> None:

@@ -7,21 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from aids_supervisor import Program
 
 from repid import __version__
 
+from .aids_supervisor import Program
+
 pytestmark = pytest.mark.real_time
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
-    program = Program(tmp_path)
-    yield program
-    program.close()
 
 
 Command = Callable[..., tuple[int, str, str]]

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from aids_supervisor import Program, slow
+
+from .aids_supervisor import Program, slow
 
 pytestmark = [
     pytest.mark.real_time,
     pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
 ]
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
-    program = Program(tmp_path)
-    yield program
-    program.close()
 
 
 RUN = """

@@ -5,23 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from aids_supervisor import Program, slow, until
+
+from .aids_supervisor import Program, slow, until
 
 pytestmark = [
     pytest.mark.real_time,
     pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
 ]
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
-    program = Program(tmp_path)
-    yield program
-    program.close()
 
 
 @pytest.fixture(autouse=True)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from aids_supervisor import Program, is_alive, until
+
+from .aids_supervisor import Program, is_alive, until
 
 pytestmark = [
     pytest.mark.real_time,
     pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
 ]
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
-    program = Program(tmp_path)
-    yield program
-    program.close()
 
 
 QUICKLY = {"FIRST_DELAY": 0.01, "LIMIT": 2}

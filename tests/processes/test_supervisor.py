@@ -6,23 +6,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from aids_supervisor import Program, is_alive, slow, until
+
+from .aids_supervisor import Program, is_alive, slow, until
 
 pytestmark = [
     pytest.mark.real_time,
     pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
 ]
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
-    program = Program(tmp_path)
-    yield program
-    program.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
