@@ -204,7 +204,8 @@ def copy_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """A copy nobody else can change; raises `ConfigurationError` unless it maps strings to strings."""
     if headers is None:
         return {}
-    check_mapping("headers", headers)
+    if type(headers) is not dict:
+        check_mapping("headers", headers)
     copy = dict(headers)
     for name, value in copy.items():
         if type(name) is not str or type(value) is not str:

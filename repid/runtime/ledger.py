@@ -81,8 +81,7 @@ class Ledger:
     def lease(self, deliveries: list[Delivery], asked: float, lease_timeout: float) -> None:
         """Enter a batch as held, which was asked for at that moment."""
         self.leases.update(dict.fromkeys(deliveries, asked + lease_timeout))
-        now = trio.current_time()
-        self._expiries.update({d: now + d.ttl_left for d in deliveries if d.ttl_left is not None})
+        self._expiries.update({d: trio.current_time() + d.ttl_left for d in deliveries if d.ttl_left is not None})
         self.held += len(deliveries)
         if self._foretold:
             cancelled = [delivery for delivery in deliveries if delivery.token in self._foretold]

@@ -42,6 +42,7 @@ class Reader:
         self._crew = crew
         self._ledger = crew.ledger
         self._burst = burst
+        self._max_wait = 0.0 if burst else consumer.lease_timeout / WAITS_PER_LEASE
         self._ahead = 0
         self._learned = 0.0
         self._finished = self._waited = 0
@@ -61,6 +62,7 @@ class Reader:
             if batch:
                 self._look_ahead()
                 self._take_in(batch, asked)
+                await trio.lowlevel.checkpoint()  # let it start before more is asked for
             elif not self._burst:
                 continue
             elif was_idle:  # had anything been under way, it might have sent something meanwhile
@@ -110,10 +112,9 @@ class Reader:
         raise AssertionError  # backoff has no end
 
     async def _receive_within_limits(self, limit: int) -> list[Delivery]:
-        max_wait = 0 if self._burst else self._consumer.lease_timeout / WAITS_PER_LEASE
         limited = self._crew.roles.limited
         if not limited:
-            return await self._consumer.receive(limit, max_wait=max_wait)
+            return await self._consumer.receive(limit, max_wait=self._max_wait)
         while True:
             at_most = {
                 (role.actor.channel, role.actor.name): max(0, int(role.limit - role.claimed))
@@ -121,7 +122,7 @@ class Reader:
                 if role.limit is not None and role.actor.takes is None
             }
             with trio.CancelScope() as self._scope:
-                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
+                return await self._consumer.receive(limit, at_most=at_most, max_wait=self._max_wait)
 
     def _widen(self) -> None:
         """An actor with a limit has room again: what is asked of the broker is too narrow now."""

@@ -138,6 +138,26 @@ def test_messages_outlive_the_run_and_time_goes_on() -> None:
     trio.run(second, clock=MockClock(rate=0, autojump_threshold=0))
 
 
+def test_what_is_due_at_a_time_that_the_offset_rounds_is_received_at_once() -> None:
+    server = InMemoryServer()
+    delays = [1.1**n / 7 for n in range(100)]
+
+    async def first() -> None:
+        async with server.connection():
+            await server.declare(["q"])
+            await trio.sleep(1 / 3)
+
+    async def second() -> None:
+        await trio.sleep(1e6 / 7)  # trio counts in coarser steps than the broker then
+        async with server.connection(), consuming(server) as consumer:
+            await server.publish([message(str(n), delay=delay) for n, delay in enumerate(delays)])
+            for n in range(len(delays)):
+                assert ids(await consumer.receive(1)) == [str(n)]
+
+    trio.run(first, clock=MockClock(autojump_threshold=0))
+    trio.run(second, clock=MockClock(autojump_threshold=0))
+
+
 async def test_closing_and_opening_within_a_run_keeps_to_its_clock(autojump_clock: MockClock) -> None:
     server = InMemoryServer()
     async with server.connection():

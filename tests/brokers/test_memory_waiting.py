@@ -111,24 +111,45 @@ async def test_one_message_wakes_one_of_many_waiting_consumers(
     assert len(server._session.line) == 0
 
 
-async def test_a_woken_consumer_that_is_cancelled_passes_the_word_on(
-    autojump_clock: MockClock, server: InMemoryServer
-) -> None:
-    got: list[str] = []
+async def test_who_waits_longest_is_served_first(autojump_clock: MockClock, server: InMemoryServer) -> None:
+    served: list[int] = []
 
-    async def receive(consumer: InMemoryConsumer, scope: trio.CancelScope) -> None:
+    async def receive(consumer: InMemoryConsumer, number: int) -> None:
+        await consumer.receive(1)
+        served.append(number)
+
+    async with consuming(server) as consumer, trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(receive, consumer, number)
+            await trio.testing.wait_all_tasks_blocked()
+        for n in range(4):
+            await server.publish([message(str(n))])
+            await trio.testing.wait_all_tasks_blocked()
+    assert served == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_a_message_and_a_cancellation_at_one_moment_lose_nothing(
+    autojump_clock: MockClock, server: InMemoryServer, cancelled_first: bool
+) -> None:
+    got: dict[int, list[str]] = {}
+
+    async def receive(consumer: InMemoryConsumer, number: int, scope: trio.CancelScope) -> None:
         with scope:
-            got.extend(ids(await consumer.receive(1)))
+            got[number] = ids(await consumer.receive(1))
 
     async with consuming(server) as consumer, trio.open_nursery() as nursery:
         scopes = [trio.CancelScope(), trio.CancelScope()]
-        for scope in scopes:
-            nursery.start_soon(receive, consumer, scope)
+        for number, scope in enumerate(scopes):
+            nursery.start_soon(receive, consumer, number, scope)
             await trio.testing.wait_all_tasks_blocked()
+        if cancelled_first:
+            scopes[0].cancel()
+        nursery.start_soon(server.publish, [message("1")])
+        await trio.lowlevel.checkpoint()  # a step, after which the first has been served and has not run
         scopes[0].cancel()
-        await server.publish([message("1")])
         assert await finishes(trio.testing.wait_all_tasks_blocked)
-        assert got == ["1"]
+        assert got == {1 if cancelled_first else 0: ["1"]}
         nursery.cancel_scope.cancel()
 
 

@@ -434,9 +434,11 @@ def test_cancelling_the_embedding_task_skips_the_grace_and_releases(run: Any) ->
     async def main() -> None:
         app, router = make()
         log: list[str] = []
+        started = asyncio.Event()
 
         @router.actor
         async def hang() -> None:
+            started.set()
             try:
                 await asyncio.sleep(3600)
             finally:
@@ -446,8 +448,7 @@ def test_cancelling_the_embedding_task_skips_the_grace_and_releases(run: Any) ->
         async with app.magic():
             await send(app, "hang")
             worker = asyncio.create_task(app.run_worker())
-            while (await counts(app))[2] == 0:
-                await asyncio.sleep(0.005)
+            await started.wait()
             worker.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await worker
@@ -462,13 +463,15 @@ def test_a_failing_sibling_in_a_task_group_ends_the_worker(run: Any) -> None:
     async def main() -> None:
         app, router = make()
 
+        started = asyncio.Event()
+
         @router.actor
         async def hang() -> None:
+            started.set()
             await asyncio.sleep(3600)
 
         async def fail() -> None:
-            while (await counts(app))[2] == 0:
-                await asyncio.sleep(0.005)
+            await started.wait()
             raise ValueError
 
         async with app.magic():
@@ -485,9 +488,11 @@ def test_a_failing_sibling_in_a_task_group_ends_the_worker(run: Any) -> None:
 
 def test_the_end_of_the_loop_releases_what_an_embedded_worker_runs(run: Any) -> None:
     app, router = make()
+    started: list[bool] = []
 
     @router.actor
     async def hang() -> None:
+        started.append(True)
         await asyncio.sleep(3600)
 
     async def main() -> None:
@@ -498,7 +503,7 @@ def test_the_end_of_the_loop_releases_what_an_embedded_worker_runs(run: Any) -> 
 
         kept.append(asyncio.create_task(work()))
         async with app.magic():
-            while (await counts(app))[2] == 0:
+            while not started:
                 await asyncio.sleep(0.005)
 
     kept: list[Any] = []
@@ -520,6 +525,7 @@ def test_stop_gives_the_actors_their_grace_and_its_end_cancels_them(run: Any) ->
 
         @worker.actor
         async def work(seconds: float) -> None:
+            log.append("started")
             try:
                 await asyncio.sleep(seconds)
                 log.append("finished")
@@ -532,12 +538,12 @@ def test_stop_gives_the_actors_their_grace_and_its_end_cancels_them(run: Any) ->
             await Queue().declare()
             await send(app, "work", seconds=0.1)
             await send(app, "work", seconds=100)
-            while (await counts(app))[2] < 2:
+            while len(log) < 2:
                 await asyncio.sleep(0.005)
             worker.stop()
             report = await running
             assert (report.succeeded, report.released) == (1, 1)
-        assert log == ["finished", "cancelled"]
+        assert log == ["started", "started", "finished", "cancelled"]
 
     run(main())
 
@@ -551,19 +557,18 @@ def test_threads_left_behind_are_told_apart_also_under_middlewares(run: Any) -> 
 
         app = Repid(Connection(InMemoryServer()), middlewares=[around])
         worker = Worker(app=app, graceful_shutdown_time=0.05)
-        release = threading.Event()
+        started, release = threading.Event(), threading.Event()
 
         @worker.actor
         def stubborn() -> None:
+            started.set()
             release.wait(10)
 
         async with app.magic():
             running = asyncio.create_task(worker.run())
             await Queue().declare()
             await send(app, "stubborn")
-            while (await counts(app))[2] == 0:
-                await asyncio.sleep(0.005)
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(started.wait)
             worker.stop()
             report = await running
             release.set()

@@ -49,10 +49,15 @@ class InMemoryConsumer:
         await checkpoint_if_cancelled()
         limits = _NO_LIMITS if at_most is None else at_most
         deliveries = self._claim(limit, limits)
-        if not deliveries and max_wait > 0:
-            return await self._wait(limit, limits, trio.current_time() + max_wait)
-        await cancel_shielded_checkpoint()
-        return deliveries
+        if deliveries or max_wait <= 0:
+            await cancel_shielded_checkpoint()
+            return deliveries
+        deadline = trio.current_time() + max_wait
+        while True:
+            deliveries = await self._session.line.wait(Waiter(self._taker, limit, limits, deadline))
+            deliveries = deliveries or self._claim(limit, limits)
+            if deliveries or trio.current_time() >= deadline:
+                return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """Carry out each disposition with its outbox and result in one step; answer in order. Cancelled: none was.
@@ -84,16 +89,3 @@ class InMemoryConsumer:
     def _claim(self, limit: int, at_most: Mapping[tuple[str, str], int]) -> list[Delivery]:
         self._session.check_open(self._taker)
         return self._session.now(lambda now: self._session.store.receive(self._taker, limit, at_most, now))
-
-    @enable_ki_protection
-    async def _wait(self, limit: int, at_most: Mapping[tuple[str, str], int], deadline: float) -> list[Delivery]:
-        line = self._session.line
-        waiter = Waiter(self._taker, limit, at_most, deadline)
-        while True:
-            try:
-                await line.wait(waiter)
-                deliveries = self._claim(limit, at_most)
-            finally:
-                line.pass_on()
-            if deliveries or trio.current_time() >= deadline:
-                return deliveries

@@ -25,7 +25,7 @@ from .watching import Watchlist
 class Places:
     """All messages and results of one broker.
 
-    `arrived` counts what became ready since whoever wakes consumers last reset it. `watchlist` is told of each
+    `arrived` counts what became ready since those who wait were last served. `watchlist` is told of each
     message and result that has changed.
     """
 

@@ -96,11 +96,12 @@ class Session:
         return tokens
 
     def now(self, operation: Callable[[float], T]) -> T:
-        """Change the store and wake whom that concerns."""
+        """Change the store and serve those who wait for what that made ready."""
+        now = self.clock.look()
         try:
-            return operation(self.clock.look())
+            return operation(now)
         finally:
-            self.line.stir()
+            self.line.stir(now)
 
     def check(self) -> None:
         """Raise `NotConnected` outside this run's connection block."""

@@ -1,8 +1,7 @@
 """Consumers that wait for something to become ready.
 
-Whoever makes something ready wakes as many waiting consumers as can take it, first come first served, each once.
-A consumer that was woken passes the word on when it leaves, also if it was cancelled: nothing ready is left lying
-while somebody waits for it. The first in the line keeps the time for all: its timeout is set to the next due time.
+Whoever makes something ready leases it, in the same step, to the consumers that wait for it, first come first served.
+The first in the line keeps the time for all: its timeout is set to the next due time.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import trio
+from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
+from ...delivery import Delivery
 from .clock import Clock
 from .store import Store
 from .taker import Taker
@@ -19,7 +20,7 @@ from .taker import Taker
 class Waiter:
     """One `receive` that found nothing. `deadline` is trio's; `due` is what its timeout stands for, if not that."""
 
-    __slots__ = ("at_most", "deadline", "due", "event", "limit", "scope", "taker")
+    __slots__ = ("at_most", "deadline", "deliveries", "due", "limit", "scope", "taker", "task")
 
     def __init__(self, taker: Taker, limit: int, at_most: Mapping[tuple[str, str], int], deadline: float) -> None:
         self.taker = taker
@@ -27,12 +28,16 @@ class Waiter:
         self.at_most = at_most
         self.deadline = deadline
         self.due = float("inf")
-        self.event = trio.Event()
-        self.scope = trio.CancelScope()
+        self.deliveries: list[Delivery] = []
+        self.scope = trio.CancelScope(deadline=deadline)
+        self.task = current_task()
 
 
 class Line:
-    """The waiting consumers, longest waiting first."""
+    """The waiting consumers, longest waiting first. Each of them found nothing in the store when it joined.
+
+    Who is taken out of the line is woken in the same step, so that what it was given cannot be lost to a cancellation.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -42,53 +47,51 @@ class Line:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    async def wait(self, waiter: Waiter) -> None:
-        """Until the waiter is woken, something is due, or its deadline is over; whoever waits looks again then.
-
-        Cancelling loses nothing as long as the caller calls `pass_on` however this ends.
+    async def wait(self, waiter: Waiter) -> list[Delivery]:
+        """What became ready for the waiter. Nothing: it has to look itself, since something is due, its deadline is over
+        or something was closed. Cancelled: it was given nothing.
         """
-        waiter.event = trio.Event()
-        waiter.due = float("inf")
-        try:
-            with trio.CancelScope(deadline=waiter.deadline) as waiter.scope:
-                self._waiters[waiter] = None
+
+        def leave(_: object) -> Abort:
+            del self._waiters[waiter]
+            return Abort.SUCCEEDED
+
+        with waiter.scope:
+            self._waiters[waiter] = None
+            self._keep_time()
+            try:
+                await wait_task_rescheduled(leave)
+            finally:
                 self._keep_time()
-                await waiter.event.wait()
-        finally:
-            self._waiters.pop(waiter, None)
         if waiter.scope.cancelled_caught and waiter.due < float("inf"):
             self._clock.reach(waiter.due)
+        return waiter.deliveries
 
-    def stir(self) -> None:
-        """Wake whom the last changes concern. To be called after each change, before anything is awaited."""
+    def stir(self, now: float) -> None:
+        """Serve whom the last changes concern. To be called after each change, before anything is awaited."""
         arrived, self._store.arrived = self._store.arrived, 0
         if self._waiters:
-            self._wake(arrived)
+            self._serve(arrived, now)
             self._keep_time()
-
-    def pass_on(self) -> None:
-        """As `stir`, by a waiter that leaves: what it was woken for, and did not take, may be another's."""
-        self._store.arrived += 1
-        self.stir()
 
     def wake_all(self) -> None:
         """Wake everybody, because a consumer or the connection was closed."""
-        for waiter in self._waiters:
-            waiter.event.set()
-        self._waiters.clear()
+        while self._waiters:
+            reschedule(self._waiters.popitem()[0].task)
 
     def abandon(self) -> None:
         """Forget everybody, because the run in which they waited is no more."""
         self._waiters.clear()
 
-    def _wake(self, arrived: int) -> None:
+    def _serve(self, arrived: int, now: float) -> None:
         for waiter in list(self._waiters):
             if arrived <= 0:
                 return
-            if self._store.directory.lanes_for(waiter.taker, waiter.at_most)[0]:
+            waiter.deliveries = self._store.receive(waiter.taker, waiter.limit, waiter.at_most, now)
+            if waiter.deliveries:
                 del self._waiters[waiter]
-                waiter.event.set()
-                arrived -= waiter.limit
+                reschedule(waiter.task)
+                arrived -= len(waiter.deliveries)
 
     def _keep_time(self) -> None:
         """Set the timeout of the first in the line to the next due time, if that comes before its own deadline."""
