@@ -274,7 +274,7 @@ class Machine:
             pending.remove(receive)
 
         def take_over() -> None:
-            for receive, got, when in finished:
+            for receive, got, when in sorted(finished, key=lambda one: one[1][0].token):  # as they were leased
                 self.leased(receive, got, when)
             finished.clear()
 

@@ -86,7 +86,7 @@ class Thread:
             elif counter.has_wishes and lookout.is_stirred():
                 self._look_after(transactions, lookout)
             else:
-                self._sleep(lookout)
+                lookout.sleep(counter.bell, somebody_waits=counter.has_wishes)
         if store.consumers:  # strike them off; should that fail they are believed dead before long
             transactions.each_alone([Request(lambda store: store.close(list(store.consumers)))])
 
@@ -107,13 +107,6 @@ class Thread:
             lookout.end_round()
         else:
             transactions.read(self._counter.take_wishes(claims=True))
-
-    def _sleep(self, lookout: Lookout) -> None:
-        """Until a request comes or something may have happened."""
-        counter = self._counter
-        while not counter.bell.wait(lookout.timeout(somebody_waits=counter.has_wishes)):
-            if not counter.has_wishes or lookout.is_beat_due() or lookout.is_stirred():
-                return
 
     def _gather(self) -> None:
         """Those who were answered together often ask together again: the disk is waited for once if they all come."""
