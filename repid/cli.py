@@ -26,8 +26,8 @@ from ._version import __version__
 from .app import Repid
 from .envelope import TOPIC
 from .errors import ConfigurationError, RepidError, UsageError
-from .ports import BrowsedMessage, Counts
-from .queue import Queue
+from .ports import Broker, Counts
+from .producer import raise_refused
 from .supervisor import load_app
 from .supervisor.child import FORMAT
 from .worker import WorkerOptions
@@ -166,9 +166,9 @@ def queues(
 ) -> None:
     """Show how many messages are ready, scheduled, leased and dead."""
     app = find_app(target)
+    broker = app.server(server)
 
     async def look() -> dict[str, Counts]:
-        broker = app.server(server)
         return {name: await broker.counts(name) for name in names or app.queues()}
 
     counts = ask(app, look)
@@ -189,10 +189,11 @@ def dead(
     target: Target,
     queue: Annotated[str, typer.Argument(help="The queue.")],
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    server: Server = None,
 ) -> None:
     """Show the dead messages of a queue, and why they are dead."""
     app = find_app(target)
-    messages: list[BrowsedMessage] = ask(app, partial(Queue(queue, app=app).get_messages, "dead", limit=limit))
+    messages = ask(app, partial(app.server(server).browse, queue, "dead", limit=limit))
     table = Table("id", "actor", "attempt", "reason", "error")
     for message in messages:
         failure = message.failure
@@ -207,21 +208,27 @@ def requeue(
     target: Target,
     queue: Annotated[str, typer.Argument(help="The queue.")],
     ids: Annotated[list[str] | None, typer.Argument(help="Which messages. Default: all dead ones.")] = None,
+    server: Server = None,
 ) -> None:
     """Make dead messages ready again, as new ones."""
     app = find_app(target)
+    broker = app.server(server)
 
     async def revive() -> int:
-        waiting = Queue(queue, app=app)
-        if not ids:
-            return await waiting.requeue()
-        found = [each for each in await waiting.get_messages("dead", limit=sys.maxsize) if each.envelope.id in ids]
-        missing = set(ids) - {each.envelope.id for each in found}
-        if missing:
-            raise UsageError(f"queue {queue!r} has no dead message {', '.join(sorted(missing))}")
-        return await waiting.requeue(found)
+        outcomes = await broker.revive(queue, await find_dead(broker, queue, ids) if ids else None)
+        raise_refused(outcomes)
+        return len(outcomes)
 
     typer.echo(f"{ask(app, revive)} message(s) are ready again")
+
+
+async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[int]:
+    """The keys of the dead messages with these ids. Raises `UsageError` if one of them is not there."""
+    found = [each for each in await broker.browse(queue, "dead", limit=sys.maxsize) if each.envelope.id in ids]
+    missing = set(ids) - {each.envelope.id for each in found}
+    if missing:
+        raise UsageError(f"queue {queue!r} has no dead message {', '.join(sorted(missing))}")
+    return [each.key for each in found]
 
 
 @cli.command()

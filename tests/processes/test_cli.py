@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from repid import __version__
+from repid import SQLiteServer, __version__
 
 from .aids_supervisor import Program
 
@@ -81,7 +81,6 @@ def test_the_version_is_told(repid: Command) -> None:
         (["shop/jobs.py"], "'shop/jobs.py' is a file, not a module: did you mean 'shop.jobs:app'?"),
         ([".jobs:app"], "'.jobs:app' does not name an app"),
         (["jobs:Router"], "'jobs:Router' is no Repid app, but <class "),
-        (["jobs:app", "--server", "other"], "the app has no server named 'other'; there are: default"),
         (["jobs:app", "--max-memory", "1MB"], "max_memory of 1048576 bytes is less than the app takes"),
     ],
 )
@@ -90,6 +89,15 @@ def test_wrong_use_is_one_clear_line_and_exit_code_2(repid: Command, arguments: 
     assert (code, output) == (2, "")
     assert errors.startswith(f"repid: {text}")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["worker"], ["queues"], ["dead", "default"], ["requeue", "default"]])
+def test_a_server_that_the_app_does_not_have_is_one_clear_line_and_exit_code_2(
+    repid: Command, arguments: list[str]
+) -> None:
+    command, *others = arguments
+    text = "repid: the app has no server named 'defualt' (did you mean 'default'?)\n"
+    assert repid(command, "jobs:app", *others, "--server", "defualt") == (2, "", text)
 
 
 def test_an_error_inside_the_module_shows_its_traceback(program: Program) -> None:
@@ -126,6 +134,20 @@ def test_queues_dead_and_requeue(program: Program, repid: Command) -> None:
     assert repid("requeue", "jobs:app", "default", "unknown")[0] == 2
     assert repid("requeue", "jobs:app", "default")[1] == "1 message(s) are ready again\n"
     assert program.counts() == (1, 0)
+
+
+def test_queues_dead_and_requeue_look_after_the_server_that_is_named(program: Program, repid: Command) -> None:
+    program.add("app.servers.register_server('other', SQLiteServer(HERE / 'other.db'))")
+    program.app.servers.register_server("other", SQLiteServer(program.folder / "other.db"))
+    with program.app.sync() as client:
+        client.send_message_json(channel="default", payload={}, headers={"topic": "slow"}, server_name="other")
+    assert repid("worker", "jobs:app", "--burst", "--server", "other")[0] == 0
+    assert "PayloadError" in repid("dead", "jobs:app", "default", "--server", "other")[1]
+    assert "PayloadError" not in repid("dead", "jobs:app", "default")[1]
+    assert repid("requeue", "jobs:app", "default")[1] == "0 message(s) are ready again\n"
+    assert repid("requeue", "jobs:app", "default", "--server", "other")[1] == "1 message(s) are ready again\n"
+    counts = json.loads(repid("queues", "jobs:app", "--json", "--server", "other")[1])
+    assert (counts["default"]["ready"], counts["default"]["dead"]) == (1, 0)
 
 
 def test_a_reader_that_has_gone_is_no_error_to_tell_of(program: Program) -> None:
