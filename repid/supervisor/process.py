@@ -23,6 +23,13 @@ _LONGEST_ACCOUNT = 16384
 _START = "import sys; sys.path[:] = {path!r}; from repid.supervisor.child import main; main()"
 
 
+def _this_python() -> list[str]:
+    """The interpreter, with the flags this process has: -O, -W, -X dev and so on."""
+    # Private, but what multiprocessing starts its processes with; nothing public says which flags there are.
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+    return [sys.executable, *flags]
+
+
 def _how_to_start(pipe: int) -> tuple[int, dict[str, Any]]:
     """Arguments for a process of its own group that inherits the pipe, and as what: a file descriptor or a handle."""
     if sys.platform == "win32":
@@ -87,7 +94,7 @@ class Process:
         try:
             account, arguments = _how_to_start(theirs)
             self._popen = subprocess.Popen(  # noqa: S603 - itself; here, not in one of trio's threads: see `orphan`
-                [sys.executable, "-c", _START.format(path=sys.path), f"worker {brief.number} of {brief.target.name}"],
+                [*_this_python(), "-c", _START.format(path=sys.path), f"worker {brief.number} of {brief.target.name}"],
                 stdin=subprocess.PIPE,
                 bufsize=0,
                 **arguments,

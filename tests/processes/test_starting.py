@@ -39,6 +39,25 @@ def test_a_signal_between_a_crash_and_the_next_start_ends_at_once(program: Progr
     assert len(program.started) == 1
 
 
+def test_processes_have_the_flags_of_their_supervisor_s_interpreter(program: Program) -> None:
+    program.add("""
+        @router.actor
+        async def look(number: int) -> None:
+            assert False, "-O takes this away"
+            import warnings
+            try:
+                warnings.warn("see me", UserWarning)
+            except UserWarning:
+                note(f"raised {sys.flags.dev_mode:d} {os.getpid()}")
+        app.include_router(router)
+    """)
+    program.send("look", [{"number": 1}])
+    flags = ["-X", "dev", "-W", "error::UserWarning", "-O"]
+    program.start(command=[*flags, "-m", "repid", "worker", "jobs:app", "--max-jobs", "10", "--burst"])
+    assert program.wait() == 0
+    assert program.noted("raised") == [1]
+
+
 def test_a_crash_loop_is_given_up(program: Program) -> None:
     program.tune("restarts", **QUICKLY)
     program.send("die", [{}] * 3)
