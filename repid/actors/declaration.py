@@ -10,7 +10,7 @@ from ..codec import JSON
 from ..delivery import Mode
 from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
-from ..inject import Dependencies, Kind, compile_plan, kind_of
+from ..inject import MESSAGE, Dependencies, Kind, Plan, compile_plan, kind_of
 from ..names import check_name
 from ..ports import Schedule
 from ..schedule import make_schedule
@@ -38,6 +38,7 @@ def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Act
     if options["run_in_process"]:
         _check_importable(name, function, is_async=is_async)
         _check_dependencies_importable(name, plan.dependencies)
+        _check_takes_no_message(name, plan)
     strategy = options["routing_strategy"]
     return Actor(
         name=name,
@@ -104,6 +105,24 @@ def _check_dependencies_importable(name: str, dependencies: Dependencies | None)
                 f"actor {name!r} cannot run in a process with its dependency {step.function!r}: another process must "
                 "be able to import it, so it must be a function or class at the top level of a module"
             )
+
+
+def _check_takes_no_message(name: str, plan: Plan) -> None:
+    """A message's verbs, and all that hangs on them, are in the process of the worker."""
+    if plan.signature.messages:
+        raise ConfigurationError(
+            f"actor {name!r} cannot run in a process with its parameter {plan.signature.messages[0]!r}: a Message "
+            "cannot leave the process of its worker; take the values it needs as arguments, have an async dependency "
+            "give them, or drop run_in_process"
+        )
+    for step in () if plan.dependencies is None else plan.dependencies.inner.steps:
+        for parameter, number in step.wants:
+            if number == MESSAGE:
+                raise ConfigurationError(
+                    f"actor {name!r} cannot run in a process with the parameter {parameter!r} of its dependency "
+                    f"{step.function!r}: a Message cannot leave the process of its worker; make the dependency async, "
+                    "so that it runs there, or drop run_in_process"
+                )
 
 
 def _is_importable(function: Callable[..., Any]) -> bool:

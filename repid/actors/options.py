@@ -36,7 +36,8 @@ class RouterOptions(TypedDict, total=False):
         however it ends; "ack_first": before it starts, at most once; "manual": by the message's verbs only;
         "manual_explicit": by the word the actor returns.
     on_error: a verb, or a callable from the exception to one; asked before retries.
-    run_in_process: run a sync function in a process that a timeout really kills. Default: in a thread.
+    run_in_process: run a sync function in a process that a timeout really kills. Default: in a thread. The `Message`
+        does not go there, but what an async dependency takes from it does.
     middlewares: around every run; those of the app come first, then routers from the outside in, then the actor's.
     routing_strategy: which messages of the channel the actor takes. Default: those with its name as `topic`.
     store_result: keep what the function returns, or how it failed, for whoever asks. Default False.

@@ -6,14 +6,16 @@ import functools
 import math
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from repid import (
     Actor,
     ConfigurationError,
+    Depends,
     Envelope,
+    Message,
     Repid,
     Router,
     Worker,
@@ -221,6 +223,44 @@ def test_a_lambda_or_local_function_cannot_run_in_a_process() -> None:
     router.actor(run_in_process=True)(local)
     with pytest.raises(ConfigurationError, match="at the top level of a module"):
         router.actors()
+
+
+def takes_message(i: int, message: Message | None = None) -> None: ...
+
+
+def channel_of(handle: Message) -> str:
+    return handle.channel
+
+
+async def attempt_of(message: Message) -> int:
+    return message.attempt
+
+
+def depends_on_message(channel: Annotated[str, Depends(channel_of)]) -> None: ...
+
+
+def depends_beside_the_worker(attempt: Annotated[int, Depends(attempt_of)]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (takes_message, "actor 'takes_message' cannot run in a process with its parameter 'message': a Message cannot"),
+        (depends_on_message, "'depends_on_message' cannot run in a process with the parameter 'handle' of its dep"),
+    ],
+)
+def test_a_message_cannot_go_to_a_process(function: Any, text: str) -> None:
+    app, router = Repid(), Router(run_in_process=True)
+    router.actor(function)
+    with pytest.raises(ConfigurationError) as raised:
+        app.include_router(router)
+    assert text in str(raised.value)
+
+
+def test_what_is_taken_from_a_message_beside_the_worker_can_go_to_a_process() -> None:
+    router = Router()
+    router.actor(run_in_process=True)(depends_beside_the_worker)
+    assert only(router).plan.takes_message
 
 
 class CallableObject:

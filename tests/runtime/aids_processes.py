@@ -10,7 +10,7 @@ from typing import Annotated
 
 import trio
 
-from repid import Depends
+from repid import Depends, Message
 
 
 def check_other_process(parent: int) -> None:
@@ -41,9 +41,9 @@ def process_id() -> Iterator[int]:
     left.append("process_id")
 
 
-async def word() -> str:
+async def word(message: Message) -> str:
     await trio.lowlevel.checkpoint()
-    return "a word"
+    return f"a word on {message.channel}"
 
 
 def check_dependencies(

@@ -173,7 +173,7 @@ async def test_in_a_process_sync_dependencies_run_there_and_async_ones_are_hande
         assert await app.run_worker(burst=True) == Report(processed=1, succeeded=1)
     result = await handle.result
     assert result is not None
-    assert result.value == [True, "a word", ["process_id"]]
+    assert result.value == [True, "a word on default", ["process_id"]]
     assert aids_processes.left == []
 
 
