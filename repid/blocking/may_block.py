@@ -1,0 +1,67 @@
+"""Where a call that blocks is refused, because it would wait for ever or stop others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from ..errors import UsageError
+
+_OWN_THREADS = ("repid client", "repid sqlite")
+"""How the names of threads begin in which no code of callers runs, finalizers apart."""
+
+
+def check_may_block() -> None:
+    """Raises `UsageError` where blocking would be for ever, or stop others: see `Client`."""
+    thread = threading.current_thread()
+    if thread is threading.main_thread() and not thread.is_alive():
+        raise UsageError("the process is ending, and nothing can be started any more: call before the program's end")
+    if thread.name.startswith(_OWN_THREADS):
+        raise UsageError(
+            f"this call blocks, and {thread.name!r} is a thread of repid's own: it was made by a finalizer (__del__), "
+            "which may run in any thread"
+        )
+    library = _running_library()
+    if library is not None:
+        raise UsageError(
+            f"this call blocks, and would stop the {library} loop that runs in this thread: await the app's own "
+            "methods here, or make the call in a thread"
+        )
+
+
+def _running_library() -> str | None:
+    if trio.lowlevel.in_trio_run():
+        return "trio"
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return "asyncio"
+
+
+class _Mine(threading.local):
+    """What each thread knows of itself."""
+
+    is_calling = False
+
+
+mine = _Mine()
+
+
+@contextmanager
+def one_call() -> Iterator[None]:
+    """A call of this thread. One that interrupts it could wait for a lock that it holds, so that is refused."""
+    if mine.is_calling:
+        raise UsageError(
+            "this call interrupted another one of the same thread, and both might wait for ever: call neither in signal "
+            "handlers nor in finalizers (__del__)"
+        )
+    mine.is_calling = True
+    try:
+        yield
+    finally:
+        mine.is_calling = False
