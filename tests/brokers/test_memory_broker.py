@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 import pytest
 import trio
 import trio.testing
-from memory_aids import browsed, consuming, ids, message, now_ready, settle
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
@@ -16,14 +13,7 @@ from repid.envelope import Envelope, Options, PrioritiesT
 from repid.errors import BrokerRefused, ConfigurationError, DuplicateId, QueueNotDeclared, UsageError
 from repid.ports import REFUSED, SETTLED, Counts, Verdict
 
-
-@pytest.fixture
-async def server() -> AsyncGenerator[InMemoryServer, None]:
-    server = InMemoryServer()
-    async with server.connection():
-        await server.declare(["q", "r"])
-        yield server
-
+from .memory_aids import browsed, consuming, ids, message, now_ready, settle
 
 # Publishing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import chain
 
@@ -12,7 +12,6 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_aids import browsed, consuming, finishes, ids, message, now_ready, settle
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
@@ -35,13 +34,7 @@ from repid.delivery import (
 from repid.errors import NotConnected, QueueNotDeclared, UsageError
 from repid.ports import SETTLED, Counts, Snapshot
 
-
-@pytest.fixture
-async def server() -> AsyncGenerator[InMemoryServer, None]:
-    server = InMemoryServer()
-    async with server.connection():
-        await server.declare(["q", "r"])
-        yield server
+from .memory_aids import browsed, consuming, finishes, ids, message, now_ready, settle
 
 
 async def told(consumer: InMemoryConsumer) -> list[int]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 import trio.testing
-from memory_aids import consuming, ids, message, now_ready
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryMessageBroker, InMemoryServer
@@ -16,14 +15,7 @@ from repid.brokers.memory.consumer import InMemoryConsumer
 from repid.errors import ConfigurationError, NotConnected, UsageError
 from repid.ports import Counts
 
-
-@pytest.fixture
-async def server() -> AsyncGenerator[InMemoryServer, None]:
-    server = InMemoryServer()
-    async with server.connection():
-        await server.declare(["q", "r"])
-        yield server
-
+from .memory_aids import consuming, ids, message, now_ready
 
 # Connection and time
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 import trio.testing
-from memory_aids import consuming, finishes, message, now_ready, settle
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
@@ -30,13 +29,7 @@ from repid.envelope import Envelope, Options
 from repid.errors import ConfigurationError, NotConnected
 from repid.ports import REFUSED, Snapshot
 
-
-@pytest.fixture
-async def server() -> AsyncGenerator[InMemoryServer, None]:
-    server = InMemoryServer()
-    async with server.connection():
-        await server.declare(["q", "r"])
-        yield server
+from .memory_aids import consuming, finishes, message, now_ready, settle
 
 
 def success(id_: str, ttl: float = DAY) -> NewResult:

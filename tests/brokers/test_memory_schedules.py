@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 import pytest
 import trio
 import trio.testing
-from memory_aids import browsed, consuming, finishes, ids, message, now_ready, settle
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
@@ -16,15 +13,9 @@ from repid.envelope import Envelope
 from repid.errors import ConfigurationError
 from repid.ports import Counts, Schedule, StoredSchedule
 
+from .memory_aids import browsed, consuming, finishes, ids, message, now_ready, settle
+
 NOT_BYTES = Envelope("x", "q", "text")  # type: ignore[arg-type]  # on purpose
-
-
-@pytest.fixture
-async def server() -> AsyncGenerator[InMemoryServer, None]:
-    server = InMemoryServer()
-    async with server.connection():
-        await server.declare(["q"])
-        yield server
 
 
 def every(seconds: float = 60, name: str = "s") -> Schedule:

@@ -15,7 +15,6 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_model import Model
 
 from repid.brokers import InMemoryServer
 from repid.brokers.memory.consumer import InMemoryConsumer
@@ -23,6 +22,8 @@ from repid.delivery import ACK, DeadLetter, Delivery, Disposition, Release, Retr
 from repid.envelope import Envelope, Options, PrioritiesT
 from repid.errors import QueueNotDeclared, UsageError
 from repid.ports import Category, Topics
+
+from .memory_model import Model
 
 QUEUES = ("q", "r")
 PLACES: tuple[Category, ...] = ("ready", "scheduled", "leased", "dead")

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 import trio.testing
-from memory_aids import consuming, finishes, ids, message, settle
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
 from repid.brokers.memory.consumer import InMemoryConsumer
 from repid.delivery import ACK, DeadLetter, Release, Settlement
 
-
-@pytest.fixture
-async def server() -> AsyncGenerator[InMemoryServer, None]:
-    server = InMemoryServer()
-    async with server.connection():
-        await server.declare(["q", "r"])
-        yield server
-
+from .memory_aids import consuming, finishes, ids, message, settle
 
 # Waiting
 

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from sqlite_aids import (
+
+from repid import Connection, Repid, Router
+from repid.brokers import SQLiteServer
+from repid.brokers.sqlite.store import CONSUMER_TIME
+from repid.delivery import Cancel, Delivery, Failure, NewResult, Release, Retry, Settlement
+from repid.envelope import Envelope, Options
+from repid.errors import BrokerRefused, ConfigurationError, NotConnected, UsageError
+from repid.ports import Counts, Snapshot
+
+from .sqlite_aids import (
     SteppedClock,
     ack,
     consuming,
@@ -26,20 +35,7 @@ from sqlite_aids import (
     start_python,
 )
 
-from repid import Connection, Repid, Router
-from repid.brokers import SQLiteServer
-from repid.brokers.sqlite.store import CONSUMER_TIME
-from repid.delivery import Cancel, Delivery, Failure, NewResult, Release, Retry, Settlement
-from repid.envelope import Envelope, Options
-from repid.errors import BrokerRefused, ConfigurationError, NotConnected, UsageError
-from repid.ports import Counts, Snapshot
-
 CONSUMER_SECONDS = CONSUMER_TIME / 1e6
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "repid.db"
 
 
 def threads() -> list[str]:

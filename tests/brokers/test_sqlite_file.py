@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from sqlite_aids import Opening, ack, consuming, idle, message, messages, now_ready, serving, start_python
 
 from repid.brokers import SQLiteMessageBroker, SQLiteServer
 from repid.brokers.sqlite import schema, thread, transactions
@@ -19,13 +18,10 @@ from repid.delivery import ACK, Settlement
 from repid.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, QueueNotDeclared
 from repid.ports import Broker, Counts
 
+from .sqlite_aids import Opening, ack, consuming, idle, message, messages, now_ready, serving, start_python
+
 READ_ONLY_USER = 65534
 """nobody"""
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "repid.db"
 
 
 async def open_and_close(path: Path) -> None:

@@ -13,7 +13,15 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import pytest
+
 from repid import Connection, Repid, SQLiteServer
+
+with_signals = [
+    pytest.mark.real_time,
+    pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
+]
+"""The marks of tests that start a supervisor, as most of them end it by a signal."""
 
 PROGRAM = """
 import os, pathlib, signal, sys, time

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
-from .aids_supervisor import Program, slow
+from .aids_supervisor import Program, slow, with_signals
 
-pytestmark = [
-    pytest.mark.real_time,
-    pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
-]
-
+pytestmark = with_signals
 
 RUN = """
 import jobs

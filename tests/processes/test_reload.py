@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 
 import pytest
 
-from .aids_supervisor import Program, slow, until
+from .aids_supervisor import Program, slow, until, with_signals
 
-pytestmark = [
-    pytest.mark.real_time,
-    pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
-]
+pytestmark = with_signals
 
 
 @pytest.fixture(autouse=True)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 
 import pytest
 
-from .aids_supervisor import Program, is_alive, until
+from .aids_supervisor import Program, is_alive, until, with_signals
 
-pytestmark = [
-    pytest.mark.real_time,
-    pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
-]
-
+pytestmark = with_signals
 
 QUICKLY = {"FIRST_DELAY": 0.01, "LIMIT": 2}
 MANY_TIMES = "and that too often within a minute"

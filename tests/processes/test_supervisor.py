@@ -9,12 +9,9 @@ import time
 
 import pytest
 
-from .aids_supervisor import Program, is_alive, slow, until
+from .aids_supervisor import Program, is_alive, slow, until, with_signals
 
-pytestmark = [
-    pytest.mark.real_time,
-    pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows"),
-]
+pytestmark = with_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
