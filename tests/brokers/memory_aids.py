@@ -11,7 +11,7 @@ import trio.testing
 from repid.brokers import InMemoryServer
 from repid.brokers.memory.consumer import InMemoryConsumer
 from repid.delivery import Delivery, Disposition, Settlement
-from repid.envelope import Envelope, Options, PrioritiesT
+from repid.envelope import Envelope
 from repid.ports import Category, Topics, Verdict
 
 
@@ -19,19 +19,6 @@ from repid.ports import Category, Topics, Verdict
 async def consuming(server: InMemoryServer, topics: Topics = None) -> AsyncGenerator[InMemoryConsumer, None]:
     async with server.consume({"q": topics}) as consumer:
         yield consumer
-
-
-def message(id_: str, queue: str = "q", topic: str | None = None, **options: float | PrioritiesT) -> Envelope:
-    headers = {} if topic is None else {"topic": topic}
-    return Envelope(id_, queue, b"x", headers=headers, options=Options(**options))  # type: ignore[arg-type]  # as given
-
-
-async def now_ready(consumer: InMemoryConsumer, limit: int = 100) -> list[Delivery]:
-    return await consumer.receive(limit, max_wait=0)
-
-
-def ids(deliveries: list[Delivery]) -> list[str]:
-    return [delivery.envelope.id for delivery in deliveries]
 
 
 async def settle(

@@ -18,8 +18,10 @@ from repid.brokers.sqlite import schema
 from repid.brokers.sqlite.clock import MICRO, Clock
 from repid.brokers.sqlite.consumer import SQLiteConsumer
 from repid.delivery import ACK, Delivery, Settlement
-from repid.envelope import Envelope, Options, PrioritiesT
+from repid.envelope import Envelope
 from repid.ports import Topics
+
+from .broker_aids import message
 
 
 class SteppedClock(Clock):
@@ -62,23 +64,8 @@ async def consuming(server: SQLiteServer, topics: Topics = None) -> AsyncGenerat
         yield consumer
 
 
-def message(
-    id_: str, queue: str = "q", topic: str | None = None, payload: bytes = b"x", **options: float | PrioritiesT
-) -> Envelope:
-    headers = {} if topic is None else {"topic": topic}
-    return Envelope(id_, queue, payload, headers=headers, options=Options(**options))  # type: ignore[arg-type]  # as given
-
-
 def messages(numbers: Iterable[object]) -> list[Envelope]:
     return [message(str(number)) for number in numbers]
-
-
-def ids(deliveries: Iterable[Delivery]) -> list[str]:
-    return [delivery.envelope.id for delivery in deliveries]
-
-
-async def now_ready(consumer: SQLiteConsumer, limit: int = 100) -> list[Delivery]:
-    return await consumer.receive(limit, max_wait=0)
 
 
 async def ack(consumer: SQLiteConsumer, deliveries: Iterable[Delivery]) -> list[bool]:

@@ -13,7 +13,8 @@ from repid.envelope import Envelope, Options, PrioritiesT
 from repid.errors import BrokerRefused, ConfigurationError, DuplicateId, QueueNotDeclared, UsageError
 from repid.ports import REFUSED, SETTLED, Counts, Verdict
 
-from .memory_aids import browsed, consuming, ids, message, now_ready, settle
+from .broker_aids import ids, message, now_ready
+from .memory_aids import browsed, consuming, settle
 
 # Publishing
 

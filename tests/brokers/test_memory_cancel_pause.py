@@ -34,7 +34,8 @@ from repid.delivery import (
 from repid.errors import NotConnected, QueueNotDeclared, UsageError
 from repid.ports import SETTLED, Counts, Snapshot
 
-from .memory_aids import browsed, consuming, finishes, ids, message, now_ready, settle
+from .broker_aids import ids, message, now_ready
+from .memory_aids import browsed, consuming, finishes, settle
 
 
 async def told(consumer: InMemoryConsumer) -> list[int]:

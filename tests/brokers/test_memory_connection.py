@@ -15,7 +15,8 @@ from repid.brokers.memory.consumer import InMemoryConsumer
 from repid.errors import ConfigurationError, NotConnected, UsageError
 from repid.ports import Counts
 
-from .memory_aids import consuming, ids, message, now_ready
+from .broker_aids import ids, message, now_ready
+from .memory_aids import consuming
 
 # Connection and time
 

@@ -29,7 +29,8 @@ from repid.envelope import Envelope, Options
 from repid.errors import ConfigurationError, NotConnected
 from repid.ports import REFUSED, Snapshot
 
-from .memory_aids import consuming, finishes, message, now_ready, settle
+from .broker_aids import message, now_ready
+from .memory_aids import consuming, finishes, settle
 
 
 def success(id_: str, ttl: float = DAY) -> NewResult:

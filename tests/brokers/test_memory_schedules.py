@@ -13,7 +13,8 @@ from repid.envelope import Envelope
 from repid.errors import ConfigurationError
 from repid.ports import Counts, Schedule, StoredSchedule
 
-from .memory_aids import browsed, consuming, finishes, ids, message, now_ready, settle
+from .broker_aids import ids, message, now_ready
+from .memory_aids import browsed, consuming, finishes, settle
 
 NOT_BYTES = Envelope("x", "q", "text")  # type: ignore[arg-type]  # on purpose
 

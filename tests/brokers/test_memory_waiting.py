@@ -13,7 +13,8 @@ from repid.brokers import InMemoryServer
 from repid.brokers.memory.consumer import InMemoryConsumer
 from repid.delivery import ACK, DeadLetter, Release, Settlement
 
-from .memory_aids import consuming, finishes, ids, message, settle
+from .broker_aids import ids, message
+from .memory_aids import consuming, finishes, settle
 
 # Waiting
 

@@ -22,18 +22,8 @@ from repid.envelope import Envelope, Options
 from repid.errors import BrokerRefused, ConfigurationError, NotConnected, UsageError
 from repid.ports import Counts, Snapshot
 
-from .sqlite_aids import (
-    SteppedClock,
-    ack,
-    consuming,
-    idle,
-    ids,
-    message,
-    messages,
-    now_ready,
-    serving,
-    start_python,
-)
+from .broker_aids import ids, message, now_ready
+from .sqlite_aids import SteppedClock, ack, consuming, idle, messages, serving, start_python
 
 CONSUMER_SECONDS = CONSUMER_TIME / 1e6
 

@@ -18,7 +18,8 @@ from repid.delivery import ACK, Settlement
 from repid.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, QueueNotDeclared
 from repid.ports import Broker, Counts
 
-from .sqlite_aids import Opening, ack, consuming, idle, message, messages, now_ready, serving, start_python
+from .broker_aids import message, now_ready
+from .sqlite_aids import Opening, ack, consuming, idle, messages, serving, start_python
 
 READ_ONLY_USER = 65534
 """nobody"""
