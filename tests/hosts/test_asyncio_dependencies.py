@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 import trio
+from aids import send
 
 from repid import Actor, CallNext, Connection, Depends, InMemoryServer, Message, Queue, Repid, Router, Worker
 
@@ -31,10 +32,6 @@ async def working(router: Router) -> AsyncIterator[Repid]:
     async with app.magic():
         await Queue().declare()
         yield app
-
-
-async def send(app: Repid, topic: str) -> None:
-    await app.send_message_json(channel="default", payload={}, headers={"topic": topic})
 
 
 @surroundings

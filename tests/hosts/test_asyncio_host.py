@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+from aids import send
 
 from repid import (
     Actor,
@@ -48,10 +49,6 @@ def make(**options: Any) -> tuple[Repid, Router]:
     router = Router()
     app.include_router(router)
     return app, router
-
-
-async def send(app: Repid, actor: str, **payload: Any) -> None:
-    await app.send_message_json(channel="default", payload=payload, headers={"topic": actor})
 
 
 async def counts(app: Repid) -> tuple[int, int, int, int]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +21,6 @@ from repid import (
     UsageError,
     Worker,
 )
-
-
-@pytest.fixture
-async def app(autojump_clock: trio.testing.MockClock) -> AsyncGenerator[Repid, None]:
-    app = Repid(Connection(InMemoryServer()))
-    async with app.magic():
-        await Queue().declare()
-        yield app
 
 
 def working(*functions: Callable[..., Any], **options: Any) -> Worker:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +8,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repid import ConfigurationError, Connection, InMemoryServer, Job, Queue, QueueNotDeclared, Repid, Router, Worker
+from repid import ConfigurationError, Job, QueueNotDeclared, Repid, Router, Worker
 from repid.envelope import Envelope
 from repid.ports import StoredSchedule
 from repid.schedule import due_tick, first_tick, make_schedule, tick_envelope
@@ -23,14 +22,6 @@ def at(text: str) -> float:
 
 def stored(next_at: float, **rule: Any) -> StoredSchedule:
     return StoredSchedule(schedule=make_schedule("schedule 's'", "s", MODEL, **rule), next_at=next_at)
-
-
-@pytest.fixture
-async def app(autojump_clock: trio.testing.MockClock) -> AsyncGenerator[Repid, None]:
-    app = Repid(Connection(InMemoryServer()))
-    async with app.magic():
-        await Queue().declare()
-        yield app
 
 
 async def run_for(seconds: float, worker: Worker) -> None:
