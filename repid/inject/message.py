@@ -131,6 +131,8 @@ class Message(Producer):
             if self._terms.mode == "ack_first":
                 raise UsageError("a message of an 'ack_first' actor has no outbox: it is acknowledged before the start")
             self._outbox = Outbox(self._desk)
+            if self._action is not None:
+                self._outbox.close()
         return self._outbox
 
     async def ack(self) -> None:
