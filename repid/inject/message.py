@@ -217,7 +217,7 @@ class Message(Producer):
         """The worker has decided: no verb is possible any more. Gives what to send in the same step."""
         self._action = _ACTIONS[type(disposition)]
         held = () if self._outbox is None else self._outbox.close()
-        return held if isinstance(disposition, Ack) else ()
+        return held if isinstance(disposition, Ack) and disposition.failure is None else ()
 
     def _publisher(self, server_name: str | None) -> Publish:
         return self._desk.publisher(server_name)

@@ -45,19 +45,23 @@ async def test_always_ack_acknowledges_however_it_ends(
     assert await server.counts("default") == Counts()
 
 
-async def test_always_ack_sends_the_outbox_also_after_a_failure_only_if_it_succeeded(
-    app: Repid, router: Router, server: UnreliableServer
+@pytest.mark.parametrize("options", [{"confirmation_mode": "always_ack"}, {"on_error": "ack"}])
+@pytest.mark.parametrize("how", ["returns", "raises", "times out"])
+async def test_the_outbox_of_a_failure_that_is_acknowledged_is_dropped(
+    app: Repid, router: Router, server: UnreliableServer, options: Any, how: str
 ) -> None:
-    @router.actor(confirmation_mode="always_ack")
-    async def job(message: Message, fail: bool) -> None:
+    @router.actor(timeout=1, **options)
+    async def job(message: Message) -> None:
         await message.outbox.send_message(channel="replies", payload=b"")
-        if fail:
+        if how == "raises":
             raise ValueError
+        if how == "times out":
+            await trio.sleep_forever()
 
     await server.declare(["replies"])
-    await send(app, "job", fail=False)
+    await send(app, "job")
     await app.run_worker(burst=True)
-    assert await server.counts("replies") == Counts(ready=1)
+    assert await server.counts("replies") == Counts(ready=int(how == "returns"))
 
 
 # ack_first
