@@ -155,6 +155,7 @@ class Message(Producer):
 
         Raises `UsageError` in the last attempt; the message is still open then.
         """
+        self._check_open("retried")
         terms = self._terms
         if terms.attempt > terms.retries:
             raise UsageError(
@@ -186,11 +187,11 @@ class Message(Producer):
 
         Raises `UsageError` if there is no channel to reply to; the message is still open then.
         """
+        self._check_open("replied")
         check_payload(payload)
         target = channel if channel is not None else self.reply_to
         if target is None:
             raise UsageError(f"message {self.message_id!r} has no reply_to: name the channel to reply on with channel=")
-        self._check_open("replied")
         replies: list[Envelope] = []
 
         async def hold(envelopes: Sequence[Envelope]) -> Outcomes:

@@ -328,7 +328,7 @@ async def test_a_second_verb_is_refused_and_the_first_stands(
 ) -> None:
     refused: list[str] = []
 
-    @router.actor(retries=1)
+    @router.actor
     async def job(message: Message) -> None:
         await message.ack()
         for verb, arguments in (
@@ -337,8 +337,8 @@ async def test_a_second_verb_is_refused_and_the_first_stands(
             ("reject", {}),
             ("retry", {}),
             ("snooze", {"delay": 1}),
-            ("reply", {"payload": b"", "channel": "r"}),
-            ("reply_json", {"payload": {}, "channel": "r"}),
+            ("reply", {"payload": b""}),
+            ("reply_json", {"payload": {}}),
         ):
             with pytest.raises(AlreadySettled, match="it has been acked already, which is final"):
                 await getattr(message, verb)(**arguments)
