@@ -237,6 +237,21 @@ async def test_kept_leases_count_against_the_limit_of_tasks(
         handle.stop()
 
 
+async def test_burst_does_not_wait_for_verdicts_that_may_never_come(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor(confirmation_mode="manual")
+    async def collect() -> None: ...
+
+    for _ in range(5):
+        await send(app, "collect")
+    with trio.fail_after(60):
+        report = await app.run_worker(burst=True, tasks_limit=2)
+    assert report == Report(processed=report.processed, released=report.processed)
+    assert 2 <= report.processed <= 4
+    assert await server.counts("default") == Counts(ready=5)
+
+
 # manual_explicit
 
 
