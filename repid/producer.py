@@ -134,6 +134,8 @@ def _accepted(envelope: Envelope, outcomes: Outcomes) -> Envelope:
 def make_envelope(channel: str, payload: bytes, content_type: str | None, options: SendOptions) -> Envelope:
     """The envelope for what was said; raises `ConfigurationError` naming what is wrong with it."""
     check_name("channel", channel)
+    if content_type is not None and not isinstance(content_type, str):
+        raise ConfigurationError(f"content_type must be text such as {JSON!r}, but is {content_type!r}")
     if options.keys() <= _PLAIN:  # nothing but headers: the common case
         return Envelope(new_id(), channel, payload, content_type, copy_headers(options.get("headers")))
     check_known("a message", options, _SEND_OPTIONS)

@@ -157,6 +157,7 @@ async def test_a_manual_mode_does_not_save_a_broken_payload(
         ({"headers": {"x": 5}}, "headers must map text to text, but hold 'x': 5"),
         ({"headers": {5: "x"}}, "headers must map text to text"),
         ({"headers": 5}, "headers"),
+        ({"content_type": 5}, "content_type must be text such as 'application/json', but is 5"),
         ({"server_specific_parameters": 5}, "server_specific_parameters"),
         ({"server_name": "defualt"}, "the app has no server named 'defualt' (did you mean 'default'?)"),
         ({"prioritty": 5}, "a message has no option 'prioritty' (did you mean 'priority'?)"),
