@@ -60,7 +60,7 @@ class Job:
     """A call of the actor `name`, to be made by whatever worker reads `queue`.
 
     `args` are the actor's parameters: a dict, Struct or dataclass; anything msgspec can encode as a JSON object.
-    `app` may be left out inside the `magic()` block of one. Options as in `JobOptions`.
+    `app` may be left out where the queue was given one, and inside the `magic()` block of one. Options as in `JobOptions`.
 
     Raises `ConfigurationError` for bad arguments and `PayloadError` for args that cannot be encoded.
     """
@@ -78,7 +78,7 @@ class Job:
         check_known(f"job {name!r}", options, JobOptions.__annotations__)
         self.queue = queue if isinstance(queue, Queue) else Queue(queue, app=app)
         self.args = args
-        self._app = app
+        self._app = self.queue.app if app is None else app
         self._id = check_id(options.get("id_"))
         self._deferred_until = _check_moment(options)
         self._latest: JobHandle | None = None

@@ -22,13 +22,13 @@ class Queue:
 
     def __init__(self, name: str = "default", *, app: Application | None = None) -> None:
         self.name = check_name("queue", name)
-        self._app = app
+        self.app = app
 
     def __repr__(self) -> str:
         return f"Queue({self.name!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Queue) and (self.name, self._app) == (other.name, other._app)
+        return isinstance(other, Queue) and (self.name, self.app) == (other.name, other.app)
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -94,4 +94,4 @@ class Queue:
 
     @property
     def _broker(self) -> Broker:
-        return find_app(self._app, f"queue {self.name!r}").server()
+        return find_app(self.app, f"queue {self.name!r}").server()

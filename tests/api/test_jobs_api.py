@@ -12,6 +12,7 @@ from aids import UnreliableServer, send
 
 from repid import (
     ConfigurationError,
+    Connection,
     Counts,
     DuplicateId,
     Handle,
@@ -311,6 +312,18 @@ async def test_app_may_be_named_instead(server: UnreliableServer, autojump_clock
         await Job("job", app=app).enqueue()
         await worker.run()
     assert ran == ["job"]
+
+
+async def test_a_job_belongs_to_the_app_of_its_queue(app: Repid) -> None:
+    other = Repid(Connection(InMemoryServer()))
+    queue = Queue("mine", app=other)
+    await Queue("mine").declare()
+    async with other.servers.default.connection():
+        await queue.declare()
+        await Job("job", queue).enqueue()
+        assert (await queue.size(), await Queue("mine").size()) == (1, 0)
+        await Job("job", queue, app=app).enqueue()
+        assert (await queue.size(), await Queue("mine").size()) == (1, 1)
 
 
 async def test_an_actor_may_enqueue_jobs_of_the_current_app(app: Repid) -> None:
