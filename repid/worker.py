@@ -63,7 +63,7 @@ class Worker(Router):
         self._app = app
         self._options = options
         make_settings(options, embedded=False)  # complains now rather than later
-        self._handle: Handle | None = None
+        self._handles: list[Handle] = []
         for router in routers:
             self.include_router(router)
 
@@ -72,9 +72,9 @@ class Worker(Router):
         return self._actors_under(())
 
     def stop(self) -> None:
-        """Stop gracefully; `run()` returns when it is done. Without a run in progress: nothing happens."""
-        if self._handle is not None:
-            self._handle.stop()
+        """Stop every run of it gracefully; `run()` returns when it is done. Without one in progress: nothing happens."""
+        for handle in self._handles:
+            handle.stop()
 
     @hosted
     async def run(self, *, task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED) -> Report:
@@ -85,13 +85,14 @@ class Worker(Router):
         start is over when the worker really consumes; it gives a handle with `stop()`.
         """
         app = find_app(self._app, "the worker")
-        self._handle = Handle()
+        handle = Handle()
+        self._handles.append(handle)
         try:
             return await run_actors(
-                app, app.server(), self._actors_under(app.middlewares), self._options, self._handle, task_status
+                app, app.server(), self._actors_under(app.middlewares), self._options, handle, task_status
             )
         finally:
-            self._handle = None
+            self._handles.remove(handle)
 
     def _actors_under(self, middlewares: Sequence[Any]) -> list[Actor]:
         inherited = inherit(DEFAULTS, {"middlewares": tuple(middlewares)})

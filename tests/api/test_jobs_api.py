@@ -480,3 +480,16 @@ async def test_nursery_start_gives_the_handle_of_a_worker(app: Repid) -> None:
         async with trio.open_nursery() as nursery:
             handle = await nursery.start(partial(app.run_worker))
             handle.stop()
+
+
+async def test_stop_ends_every_run_of_a_worker(app: Repid) -> None:
+    worker = Worker()
+
+    @worker.actor
+    async def job() -> None: ...
+
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.run)
+            await nursery.start(worker.run)
+            worker.stop()
