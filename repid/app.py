@@ -55,6 +55,8 @@ class Repid(Producer):
             if not callable(middleware):
                 raise ConfigurationError(f"each of the producer_middlewares must be callable, but is {middleware!r}")
         if connection is not None:
+            if not isinstance(connection, Connection):
+                raise ConfigurationError(f"the connection of an app must be Connection(broker), but is {connection!r}")
             self.servers.register_server("default", connection.message_broker, is_default=True)
 
     def include_router(self, router: Router) -> None:

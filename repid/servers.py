@@ -25,16 +25,18 @@ class Servers:
         self._default: str | None = None
 
     def register_server(self, name: str, server: Broker, *, is_default: bool = False) -> None:
-        """Add a server. Raises `ConfigurationError` if the name is taken or not a name."""
+        """Add a server. Raises `ConfigurationError` if the name is taken or not a name, or the server is no broker."""
         if check_name("server", name) in self._servers:
             raise ConfigurationError(f"a server named {name!r} is registered already: choose another name")
+        if isinstance(server, type) or not callable(getattr(server, "connection", None)):
+            raise ConfigurationError(f"server {name!r} must be a broker such as InMemoryServer(), but is {server!r}")
         self._servers[name] = server
         if is_default or self._default is None:
             self._default = name
 
     def set_default_server(self, name: str) -> None:
         """Make a registered server the default."""
-        self.get_server(name)
+        self._check_registered(name)
         self._default = name
 
     def get_server(self, name: str | None = None) -> Broker:
@@ -43,10 +45,13 @@ class Servers:
             name = self._default
         if name is None:
             raise ConfigurationError("the app has no server: app.servers.register_server('default', InMemoryServer())")
+        self._check_registered(name)
+        return self._servers[name]
+
+    def _check_registered(self, name: str) -> None:
         if not isinstance(name, str) or name not in self._servers:
             hint = did_you_mean(str(name), self._servers) or f"; there are: {', '.join(self._servers) or 'none'}"
             raise ConfigurationError(f"the app has no server named {name!r}{hint}")
-        return self._servers[name]
 
     @property
     def default(self) -> Broker:

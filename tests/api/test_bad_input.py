@@ -15,6 +15,7 @@ from aids import UnreliableServer, send
 from repid import (
     AlreadySettled,
     ConfigurationError,
+    Connection,
     Counts,
     InMemoryServer,
     Job,
@@ -28,7 +29,8 @@ from repid import (
     Worker,
 )
 
-AJob: Any = Job  # what a type checker would see is tested here at run time
+AConnection: Any = Connection  # what a type checker would see is tested here at run time
+AJob: Any = Job
 AQueue: Any = Queue
 ARepid: Any = Repid
 AWorker: Any = Worker
@@ -228,6 +230,9 @@ async def test_what_cannot_be_encoded_is_a_payload_error_for_the_sender(app: Rep
         (lambda: AWorker([5]), "only a Router can be included, but this is 5"),
         (lambda: ARepid(middlewares=[5]), "must be callable"),
         (lambda: ARepid(producer_middlewares=[5]), "each of the producer_middlewares must be callable, but is 5"),
+        (lambda: ARepid(InMemoryServer()), "the connection of an app must be Connection(broker), but is <"),
+        (lambda: ARepid("shop"), "the connection of an app must be Connection(broker), but is 'shop'"),
+        (lambda: ARepid(AConnection("memory")), "server 'default' must be a broker such as InMemoryServer(), but is"),
         (lambda: InMemoryServer(lease_timeout=0), "lease_timeout must be more than 0"),
     ],
 )
@@ -264,8 +269,16 @@ def test_server_names_are_unique_and_valid() -> None:
         app.servers.register_server("one", InMemoryServer())
     with pytest.raises(ConfigurationError, match="is not a valid server name"):
         app.servers.register_server("no spaces", InMemoryServer())
+    for wrong in (InMemoryServer, None, Connection(InMemoryServer())):
+        server: Any = wrong
+        with pytest.raises(ConfigurationError, match="server 'two' must be a broker such as InMemoryServer"):
+            app.servers.register_server("two", server)
     with pytest.raises(ConfigurationError, match=r"no server named 'on' .did you mean 'one'"):
         app.servers.set_default_server("on")
+    no_name: Any = None
+    with pytest.raises(ConfigurationError, match="no server named None"):
+        app.servers.set_default_server(no_name)
+    assert app.servers.default is app.servers["one"]
     assert (list(app.servers), len(app.servers)) == (["one"], 1)
 
 
