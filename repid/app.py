@@ -14,6 +14,7 @@ from .application import current
 from .blocking import Client, check_may_block
 from .errors import ConfigurationError
 from .hosts import at_home, hosted, hosted_context
+from .names import check_iterable
 from .ports import Broker, ResultStore
 from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring
 from .recurring import Schedules
@@ -47,6 +48,7 @@ class Repid(Producer):
         self.servers = Servers()
         self.schedules = Schedules(self)
         self.result_store = result_store
+        check_iterable("producer_middlewares", producer_middlewares)
         self._producer_middlewares = tuple(producer_middlewares)
         self._router = Router(middlewares=middlewares)
         self._latest: tuple[Broker, Publish] | None = None

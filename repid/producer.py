@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 from .codec import JSON, encode_json
 from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared
-from .names import check_duration, check_flag, check_known, check_mapping, check_name, check_retries
+from .names import check_duration, check_flag, check_iterable, check_known, check_mapping, check_name, check_retries
 from .ports import Broker
 
 Outcomes: TypeAlias = list[BrokerRefused | None]
@@ -95,6 +95,7 @@ class Producer:
 
         Should some be refused, the others are sent all the same and an `ExceptionGroup` names the refused.
         """
+        check_iterable("payloads", payloads)
         batch = list(payloads)
         for payload in batch:
             check_payload(payload)
@@ -104,6 +105,7 @@ class Producer:
         self, *, channel: str, payloads: Iterable[Any], **options: Unpack[SendOptions]
     ) -> list[Envelope]:
         """Like `send_messages`, with payloads that are encoded as JSON."""
+        check_iterable("payloads", payloads)
         batch = [b"" if payload is None else encode_json(payload) for payload in payloads]
         return await self._send_all(channel, batch, JSON, options)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from .application import Application, find_app
 from .errors import ConfigurationError
 from .hosts import hosted
-from .names import check_name, check_one_of
+from .names import check_count, check_iterable, check_name, check_one_of
 from .ports import Broker, BrowsedMessage, Category, Counts
 from .producer import raise_refused
 
@@ -72,6 +72,7 @@ class Queue:
     async def get_messages(self, category: Category = "ready", *, limit: int = 100) -> list[BrowsedMessage]:
         """Look at up to `limit` messages of one category, in the order in which they would be handled."""
         check_one_of("category", category, CATEGORIES)
+        check_count("limit", limit)
         return await self._broker.browse(self.name, category, limit=limit)
 
     @hosted
@@ -80,6 +81,8 @@ class Queue:
 
         Should some be refused because their id is alive again, an `ExceptionGroup` names them; the others are ready.
         """
+        if messages is not None:
+            check_iterable("messages to requeue", messages)
         keys = None if messages is None else [self._dead_key(message) for message in messages]
         outcomes = await self._broker.revive(self.name, keys)
         raise_refused(outcomes)

@@ -64,6 +64,7 @@ class Worker(Router):
         self._options = options
         make_settings(options, embedded=False)  # complains now rather than later
         self._handles: list[Handle] = []
+        check_iterable("routers of a worker", routers)
         for router in routers:
             self.include_router(router)
 

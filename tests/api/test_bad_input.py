@@ -185,6 +185,12 @@ async def test_one_wrong_payload_among_many_sends_none(app: Repid, server: Unrel
         await app.send_messages(channel="default", payloads=wrong)
     with pytest.raises(PayloadError, match="cannot encode"):
         await app.send_messages_json(channel="default", payloads=[1, object()])
+    for wrong_payloads in (b"one", "one", None):
+        no_list: Any = wrong_payloads
+        with pytest.raises(ConfigurationError, match="payloads must be a list of several"):
+            await app.send_messages(channel="default", payloads=no_list)
+        with pytest.raises(ConfigurationError, match="payloads must be a list of several"):
+            await app.send_messages_json(channel="default", payloads=no_list)
     assert await server.counts("default") == Counts()
 
 
@@ -227,9 +233,11 @@ async def test_what_cannot_be_encoded_is_a_payload_error_for_the_sender(app: Rep
         (lambda: AWorker(auto_declare="no"), "auto_declare must be True or False"),
         (lambda: AWorker(mesages_limit=1), "a worker has no option 'mesages_limit' (did you mean 'messages_limit'?)"),
         (lambda: AWorker(handle_signals=5), "handle_signals"),
+        (lambda: AWorker(Router()), "routers of a worker must be a list of several, but is <"),
         (lambda: AWorker([5]), "only a Router can be included, but this is 5"),
         (lambda: ARepid(middlewares=[5]), "must be callable"),
         (lambda: ARepid(producer_middlewares=[5]), "each of the producer_middlewares must be callable, but is 5"),
+        (lambda: ARepid(producer_middlewares=print), "producer_middlewares must be a list of several"),
         (lambda: ARepid(InMemoryServer()), "the connection of an app must be Connection(broker), but is <"),
         (lambda: ARepid("shop"), "the connection of an app must be Connection(broker), but is 'shop'"),
         (lambda: ARepid(AConnection("memory")), "server 'default' must be a broker such as InMemoryServer(), but is"),
@@ -257,6 +265,18 @@ async def test_category_names_are_known(app: Repid) -> None:
     category: Any = "daed"
     with pytest.raises(ConfigurationError, match=r"category must be one of .*did you mean 'dead'"):
         await Queue().get_messages(category)
+
+
+async def test_a_limit_is_a_whole_number_and_what_is_requeued_a_list(app: Repid) -> None:
+    await app.send_message(channel="default", payload=b"")
+    [message] = await Queue().get_messages()
+    one: Any = message
+    with pytest.raises(ConfigurationError, match="messages to requeue must be a list of several"):
+        await Queue().requeue(one)
+    for limit in (-1, 1.5, "all"):
+        no_limit: Any = limit
+        with pytest.raises(ConfigurationError, match="limit must be a whole number of at least 0"):
+            await Queue().get_messages(limit=no_limit)
 
 
 # Servers
