@@ -21,8 +21,8 @@ def default_retry_policy_factory(
 ) -> RetryPolicy:
     """Exponential backoff: `multiplier * 2 ** (retry_number - 1)` seconds, kept between the two bounds.
 
-    The exponent stops growing at `max_exponent`. Raises `ConfigurationError` where a number is negative or the
-    bounds are the wrong way round.
+    The exponent stops growing at `max_exponent`. Raises `ConfigurationError` where a number is none or negative, or
+    the bounds are the wrong way round.
     """
     numbers = {
         "min_backoff": min_backoff,
@@ -31,6 +31,8 @@ def default_retry_policy_factory(
         "max_exponent": max_exponent,
     }
     for name, number in numbers.items():
+        if not isinstance(number, int | float):
+            raise ConfigurationError(f"{name} of a retry policy must be a number, but is {number!r}")
         if not number >= 0:
             raise ConfigurationError(f"{name} of a retry policy must not be negative, but is {number!r}")
     if min_backoff > max_backoff:
@@ -50,7 +52,7 @@ def with_jitter(
 
     Keeps jobs that failed together from coming back together. `chance` gives numbers in [0, 1).
     """
-    if not 0 <= fraction <= 1:
+    if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise ConfigurationError(f"fraction of a jitter must be between 0 and 1, but is {fraction!r}")
 
     def jittered(retry_number: int = 1) -> float:

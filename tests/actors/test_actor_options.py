@@ -354,11 +354,18 @@ def test_the_default_policy_doubles_between_its_bounds() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"min_backoff": -1}, {"max_backoff": math.nan}, {"multiplier": -1}, {"min_backoff": 5, "max_backoff": 4}],
+    [
+        {"min_backoff": -1},
+        {"max_backoff": math.nan},
+        {"multiplier": -1},
+        {"min_backoff": 5, "max_backoff": 4},
+        {"min_backoff": timedelta(seconds=1)},
+        {"max_exponent": "3"},
+    ],
 )
-def test_a_policy_of_wrong_numbers_is_refused(options: dict[str, float]) -> None:
+def test_a_policy_of_wrong_numbers_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
-        default_retry_policy_factory(**options)  # type: ignore[arg-type]  # an exponent is not among them
+        default_retry_policy_factory(**options)
 
 
 def test_jitter_moves_a_delay_both_ways_within_its_fraction() -> None:
@@ -368,7 +375,7 @@ def test_jitter_moves_a_delay_both_ways_within_its_fraction() -> None:
     assert 9 <= float(with_jitter(lambda _: 10)(1)) <= 11  # type: ignore[arg-type]  # gives a float
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
-def test_a_jitter_outside_its_bounds_is_refused(fraction: float) -> None:
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan, "0.5"])
+def test_a_jitter_outside_its_bounds_is_refused(fraction: Any) -> None:
     with pytest.raises(ConfigurationError, match="between 0 and 1"):
         with_jitter(lambda _: 1, fraction)
