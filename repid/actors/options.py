@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypedDict, get_args
@@ -31,7 +32,7 @@ class RouterOptions(TypedDict, total=False):
     timeout: seconds or timedelta until the actor is cancelled. Default 600; inf: none.
     retries: how many times a failed message is run again. Default 0.
     retry_policy: from the retry's number (from 1) to the delay before it. Default exponential, 1 s to 1 h.
-    concurrency: at most so many runs of this actor at once in one worker. Default: no limit of its own.
+    concurrency: at most so many runs of this actor at once in one worker. Default, and inf: no limit of its own.
     confirmation_mode: when the message is acknowledged. "auto" (default): by how the actor ends; "always_ack":
         however it ends; "ack_first": before it starts, at most once; "manual": by the message's verbs only;
         "manual_explicit": by the word the actor returns.
@@ -52,7 +53,7 @@ class RouterOptions(TypedDict, total=False):
     timeout: float | timedelta
     retries: int
     retry_policy: RetryPolicy
-    concurrency: int
+    concurrency: float
     confirmation_mode: Mode
     on_error: OnError
     run_in_process: bool
@@ -137,8 +138,9 @@ def _check_timeout(name: str, value: Any) -> float:
     return check_duration(name, value, positive=True)
 
 
-def _check_concurrency(name: str, value: Any) -> float:
-    return check_count(name, value, least=1)
+def _check_concurrency(name: str, value: Any) -> float | None:
+    limit = check_count(name, value, least=1)
+    return None if limit == math.inf else limit
 
 
 def _check_mode(name: str, value: Any) -> Any:

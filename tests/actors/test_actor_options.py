@@ -61,6 +61,7 @@ def test_what_holds_when_nothing_is_said() -> None:
         ({"timeout": math.inf}, "timeout", math.inf),
         ({"retries": 3}, "retries", 3),
         ({"concurrency": 2}, "concurrency", 2),
+        ({"concurrency": math.inf}, "concurrency", None),
         ({"confirmation_mode": "manual"}, "mode", "manual"),
         ({"on_error": "ack"}, "on_error", "ack"),
     ],
