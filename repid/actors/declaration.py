@@ -15,7 +15,7 @@ from ..names import check_name
 from ..ports import Schedule
 from ..schedule import make_schedule
 from .actor import Actor
-from .routing import topic_based_routing_strategy
+from .routing import Predicate, RoutingStrategy, topic_based_routing_strategy
 
 
 def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Actor:
@@ -39,7 +39,6 @@ def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Act
         _check_importable(name, function, is_async=is_async)
         _check_dependencies_importable(name, plan.dependencies)
         _check_takes_no_message(name, plan)
-    strategy = options["routing_strategy"]
     return Actor(
         name=name,
         channel=options["channel"],
@@ -54,12 +53,23 @@ def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Act
         on_error=options.get("on_error"),
         run_in_process=options["run_in_process"],
         middlewares=options["middlewares"],
-        takes=None if strategy is topic_based_routing_strategy else strategy(actor_name=name),
+        takes=_predicate_of(name, options["routing_strategy"]),
         store_result=options["store_result"],
         result_ttl=options["result_ttl"],
         backend=options["backend"],
         schedule=_schedule_of(name, options),
     )
+
+
+def _predicate_of(name: str, strategy: RoutingStrategy) -> Predicate | None:
+    if strategy is topic_based_routing_strategy:
+        return None
+    predicate = strategy(actor_name=name)
+    if not callable(predicate):
+        raise ConfigurationError(
+            f"the routing strategy of actor {name!r} must return a predicate over messages, but returned {predicate!r}"
+        )
+    return predicate
 
 
 def _schedule_of(name: str, options: Mapping[str, Any]) -> Schedule | None:

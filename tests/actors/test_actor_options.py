@@ -216,6 +216,15 @@ def test_generators_are_refused(function: Any) -> None:
         router.actors()
 
 
+def test_a_routing_strategy_must_give_a_predicate() -> None:
+    def forgetful(*, actor_name: str) -> Any: ...
+
+    router = Router(routing_strategy=forgetful)
+    router.actor(job)
+    with pytest.raises(ConfigurationError, match="the routing strategy of actor 'job' must return a predicate"):
+        router.actors()
+
+
 def test_a_lambda_or_local_function_cannot_run_in_a_process() -> None:
     router = Router()
 
