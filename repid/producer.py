@@ -242,4 +242,15 @@ def around(publish: Publish, middlewares: Sequence[ProducerMiddleware]) -> Publi
     """The publisher with the middlewares around it, the first outermost."""
     for middleware in reversed(middlewares):
         publish = partial(middleware, publish)
-    return publish
+    return partial(_publish_checked, publish)
+
+
+async def _publish_checked(publish: Publish, envelopes: Sequence[Envelope]) -> Outcomes:
+    """Publish. Raises `ConfigurationError` if what comes back are not the outcomes of these envelopes."""
+    outcomes = await publish(envelopes)
+    if not isinstance(outcomes, Sequence) or len(outcomes) != len(envelopes):
+        raise ConfigurationError(
+            f"the producer middlewares returned {outcomes!r} for {len(envelopes)} message(s): each must return what "
+            "call_next returned, or another list with one outcome for each message"
+        )
+    return outcomes

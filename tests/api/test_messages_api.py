@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from aids import UnreliableServer, send
 from repid import (
     AlreadySettled,
     BrokerRefused,
+    ConfigurationError,
     Connection,
     Counts,
     DuplicateId,
@@ -21,6 +23,7 @@ from repid import (
     Handle,
     InMemoryMessageBroker,
     InMemoryServer,
+    Job,
     LeaseLost,
     Message,
     Outcomes,
@@ -744,6 +747,27 @@ async def test_a_producer_middleware_may_refuse(
     async with app.magic():
         with pytest.raises(BrokerRefused, match="closed on Sundays"):
             await app.send_message(channel="default", payload=b"")
+
+
+@pytest.mark.parametrize("answer", [None, [], [None, None], 5])
+async def test_a_producer_middleware_must_give_an_outcome_for_each_message(
+    server: UnreliableServer, autojump_clock: trio.testing.MockClock, answer: Any
+) -> None:
+    async def forgetful(call_next: Publish, envelopes: Sequence[Envelope]) -> Any:
+        await call_next(envelopes)
+        return answer
+
+    app = Repid(producer_middlewares=[forgetful])
+    app.servers.register_server("default", server)
+    async with app.magic():
+        await server.declare(["default"])
+        for publish in (
+            partial(app.send_message, channel="default", payload=b""),
+            partial(app.send_messages, channel="default", payloads=[b""]),
+            Job("job").enqueue,
+        ):
+            with pytest.raises(ConfigurationError, match="each must return what call_next returned"):
+                await publish()
 
 
 async def test_a_cancelled_send_has_sent_nothing(app: Repid, server: UnreliableServer) -> None:
