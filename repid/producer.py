@@ -73,7 +73,7 @@ class Producer:
         """
         check_payload(payload)
         envelope = make_envelope(channel, payload, content_type, options)
-        return _accepted(envelope, await self._publisher(options.get("server_name"))((envelope,)))
+        return accepted(envelope, await self._publisher(options.get("server_name"))((envelope,)))
 
     async def send_message_json(self, *, channel: str, payload: Any = None, **options: Unpack[SendOptions]) -> Envelope:
         """Like `send_message`, with anything msgspec can encode as JSON (None: no payload).
@@ -81,7 +81,7 @@ class Producer:
         That is: dict, list, str, numbers, bool, datetime, UUID, Decimal, Enum, Struct, dataclass, TypedDict…
         """
         envelope = make_envelope(channel, b"" if payload is None else encode_json(payload), JSON, options)
-        return _accepted(envelope, await self._publisher(options.get("server_name"))((envelope,)))
+        return accepted(envelope, await self._publisher(options.get("server_name"))((envelope,)))
 
     async def send_messages(
         self,
@@ -126,7 +126,7 @@ class Producer:
         return envelopes
 
 
-def _accepted(envelope: Envelope, outcomes: Outcomes) -> Envelope:
+def accepted(envelope: Envelope, outcomes: Outcomes) -> Envelope:
     """The envelope, if its outcome is None; else that is raised."""
     if outcomes[0] is not None:
         raise outcomes[0]

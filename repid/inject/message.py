@@ -12,7 +12,7 @@ from ..envelope import Envelope
 from ..errors import AlreadySettled, UsageError
 from ..hosts import crossing, hosted
 from ..names import check_duration
-from ..producer import Outcomes, Producer, Publish, check_payload, make_envelope
+from ..producer import Outcomes, Producer, Publish, accepted, check_payload, make_envelope
 
 Action: TypeAlias = Literal["acked", "nacked", "rejected", "retried", "snoozed", "replied", "cancelled"]
 """What an actor has done with its message."""
@@ -185,7 +185,8 @@ class Message(Producer):
     ) -> None:
         """Acknowledge and send a reply to `channel` (None: to `reply_to`) in one step, with the outbox.
 
-        Raises `UsageError` if there is no channel to reply to; the message is still open then.
+        Raises `UsageError` if there is no channel to reply to, and what a producer middleware refuses it with; the
+        message is still open then.
         """
         self._check_open("replied")
         check_payload(payload)
@@ -198,7 +199,8 @@ class Message(Producer):
             replies.extend(envelopes)
             return [None] * len(envelopes)
 
-        await self._desk.holder(hold)((make_envelope(target, payload, content_type, {"headers": headers}),))
+        reply = make_envelope(target, payload, content_type, {"headers": headers})
+        accepted(reply, await self._desk.holder(hold)((reply,)))
         await self._decide("replied", ACK, replies)
 
     async def reply_json(

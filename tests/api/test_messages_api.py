@@ -749,6 +749,31 @@ async def test_a_producer_middleware_may_refuse(
             await app.send_message(channel="default", payload=b"")
 
 
+async def test_a_reply_that_a_producer_middleware_refuses_leaves_the_message_open(
+    server: UnreliableServer, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def closed(call_next: Publish, envelopes: Sequence[Envelope]) -> Outcomes:
+        if envelopes[0].queue == "out":
+            return [BrokerRefused("closed on Sundays") for _ in envelopes]
+        return await call_next(envelopes)
+
+    app = Repid(producer_middlewares=[closed])
+    app.servers.register_server("default", server)
+    router = Router()
+
+    @router.actor
+    async def job(message: Message) -> None:
+        await message.reply(payload=b"", channel="out")
+
+    app.include_router(router)
+    async with app.magic():
+        await send(app, "job")
+        assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+        [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert (dead.failure.type, dead.failure.text) == ("BrokerRefused", "closed on Sundays")
+
+
 @pytest.mark.parametrize("answer", [None, [], [None, None], 5])
 async def test_a_producer_middleware_must_give_an_outcome_for_each_message(
     server: UnreliableServer, autojump_clock: trio.testing.MockClock, answer: Any
