@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from .actors import ActorMiddleware
-from .errors import NoCurrentApp
+from .errors import ConfigurationError, NoCurrentApp
 from .ports import Broker, ResultStore
 from .producer import Publish
 
@@ -46,8 +46,12 @@ current: ContextVar[Application] = ContextVar("repid_app")
 
 
 def find_app(app: Application | None, what: str) -> Application:
-    """The app given, else the current one. Raises `NoCurrentApp` naming who needs it."""
+    """The app given, else the current one. Raises `NoCurrentApp` naming who needs it, and `ConfigurationError` for what
+    is no app.
+    """
     found = app if app is not None else current.get(None)
     if found is None:
         raise NoCurrentApp(f"{what} has no app: use it inside `async with app.magic():`, or give it app=")
+    if not hasattr(found, "publisher"):
+        raise ConfigurationError(f"the app of {what} must be a Repid, but is {found!r}")
     return found

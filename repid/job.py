@@ -85,7 +85,7 @@ class Job:
         self._model = Envelope(
             self._id or name,
             self.queue.name,
-            b"" if args is None else encode_json(args),
+            _encode_args(name, args),
             JSON,
             {TOPIC: self.name},
             None,
@@ -307,6 +307,17 @@ def _status(snapshot: Snapshot) -> Status:
     if progress is None:
         return Status(state=state, attempt=snapshot.attempt)
     return Status(state=state, attempt=snapshot.attempt, done=progress.done, total=progress.total, note=progress.note)
+
+
+def _encode_args(name: str, args: Any) -> bytes:
+    if args is None:
+        return b""
+    payload = encode_json(args)
+    if not payload.startswith(b"{"):
+        raise ConfigurationError(
+            f"the args of job {name!r} must be the actor's parameters by name, such as {{'number': 1}}, but are {args!r}"
+        )
+    return payload
 
 
 def _check_moment(options: JobOptions) -> float | None:

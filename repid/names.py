@@ -36,7 +36,10 @@ def check_duration(name: str, value: float | timedelta, *, positive: bool = Fals
     """
     if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
         raise ConfigurationError(f"{name} must be seconds or a timedelta, but is {value!r}")
-    duration = seconds(value)
+    try:
+        duration = seconds(value)
+    except OverflowError:
+        raise ConfigurationError(f"{name} must be less than 1e308 seconds") from None
     if math.isnan(duration) or duration < 0 or (positive and duration == 0):
         raise ConfigurationError(f"{name} must {'be positive' if positive else 'not be negative'}, but is {value!r}")
     return duration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 from .application import Application, find_app
@@ -72,8 +73,8 @@ class Queue:
     async def get_messages(self, category: Category = "ready", *, limit: int = 100) -> list[BrowsedMessage]:
         """Look at up to `limit` messages of one category, in the order in which they would be handled."""
         check_one_of("category", category, CATEGORIES)
-        check_count("limit", limit)
-        return await self._broker.browse(self.name, category, limit=limit)
+        count = int(min(check_count("limit", limit), sys.maxsize))
+        return await self._broker.browse(self.name, category, limit=count)
 
     @hosted
     async def requeue(self, messages: Iterable[BrowsedMessage] | None = None) -> int:

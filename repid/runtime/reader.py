@@ -55,9 +55,7 @@ class Reader:
         while ledger.started < ledger.messages_limit:
             limit, refill_at = self._room()
             if limit <= 0 or ledger.held > refill_at:
-                if (
-                    self._burst and ledger.is_idle
-                ):  # all room is taken by leases without a verdict, which may never come
+                if self._burst and ledger.is_idle:  # leases that may never get a verdict take all the room
                     break
                 await ledger.wait_for_change(held=refill_at)
                 continue

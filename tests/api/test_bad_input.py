@@ -149,6 +149,7 @@ async def test_a_manual_mode_does_not_save_a_broken_payload(
         ({"delay": -1}, "delay must not be negative, but is -1"),
         ({"delay": timedelta(seconds=-1)}, "delay must not be negative"),
         ({"delay": "soon"}, "delay must be seconds or a timedelta"),
+        ({"delay": 10**400}, "delay must be less than 1e308 seconds"),
         ({"ttl": 0}, "ttl must be positive"),
         ({"ttl": -5}, "ttl must be positive"),
         ({"priority": 3}, "priority must be PrioritiesT.HIGH, MEDIUM or LOW, but is 3"),
@@ -219,6 +220,10 @@ async def test_what_cannot_be_encoded_is_a_payload_error_for_the_sender(app: Rep
         (lambda: AJob("x", delay=float("nan")), "delay must not be negative"),
         (lambda: AJob("x", id_=""), "a message id must be text of 1 to 255 characters"),
         (lambda: AJob("x", priority=5), "priority must be"),
+        (
+            lambda: AJob("x", args=[1]),
+            "the args of job 'x' must be the actor's parameters by name, such as {'number': 1},",
+        ),
         (lambda: AJob("x", retires=5), "has no option 'retires' (did you mean 'retries'?)"),
         (lambda: AQueue(""), "'' is not a valid queue name"),
         (lambda: AQueue([]), "is not a valid queue name"),
@@ -277,6 +282,8 @@ async def test_a_limit_is_a_whole_number_and_what_is_requeued_a_list(app: Repid)
         no_limit: Any = limit
         with pytest.raises(ConfigurationError, match="limit must be a whole number of at least 0"):
             await Queue().get_messages(limit=no_limit)
+    all_of_them: Any = float("inf")
+    assert len(await Queue().get_messages(limit=all_of_them)) == 1
 
 
 # Servers
@@ -330,6 +337,18 @@ async def test_an_app_without_a_server_says_how_to_have_one() -> None:
     ):
         with pytest.raises(ConfigurationError, match=r"the app has no server: app\.servers\.register_server"):
             await call()
+
+
+async def test_what_is_no_app_is_refused_by_name() -> None:
+    no_app: Any = InMemoryServer()
+    for call, text in (
+        (Queue("q", app=no_app).size, "the app of queue 'q' must be a Repid, but is <"),
+        (Job("x", app=no_app).enqueue, "the app of job 'x' must be a Repid, but is <"),
+        (Worker(app=no_app).run, "the app of the worker must be a Repid, but is <"),
+    ):
+        with pytest.raises(ConfigurationError) as raised:
+            await call()
+        assert text in str(raised.value)
 
 
 # Use at the wrong time
