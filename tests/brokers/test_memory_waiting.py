@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -79,6 +80,25 @@ async def test_closing_a_consumer_hands_its_topics_to_those_who_wait(
         with trio.fail_after(0.001):
             await trio.testing.wait_all_tasks_blocked()
         assert (await server.counts("q")).leased == 1
+
+
+def test_an_interrupt_in_the_closing_of_a_consumer_leaves_nobody_asleep() -> None:
+    async def main() -> None:
+        server = InMemoryServer()
+        async with server.connection(), trio.open_nursery() as nursery:
+            await server.declare(["q"])
+            async with consuming(server, frozenset("a")) as one:
+                nursery.start_soon(one.receive, 1)
+                with pytest.raises(KeyboardInterrupt):  # noqa: PT012  where in the block it comes is the question
+                    async with consuming(server, frozenset("b")) as other:
+                        await server.publish([message("b", topic="b")])
+                        await trio.testing.wait_all_tasks_blocked()
+                        other._taker.waiting[lambda: signal.raise_signal(signal.SIGINT)] = None  # called on closing
+                    await trio.lowlevel.checkpoint()
+                assert await finishes(trio.testing.wait_all_tasks_blocked)
+                assert (await server.counts("q")).leased == 1
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 async def test_one_message_wakes_one_of_many_waiting_consumers(

@@ -74,13 +74,11 @@ class InMemoryServer:
     async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[InMemoryConsumer, None]:
         """Open a consumer of these declared queues. Raises `QueueNotDeclared`."""
         taker = Taker(queues)
-        await self._session.step(lambda _: self._store.directory.open(taker))
         try:
+            await self._session.step(lambda _: self._store.directory.open(taker))
             yield InMemoryConsumer(self._session, taker)
         finally:
-            if self._store.directory.is_open(taker):
-                self._store.directory.close(taker)
-                self._session.line.wake_all()  # its topics are strays now
+            self._session.close_consumer(taker)
 
     @hosted
     async def declare(self, queues: Iterable[str]) -> None:

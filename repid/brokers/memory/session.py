@@ -137,6 +137,13 @@ class Session:
                 self.clock.look()
                 self._close()
 
+    @enable_ki_protection
+    def close_consumer(self, taker: Taker) -> None:
+        """Close a consumer, unless it is closed; all who wait look again, because its topics are strays now."""
+        if self.store.directory.is_open(taker):
+            self.store.directory.close(taker)
+            self.line.wake_all()
+
     def _take_over(self, token: TrioToken) -> None:
         if self._token is token:
             return
