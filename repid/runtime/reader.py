@@ -42,7 +42,7 @@ class Reader:
         self._crew = crew
         self._ledger = crew.ledger
         self._burst = burst
-        self._max_wait = 0.0 if burst else consumer.lease_timeout / WAITS_PER_LEASE
+        self._max_wait = consumer.lease_timeout / WAITS_PER_LEASE
         self._ahead = 0
         self._learned = 0.0
         self._finished = self._waited = 0
@@ -60,17 +60,15 @@ class Reader:
                 await ledger.wait_for_change(held=refill_at)
                 continue
             asked, was_idle = trio.current_time(), ledger.is_idle
-            batch = await self._receive(limit)
+            batch = await self._receive(limit, 0.0 if self._burst else self._max_wait)
+            if not batch and self._burst and not (was_idle or ledger.is_idle):
+                asked, batch = trio.current_time(), await self._receive_until_change(limit)
             if batch:
                 self._look_ahead()
                 self._take_in(batch, asked)
                 await trio.lowlevel.checkpoint()  # let it start before more is asked for
-            elif not self._burst:
-                continue
-            elif was_idle:  # had anything been under way, it might have sent something meanwhile
+            elif self._burst and was_idle:  # had anything been under way, it might have sent something meanwhile
                 break
-            elif not ledger.is_idle:
-                await ledger.wait_for_change()
         done()
 
     def _room(self) -> tuple[int, float]:
@@ -104,19 +102,33 @@ class Reader:
         batch.reverse()
         crew.give_all(batch)
 
-    async def _receive(self, limit: int) -> list[Delivery]:
+    async def _receive_until_change(self, limit: int) -> list[Delivery]:
+        """For burst mode: what comes first, messages or a change of the account, which may mean that all is over."""
+        batch: list[Delivery] = []
+
+        async def receive() -> None:
+            batch.extend(await self._receive(limit, self._max_wait))
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await self._ledger.wait_for_change()
+            nursery.cancel_scope.cancel()
+        return batch
+
+    async def _receive(self, limit: int, max_wait: float) -> list[Delivery]:
         for delay in backoff():
             try:
-                return await self._receive_within_limits(limit)
+                return await self._receive_within_limits(limit, max_wait)
             except BrokerUnavailable as error:
                 log.warning("cannot receive, again in %.1f s: %s", delay, error)
                 await trio.sleep(delay)
         raise AssertionError  # backoff has no end
 
-    async def _receive_within_limits(self, limit: int) -> list[Delivery]:
+    async def _receive_within_limits(self, limit: int, max_wait: float) -> list[Delivery]:
         limited = self._crew.roles.limited
         if not limited:
-            return await self._consumer.receive(limit, max_wait=self._max_wait)
+            return await self._consumer.receive(limit, max_wait=max_wait)
         while True:
             at_most = {
                 (role.actor.channel, role.actor.name): max(0, int(role.limit - role.claimed))
@@ -124,7 +136,7 @@ class Reader:
                 if role.limit is not None and role.actor.takes is None
             }
             with trio.CancelScope() as self._scope:
-                return await self._consumer.receive(limit, at_most=at_most, max_wait=self._max_wait)
+                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
 
     def _widen(self) -> None:
         """An actor with a limit has room again: what is asked of the broker is too narrow now."""

@@ -392,6 +392,57 @@ async def test_burst_waits_for_what_it_holds_and_not_for_what_is_scheduled(
     assert await server.counts("default") == Counts(scheduled=2)
 
 
+async def test_a_run_in_burst_mode_may_wait_for_what_it_has_sent(app: Repid, router: Router) -> None:
+    done = trio.Event()
+
+    @router.actor
+    async def asks() -> None:
+        await trio.sleep(1)
+        await send(app, "answers")
+        await done.wait()
+
+    @router.actor
+    async def answers() -> None:
+        done.set()
+
+    await send(app, "asks")
+    started = trio.current_time()
+    assert await app.run_worker(burst=True) == Report(processed=2, succeeded=2)
+    assert trio.current_time() - started == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_in_burst_mode_an_actor_at_its_limit_goes_on_while_others_run(seed: int) -> None:
+    seed_scheduler(seed)
+    started: list[float] = []
+
+    async def main() -> None:
+        app = Repid()
+        app.servers.register_server("default", UnreliableServer())
+        router = Router()
+        app.include_router(router)
+
+        @router.actor
+        async def slow() -> None:
+            await trio.sleep(100)
+
+        @router.actor(concurrency=1)
+        async def one_by_one(i: int) -> None:
+            started.append(trio.current_time())
+            if i % 3 == 0:
+                await trio.sleep(0.01)
+
+        async with app.magic():
+            await send(app, "slow")
+            for i in range(40):
+                await send(app, "one_by_one", i=i)
+            await app.run_worker(burst=True)
+
+    run_virtual(main)
+    assert len(started) == 40
+    assert max(started) < 1
+
+
 async def test_burst_with_nothing_to_do_returns_at_once(app: Repid, router: Router) -> None:
     @router.actor
     async def job() -> None: ...
