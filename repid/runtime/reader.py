@@ -45,6 +45,7 @@ class Reader:
         self._max_wait = consumer.lease_timeout / WAITS_PER_LEASE
         self._ahead = 0
         self._learned = 0.0
+        self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
         self._finished = self._waited = 0
         self._scope: trio.CancelScope | None = None
         crew.on_leave = self._widen
@@ -59,13 +60,13 @@ class Reader:
                     break
                 await ledger.wait_for_change(held=refill_at)
                 continue
-            asked, was_idle = trio.current_time(), ledger.is_idle
+            was_idle = ledger.is_idle
             batch = await self._receive(limit, 0.0 if self._burst else self._max_wait)
             if not batch and self._burst and not (was_idle or ledger.is_idle):
-                asked, batch = trio.current_time(), await self._receive_until_change(limit)
+                batch = await self._receive_until_change(limit)
             if batch:
                 self._look_ahead()
-                self._take_in(batch, asked)
+                self._take_in(batch)
                 await trio.lowlevel.checkpoint()  # let it start before more is asked for
             elif self._burst and was_idle:  # had anything been under way, it might have sent something meanwhile
                 break
@@ -91,9 +92,9 @@ class Reader:
         self._finished = ledger.noticed = ledger.finished
         self._waited = ledger.waited
 
-    def _take_in(self, batch: list[Delivery], asked: float) -> None:
+    def _take_in(self, batch: list[Delivery]) -> None:
         ledger, crew = self._ledger, self._crew
-        ledger.lease(batch, asked, self._consumer.lease_timeout)
+        ledger.lease(batch, self._asked, self._consumer.lease_timeout)
         if crew.roles.limited:
             for delivery in batch:
                 role = crew.roles.find[delivery.envelope.queue](delivery.envelope)
@@ -128,8 +129,10 @@ class Reader:
     async def _receive_within_limits(self, limit: int, max_wait: float) -> list[Delivery]:
         limited = self._crew.roles.limited
         if not limited:
+            self._asked = trio.current_time()
             return await self._consumer.receive(limit, max_wait=max_wait)
         while True:
+            self._asked = trio.current_time()
             at_most = {
                 (role.actor.channel, role.actor.name): max(0, int(role.limit - role.claimed))
                 for role in limited

@@ -223,6 +223,30 @@ async def test_a_fresh_lease_after_an_idle_time_survives_a_failing_extension(
         worker.stop()
 
 
+async def test_asking_anew_for_an_actor_that_has_room_again_does_not_age_a_fresh_lease(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor(concurrency=100)
+    async def limited(seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    @router.actor
+    async def job() -> None:
+        await trio.sleep(40)
+
+    for n in range(1, 25):
+        await send(app, "limited", seconds=5 * n)  # one ends every 5 seconds, and the broker is asked anew
+    worker = Worker([router])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        await trio.sleep(103)
+        server.failures["extend"] = 2
+        await send(app, "job")
+        await trio.sleep(45)
+        assert await server.counts("default") == Counts()
+        worker.stop()
+
+
 async def test_a_message_past_its_ttl_while_it_was_held_is_not_started(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
