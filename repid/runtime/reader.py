@@ -24,6 +24,9 @@ TRIPS_AHEAD = 8
 """The look-ahead lasts for so many round trips to the broker. Two would do if runs ended evenly, since the broker is asked
 again when half is used up; but runs that started together end together, more of them from trip to trip."""
 
+LONGEST_TRIP = 1.0
+"""Seconds. What took longer was no round trip, but waiting for messages."""
+
 MEMORY = 1.0
 """Seconds after which half of a look-ahead is forgotten. Runs that are alike end in waves, with pauses in between."""
 
@@ -65,11 +68,13 @@ class Reader:
             if not batch and self._burst and not (was_idle or ledger.is_idle):
                 batch = await self._receive_until_change(limit)
             if batch:
-                self._look_ahead()
+                self._look_ahead(has_all_asked_for=len(batch) == limit)
                 self._take_in(batch)
                 await trio.lowlevel.checkpoint()  # let it start before more is asked for
             elif self._burst and was_idle:  # had anything been under way, it might have sent something meanwhile
                 break
+            else:
+                ledger.noticed = ledger.finished
         done()
 
     def _room(self) -> tuple[int, float]:
@@ -81,11 +86,15 @@ class Reader:
             return 0, math.inf  # any change may be the one that matters
         return int(min(share - ledger.held, allowed)), share // 2
 
-    def _look_ahead(self) -> None:
-        """Learn from the round trip that has just ended: from the moment there was room to the moment it is filled."""
+    def _look_ahead(self, *, has_all_asked_for: bool) -> None:
+        """Learn from the round trip that has just ended: from the moment there was room to the moment it is filled.
+
+        Where the broker had not enough, or took long, what ended meanwhile only shows how long we waited for messages.
+        """
         ledger = self._ledger
-        ended = ledger.finished - ledger.noticed
         now = trio.current_time()
+        was_a_trip = has_all_asked_for and now - self._asked < LONGEST_TRIP
+        ended = ledger.finished - ledger.noticed if was_a_trip else 0
         remembered = self._ahead * 0.5 ** ((now - self._learned) / MEMORY) if self._ahead else 0
         self._ahead, self._learned = min(max(TRIPS_AHEAD * ended, int(remembered)), ledger.tasks_limit), now
         self._crew.spread = 2 * (ledger.waited - self._waited) > ledger.finished - self._finished

@@ -538,6 +538,35 @@ async def test_a_worker_hoards_nothing_that_another_could_run(app: Repid, router
     assert trio.current_time() - started == 10
 
 
+@pytest.mark.parametrize("pause", [2, 10])
+async def test_runs_that_end_while_a_worker_waits_for_messages_make_it_hoard_nothing(
+    app: Repid, router: Router, pause: float
+) -> None:
+    started: list[float] = []
+
+    @router.actor
+    async def quick() -> None:
+        await trio.sleep(1)
+
+    @router.actor
+    async def slow() -> None:
+        started.append(trio.current_time())
+        await trio.sleep(100)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(app.run_worker, tasks_limit=10))
+        for _ in range(5):
+            await send(app, "quick")
+            await trio.sleep(pause)
+        await nursery.start(partial(app.run_worker, tasks_limit=10))
+        await trio.sleep(3)
+        zero = trio.current_time()
+        await app.send_messages_json(channel="default", payloads=[{}] * 20, headers={"topic": "slow"})
+        await trio.sleep(200)
+        nursery.cancel_scope.cancel()
+    assert [time - zero for time in started] == [0] * 20
+
+
 async def test_free_executors_get_what_is_sent_while_others_run(app: Repid, router: Router) -> None:
     started: list[int] = []
 
