@@ -64,17 +64,12 @@ class Reader:
                 await ledger.wait_for_change(held=refill_at)
                 continue
             was_idle = ledger.is_idle
-            batch = await self._receive(limit, 0.0 if self._burst else self._max_wait)
-            if not batch and self._burst and not (was_idle or ledger.is_idle):
-                batch = await self._receive_until_change(limit)
-            if batch:
-                self._look_ahead(has_all_asked_for=len(batch) == limit)
-                self._take_in(batch)
+            if await self._claim(limit, 0.0 if self._burst else self._max_wait):
                 await trio.lowlevel.checkpoint()  # let it start before more is asked for
             elif self._burst and was_idle:  # had anything been under way, it might have sent something meanwhile
                 break
-            else:
-                ledger.noticed = ledger.finished
+            elif self._burst and not ledger.is_idle:
+                await self._claim_or_wait_for_change(limit)
         done()
 
     def _room(self) -> tuple[int, float]:
@@ -85,6 +80,28 @@ class Reader:
         if allowed <= 0:
             return 0, math.inf  # any change may be the one that matters
         return int(min(share - ledger.held, allowed)), share // 2
+
+    async def _claim(self, limit: int, max_wait: float) -> bool:
+        """Ask the broker; what it gives is the crew's before anything else can happen. False: it gave nothing."""
+        batch = await self._receive(limit, max_wait)
+        if batch:
+            self._look_ahead(has_all_asked_for=len(batch) == limit)
+            self._take_in(batch)
+        else:
+            self._ledger.noticed = self._ledger.finished
+        return bool(batch)
+
+    async def _claim_or_wait_for_change(self, limit: int) -> None:
+        """For burst mode: whichever comes first, messages or a change of the account, which may mean that all is over."""
+
+        async def claim() -> None:
+            await self._claim(limit, self._max_wait)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(claim)
+            await self._ledger.wait_for_change()
+            nursery.cancel_scope.cancel()
 
     def _look_ahead(self, *, has_all_asked_for: bool) -> None:
         """Learn from the round trip that has just ended: from the moment there was room to the moment it is filled.
@@ -111,20 +128,6 @@ class Reader:
                     role.claimed += 1
         batch.reverse()
         crew.give_all(batch)
-
-    async def _receive_until_change(self, limit: int) -> list[Delivery]:
-        """For burst mode: what comes first, messages or a change of the account, which may mean that all is over."""
-        batch: list[Delivery] = []
-
-        async def receive() -> None:
-            batch.extend(await self._receive(limit, self._max_wait))
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(receive)
-            await self._ledger.wait_for_change()
-            nursery.cancel_scope.cancel()
-        return batch
 
     async def _receive(self, limit: int, max_wait: float) -> list[Delivery]:
         for delay in backoff():

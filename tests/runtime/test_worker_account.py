@@ -411,6 +411,32 @@ async def test_a_run_in_burst_mode_may_wait_for_what_it_has_sent(app: Repid, rou
     assert trio.current_time() - started == 1
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_comes_in_burst_mode_at_the_moment_of_a_stop_is_released(seed: int) -> None:
+    seed_scheduler(seed)
+
+    async def main() -> None:
+        app, server, router = Repid(), UnreliableServer(), Router()
+        app.servers.register_server("default", server)
+        app.include_router(router)
+
+        @router.actor
+        async def slow() -> None:
+            await trio.sleep(10)
+
+        async with app.magic(), trio.open_nursery() as nursery:
+            await send(app, "slow")
+            worker = await nursery.start(partial(app.run_worker, burst=True, graceful_shutdown_time=0))
+            await trio.sleep(1)
+            nursery.start_soon(send, app, "slow")
+            await trio.lowlevel.checkpoint()
+            worker.stop()
+            await trio.sleep(1)
+            assert await server.counts("default") == Counts(ready=2)
+
+    run_virtual(main)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_in_burst_mode_an_actor_at_its_limit_goes_on_while_others_run(seed: int) -> None:
     seed_scheduler(seed)

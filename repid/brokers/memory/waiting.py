@@ -71,7 +71,8 @@ class Line:
         """Serve whom the last changes concern. To be called after each change, before anything is awaited."""
         arrived, self._store.arrived = self._store.arrived, 0
         if self._waiters:
-            self._serve(arrived, now)
+            if arrived:
+                self._serve(arrived, now)
             self._keep_time()
 
     def wake_all(self) -> None:
