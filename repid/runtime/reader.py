@@ -65,10 +65,10 @@ class Reader:
                 continue
             was_idle = ledger.is_idle
             if await self._claim(limit, 0.0 if self._burst else self._max_wait):
-                await trio.lowlevel.checkpoint()  # let it start before more is asked for
-            elif self._burst and was_idle:  # had anything been under way, it might have sent something meanwhile
+                continue
+            if self._burst and was_idle:  # had anything been under way, it might have sent something meanwhile
                 break
-            elif self._burst and not ledger.is_idle:
+            if self._burst and not ledger.is_idle:
                 await self._claim_or_wait_for_change(limit)
         done()
 
@@ -84,12 +84,15 @@ class Reader:
     async def _claim(self, limit: int, max_wait: float) -> bool:
         """Ask the broker; what it gives is the crew's before anything else can happen. False: it gave nothing."""
         batch = await self._receive(limit, max_wait)
-        if batch:
-            self._look_ahead(has_all_asked_for=len(batch) == limit)
-            self._take_in(batch)
-        else:
+        if not batch:
             self._ledger.noticed = self._ledger.finished
-        return bool(batch)
+            return False
+        is_full = len(batch) == limit
+        self._look_ahead(has_all_asked_for=is_full)
+        self._take_in(batch)
+        if not is_full:
+            await trio.lowlevel.checkpoint()  # there is no more for now: let these start before it is asked again
+        return True
 
     async def _claim_or_wait_for_change(self, limit: int) -> None:
         """For burst mode: whichever comes first, messages or a change of the account, which may mean that all is over."""
