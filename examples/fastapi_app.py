@@ -1,6 +1,6 @@
 """FastAPI under asyncio: requests enqueue jobs and ask for their results; a worker runs in the lifespan.
 
-The API is the same as under trio; the actor is a task of FastAPI's own loop. To serve it: uvicorn fastapi_app:app
+The API is the same as under trio; the actor is a task of FastAPI's own loop. Needs httpx too. To serve it: uvicorn fastapi_app:app
 
 Run it: python examples/fastapi_app.py
 """

@@ -1,5 +1,6 @@
 """Starlette under asyncio: requests send messages; a worker runs in the lifespan.
 
+Needs: pip install starlette httpx
 Run it: python examples/starlette_app.py
 """
 

@@ -19,7 +19,7 @@ from ..application import Application, current
 from ..envelope import Envelope
 from ..errors import ResultError
 from ..job import Job, JobHandle
-from ..names import check_duration
+from ..names import check_duration, check_iterable
 from ..producer import SendOptions
 from ..results import Result
 from ..runtime import Handle, Report
@@ -137,6 +137,7 @@ class Client:
         **options: Unpack[SendOptions],
     ) -> list[Envelope]:
         """Send many messages in one step, as `Repid.send_messages`."""
+        check_iterable("payloads", payloads)
         batch = list(payloads)  # here, in the caller's thread: it may be a generator that blocks
         return self.call(
             partial(self._app.send_messages, channel=channel, payloads=batch, content_type=content_type, **options)
@@ -146,6 +147,7 @@ class Client:
         self, *, channel: str, payloads: Iterable[Any], **options: Unpack[SendOptions]
     ) -> list[Envelope]:
         """Send many messages in one step, as `Repid.send_messages_json`."""
+        check_iterable("payloads", payloads)
         batch = list(payloads)
         return self.call(partial(self._app.send_messages_json, channel=channel, payloads=batch, **options))
 

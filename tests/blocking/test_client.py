@@ -13,6 +13,7 @@ import threading
 from collections.abc import Awaitable, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import trio
@@ -84,6 +85,15 @@ def test_it_sends_what_the_app_sends(app: Repid, client: Client) -> None:
     ]
     assert sent[1].id == "mine"
     assert count(app, client, "q").ready == len(sent) == 7
+
+
+@pytest.mark.parametrize("payloads", ["text", b"bytes", None])
+def test_one_payload_where_several_are_expected_is_refused_by_name(client: Client, app: Repid, payloads: Any) -> None:
+    client.send_message(channel="q", payload=b"1")
+    for send in (client.send_messages, client.send_messages_json):
+        with pytest.raises(ConfigurationError, match="payloads must be a list of several"):
+            send(channel="q", payloads=payloads)
+    assert count(app, client, "q").ready == 1
 
 
 def test_errors_come_through_bare(client: Client) -> None:

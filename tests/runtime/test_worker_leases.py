@@ -205,13 +205,8 @@ async def test_a_worker_that_was_idle_runs_a_message_with_a_ttl(
     assert await server.counts("default") == Counts()
 
 
-async def test_a_fresh_lease_after_an_idle_time_survives_a_failing_extension(
-    app: Repid, router: Router, server: UnreliableServer
-) -> None:
-    @router.actor
-    async def job() -> None:
-        await trio.sleep(40)
-
+async def a_fresh_lease_survives_a_failing_extension(app: Repid, router: Router, server: UnreliableServer) -> None:
+    """Of a message sent to a worker that has run for a while, and whose `job` takes 40 seconds."""
     worker = Worker([router])
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
@@ -221,6 +216,16 @@ async def test_a_fresh_lease_after_an_idle_time_survives_a_failing_extension(
         await trio.sleep(45)
         assert await server.counts("default") == Counts()
         worker.stop()
+
+
+async def test_a_fresh_lease_after_an_idle_time_survives_a_failing_extension(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def job() -> None:
+        await trio.sleep(40)
+
+    await a_fresh_lease_survives_a_failing_extension(app, router, server)
 
 
 async def test_asking_anew_for_an_actor_that_has_room_again_does_not_age_a_fresh_lease(
@@ -236,15 +241,7 @@ async def test_asking_anew_for_an_actor_that_has_room_again_does_not_age_a_fresh
 
     for n in range(1, 25):
         await send(app, "limited", seconds=5 * n)  # one ends every 5 seconds, and the broker is asked anew
-    worker = Worker([router])
-    async with trio.open_nursery() as nursery:
-        await nursery.start(worker.run)
-        await trio.sleep(103)
-        server.failures["extend"] = 2
-        await send(app, "job")
-        await trio.sleep(45)
-        assert await server.counts("default") == Counts()
-        worker.stop()
+    await a_fresh_lease_survives_a_failing_extension(app, router, server)
 
 
 async def test_a_message_past_its_ttl_while_it_was_held_is_not_started(

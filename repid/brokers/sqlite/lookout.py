@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 from .clock import MICRO, Clock
 from .requests import Bell
@@ -36,7 +37,7 @@ class Lookout:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._look = store.connection.cursor().execute
+        self._look = partial(store.connection.cursor().execute, "PRAGMA data_version")
         self._data_version = 0
         self._stirred = False
         self._stirred_at = 0.0
@@ -51,7 +52,7 @@ class Lookout:
 
     def is_stirred(self) -> bool:
         """Whether it is worth looking after those who wait."""
-        version = self._look("PRAGMA data_version").fetchone()[0]
+        version = self._look().fetchone()[0]
         now = time.monotonic()
         if version != self._data_version:
             self._data_version = version
@@ -98,5 +99,5 @@ class Lookout:
         until = min(now() + min(event, beat), self._check_at, self._watch_at if self._watch_late else math.inf)
         poll = POLL_WHEN_IDLE if now() > self._stirred_at + _IDLE_AFTER else POLL
         while (left := until - now()) > 0 and not bell.wait(min(poll, left)):
-            if look("PRAGMA data_version").fetchone()[0] != self._data_version:
+            if look().fetchone()[0] != self._data_version:
                 return
