@@ -6,7 +6,9 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,10 @@ import trio
 from repid.brokers import SQLiteMessageBroker, SQLiteServer
 from repid.brokers.sqlite import schema, thread, transactions
 from repid.delivery import ACK, Settlement
-from repid.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, QueueNotDeclared
+from repid.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, QueueNotDeclared, UsageError
 from repid.ports import Broker, Counts
 
-from .broker_aids import message, now_ready
+from .broker_aids import ids, message, now_ready
 from .sqlite_aids import Opening, ack, consuming, idle, messages, serving, start_python
 
 READ_ONLY_USER = 65534
@@ -414,6 +416,127 @@ async def test_who_waits_for_a_lock_can_be_cancelled_at_once(path: Path) -> None
         other.execute("ROLLBACK")
         other.close()
         assert await server.counts("q") == Counts(ready=1)
+
+
+@contextmanager
+def locking(path: Path) -> Iterator[sqlite3.Connection]:
+    """Another program that keeps the write lock of the file for a block."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+async def test_what_only_looks_is_answered_while_a_change_waits_for_a_lock(path: Path) -> None:
+    async with serving(path) as server, trio.open_nursery() as nursery:
+        with locking(path):
+            nursery.start_soon(server.publish, messages("1"))
+            await idle()
+            with trio.fail_after(2):
+                assert await server.counts("q") == Counts()
+                assert (await server.watch("1", "1")).state == "gone"
+    async with serving(path) as server:
+        assert await server.counts("q") == Counts(ready=1)
+
+
+async def test_leaving_while_the_file_is_locked_waits_only_shortly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread, "CLOSING_TIME", 0.05)
+    refused: list[BaseException] = []
+
+    async def publish(server: SQLiteServer) -> None:
+        with pytest.raises(BrokerUnavailable, match="locked by another process") as info:
+            await server.publish(messages("1"))
+        refused.append(info.value)
+
+    await open_and_close(path)
+    async with trio.open_nursery() as nursery:
+        async with serving(path) as server, consuming(server) as consumer:
+            with trio.CancelScope() as receiving:
+                receiving.cancel()
+                await consumer.receive(1)
+            nursery.start_soon(publish, server)
+            lock = locking(path)
+            lock.__enter__()
+            await idle()
+            before = trio.current_time()
+        assert trio.current_time() - before < 1
+    lock.__exit__(None, None, None)
+    assert len(refused) == 1
+    assert not [running for running in threading.enumerate() if running.name.startswith("repid sqlite")]
+
+
+async def test_a_consumer_closes_at_once_while_the_file_is_locked_and_is_struck_off_afterwards(path: Path) -> None:
+    async with serving(path) as one, serving(path) as two, consuming(two, frozenset("b")) as other:
+        await one.publish([message("1", topic="a")])
+        async with one.consume({"q": frozenset("a")}) as consumer:
+            lock = locking(path)
+            lock.__enter__()
+            before = trio.current_time()
+        assert trio.current_time() - before < 1
+        with pytest.raises(UsageError, match="closed"):
+            await consumer.receive(1)
+        lock.__exit__(None, None, None)
+        with trio.fail_after(5):
+            assert ids(await other.receive(1)) == ["1"]  # nobody takes its topic any more, so whoever is there gets it
+
+
+async def test_opening_a_file_that_stays_locked_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_OPENING_TIME", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with trio.fail_after(5), pytest.raises(BrokerUnavailable, match="locked by another process"):
+        await open_and_close(path)
+    other.close()
+
+
+async def test_cancelling_the_opening_of_a_locked_file_waits_only_shortly(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "CLOSING_TIME", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    before = trio.current_time()
+    with trio.move_on_after(0.1) as scope:
+        await open_and_close(path)
+    assert scope.cancelled_caught
+    assert trio.current_time() - before < 2
+    other.close()
+
+
+async def test_after_a_thread_that_could_not_start_the_server_can_be_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that has reached its limit of processes."""
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name.startswith("repid sqlite"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    server = SQLiteServer(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BrokerUnavailable, match=r"was not opened, because the thread .* try again"):
+            async with server.connection():
+                pass
+    assert not server.is_connected
+    with trio.fail_after(5):
+        async with server.connection():
+            await server.declare(["q"])
+
+
+async def test_a_connection_can_be_left_when_no_thread_can_be_started(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with serving(path):
+        monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+    assert not [running for running in threading.enumerate() if running.name.startswith("repid sqlite")]
 
 
 @pytest.mark.real_time

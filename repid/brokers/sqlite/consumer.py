@@ -19,6 +19,9 @@ from .rows import pack, to_bodies
 from .session import Session
 from .store import Store
 
+CLOSING_TIME = 5.0
+"""Seconds that closing a consumer waits for the broker's thread: closing writes nothing, so only a hanging disk takes them."""
+
 _NO_LIMITS: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
@@ -105,8 +108,8 @@ class SQLiteConsumer:
     async def close(self) -> None:
         """Take nothing more; who waits in `receive` is told. Nothing happens where the connection is closed."""
         self._closed = True
-        with suppress(NotConnected, BrokerError), trio.CancelScope(shield=True):
-            await self._session.change(lambda store: store.close([self._id]), durable=False)
+        with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME, shield=True):
+            await self._session.look(lambda store: store.close([self._id]))
 
 
 @asynccontextmanager

@@ -178,6 +178,13 @@ class Counter:
                 chosen = [request for request in chosen if not request.durable]
             return _take(chosen)
 
+    def take_readers(self) -> list[Request]:
+        """Those that wait and only look."""
+        with self._lock:
+            chosen = [request for request in self._waiting if not request.urgent]
+            self._waiting = [request for request in self._waiting if request.urgent]
+            return _take(chosen)
+
     def take_wishes(self, *, claims: bool = False) -> list[Request]:
         """All wishes, or those that claim."""
         with self._lock:

@@ -9,10 +9,12 @@ had, modulo 4096; with the seq, which is never used twice, it makes the fencing 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import BrokerRefused, ConfigurationError, RepidError
@@ -31,6 +33,9 @@ LARGEST_IDLE_WAL = 32 * 1024 * 1024
 
 _OPENING_TIME = 10.0
 """Seconds to wait for another process that is opening or migrating the same file."""
+
+_SHORT_WAIT = 0.05
+"""Seconds for which SQLite itself waits for a lock on opening; nothing can end that wait."""
 
 _FIRST = """
 CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), directory INTEGER NOT NULL, next_seq INTEGER NOT NULL);
@@ -82,17 +87,20 @@ MIGRATIONS: tuple[str, ...] = (_FIRST,)
 """The n-th script makes a file of version n out of one of version n - 1. What was released is never changed."""
 
 
-def open_file(path: str, synchronous: str) -> sqlite3.Connection:
-    """Open or create the file and bring it up to date. Raises `ConfigurationError` where it cannot be used."""
+def open_file(path: str, synchronous: str, give_up_at: Callable[[], float] = lambda: math.inf) -> sqlite3.Connection:
+    """Open or create the file and bring it up to date. Raises `ConfigurationError` where it cannot be used.
+
+    Others that keep it locked are waited for, for some seconds or until `give_up_at`, on the monotonic clock.
+    """
     check_place(path)
     try:
         connection = sqlite3.connect(
-            path, timeout=_OPENING_TIME, isolation_level=None, cached_statements=256, check_same_thread=True
+            path, timeout=_SHORT_WAIT, isolation_level=None, cached_statements=256, check_same_thread=True
         )
     except sqlite3.Error as error:
         raise explain_open(error, path) from error
     try:
-        _set_up_patiently(connection, path, synchronous)
+        _set_up_patiently(connection, path, synchronous, give_up_at)
     except sqlite3.Error as error:
         connection.close()
         raise explain_open(error, path) from error
@@ -123,14 +131,16 @@ def check_place(path: str) -> None:
             )
 
 
-def _set_up_patiently(connection: sqlite3.Connection, path: str, synchronous: str) -> None:
-    """Try again while others are opening the file: to change the journal's mode SQLite does not wait for them."""
+def _set_up_patiently(
+    connection: sqlite3.Connection, path: str, synchronous: str, give_up_at: Callable[[], float]
+) -> None:
+    """Try again while others have the file: to change the journal's mode SQLite itself does not wait for them."""
     deadline = time.monotonic() + _OPENING_TIME
     while True:
         try:
             return _set_up(connection, path, synchronous)
         except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() > deadline:
+            if not is_busy(error) or time.monotonic() > min(deadline, give_up_at()):
                 raise
         time.sleep(random.uniform(0.001, 0.01))  # noqa: S311 - so that they do not meet again
 

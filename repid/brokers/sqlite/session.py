@@ -21,14 +21,14 @@ from ...errors import NotConnected, UsageError
 from .clock import Clock, micros
 from .requests import Counter, Request
 from .store import Store
-from .thread import Thread
+from .thread import CLOSING_TIME, Thread
 
 T = TypeVar("T")
 
 log = logging.getLogger("repid.sqlite")
 
-ENDING_TIME = 15.0
-"""Seconds that leaving the connection waits for the thread; it may be waiting for another process's lock."""
+ENDING_TIME = CLOSING_TIME + 2.0
+"""Seconds that leaving the connection waits for the thread: only a disk that hangs can keep it for so long."""
 
 _left_behind: list[object] = []
 """What a forked child inherited: to touch it, even to close it, could harm the parent's file."""
@@ -91,11 +91,9 @@ class Session:
         token = current_trio_token()
         with self._lock:
             self._take_over(token)
-            self.depth += 1
             if self._thread is None:
-                self._counter = Counter(token)
-                self._thread = self._make_thread(self._counter)
-                self._thread.start()
+                self._open(token)
+            self.depth += 1
         try:
             await self.look(lambda _: None)
         except BaseException:
@@ -116,9 +114,19 @@ class Session:
             self._forget()
         thread.close()
         with trio.CancelScope(shield=True):
-            ended = await trio.to_thread.run_sync(thread.join, ENDING_TIME, limiter=trio.CapacityLimiter(1))
+            ended = await _join(thread)
         if not ended:
             log.error("the SQLite broker's thread has not ended after %g s: it is waiting for the disk", ENDING_TIME)
+
+    def _open(self, token: TrioToken) -> None:
+        counter = Counter(token)
+        thread = self._make_thread(counter)
+        try:
+            thread.start()
+        except BaseException:
+            self._forget()  # this run has not opened it, so another one may
+            raise
+        self._counter, self._thread = counter, thread
 
     def _take_over(self, token: TrioToken) -> None:
         if self._pid != os.getpid():
@@ -138,6 +146,14 @@ class Session:
     def _forget(self) -> None:
         self.depth = 0
         self._token = self._thread = self._counter = None
+
+
+async def _join(thread: Thread) -> bool:
+    """Wait for the end of the thread; whether it came in time."""
+    try:
+        return await trio.to_thread.run_sync(thread.join, ENDING_TIME, limiter=trio.CapacityLimiter(1))
+    except RuntimeError:  # no thread can be started to wait in
+        return thread.join(ENDING_TIME)
 
 
 def _is_running(token: TrioToken) -> bool:

@@ -76,6 +76,8 @@ class Store:
         self.arrived = False
         self.consumers: dict[int, bytes] = {}
         self.beat_due = _NEVER
+        self._leaving: set[int] = set()  # consumers of ours that are closed and stand in the file yet
+        self._struck_off: set[int] = set()  # those of them that the last write transaction struck off
         self._opened: list[int] = []
         self._boot_id = ""
         self._free: range = range(0)
@@ -98,13 +100,15 @@ class Store:
     def advance(self) -> None:
         """Make ready what is due, bury what has expired, and tell that our consumers are alive."""
         self._opened = []
+        self._leaving -= self._struck_off
+        self._struck_off = set()
         if self._boot_id != self.clock.boot_id:
             self._register_boot()
         if self.is_due:
             self._promote()
             self._expire()
             self.look()
-        if self.consumers and self.beat_due <= self.boot_now:
+        if self.beat_due <= self.boot_now:
             self._beat()
 
     def forget(self) -> None:
@@ -115,7 +119,8 @@ class Store:
         for id_ in self._opened:
             self.consumers.pop(id_, None)
         self._opened = []
-        self.beat_due = self.boot_now + MICRO if self.consumers else _NEVER
+        self._struck_off = set()
+        self.beat_due = self.boot_now + MICRO if self.consumers or self._leaving else _NEVER
         self.next_event = 0
 
     # Consumers
@@ -129,16 +134,31 @@ class Store:
         return id_
 
     def close(self, ids: Iterable[int]) -> None:
-        """Strike consumers of ours off; what they leased stays leased."""
-        for id_ in ids:
-            self.consumers.pop(id_, None)
-        self.directory.close(ids)
-        if not self.consumers:
-            self.beat_due = _NEVER
+        """Let consumers of ours take nothing more; what they leased stays leased.
+
+        Nothing is written, so this waits for no other process. The next write transaction strikes them off, and that
+        is due now.
+        """
+        ours = self.consumers.keys() & set(ids)
+        for id_ in ours:
+            del self.consumers[id_]
+        if ours:
+            self._leaving |= ours
+            self.beat_due = self.boot_now
+
+    @property
+    def has_consumers(self) -> bool:
+        """Whether consumers of ours stand in the file."""
+        return bool(self.consumers or self._leaving - self._struck_off)
 
     def _beat(self) -> None:
-        self.directory.renew(self.consumers, self.boot, self.boot_now + CONSUMER_TIME)
-        self.beat_due = self.boot_now + CONSUMER_TIME // 3
+        """Tell the others which of our consumers are there."""
+        if self._leaving:
+            self.directory.close(self._leaving)
+            self._struck_off = set(self._leaving)
+        if self.consumers:
+            self.directory.renew(self.consumers, self.boot, self.boot_now + CONSUMER_TIME)
+        self.beat_due = self.boot_now + CONSUMER_TIME // 3 if self.consumers else _NEVER
 
     # Time
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from ...errors import InternalError, NotConnected, RepidError
+from ...errors import BrokerUnavailable, InternalError, NotConnected, RepidError
 from .clock import Clock
 from .lookout import CHECK, Lookout
 from .requests import Counter, Request, Waiting
@@ -17,6 +18,9 @@ from .store import Store
 from .transactions import Transactions
 
 _AFTER_FAILURE = 0.1
+
+CLOSING_TIME = 2.0
+"""Seconds after which a thread that is told to end waits for no other process's lock any more, whoever waits for it."""
 
 _GATHERING = 0.0005
 """Seconds. A disk takes about as long to make a transaction durable."""
@@ -32,16 +36,24 @@ class Thread:
         self._lease_timeout = lease_timeout
         self._clock = clock
         self._closing = False
+        self._give_up_at = math.inf  # no lock is waited for any longer than that
         self._expected = 0  # how many were answered together at last
         self._shrink_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"repid sqlite {Path(path).name}")
 
     def start(self) -> None:
-        """Open the file and work."""
-        self._thread.start()
+        """Open the file and work. Raises `BrokerUnavailable` where the system lets no thread start."""
+        try:
+            self._thread.start()
+        except (RuntimeError, MemoryError) as error:
+            raise BrokerUnavailable(
+                f"{self._path} was not opened, because the thread that works on it cannot be started ({error}): look at "
+                "the limits of processes and memory of this user or container, and try again"
+            ) from error
 
     def close(self) -> None:
-        """Finish what waits and end."""
+        """Finish what waits and end; what needs a lock of another process has `CLOSING_TIME` left."""
+        self._give_up_at = time.monotonic() + CLOSING_TIME
         self._closing = True
         self._counter.bell.ring()
 
@@ -55,7 +67,7 @@ class Thread:
     def _run(self) -> None:
         reason: RepidError = NotConnected("the SQLite broker was closed while this call was waiting")
         try:
-            connection = open_file(self._path, self._synchronous)
+            connection = open_file(self._path, self._synchronous, lambda: self._give_up_at)
             try:
                 self._work(connection)
             finally:
@@ -72,11 +84,11 @@ class Thread:
     def _work(self, connection: sqlite3.Connection) -> None:
         store = Store(connection, self._clock, self._lease_timeout)
         lookout = Lookout(store, self._clock)
-        transactions = Transactions(store, self._counter, self._path, self._synchronous)
+        transactions = Transactions(store, self._counter, self._path, self._synchronous, lambda: self._give_up_at)
         counter = self._counter
         while True:
             waiting = counter.look()
-            if waiting.urgent or lookout.is_beat_due():
+            if waiting.urgent or (lookout.is_beat_due() and not self._closing):
                 self._write(transactions, waiting)
                 lookout.stir()
             elif waiting.anything:
@@ -87,8 +99,9 @@ class Thread:
                 self._look_after(transactions, lookout)
             else:
                 lookout.sleep(counter.bell, somebody_waits=counter.has_wishes)
-        if store.consumers:  # strike them off; should that fail they are believed dead before long
-            transactions.each_alone([Request(lambda store: store.close(list(store.consumers)))])
+        store.close(list(store.consumers))
+        if store.has_consumers:  # strike them off; should that fail they are believed dead before long
+            transactions.each_alone([Request(lambda _: None)])
 
     def _write(self, transactions: Transactions, waiting: Waiting) -> None:
         if waiting.durable:

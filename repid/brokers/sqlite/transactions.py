@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...errors import InternalError, RepidError
 from .errors import explain, is_busy, moved
@@ -30,13 +30,16 @@ LARGEST_WAL = 4 * LARGEST_IDLE_WAL
 
 
 class Transactions:
-    """Carries out what is handed in at one counter, on one file."""
+    """Carries out what is handed in at one counter, on one file. From the moment `give_up_at` no lock is waited for."""
 
-    def __init__(self, store: Store, counter: Counter, path: str, synchronous: str) -> None:
+    def __init__(
+        self, store: Store, counter: Counter, path: str, synchronous: str, give_up_at: Callable[[], float]
+    ) -> None:
         self._store = store
         self._counter = counter
         self._path = path
         self._execute = store.connection.execute
+        self._give_up_at = give_up_at
         self._execute(f"PRAGMA busy_timeout = {_FAIR_WAIT}")
         self._synchronous = self._present = synchronous
         self._identity = _identify(path)
@@ -56,6 +59,8 @@ class Transactions:
     def read(self, requests: Sequence[Request]) -> None:
         """Answer what only looks, without locking others out. What needs more is handed in again, as urgent."""
         store = self._store
+        if not requests:
+            return
         try:
             self._begin(write=False)
             store.look()
@@ -112,10 +117,12 @@ class Transactions:
             try:
                 self._execute("BEGIN IMMEDIATE" if write else "BEGIN")
             except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() > deadline:
+                if not is_busy(error) or time.monotonic() > min(deadline, self._give_up_at()):
                     raise
             else:
                 return
+            if write:  # whoever holds the lock keeps nobody from reading
+                self.read(self._counter.take_readers())
 
     def _finish(self, requests: Sequence[Request], *, join: bool) -> bool:
         """Carry out in the transaction that is open; those who wait for what becomes ready by that may join."""
