@@ -85,8 +85,8 @@ class Opening:
         self._open = schema.open_file
         self._change = change
 
-    def __call__(self, path: str, synchronous: str, give_up_at: Callable[[], float]) -> sqlite3.Connection:
-        connection = self._open(path, synchronous, give_up_at)
+    def __call__(self, how: schema.Opening, give_up_at: Callable[[], float]) -> sqlite3.Connection:
+        connection = self._open(how, give_up_at)
         self._change(connection)
         return connection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -81,6 +82,46 @@ async def test_a_path_is_taken_from_where_the_server_was_made(tmp_path: Path, mo
     monkeypatch.chdir("/")
     async with server.connection():
         assert (tmp_path / "here.db").exists()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("mode", [None, 0o660])
+async def test_nobody_else_may_read_a_new_file_unless_the_server_says_so(
+    path: Path, umask: int, mode: int | None
+) -> None:
+    server = SQLiteServer(path) if mode is None else SQLiteServer(path, file_mode=mode)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    before = os.umask(umask)
+    try:
+        async with server.connection(), SQLiteServer(link).connection():
+            await server.declare(["q"])
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    names = ["link.db", "repid.db", "repid.db-shm", "repid.db-wal"]
+    assert modes == dict.fromkeys(names, 0o600 if mode is None else mode)
+
+
+async def test_a_file_behind_a_link_gets_its_permissions_too(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    await open_and_close(link)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_the_permissions_of_an_existing_file_are_left_as_they_are(path: Path) -> None:
+    await open_and_close(path)
+    path.chmod(0o644)
+    async with serving(path):
+        assert stat.S_IMODE(path.with_name("repid.db-wal").stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("mode", [660, 0o060, -1, 0o10600, "600", True])
+def test_permissions_that_make_no_sense_are_refused(path: Path, mode: int) -> None:
+    with pytest.raises(ConfigurationError, match=r"file_mode must be permissions .* such as 0o600"):
+        SQLiteServer(path, file_mode=mode)
 
 
 # What cannot be opened

@@ -15,7 +15,9 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from ...errors import BrokerRefused, ConfigurationError, RepidError
 from .errors import explain_open, is_busy
@@ -87,12 +89,22 @@ MIGRATIONS: tuple[str, ...] = (_FIRST,)
 """The n-th script makes a file of version n out of one of version n - 1. What was released is never changed."""
 
 
-def open_file(path: str, synchronous: str, give_up_at: Callable[[], float] = lambda: math.inf) -> sqlite3.Connection:
-    """Open or create the file and bring it up to date. Raises `ConfigurationError` where it cannot be used.
+class Opening(NamedTuple):
+    """Which file is opened and how: `file_mode` are its permissions if it is created."""
 
-    Others that keep it locked are waited for, for some seconds or until `give_up_at`, on the monotonic clock.
+    path: str
+    synchronous: str
+    file_mode: int
+
+
+def open_file(how: Opening, give_up_at: Callable[[], float] = lambda: math.inf) -> sqlite3.Connection:
+    """Open the file, created if it does not exist, and bring it up to date.
+
+    Raises `ConfigurationError` where it cannot be used. Others that keep it locked are waited for, for some seconds or until `give_up_at`, on the monotonic clock.
     """
+    path = how.path
     check_place(path)
+    _create(path, how.file_mode)
     try:
         connection = sqlite3.connect(
             path, timeout=_SHORT_WAIT, isolation_level=None, cached_statements=256, check_same_thread=True
@@ -100,7 +112,7 @@ def open_file(path: str, synchronous: str, give_up_at: Callable[[], float] = lam
     except sqlite3.Error as error:
         raise explain_open(error, path) from error
     try:
-        _set_up_patiently(connection, path, synchronous, give_up_at)
+        _set_up_patiently(connection, how, give_up_at)
     except sqlite3.Error as error:
         connection.close()
         raise explain_open(error, path) from error
@@ -108,6 +120,17 @@ def open_file(path: str, synchronous: str, give_up_at: Callable[[], float] = lam
         connection.close()
         raise
     return connection
+
+
+def _create(path: str, file_mode: int) -> None:
+    """Create an empty file, if there is none: the permissions are set before anything is in it.
+
+    SQLite gives the files -wal and -shm those of the file itself. Where this fails SQLite says what is wrong.
+    """
+    real = os.path.realpath(path)  # O_EXCL does not follow a link to a file that does not exist yet
+    with suppress(OSError):
+        os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.chmod(real, file_mode)  # noqa: PTH101  what was asked for, whatever the umask is
 
 
 def check_place(path: str) -> None:
@@ -131,14 +154,12 @@ def check_place(path: str) -> None:
             )
 
 
-def _set_up_patiently(
-    connection: sqlite3.Connection, path: str, synchronous: str, give_up_at: Callable[[], float]
-) -> None:
+def _set_up_patiently(connection: sqlite3.Connection, how: Opening, give_up_at: Callable[[], float]) -> None:
     """Try again while others have the file: to change the journal's mode SQLite itself does not wait for them."""
     deadline = time.monotonic() + _OPENING_TIME
     while True:
         try:
-            return _set_up(connection, path, synchronous)
+            return _set_up(connection, how.path, how.synchronous)
         except sqlite3.OperationalError as error:
             if not is_busy(error) or time.monotonic() > min(deadline, give_up_at()):
                 raise

@@ -35,6 +35,7 @@ from .clock import MICRO, Clock
 from .consumer import SQLiteConsumer, open_consumer
 from .requests import Publication, Request
 from .rows import to_bodies
+from .schema import Opening
 from .session import Session
 from .store import Store
 
@@ -47,8 +48,9 @@ class SQLiteServer:
     """A broker in one file, for any number of processes on one machine. The file is made if it does not exist.
 
     `synchronous`: with FULL, the default, what `publish` accepted survives a loss of power; see `Synchronous`.
-    `lease_timeout`: a lease that was neither settled nor extended for so many seconds may be rescued. `clock` is for
-    tests. The file must be on a local disk: SQLite's locks do not work over a network.
+    `lease_timeout`: a lease that was neither settled nor extended for so many seconds may be rescued. `file_mode`: the permissions of the file, and of the files -wal and -shm beside it, if it is created; the default
+    lets nobody but its owner read them, 0o660 its group too. Those of a file that exists are left as they are.
+    `clock` is for tests. The file must be on a local disk: SQLite's locks do not work over a network.
 
     One thread works on the file while a connection is open. Calls that wait at the same time share a transaction, so
     many concurrent publishers cost little more than one. Of a cancelled call nothing has happened; a call that was
@@ -63,6 +65,7 @@ class SQLiteServer:
         *,
         synchronous: Synchronous = "FULL",
         lease_timeout: float | timedelta = 60.0,
+        file_mode: int = 0o600,
         clock: Clock | None = None,
     ) -> None:
         lease_timeout = seconds(lease_timeout)
@@ -70,7 +73,8 @@ class SQLiteServer:
             raise ConfigurationError(f"lease_timeout must be more than 0 seconds, but is {lease_timeout}")
         check_one_of("synchronous", synchronous, ("NORMAL", "FULL", "EXTRA"))
         self.path = _check_path(path)
-        self._session = Session(self.path, synchronous, lease_timeout, clock or Clock())
+        _check_mode(file_mode)
+        self._session = Session(Opening(self.path, synchronous, file_mode), lease_timeout, clock or Clock())
 
     @property
     def is_connected(self) -> bool:
@@ -231,6 +235,14 @@ def _check_path(path: str | os.PathLike[str]) -> str:
             "there is InMemoryServer"
         )
     return str(Path(text).absolute())
+
+
+def _check_mode(mode: int) -> None:
+    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= 0o777 or mode & 0o600 != 0o600:
+        shown = oct(mode) if type(mode) is int else repr(mode)
+        raise ConfigurationError(
+            f"file_mode must be permissions with which the owner may read and write, such as 0o600 or 0o660, but is {shown}"
+        )
 
 
 SQLiteMessageBroker = SQLiteServer

@@ -20,6 +20,7 @@ from trio.lowlevel import (
 from ...errors import NotConnected, UsageError
 from .clock import Clock, micros
 from .requests import Counter, Request
+from .schema import Opening
 from .store import Store
 from .thread import CLOSING_TIME, Thread
 
@@ -37,12 +38,10 @@ _left_behind: list[object] = []
 class Session:
     """The async side of one file. Nothing of trio's is kept when the outermost connection block has been left."""
 
-    def __init__(self, path: str, synchronous: str, lease_timeout: float, clock: Clock) -> None:
+    def __init__(self, how: Opening, lease_timeout: float, clock: Clock) -> None:
         self.lease_timeout = lease_timeout
         self.depth = 0  # how many connection blocks are open
-        self._make_thread = partial(
-            Thread, path=path, synchronous=synchronous, lease_timeout=micros(lease_timeout), clock=clock
-        )
+        self._make_thread = partial(Thread, how=how, lease_timeout=micros(lease_timeout), clock=clock)
         self._counter: Counter | None = None
         self._thread: Thread | None = None
         self._token: TrioToken | None = None  # of the run that has it open

@@ -13,7 +13,7 @@ from ...errors import BrokerUnavailable, InternalError, NotConnected, RepidError
 from .clock import Clock
 from .lookout import CHECK, Lookout
 from .requests import Counter, Request, Waiting
-from .schema import open_file
+from .schema import Opening, open_file
 from .store import Store
 from .transactions import Transactions
 
@@ -29,17 +29,17 @@ _GATHERING = 0.0005
 class Thread:
     """Works on one file until it is closed. Then everybody is answered, and nothing of it is left once it is joined."""
 
-    def __init__(self, counter: Counter, path: str, synchronous: str, lease_timeout: int, clock: Clock) -> None:
+    def __init__(self, counter: Counter, how: Opening, lease_timeout: int, clock: Clock) -> None:
         self._counter = counter
-        self._path = path
-        self._synchronous = synchronous
+        self._how = how
+        self._path = how.path
         self._lease_timeout = lease_timeout
         self._clock = clock
         self._closing = False
         self._give_up_at = math.inf  # no lock is waited for any longer than that
         self._expected = 0  # how many were answered together at last
         self._shrink_at = 0.0
-        self._thread = threading.Thread(target=self._run, name=f"repid sqlite {Path(path).name}")
+        self._thread = threading.Thread(target=self._run, name=f"repid sqlite {Path(how.path).name}")
 
     def start(self) -> None:
         """Open the file and work. Raises `BrokerUnavailable` where the system lets no thread start."""
@@ -67,7 +67,7 @@ class Thread:
     def _run(self) -> None:
         reason: RepidError = NotConnected("the SQLite broker was closed while this call was waiting")
         try:
-            connection = open_file(self._path, self._synchronous, lambda: self._give_up_at)
+            connection = open_file(self._how, lambda: self._give_up_at)
             try:
                 self._work(connection)
             finally:
@@ -84,7 +84,7 @@ class Thread:
     def _work(self, connection: sqlite3.Connection) -> None:
         store = Store(connection, self._clock, self._lease_timeout)
         lookout = Lookout(store, self._clock)
-        transactions = Transactions(store, self._counter, self._path, self._synchronous, lambda: self._give_up_at)
+        transactions = Transactions(store, self._counter, self._path, self._how.synchronous, lambda: self._give_up_at)
         counter = self._counter
         while True:
             waiting = counter.look()
