@@ -14,7 +14,7 @@ from .application import current
 from .blocking import Client, check_may_block
 from .errors import ConfigurationError
 from .hosts import at_home, hosted, hosted_context
-from .names import check_iterable
+from .names import awaiting, check_iterable, check_middleware
 from .ports import Broker, ResultStore
 from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring
 from .recurring import Schedules
@@ -49,13 +49,10 @@ class Repid(Producer):
         self.schedules = Schedules(self)
         self.result_store = result_store
         check_iterable("producer_middlewares", producer_middlewares)
-        self._producer_middlewares = tuple(producer_middlewares)
+        self._producer_middlewares = tuple(map(awaiting, map(_check_producer_middleware, producer_middlewares)))
         self._router = Router(middlewares=middlewares)
         self._latest: tuple[Broker, Publish] | None = None
         self.middlewares: Sequence[ActorMiddleware] = tuple(middlewares)
-        for middleware in self._producer_middlewares:
-            if not callable(middleware):
-                raise ConfigurationError(f"each of the producer_middlewares must be callable, but is {middleware!r}")
         if connection is not None:
             if not isinstance(connection, Connection):
                 raise ConfigurationError(f"the connection of an app must be Connection(broker), but is {connection!r}")
@@ -158,3 +155,10 @@ class Repid(Producer):
         if self._latest is None or self._latest[0] is not broker:
             self._latest = broker, self.publisher(broker, declare=True)
         return self._latest[1]
+
+
+def _check_producer_middleware(middleware: ProducerMiddleware) -> ProducerMiddleware:
+    checked: ProducerMiddleware = check_middleware(
+        "each of the producer_middlewares", middleware, "call_next", "envelopes"
+    )
+    return checked

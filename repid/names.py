@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
+from typing import Any
 
 from .errors import ConfigurationError, did_you_mean
 from .retry import seconds
@@ -75,6 +77,71 @@ def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
             raise ConfigurationError(
                 f"{what} has no option {word!r}{did_you_mean(word, words)}; the options are: {', '.join(sorted(words))}"
             )
+
+
+def check_function(name: str, value: Any, *arguments: str, **keywords: str) -> Any:
+    """The value itself; raises `ConfigurationError` unless it is a plain function that takes these arguments."""
+    _check_takes(name, value, arguments, keywords)
+    if any(waits(each) for waits in (*_GENERATORS, inspect.iscoroutinefunction) for each in _forms(value)):
+        raise ConfigurationError(
+            f"{name} must be a plain function that returns its answer, but {_called(value)} does not"
+        )
+    return value
+
+
+def check_middleware(name: str, value: Any, *arguments: str) -> Any:
+    """The value itself; raises `ConfigurationError` unless it takes these arguments and may return something to await."""
+    _check_takes(name, value, arguments, {})
+    if any(is_generator(each) for is_generator in _GENERATORS for each in _forms(value)):
+        raise ConfigurationError(
+            f"{name} must be an async function that returns, but {_called(value)} is a generator function: write "
+            f"return await call_next({', '.join(arguments[1:])}) instead of a yield"
+        )
+    return value
+
+
+def awaiting(middleware: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The middleware, named in the error if what it returns cannot be awaited. An async function is what it was."""
+    if any(map(inspect.iscoroutinefunction, _forms(middleware))):
+        return middleware
+
+    def call(*arguments: Any) -> Awaitable[Any]:
+        returned = middleware(*arguments)
+        if not inspect.isawaitable(returned):
+            raise ConfigurationError(
+                f"the middleware {_called(middleware)} returned {returned!r:.80}, which cannot be awaited: declare it with "
+                "async def, or return what call_next returned"
+            )
+        return returned
+
+    return call
+
+
+_GENERATORS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
+def _called(value: Any) -> str:
+    name = getattr(value, "__qualname__", None)
+    return repr(value) if name is None else f"{name.replace('<locals>.', '')}()"
+
+
+def _forms(value: Any) -> tuple[Any, Any]:
+    """What may tell how a callable works: itself, or the method that makes it callable."""
+    return value, getattr(type(value), "__call__", None)  # noqa: B004  the method itself is wanted
+
+
+def _check_takes(name: str, value: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> None:
+    if not callable(value):
+        raise ConfigurationError(f"{name} must be callable, but is {value!r}")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # of what is written in C there may be none
+        return
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        wanted = ", ".join([*arguments, *(f"{key}=" for key in keywords)])
+        raise ConfigurationError(f"{name} is called with ({wanted}), but {_called(value)} cannot be: {error}") from None
 
 
 def check_mapping(name: str, value: object) -> None:

@@ -13,7 +13,15 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 from .codec import JSON, encode_json
 from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared
-from .names import check_duration, check_flag, check_iterable, check_known, check_mapping, check_name, check_retries
+from .names import (
+    check_duration,
+    check_flag,
+    check_iterable,
+    check_known,
+    check_mapping,
+    check_name,
+    check_retries,
+)
 from .ports import Broker
 
 Outcomes: TypeAlias = list[BrokerRefused | None]

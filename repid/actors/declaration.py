@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 from ..codec import JSON
 from ..delivery import Mode
 from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
-from ..inject import MESSAGE, Dependencies, Kind, Plan, compile_plan, kind_of
+from ..inject import MESSAGE, NO_NAMES, Dependencies, Kind, Plan, compile_plan, kind_of, plain_function
 from ..names import check_name
 from ..ports import Schedule
 from ..schedule import make_schedule
@@ -18,23 +20,22 @@ from .actor import Actor
 from .routing import Predicate, RoutingStrategy, topic_based_routing_strategy
 
 
-def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Actor:
-    """The actor for a function and its complete, checked options. Raises `ConfigurationError` naming the actor."""
+def build_actor(
+    function: Callable[..., Any], options: Mapping[str, Any], local_names: Mapping[str, Any] = NO_NAMES
+) -> Actor:
+    """The actor for a function and its complete, checked options. Raises `ConfigurationError` naming the actor.
+
+    `local_names`: what names in its annotations mean that no module knows; see `enclosing_names`.
+    """
     name = options.get("name") or name_of(function)
     check_name("actor", name)
     is_async = is_async_function(function)
     mode: Mode = options["confirmation_mode"]
-    if mode in {"always_ack", "ack_first"} and options["retries"]:
-        raise ConfigurationError(
-            f"actor {name!r} has retries={options['retries']} and confirmation_mode={mode!r}, "
-            "under which no message is ever retried: drop one of them"
-        )
-    if mode == "ack_first" and options["store_result"]:
-        raise ConfigurationError(
-            f"actor {name!r} has store_result=True and confirmation_mode='ack_first', under which a message is settled "
-            "before there is a result: drop one of them"
-        )
-    plan = compile_plan(function, strict=options["strict"])
+    _check_mode(name, mode, options)
+    plan = compile_plan(function, strict=options["strict"], local_names=local_names)
+    schedule = _schedule_of(name, options)
+    if schedule is not None:
+        _check_needs_no_payload(name, plan, options)
     if options["run_in_process"]:
         _check_importable(name, function, is_async=is_async)
         _check_dependencies_importable(name, plan.dependencies)
@@ -57,8 +58,63 @@ def build_actor(function: Callable[..., Any], options: Mapping[str, Any]) -> Act
         store_result=options["store_result"],
         result_ttl=options["result_ttl"],
         backend=options["backend"],
-        schedule=_schedule_of(name, options),
+        schedule=schedule,
     )
+
+
+def place_of(function: Callable[..., Any], frame: FrameType | None) -> str:
+    """The file and line of a declaration: where its function is defined; for what has no code, where it is declared."""
+    code = getattr(plain_function(function), "__code__", None)
+    if code is not None:
+        return f"{code.co_filename}:{code.co_firstlineno}"
+    return "unknown place" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def check_is_function(what: str, function: Callable[..., Any]) -> None:
+    """Raises `ConfigurationError` for what cannot be an actor: what is not callable, a class, a method without its object."""
+    if not callable(function):
+        raise ConfigurationError(f"an actor must be a function, but is {function!r}")
+    if isinstance(function, type):
+        raise ConfigurationError(
+            f"{what} is a class, but an actor must be a function: declare a function that uses the class"
+        )
+    plain = plain_function(function)
+    owner, _, _ = getattr(plain, "__qualname__", "").rpartition(".")
+    first = next(iter(getattr(getattr(plain, "__code__", None), "co_varnames", ())), "")
+    if inspect.isfunction(function) and first in {"self", "cls"} and owner and not owner.endswith("<locals>"):
+        raise ConfigurationError(
+            f"{what} is a method of the class {owner}, and no message can give it its {first!r}: declare the method of "
+            f"an object, as in router.actor(object.{plain.__name__}), or a function outside of the class"
+        )
+
+
+def _check_mode(name: str, mode: Mode, options: Mapping[str, Any]) -> None:
+    if mode in {"always_ack", "ack_first"} and options["retries"]:
+        raise ConfigurationError(
+            f"actor {name!r} has retries={options['retries']} and confirmation_mode={mode!r}, "
+            "under which no message is ever retried: drop one of them"
+        )
+    on_error = options.get("on_error")
+    if mode in {"always_ack", "ack_first"} and on_error is not None and on_error != "ack":
+        raise ConfigurationError(
+            f"actor {name!r} has on_error={on_error!r} and confirmation_mode={mode!r}, under which a message is "
+            "acknowledged whatever its actor raises: drop one of them"
+        )
+    if mode == "ack_first" and options["store_result"]:
+        raise ConfigurationError(
+            f"actor {name!r} has store_result=True and confirmation_mode='ack_first', under which a message is settled "
+            "before there is a result: drop one of them"
+        )
+
+
+def _check_needs_no_payload(name: str, plan: Plan, options: Mapping[str, Any]) -> None:
+    required = [field.name for field in plan.signature.fields if field.required]
+    if required:
+        rule = "every" if "every" in options else "cron"
+        raise ConfigurationError(
+            f"actor {name!r} has {rule}={options[rule]!r}, whose messages carry no payload, but its parameter "
+            f"{required[0]!r} has no default: give it one, or use a recurring job, Job({name!r}, args=...)"
+        )
 
 
 def _predicate_of(name: str, strategy: RoutingStrategy) -> Predicate | None:
@@ -100,7 +156,10 @@ def is_async_function(function: Callable[..., Any]) -> bool:
 
 def _check_importable(name: str, function: Callable[..., Any], *, is_async: bool) -> None:
     if is_async:
-        raise ConfigurationError(f"actor {name!r} is async: run_in_process is for sync functions")
+        raise ConfigurationError(
+            f"actor {name!r} is async: run_in_process is for sync functions; where a router says it for all of its "
+            "actors, give this one run_in_process=False"
+        )
     if not _is_importable(function):
         raise ConfigurationError(
             f"actor {name!r} cannot run in a process: another process must be able to import it, "

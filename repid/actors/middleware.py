@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from ..names import awaiting
 from .actor import ActorMiddleware, CallNext
 
 
@@ -12,5 +13,5 @@ def onion(innermost: CallNext, middlewares: Sequence[ActorMiddleware]) -> CallNe
     """The call with all middlewares around it, the first outermost."""
     call = innermost
     for middleware in reversed(middlewares):
-        call = partial(middleware, call)
+        call = partial(awaiting(middleware), call)
     return call

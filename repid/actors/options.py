@@ -13,8 +13,10 @@ from ..names import (
     check_count,
     check_duration,
     check_flag,
+    check_function,
     check_iterable,
     check_known,
+    check_middleware,
     check_name,
     check_one_of,
     check_retries,
@@ -36,7 +38,7 @@ class RouterOptions(TypedDict, total=False):
     confirmation_mode: when the message is acknowledged. "auto" (default): by how the actor ends; "always_ack":
         however it ends; "ack_first": before it starts, at most once; "manual": by the message's verbs only;
         "manual_explicit": by the word the actor returns.
-    on_error: a verb, or a callable from the exception to one; asked before retries.
+    on_error: a verb, or a callable from the exception to one; asked before retries. None: the retries decide.
     run_in_process: run a sync function in a process that a timeout really kills. Default: in a thread. The `Message`
         does not go there, but what an async dependency takes from it does.
     middlewares: around every run; those of the app come first, then routers from the outside in, then the actor's.
@@ -55,7 +57,7 @@ class RouterOptions(TypedDict, total=False):
     retry_policy: RetryPolicy
     concurrency: float
     confirmation_mode: Mode
-    on_error: OnError
+    on_error: OnError | None
     run_in_process: bool
     middlewares: Sequence[ActorMiddleware]
     routing_strategy: RoutingStrategy
@@ -154,15 +156,19 @@ def _check_backend(name: str, value: Any) -> Any:
 
 
 def _check_on_error(name: str, value: Any) -> Any:
-    if not callable(value):
+    if callable(value):
+        return check_function(name, value, "exception")
+    if value is not None:
         check_one_of(name, value, VERBS)
     return value
 
 
-def _check_callable(name: str, value: Any) -> Any:
-    if not callable(value):
-        raise ConfigurationError(f"{name} must be callable, but is {value!r}")
-    return value
+def _check_retry_policy(name: str, value: Any) -> Any:
+    return check_function(name, value, "retry_number")
+
+
+def _check_strategy(name: str, value: Any) -> Any:
+    return check_function(name, value, actor_name="name")
 
 
 def _check_text(name: str, value: Any) -> str:
@@ -183,7 +189,7 @@ def _check_missed(name: str, value: Any) -> Any:
 
 def _check_middlewares(name: str, value: Any) -> tuple[Any, ...]:
     check_iterable(name, value)
-    return tuple(_check_callable(f"each of the {name}", middleware) for middleware in value)
+    return tuple(check_middleware(f"each of the {name}", each, "call_next", "message", "actor") for each in value)
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -191,13 +197,13 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "channel": _check_channel,
     "timeout": _check_timeout,
     "retries": check_retries,
-    "retry_policy": _check_callable,
+    "retry_policy": _check_retry_policy,
     "concurrency": _check_concurrency,
     "confirmation_mode": _check_mode,
     "on_error": _check_on_error,
     "run_in_process": check_flag,
     "middlewares": _check_middlewares,
-    "routing_strategy": _check_callable,
+    "routing_strategy": _check_strategy,
     "store_result": check_flag,
     "result_ttl": _check_timeout,
     "backend": _check_backend,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, TypeVar, Unpack, overload
 
 from ..errors import ConfigurationError
+from ..inject import NO_NAMES, UnresolvedAnnotation, enclosing_names
 from .actor import Actor
-from .declaration import build_actor, name_of
+from .declaration import build_actor, check_is_function, name_of, place_of
 from .options import DEFAULTS, ActorOptions, RouterOptions, check_options, inherit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,17 +39,26 @@ class Router:
     ) -> Function | Callable[[Function], Function]:
         """Declare an actor: `@router.actor` or `@router.actor(name=..., ...)`, options as in `ActorOptions`.
 
-        The function stays what it was, and may go on being called as such. Raises `ConfigurationError`.
+        The function stays what it was, and may go on being called as such. Raises `ConfigurationError`, with file and
+        line of the function, for whatever is wrong with it or with the options. Annotations that name what the module
+        defines later are read when the router is included.
         """
+        caller = inspect.currentframe()
+        if function is not None:
+            return self._declare(function, options, caller and caller.f_back)
 
         def declare(function: Function) -> Function:
-            if not callable(function):
-                raise ConfigurationError(f"an actor must be a function, but is {function!r}")
-            what = f"actor {options.get('name') or name_of(function)!r}"
-            self._entries.append(_Declaration(function, check_options(what, options, of_actor=True)))
-            return function
+            caller = inspect.currentframe()
+            return self._declare(function, options, caller and caller.f_back)
 
-        return declare if function is None else declare(function)
+        return declare
+
+    def _declare(self, function: Function, options: ActorOptions, caller: FrameType | None) -> Function:
+        declaration = _Declaration(function, options, caller)
+        with suppress(UnresolvedAnnotation):  # it may name what the module defines later
+            declaration.build(inherit(DEFAULTS, self._defaults))
+        self._entries.append(declaration)
+        return function
 
     def include_router(self, router: Router) -> None:
         """Take over the actors of another router; this router's options are their defaults.
@@ -78,11 +91,25 @@ class Router:
 
 
 class _Declaration:
-    """A function and the options given with it."""
+    """A function, the options given with it, and the local names it mentions. Errors tell its file and line."""
 
-    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-        self._function = function
-        self._options = options
+    def __init__(self, function: Callable[..., Any], options: ActorOptions, caller: FrameType | None) -> None:
+        self._function: Callable[..., Any] = function.__func__ if isinstance(function, staticmethod) else function
+        self._place = place_of(self._function, caller)
+        with self._placed():
+            what = f"actor {options.get('name') or name_of(self._function)!r}"
+            check_is_function(what, self._function)
+            self._options = check_options(what, options, of_actor=True)
+        self._local_names = enclosing_names(self._function, caller) or NO_NAMES
 
     def build(self, inherited: Mapping[str, Any]) -> Actor:
-        return build_actor(self._function, inherit(inherited, self._options))
+        with self._placed():
+            return build_actor(self._function, inherit(inherited, self._options), self._local_names)
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        try:
+            yield
+        except ConfigurationError as error:
+            error.args = (f"{error} (at {self._place})",)
+            raise

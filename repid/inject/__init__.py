@@ -1,7 +1,8 @@
 """From a function's signature to its keyword arguments: compiled once per actor, run once per message.
 
 * `message`: `Message`, the handle an actor gets. `depends`: `Depends`, and the kinds of functions.
-* `hints`: annotations become types, one parameter at a time, so that an error can name the parameter.
+* `hints`: annotations become types, one parameter at a time, so that an error can name the parameter. `enclosing`: the
+  names in them that are local to the functions around an actor.
 * `signature`: what a function asks for: payload parameters, the message, dependencies, the rest.
 * `supply`: a function and its dependencies as one call; `dependencies`: compiles that.
 * `plan`: `compile_plan`; `Plan.bind` is the fast path: the payload is decoded once, straight to the arguments.
@@ -9,19 +10,25 @@
 """
 
 from .depends import Depends, Kind, kind_of
+from .enclosing import enclosing_names
+from .hints import UnresolvedAnnotation, plain_function
 from .message import Message
-from .plan import Plan, compile_plan
+from .plan import NO_NAMES, Plan, compile_plan
 from .supply import MESSAGE, Dependencies, Supplied, Values
 
 __all__ = [
     "MESSAGE",
+    "NO_NAMES",
     "Dependencies",
     "Depends",
     "Kind",
     "Message",
     "Plan",
     "Supplied",
+    "UnresolvedAnnotation",
     "Values",
     "compile_plan",
+    "enclosing_names",
     "kind_of",
+    "plain_function",
 ]

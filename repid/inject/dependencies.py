@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter as P  # noqa: N817 (its constants are all that is used)
 from typing import Any
 
@@ -13,11 +13,13 @@ from .signature import Signature, check_by_name, check_default, name_of, open_pa
 from .supply import MESSAGE, Dependencies, Step, Supplied, SuppliedAsync, Wants
 
 
-def compile_dependencies(function: Callable[..., Any], signature: Signature) -> Dependencies | None:
+def compile_dependencies(
+    function: Callable[..., Any], signature: Signature, local_names: Mapping[str, Any]
+) -> Dependencies | None:
     """The dependencies of a function with this signature; None: it has none. Raises `ConfigurationError`."""
     if not signature.dependencies:
         return None
-    search = _Search(signature.function)
+    search = _Search(signature.function, local_names)
     wants = tuple(
         (name, search.number_of(depends.function, f"parameter {name!r} of {signature.function}()", ()))
         for name, depends in signature.dependencies
@@ -47,9 +49,10 @@ def _wanted(*wants: Wants) -> frozenset[int]:
 class _Search:
     """One walk through what an actor depends on; each function is met once and becomes one of the `steps`."""
 
-    def __init__(self, actor: str) -> None:
+    def __init__(self, actor: str, local_names: Mapping[str, Any]) -> None:
         self.steps: list[Step] = []
         self._actor = actor
+        self._local_names = local_names
 
     def number_of(self, function: Any, where: str, path: tuple[Any, ...]) -> int:
         """The number of the value of `function`, whose steps are added. `path`: what led here, for finding circles."""
@@ -70,7 +73,7 @@ class _Search:
 
     def _wants(self, function: Any, path: tuple[Any, ...]) -> Wants:
         name = name_of(function)
-        names = names_of(function)
+        names = names_of(function, self._local_names)
         wants: list[tuple[str, int]] = []
         for parameter in open_parameters(function, name):
             where = f"parameter {parameter.name!r} of {name}(), a dependency of {self._actor}()"

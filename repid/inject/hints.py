@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -20,8 +20,14 @@ DECODED_TYPES = (dict, list, str, int, float, bool, type(None))
 """What JSON gives where nothing better is asked for. A class that is a base of one of these can be decoded to."""
 
 
+class UnresolvedAnnotation(  # noqa: N818  named for what happened, like the errors in errors.py
+    ConfigurationError
+):
+    """An annotation cannot be read: a name in it does not exist, or does not exist yet."""
+
+
 class Names(msgspec.Struct, frozen=True):
-    """What the names in a function's annotations mean: the globals and the type parameters of the function."""
+    """What the names in a function's annotations mean: its globals, and over them its type parameters and local names."""
 
     globals: dict[str, Any]
     locals: dict[str, Any]
@@ -32,13 +38,13 @@ class Names(msgspec.Struct, frozen=True):
         try:
             return typing.get_type_hints(holder, self.globals, self.locals, include_extras=True)["it"]
         except NameError as error:
-            raise ConfigurationError(
-                f"{where}: the name {error.name!r} in its annotation cannot be found; names that are local to a "
-                "function or imported under TYPE_CHECKING only do not exist at run time: define or import "
-                f"{error.name!r} at the top of the module"
+            raise UnresolvedAnnotation(
+                f"{where}: the name {error.name!r} in its annotation cannot be found; names that are imported under "
+                "TYPE_CHECKING only, or that a function defines after the actor, do not exist when the actor is "
+                f"declared: define or import {error.name!r} at the top of the module"
             ) from error
         except Exception as error:
-            raise ConfigurationError(f"{where}: its annotation {annotation!r} cannot be read: {error}") from error
+            raise UnresolvedAnnotation(f"{where}: its annotation {annotation!r} cannot be read: {error}") from error
 
     def hint_of(self, parameter: inspect.Parameter, where: str) -> Any:
         """The type a parameter is annotated with; `Any` without annotation."""
@@ -50,11 +56,12 @@ def typed_dict(hints: dict[str, Any]) -> Any:
     return typing.TypedDict("Payload", hints)  # type: ignore[operator] # made at run time, from what was declared
 
 
-def names_of(function: Callable[..., Any]) -> Names:
+def names_of(function: Callable[..., Any], local_names: Mapping[str, Any]) -> Names:
     """What the names in the annotations of `function` mean. `Message` is known also where it was not imported."""
     plain = plain_function(function)
     known = getattr(plain, "__globals__", {})
-    extra = {parameter.__name__: parameter for parameter in getattr(plain, "__type_params__", ())}
+    extra = dict(local_names) if "<locals>" in getattr(plain, "__qualname__", "") else {}
+    extra |= {parameter.__name__: parameter for parameter in getattr(plain, "__type_params__", ())}
     for name, meaning in (("Message", Message), ("repid", types.SimpleNamespace(Message=Message))):
         if name not in known:
             extra.setdefault(name, meaning)
@@ -123,7 +130,7 @@ def check_decodable(hint: Any, where: str) -> None:
         JSON_CODEC.bare_decoder(typed_dict({"it": hint}))
         foreign = next(_foreign_classes(msgspec.inspect.type_info(hint), set()), None)
     except NameError as error:
-        raise ConfigurationError(
+        raise UnresolvedAnnotation(
             f"{where}: the name {error.name!r} in a field of {_show(hint)} cannot be found; it must exist at run time, "
             "at the top of the module of that class"
         ) from error

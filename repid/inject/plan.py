@@ -11,7 +11,8 @@ plain good JSON takes the long way, which decides anew and explains what is wron
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NotRequired, TypeAlias
 
 import msgspec
@@ -30,6 +31,8 @@ Decode: TypeAlias = Callable[[bytes], dict[str, Any]]
 TheLongWay: TypeAlias = Callable[[Envelope], dict[str, Any]]
 Bind: TypeAlias = Callable[[Envelope, Message | None], dict[str, Any]]
 
+NO_NAMES: Mapping[str, Any] = MappingProxyType({})
+
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
     """How messages become calls of one function: `function(**plan.bind(envelope, message))`.
@@ -45,15 +48,19 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     dependencies: Dependencies | None
 
 
-def compile_plan(function: Callable[..., Any], *, strict: bool = False) -> Plan:
+def compile_plan(
+    function: Callable[..., Any], *, strict: bool = False, local_names: Mapping[str, Any] = NO_NAMES
+) -> Plan:
     """Compile the binding of payloads to the function's parameters. Raises `ConfigurationError`.
 
     A payload is an object, in JSON or MessagePack; its fields fill the parameters of the same names. Those without a
     parameter go to `**kwargs`, or are ignored, or with `strict` refused. No payload at all is an empty object; a
     function without payload parameters takes any payload and does not look at it, unless `strict`.
+
+    `local_names`: what names in the annotations mean that no module knows; see `enclosing_names`.
     """
-    signature = read_signature(function)
-    dependencies = compile_dependencies(function, signature)
+    signature = read_signature(function, local_names)
+    dependencies = compile_dependencies(function, signature, local_names)
     takes_message = bool(signature.messages) or (dependencies is not None and dependencies.takes_message)
     return Plan(takes_message, _bind(signature, strict=strict), signature, dependencies)
 

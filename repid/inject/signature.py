@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter as P  # noqa: N817 (its constants are all that is used)
 from typing import Any
 
@@ -42,13 +42,13 @@ class Signature(msgspec.Struct, frozen=True):
     reserved: frozenset[str]
 
 
-def read_signature(function: Callable[..., Any]) -> Signature:
+def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any]) -> Signature:
     """What the function asks for. Raises `ConfigurationError` naming function, parameter and what is wrong.
 
-    What a `functools.partial` has bound is settled: the payload does not touch it.
+    `local_names`: what names in its annotations mean that are local to the functions around it. What a `functools.partial` has bound is settled: the payload does not touch it.
     """
     name = name_of(function)
-    names = names_of(function)
+    names = names_of(function, local_names)
     fields: list[Field] = []
     messages: list[str] = []
     dependencies: list[tuple[str, Depends]] = []

@@ -186,10 +186,12 @@ def test_a_router_has_no_name_and_says_what_it_has() -> None:
 
 
 def test_retries_inherited_conflict_with_a_mode_of_the_actor_s_own() -> None:
-    router = Router(retries=3)
+    with pytest.raises(ConfigurationError, match="actor 'job' has retries=3 and confirmation_mode='always_ack'"):
+        Router(retries=3).actor(confirmation_mode="always_ack")(job)
+    router, outer = Router(), Router(retries=3)
     router.actor(confirmation_mode="always_ack")(job)
     with pytest.raises(ConfigurationError, match="actor 'job' has retries=3 and confirmation_mode='always_ack'"):
-        router.actors()
+        outer.include_router(router)  # on its own it is fine
 
 
 @pytest.mark.parametrize("thing", [5, None, "job"])
@@ -210,29 +212,23 @@ def generator() -> Iterator[int]:
 
 @pytest.mark.parametrize("function", [generator, async_generator])
 def test_generators_are_refused(function: Any) -> None:
-    router = Router()
-    router.actor(function)
     with pytest.raises(ConfigurationError, match="is a generator function"):
-        router.actors()
+        Router().actor(function)
 
 
 def test_a_routing_strategy_must_give_a_predicate() -> None:
     def forgetful(*, actor_name: str) -> Any: ...
 
     router = Router(routing_strategy=forgetful)
-    router.actor(job)
     with pytest.raises(ConfigurationError, match="the routing strategy of actor 'job' must return a predicate"):
-        router.actors()
+        router.actor(job)
 
 
 def test_a_lambda_or_local_function_cannot_run_in_a_process() -> None:
-    router = Router()
-
     def local() -> None: ...
 
-    router.actor(run_in_process=True)(local)
     with pytest.raises(ConfigurationError, match="at the top level of a module"):
-        router.actors()
+        Router().actor(run_in_process=True)(local)
 
 
 def takes_message(i: int, message: Message | None = None) -> None: ...
@@ -260,10 +256,8 @@ def depends_beside_the_worker(attempt: Annotated[int, Depends(attempt_of)]) -> N
     ],
 )
 def test_a_message_cannot_go_to_a_process(function: Any, text: str) -> None:
-    app, router = Repid(), Router(run_in_process=True)
-    router.actor(function)
     with pytest.raises(ConfigurationError) as raised:
-        app.include_router(router)
+        Router(run_in_process=True).actor(function)
     assert text in str(raised.value)
 
 
@@ -292,14 +286,11 @@ def test_partials_and_callable_objects_have_names_and_kinds(function: Any, name:
     assert (actor.name, actor.is_async) == (name, is_async)
 
 
-def test_positional_only_parameters_are_refused_when_the_router_is_included() -> None:
-    router = Router()
-
-    @router.actor
+def test_positional_only_parameters_are_refused_when_they_are_declared() -> None:
     async def job(x: int, /) -> None: ...
 
     with pytest.raises(ConfigurationError, match=r"parameter 'x' of .*job\(\) is positional-only"):
-        Router().include_router(router)
+        Router().actor(job)
 
 
 def test_string_annotations_are_resolved_and_unknown_names_are_named() -> None:
