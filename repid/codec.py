@@ -3,13 +3,16 @@
 What can be encoded is what msgspec knows natively: None, bool, int, float, str, bytes (base64 in JSON), dict, list,
 tuple, set, datetime and its kin, UUID, Decimal, Enum, `msgspec.Struct`, dataclass, attrs. Two rules follow from JSON:
 
-* NaN and the infinities are encoded as null, as JavaScript does: JSON has no such numbers. MessagePack keeps them.
+* NaN and the infinities are refused: JSON has no such numbers, and null in their place would be another value.
+  MessagePack keeps them.
 * A dict's keys must be strings or become strings (numbers, dates, UUIDs, enums). MessagePack keeps any key.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
+import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -109,12 +112,67 @@ def _codec_for(content_type: str) -> Codec:
         raise PayloadError(text) from None
 
 
+def _encode_to_json(value: Any) -> bytes:
+    """Encode with msgspec, which writes null for a number that JSON does not have; raises `_NotJSON` for one instead.
+
+    Only what may have been such a number is searched for one: the search takes longer than the encoding.
+    """
+    payload = _plain_json(value)
+    find = payload.find  # several times faster than `in`
+    if find(b"null") >= 0 or find(b'nan":') >= 0 or find(b'inf":') >= 0:  # as keys they become text
+        found = _find_no_json(value)
+        if found is not None:
+            raise _NotJSON(*found)
+    return payload
+
+
+_NO_FLOATS = frozenset({str, int, bool, bytes, type(None)})
+
+
+def _find_no_json(value: Any) -> tuple[str, float] | None:
+    """The path and the value of a number in `value` that JSON does not have, if there is one."""
+    waiting: list[tuple[Any, tuple[Any, ...]]] = [(value, ())]
+    while waiting:
+        value, place = waiting.pop()
+        if isinstance(value, enum.Enum):
+            value = value.value
+        if isinstance(value, float) and not math.isfinite(value):
+            return _path_of(place), value
+        for key, child in _children(value):
+            if isinstance(key, float) and not math.isfinite(key):
+                return _path_of((place, key)), key
+            if type(child) not in _NO_FLOATS:
+                waiting.append((child, (place, key)))
+    return None
+
+
+def _path_of(place: tuple[Any, ...]) -> str:
+    keys = []
+    while place:
+        place, key = place
+        keys.append(key)
+    path = "$"
+    for key in reversed(keys):
+        path = path_to(path, key)
+    return path
+
+
+class _NotJSON(ValueError):  # noqa: N818  never leaves this module
+    """A number that JSON does not have, and its path."""
+
+    def __init__(self, path: str, number: float) -> None:
+        super().__init__(path, number)
+        self.fault = path, f"{number!r} is a number that JSON does not have: send None or text in its place"
+
+
 def _encoder(name: str, encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     def encode_or_explain(value: Any) -> bytes:
         try:
             return encode(value)
         except MemoryError:
             raise
+        except _NotJSON as error:
+            raise PayloadError(f"cannot encode a {_name_of(value)} as {name}", [error.fault]) from None
         except Exception as error:
             path, culprit, cause = _culprit(encode, value, error)
             text = _encoding_fault(culprit, cause)
@@ -183,7 +241,9 @@ def _message_pack_decoder(type: Any) -> Callable[[bytes | msgspec.Raw], Any]:  #
     return msgspec.msgpack.Decoder(type).decode
 
 
-JSON_CODEC = Codec("JSON", _encoder("JSON", msgspec.json.Encoder().encode), _json_decoder)
+_plain_json = msgspec.json.Encoder().encode
+
+JSON_CODEC = Codec("JSON", _encoder("JSON", _encode_to_json), _json_decoder)
 MESSAGE_PACK_CODEC = Codec(
     "MessagePack", _encoder("MessagePack", msgspec.msgpack.Encoder().encode), _message_pack_decoder
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeAlias
@@ -21,8 +23,8 @@ def default_retry_policy_factory(
 ) -> RetryPolicy:
     """Exponential backoff: `multiplier * 2 ** (retry_number - 1)` seconds, kept between the two bounds.
 
-    The exponent stops growing at `max_exponent`. Raises `ConfigurationError` where a number is none or negative, or
-    the bounds are the wrong way round.
+    The exponent stops growing at `max_exponent`. Raises `ConfigurationError` if a value is not a number or is negative,
+    and if the bounds are the wrong way round.
     """
     numbers = {
         "min_backoff": min_backoff,
@@ -31,15 +33,18 @@ def default_retry_policy_factory(
         "max_exponent": max_exponent,
     }
     for name, number in numbers.items():
-        if not isinstance(number, int | float):
+        if isinstance(number, bool) or not isinstance(number, int | float):
             raise ConfigurationError(f"{name} of a retry policy must be a number, but is {number!r}")
         if not number >= 0:
             raise ConfigurationError(f"{name} of a retry policy must not be negative, but is {number!r}")
+        if number != math.inf and number > sys.float_info.max:
+            raise ConfigurationError(f"{name} of a retry policy must be less than {sys.float_info.max:.2g}")
     if min_backoff > max_backoff:
         raise ConfigurationError(f"min_backoff ({min_backoff}) of a retry policy is above max_backoff ({max_backoff})")
 
     def exponential(retry_number: int = 1) -> float:
-        backoff = multiplier * 2 ** min(retry_number - 1, max_exponent)
+        exponent = min(retry_number - 1, max_exponent, sys.float_info.max_exp - 1)
+        backoff = multiplier * 2.0**exponent  # infinite rather than an error, where it is too large
         return float(min(max(backoff, min_backoff), max_backoff))
 
     return exponential

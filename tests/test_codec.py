@@ -107,8 +107,46 @@ def test_what_msgspec_knows_comes_back_with_its_type(codec: Any, type_: Any, val
     assert codec.decoder(type_)(codec.encode(value)) == value
 
 
-def test_nan_and_infinity_are_null_in_json_and_kept_by_messagepack() -> None:
-    assert encode_json([math.nan, math.inf]) == b"[null,null]"
+class NotANumber(enum.Enum):
+    ONE = math.nan
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (math.nan, "$: nan is"),
+        ([None, 1.0, -math.inf], "$[2]: -inf is"),
+        ({"a": {"b c": (1, math.inf)}}, '$.a["b c"][1]: inf is'),
+        ({"null": None, "a": [{math.nan: 1}]}, "$.a[0][nan]: nan is"),
+        ({math.inf: 1}, "$[inf]: inf is"),
+        ({"x": NotANumber.ONE}, "$.x: nan is"),
+        (Point(1, math.inf), "$.y: inf is"),
+    ],
+)
+def test_numbers_that_json_does_not_have_are_refused_with_their_path(value: object, fault: str) -> None:
+    with pytest.raises(PayloadError) as raised:
+        encode_json(value)
+    assert fault in str(raised.value)
+    assert len(raised.value.faults) == 1
+
+
+def test_what_only_looks_like_such_a_number_is_encoded() -> None:
+    assert encode_json({"info": None, "a": "nan", "nan": "null"}) == b'{"info":null,"a":"nan","nan":"null"}'
+
+
+@given(
+    st.recursive(st.floats() | st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+)
+def test_json_gives_back_what_was_given_or_it_was_refused(value: object) -> None:
+    try:
+        payload = encode_json(value)
+    except PayloadError:
+        assert "nan" in repr(value) or "inf" in repr(value)
+    else:
+        assert JSON_CODEC.decoder(Any)(payload) == value
+
+
+def test_messagepack_keeps_infinity() -> None:
     assert MESSAGE_PACK_CODEC.decoder(float)(MESSAGE_PACK_CODEC.encode(math.inf)) == math.inf
 
 

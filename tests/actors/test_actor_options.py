@@ -353,6 +353,20 @@ def test_the_default_policy_doubles_between_its_bounds() -> None:
     assert default_retry_policy_factory()(10_000) == 3600
 
 
+@pytest.mark.parametrize("max_exponent", [5000, math.inf, 10**30, 1e30])
+@pytest.mark.parametrize("multiplier", [1.0, 10**300, 1e-300, 0, math.inf])
+def test_the_default_policy_bears_any_exponent(max_exponent: Any, multiplier: float) -> None:
+    policy = default_retry_policy_factory(multiplier=multiplier, max_exponent=max_exponent)
+    assert policy(10**9) == (1 if multiplier == 0 else 3600)
+    unbounded = default_retry_policy_factory(max_backoff=math.inf, max_exponent=max_exponent)
+    assert float(unbounded(10**9)) >= 2.0**1023  # type: ignore[arg-type]  # gives a float
+
+
+def test_every_number_of_the_default_policy_may_be_zero() -> None:
+    policy = default_retry_policy_factory(0, 0, 0, 0)
+    assert [policy(n) for n in (1, 2, 10**9)] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -362,6 +376,8 @@ def test_the_default_policy_doubles_between_its_bounds() -> None:
         {"min_backoff": 5, "max_backoff": 4},
         {"min_backoff": timedelta(seconds=1)},
         {"max_exponent": "3"},
+        {"multiplier": True},
+        {"multiplier": 10**400},
     ],
 )
 def test_a_policy_of_wrong_numbers_is_refused(options: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from repid import (
     InMemoryServer,
     Job,
     Message,
+    PayloadError,
     Queue,
     Repid,
     Result,
@@ -99,6 +101,20 @@ async def test_a_return_value_that_cannot_be_encoded_fails_the_job_and_its_outbo
     assert (result.state, result.failure.type) == ("failure", "PayloadError")
     assert (await Queue().counts()).ready == 0
     assert (await Queue().counts()).dead == 1
+
+
+async def test_a_number_that_json_does_not_have_is_refused_in_arguments_and_fails_as_a_result(app: Repid) -> None:
+    async def mean() -> dict[str, float]:
+        return {"mean": math.nan}
+
+    with pytest.raises(PayloadError, match=r"\$\.x: inf is a number that JSON does not have"):
+        Job("double", args={"x": math.inf})
+    handle = await Job("mean", store_result=True).enqueue()
+    await working(mean).run()
+    result = await handle.wait()
+    assert result.state == "failure"
+    assert result.failure is not None
+    assert "$.mean: nan is a number that JSON does not have" in result.failure.text
 
 
 async def test_a_result_is_typed(app: Repid) -> None:

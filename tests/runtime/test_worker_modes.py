@@ -446,7 +446,6 @@ async def test_the_job_s_retries_win_over_the_actor_s(
         (lambda _: -5, 1),
         (lambda _: "soon", 1),
         (lambda _: math.nan, 1),
-        (lambda: 5, 1),
     ],
 )
 async def test_a_policy_may_answer_with_a_timedelta_and_a_broken_one_is_replaced_by_the_default(
