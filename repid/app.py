@@ -104,6 +104,7 @@ class Repid(Producer):
         """Run the app's actors on one server until stopped, cancelled or done; what was done is returned.
 
         Options as in `WorkerOptions`. When this returns or raises, nothing of the worker is running any more.
+        A server that is not available at the start is waited for, as it is later; the log says so once.
         Cancelling skips the grace. With `nursery.start(app.run_worker)` the start is over when the worker really
         consumes; it gives a handle with `stop()`. Several workers may run at once.
         """

@@ -82,6 +82,7 @@ class Worker(Router):
         """Work until stopped, cancelled, or done (`messages_limit`, `burst`); what was done is returned.
 
         When this returns or raises, nothing of the worker is running any more. Without actors it returns at once.
+        A server that is not available at the start is waited for, as it is later; the log says so once.
         Cancelling skips the grace: runs in progress are cancelled and released. With `nursery.start(worker.run)` the
         start is over when the worker really consumes; it gives a handle with `stop()`.
         """

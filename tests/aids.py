@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -36,7 +36,7 @@ class Log(list[str]):
 
 
 class UnreliableServer(InMemoryServer):
-    """A broker in memory that is not always there: `receive`, `settle`, `extend` and `rescue` can be made to fail.
+    """A broker in memory that is not always there: what a worker asks of it can be made to fail.
 
     `failures[method] = n`: the next n calls raise `BrokerUnavailable`. `hanging`: methods that never answer, or only
     when `heal` is called. `calls` counts what reached it, failed calls included.
@@ -66,8 +66,19 @@ class UnreliableServer(InMemoryServer):
             await trio.lowlevel.checkpoint()
             raise BrokerUnavailable(f"{method} is out of order")
 
+    async def declare(self, queues: Iterable[str]) -> None:
+        await self.trouble("declare")
+        await super().declare(queues)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[InMemoryServer, None]:
+        await self.trouble("connection")
+        async with super().connection():
+            yield self
+
     @asynccontextmanager
     async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[InMemoryConsumer, None]:
+        await self.trouble("consume")
         async with super().consume(queues) as consumer:
             yield cast("InMemoryConsumer", _UnreliableConsumer(consumer, self))
 

@@ -6,6 +6,7 @@ import contextvars
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 
 import msgspec
 import trio
@@ -18,6 +19,7 @@ from .crew import Crew, Desk
 from .executor import Executor
 from .keeper import Keeper, heed_cancellations
 from .ledger import Ledger, Report
+from .patience import Patience
 from .progress import Reporter
 from .reader import Reader
 from .roles import Roles, check_actors
@@ -104,21 +106,30 @@ async def serve(
 
     When it returns or raises, nothing of it is running any more but threads reported as abandoned. Cancelling it
     skips the grace: what runs is cancelled, what was leased is released, within the five seconds a broker may take.
+    A broker that is not available when it starts is waited for.
     """
     check_actors(actors)
     check_can_listen(settings.signals)
-    async with broker.connection(), open_backends(actors, elsewhere) as backends:
-        roles = Roles(actors, backends)
-        topics = roles.topics
-        if settings.auto_declare:
-            await broker.declare(topics)
-        await store_schedules(broker, [actor.schedule for actor in actors if actor.schedule is not None])
-        async with broker.consume(topics) as consumer:
-            ledger = Ledger(settings.tasks_limit, settings.messages_limit)
+    patiently = Patience()
+    ledger = Ledger(settings.tasks_limit, settings.messages_limit)
+    with trio.CancelScope() as starting:
+        handle.attach(starting.cancel, starting.cancel)  # a stop ends the start, until there is a worker to stop
+        async with AsyncExitStack() as stack:
+            await patiently(lambda: stack.enter_async_context(broker.connection()))
+            roles = Roles(actors, await stack.enter_async_context(open_backends(actors, elsewhere)))
+            topics = roles.topics
+            if settings.auto_declare:
+                await patiently(lambda: broker.declare(topics))
+            schedules = [actor.schedule for actor in actors if actor.schedule is not None]
+            await patiently(lambda: store_schedules(broker, schedules))
+            consumer = await patiently(lambda: stack.enter_async_context(broker.consume(topics)))
+            await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which a stop ends the start
             try:
                 await _keep_up(broker, consumer, roles, ledger, outlet, settings, handle, on_started)
             except BaseExceptionGroup as group:
                 raise unwrapped(group) from None
+    if starting.cancelled_caught:
+        on_started()
     return ledger.report()
 
 

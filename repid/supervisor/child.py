@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,7 @@ import trio
 
 from ..errors import BrokerError, ConfigurationError, UsageError
 from ..runtime import Handle, Report
+from ..runtime.patience import Patience
 from ..runtime.worker import unwrapped
 from .collector import spared_collector
 from .memory import resident
@@ -152,13 +153,25 @@ async def _work(app: AnyApp, brief: Brief, orders: Orders) -> Account:
         is_too_large = True
         handle.stop()
 
+    starting = trio.CancelScope()
+
+    def end_start() -> None:
+        if not has_started:
+            starting.cancel()
+
+    has_started = False
+    orders.attach(lambda _: _hand_on(token, end_start))
     try:
-        async with app.magic(), trio.open_nursery() as nursery:
-            handle: Handle = await nursery.start(work)
-            log.info("worker %d has started", brief.number)
-            orders.attach(lambda order: _hand_on(token, handle.stop if order == "stop" else handle.cut_short))
-            if brief.max_memory is not None:
-                nursery.start_soon(_watch_memory, brief.max_memory, recycle)
+        with starting:
+            async with AsyncExitStack() as stack:
+                await Patience()(lambda: stack.enter_async_context(app.magic()))
+                async with trio.open_nursery() as nursery:
+                    handle: Handle = await nursery.start(work)
+                    has_started = True
+                    log.info("worker %d has started", brief.number)
+                    orders.attach(lambda order: _hand_on(token, handle.stop if order == "stop" else handle.cut_short))
+                    if brief.max_memory is not None:
+                        nursery.start_soon(_watch_memory, brief.max_memory, recycle)
     except BaseExceptionGroup as group:
         raise unwrapped(group) from None
     log.info("worker %d has ended: %s", brief.number, summary(report))

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,6 +18,7 @@ import trio
 from ..errors import ConfigurationError, MissingExtra, UsageError
 from ..names import check_count, check_flag
 from ..runtime import Handle, Report
+from ..runtime.patience import Patience
 from ..worker import WorkerOptions, make_settings
 from . import child
 from .collector import spared_collector
@@ -96,7 +98,8 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
 
 
 async def _run_here(app: AnyApp, server_name: str | None, options: WorkerOptions) -> Report:
-    async with app.magic():
+    async with AsyncExitStack() as stack:
+        await Patience()(lambda: stack.enter_async_context(app.magic()))
         report: Report = await app.run_worker(server_name=server_name, task_status=_LogStart(), **options)
     log.info("the worker has ended: %s", child.summary(report))
     return report

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
+import time
 
 import pytest
 
@@ -110,7 +112,8 @@ def test_a_limit_of_memory_that_no_process_can_keep_is_given_up(program: Program
     assert f"took more than max_memory before it had run anything, {MANY_TIMES}" in program.log
 
 
-def test_a_server_that_is_away_is_one_line_for_each_try(program: Program) -> None:
+@pytest.mark.parametrize("options", [["--max-jobs", "10"], []])
+def test_a_server_that_is_away_is_waited_for_and_said_once(program: Program, options: list[str]) -> None:
     program.tune("restarts", **QUICKLY)
     program.add("""
         from repid import BrokerUnavailable
@@ -120,10 +123,33 @@ def test_a_server_that_is_away_is_one_line_for_each_try(program: Program) -> Non
         app = Repid(Connection(Away(HERE / "jobs.db")))
         app.include_router(router)
     """)
-    program.start("--max-jobs", "10")
-    assert program.wait() == 1
-    assert program.log.count("worker 1 has failed: nobody answers at example.org:6379") == 3
+    program.start(*options)
+    until(lambda: "nobody answers" in program.log)
+    time.sleep(1)  # it is tried several times
+    assert program.is_running
+    program.signal(signal.SIGTERM)
+    assert program.wait() == (0 if options else -signal.SIGTERM)
+    assert program.log.count("cannot start yet, and tries until the broker answers: nobody answers at example.org") == 1
     assert "Traceback" not in program.log
+
+
+@pytest.mark.real_time
+def test_processes_that_start_while_the_file_is_locked_wait_for_it(program: Program) -> None:
+    program.tune("restarts", **QUICKLY)
+    program.add("from repid.brokers.sqlite import transactions; transactions.PATIENCE = 0.1")
+    program.send("slow", [{"number": 1, "seconds": 0}])
+    other = sqlite3.connect(program.folder / "jobs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    program.start("--processes", "2")
+    until(lambda: program.log.count("cannot start yet") == 2)
+    time.sleep(1)
+    assert program.is_running
+    other.execute("ROLLBACK")
+    other.close()
+    until(lambda: program.noted("done") == [1])
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert program.log.count("cannot start yet") == 2
 
 
 def test_a_signal_before_anything_listens_ends_the_command_as_it_ends_any_program(program: Program) -> None:

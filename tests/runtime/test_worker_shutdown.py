@@ -566,3 +566,82 @@ async def test_the_log_names_who_was_left_without_a_verdict(
         assert await app.run_worker(burst=True) == Report(processed=1, released=1)
     assert f"message {envelope.id} was left without a verdict" in caplog.text
     assert await server.counts("default") == Counts(ready=1)
+
+
+# A broker that is not there yet
+
+
+@pytest.mark.parametrize("step", ["connection", "declare", "consume"])
+async def test_a_worker_waits_for_a_broker_that_is_away_when_it_starts(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    ran: list[float] = []
+
+    @router.actor
+    async def job() -> None:
+        ran.append(trio.current_time())
+
+    await send(app, "job")
+    server.failures[step] = 10
+    before = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        assert 20 < trio.current_time() - before < 60
+        await trio.sleep(1)
+        handle.stop()
+    assert len(ran) == 1
+    [record] = caplog.records
+    assert record.getMessage() == f"cannot start yet, and tries until the broker answers: {step} is out of order"
+
+
+@pytest.mark.parametrize("step", ["connection", "declare", "consume"])
+@pytest.mark.parametrize("how", ["failures", "hanging"])
+async def test_a_worker_that_waits_for_its_broker_stops_when_told_to(
+    app: Repid, server: UnreliableServer, step: str, how: str
+) -> None:
+    worker = Worker(app=app)
+
+    @worker.actor
+    async def job() -> None: ...
+
+    if how == "failures":
+        server.failures[step] = 10**9
+    else:
+        server.hanging.add(step)
+    reports: list[Report] = []
+
+    async def work() -> None:
+        reports.append(await worker.run())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        await trio.sleep(100)
+        assert not reports
+        before = trio.current_time()
+        worker.stop()
+    assert trio.current_time() == before
+    assert reports == [Report()]
+
+
+async def test_a_worker_that_was_stopped_before_its_broker_came_counts_as_started(
+    app: Repid, server: UnreliableServer
+) -> None:
+    worker = Worker(app=app)
+
+    @worker.actor
+    async def job() -> None: ...
+
+    server.hanging.add("consume")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_later, worker)
+        handle: Handle = await nursery.start(worker.run)
+        handle.stop()
+    server.heal()
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(worker.run)
+        handle.stop()
+
+
+async def _stop_later(worker: Worker) -> None:
+    await trio.sleep(10)
+    worker.stop()

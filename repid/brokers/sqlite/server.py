@@ -106,7 +106,8 @@ class SQLiteServer:
         if isinstance(queues, str):
             raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
         names = list(queues)
-        await self._session.change(lambda store: store.directory.declare(names))
+        if not await self._session.look(lambda store: store.directory.channels.keys() >= set(names)):
+            await self._session.change(lambda store: store.directory.declare(names))
 
     @hosted
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
