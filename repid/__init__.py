@@ -8,7 +8,7 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `worker`, `job`, `queue`, `results`, `recurring`: what people declare, run and ask about.
 * `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
 * `actors`: functions with a policy; `Router` collects them.
-* `inject`: from a signature to arguments; `Message`, the handle an actor gets; `Depends`.
+* `inject`: from a signature to arguments; `Message` and `SyncMessage`, the handles an actor gets; `Depends`.
 * `producer`: sending. `schedule`: when schedules tick; pure. `ports`: the protocols of brokers and backends.
 * `delivery`: what may happen to a message and what follows; pure. `retry`, `codec`, `names`.
 * `envelope`, `errors`: values. `hosts`: the bridge to asyncio.
@@ -48,7 +48,7 @@ from .errors import (
     UsageError,
     WorkersFailed,
 )
-from .inject import Depends, Message
+from .inject import Depends, Message, SyncMessage
 from .job import Job, JobHandle, Watch
 from .ports import BrowsedMessage, Counts, Schedule, StoredSchedule
 from .producer import Outcomes, ProducerMiddleware, Publish
@@ -110,6 +110,7 @@ __all__ = [
     "Schedules",
     "Status",
     "StoredSchedule",
+    "SyncMessage",
     "UsageError",
     "Watch",
     "Worker",

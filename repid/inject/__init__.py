@@ -1,6 +1,7 @@
 """From a function's signature to its keyword arguments: compiled once per actor, run once per message.
 
-* `message`: `Message`, the handle an actor gets. `depends`: `Depends`, and the kinds of functions.
+* `message`: `Message`, the handle an actor gets; `sync_message`: the same for actors that block. `depends`: `Depends`,
+  and the kinds of functions.
 * `hints`: annotations become types, one parameter at a time, so that an error can name the parameter. `enclosing`: the
   names in them that are local to the functions around an actor.
 * `signature`: what a function asks for: payload parameters, the message, dependencies, the rest.
@@ -13,18 +14,22 @@ from .depends import Depends, Kind, kind_of
 from .enclosing import enclosing_names
 from .hints import UnresolvedAnnotation, plain_function
 from .message import Message
-from .plan import NO_NAMES, Plan, compile_plan
-from .supply import MESSAGE, Dependencies, Supplied, Values
+from .plan import NO_NAMES, Bind, Plan, compile_plan
+from .supply import MESSAGE, Dependencies, Supplied, SuppliedAsync, Values
+from .sync_message import SyncMessage
 
 __all__ = [
     "MESSAGE",
     "NO_NAMES",
+    "Bind",
     "Dependencies",
     "Depends",
     "Kind",
     "Message",
     "Plan",
     "Supplied",
+    "SuppliedAsync",
+    "SyncMessage",
     "UnresolvedAnnotation",
     "Values",
     "compile_plan",

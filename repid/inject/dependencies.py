@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ConfigurationError
 from .depends import Kind, kind_of
 from .hints import Names, dependency_of, is_message, names_of
-from .signature import Signature, check_by_name, check_default, name_of, open_parameters
+from .signature import Signature, check_by_name, check_default, check_on_the_loop, name_of, open_parameters
 from .supply import MESSAGE, Dependencies, Step, Supplied, SuppliedAsync, Wants
 
 
@@ -24,10 +24,14 @@ def compile_dependencies(
         (name, search.number_of(depends.function, f"parameter {name!r} of {signature.function}()", ()))
         for name, depends in signature.dependencies
     )
-    outside = set() if kind_of(function) is Kind.ASYNC else _needed_by_async(search.steps)
+    is_async = kind_of(function) is Kind.ASYNC
+    outside = set() if is_async else _needed_by_async(search.steps)
+    for step in search.steps:
+        if is_async or step.number in outside:
+            check_on_the_loop(*search.messages.get(step.function, (None, "")))
     outer = tuple(step for step in search.steps if step.number in outside)
     steps = tuple(step for step in search.steps if step.number not in outside)
-    inner = (SuppliedAsync if kind_of(function) is Kind.ASYNC else Supplied)(function, steps, wants)
+    inner = (SuppliedAsync if is_async else Supplied)(function, steps, wants)
     takes_message = any(MESSAGE in _wanted(step.wants) for step in search.steps)
     passed_on = _wanted(wants, *(step.wants for step in steps)).difference(step.number for step in steps)
     return Dependencies(outer, inner, passed_on, takes_message)
@@ -51,6 +55,8 @@ class _Search:
 
     def __init__(self, actor: str, local_names: Mapping[str, Any]) -> None:
         self.steps: list[Step] = []
+        self.messages: dict[Any, tuple[Any, str]] = {}
+        """Of the functions that want the message: the type they annotate it with, and where."""
         self._actor = actor
         self._local_names = local_names
 
@@ -84,6 +90,8 @@ class _Search:
                 _check_left_alone(parameter, where)
                 continue
             check_by_name(parameter, where)
+            if depends is None:
+                self.messages[function] = hint, where
             number = MESSAGE if depends is None else self.number_of(depends.function, where, path)
             wants.append((parameter.name, number))
         return tuple(wants)

@@ -15,6 +15,7 @@ from ..codec import JSON_CODEC
 from ..errors import ConfigurationError
 from .depends import Depends
 from .message import Message
+from .sync_message import SyncMessage
 
 DECODED_TYPES = (dict, list, str, int, float, bool, type(None))
 """What JSON gives where nothing better is asked for. A class that is a base of one of these can be decoded to."""
@@ -57,24 +58,35 @@ def typed_dict(hints: dict[str, Any]) -> Any:
 
 
 def names_of(function: Callable[..., Any], local_names: Mapping[str, Any]) -> Names:
-    """What the names in the annotations of `function` mean. `Message` is known also where it was not imported."""
+    """What the names in the annotations of `function` mean. Those of messages are known also where not imported."""
     plain = plain_function(function)
     known = getattr(plain, "__globals__", {})
     extra = dict(local_names) if "<locals>" in getattr(plain, "__qualname__", "") else {}
     extra |= {parameter.__name__: parameter for parameter in getattr(plain, "__type_params__", ())}
-    for name, meaning in (("Message", Message), ("repid", types.SimpleNamespace(Message=Message))):
+    messages = {"Message": Message, "SyncMessage": SyncMessage}
+    for name, meaning in (*messages.items(), ("repid", types.SimpleNamespace(**messages))):
         if name not in known:
             extra.setdefault(name, meaning)
     return Names(known, extra)
 
 
 def is_message(hint: Any) -> bool:
-    """Whether the hint is `Message`, also as `Message | None` and within `Annotated` or a type alias."""
+    """Whether the hint is `Message` or `SyncMessage`, or both, also with `None` and within `Annotated` or an alias."""
+    return bool(_messages_in(hint))
+
+
+def is_for_threads(hint: Any) -> bool:
+    """Whether the hint is `SyncMessage`, and `Message` would not do."""
+    return _messages_in(hint) == {SyncMessage}
+
+
+def _messages_in(hint: Any) -> set[Any]:
+    """Which of `Message` and `SyncMessage` a hint consists of; an empty set if there is anything else in it."""
     hint = bare(hint)
     if typing.get_origin(hint) in {typing.Union, types.UnionType}:
-        members = [member for member in typing.get_args(hint) if member is not type(None)]
-        return len(members) == 1 and is_message(members[0])
-    return hint is Message
+        members = [_messages_in(member) for member in typing.get_args(hint) if member is not type(None)]
+        return set().union(*members) if all(members) else set()
+    return {hint} if hint is Message or hint is SyncMessage else set()
 
 
 def dependency_of(hint: Any, where: str) -> Depends | None:

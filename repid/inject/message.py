@@ -1,18 +1,26 @@
-"""The message an actor gets: the delivery's content and the verbs an actor may use on it."""
+"""The message an actor gets: the delivery's content and the verbs an actor may use on it.
+
+A verb is final when it is called. So a verb is a plain function: it checks, changes the state and hands the verdict
+to the worker before it returns, and what it returns only waits for the broker's answer. All this happens in the thread
+of the worker's trio run, which alone changes the state; a verb that is called in another thread goes there and waits
+until it is done. An asyncio task is in that thread too, between two steps of trio, where state may be changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from ..codec import JSON, encode_json
 from ..delivery import ACK, Ack, Cancel, DeadLetter, Delivery, Disposition, Progress, Release, Retry, Terms
 from ..envelope import Envelope
 from ..errors import AlreadySettled, UsageError
-from ..hosts import crossing, hosted
+from ..hosts import crossing
 from ..names import check_duration
 from ..producer import Outcomes, Producer, Publish, accepted, check_payload, make_envelope
+
+T = TypeVar("T")
 
 Action: TypeAlias = Literal["acked", "nacked", "rejected", "retried", "snoozed", "replied", "cancelled"]
 """What an actor has done with its message."""
@@ -27,18 +35,29 @@ _ACTIONS: dict[type[Disposition], Action] = {
 }
 
 
+Wait: TypeAlias = Callable[[], Awaitable[None]]
+
+
 class Desk(Protocol):
     """Where the verbs of a message go. The worker gives one to each message."""
 
-    def hand_over(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> Awaitable[None]:
+    def in_trio(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a sync function in the thread of the worker's trio run: directly, or from another thread."""
+        ...
+
+    def wait_for(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make an async call in the worker's trio run and wait for it, from another thread."""
+        ...
+
+    def hand_over(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> Wait:
         """Take the verdict, at once and for good; what is returned waits until the broker has answered.
 
-        Awaiting it raises `LeaseLost` if the broker refused the verdict.
+        Waiting raises `LeaseLost` if the broker refused the verdict.
         """
         ...
 
-    def report(self, delivery: Delivery, progress: Progress) -> Awaitable[None]:
-        """Note how far the run has come."""
+    def report(self, delivery: Delivery, progress: Progress) -> Wait:
+        """Note how far the run has come; what is returned is a checkpoint."""
         ...
 
     def publisher(self, server_name: str | None) -> Publish:
@@ -50,34 +69,43 @@ class Desk(Protocol):
         ...
 
 
-class Message(Producer):
-    """One message in the hands of an actor.
+class Said(Coroutine[Any, Any, None]):
+    """A verb that took effect when it was called. Awaiting it waits for the broker's answer; nobody has to."""
 
-    At most one verb decides its fate: `ack`, `nack`, `reject`, `retry`, `snooze`, `reply` or `reply_json`. It is
-    final when called: cancelling the await does not take it back, what the actor raises afterwards is only logged,
-    and a second one raises `AlreadySettled`. Without a verb the actor's confirmation mode decides.
+    __slots__ = ("_coroutine", "_wait")
 
-    `send_message`, `send_message_json` and their plural forms send at once, whatever becomes of this message;
-    the same methods of `outbox` hold back until the message is acknowledged.
-    """
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+        self._coroutine: Coroutine[Any, Any, None] | None = None
 
-    __slots__ = ("_action", "_delivery", "_desk", "_outbox", "_terms", "arguments")
+    def __await__(self) -> Any:
+        return self._waiting().__await__()
 
-    arguments: dict[str, Any]
-    """What the actor is called with, by parameter name, but for its dependencies. A middleware may change it before the
-    call.
-    """
+    def send(self, value: Any) -> Any:
+        """As a coroutine, for those who make a task of it."""
+        return self._waiting().send(value)
 
-    def __init__(self, delivery: Delivery, terms: Terms, desk: Desk, action: Action | None = None) -> None:
-        self._delivery = delivery
-        self._terms = terms
-        self._desk = desk
-        self._action = action
-        self._outbox: Outbox | None = None
-        self.arguments = {}
+    def throw(self, *error: Any) -> Any:
+        """As a coroutine."""
+        return self._waiting().throw(*error)
 
-    def __repr__(self) -> str:
-        return f"<Message {self.message_id!r} on {self.channel!r}, attempt {self.attempt}, {self._action or 'open'}>"
+    def close(self) -> None:
+        """As a coroutine."""
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    def _waiting(self) -> Coroutine[Any, Any, None]:
+        if self._coroutine is None:
+            self._coroutine = crossing(self._wait)()
+        return self._coroutine
+
+
+class Received:
+    """What there is to know of a received message."""
+
+    __slots__ = ()
+
+    _delivery: Delivery
 
     @property
     def payload(self) -> bytes:
@@ -114,6 +142,39 @@ class Message(Producer):
         """1 for the first run, one more after each failure. Interrupted runs do not count."""
         return self._delivery.attempt
 
+
+class Message(Received, Producer):
+    """One message in the hands of an actor.
+
+    At most one verb decides its fate: `ack`, `nack`, `reject`, `retry`, `snooze`, `reply` or `reply_json`. It is
+    final when called, in whatever thread: what the actor raises afterwards is only logged, and a second one raises
+    `AlreadySettled`. Awaiting a verb waits for the broker's answer; cancelling the await, or leaving it out, takes
+    nothing back. Without a verb the actor's confirmation mode decides.
+
+    `send_message`, `send_message_json` and their plural forms send at once, whatever becomes of this message;
+    the same methods of `outbox` hold back until the message is acknowledged. Sending has to be awaited.
+
+    An actor that is a plain function (`def`) is given a `SyncMessage` instead.
+    """
+
+    __slots__ = ("_action", "_delivery", "_desk", "_outbox", "_terms", "arguments")
+
+    arguments: dict[str, Any]
+    """What the actor is called with, by parameter name, but for its dependencies. A middleware may change it before the
+    call.
+    """
+
+    def __init__(self, delivery: Delivery, terms: Terms, desk: Desk, action: Action | None = None) -> None:
+        self._delivery = delivery
+        self._terms = terms
+        self._desk = desk
+        self._action = action
+        self._outbox: Outbox | None = None
+        self.arguments = {}
+
+    def __repr__(self) -> str:
+        return f"<Message {self.message_id!r} on {self.channel!r}, attempt {self.attempt}, {self._action or 'open'}>"
+
     @property
     def is_acted_on(self) -> bool:
         """Whether a verdict has been given."""
@@ -135,22 +196,22 @@ class Message(Producer):
                 self._outbox.close()
         return self._outbox
 
-    async def ack(self) -> None:
+    def ack(self) -> Coroutine[Any, Any, None]:
         """Done: remove the message, and send what the outbox holds in the same step.
 
         Raises `LeaseLost` if the message had been given to another worker meanwhile.
         """
-        await self._decide("acked", ACK)
+        return self._decide("acked", ACK)
 
-    async def nack(self) -> None:
+    def nack(self) -> Coroutine[Any, Any, None]:
         """Failed for good: a dead letter, without retries. The outbox is dropped."""
-        await self._decide("nacked", DeadLetter("nacked"))
+        return self._decide("nacked", DeadLetter("nacked"))
 
-    async def reject(self) -> None:
+    def reject(self) -> Coroutine[Any, Any, None]:
         """Not here: ready again at once, for any worker; no attempt is used. The outbox is dropped."""
-        await self._decide("rejected", Release())
+        return self._decide("rejected", Release())
 
-    async def retry(self, delay: float | timedelta | None = None) -> None:
+    def retry(self, delay: float | timedelta | None = None) -> Coroutine[Any, Any, None]:
         """Run it again after `delay` (seconds or timedelta; None: the actor's policy). Uses an attempt.
 
         Raises `UsageError` in the last attempt; the message is still open then.
@@ -163,30 +224,30 @@ class Message(Producer):
                 f"(retries={terms.retries})"
             )
         wait = terms.retry_delay(terms.attempt) if delay is None else check_duration("delay", delay)
-        await self._decide("retried", Retry(wait))
+        return self._decide("retried", Retry(wait))
 
-    async def snooze(self, delay: float | timedelta) -> None:
+    def snooze(self, delay: float | timedelta) -> Coroutine[Any, Any, None]:
         """Not now: ready again after `delay` (seconds or timedelta); no attempt is used. The outbox is dropped."""
-        await self._decide("snoozed", Release(check_duration("delay", delay)))
+        return self._decide("snoozed", Release(check_duration("delay", delay)))
 
-    async def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+    def progress(self, done: float, total: float | None = None, note: str = "") -> Coroutine[Any, Any, None]:
         """Tell whoever watches the job how far this run has come. Cheap enough for a loop: what is told in quick
         succession is coalesced, the last one counts. Told after the verdict, it goes unheard.
         """
-        await crossing(self._desk.report)(self._delivery, Progress(done, total, note))
+        return Said(self._desk.in_trio(self._desk.report, self._delivery, Progress(done, total, note)))
 
-    async def reply(
+    def reply(
         self,
         *,
         payload: bytes,
         content_type: str | None = None,
         headers: Mapping[str, str] | None = None,
         channel: str | None = None,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Acknowledge and send a reply to `channel` (None: to `reply_to`) in one step, with the outbox.
 
-        Raises `UsageError` if there is no channel to reply to, and what a producer middleware refuses it with; the
-        message is still open then.
+        Raises `UsageError` if there is no channel to reply to; the message is still open then. Where producer
+        middlewares have a say in the reply, it must be awaited, and is final when they have let it pass.
         """
         self._check_open("replied")
         check_payload(payload)
@@ -200,17 +261,19 @@ class Message(Producer):
             return [None] * len(envelopes)
 
         reply = make_envelope(target, payload, content_type, {"headers": headers})
-        accepted(reply, await self._desk.holder(hold)((reply,)))
-        await self._decide("replied", ACK, replies)
+        publish = self._desk.holder(hold)
+        if publish is hold:
+            return self._decide("replied", ACK, (reply,))
+        return self._reply_through(publish, reply, replies)
 
-    async def reply_json(
+    def reply_json(
         self, payload: Any = None, *, headers: Mapping[str, str] | None = None, channel: str | None = None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Like `reply`, with anything msgspec can encode as JSON.
 
         Raises `PayloadError` for anything else; the message is still open then.
         """
-        await self.reply(payload=encode_json(payload), content_type=JSON, headers=headers, channel=channel)
+        return self.reply(payload=encode_json(payload), content_type=JSON, headers=headers, channel=channel)
 
     def acked_first(self) -> None:
         """The worker acknowledges it before the start, in the mode `ack_first`."""
@@ -231,13 +294,22 @@ class Message(Producer):
                 f"message {self.message_id!r} cannot be {action}: it has been {self._action} already, which is final"
             )
 
-    @hosted
-    async def _decide(self, action: Action, disposition: Disposition, replies: Sequence[Envelope] = ()) -> None:
+    def _decide(
+        self, action: Action, disposition: Disposition, replies: Sequence[Envelope] = ()
+    ) -> Coroutine[Any, Any, None]:
+        return Said(self._desk.in_trio(self._take, action, disposition, replies))
+
+    def _take(self, action: Action, disposition: Disposition, replies: Sequence[Envelope]) -> Wait:
+        """Called in the thread of the trio run: decide, and hand the verdict over."""
         self._check_open(action)
         self._action = action
         held = () if self._outbox is None else self._outbox.close()
         outbox = (*held, *replies) if isinstance(disposition, Ack) else ()
-        await self._desk.hand_over(self._delivery, disposition, outbox)
+        return self._desk.hand_over(self._delivery, disposition, outbox)
+
+    async def _reply_through(self, publish: Publish, reply: Envelope, replies: Sequence[Envelope]) -> None:
+        accepted(reply, await publish((reply,)))
+        await self._decide("replied", ACK, replies)
 
 
 class Outbox(Producer):

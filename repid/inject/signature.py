@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from ..errors import ConfigurationError
-from .depends import Depends
-from .hints import check_decodable, dependency_of, is_message, names_of, plain_function
+from .depends import Depends, Kind, kind_of
+from .hints import check_decodable, dependency_of, is_for_threads, is_message, names_of, plain_function
 
 NO_REST: Any = object()
 """In place of a type: the function has no `**kwargs`."""
@@ -64,6 +64,8 @@ def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any])
             dependencies.append((parameter.name, depends))
             continue
         if is_message(hint) and parameter.kind is not P.VAR_KEYWORD:
+            if kind_of(function) in {Kind.ASYNC, Kind.ASYNC_GENERATOR}:
+                check_on_the_loop(hint, where)
             messages.append(parameter.name)
             continue
         check_decodable(hint, where)
@@ -124,6 +126,15 @@ def check_by_name(parameter: inspect.Parameter, where: str) -> None:
         raise ConfigurationError(
             f"{where} takes positional arguments, but parameters are filled by name: "
             f"replace '*{parameter.name}' by a parameter that is a list, or by '*' alone"
+        )
+
+
+def check_on_the_loop(hint: Any, where: str) -> None:
+    """Raise `ConfigurationError` if the parameter of a function that runs on the event loop is a `SyncMessage`."""
+    if is_for_threads(hint):
+        raise ConfigurationError(
+            f"{where} is a SyncMessage, whose verbs block, but the function runs on the event loop: "
+            "annotate it with Message, and await the verbs"
         )
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -39,6 +41,8 @@ from .progress import Reporter
 from .roles import Role, Roles
 from .settler import Settler
 from .timer import Holder, Timer
+
+T = TypeVar("T")
 
 log = logging.getLogger("repid.worker")
 
@@ -237,7 +241,11 @@ class Crew:
 
 
 class Desk:
-    """Where the verbs of this worker's messages go."""
+    """Where the verbs of this worker's messages go.
+
+    All that it knows belongs to the thread of the worker's trio run. Other code of that thread, as asyncio's tasks
+    where trio is a guest, may call it between two steps of trio; other threads go through `in_trio` or `wait_for`.
+    """
 
     def __init__(
         self,
@@ -252,8 +260,33 @@ class Desk:
         self._reporter = reporter
         self.publisher = publisher
         self.holder = holder
+        self._thread = threading.get_ident()
+        self._token = trio.lowlevel.current_trio_token()
 
-    def hand_over(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> Awaitable[None]:
+    def in_trio(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a sync function in the thread of the trio run, and wait for it where this is another one."""
+        if threading.get_ident() == self._thread:
+            return function(*arguments)
+        try:
+            return trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
+        except trio.RunFinishedError:
+            raise UsageError("the worker that ran this actor has ended, and its event loop with it") from None
+
+    def wait_for(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make an async call in the trio run, and wait for it in this thread.
+
+        In the thread of the run itself nobody can wait: there the call comes back, for the caller to await.
+        """
+        if threading.get_ident() == self._thread:
+            return cast("T", call())
+        try:
+            return trio.from_thread.run(call, trio_token=self._token)
+        except trio.RunFinishedError:
+            raise UsageError("the worker that ran this actor has ended, and its event loop with it") from None
+
+    def hand_over(
+        self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]
+    ) -> Callable[[], Awaitable[None]]:
         """Take the verdict at once; what is returned waits for the broker's answer."""
         if self._settler.has_ended:
             raise UsageError(
@@ -261,10 +294,10 @@ class Desk:
             )
         self._ledger.kept.discard(delivery)
         self._crew.settle(delivery, disposition, outbox)
-        return self._settler.wait_settled(delivery)
+        return self._settler.expect(delivery).wait
 
-    async def report(self, delivery: Delivery, progress: Progress) -> None:
-        """Note how far a run has come; the broker is told now and then. A checkpoint."""
+    def report(self, delivery: Delivery, progress: Progress) -> Callable[[], Awaitable[None]]:
+        """Note how far a run has come; the broker is told now and then. What is returned is a checkpoint."""
         if delivery in self._ledger.leases:
             self._reporter.note(delivery, progress)
-        await trio.lowlevel.checkpoint()
+        return trio.lowlevel.checkpoint

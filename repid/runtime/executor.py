@@ -287,7 +287,7 @@ class Executor:
             run.message.acked_first()
         self._settler.put(Settlement(run.delivery, ACK))
         try:
-            await self._settler.wait_settled(run.delivery)
+            await self._settler.expect(run.delivery).wait()
         except LeaseLost:
             self._done(run)
             return False

@@ -14,7 +14,7 @@ from ..actors import Actor, onion
 from ..delivery import VERBS, Cancel, Delivery, Disposition, NewResult, Terms, make_result
 from ..envelope import Envelope
 from ..errors import ConfigurationError
-from ..inject import MESSAGE, Message, Supplied, Values
+from ..inject import MESSAGE, Bind, Message, Plan, Supplied, SuppliedAsync, SyncMessage, Values
 from ..names import check_duration
 from ..ports import Backend, Home, Topics
 from ..retry import default_retry_policy_factory
@@ -47,7 +47,7 @@ class Role:
         backend = backends.of(actor)
         self.actor = actor
         self.mode = actor.mode
-        self.bind = actor.plan.bind
+        self.bind = actor.plan.bind if actor.is_async else _bind_for_threads(actor.plan)
         self.limit = actor.concurrency
         self.needs_message = actor.plan.takes_message or _is_surrounded(actor)
         self.slots: CapacityLimiter | None = getattr(backend, "slots", None)
@@ -120,6 +120,18 @@ Call = Callable[..., Awaitable[Any]]
 """Called with the message, and with the values of dependencies where it has any."""
 
 
+def _bind_for_threads(plan: Plan) -> Bind:
+    """The binding of a function that blocks: it is given the message for threads."""
+    bind = plan.bind
+    if not plan.signature.messages:
+        return bind
+    return lambda envelope, message: bind(envelope, _for_threads(message))
+
+
+def _for_threads(message: Message | None) -> Any:
+    return None if message is None else SyncMessage(message)
+
+
 def _is_surrounded(actor: Actor) -> bool:
     """Whether something runs around its calls: middlewares, or async dependencies of a sync function."""
     dependencies = actor.plan.dependencies
@@ -144,7 +156,9 @@ def _start_supplied(supplied: Supplied, backend: Backend | None) -> Start:
     if backend is None:
         return lambda arguments, message: supplied({MESSAGE: message}, arguments)
     call: Callable[..., Any] = backend.call
-    return lambda arguments, message: call(supplied, ({MESSAGE: message}, arguments), {})
+    if isinstance(supplied, SuppliedAsync):
+        return lambda arguments, message: call(supplied, ({MESSAGE: message}, arguments), {})
+    return lambda arguments, message: call(supplied, ({MESSAGE: _for_threads(message)}, arguments), {})
 
 
 def _start_around(actor: Actor, backend: Backend | None, home: Home | None) -> Start:
@@ -176,6 +190,8 @@ def _call_supplied(supplied: Supplied, backend: Backend | None, home: Home | Non
     async def call(message: Message, given: Values) -> Any:
         if backend is None or backend is home:
             return await supplied(given, message.arguments)
+        if MESSAGE in given and not isinstance(supplied, SuppliedAsync):
+            given = {**given, MESSAGE: _for_threads(message)}
         return await backend.call(supplied, (given, message.arguments), {})
 
     return call

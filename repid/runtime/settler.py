@@ -27,7 +27,7 @@ class Settler:
         self._result_store = result_store
         self._ledger = ledger
         self._pending: list[Settlement] = []
-        self._waiting: dict[Delivery, _Answer] = {}
+        self._waiting: dict[Delivery, Answer] = {}
         self._parked = False
         self._lot = trio.lowlevel.ParkingLot()
         self._closed = False
@@ -47,17 +47,10 @@ class Settler:
             self._parked = False
             self._lot.unpark()
 
-    async def wait_settled(self, delivery: Delivery) -> None:
-        """Wait for the broker's answer to the verdict just put. Raises `LeaseLost` if it was refused.
-
-        Cancelling only ends the waiting.
-        """
-        answer = self._waiting[delivery] = _Answer()
-        await answer.event.wait()
-        if answer.verdict is None:
-            raise BrokerUnavailable(f"the worker ended before the broker had answered for {delivery.envelope.id!r}")
-        if not answer.verdict.accepted:
-            raise LeaseLost(delivery.envelope.id)
+    def expect(self, delivery: Delivery) -> Answer:
+        """The broker's answer to the verdict just put, which may be waited for."""
+        answer = self._waiting[delivery] = Answer(delivery)
+        return answer
 
     async def run(self) -> None:
         """Settle until closed and empty, or cut off."""
@@ -128,11 +121,22 @@ class Settler:
         )
 
 
-class _Answer:
-    """What a verb waits for. `verdict` stays None where the worker ended before the broker answered."""
+class Answer:
+    """The broker's answer to one verdict. `verdict` stays None where the worker ended before the broker answered."""
 
-    __slots__ = ("event", "verdict")
+    __slots__ = ("delivery", "event", "verdict")
 
-    def __init__(self) -> None:
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
         self.event = trio.Event()
         self.verdict: Verdict | None = None
+
+    async def wait(self) -> None:
+        """Wait for it. Raises `LeaseLost` if the verdict was refused. Cancelling only ends the waiting."""
+        await self.event.wait()
+        if self.verdict is None:
+            raise BrokerUnavailable(
+                f"the worker ended before the broker had answered for {self.delivery.envelope.id!r}"
+            )
+        if not self.verdict.accepted:
+            raise LeaseLost(self.delivery.envelope.id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, assert_type
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Annotated, Any, assert_type
 
 from repid import (
     Actor,
@@ -18,11 +18,13 @@ from repid import (
     JobHandle,
     Message,
     Outcomes,
+    PrioritiesT,
     Publish,
     Queue,
     Repid,
     Report,
     Router,
+    SyncMessage,
     Worker,
 )
 
@@ -99,6 +101,28 @@ def test_wrong_options_are_errors_of_the_checker_too() -> None:
     assert callable(wrong)
 
 
+def test_the_verbs_of_a_message_for_threads_are_plain_calls() -> None:
+    def of_a_message_for_threads(message: SyncMessage) -> None:
+        assert_type(message.payload, bytes)
+        assert_type(message.attempt, int)
+        assert_type(message.is_acted_on, bool)
+        message.ack()
+        message.nack()
+        message.reject()
+        message.retry()
+        message.snooze(1)
+        message.progress(1, 2, "half")
+        message.reply(payload=b"")
+        message.reply_json({})
+        message.outbox.send_message_json(channel="c", payload=1)
+        assert_type(message.send_message(channel="c", payload=b""), Envelope)
+        assert_type(message.send_message_json(channel="c", priority=PrioritiesT.HIGH), Envelope)
+        assert_type(message.outbox.send_messages_json(channel="c", payloads=[1]), list[Envelope])
+        message.send_message_json(channel="c", prioritty=1)  # type: ignore[call-arg]
+
+    assert callable(of_a_message_for_threads)
+
+
 def test_what_things_are() -> None:
     async def of_a_message(message: Message) -> None:
         assert_type(message.payload, bytes)
@@ -110,6 +134,9 @@ def test_what_things_are() -> None:
         assert_type(message.attempt, int)
         assert_type(message.is_acted_on, bool)
         assert_type(await message.ack(), None)
+        said: Coroutine[Any, Any, None] = message.reply_json({})
+        await said
+        message.nack()  # type: ignore[unused-coroutine] # it takes effect, but does not wait for the broker
         assert_type(await message.send_message(channel="c", payload=b""), Envelope)
         assert_type(await message.outbox.send_messages_json(channel="c", payloads=[1]), list[Envelope])
 
