@@ -109,7 +109,7 @@ class SQLiteConsumer:
         """Take nothing more; who waits in `receive` is told. Nothing happens where the connection is closed."""
         self._closed = True
         with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME, shield=True):
-            await self._session.look(lambda store: store.close([self._id]))
+            await self._session.ask(Request(lambda store: store.close([self._id]), in_memory=True))
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import BrokerRefused, ConfigurationError, RepidError
-from .errors import explain_open, is_busy
+from .errors import STATEMENT_FAILED, explain_open, is_busy
 
 APPLICATION_ID = 0x72657064
 """The bytes "repd" in the file's header: it is ours."""
@@ -109,11 +109,11 @@ def open_file(how: Opening, give_up_at: Callable[[], float] = lambda: math.inf) 
         connection = sqlite3.connect(
             path, timeout=_SHORT_WAIT, isolation_level=None, cached_statements=256, check_same_thread=True
         )
-    except sqlite3.Error as error:
+    except STATEMENT_FAILED as error:
         raise explain_open(error, path) from error
     try:
         _set_up_patiently(connection, how, give_up_at)
-    except sqlite3.Error as error:
+    except STATEMENT_FAILED as error:
         connection.close()
         raise explain_open(error, path) from error
     except RepidError:
