@@ -227,3 +227,15 @@ async def test_what_is_urgent_is_never_carried_out_where_others_only_look() -> N
         assert counter.take(lambda _: True) == [write]
         counter.put_back([read, write], urgent=True)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_consumer_can_be_closed_while_nothing_can_be_read_or_written(path: Path, faults: Faults) -> None:
+    async with serving(path) as server, consuming(server, frozenset({"b"})) as other:
+        async with consuming(server, frozenset({"a"})):
+            await server.publish([message("1", topic="a")])
+            faults.fail(lambda _: True)
+        faults.heal()
+        await idle()
+        while not (received := await now_ready(other)):  # a topic that nobody else takes now
+            await trio.sleep(0.01)
+        assert ids(received) == ["1"]
