@@ -270,7 +270,8 @@ class Counter:
 
 def anew(error: RepidError) -> RepidError:
     """The same error for another caller: one exception raised in two tasks would mix up their tracebacks."""
-    copy = type(error)(*error.args)
+    copy = type(error).__new__(type(error), *error.args)  # its __init__ may take other arguments
+    copy.__dict__.update(error.__dict__)
     copy.__cause__ = error.__cause__
     return copy
 

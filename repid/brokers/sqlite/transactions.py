@@ -175,6 +175,8 @@ class Transactions:
                     wanting.append(request)
                 else:
                     answers.append(Answer(request))
+            except RepidError as error:
+                answers.append(Answer(request, error=error))
             except Exception as error:
                 if is_busy(error) or not store.connection.in_transaction:
                     raise
