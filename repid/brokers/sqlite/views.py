@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,7 +124,7 @@ def watch(store: Store, id_: str, result_id: str) -> Snapshot:
     return Snapshot(
         state="leased" if leased else "scheduled" if scheduled else "ready",
         attempt=attempt,
-        progress=_to_progress(present if leased else progress),
+        progress=to_progress(present if leased else progress),
         cancelling=bool(cancelling),
         result=result,
     )
@@ -134,11 +135,19 @@ def _watch_dead(store: Store, key: Key, result: StoredResult | None) -> Snapshot
     row = store.execute(sql, (key,)).fetchone()
     if row is None:
         return Snapshot(state="gone", result=result)
-    return Snapshot(state="dead", attempt=row[0], progress=_to_progress(row[1]), result=result)
+    return Snapshot(state="dead", attempt=row[0], progress=to_progress(row[1]), result=result)
 
 
-def _to_progress(packed: bytes | None) -> Progress | None:
-    return None if packed is None else _unpack_progress(packed)
+def to_progress(packed: bytes | None) -> Progress | None:
+    """The progress that was packed; None where it cannot be read or is no number, which nobody could wait to change."""
+    if packed is None:
+        return None
+    try:
+        progress = _unpack_progress(packed)
+    except (TypeError, msgspec.MsgspecError):
+        return None
+    numbers = (progress.done, 0.0 if progress.total is None else progress.total)
+    return progress if all(map(math.isfinite, numbers)) else None
 
 
 # Removing
