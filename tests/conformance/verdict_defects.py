@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -112,6 +112,12 @@ class FlushesLeases(BrokenServer):
         await self.delete(queue)
         await self.declare([queue])
         return counts.ready + counts.scheduled
+
+
+class DeletesWhatIsAlive(BrokenServer):
+    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+        removed = await super().delete_messages(queue, keys)
+        return removed + await self.flush(queue)
 
 
 class IgnoresBrowseLimits(BrokenServer):

@@ -125,6 +125,11 @@ class InMemoryServer:
         return await self._session.step(lambda now: self._store.revive(queue, keys, now))
 
     @hosted
+    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+        """Remove dead messages (all, or those with these keys) for good; how many. Cancelled: none was removed."""
+        return await self._session.step(lambda now: self._store.delete_dead(queue, keys, now))
+
+    @hosted
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue until `resume`. Raises `QueueNotDeclared`."""
         await self._session.step(lambda now: self._store.pause(queue, now))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -30,7 +31,8 @@ from ...ports import (
 )
 from ...retry import seconds
 from ..checks import check_envelopes
-from . import publishing, results, schedules, views
+from . import publishing, schedules, views
+from . import results as stored_results
 from .clock import MICRO, Clock
 from .consumer import SQLiteConsumer, open_consumer
 from .requests import Publication, Request
@@ -148,6 +150,28 @@ class SQLiteServer:
         return await self._session.change(lambda store: publishing.revive(store, queue, chosen))
 
     @hosted
+    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+        """Remove dead messages (all, or those with these keys) for good; how many. Cancelled: some may be removed."""
+        if keys is None:
+            last = await self._session.look(lambda store: views.last_dead(store, queue))
+            return await self._in_bites(lambda store: views.delete_first_dead(store, queue, last))
+        waiting = list(keys)
+        await self._session.look(lambda store: store.directory.channel(queue))  # complains of an undeclared queue
+        removed = 0
+        for start in range(0, len(waiting), views.BITE):
+            some = waiting[start : start + views.BITE]
+            removed += await self._session.change(partial(views.delete_dead, name=queue, keys=some))
+        return removed
+
+    async def _in_bites(self, remove: Callable[[Store], int]) -> int:
+        """Remove in transactions that are short, until nothing is left to remove; how many."""
+        removed = count = await self._session.change(remove)
+        while count:
+            count = await self._session.change(remove)
+            removed += count
+        return removed
+
+    @hosted
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
         await self._session.change(lambda store: store.directory.pause(queue, paused=True))
@@ -175,16 +199,16 @@ class SQLiteServer:
     # Results
 
     @hosted
-    async def store_results(self, results_: Sequence[NewResult]) -> None:
+    async def store_results(self, results: Sequence[NewResult]) -> None:
         """Store results, in place of those with the same ids."""
-        new = list(results_)
-        await self._session.change(lambda store: results.store(store.connection, store.now, new))
+        new = list(results)
+        await self._session.change(lambda store: stored_results.store(store.connection, store.now, new))
 
     @hosted
     async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
         """The result under each id; None where there is none, or none any more."""
         wanted = list(ids)
-        return await self._session.look(lambda store: results.fetch(store.connection, store.now, wanted))
+        return await self._session.look(lambda store: stored_results.fetch(store.connection, store.now, wanted))
 
     # Schedules
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -39,6 +40,9 @@ SELECT message.attempt, message.progress, lease.seq IS NOT NULL, lease.progress,
     EXISTS (SELECT 1 FROM scheduled WHERE scheduled.due = message.due AND scheduled.seq = message.seq)
 FROM message LEFT JOIN lease ON lease.seq = message.seq WHERE message.id = ?
 """
+BITE = 1000
+"""Dead messages that are removed in one transaction: others wait for it."""
+
 _LANES = "(SELECT id FROM lane WHERE queue = ?)"
 
 
@@ -177,6 +181,28 @@ def flush(store: Store, name: str) -> int:
         removed += store.execute(f"DELETE FROM message WHERE seq IN (SELECT seq {mine})", (channel.id,)).rowcount  # noqa: S608
         store.execute(f"DELETE {mine}", (channel.id,))
     return removed
+
+
+def last_dead(store: Store, name: str) -> int:
+    """The key of the queue's last dead message; 0 if it has none."""
+    channel = store.directory.channel(name)
+    (key,) = store.execute("SELECT coalesce(max(key), 0) FROM dead WHERE queue = ?", (channel.id,)).fetchone()
+    return int(key)
+
+
+def delete_first_dead(store: Store, name: str, last: int) -> int:
+    """Remove the first dead messages of the queue, up to the key `last`; how many."""
+    channel = store.directory.channel(name)
+    chosen = "SELECT key FROM dead WHERE queue = ? AND key <= ? ORDER BY key LIMIT ?"
+    return store.execute(f"DELETE FROM dead WHERE key IN ({chosen})", (channel.id, last, BITE)).rowcount  # noqa: S608
+
+
+def delete_dead(store: Store, name: str, keys: Sequence[int]) -> int:
+    """Remove the dead messages of the queue with these keys; how many."""
+    channel = store.directory.channel(name)
+    known = [key for key in keys if 0 <= key < 2**63]
+    sql = "DELETE FROM dead WHERE queue = ? AND key IN (SELECT value FROM json_each(?))"
+    return store.execute(sql, (channel.id, json.dumps(known))).rowcount
 
 
 def delete(store: Store, name: str) -> None:

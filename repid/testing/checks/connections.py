@@ -43,6 +43,7 @@ def _calls(broker: Broker) -> dict[str, Callable[[], Awaitable[object]]]:
         "cancel": lambda: broker.cancel("1"),
         "flush": lambda: broker.flush("q"),
         "revive": lambda: broker.revive("q"),
+        "delete_messages": lambda: broker.delete_messages("q"),
         "store_results": lambda: broker.store_results([NewResult(id="1", state="success")]),
         "fetch_results": lambda: broker.fetch_results(["1"]),
         "now": broker.now,
