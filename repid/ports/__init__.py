@@ -21,7 +21,7 @@ from .broker import (
     Topics,
     Verdict,
 )
-from .schedules import Missed, Overlap, Schedule, ScheduleStore, StoredSchedule, TickOutcome
+from .schedules import Declaration, Missed, Origin, Overlap, Schedule, ScheduleStore, StoredSchedule, TickOutcome
 
 __all__ = [
     "REFUSED",
@@ -34,8 +34,10 @@ __all__ = [
     "Category",
     "Consumer",
     "Counts",
+    "Declaration",
     "Home",
     "Missed",
+    "Origin",
     "Overlap",
     "ResultStore",
     "Schedule",

@@ -219,14 +219,6 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """
         ...
 
-    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
-        """Remove dead messages (all of the queue's, or those with these keys) for good; how many.
-
-        Keys of no dead message are passed over. What else is in the queue stays, and so do stored results. Cancelled:
-        some of them may be removed.
-        """
-        ...
-
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
         ...

@@ -139,18 +139,6 @@ class Store(Places):
         self._tell_of([envelope])
         return None
 
-    def delete_dead(self, name: str, keys: Iterable[int] | None, now: float) -> int:
-        """Remove dead messages for good; how many."""
-        self.advance(now)
-        channel = self.directory.channel(name)
-        chosen = [key for key in (list(channel.dead) if keys is None else dict.fromkeys(keys)) if key in channel.dead]
-        ids = {channel.dead[key].envelope.id for key in chosen}
-        for key in chosen:
-            self.dead.take(channel, key)
-        for id_ in ids:
-            self.watchlist.tell(id_)
-        return len(chosen)
-
     def _tell_of(self, envelopes: Iterable[Envelope]) -> None:
         """These were published: they, and what was stored under their result ids, may have changed."""
         for envelope in envelopes:

@@ -7,14 +7,13 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import MappingProxyType
 
-import msgspec
 import trio
 
 from ...delivery import Delivery, Progress, Settlement
 from ...errors import BrokerError, ConfigurationError, NotConnected
 from ...ports import Topics, Verdict
 from ..checks import check_settlements
-from . import claiming, settling, views
+from . import claiming, settling
 from .requests import Request
 from .rows import pack, to_bodies
 from .session import Session
@@ -87,11 +86,8 @@ class SQLiteConsumer:
         return await self._session.change(claiming.rescue, durable=False)
 
     async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
-        """Note how far runs have come. What is not leased to us any more is passed over.
-
-        Raises `ConfigurationError`, and notes none, where one holds what is no number or cannot be written.
-        """
-        noted = [(delivery.token, _pack_progress(delivery, how_far)) for delivery, how_far in progress]
+        """Note how far runs have come. What is not leased to us any more is passed over."""
+        noted = [(delivery.token, pack(how_far)) for delivery, how_far in progress]
         await self._session.change(lambda store: claiming.report(store, noted), durable=False)
 
     async def cancellations(self) -> list[int]:
@@ -113,19 +109,7 @@ class SQLiteConsumer:
         """Take nothing more; who waits in `receive` is told. Nothing happens where the connection is closed."""
         self._closed = True
         with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME, shield=True):
-            await self._session.ask(Request(lambda store: store.close([self._id]), in_memory=True))
-
-
-def _pack_progress(delivery: Delivery, progress: Progress) -> bytes:
-    packed = None
-    with suppress(TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
-        packed = pack(progress)
-    if packed is None or views.to_progress(packed) is None:
-        raise ConfigurationError(
-            f"the progress of message {delivery.envelope.id!r} must be finite numbers and a note that is text, but is "
-            f"{progress!r}"
-        )
-    return packed
+            await self._session.look(lambda store: store.close([self._id]))
 
 
 @asynccontextmanager
