@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -25,18 +25,9 @@ from rich.text import Text
 from ._version import __version__
 from .app import Repid
 from .envelope import TOPIC
-from .errors import (
-    BrokerRefused,
-    ConfigurationError,
-    DuplicateId,
-    QueueNotDeclared,
-    RepidError,
-    UsageError,
-    did_you_mean,
-    shown,
-)
+from .errors import ConfigurationError, RepidError, UsageError
 from .ports import Broker, Counts
-from .producer import Outcomes
+from .producer import raise_refused
 from .supervisor import load_app
 from .supervisor.child import FORMAT
 from .worker import WorkerOptions
@@ -53,7 +44,6 @@ Examples:
   repid queues shop.jobs:app                  what waits, runs and is dead
   repid dead shop.jobs:app mail               the dead messages of the queue mail, and why
   repid requeue shop.jobs:app mail            let them run again
-  repid delete shop.jobs:app mail --all       remove them for good
 """
 
 EXITS = """\b
@@ -69,9 +59,8 @@ Exit codes:
         to do (--burst, --messages-limit)
   1     the module raised an error, or one came out of the worker; or a process
         crashed more than five times within a minute, or died or had to be
-        killed while it was stopping; or some messages were not requeued
-  2     wrong usage: no such module, app, server, queue or message, or one not
-        set up right; an app without actors
+        killed while it was stopping
+  2     wrong usage: no such module, app or server, or one not set up right
   130   Ctrl-C before the worker had started
   128+n killed by signal n, as a shell tells it
 """
@@ -156,12 +145,6 @@ def worker(
         options["graceful_shutdown_time"] = graceful_shutdown_time
     size = None if max_memory is None else parse_size(max_memory)
     app = find_app(target)
-    find_server(app, server)
-    if not app.queues():
-        raise ConfigurationError(
-            f"the app {target!r} has no actors to run: add them to it with app.include_router(router); "
-            "those of a Worker are run by its own run() only, or by app.include_router(worker)"
-        )
     logging.basicConfig(level=logging.INFO, format=FORMAT)
     app.run(
         server_name=server,
@@ -183,7 +166,7 @@ def queues(
 ) -> None:
     """Show how many messages are ready, scheduled, leased and dead."""
     app = find_app(target)
-    broker = find_server(app, server)
+    broker = app.server(server)
 
     async def look() -> dict[str, Counts]:
         return {name: await broker.counts(name) for name in names or app.queues()}
@@ -210,13 +193,12 @@ def dead(
 ) -> None:
     """Show the dead messages of a queue, and why they are dead."""
     app = find_app(target)
-    messages = ask(app, partial(find_server(app, server).browse, queue, "dead", limit=min(limit, sys.maxsize)))
+    messages = ask(app, partial(app.server(server).browse, queue, "dead", limit=limit))
     table = Table("id", "actor", "attempt", "reason", "error")
     for message in messages:
         failure = message.failure
         error = "" if failure is None else f"{failure.type}: {failure.text}"
         topic = message.envelope.headers.get(TOPIC, "")
-        error = error.replace("\n", " ")  # the faults of a payload are lines
         add_row(table, message.envelope.id, topic, str(message.attempt), message.reason or "", error)
     show(table)
 
@@ -230,49 +212,14 @@ def requeue(
 ) -> None:
     """Make dead messages ready again, as new ones."""
     app = find_app(target)
-    broker = find_server(app, server)
+    broker = app.server(server)
 
-    async def revive() -> Outcomes:
-        return await broker.revive(queue, await find_dead(broker, queue, ids) if ids else None)
+    async def revive() -> int:
+        outcomes = await broker.revive(queue, await find_dead(broker, queue, ids) if ids else None)
+        raise_refused(outcomes)
+        return len(outcomes)
 
-    outcomes = ask(app, revive)
-    refused = [outcome for outcome in outcomes if outcome is not None]
-    typer.echo(f"{len(outcomes) - len(refused)} message(s) are ready again")
-    if refused:
-        raise BrokerRefused(f"{len(refused)} message(s) stay dead:{list_refused(refused)}")
-
-
-def list_refused(refused: Sequence[BrokerRefused]) -> str:
-    """A line for each of the first, why it was refused."""
-    lines = [
-        f"{each.id!r}: a message with the same id is alive" if isinstance(each, DuplicateId) else shown(str(each))
-        for each in refused
-    ]
-    more = [f"… and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
-    return "".join(f"\n  {line}" for line in [*lines[:MOST_LINES], *more])
-
-
-MOST_LINES = 20
-
-
-@cli.command()
-def delete(
-    target: Target,
-    queue: Annotated[str, typer.Argument(help="The queue.")],
-    ids: Annotated[list[str] | None, typer.Argument(help="Which messages.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All dead messages of the queue.")] = False,
-    server: Server = None,
-) -> None:
-    """Remove dead messages for good."""
-    if every == bool(ids):
-        raise UsageError("name the dead messages to remove by their ids, or say --all: one of the two")
-    app = find_app(target)
-    broker = find_server(app, server)
-
-    async def remove() -> int:
-        return await broker.delete_messages(queue, await find_dead(broker, queue, ids) if ids else None)
-
-    typer.echo(f"{ask(app, remove)} dead message(s) are removed")
+    typer.echo(f"{ask(app, revive)} message(s) are ready again")
 
 
 async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[int]:
@@ -280,7 +227,7 @@ async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[int]:
     found = [each for each in await broker.browse(queue, "dead", limit=sys.maxsize) if each.envelope.id in ids]
     missing = set(ids) - {each.envelope.id for each in found}
     if missing:
-        raise UsageError(f"queue {queue!r} has no dead message {', '.join(map(repr, sorted(missing)))}")
+        raise UsageError(f"queue {queue!r} has no dead message {', '.join(sorted(missing))}")
     return [each.key for each in found]
 
 
@@ -301,32 +248,15 @@ def find_app(target: str) -> Repid:
     return app
 
 
-def find_server(app: Repid, name: str | None) -> Broker:
-    """The server of that name; warns of one that only this process can see."""
-    broker = app.server(name)
-    if not broker.capabilities.shared:
-        typer.echo(
-            f"repid: warning: the server {name or 'that is the default'} keeps its messages in the memory of each "
-            "process: this command sees none of what other processes send; take another server, such as SQLiteServer",
-            err=True,
-        )
-    return broker
-
-
 def ask(app: Repid, function: Callable[[], Awaitable[T]]) -> T:
-    """Carry one call out where the app's servers are open. Raises `UsageError` for a queue that does not exist."""
-    try:
-        with app.sync() as client:
-            return client.call(function)
-    except QueueNotDeclared as error:
-        known = app.queues()
-        hint = did_you_mean(error.queue, known) or f"; the app's actors read {', '.join(known) or 'none'}"
-        raise UsageError(f"there is no queue {error.queue!r} on this server{hint}") from None
+    """Carry one call out where the app's servers are open."""
+    with app.sync() as client:
+        return client.call(function)
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """Add a row of what it says: brackets in it are no markup, and what cannot be printed is escaped."""
-    table.add_row(*[Text(shown(cell)) for cell in cells])
+    """Add a row of what it says: brackets in it are no markup."""
+    table.add_row(*map(Text, cells))
 
 
 def show(table: Table) -> None:

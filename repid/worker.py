@@ -81,23 +81,18 @@ class Worker(Router):
     async def run(self, *, task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED) -> Report:
         """Work until stopped, cancelled, or done (`messages_limit`, `burst`); what was done is returned.
 
-        When this returns or raises, nothing of the worker is running any more. Without actors it returns at once, and
-        raises `ConfigurationError` if the app has some. A server that is not available at the start is waited for, as it
-        is later; the log says so once.
+        When this returns or raises, nothing of the worker is running any more. Without actors it returns at once.
+        A server that is not available at the start is waited for, as it is later; the log says so once.
         Cancelling skips the grace: runs in progress are cancelled and released. With `nursery.start(worker.run)` the
         start is over when the worker really consumes; it gives a handle with `stop()`.
         """
         app = find_app(self._app, "the worker")
-        actors = self._actors_under(app.middlewares)
-        if not actors and app.queues():
-            raise ConfigurationError(
-                "the worker has no actors, and those of its app are run by app.run_worker(): call that, or give the "
-                "worker the routers whose actors it shall run, Worker(routers=[...])"
-            )
         handle = Handle()
         self._handles.append(handle)
         try:
-            return await run_actors(app, app.server(), actors, self._options, handle, task_status)
+            return await run_actors(
+                app, app.server(), self._actors_under(app.middlewares), self._options, handle, task_status
+            )
         finally:
             self._handles.remove(handle)
 

@@ -261,6 +261,7 @@ class Roles:
         self.find: dict[str, Find] = {queue: _finder(roles) for queue, roles in self._roles.items()}
         """For each queue: from an envelope to the role that takes it, if one does."""
         self.limited = [role for role in self if role.limit is not None]
+        self.schedules = [role.actor.schedule for role in self if role.actor.schedule is not None]
 
     def __iter__(self) -> Any:
         return (role for roles in self._roles.values() for role in roles)
