@@ -1,12 +1,14 @@
 """What may happen to a delivery and what follows from it: pure, without I/O, clock, chance or trio.
 
 * `lease`: `Delivery`, one lease of one envelope.
+* `blame`: whose fault a lost lease is.
 * `dispositions`: what the broker must do with a delivery.
 * `events`: what may happen to one.
 * `results`: what is stored of a message that has come to its end, and on the way there.
 * `fate`: the table from the one to the other, and what an actor's words mean.
 """
 
+from .blame import MOST_LOST, SUSPECT_FROM, is_poison, is_suspect, poison_failure
 from .dispositions import ACK, KEEP, Ack, Cancel, DeadLetter, Disposition, Failure, Keep, Reason, Release, Retry
 from .events import (
     CancelRequested,
@@ -30,6 +32,8 @@ __all__ = [
     "DAY",
     "KEEP",
     "MODES",
+    "MOST_LOST",
+    "SUSPECT_FROM",
     "VERBS",
     "Ack",
     "Cancel",
@@ -62,7 +66,10 @@ __all__ = [
     "Unrouted",
     "Verb",
     "decide",
+    "is_poison",
+    "is_suspect",
     "make_result",
+    "poison_failure",
     "say",
     "unrouted_delay",
 ]

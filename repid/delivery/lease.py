@@ -27,9 +27,13 @@ class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
-    """A verdict on its way to the broker: what to do with the delivery, and what to publish and store in the same step."""
+    """A verdict on its way to the broker: what to do with the delivery, and what to publish and store in the same step.
+
+    `survived`: a run has ended and its worker lives, so the leases that were lost before are forgiven (see `blame`).
+    """
 
     delivery: Delivery
     disposition: Disposition
     outbox: tuple[Envelope, ...] = ()
     result: NewResult | None = None
+    survived: bool = False

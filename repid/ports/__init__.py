@@ -7,8 +7,10 @@
 
 from .backend import Backend, Home
 from .broker import (
+    ANYTHING,
     REFUSED,
     SETTLED,
+    AtMost,
     Broker,
     BrowsedMessage,
     Cancelled,
@@ -20,12 +22,15 @@ from .broker import (
     Snapshot,
     Topics,
     Verdict,
+    at_most_of,
 )
-from .schedules import Declaration, Missed, Origin, Overlap, Schedule, ScheduleStore, StoredSchedule, TickOutcome
+from .schedules import Missed, Overlap, Schedule, ScheduleStore, StoredSchedule, TickOutcome
 
 __all__ = [
+    "ANYTHING",
     "REFUSED",
     "SETTLED",
+    "AtMost",
     "Backend",
     "Broker",
     "BrowsedMessage",
@@ -34,10 +39,8 @@ __all__ = [
     "Category",
     "Consumer",
     "Counts",
-    "Declaration",
     "Home",
     "Missed",
-    "Origin",
     "Overlap",
     "ResultStore",
     "Schedule",
@@ -47,4 +50,5 @@ __all__ = [
     "TickOutcome",
     "Topics",
     "Verdict",
+    "at_most_of",
 ]

@@ -9,7 +9,7 @@ Time is the broker's own. All durations are in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias
 
@@ -24,6 +24,43 @@ Category: TypeAlias = Literal["ready", "scheduled", "leased", "dead"]
 
 Topics: TypeAlias = frozenset[str] | None
 """The topics a consumer takes from one queue. None: every message, also those without a topic."""
+
+
+class AtMost(msgspec.Struct, frozen=True, kw_only=True):
+    """What one `receive` may bring, besides its number.
+
+    `topics`: how many messages of one (queue, topic). `groups`: how many of several (queue, topic) together; each is in
+    one group at most, and a topic of None means the whole queue. `size`: how many bytes of payload together; `first`:
+    how many the first message may have, which may be more. `alone`: the caller holds no lease, so the list may be one suspect (see `repid.delivery.blame`).
+    """
+
+    topics: Mapping[tuple[str, str], int] = {}
+    groups: Sequence[tuple[Collection[tuple[str, str | None]], int]] = ()
+    size: float = float("inf")
+    first: float = float("inf")
+    alone: bool = True
+
+    def of(self, queue: str, topic: str | None) -> int | None:
+        """The limit of one (queue, topic); None: it has none."""
+        return self.topics.get((queue, topic)) if topic is not None else None
+
+    def group(self, queue: str, topic: str | None) -> int | None:
+        """The index of its group; None: it is in none."""
+        for index, (members, _) in enumerate(self.groups):
+            if (queue, topic) in members or (queue, None) in members:
+                return index
+        return None
+
+
+ANYTHING = AtMost()
+"""No limit but the number."""
+
+
+def at_most_of(limits: AtMost | Mapping[tuple[str, str], int] | None) -> AtMost:
+    """What a caller of `receive` has given, in one form."""
+    if limits is None:
+        return ANYTHING
+    return limits if isinstance(limits, AtMost) else AtMost(topics=dict(limits))
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,12 +144,17 @@ class Consumer(Protocol):
         ...
 
     async def receive(
-        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
+        self,
+        limit: int,
+        *,
+        at_most: AtMost | Mapping[tuple[str, str], int] | None = None,
+        max_wait: float = float("inf"),
     ) -> list[Delivery]:
         """Lease up to `limit` ready messages, by rank over all queues; wait until there is at least one.
 
-        `at_most` limits how many of one (queue, topic) may be among them. After `max_wait` without any the list
-        is empty; 0 asks without waiting. Cancelling loses nothing: nothing is leased then.
+        `at_most` limits how many of one (queue, topic) may be among them, and more (`AtMost`). A message that was lost
+        twice is handed out alone, before others, and only to a caller that holds nothing else (`AtMost.alone`). After
+        `max_wait` without any the list is empty; 0 asks without waiting. Cancelling loses nothing: nothing is leased then.
         """
         ...
 
@@ -132,6 +174,10 @@ class Consumer(Protocol):
 
     async def rescue(self) -> int:
         """Make ready again what expired leases hold, whoever's (`lost` + 1; dead as poison at 10); how many."""
+        ...
+
+    async def suspects(self) -> int:
+        """How many ready messages this consumer could be given if it held nothing else."""
         ...
 
     async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
@@ -216,6 +262,14 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Make dead messages (all of the queue's, or those with these keys) ready again, as new ones.
 
         `attempt` is 1 again and `lost` 0. One answer for each: `DuplicateId` where its id is alive again.
+        """
+        ...
+
+    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+        """Remove dead messages (all of the queue's, or those with these keys) for good; how many.
+
+        Keys of no dead message are passed over. What else is in the queue stays, and so do stored results. Cancelled:
+        some of them may be removed.
         """
         ...
 

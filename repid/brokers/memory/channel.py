@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 from ...errors import QueueNotDeclared
-from ...ports import Topics
-from .lanes import Lane
-from .record import Dead, Record
+from ...ports import AtMost, Topics
+from .lanes import Cap, Lane
+from .record import Dead, Record, is_suspected
 from .taker import Taker
 
 
 class Channel:
     """One declared queue. A lane is in `lanes` as long as it has a live message, so empty ones cost nothing.
 
-    `strays` are the lanes no open consumer has asked for: they go to whoever takes anything of the queue.
+    `strays` are the lanes no open consumer has asked for: they go to whoever takes anything of the queue. `suspects` are
+    lanes too, of messages that must be leased alone.
     `leases` are in the order in which they end, because all last equally long. `scheduled` only counts; the
     messages are in the store's timetable. While it is `paused` its lanes are handed out to nobody.
     """
 
-    __slots__ = ("dead", "lanes", "leases", "name", "paused", "scheduled", "strays", "takers", "takers_of_all")
+    __slots__ = (
+        "dead",
+        "lanes",
+        "leases",
+        "name",
+        "paused",
+        "scheduled",
+        "strays",
+        "suspects",
+        "takers",
+        "takers_of_all",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lanes: dict[str | None, Lane] = {}
         self.strays: dict[str | None, Lane] = {}
+        self.suspects: dict[str | None, Lane] = {}
         self.leases: dict[int, Record] = {}
         self.dead: dict[int, Dead] = {}
         self.scheduled = 0
@@ -36,7 +49,11 @@ class Channel:
     @property
     def ready(self) -> int:
         """How many messages are ready."""
-        return sum(map(len, self.lanes.values()))
+        return sum(map(len, self.all_lanes()))
+
+    def all_lanes(self) -> list[Lane]:
+        """The lanes of all ready messages."""
+        return [*self.lanes.values(), *self.suspects.values()]
 
     def lane(self, topic: str | None) -> Lane:
         """The lane of this topic, made if there is none; the caller puts something into it."""
@@ -47,22 +64,39 @@ class Channel:
                 self.strays[topic] = lane
         return lane
 
-    def lose(self, topic: str | None) -> None:
-        """A ready message of this topic has gone."""
-        lane = self.lanes[topic]
+    def lane_of(self, record: Record) -> Lane:
+        """The lane for a message that comes back, made if there is none; the caller puts it there."""
+        topic = record.envelope.topic
+        if not is_suspected(record):
+            return self.lane(topic)
+        if topic not in self.suspects:
+            self.suspects[topic] = Lane(self.name, topic)
+        return self.suspects[topic]
+
+    def lose(self, record: Record) -> None:
+        """A ready message has gone."""
+        lane = (self.suspects if is_suspected(record) else self.lanes)[record.envelope.topic]
         lane.lose()
         if not lane:
             self.drop(lane)
 
     def drop(self, lane: Lane) -> None:
         """Forget a lane that has become empty."""
-        self.lanes.pop(lane.topic, None)
-        self.strays.pop(lane.topic, None)
+        for lanes in (self.lanes, self.strays, self.suspects):
+            if lanes.get(lane.topic) is lane:
+                del lanes[lane.topic]
 
     def clear_ready(self) -> None:
         """Forget every ready message."""
         self.lanes.clear()
         self.strays.clear()
+        self.suspects.clear()
+
+    def suspects_for(self, topics: Topics) -> Iterator[Lane]:
+        """The lanes of suspects a consumer of these topics may take from."""
+        for topic, lane in self.suspects.items():
+            if topics is None or topic in topics or self._is_stray(topic):
+                yield lane
 
     def lanes_for(self, topics: Topics) -> Iterator[Lane]:
         """The lanes a consumer of these topics may take from."""
@@ -142,21 +176,36 @@ class Directory:
         for taker in list(self._takers):
             self.close(taker)
 
-    def lanes_for(self, taker: Taker, at_most: Mapping[tuple[str, str], int]) -> tuple[list[Lane], dict[Lane, int]]:
-        """The lanes this consumer may take from now, none of them empty, and the limits of those that have one."""
+    def suspects_for(self, taker: Taker) -> list[Lane]:
+        """The lanes this consumer may take suspects from now, none of them empty."""
+        open_channels = [(self.channels.get(name), topics) for name, topics in taker.queues.items()]
+        return [
+            lane
+            for channel, topics in open_channels
+            if channel is not None and channel.suspects and not channel.paused
+            for lane in channel.suspects_for(topics)
+        ]
+
+    def lanes_for(self, taker: Taker, at_most: AtMost) -> tuple[list[Lane], dict[Lane, list[Cap]]]:
+        """The lanes this consumer may take from now, none of them empty, and the limits of those that have any."""
         lanes: list[Lane] = []
-        caps: dict[Lane, int] = {}
+        caps: dict[Lane, list[Cap]] = {}
+        groups = [Cap(limit) for _, limit in at_most.groups]
+        is_limited = bool(at_most.topics or groups)
         for name, topics in taker.queues.items():
             channel = self.channels.get(name)
             if channel is None or not channel.lanes or channel.paused:
                 continue
-            if not at_most:
+            if not is_limited:
                 lanes.extend(channel.lanes_for(topics))
                 continue
             for lane in channel.lanes_for(topics):
-                cap = at_most.get((name, lane.topic)) if lane.topic is not None else None
-                if cap is None or cap > 0:
+                cap, group = at_most.of(name, lane.topic), at_most.group(name, lane.topic)
+                found = [] if cap is None else [Cap(cap)]
+                if group is not None:
+                    found.append(groups[group])
+                if all(one.left > 0 for one in found):
                     lanes.append(lane)
-                if cap is not None:
-                    caps[lane] = cap
+                if found:
+                    caps[lane] = found
         return lanes, caps

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
 from ...delivery import Delivery, Progress, Settlement
 from ...errors import ConfigurationError
-from ...ports import Verdict
+from ...ports import AtMost, Verdict, at_most_of
 from ..checks import check_settlements
 from .session import Session
 from .taker import Taker
 from .waiting import Waiter
-
-_NO_LIMITS: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
 class InMemoryConsumer:
@@ -37,7 +34,11 @@ class InMemoryConsumer:
 
     @enable_ki_protection
     async def receive(
-        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
+        self,
+        limit: int,
+        *,
+        at_most: AtMost | Mapping[tuple[str, str], int] | None = None,
+        max_wait: float = float("inf"),
     ) -> list[Delivery]:
         """Lease up to `limit` ready messages by rank; wait at most `max_wait` until there is one.
 
@@ -47,7 +48,7 @@ class InMemoryConsumer:
             raise ConfigurationError(f"receive needs a limit of at least 1, but got {limit}")
         self._session.check()
         await checkpoint_if_cancelled()
-        limits = _NO_LIMITS if at_most is None else at_most
+        limits = at_most_of(at_most)
         deliveries = self._claim(limit, limits)
         if deliveries or max_wait <= 0:
             await cancel_shielded_checkpoint()
@@ -75,6 +76,10 @@ class InMemoryConsumer:
         """Take back every lease that has ended, whoever holds it; how many, those that are poison now included."""
         return await self._session.step(self._session.store.rescue)
 
+    async def suspects(self) -> int:
+        """How many ready messages this consumer could be given if it held nothing else."""
+        return await self._session.step(lambda now: self._session.store.suspects(self._taker, now))
+
     async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
         """Note how far runs have come, until they are leased anew; what is not leased is passed over."""
         await self._session.step(lambda now: self._session.store.report(progress, now))
@@ -86,6 +91,6 @@ class InMemoryConsumer:
         """
         return await self._session.take_requests(self._taker)
 
-    def _claim(self, limit: int, at_most: Mapping[tuple[str, str], int]) -> list[Delivery]:
+    def _claim(self, limit: int, at_most: AtMost) -> list[Delivery]:
         self._session.check_open(self._taker)
         return self._session.now(lambda now: self._session.store.receive(self._taker, limit, at_most, now))

@@ -7,9 +7,10 @@ deque per priority keeps those in order for eight bytes each. What comes back ou
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace, merge
 from itertools import chain
+from math import inf
 from typing import TypeAlias
 
 from ...envelope import PrioritiesT
@@ -19,6 +20,16 @@ Entry: TypeAlias = tuple[float, int, Record]
 """Rank, order (so that records are never compared), record."""
 
 _FEWEST_TO_COMPACT = 1024
+
+
+class Cap:
+    """How many more may be taken of the lanes that share it."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
 
 _Head: TypeAlias = tuple[float, int, "deque[Record] | list[Entry]", "Lane"]
 
@@ -77,36 +88,67 @@ class Lane:
             yield self.returned[0][0], self.returned[0][1], self.returned, self
 
 
-def draw(lanes: Iterable[Lane], limit: int, caps: Mapping[Lane, int]) -> tuple[list[Record], list[Lane]]:
-    """Take out up to `limit` messages by rank, at most `caps[lane]` of a lane; and say which lanes that emptied."""
+def draw(
+    lanes: Iterable[Lane], limit: int, caps: Mapping[Lane, Sequence[Cap]], size: float = inf, first: float = inf
+) -> tuple[list[Record], list[Lane]]:
+    """Take out messages by rank, and say which lanes that emptied.
+
+    Up to `limit`, none that one of the caps of its lane forbids, and at most `size` bytes of payload, or one message of at most `first`.
+    """
     heads = [head for lane in lanes for head in lane.heads()]
     if len(heads) != 1 or caps or heads[0][3].stale:
-        return _draw_merged(heads, limit, dict(caps))
+        return _draw_merged(heads, limit, caps, size, first)
     _, _, source, lane = heads[0]
     if isinstance(source, deque):
         take = source.popleft
         taken = [take() for _ in range(min(limit, len(source)))]
+        fitting = _how_many_fit(taken, size, first)
+        source.extendleft(reversed(taken[fitting:]))
     else:
         taken = [heappop(source)[2] for _ in range(min(limit, len(source)))]
-    return taken, [] if source else [lane]
+        fitting = _how_many_fit(taken, size, first)
+        for record in taken[fitting:]:
+            heappush(source, (record.rank, record.order, record))
+    return taken[:fitting], [] if source else [lane]
 
 
-def _draw_merged(heads: list[_Head], limit: int, left: dict[Lane, int]) -> tuple[list[Record], list[Lane]]:
+def _how_many_fit(records: Sequence[Record], size: float, first: float) -> int:
+    """How many of them, from the first one on, have at most so many bytes of payload."""
+    total = 0
+    for number, record in enumerate(records):
+        total += len(record.envelope.payload)
+        if total > (size if number else first):
+            return number
+    return len(records)
+
+
+def _draw_merged(
+    heads: list[_Head], limit: int, caps: Mapping[Lane, Sequence[Cap]], left: float, first: float
+) -> tuple[list[Record], list[Lane]]:
     heapify(heads)
     taken: list[Record] = []
     emptied: list[Lane] = []
     while heads and len(taken) < limit:
         _, _, source, lane = heads[0]
-        if left and left.get(lane, 1) <= 0:
+        if caps and any(cap.left <= 0 for cap in caps.get(lane, ())):
             heappop(heads)
             continue
-        record = source.popleft() if isinstance(source, deque) else heappop(source)[2]
-        if lane.stale and is_gone(record):
-            lane.stale -= 1
-        else:
+        record = source[0] if isinstance(source, deque) else source[0][2]
+        gone = bool(lane.stale) and is_gone(record)
+        if not gone:
+            size = len(record.envelope.payload)
+            left -= size
+            if left < 0 if taken else size > first:
+                break
             taken.append(record)
-            if lane in left:
-                left[lane] -= 1
+            for cap in caps.get(lane, ()):
+                cap.left -= 1
+        else:
+            lane.stale -= 1
+        if isinstance(source, deque):
+            source.popleft()
+        else:
+            heappop(source)
         if source:
             following = source[0] if isinstance(source, deque) else source[0][2]
             heapreplace(heads, (following.rank, following.order, source, lane))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from ...delivery import DAY, NewResult, Reason, ResultState
+from ...delivery import DAY, Failure, NewResult, Reason, ResultState
 from ...envelope import Envelope, PrioritiesT
 from .channel import Channel, Directory
 from .dead import DeadLetters
@@ -108,7 +108,7 @@ class Places:
         """Make it ready at the rank it has."""
         if not self._has_ended(channel, record):
             record.place = None
-            channel.lane(record.envelope.topic).put_back(record)
+            channel.lane_of(record).put_back(record)
             self.arrived += 1
             self._tell(record)
 
@@ -122,7 +122,7 @@ class Places:
             self._schedule(channel, record, now + delay)
         elif not self._has_ended(channel, record):
             record.place = None
-            channel.lane(record.envelope.topic).class_of(priority).append(record)
+            channel.lane_of(record).class_of(priority).append(record)
             self.arrived += 1
 
     def _has_ended(self, channel: Channel, record: Record) -> bool:
@@ -143,7 +143,7 @@ class Places:
         channel = self.channels[record.envelope.queue]
         is_ready, record.place = record.place is None, GONE
         if is_ready:
-            channel.lose(record.envelope.topic)
+            channel.lose(record)
         else:
             channel.scheduled -= 1
             self.scheduled.lose()
@@ -168,17 +168,17 @@ class Places:
         self._remove(record)
         self.dead.add(channel, record, reason)
 
-    def _give_up(self, channel: Channel, record: Record, reason: Reason) -> None:
+    def _give_up(self, channel: Channel, record: Record, reason: Reason, failure: Failure | None = None) -> None:
         """Bury what no worker had a say in: then nobody else stores a result."""
         self._bury(channel, record, reason)
-        self._conclude(record.envelope, "expired" if reason == "expired" else "dead")
+        self._conclude(record.envelope, "expired" if reason == "expired" else "dead", failure)
 
-    def _conclude(self, envelope: Envelope, state: ResultState) -> None:
+    def _conclude(self, envelope: Envelope, state: ResultState, failure: Failure | None = None) -> None:
         """Store what became of a message, unless its sender wanted no result."""
         options = envelope.options
         if options.store_result is not False:
             ttl = DAY if options.result_ttl is None else options.result_ttl
-            self._store_result(NewResult(id=envelope.result_id, state=state, ttl=ttl))
+            self._store_result(NewResult(id=envelope.result_id, state=state, failure=failure, ttl=ttl))
 
     # Results
 

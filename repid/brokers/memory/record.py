@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from ...delivery import Failure, Progress, Reason
+from ...delivery import Failure, Progress, Reason, is_suspect
 from ...envelope import Envelope
 from .taker import Taker
 
@@ -36,11 +36,14 @@ Place: TypeAlias = Lease | float | Literal[Nowhere.GONE] | None
 class Rare(msgspec.Struct, gc=False):
     """What most messages never need: kept beside the record, so that a million of them stay small.
 
-    Times are the broker's. `progress` and `cancelling` are those of its present or last run.
+    Times are the broker's. `progress` and `cancelling` are those of its present or last run. `suspected_at` and
+    `leased_at`: since when it is a suspect, and when it was leased last as one.
     """
 
     attempt: int = 1
     lost: int = 0
+    suspected_at: float = 0.0
+    leased_at: float = 0.0
     expires_at: float | None = None
     first_unrouted_at: float | None = None
     failure: Failure | None = None
@@ -67,6 +70,11 @@ class Dead(msgspec.Struct, frozen=True, gc=False):
     reason: Reason
     failure: Failure | None
     progress: Progress | None
+
+
+def is_suspected(record: Record) -> bool:
+    """Whether the message must be leased alone."""
+    return record.rare is not None and is_suspect(record.rare.lost)
 
 
 def is_gone(record: Record) -> bool:

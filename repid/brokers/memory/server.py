@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -125,6 +125,11 @@ class InMemoryServer:
         return await self._session.step(lambda now: self._store.revive(queue, keys, now))
 
     @hosted
+    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+        """Remove dead messages (all, or those with these keys) for good; how many. Cancelled: none was removed."""
+        return await self._session.step(lambda now: self._store.delete_dead(queue, keys, now))
+
+    @hosted
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue until `resume`. Raises `QueueNotDeclared`."""
         await self._session.step(lambda now: self._store.pause(queue, now))
@@ -162,20 +167,14 @@ class InMemoryServer:
 
     @hosted
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
-        """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
+        """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
         check_envelopes([schedule.envelope])
         await self._session.step(lambda _: self._schedules.put(schedule, next_at))
 
     @hosted
-    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-        """Store `new` if what is stored under its name equals `old` (None: nothing is); whether it did."""
-        check_envelopes([new.schedule.envelope])
-        return await self._session.step(lambda _: self._schedules.replace(old, new))
-
-    @hosted
-    async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
-        """All schedules, or those of these names that are there; sorted by name."""
-        return await self._session.step(lambda _: self._schedules.find(names))
+    async def schedules(self) -> list[StoredSchedule]:
+        """All schedules, by name."""
+        return await self._session.step(lambda _: self._schedules.all())
 
     @hosted
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:

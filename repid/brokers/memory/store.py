@@ -5,10 +5,11 @@ Each operation first brings the store up to `now`. Only `rescue` ends a lease, h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count, takewhile
 
 from ...delivery import (
+    SUSPECT_FROM,
     Ack,
     Cancel,
     DeadLetter,
@@ -19,18 +20,18 @@ from ...delivery import (
     Release,
     Retry,
     Settlement,
+    is_poison,
+    poison_failure,
 )
 from ...envelope import NO_OPTIONS, TOPIC, Envelope, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
-from ...ports import REFUSED, SETTLED, Cancelled, Verdict
+from ...ports import REFUSED, SETTLED, AtMost, Cancelled, Verdict
+from ..process import name_process
 from .channel import Channel
 from .lanes import draw
 from .places import Places
 from .record import Lease, Rare, Record
 from .taker import Taker
-
-MOST_LOST = 10
-"""A message whose leases ended so often without a verdict is poison (DESIGN.md, "The fate of a delivery")."""
 
 
 class Store(Places):
@@ -58,7 +59,7 @@ class Store(Places):
         """Remove what is ready or scheduled; how many."""
         self.advance(now)
         channel = self.directory.channel(name)
-        removed = [record for lane in channel.lanes.values() for record in lane.records()]
+        removed = [record for lane in channel.all_lanes() for record in lane.records()]
         if channel.scheduled:
             removed += self.scheduled.take_queue(name)
             channel.scheduled = 0
@@ -139,6 +140,18 @@ class Store(Places):
         self._tell_of([envelope])
         return None
 
+    def delete_dead(self, name: str, keys: Iterable[int] | None, now: float) -> int:
+        """Remove dead messages for good; how many."""
+        self.advance(now)
+        channel = self.directory.channel(name)
+        chosen = [key for key in (list(channel.dead) if keys is None else dict.fromkeys(keys)) if key in channel.dead]
+        ids = {channel.dead[key].envelope.id for key in chosen}
+        for key in chosen:
+            self.dead.take(channel, key)
+        for id_ in ids:
+            self.watchlist.tell(id_)
+        return len(chosen)
+
     def _tell_of(self, envelopes: Iterable[Envelope]) -> None:
         """These were published: they, and what was stored under their result ids, may have changed."""
         for envelope in envelopes:
@@ -147,13 +160,18 @@ class Store(Places):
 
     # Messages out
 
-    def receive(self, taker: Taker, limit: int, at_most: Mapping[tuple[str, str], int], now: float) -> list[Delivery]:
-        """Lease the next messages by rank, at most `limit`; perhaps none."""
+    def receive(self, taker: Taker, limit: int, at_most: AtMost, now: float) -> list[Delivery]:
+        """Lease the next messages by rank, at most `limit`, or one suspect; perhaps none."""
         now = self.advance(now)
-        lanes, caps = self.directory.lanes_for(taker, at_most)
-        if not lanes:
-            return []
-        taken, emptied = draw(lanes, limit, caps)
+        suspects = self.directory.suspects_for(taker) if at_most.alone else []
+        if suspects:
+            taken, emptied = draw(suspects, 1, {})
+            _rare(taken[0]).leased_at = now
+        else:
+            lanes, caps = self.directory.lanes_for(taker, at_most)
+            if not lanes:
+                return []
+            taken, emptied = draw(lanes, limit, caps, at_most.size, at_most.first)
         deliveries = self._lease(taken, taker, now)
         for lane in emptied:
             self.channels[lane.queue].drop(lane)
@@ -178,6 +196,11 @@ class Store(Places):
             rare = record.rare
             deliveries.append(Delivery(envelope, 1, 0, token) if rare is None else _deliver(envelope, rare, token, now))
         return deliveries
+
+    def suspects(self, taker: Taker, now: float) -> int:
+        """How many ready messages this consumer may only be given alone."""
+        self.advance(now)
+        return sum(map(len, self.directory.suspects_for(taker)))
 
     # Leases
 
@@ -212,10 +235,14 @@ class Store(Places):
         _withdraw(record, token)
         rare = _rare(record)
         rare.lost += 1
-        if rare.lost >= MOST_LOST and not rare.cancelling:
-            self._give_up(channel, record, "poison")
-        else:
-            self._put_back(channel, record)
+        if is_poison(rare.lost) and not rare.cancelling:
+            held_for, since_first = self._now - rare.leased_at, self._now - rare.suspected_at
+            rare.failure = poison_failure(rare.lost, name_process(), held_for, since_first)
+            self._give_up(channel, record, "poison", rare.failure)
+            return
+        if rare.lost == SUSPECT_FROM:
+            rare.suspected_at = self._now
+        self._put_back(channel, record)
 
     def report(self, progress: Sequence[tuple[Delivery, Progress]], now: float) -> None:
         """Note how far runs have come; those that are not leased under this token any more are passed over."""
@@ -245,6 +272,8 @@ class Store(Places):
                 del ids[record.envelope.id]
             else:
                 _withdraw(record, delivery.token)
+                if settlement.survived and record.rare is not None:
+                    record.rare.lost = 0
                 self._carry_out(channel, record, disposition, now)
             if settlement.result is not None:
                 self._store_result(settlement.result)

@@ -34,7 +34,7 @@ def browse(store: Store, name: str, category: Category, limit: int, now: float) 
         return [_show_dead(key, dead) for key, dead in islice(channel.dead.items(), limit)]
     records: Iterator[Record]
     if category == "ready":
-        records = in_order(channel.lanes.values())
+        records = in_order(channel.all_lanes())
     elif category == "scheduled":
         records = iter(store.scheduled.first_of(name, limit))
     elif category == "leased":

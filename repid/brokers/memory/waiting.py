@@ -6,12 +6,11 @@ The first in the line keeps the time for all: its timeout is set to the next due
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from ...delivery import Delivery
+from ...ports import AtMost
 from .clock import Clock
 from .store import Store
 from .taker import Taker
@@ -22,7 +21,7 @@ class Waiter:
 
     __slots__ = ("at_most", "deadline", "deliveries", "due", "limit", "scope", "taker", "task")
 
-    def __init__(self, taker: Taker, limit: int, at_most: Mapping[tuple[str, str], int], deadline: float) -> None:
+    def __init__(self, taker: Taker, limit: int, at_most: AtMost, deadline: float) -> None:
         self.taker = taker
         self.limit = limit
         self.at_most = at_most

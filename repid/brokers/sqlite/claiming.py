@@ -1,29 +1,32 @@
 """Messages out: leasing what is ready, by rank over all lanes of a consumer; and the leases themselves.
 
 Of each lane a claim takes the first ones, so it is a range of `ready` that moves: one statement for each lane reads it
-and two move it, however many messages it has.
+and two move it, however many messages it has. Rows are read one by one: a claim that is full of bytes reads no further.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from math import inf
+from typing import Any
 
 import msgspec
 
-from ...delivery import Delivery
+from ...delivery import Delivery, is_poison, is_suspect, poison_failure
 from ...errors import UsageError
+from ...ports import ANYTHING, AtMost
+from ..process import name_process
 from .clock import MICRO
 from .directory import Lane
 from .results import conclude, purge
-from .rows import BODY, to_envelope
-from .store import LEASES_TOLD_APART, MOST_LOST, Store
-
-Limits = Mapping[tuple[str, str], int]
+from .rows import BODY, Trail, pack, to_envelope, to_trail
+from .store import LEASES_TOLD_APART, Store
 
 _HEADS = f"""
-SELECT ready.rank, ready.seq, attempt, lost, leases, unrouted_at, expires_at, {BODY}
+SELECT ready.rank, ready.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {BODY}
 FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? ORDER BY ready.rank, ready.seq LIMIT ?
 """  # noqa: S608
 _LEASE = f"""
@@ -33,6 +36,9 @@ FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? AND (rea
 """  # noqa: S608
 _TAKE = "DELETE FROM ready WHERE lane = ? AND (rank, seq) <= (?, ?)"
 _BRANCH = "SELECT * FROM (SELECT rank, seq, lane FROM ready WHERE lane = ? ORDER BY rank, seq LIMIT ?)"
+_PAYLOAD = 9
+"""Where the payload is in a row of `_HEADS`."""
+
 _LANES_AT_ONCE = 100
 """SQLite takes at most 500 branches in one statement."""
 
@@ -47,40 +53,89 @@ def closed() -> UsageError:
     return UsageError("this consumer is closed: receive inside its `async with server.consume(...)` block")
 
 
-def has_any(store: Store, consumer: int, limits: Limits) -> bool:
+def has_any(store: Store, consumer: int, at_most: AtMost) -> bool:
     """Whether there is something that this consumer may take, or the consumer is closed and has to be told."""
-    return consumer not in store.consumers or any(
-        store.execute("SELECT 1 FROM ready WHERE lane = ? LIMIT 1", (lane.id,)).fetchone() is not None
-        for lane, _ in _lanes(store, consumer, 1, limits)
+    if consumer not in store.consumers:
+        return True
+    lanes = [lane for lane, _ in _lanes(store, consumer, 1, at_most)]
+    if at_most.first < inf and not _first_fits(store, lanes, at_most.first):
+        lanes = []
+    if at_most.alone:
+        lanes += store.directory.suspects_for(consumer, store.boot, store.boot_now)
+    return any(
+        store.execute("SELECT 1 FROM ready WHERE lane = ? LIMIT 1", (lane.id,)).fetchone() is not None for lane in lanes
     )
 
 
-def claim(store: Store, consumer: int, limit: int, limits: Limits) -> list[Delivery]:
-    """Lease the next messages by rank, at most `limit`; perhaps none."""
+def _first_fits(store: Store, lanes: Sequence[Lane], size: float) -> bool:
+    """Whether the payload of the next message of these lanes has at most so many bytes."""
+    for _, seq, _ in _heads(store, [(lane, 1) for lane in lanes], 1):
+        (length,) = store.execute("SELECT length(payload) FROM message WHERE seq = ?", (seq,)).fetchone()
+        return bool(length <= size)
+    return False
+
+
+def claim(store: Store, consumer: int, limit: int, at_most: AtMost) -> list[Delivery]:
+    """Lease the next messages by rank, at most `limit`, or one suspect; perhaps none."""
     if consumer not in store.consumers:
         raise closed()
-    lanes = list(_lanes(store, consumer, limit, limits))
-    if len(lanes) > 1:
-        counts = count_heads(store, lanes, limit)
-        lanes = [(lane, counts[lane.id]) for lane, _ in lanes if lane.id in counts]
-    taken: list[tuple[int, int, Delivery]] = []
-    for lane, count in lanes:
-        taken += _claim_lane(store, consumer, lane, count)
-    if len(lanes) > 1:
-        taken.sort(key=lambda entry: entry[:2])
-    return [delivery for _, _, delivery in taken]
+    suspects = store.directory.suspects_for(consumer, store.boot, store.boot_now) if at_most.alone else []
+    if suspects and (heads := count_heads(store, [(lane, 1) for lane in suspects], 1)):
+        found = _draw(store, consumer, list(heads.items()), ANYTHING)
+        _leave_trail(store, found[0])
+        return found
+    lanes = list(_lanes(store, consumer, limit, at_most))
+    counts = [(lane.id, cap) for lane, cap in lanes]
+    if len(lanes) > 1 or at_most.groups:
+        counts = list(_count_within(store, lanes, limit, at_most).items())
+    return _draw(store, consumer, counts, at_most)
 
 
-def _lanes(store: Store, consumer: int, limit: int, limits: Limits) -> Iterator[tuple[Lane, int]]:
+def count_suspects(store: Store, consumer: int) -> int:
+    """How many ready messages this consumer may only be given alone."""
+    lanes = store.directory.suspects_for(consumer, store.boot, store.boot_now)
+    counted = (store.execute("SELECT count(*) FROM ready WHERE lane = ?", (lane.id,)).fetchone() for lane in lanes)
+    return sum(count for (count,) in counted)
+
+
+def _leave_trail(store: Store, delivery: Delivery) -> None:
+    """Note who leases a suspect, in case it is lost again."""
+    seq, _ = split(delivery.token)
+    (packed,) = store.execute("SELECT trail FROM message WHERE seq = ?", (seq,)).fetchone()
+    known = to_trail(packed)
+    trail = Trail(store.now if known is None else known.since, name_process(), store.now)
+    store.execute("UPDATE message SET trail = ? WHERE seq = ?", (pack(trail), seq))
+
+
+def _lanes(store: Store, consumer: int, limit: int, at_most: AtMost) -> Iterator[tuple[Lane, int]]:
     """The lanes that may be taken from, each with how many at most."""
     for lane in store.directory.lanes_for(consumer, store.boot, store.boot_now):
-        cap = limits.get((lane.queue, lane.topic), limit) if limits and lane.topic is not None else limit
+        cap = at_most.of(lane.queue, lane.topic) if at_most.topics else None
+        group = at_most.group(lane.queue, lane.topic) if at_most.groups else None
+        cap = min(limit if cap is None else cap, limit if group is None else at_most.groups[group][1], limit)
         if cap > 0:
-            yield lane, min(cap, limit)
+            yield lane, cap
+
+
+def _count_within(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int, at_most: AtMost) -> dict[int, int]:
+    """How many of each lane are among the first `limit`, if no group has more than it may."""
+    parts: dict[int | None, list[tuple[Lane, int]]] = {}
+    for lane, cap in lanes:
+        parts.setdefault(at_most.group(lane.queue, lane.topic), []).append((lane, cap))
+    heads = [
+        _heads(store, part, limit if group is None else min(limit, at_most.groups[group][1]))
+        for group, part in parts.items()
+    ]
+    return Counter(lane for _, _, lane in islice(heapq.merge(*heads), limit))
 
 
 def count_heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> dict[int, int]:
     """How many of each lane are among the first `limit` of all of them, if at most so many of each are."""
+    return Counter(lane for _, _, lane in _heads(store, lanes, limit))
+
+
+def _heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> list[tuple[int, int, int]]:
+    """Rank, seq and lane of the first `limit` of these lanes, if at most so many of each are."""
     if len(lanes) > _LANES_AT_ONCE:
         used = store.directory.used_lanes()
         lanes = [entry for entry in lanes if entry[0].id in used]
@@ -90,34 +145,49 @@ def count_heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> 
         sql = " UNION ALL ".join([_BRANCH] * len(part)) + " ORDER BY rank, seq LIMIT ?"
         arguments = [value for lane, cap in part for value in (lane.id, cap)]
         heads.append(store.execute(sql, (*arguments, limit)).fetchall())
-    counts: dict[int, int] = {}
-    for _, _, lane_id in islice(heapq.merge(*heads), limit):
-        counts[lane_id] = counts.get(lane_id, 0) + 1
-    return counts
+    return list(islice(heapq.merge(*heads), limit))
 
 
-def _claim_lane(store: Store, consumer: int, lane: Lane, count: int) -> list[tuple[int, int, Delivery]]:
-    rows = store.execute(_HEADS, (lane.id, count)).fetchall()
-    if not rows:
-        return []
-    last = (lane.id, rows[-1][0], rows[-1][1])
+def _draw(store: Store, consumer: int, counts: Sequence[tuple[int, int]], at_most: AtMost) -> list[Delivery]:
+    """Lease the first so many of these lanes, by rank, as far as their payloads are not too big."""
+    cursors = [store.execute(_HEADS, entry) for entry in counts]
+    rows: list[tuple[Any, ...]] = []
+    left = at_most.size
+    for row in cursors[0] if len(cursors) == 1 else heapq.merge(*cursors):
+        left -= len(row[_PAYLOAD])
+        if left < 0 if rows else len(row[_PAYLOAD]) > at_most.first:
+            break
+        rows.append(row)
+    for cursor in cursors:
+        cursor.close()
     until = store.boot_now + store.lease_timeout
-    store.execute(_LEASE, (until, store.boot, consumer, *last))
-    store.execute(_TAKE, last)
-    now, queue, topic = store.now, lane.queue, lane.topic
-    taken = []
-    for rank, seq, attempt, lost, leases, unrouted_at, expires_at, *body in rows:
-        token = seq * LEASES_TOLD_APART + leases % LEASES_TOLD_APART
-        delivery = Delivery(
-            to_envelope(queue, topic, body),
-            attempt,
-            lost,
-            token,
-            None if unrouted_at is None else max(0, now - unrouted_at) / MICRO,
-            None if expires_at is None else (expires_at - now) / MICRO,
-        )
-        taken.append((rank, seq, delivery))
-    return taken
+    for lane, rank, seq in {row[2]: (row[2], row[0], row[1]) for row in rows}.values():
+        store.execute(_LEASE, (until, store.boot, consumer, lane, rank, seq))
+        store.execute(_TAKE, (lane, rank, seq))
+    return [_to_delivery(store, *row[1:]) for row in rows]
+
+
+def _to_delivery(
+    store: Store,
+    seq: int,
+    lane: int,
+    attempt: int,
+    lost: int,
+    leases: int,
+    unrouted_at: int | None,
+    expires_at: int | None,
+    *body: Any,
+) -> Delivery:
+    now = store.now
+    _, queue, topic, _ = store.directory.lanes[lane]
+    return Delivery(
+        to_envelope(queue, topic, body),
+        attempt,
+        lost,
+        seq * LEASES_TOLD_APART + leases % LEASES_TOLD_APART,
+        None if unrouted_at is None else max(0, now - unrouted_at) / MICRO,
+        None if expires_at is None else (expires_at - now) / MICRO,
+    )
 
 
 def are_valid(store: Store, tokens: Sequence[int], packed: str) -> bool:
@@ -168,14 +238,20 @@ def rescue(store: Store) -> int:
 
 
 def _take_back(store: Store, seq: int, lane: int) -> None:
-    row = store.execute("SELECT lost + 1, rank, expires_at FROM message WHERE seq = ?", (seq,)).fetchone()
-    lost, rank, expires_at = row
+    row = store.execute("SELECT lost + 1, rank, expires_at, trail FROM message WHERE seq = ?", (seq,)).fetchone()
+    lost, rank, expires_at, packed = row
     store.execute("UPDATE message SET lost = ? WHERE seq = ?", (lost, seq))
-    if lost >= MOST_LOST:
-        store.give_up(seq, "poison")
+    if is_poison(lost):
+        trail = to_trail(packed) or Trail(store.now)
+        times = ((store.now - (moment or store.now)) / MICRO for moment in (trail.leased_at, trail.since))
+        store.give_up(seq, "poison", poison_failure(lost, trail.worker, *times))
     elif expires_at is not None and expires_at <= store.now:
         store.give_up(seq, "expired")
     else:
+        if is_suspect(lost):
+            lane = store.directory.twin(lane, suspects=True)
+            packed = pack(Trail(store.now)) if packed is None else packed
+            store.execute("UPDATE message SET lane = ?, trail = ? WHERE seq = ?", (lane, packed, seq))
         store.make_ready(seq, lane, rank)
         if expires_at is not None:
             store.next_event = min(store.next_event, expires_at)

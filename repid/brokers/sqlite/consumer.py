@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from types import MappingProxyType
 
+import msgspec
 import trio
 
 from ...delivery import Delivery, Progress, Settlement
 from ...errors import BrokerError, ConfigurationError, NotConnected
-from ...ports import Topics, Verdict
+from ...ports import AtMost, Topics, Verdict, at_most_of
 from ..checks import check_settlements
-from . import claiming, settling
+from . import claiming, settling, views
 from .requests import Request
 from .rows import pack, to_bodies
 from .session import Session
@@ -21,8 +21,6 @@ from .store import Store
 
 CLOSING_TIME = 5.0
 """Seconds that closing a consumer waits for the broker's thread: closing writes nothing, so only a hanging disk takes them."""
-
-_NO_LIMITS: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
 class SQLiteConsumer:
@@ -43,7 +41,11 @@ class SQLiteConsumer:
         return self._session.lease_timeout
 
     async def receive(
-        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
+        self,
+        limit: int,
+        *,
+        at_most: AtMost | Mapping[tuple[str, str], int] | None = None,
+        max_wait: float = float("inf"),
     ) -> list[Delivery]:
         """Lease up to `limit` ready messages by rank; wait at most `max_wait` until there is one.
 
@@ -51,7 +53,7 @@ class SQLiteConsumer:
         """
         if limit < 1:
             raise ConfigurationError(f"receive needs a limit of at least 1, but got {limit}")
-        limits = _NO_LIMITS if at_most is None else dict(at_most)
+        limits = at_most_of(at_most)
         limit = int(min(limit, 2**31))
 
         def claim(store: Store) -> list[Delivery] | None:
@@ -85,9 +87,16 @@ class SQLiteConsumer:
         """Take back every lease that has ended, whoever holds it; how many, those that are poison now included."""
         return await self._session.change(claiming.rescue, durable=False)
 
+    async def suspects(self) -> int:
+        """How many ready messages this consumer could be given if it held nothing else."""
+        return await self._session.look(lambda store: claiming.count_suspects(store, self._id))
+
     async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
-        """Note how far runs have come. What is not leased to us any more is passed over."""
-        noted = [(delivery.token, pack(how_far)) for delivery, how_far in progress]
+        """Note how far runs have come. What is not leased to us any more is passed over.
+
+        Raises `ConfigurationError`, and notes none, where one holds what is no number or cannot be written.
+        """
+        noted = [(delivery.token, _pack_progress(delivery, how_far)) for delivery, how_far in progress]
         await self._session.change(lambda store: claiming.report(store, noted), durable=False)
 
     async def cancellations(self) -> list[int]:
@@ -109,7 +118,19 @@ class SQLiteConsumer:
         """Take nothing more; who waits in `receive` is told. Nothing happens where the connection is closed."""
         self._closed = True
         with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME, shield=True):
-            await self._session.look(lambda store: store.close([self._id]))
+            await self._session.ask(Request(lambda store: store.close([self._id]), in_memory=True))
+
+
+def _pack_progress(delivery: Delivery, progress: Progress) -> bytes:
+    packed = None
+    with suppress(TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        packed = pack(progress)
+    if packed is None or views.to_progress(packed) is None:
+        raise ConfigurationError(
+            f"the progress of message {delivery.envelope.id!r} must be finite numbers and a note that is text, but is "
+            f"{progress!r}"
+        )
+    return packed
 
 
 @asynccontextmanager

@@ -32,23 +32,31 @@ SELECT lane FROM used WHERE lane IS NOT NULL
 
 
 class Lane(NamedTuple):
-    """One topic of one queue."""
+    """One topic of one queue. `suspects`: of the messages that must be leased alone."""
 
     id: int
     queue: str
     topic: str | None
+    suspects: bool = False
 
 
 class Channel:
-    """One declared queue and its lanes."""
+    """One declared queue and its lanes by topic, those of suspects apart."""
 
-    __slots__ = ("id", "lanes", "name", "paused")
+    __slots__ = ("id", "lanes", "name", "paused", "suspects")
 
     def __init__(self, id_: int, name: str, paused: bool) -> None:
         self.id = id_
         self.name = name
         self.paused = paused
         self.lanes: dict[str | None, int] = {}
+        self.suspects: dict[str | None, int] = {}
+
+    def all_lanes(self) -> Iterator[Lane]:
+        """Every lane there is."""
+        for suspects, lanes in ((False, self.lanes), (True, self.suspects)):
+            for topic, id_ in lanes.items():
+                yield Lane(id_, self.name, topic, suspects)
 
 
 class Taker(NamedTuple):
@@ -68,7 +76,7 @@ class Directory:
         self.channels: dict[str, Channel] = {}
         self.lanes: dict[int, Lane] = {}
         self.takers: dict[int, Taker] = {}
-        self._lanes_for: dict[int, tuple[int, list[Lane]]] = {}
+        self._lanes_for: dict[int, tuple[int, list[Lane], list[Lane]]] = {}
         self._most_lanes = _MOST_EMPTY_LANES
 
     def refresh(self, version: int) -> None:
@@ -81,8 +89,10 @@ class Directory:
         }
         by_id = {channel.id: channel for channel in self.channels.values()}
         self.lanes = {}
-        for id_, queue, topic in self._execute("SELECT id, queue, topic FROM lane"):
-            self._note_lane(id_, by_id[queue], topic)
+        for id_, queue, topic, suspects in self._execute("SELECT id, queue, topic, suspects FROM lane"):
+            channel = by_id[queue]
+            (channel.suspects if suspects else channel.lanes)[topic] = id_
+            self.lanes[id_] = Lane(id_, channel.name, topic, bool(suspects))
         self.takers = {
             id_: Taker(boot, until, _unpack_takes(takes))
             for id_, boot, until, takes in self._execute("SELECT id, boot, until, takes FROM consumer")
@@ -140,9 +150,18 @@ class Directory:
             lane = self.channels[channel.name].lanes[topic]
         return lane
 
-    def _note_lane(self, id_: int, channel: Channel, topic: str | None) -> None:
-        channel.lanes[topic] = id_
-        self.lanes[id_] = Lane(id_, channel.name, topic)
+    def twin(self, lane: int, *, suspects: bool) -> int:
+        """The id of the lane of the same topic for suspects, or for all others; made if there is none."""
+        _, queue, topic, is_for_suspects = self.lanes[lane]
+        if is_for_suspects is suspects:
+            return lane
+        channel = self.channels[queue]
+        if not suspects:
+            return self.lane(channel, topic)
+        if topic not in channel.suspects:
+            self._execute("INSERT INTO lane (queue, topic, suspects) VALUES (?, ?, 1)", (channel.id, topic))
+            self.touch()
+        return self.channels[queue].suspects[topic]
 
     def used_lanes(self) -> set[int]:
         """The lanes in which something is ready."""
@@ -193,23 +212,33 @@ class Directory:
 
     def lanes_for(self, consumer: int, boot: int, now: int) -> list[Lane]:
         """The lanes this consumer may take from: those it asked for, and in its queues those nobody asked for."""
+        return self._known_lanes(consumer, boot, now)[1]
+
+    def suspects_for(self, consumer: int, boot: int, now: int) -> list[Lane]:
+        """The same for what must be leased alone."""
+        return self._known_lanes(consumer, boot, now)[2]
+
+    def _known_lanes(self, consumer: int, boot: int, now: int) -> tuple[int, list[Lane], list[Lane]]:
         known = self._lanes_for.get(consumer)
         if known is None or known[0] <= now:
             taker = self.takers.get(consumer)
             live = [other for other in self.takers.values() if other.boot == boot and other.until > now]
             lanes = [] if taker is None else list(self._lanes_of(taker, live))
             horizon = min((other.until for other in live), default=now)
-            self._lanes_for[consumer] = known = (horizon, lanes)
-        return known[1]
+            suspects = [lane for lane in lanes if lane.suspects]
+            known = (horizon, [lane for lane in lanes if not lane.suspects], suspects)
+            self._lanes_for[consumer] = known
+        return known
 
     def _lanes_of(self, taker: Taker, live: list[Taker]) -> Iterator[Lane]:
         for name, topics in taker.takes.items():
             channel = self.channels.get(name)
             if channel is None or channel.paused:
                 continue
-            for topic, id_ in channel.lanes.items():
+            for lane in channel.all_lanes():
+                topic = lane.topic
                 if topics is None or topic in topics or not any(_takes(other, name, topic) for other in live):
-                    yield Lane(id_, name, topic)
+                    yield lane
 
 
 def _takes(taker: Taker, queue: str, topic: str | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from ...errors import BrokerRefused, BrokerUnavailable, ConfigurationError, RepidError
+from ...errors import BrokerRefused, BrokerUnavailable, ConfigurationError, InternalError, RepidError
 
 _SPACE = "nothing was changed; make room (the WAL file beside it needs some too) and try again"
 _CORRUPT = (
@@ -18,33 +18,58 @@ _CORRUPT = (
 )
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+STATEMENT_FAILED = (sqlite3.Error, MemoryError)
+"""What a statement may raise: sqlite3 makes a MemoryError of SQLITE_NOMEM."""
+
+_MAY_PASS = frozenset(  # what else is wrong lies in the statement or its values: trying again is of no use
+    {
+        sqlite3.SQLITE_ABORT,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_SCHEMA,
+    }
+)
+
+
+def is_busy(error: Exception) -> bool:
     """Whether another connection has the file locked just now."""
     return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def explain(error: sqlite3.Error, path: str) -> RepidError:
+def explain(error: Exception, path: str) -> RepidError:
     """What happened to which file, and what to do about it, in the course of an operation."""
-    code = _primary_code(error)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return locked(path)
-    if code == sqlite3.SQLITE_FULL:
-        return BrokerUnavailable(f"no space left for {path}: {_SPACE}")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return BrokerRefused(f"{path} is damaged ({error}): {_CORRUPT}")
-    if code == sqlite3.SQLITE_TOOBIG:
-        return BrokerRefused(
-            f"a message is too big for SQLite ({error}): keep large payloads elsewhere, send their path"
-        )
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return BrokerUnavailable(f"{path} cannot be written any more ({error}): nothing was changed; {_RIGHTS}")
-    return BrokerUnavailable(f"SQLite failed on {path}: {error} ({_name(error)}); nothing was changed")
+    if isinstance(error, MemoryError):
+        return BrokerUnavailable(f"no memory left to work on {path}: nothing was changed; try again")
+    if isinstance(error, UnicodeError | OverflowError):
+        text = f"the text {error.object!r}" if isinstance(error, UnicodeEncodeError) else "a value"
+        return ConfigurationError(f"{text} cannot be written to {path} ({error}): nothing was changed")
+    if isinstance(error, sqlite3.Error):
+        return locked(path) if is_busy(error) else _explain_code(_primary_code(error), error, path)
+    return InternalError(f"this should not happen to {path}: {error!r}")
+
+
+def _explain_code(code: int, error: sqlite3.Error, path: str) -> RepidError:
+    match code:
+        case sqlite3.SQLITE_FULL:
+            return BrokerUnavailable(f"no space left for {path}: {_SPACE}")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return BrokerRefused(f"{path} is damaged ({error}): {_CORRUPT}")
+        case sqlite3.SQLITE_TOOBIG:
+            too_big = f"a message is too big for SQLite ({error})"
+            return BrokerRefused(f"{too_big}: keep large payloads elsewhere, send their path")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return BrokerUnavailable(f"{path} cannot be written any more ({error}): nothing was changed; {_RIGHTS}")
+    if code in _MAY_PASS:
+        return BrokerUnavailable(f"SQLite failed on {path}: {error} ({_name(error)}); nothing was changed")
+    return BrokerRefused(f"SQLite refused a statement on {path}: {error} ({_name(error)}); nothing was changed")
 
 
 _RIGHTS = "the file, its folder and the files -wal and -shm beside it must be writable for this user"
 
 
-def explain_open(error: sqlite3.Error, path: str) -> RepidError:
+def explain_open(error: sqlite3.Error | MemoryError, path: str) -> RepidError:
     """The same for what goes wrong while the file is opened."""
     code = _primary_code(error)
     if code == sqlite3.SQLITE_NOTADB:
@@ -72,9 +97,9 @@ def moved(path: str) -> BrokerUnavailable:
     )
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def _primary_code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _name(error: sqlite3.Error) -> str:
+def _name(error: Exception) -> str:
     return getattr(error, "sqlite_errorname", type(error).__name__)

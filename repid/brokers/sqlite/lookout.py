@@ -11,6 +11,7 @@ import time
 from functools import partial
 
 from .clock import MICRO, Clock
+from .errors import STATEMENT_FAILED
 from .requests import Bell
 from .store import Store
 
@@ -37,7 +38,7 @@ class Lookout:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._look = partial(store.connection.cursor().execute, "PRAGMA data_version")
+        self._ask_version = partial(store.connection.cursor().execute, "PRAGMA data_version")
         self._data_version = 0
         self._stirred = False
         self._stirred_at = 0.0
@@ -52,7 +53,7 @@ class Lookout:
 
     def is_stirred(self) -> bool:
         """Whether it is worth looking after those who wait."""
-        version = self._look().fetchone()[0]
+        version = self._version()
         now = time.monotonic()
         if version != self._data_version:
             self._data_version = version
@@ -94,10 +95,18 @@ class Lookout:
         if not somebody_waits:
             bell.wait(max(0.0, min(_ASLEEP, beat)))
             return
-        now, look = time.monotonic, self._look
+        now = time.monotonic
         event = (self._store.next_event - self._clock.wall()) / MICRO
         until = min(now() + min(event, beat), self._check_at, self._watch_at if self._watch_late else math.inf)
         poll = POLL_WHEN_IDLE if now() > self._stirred_at + _IDLE_AFTER else POLL
         while (left := until - now()) > 0 and not bell.wait(min(poll, left)):
-            if look().fetchone()[0] != self._data_version:
+            if self._version() != self._data_version:
                 return
+
+    def _version(self) -> int:
+        """The number that SQLite gives; the one known, if it gives none now: what that was is found out by `CHECK`."""
+        try:
+            version: int = self._ask_version().fetchone()[0]
+        except STATEMENT_FAILED:
+            return self._data_version
+        return version

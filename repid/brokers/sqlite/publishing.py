@@ -36,7 +36,7 @@ INSERT INTO scheduled SELECT due, seq, lane FROM message WHERE seq BETWEEN ? AND
 """
 _REVIVE = f"""
 INSERT INTO message (seq, lane, rank, expires_at, {BODY})
-SELECT ?, lane, ?, ?, {BODY} FROM dead WHERE key = ?
+SELECT ?, ?, ?, ?, {BODY} FROM dead WHERE key = ?
 """  # noqa: S608
 
 PLAIN_ROW = 3 + PLAIN_COLUMNS
@@ -155,6 +155,7 @@ def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
     if row is None:
         return BrokerRefused(f"no dead message in {channel.name!r} has the key {key}")
     id_, lane, extra = row
+    lane = store.directory.twin(lane, suspects=False)
     if store.execute("SELECT 1 FROM message WHERE id = ?", (id_,)).fetchone() is not None:
         return DuplicateId(to_id(id_), channel.name)
     options = to_options(extra)
@@ -162,7 +163,7 @@ def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
     rank = store.now + micros(priority)
     expires_at = None if options.ttl is None else store.now + micros(options.ttl)
     seq = store.reserve(1)
-    store.execute(_REVIVE, (seq, rank, expires_at, key))
+    store.execute(_REVIVE, (seq, lane, rank, expires_at, key))
     store.execute("DELETE FROM dead WHERE key = ?", (key,))
     results.forget_old(store.connection, seq, seq)
     store.make_ready(seq, lane, rank)

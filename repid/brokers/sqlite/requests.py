@@ -3,6 +3,10 @@
 A request is waiting, taken or answered, or was withdrawn. Cancelling the caller withdraws what is waiting, and then
 nothing has happened; what is taken is seen through, and the call returns as if it had not been cancelled. The broker's
 thread takes requests only when it holds the file's write lock, so no caller waits for another process once cancelled.
+
+What an operation returned is an `Answer`, which belongs to the transaction that it was carried out in. A request gets
+it only when that transaction is over and was not rolled back: a request that waits, or waits again, knows of no answer.
+Whatever was taken is answered or put back, also when the thread fails in between.
 """
 
 from __future__ import annotations
@@ -38,11 +42,13 @@ class Request:
     `urgent`: it is to be carried out now, in a transaction that may change the file. `durable`: the answer may only be
     given when a loss of power cannot undo it; leases need that not, they end with the power anyway. A wish is asked again while its
     operation returns None, whenever something may have changed. If it changes the file it has a `peek`, which only
-    looks whether there is something for it; `claims`: it waits for what becomes ready.
+    looks whether there is something for it; `claims`: it waits for what becomes ready. `in_memory`: the operation does not
+    touch the file, so it is carried out whatever the file's state is.
     """
 
     __slots__ = (
-        "claims", "durable", "error", "is_wish", "operation", "peek", "raise_cancel", "result", "state", "task", "urgent"
+        "claims", "durable", "error", "in_memory", "is_wish", "operation", "peek", "raise_cancel", "result", "state",
+        "task", "urgent",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +60,7 @@ class Request:
         is_wish: bool = False,
         peek: Callable[[Store], bool] | None = None,
         claims: bool = False,
+        in_memory: bool = False,
     ) -> None:
         self.operation = operation
         self.urgent = urgent
@@ -61,16 +68,25 @@ class Request:
         self.is_wish = is_wish
         self.peek = peek
         self.claims = claims
+        self.in_memory = in_memory
         self.state = State.WAITING
         self.result: Any = None
         self.error: BaseException | None = None
         self.task: Task | None = None
         self.raise_cancel: RaiseCancelT | None = None
 
+
+class Answer(NamedTuple):
+    """What the operation of a request returned or raised, in the transaction that is under way."""
+
+    request: Request
+    result: Any = None
+    error: BaseException | None = None
+
     @property
-    def is_open(self) -> bool:
-        """Whether it is a wish that was not fulfilled yet."""
-        return self.is_wish and self.result is None and self.error is None
+    def is_final(self) -> bool:
+        """Whether the request is done with it: a wish without a result waits on."""
+        return not self.request.is_wish or self.result is not None or self.error is not None
 
 
 class Publication(Request):
@@ -119,6 +135,7 @@ class Counter:
         self._lock = threading.Lock()
         self._waiting: list[Request] = []
         self._wishes: dict[Request, None] = {}
+        self._taken: dict[Request, None] = {}
         self.bell = Bell()
         self._closed: RepidError | None = None
 
@@ -169,26 +186,17 @@ class Counter:
             urgent = [request for request in waiting if request.urgent]
             return Waiting(bool(waiting), bool(urgent), any(request.durable for request in urgent))
 
-    def take(self, *, durable: bool = True) -> list[Request]:
-        """All that wait, or those that need not be durable."""
+    def take(self, wanted: Callable[[Request], bool]) -> list[Request]:
+        """Those of the waiting that are wanted. What only looks is told apart here: since `look` others may have come."""
         with self._lock:
-            chosen, self._waiting = self._waiting, []
-            if not durable:
-                self._waiting = [request for request in chosen if request.durable]
-                chosen = [request for request in chosen if not request.durable]
-            return _take(chosen)
-
-    def take_readers(self) -> list[Request]:
-        """Those that wait and only look."""
-        with self._lock:
-            chosen = [request for request in self._waiting if not request.urgent]
-            self._waiting = [request for request in self._waiting if request.urgent]
-            return _take(chosen)
+            chosen = [request for request in self._waiting if wanted(request)]
+            self._waiting = [request for request in self._waiting if not wanted(request)]
+            return self._take(chosen)
 
     def take_wishes(self, *, claims: bool = False) -> list[Request]:
         """All wishes, or those that claim."""
         with self._lock:
-            taken = _take(wish for wish in self._wishes if wish.claims or not claims)
+            taken = self._take(wish for wish in self._wishes if wish.claims or not claims)
             gone = [wish for wish in self._wishes if wish.state is not State.WAITING]
             for wish in gone:
                 del self._wishes[wish]
@@ -199,6 +207,7 @@ class Counter:
         cancelled = []
         with self._lock:
             for request in requests:
+                self._taken.pop(request, None)
                 request.urgent = urgent
                 if request.raise_cancel is not None:
                     request.state = State.WITHDRAWN
@@ -211,21 +220,32 @@ class Counter:
                     self._wishes[request] = None
         self._tell(cancelled)
 
-    def answer(self, requests: Sequence[Request]) -> None:
+    def answer(self, answers: Iterable[Answer]) -> None:
         """Give the answers out, all in one go."""
+        requests = []
         with self._lock:
-            for request in requests:
+            for request, result, error in answers:
+                self._taken.pop(request, None)
+                request.result, request.error = result, error
                 request.state = State.ANSWERED
+                requests.append(request)
         self._tell(requests)
+
+    def refuse_taken(self, error: RepidError) -> None:
+        """Tell those whose requests were taken and cannot be carried out any more."""
+        self.answer([Answer(request, error=anew(error)) for request in list(self._taken)])
 
     def close(self, error: RepidError) -> None:
         """Take no more; whoever waits is told why."""
         with self._lock:
             self._closed = error
-        left = self.take() + self.take_wishes()
-        for request in left:
-            request.error = anew(error)
-        self.answer(left)
+        self.refuse_all(error)
+
+    def refuse_all(self, error: RepidError) -> None:
+        """Tell everybody whose request waits or was taken."""
+        self.take(lambda _: True)
+        self.take_wishes()
+        self.refuse_taken(error)
 
     def has_anybody(self) -> bool:
         """Whether trio still runs."""
@@ -235,6 +255,13 @@ class Counter:
             return False
         return True
 
+    def _take(self, requests: Iterable[Request]) -> list[Request]:
+        taken = [request for request in requests if request.state is State.WAITING]
+        for request in taken:
+            request.state = State.TAKEN
+            self._taken[request] = None
+        return taken
+
     def _tell(self, requests: Sequence[Request]) -> None:
         if requests:
             with suppress(trio.RunFinishedError):
@@ -243,16 +270,10 @@ class Counter:
 
 def anew(error: RepidError) -> RepidError:
     """The same error for another caller: one exception raised in two tasks would mix up their tracebacks."""
-    copy = type(error)(*error.args)
+    copy = type(error).__new__(type(error), *error.args)  # its __init__ may take other arguments
+    copy.__dict__.update(error.__dict__)
     copy.__cause__ = error.__cause__
     return copy
-
-
-def _take(requests: Iterable[Request]) -> list[Request]:
-    taken = [request for request in requests if request.state is State.WAITING]
-    for request in taken:
-        request.state = State.TAKEN
-    return taken
 
 
 def _wake(requests: Sequence[Request]) -> None:

@@ -41,6 +41,15 @@ class Extra(msgspec.Struct, array_like=True, frozen=True, gc=False):
     parameters: dict[str, Any] | None = None
 
 
+class Trail(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What is known of a suspect: since when it is one, and who leased it last, when. Times are the file's."""
+
+    since: int
+    worker: str = "a worker"
+    leased_at: int = 0
+
+
+_unpack_trail = msgspec.msgpack.Decoder(Trail).decode
 _unpack_extra = msgspec.msgpack.Decoder(Extra).decode
 _unpack_failure = msgspec.msgpack.Decoder(Failure).decode
 
@@ -119,6 +128,11 @@ def to_envelope(queue: str, topic: str | None, body: Sequence[Any]) -> Envelope:
 def to_options(extra: bytes | None) -> Options:
     """Only the options of a row."""
     return NO_OPTIONS if extra is None else _unpack_extra(extra).options
+
+
+def to_trail(packed: bytes | None) -> Trail | None:
+    """The trail that `pack` made bytes of."""
+    return None if packed is None else _unpack_trail(packed)
 
 
 def to_failure(packed: bytes | None) -> Failure | None:

@@ -4,7 +4,8 @@ Tables. `message` holds the live messages and is written once for each; where on
 `scheduled` and `lease` has its `seq`. `dead` holds the dead ones, so live ids are unique by a plain index. `ready` is
 the claiming order itself: lane, rank, seq. A lane is one topic of one queue. `lease.n` counts the leases a message has
 had, modulo 4096; with the seq, which is never used twice, it makes the fencing token. Times are in microseconds;
-`until` is on the boot clock of `boot`, all others on the wall clock.
+`until` is on the boot clock of `boot`, all others on the wall clock. Messages that must be leased alone are in lanes of
+their own (`lane.suspects`), and `trail` holds what is known of who lost them.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ...errors import BrokerRefused, ConfigurationError, RepidError
-from .errors import explain_open, is_busy
-from .schedule_names import rename_schedules
+from .errors import STATEMENT_FAILED, explain_open, is_busy
 
 APPLICATION_ID = 0x72657064
 """The bytes "repd" in the file's header: it is ours."""
@@ -86,17 +86,13 @@ CREATE TABLE schedule (
 ) WITHOUT ROWID;
 """
 
-_SCHEDULES = """
-ALTER TABLE schedule ADD COLUMN declaration BLOB;
-ALTER TABLE schedule ADD COLUMN every REAL;
-CREATE INDEX schedule_next ON schedule (next_at) WHERE paused = 0;
-CREATE INDEX schedule_last ON schedule (next_at - every) WHERE paused = 0 AND every IS NOT NULL;
+_SUSPECTS = """
+ALTER TABLE lane ADD COLUMN suspects INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE message ADD COLUMN trail BLOB;
 """
 
-Migration: TypeAlias = str | Callable[[sqlite3.Connection], None]
-
-MIGRATIONS: tuple[Migration, ...] = (_FIRST, _SCHEDULES, rename_schedules)
-"""The n-th script or function makes a file of version n out of one of version n - 1. What was released is never changed."""
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SUSPECTS)
+"""The n-th script makes a file of version n out of one of version n - 1. What was released is never changed."""
 
 
 class Opening(NamedTuple):
@@ -119,11 +115,11 @@ def open_file(how: Opening, give_up_at: Callable[[], float] = lambda: math.inf) 
         connection = sqlite3.connect(
             path, timeout=_SHORT_WAIT, isolation_level=None, cached_statements=256, check_same_thread=True
         )
-    except sqlite3.Error as error:
+    except STATEMENT_FAILED as error:
         raise explain_open(error, path) from error
     try:
         _set_up_patiently(connection, how, give_up_at)
-    except sqlite3.Error as error:
+    except STATEMENT_FAILED as error:
         connection.close()
         raise explain_open(error, path) from error
     except RepidError:
@@ -202,15 +198,18 @@ def _check_owner(connection: sqlite3.Connection, path: str) -> None:
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Run the migrations the file lacks, all in one transaction: another process sees none of them or all."""
+    """Run the scripts the file lacks, all in one transaction: another process sees none of them or all."""
     execute = connection.execute
     if _version(connection, path) == len(MIGRATIONS):
         return
     execute("BEGIN EXCLUSIVE")
     try:
-        version = _version(connection, path)  # looked at again: another process may have been quicker
-        for migration in MIGRATIONS[version:]:
-            _run(connection, migration)
+        for script in MIGRATIONS[
+            _version(connection, path) :
+        ]:  # looked at again: another process may have been quicker
+            for statement in script.split(";\n"):
+                if statement.strip():
+                    execute(statement)
         execute(f"PRAGMA application_id = {APPLICATION_ID}")
         execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         execute("COMMIT")
@@ -218,15 +217,6 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         if connection.in_transaction:
             execute("ROLLBACK")
         raise
-
-
-def _run(connection: sqlite3.Connection, migration: Migration) -> None:
-    if callable(migration):
-        migration(connection)
-        return
-    for statement in migration.split(";\n"):
-        if statement.strip():
-            connection.execute(statement)
 
 
 def _version(connection: sqlite3.Connection, path: str) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from ...delivery import NewResult, StoredResult
 from ...envelope import Envelope
@@ -28,7 +31,8 @@ from ...ports import (
 )
 from ...retry import seconds
 from ..checks import check_envelopes
-from . import publishing, results, schedules, views
+from . import publishing, schedules, views
+from . import results as stored_results
 from .clock import MICRO, Clock
 from .consumer import SQLiteConsumer, open_consumer
 from .requests import Publication, Request
@@ -146,6 +150,28 @@ class SQLiteServer:
         return await self._session.change(lambda store: publishing.revive(store, queue, chosen))
 
     @hosted
+    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+        """Remove dead messages (all, or those with these keys) for good; how many. Cancelled: some may be removed."""
+        if keys is None:
+            last = await self._session.look(lambda store: views.last_dead(store, queue))
+            return await self._in_bites(lambda store: views.delete_first_dead(store, queue, last))
+        waiting = list(keys)
+        await self._session.look(lambda store: store.directory.channel(queue))  # complains of an undeclared queue
+        removed = 0
+        for start in range(0, len(waiting), views.BITE):
+            some = waiting[start : start + views.BITE]
+            removed += await self._session.change(partial(views.delete_dead, name=queue, keys=some))
+        return removed
+
+    async def _in_bites(self, remove: Callable[[Store], int]) -> int:
+        """Remove in transactions that are short, until nothing is left to remove; how many."""
+        removed = count = await self._session.change(remove)
+        while count:
+            count = await self._session.change(remove)
+            removed += count
+        return removed
+
+    @hosted
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
         await self._session.change(lambda store: store.directory.pause(queue, paused=True))
@@ -173,16 +199,16 @@ class SQLiteServer:
     # Results
 
     @hosted
-    async def store_results(self, results_: Sequence[NewResult]) -> None:
+    async def store_results(self, results: Sequence[NewResult]) -> None:
         """Store results, in place of those with the same ids."""
-        new = list(results_)
-        await self._session.change(lambda store: results.store(store.connection, store.now, new))
+        new = list(results)
+        await self._session.change(lambda store: stored_results.store(store.connection, store.now, new))
 
     @hosted
     async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
         """The result under each id; None where there is none, or none any more."""
         wanted = list(ids)
-        return await self._session.look(lambda store: results.fetch(store.connection, store.now, wanted))
+        return await self._session.look(lambda store: stored_results.fetch(store.connection, store.now, wanted))
 
     # Schedules
 
@@ -193,21 +219,17 @@ class SQLiteServer:
 
     @hosted
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
-        """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
-        body = schedules.encode_schedule(schedule)
-        await self._session.change(lambda store: schedules.put(store, schedule, body, next_at))
+        """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
+        try:
+            body = schedules.encode_schedule(schedule)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            raise ConfigurationError(f"schedule {schedule.name!r} cannot be written to SQLite ({error})") from error
+        await self._session.change(lambda store: schedules.put(store, schedule.name, body, next_at))
 
     @hosted
-    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-        """Store `new` if what is stored under its name equals `old` (None: nothing is); whether it did."""
-        body = schedules.encode_schedule(new.schedule)
-        return await self._session.change(lambda store: schedules.replace(store, old, new, body))
-
-    @hosted
-    async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
-        """All of them, or those of these names that are there; sorted by name."""
-        chosen = None if names is None else list(names)
-        return await self._session.look(lambda store: schedules.find(store, chosen))
+    async def schedules(self) -> list[StoredSchedule]:
+        """All of them, by name."""
+        return await self._session.look(schedules.all_of)
 
     @hosted
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:

@@ -74,12 +74,21 @@ def _settle(store: Store, settlement: Settlement, bodies: Sequence[Body]) -> Ver
         return REFUSED
     leased = _Leased(seq, *row)
     end_lease(store, seq)
+    if settlement.survived:
+        leased = _forgive(store, leased)
     _carry_out(store, leased, settlement.disposition, settlement.result)
     dropped = 0
     if settlement.outbox:
         outcomes = publish_declaring(store, settlement.outbox, bodies)
         dropped = sum(outcome is not None for outcome in outcomes)
     return Verdict(accepted=True, dropped=dropped) if dropped else SETTLED
+
+
+def _forgive(store: Store, leased: _Leased) -> _Leased:
+    """Its leases that were lost count no more, and it is no suspect."""
+    lane = store.directory.twin(leased.lane, suspects=False)
+    store.execute("UPDATE message SET lost = 0, lane = ?, trail = NULL WHERE seq = ?", (lane, leased.seq))
+    return leased._replace(lane=lane)
 
 
 def _carry_out(store: Store, leased: _Leased, disposition: Disposition, result: NewResult | None) -> None:

@@ -1,8 +1,10 @@
 """The state of one file as one thread works on it: what every operation shares.
 
-Rules. An operation runs inside a transaction that somebody else began with `begin` and will commit, maybe together
-with others. It raises what repid raises only before it has changed anything. After a rollback `forget` is called:
-whatever was remembered may not be so.
+Rules. An operation runs inside a transaction that somebody else began and will commit, maybe together with others. It
+raises what repid raises only before it has changed anything. After the commit `committed` is called, and after a
+rollback `forget`: then what was remembered of the file may not be so, and nothing of it is used before `look` has read
+it anew. What an earlier transaction committed stays: consumers opened by it are open. Numbers that were taken for
+messages are never taken again, although the file offers them again after a rollback.
 """
 
 from __future__ import annotations
@@ -17,9 +19,6 @@ from .clock import MICRO, Clock
 from .directory import Directory
 from .results import conclude
 from .rows import pack
-
-MOST_LOST = 10
-"""A message whose leases ended so often without a verdict is poison (DESIGN.md, "The fate of a delivery")."""
 
 LEASES_TOLD_APART = 4096
 """A token is `seq * 4096 + n`, n being the number of the message's lease modulo 4096."""
@@ -63,7 +62,10 @@ class Store:
     they take, and `beat_due`: when they have to be heard of again, on the boot clock.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock, lease_timeout: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, clock: Clock, lease_timeout: int, earlier: Store | None = None
+    ) -> None:
+        """`earlier`: the store of a connection that had to be given up; its consumers are this one's now."""
         self.connection = connection
         self.execute = connection.execute
         self.clock = clock
@@ -74,13 +76,14 @@ class Store:
         self.boot = 0
         self.next_event = _NEVER
         self.arrived = False
-        self.consumers: dict[int, bytes] = {}
-        self.beat_due = _NEVER
-        self._leaving: set[int] = set()  # consumers of ours that are closed and stand in the file yet
-        self._struck_off: set[int] = set()  # those of them that the last write transaction struck off
-        self._opened: list[int] = []
+        self.consumers: dict[int, bytes] = {} if earlier is None else earlier.consumers
+        self.leaving: set[int] = set() if earlier is None else earlier.leaving  # closed, and they stand in the file yet
+        self.beat_due = self.clock.boot() if self.has_consumers else _NEVER
+        self._opening: dict[int, bytes] = {}  # consumers that the present transaction opens
+        self._struck_off: set[int] = set()  # those of the leaving that the present transaction strikes off
         self._boot_id = ""
         self._free: range = range(0)
+        self.unused: int = 0 if earlier is None else earlier.unused  # what was taken for messages is below this
 
     # Transactions
 
@@ -91,6 +94,8 @@ class Store:
         version, due, expiry = self.execute(_LOOK).fetchone()
         self.next_event = min(_NEVER if due is None else due, _NEVER if expiry is None else expiry)
         self.directory.refresh(version)
+        if self._boot_id != self.clock.boot_id:
+            self._find_boot()
 
     @property
     def is_due(self) -> bool:
@@ -99,9 +104,6 @@ class Store:
 
     def advance(self) -> None:
         """Make ready what is due, bury what has expired, and tell that our consumers are alive."""
-        self._opened = []
-        self._leaving -= self._struck_off
-        self._struck_off = set()
         if self._boot_id != self.clock.boot_id:
             self._register_boot()
         if self.is_due:
@@ -111,16 +113,23 @@ class Store:
         if self.beat_due <= self.boot_now:
             self._beat()
 
+    def committed(self) -> None:
+        """The transaction that wrote was committed."""
+        if self._opening:
+            self.consumers.update(self._opening)
+            self._opening.clear()
+        if self._struck_off:
+            self.leaving -= self._struck_off
+            self._struck_off.clear()
+
     def forget(self) -> None:
         """The transaction was rolled back."""
         self.directory.forget()
         self._free = range(0)
         self._boot_id = ""
-        for id_ in self._opened:
-            self.consumers.pop(id_, None)
-        self._opened = []
-        self._struck_off = set()
-        self.beat_due = self.boot_now + MICRO if self.consumers or self._leaving else _NEVER
+        self._opening.clear()
+        self._struck_off.clear()
+        self.beat_due = self.boot_now + MICRO if self.has_consumers else _NEVER
         self.next_event = 0
 
     # Consumers
@@ -128,8 +137,7 @@ class Store:
     def open(self, queues: Mapping[str, Topics]) -> int:
         """Enter a consumer; its id. Raises `QueueNotDeclared`."""
         id_, takes = self.directory.open(queues, self.boot, self.boot_now + CONSUMER_TIME)
-        self.consumers[id_] = takes
-        self._opened.append(id_)
+        self._opening[id_] = takes
         self.beat_due = min(self.beat_due, self.boot_now + CONSUMER_TIME // 3)
         return id_
 
@@ -143,19 +151,19 @@ class Store:
         for id_ in ours:
             del self.consumers[id_]
         if ours:
-            self._leaving |= ours
-            self.beat_due = self.boot_now
+            self.leaving |= ours
+            self.beat_due = self.clock.boot()
 
     @property
     def has_consumers(self) -> bool:
         """Whether consumers of ours stand in the file."""
-        return bool(self.consumers or self._leaving - self._struck_off)
+        return bool(self.consumers or self.leaving)
 
     def _beat(self) -> None:
         """Tell the others which of our consumers are there."""
-        if self._leaving:
-            self.directory.close(self._leaving)
-            self._struck_off = set(self._leaving)
+        if self.leaving:
+            self.directory.close(self.leaving)
+            self._struck_off = set(self.leaving)
         if self.consumers:
             self.directory.renew(self.consumers, self.boot, self.boot_now + CONSUMER_TIME)
         self.beat_due = self.boot_now + CONSUMER_TIME // 3 if self.consumers else _NEVER
@@ -163,10 +171,13 @@ class Store:
     # Time
 
     def _register_boot(self) -> None:
+        self.execute("INSERT INTO boot (name) VALUES (?) ON CONFLICT DO NOTHING", (self.clock.boot_id,))
+        self._find_boot()
+
+    def _find_boot(self) -> None:
         name = self.clock.boot_id
-        self.execute("INSERT INTO boot (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
-        self.boot = self.execute("SELECT id FROM boot WHERE name = ?", (name,)).fetchone()[0]
-        self._boot_id = name
+        row = self.execute("SELECT id FROM boot WHERE name = ?", (name,)).fetchone()
+        self.boot, self._boot_id = (0, "") if row is None else (row[0], name)
 
     def _promote(self) -> None:
         if self.execute(_PROMOTE, (self.now,)).rowcount > 0:
@@ -184,9 +195,10 @@ class Store:
         """The first of `count` consecutive numbers that no message ever had."""
         if len(self._free) < count:
             size = max(count, _SEQ_BLOCK)
-            start = self.execute("SELECT next_seq FROM meta").fetchone()[0]
-            self.execute("UPDATE meta SET next_seq = ?", (start + size,))
-            self._free = range(start, start + size)
+            start = max(self.execute("SELECT next_seq FROM meta").fetchone()[0], self.unused)
+            self.unused = start + size
+            self.execute("UPDATE meta SET next_seq = ?", (self.unused,))
+            self._free = range(start, self.unused)
         first = self._free.start
         self._free = self._free[count:]
         return first
@@ -212,10 +224,13 @@ class Store:
         """Forget a message that is in no place any more."""
         self.execute("DELETE FROM message WHERE seq = ?", (seq,))
 
-    def give_up(self, seq: int, reason: Reason) -> None:
-        """Make a message dead because time or chance decided so; its result says that, if one is wanted."""
-        self.execute(_BURY, (reason, True, None, seq))
-        conclude(self.connection, self.now, seq, "expired" if reason == "expired" else "dead")
+    def give_up(self, seq: int, reason: Reason, failure: Failure | None = None) -> None:
+        """Make a message dead because time or chance decided so; its result says that, if one is wanted.
+
+        Without a failure, the dead message keeps that of its last run.
+        """
+        self.execute(_BURY, (reason, failure is None, None if failure is None else pack(failure), seq))
+        conclude(self.connection, self.now, seq, "expired" if reason == "expired" else "dead", failure)
         self.remove(seq)
 
     def bury(self, seq: int, reason: Reason, failure: Failure | None) -> None:

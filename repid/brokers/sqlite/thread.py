@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sqlite3
 import threading
 import time
 from contextlib import suppress
@@ -11,11 +11,14 @@ from pathlib import Path
 
 from ...errors import BrokerUnavailable, InternalError, NotConnected, RepidError
 from .clock import Clock
+from .errors import STATEMENT_FAILED, explain
 from .lookout import CHECK, Lookout
 from .requests import Counter, Request, Waiting
 from .schema import Opening, open_file
 from .store import Store
 from .transactions import Transactions
+
+log = logging.getLogger("repid.sqlite")
 
 _AFTER_FAILURE = 0.1
 
@@ -39,6 +42,7 @@ class Thread:
         self._give_up_at = math.inf  # no lock is waited for any longer than that
         self._expected = 0  # how many were answered together at last
         self._shrink_at = 0.0
+        self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name=f"repid sqlite {Path(how.path).name}")
 
     def start(self) -> None:
@@ -67,12 +71,8 @@ class Thread:
     def _run(self) -> None:
         reason: RepidError = NotConnected("the SQLite broker was closed while this call was waiting")
         try:
-            connection = open_file(self._how, lambda: self._give_up_at)
-            try:
-                self._work(connection)
-            finally:
-                with suppress(sqlite3.Error):  # everything is in the file or its WAL already
-                    connection.close()
+            while not self._serve():
+                time.sleep(_AFTER_FAILURE)
         except RepidError as error:
             reason = error
         except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
@@ -81,10 +81,31 @@ class Thread:
         finally:
             self._counter.close(reason)
 
-    def _work(self, connection: sqlite3.Connection) -> None:
-        store = Store(connection, self._clock, self._lease_timeout)
+    def _serve(self) -> bool:
+        """Open the file and work on it until the end. False: the connection had to be given up, another one is needed."""
+        try:
+            connection = open_file(self._how, lambda: self._give_up_at)
+        except BrokerUnavailable as error:
+            if self._store is None or self._closing or self._is_left_over():
+                raise
+            self._counter.refuse_all(error)
+            return False
+        store = self._store = Store(connection, self._clock, self._lease_timeout, self._store)
+        try:
+            synchronous = self._how.synchronous
+            transactions = Transactions(store, self._counter, self._path, synchronous, lambda: self._give_up_at)
+            self._work(store, transactions)
+        except Exception as error:
+            log.exception("the connection to %s is given up and opened again", self._path)
+            self._counter.refuse_taken(explain(error, self._path))
+            return False
+        finally:
+            with suppress(*STATEMENT_FAILED):  # everything is in the file or its WAL already
+                connection.close()
+        return True
+
+    def _work(self, store: Store, transactions: Transactions) -> None:
         lookout = Lookout(store, self._clock)
-        transactions = Transactions(store, self._counter, self._path, self._how.synchronous, lambda: self._give_up_at)
         counter = self._counter
         while True:
             waiting = counter.look()
@@ -92,7 +113,7 @@ class Thread:
                 self._write(transactions, waiting)
                 lookout.stir()
             elif waiting.anything:
-                transactions.read(counter.take())
+                transactions.read(counter.take(lambda request: not request.urgent))
             elif self._closing or self._is_left_over():
                 break
             elif counter.has_wishes and lookout.is_stirred():

@@ -2,6 +2,10 @@
 
 Everything that waits goes into one transaction. If that fails it is rolled back and each request gets a transaction
 of its own, so that one's failure never harms a neighbour.
+
+A transaction that was rolled back leaves no trace in memory. Answers live here until it is committed (`Answer`), and
+what the store remembers becomes valid with `Store.committed` or is dropped by `Store.forget`. A rollback that fails is
+for the thread: it closes the connection, which undoes the transaction, and opens another one.
 """
 
 from __future__ import annotations
@@ -11,10 +15,10 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 
-from ...errors import InternalError, RepidError
+from ...errors import RepidError
 from .errors import explain, is_busy, moved
 from .publishing import publish
-from .requests import Counter, Publication, Request, anew
+from .requests import Answer, Counter, Publication, Request, anew
 from .schema import LARGEST_IDLE_WAL
 from .store import Store
 
@@ -52,32 +56,38 @@ class Transactions:
         try:
             self._begin(write=True, durable=durable)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
-            self._refuse(self._counter.take(), error)
+            self._read_what_waits()
+            self._refuse(self._counter.take(lambda request: request.urgent), error)
             return False
-        return self._finish(self._counter.take(durable=durable), join=True)
+        return self._finish(self._counter.take(lambda request: durable or not request.durable), join=True)
 
     def read(self, requests: Sequence[Request]) -> None:
         """Answer what only looks, without locking others out. What needs more is handed in again, as urgent."""
-        store = self._store
+        outside = [Answer(request, request.operation(self._store)) for request in requests if request.in_memory]
+        if outside:
+            self._hand_out(outside)
+            requests = [request for request in requests if not request.in_memory]
         if not requests:
             return
         try:
             self._begin(write=False)
-            store.look()
-            wanting = requests
-            if not store.is_due:
-                self._run([request for request in requests if request.peek is None])
-                wanting = [request for request in requests if request.peek is not None and request.peek(store)]
-            self._execute("ROLLBACK")
+            answers, wanting = self._look(requests)
+            self._end()
         except Exception as error:  # noqa: BLE001 - as above
             self._roll_back()
-            if isinstance(error, sqlite3.Error) and is_busy(error):  # being recovered: a writer has the patience
+            if is_busy(error):  # being recovered: a writer has the patience
                 self._counter.put_back(requests, urgent=True)
+            elif len(requests) > 1:
+                for request in requests:
+                    self.read([request])
             else:
                 self._refuse(requests, error)
             return
         self._counter.put_back(wanting, urgent=True)
-        self._hand_out([request for request in requests if not request.urgent])
+        self._hand_out(answers)
+
+    def _read_what_waits(self) -> None:
+        self.read(self._counter.take(lambda request: not request.urgent))
 
     def each_alone(self, requests: Sequence[Request]) -> None:
         """Carry out each request in a transaction of its own."""
@@ -122,7 +132,7 @@ class Transactions:
             else:
                 return
             if write:  # whoever holds the lock keeps nobody from reading
-                self.read(self._counter.take_readers())
+                self._read_what_waits()
 
     def _finish(self, requests: Sequence[Request], *, join: bool) -> bool:
         """Carry out in the transaction that is open; those who wait for what becomes ready by that may join."""
@@ -132,10 +142,10 @@ class Transactions:
         try:
             store.look()
             store.advance()
-            self._run(requests)
+            answers = self._run(requests)
             if join and store.arrived:
                 joined = self._counter.take_wishes(claims=True)
-                self._run(joined)
+                answers += self._run(joined)
             self._execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - as above
             self._roll_back()
@@ -145,59 +155,79 @@ class Transactions:
                 return True
             self._refuse(requests, error)
             return False
-        self._hand_out([*requests, *joined])
+        store.committed()
+        self._hand_out(answers)
         return True
 
-    def _run(self, requests: Sequence[Request]) -> None:
-        publications = [request for request in requests if isinstance(request, Publication)]
-        if len(publications) > 1:
-            self._publish(publications)
-        else:
-            publications = []
+    def _look(self, requests: Sequence[Request]) -> tuple[list[Answer], list[Request]]:
+        """What the operations of those that only look say, and which of them want a transaction that writes."""
+        store = self._store
+        store.look()
+        if store.is_due:
+            return [], list(requests)
+        answers: list[Answer] = []
+        wanting: list[Request] = []
         for request in requests:
-            if publications and isinstance(request, Publication):
-                continue
-            request.result = request.error = None
             try:
-                request.result = request.operation(self._store)
-            except RepidError as error:  # it says no, and has changed nothing
-                request.error = error
+                if request.peek is None:
+                    answers.append(Answer(request, request.operation(store)))
+                elif request.peek(store):
+                    wanting.append(request)
+                else:
+                    answers.append(Answer(request))
+            except RepidError as error:
+                answers.append(Answer(request, error=error))
+            except Exception as error:
+                if is_busy(error) or not store.connection.in_transaction:
+                    raise
+                answers.append(Answer(request, error=self.explain(error)))
+        return answers, wanting
 
-    def _publish(self, publications: Sequence[Publication]) -> None:
+    def _run(self, requests: Sequence[Request]) -> list[Answer]:
+        publications = [request for request in requests if isinstance(request, Publication)]
+        answers: list[Answer] = []
+        if len(publications) > 1:
+            answers += self._publish(publications)
+            requests = [request for request in requests if not isinstance(request, Publication)]
+        for request in requests:
+            try:
+                answers.append(Answer(request, request.operation(self._store)))
+            except RepidError as error:  # it says no, and has changed nothing
+                answers.append(Answer(request, error=error))
+        return answers
+
+    def _publish(self, publications: Sequence[Publication]) -> list[Answer]:
         envelopes = [envelope for publication in publications for envelope in publication.envelopes]
         bodies = [body for publication in publications for body in publication.bodies]
         outcomes = publish(self._store, envelopes, bodies)
+        answers = []
         start = 0
         for publication in publications:
             end = start + len(publication.envelopes)
-            publication.result, publication.error = outcomes[start:end], None
+            answers.append(Answer(publication, outcomes[start:end]))
             start = end
+        return answers
 
-    def _roll_back(self) -> None:
+    def _end(self) -> None:
         if self._store.connection.in_transaction:
             self._execute("ROLLBACK")
-        self._store.forget()
 
-    def _hand_out(self, requests: Sequence[Request]) -> None:
-        still_open = [request for request in requests if request.is_open]
-        if still_open:
-            self._counter.put_back(still_open)
-            requests = [request for request in requests if not request.is_open]
-        self._counter.answer(requests)
+    def _roll_back(self) -> None:
+        self._store.forget()
+        self._end()
+
+    def _hand_out(self, answers: Sequence[Answer]) -> None:
+        self._counter.put_back([answer.request for answer in answers if not answer.is_final])
+        self._counter.answer([answer for answer in answers if answer.is_final])
 
     def _refuse(self, requests: Sequence[Request], error: Exception) -> None:
-        for request in requests:
-            request.result = None
-            request.error = self._explain(error)
-        self._counter.answer(requests)
+        self._counter.answer([Answer(request, error=self.explain(error)) for request in requests])
 
-    def _explain(self, error: Exception) -> RepidError:
-        if isinstance(error, sqlite3.Error):
-            explained = explain(error, self._path)
-        elif isinstance(error, RepidError):
+    def explain(self, error: Exception) -> RepidError:
+        """What to tell a caller whose request failed with this."""
+        if isinstance(error, RepidError):
             return anew(error)
-        else:
-            explained = InternalError(f"this should not happen to {self._path}: {error!r}")
+        explained = explain(error, self._path)
         explained.__cause__ = error
         return explained
 

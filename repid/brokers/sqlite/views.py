@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +15,7 @@ from ...ports import BrowsedMessage, Cancelled, Category, Counts, Snapshot
 from . import results
 from .claiming import count_heads
 from .clock import MICRO
-from .directory import Channel, Lane
+from .directory import Channel
 from .rows import BODY, Key, to_envelope, to_failure, to_key
 from .store import Store
 
@@ -38,6 +40,9 @@ SELECT message.attempt, message.progress, lease.seq IS NOT NULL, lease.progress,
     EXISTS (SELECT 1 FROM scheduled WHERE scheduled.due = message.due AND scheduled.seq = message.seq)
 FROM message LEFT JOIN lease ON lease.seq = message.seq WHERE message.id = ?
 """
+BITE = 1000
+"""Dead messages that are removed in one transaction: others wait for it."""
+
 _LANES = "(SELECT id FROM lane WHERE queue = ?)"
 
 
@@ -73,7 +78,7 @@ def browse(store: Store, name: str, category: Category, limit: int) -> list[Brow
 
 
 def _browse_ready(store: Store, channel: Channel, limit: int) -> Iterator[BrowsedMessage]:
-    lanes = [(Lane(id_, channel.name, topic), limit) for topic, id_ in channel.lanes.items()]
+    lanes = [(lane, limit) for lane in channel.all_lanes()]
     heads = count_heads(store, lanes, limit) if lanes else {}
     rows = [row for lane, count in heads.items() for row in store.execute(_READY, (lane, count)).fetchall()]
     rows.sort(key=lambda row: (row[0], row[1]))
@@ -83,7 +88,7 @@ def _browse_ready(store: Store, channel: Channel, limit: int) -> Iterator[Browse
 
 def _show(store: Store, category: Category, row: tuple[Any, ...], due_in: float | None) -> BrowsedMessage:
     seq, lane, attempt, lost, failure, *body = row
-    _, queue, topic = store.directory.lanes[lane]
+    _, queue, topic, _ = store.directory.lanes[lane]
     return BrowsedMessage(
         envelope=to_envelope(queue, topic, body),
         category=category,
@@ -97,7 +102,7 @@ def _show(store: Store, category: Category, row: tuple[Any, ...], due_in: float 
 
 def _show_dead(store: Store, row: tuple[Any, ...]) -> BrowsedMessage:
     key, lane, reason, attempt, lost, failure, *body = row
-    _, queue, topic = store.directory.lanes[lane]
+    _, queue, topic, _ = store.directory.lanes[lane]
     return BrowsedMessage(
         envelope=to_envelope(queue, topic, body),
         category="dead",
@@ -123,7 +128,7 @@ def watch(store: Store, id_: str, result_id: str) -> Snapshot:
     return Snapshot(
         state="leased" if leased else "scheduled" if scheduled else "ready",
         attempt=attempt,
-        progress=_to_progress(present if leased else progress),
+        progress=to_progress(present if leased else progress),
         cancelling=bool(cancelling),
         result=result,
     )
@@ -134,11 +139,19 @@ def _watch_dead(store: Store, key: Key, result: StoredResult | None) -> Snapshot
     row = store.execute(sql, (key,)).fetchone()
     if row is None:
         return Snapshot(state="gone", result=result)
-    return Snapshot(state="dead", attempt=row[0], progress=_to_progress(row[1]), result=result)
+    return Snapshot(state="dead", attempt=row[0], progress=to_progress(row[1]), result=result)
 
 
-def _to_progress(packed: bytes | None) -> Progress | None:
-    return None if packed is None else _unpack_progress(packed)
+def to_progress(packed: bytes | None) -> Progress | None:
+    """The progress that was packed; None where it cannot be read or is no number, which nobody could wait to change."""
+    if packed is None:
+        return None
+    try:
+        progress = _unpack_progress(packed)
+    except (TypeError, msgspec.MsgspecError):
+        return None
+    numbers = (progress.done, 0.0 if progress.total is None else progress.total)
+    return progress if all(map(math.isfinite, numbers)) else None
 
 
 # Removing
@@ -168,6 +181,28 @@ def flush(store: Store, name: str) -> int:
         removed += store.execute(f"DELETE FROM message WHERE seq IN (SELECT seq {mine})", (channel.id,)).rowcount  # noqa: S608
         store.execute(f"DELETE {mine}", (channel.id,))
     return removed
+
+
+def last_dead(store: Store, name: str) -> int:
+    """The key of the queue's last dead message; 0 if it has none."""
+    channel = store.directory.channel(name)
+    (key,) = store.execute("SELECT coalesce(max(key), 0) FROM dead WHERE queue = ?", (channel.id,)).fetchone()
+    return int(key)
+
+
+def delete_first_dead(store: Store, name: str, last: int) -> int:
+    """Remove the first dead messages of the queue, up to the key `last`; how many."""
+    channel = store.directory.channel(name)
+    chosen = "SELECT key FROM dead WHERE queue = ? AND key <= ? ORDER BY key LIMIT ?"
+    return store.execute(f"DELETE FROM dead WHERE key IN ({chosen})", (channel.id, last, BITE)).rowcount  # noqa: S608
+
+
+def delete_dead(store: Store, name: str, keys: Sequence[int]) -> int:
+    """Remove the dead messages of the queue with these keys; how many."""
+    channel = store.directory.channel(name)
+    known = [key for key in keys if 0 <= key < 2**63]
+    sql = "DELETE FROM dead WHERE queue = ? AND key IN (SELECT value FROM json_each(?))"
+    return store.execute(sql, (channel.id, json.dumps(known))).rowcount
 
 
 def delete(store: Store, name: str) -> None:

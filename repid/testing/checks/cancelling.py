@@ -170,6 +170,16 @@ async def _see(lab: Lab, id_: str, seen: Snapshot | None, cause: Callable[[], Aw
 
 
 @check()
+async def who_watches_a_dead_message_sees_it_removed(lab: Lab) -> None:
+    """A dead message that is removed is gone, also for somebody who is waiting to see that."""
+    await lab.kill(message("1"))
+    dead = await lab.broker.watch("1", "1")
+    expect("the state before", dead.state, "dead")
+    gone = await _see(lab, "1", dead, lambda: lab.broker.delete_messages("q"))
+    expect("the state after", (gone.state, gone.result), ("gone", None))
+
+
+@check()
 async def watch_shows_each_state(lab: Lab) -> None:
     """`watch` waits until a message stands otherwise than it was seen: scheduled, ready, leased, retried, gone."""
     async with lab.consumer() as consumer:

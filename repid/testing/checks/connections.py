@@ -11,7 +11,7 @@ import trio
 from ...delivery import ACK, DeadLetter, NewResult
 from ...envelope import Options
 from ...errors import DuplicateId, NotConnected, UsageError
-from ...ports import SETTLED, Broker, Consumer, Counts, Schedule, StoredSchedule
+from ...ports import SETTLED, Broker, Consumer, Counts, Schedule
 from ..expecting import expect
 from ..judging import check
 from ..lab import Lab, ids, message, messages
@@ -43,11 +43,11 @@ def _calls(broker: Broker) -> dict[str, Callable[[], Awaitable[object]]]:
         "cancel": lambda: broker.cancel("1"),
         "flush": lambda: broker.flush("q"),
         "revive": lambda: broker.revive("q"),
+        "delete_messages": lambda: broker.delete_messages("q"),
         "store_results": lambda: broker.store_results([NewResult(id="1", state="success")]),
         "fetch_results": lambda: broker.fetch_results(["1"]),
         "now": broker.now,
         "put_schedule": lambda: broker.put_schedule(schedule, 1),
-        "replace_schedule": lambda: broker.replace_schedule(None, StoredSchedule(schedule=schedule, next_at=1)),
         "schedules": broker.schedules,
         "pause_schedule": lambda: broker.pause_schedule("s", paused=False),
         "tick": lambda: broker.tick("s", 1, 2, message("1")),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ...delivery import ACK, Release, Retry
+import os
+
+from ...delivery import ACK, MOST_LOST, SUSPECT_FROM, Release, Retry, Settlement
 from ...envelope import Options
-from ...ports import REFUSED, SETTLED, Consumer, Counts
+from ...ports import REFUSED, SETTLED, AtMost, Consumer, Counts
 from ..expecting import expect
 from ..judging import check
 from ..lab import Lab, ids, message, messages
 from .settling import DISPOSITIONS
-
-MOST_LOST = 10
 
 
 @check()
@@ -141,6 +141,89 @@ async def a_message_lost_ten_times_is_poison(lab: Lab) -> None:
         await lab.broker.revive("q")
         revived = await lab.take_one(consumer)
         expect("of the revived one", (revived.attempt, revived.lost), (1, 0))
+
+
+@check()
+async def a_poisonous_message_tells_what_is_known(lab: Lab) -> None:
+    """Its failure, and its result, say how often it was lost and by whom at last."""
+    async with lab.consumer() as consumer:
+        await lab.publish(message("1"))
+        for _ in range(MOST_LOST):
+            await lab.take(consumer, 1)
+            await lab.outlive(consumer)
+            await consumer.rescue()
+        [dead] = await lab.broker.browse("q", "dead")
+        text = "" if dead.failure is None else dead.failure.text
+        expect("whether it says how often", str(MOST_LOST) in text, expected=True)
+        expect("whether it names the process", str(os.getpid()) in text, expected=True)
+        [result] = await lab.broker.fetch_results(["1"])
+        expect("the failure in the result", result and result.failure, dead.failure)
+
+
+async def _suspect(lab: Lab, consumer: Consumer, *ids_: str) -> None:
+    """Publish these, and lose them as often as it takes."""
+    await lab.publish(*(message(id_) for id_ in ids_))
+    for _ in range(SUSPECT_FROM):
+        await lab.take(consumer, len(ids_))
+        await lab.outlive(consumer)
+        await consumer.rescue()
+
+
+@check()
+async def what_was_lost_twice_is_handed_out_alone(lab: Lab) -> None:
+    """First, one at a time, and only to a consumer that says it holds nothing else."""
+    async with lab.consumer() as consumer:
+        await _suspect(lab, consumer, "1", "2")
+        await lab.publish(message("3"), message("4"))
+        expect("how many suspects there are", await consumer.suspects(), 2)
+        expect("the counts", await lab.broker.counts("q"), Counts(ready=4))
+        expect("what is browsed", await lab.browsed("ready"), ["1", "2", "3", "4"])
+        beside = await consumer.receive(9, at_most=AtMost(alone=False), max_wait=0)
+        expect("what is received beside others", ids(beside), ["3", "4"])
+        expect("what waits", await consumer.receive(9, at_most=AtMost(alone=False), max_wait=0.01), [])
+        alone = [ids(await consumer.receive(9, max_wait=0)) for _ in range(3)]
+        expect("what is received alone", alone, [["1"], ["2"], []])
+        expect("how many suspects there are now", await consumer.suspects(), 0)
+
+
+@check()
+async def a_suspect_is_cancelled_flushed_and_paused_like_any_message(lab: Lab) -> None:
+    """It is ready, and in its queue."""
+    async with lab.consumer() as consumer:
+        await _suspect(lab, consumer, "1", "2")
+        await lab.broker.pause("q")
+        expect("what is received of a paused queue", (await consumer.suspects(), await lab.drain(consumer)), (0, []))
+        await lab.broker.resume("q")
+        expect("what cancelling says", await lab.broker.cancel("1"), "cancelled")
+        expect("how many are flushed", await lab.broker.flush("q"), 1)
+        expect("the counts", await lab.broker.counts("q"), Counts())
+
+
+@check()
+async def a_waiting_receive_gets_a_suspect(lab: Lab) -> None:
+    """As soon as it is one, if it may be alone."""
+    async with lab.consumer() as consumer, lab.consumer() as other:
+        await _suspect(lab, consumer, "1")
+        await lab.take(consumer, 1)
+        await lab.outlive(consumer)
+        expect("what the one that waits gets", await lab.woken(other, consumer.rescue), ["1"])
+
+
+@check()
+async def a_run_that_was_survived_clears_what_was_lost(lab: Lab) -> None:
+    """With Retry and Release, now or later; without `survived` the message stays a suspect."""
+    async with lab.consumer() as consumer:
+        for survived, lost in ((False, SUSPECT_FROM), (True, 0)):
+            for disposition in (Retry(0), Release(), Retry(lab.moment), Release(lab.moment)):
+                await _suspect(lab, consumer, "1")
+                delivery = await lab.take_one(consumer)
+                verdicts = await consumer.settle([Settlement(delivery, disposition, survived=survived)])
+                expect("the verdict", verdicts, [SETTLED])
+                await lab.advance(2 * lab.moment)
+                expect(f"the suspects after {disposition}", await consumer.suspects(), 0 if survived else 1)
+                again = await lab.take_one(consumer)
+                expect(f"lost after {disposition}, survived: {survived}", again.lost, lost)
+                await lab.settle(consumer, again, ACK)
 
 
 @check()

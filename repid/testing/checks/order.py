@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
+
+import msgspec
 import trio
 
 from ...envelope import Options, PrioritiesT
+from ...ports import AtMost
 from ..expecting import expect
 from ..judging import check
 from ..lab import Lab, ids, message
@@ -166,6 +170,48 @@ async def at_most_limits_a_topic_of_a_queue(lab: Lab) -> None:
         expect("what is received of none", await consumer.receive(20, at_most={("q", "a"): 0}, max_wait=0), [])
         rest = await consumer.receive(20, at_most={("r", "a"): 0, ("q", "a"): 5}, max_wait=0)
         expect("what is received in the end", ids(rest), ["a1", "a2"])
+
+
+@check("filters_topics")
+async def at_most_limits_a_group_of_topics_together(lab: Lab) -> None:
+    """A group's limit counts over its topics, by rank; None is a whole queue; limits of topics hold as well."""
+    await lab.publish(*(message(f"{topic}{n}", topic=topic) for n in range(3) for topic in "abc"))
+    await lab.publish(*(message(f"r{n}", "r", topic=str(n)) for n in range(3)))
+    group = frozenset({("q", "a"), ("q", "b")})
+    async with lab.consumer(None, "q", "r") as consumer:
+        limits = AtMost(groups=[(group, 3), (frozenset({("r", None)}), 1)])
+        some = await consumer.receive(20, at_most=limits, max_wait=0)
+        expect("what is received of three together", ids(some), ["a0", "b0", "c0", "a1", "c1", "c2", "r0"])
+        none = AtMost(groups=[(group, 0), (frozenset({("r", None)}), 0)])
+        expect("what is received of none", await consumer.receive(20, at_most=none, max_wait=0), [])
+        both = AtMost(topics={("q", "b"): 1}, groups=[(group, 5), (frozenset({("r", None)}), 9)])
+        rest = await consumer.receive(20, at_most=both, max_wait=0)
+        expect("what is received of five, but of one topic one", ids(rest), ["b1", "a2", "r1", "r2"])
+
+
+@check()
+async def at_most_limits_the_bytes_of_a_batch(lab: Lab) -> None:
+    """A batch ends before the message that makes it too big; the first may be bigger, up to a bound of its own."""
+    sizes = {"1": 10, "2": 10, "3": 11, "4": 100, "5": 1}
+    envelopes = [msgspec.structs.replace(message(id_), payload=b"x" * size) for id_, size in sizes.items()]
+    async with lab.consumer() as consumer:
+        await lab.publish(*envelopes)
+        for first, expected in ((inf, ["1", "2"]), (10, []), (11, ["3"]), (99, []), (inf, ["4"]), (1, ["5"])):
+            got = await consumer.receive(20, at_most=AtMost(size=20, first=first), max_wait=0)
+            expect(f"what is received of 20 bytes, the first of {first} at most", ids(got), expected)
+
+
+@check()
+async def what_is_too_big_for_now_is_waited_for(lab: Lab) -> None:
+    """A `receive` that waits is not given what is too big for it, and gets what comes later and fits."""
+    big = msgspec.structs.replace(message("big", topic="a", options=LOW), payload=b"x" * 100)
+    async with lab.consumer() as consumer:
+        await lab.publish(big)
+        limits = AtMost(size=50, first=50)
+        expect("what is received", await consumer.receive(5, at_most=limits, max_wait=0.01), [])
+        await lab.publish(message("small", topic="b"))
+        expect("what is received then", ids(await consumer.receive(5, at_most=limits)), ["small"])
+        expect("what is received without a limit", ids(await lab.drain(consumer)), ["big"])
 
 
 @check("filters_topics")

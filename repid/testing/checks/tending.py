@@ -217,6 +217,25 @@ async def reviving_never_doubles_an_id(lab: Lab) -> None:
 
 
 @check()
+async def dead_messages_can_be_removed_for_good(lab: Lab) -> None:
+    """`delete_messages` removes and counts the dead with these keys, or all; nothing else, and not in other queues."""
+    for name in ("1", "2", "3", "3"):
+        await lab.kill(message(name))
+    await lab.publish(message("3"), *messages(2), message("other", "r"))
+    keys = {found.envelope.id: found.key for found in await lab.broker.browse("q", "dead")}
+    unknown = max(keys.values()) + 1000
+    chosen = [keys["3"], keys["1"], keys["1"], unknown]
+    expect("how many of other queues were removed", await lab.broker.delete_messages("r", list(keys.values())), 0)
+    expect("how many were removed", await lab.broker.delete_messages("q", chosen), 2)
+    expect("how many are removed again", await lab.broker.delete_messages("q", chosen), 0)
+    expect("what is dead", await lab.browsed("dead"), ["2", "3"])
+    expect("the answers to revive", await lab.broker.revive("q", [keys["2"]]), [None])
+    expect("how many of the others were removed", await lab.broker.delete_messages("q"), 1)
+    expect("the counts", await lab.broker.counts("q"), Counts(ready=4))
+    expect("the counts of the other queue", await lab.broker.counts("r"), Counts(ready=1))
+
+
+@check()
 async def a_revived_message_lives_its_ttl_anew(lab: Lab) -> None:
     """What expired and is revived has its whole ttl before it again."""
     await lab.publish(message("1", options=Options(ttl=3 * lab.moment)))
