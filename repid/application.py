@@ -25,6 +25,10 @@ class Application(Protocol):
         """Where results are kept; None: on the server the message came from."""
         ...
 
+    def queues(self) -> list[str]:
+        """The names of the queues that its own actors read; empty if it has none."""
+        ...
+
     def server(self, server_name: str | None = None) -> Broker:
         """The server of that name; None: the default one. Raises `ConfigurationError` if there is none."""
         ...

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -25,9 +25,18 @@ from rich.text import Text
 from ._version import __version__
 from .app import Repid
 from .envelope import TOPIC
-from .errors import ConfigurationError, RepidError, UsageError
+from .errors import (
+    BrokerRefused,
+    ConfigurationError,
+    DuplicateId,
+    QueueNotDeclared,
+    RepidError,
+    UsageError,
+    did_you_mean,
+    shown,
+)
 from .ports import Broker, Counts
-from .producer import raise_refused
+from .producer import Outcomes
 from .supervisor import load_app
 from .supervisor.child import FORMAT
 from .worker import WorkerOptions
@@ -44,6 +53,7 @@ Examples:
   repid queues shop.jobs:app                  what waits, runs and is dead
   repid dead shop.jobs:app mail               the dead messages of the queue mail, and why
   repid requeue shop.jobs:app mail            let them run again
+  repid delete shop.jobs:app mail --all       remove them for good
 """
 
 EXITS = """\b
@@ -59,8 +69,9 @@ Exit codes:
         to do (--burst, --messages-limit)
   1     the module raised an error, or one came out of the worker; or a process
         crashed more than five times within a minute, or died or had to be
-        killed while it was stopping
-  2     wrong usage: no such module, app or server, or one not set up right
+        killed while it was stopping; or some messages were not requeued
+  2     wrong usage: no such module, app, server, queue or message, or one not
+        set up right; an app without actors
   130   Ctrl-C before the worker had started
   128+n killed by signal n, as a shell tells it
 """
@@ -122,6 +133,17 @@ def worker(
     processes: Annotated[int, typer.Option(min=1, help="So many worker processes.")] = 1,
     server: Server = None,
     tasks_limit: Annotated[int | None, typer.Option(min=1, help="At most so many runs at once, per process.")] = None,
+    threads_limit: Annotated[
+        int | None, typer.Option(min=1, help="Of these so many in threads, per process. Default: 40.")
+    ] = None,
+    processes_limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many child processes for run_in_process, per process. Default: one per core."),
+    ] = None,
+    claim_bytes: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Hold messages of at most this size together, per process. Default: 64MB."),
+    ] = None,
     messages_limit: Annotated[
         int | None, typer.Option(min=0, help="End after so many runs, per process; none takes its place.")
     ] = None,
@@ -139,12 +161,24 @@ def worker(
     options: WorkerOptions = {"burst": burst}
     if tasks_limit is not None:
         options["tasks_limit"] = tasks_limit
+    if threads_limit is not None:
+        options["threads_limit"] = threads_limit
+    if processes_limit is not None:
+        options["processes_limit"] = processes_limit
+    if claim_bytes is not None:
+        options["claim_bytes"] = parse_size(claim_bytes)
     if messages_limit is not None:
         options["messages_limit"] = messages_limit
     if graceful_shutdown_time is not None:
         options["graceful_shutdown_time"] = graceful_shutdown_time
     size = None if max_memory is None else parse_size(max_memory)
     app = find_app(target)
+    find_server(app, server)
+    if not app.queues():
+        raise ConfigurationError(
+            f"the app {target!r} has no actors to run: add them to it with app.include_router(router); "
+            "those of a Worker are run by its own run() only, or by app.include_router(worker)"
+        )
     logging.basicConfig(level=logging.INFO, format=FORMAT)
     app.run(
         server_name=server,
@@ -166,7 +200,7 @@ def queues(
 ) -> None:
     """Show how many messages are ready, scheduled, leased and dead."""
     app = find_app(target)
-    broker = app.server(server)
+    broker = find_server(app, server)
 
     async def look() -> dict[str, Counts]:
         return {name: await broker.counts(name) for name in names or app.queues()}
@@ -193,12 +227,13 @@ def dead(
 ) -> None:
     """Show the dead messages of a queue, and why they are dead."""
     app = find_app(target)
-    messages = ask(app, partial(app.server(server).browse, queue, "dead", limit=limit))
+    messages = ask(app, partial(find_server(app, server).browse, queue, "dead", limit=min(limit, sys.maxsize)))
     table = Table("id", "actor", "attempt", "reason", "error")
     for message in messages:
         failure = message.failure
         error = "" if failure is None else f"{failure.type}: {failure.text}"
         topic = message.envelope.headers.get(TOPIC, "")
+        error = error.replace("\n", " ")  # the faults of a payload are lines
         add_row(table, message.envelope.id, topic, str(message.attempt), message.reason or "", error)
     show(table)
 
@@ -212,14 +247,49 @@ def requeue(
 ) -> None:
     """Make dead messages ready again, as new ones."""
     app = find_app(target)
-    broker = app.server(server)
+    broker = find_server(app, server)
 
-    async def revive() -> int:
-        outcomes = await broker.revive(queue, await find_dead(broker, queue, ids) if ids else None)
-        raise_refused(outcomes)
-        return len(outcomes)
+    async def revive() -> Outcomes:
+        return await broker.revive(queue, await find_dead(broker, queue, ids) if ids else None)
 
-    typer.echo(f"{ask(app, revive)} message(s) are ready again")
+    outcomes = ask(app, revive)
+    refused = [outcome for outcome in outcomes if outcome is not None]
+    typer.echo(f"{len(outcomes) - len(refused)} message(s) are ready again")
+    if refused:
+        raise BrokerRefused(f"{len(refused)} message(s) stay dead:{list_refused(refused)}")
+
+
+def list_refused(refused: Sequence[BrokerRefused]) -> str:
+    """A line for each of the first, why it was refused."""
+    lines = [
+        f"{each.id!r}: a message with the same id is alive" if isinstance(each, DuplicateId) else shown(str(each))
+        for each in refused
+    ]
+    more = [f"… and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
+    return "".join(f"\n  {line}" for line in [*lines[:MOST_LINES], *more])
+
+
+MOST_LINES = 20
+
+
+@cli.command()
+def delete(
+    target: Target,
+    queue: Annotated[str, typer.Argument(help="The queue.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Which messages.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All dead messages of the queue.")] = False,
+    server: Server = None,
+) -> None:
+    """Remove dead messages for good."""
+    if every == bool(ids):
+        raise UsageError("name the dead messages to remove by their ids, or say --all: one of the two")
+    app = find_app(target)
+    broker = find_server(app, server)
+
+    async def remove() -> int:
+        return await broker.delete_messages(queue, await find_dead(broker, queue, ids) if ids else None)
+
+    typer.echo(f"{ask(app, remove)} dead message(s) are removed")
 
 
 async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[int]:
@@ -227,7 +297,7 @@ async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[int]:
     found = [each for each in await broker.browse(queue, "dead", limit=sys.maxsize) if each.envelope.id in ids]
     missing = set(ids) - {each.envelope.id for each in found}
     if missing:
-        raise UsageError(f"queue {queue!r} has no dead message {', '.join(sorted(missing))}")
+        raise UsageError(f"queue {queue!r} has no dead message {', '.join(map(repr, sorted(missing)))}")
     return [each.key for each in found]
 
 
@@ -248,15 +318,32 @@ def find_app(target: str) -> Repid:
     return app
 
 
+def find_server(app: Repid, name: str | None) -> Broker:
+    """The server of that name; warns of one that only this process can see."""
+    broker = app.server(name)
+    if not broker.capabilities.shared:
+        typer.echo(
+            f"repid: warning: the server {name or 'that is the default'} keeps its messages in the memory of each "
+            "process: this command sees none of what other processes send; take another server, such as SQLiteServer",
+            err=True,
+        )
+    return broker
+
+
 def ask(app: Repid, function: Callable[[], Awaitable[T]]) -> T:
-    """Carry one call out where the app's servers are open."""
-    with app.sync() as client:
-        return client.call(function)
+    """Carry one call out where the app's servers are open. Raises `UsageError` for a queue that does not exist."""
+    try:
+        with app.sync() as client:
+            return client.call(function)
+    except QueueNotDeclared as error:
+        known = app.queues()
+        hint = did_you_mean(error.queue, known) or f"; the app's actors read {', '.join(known) or 'none'}"
+        raise UsageError(f"there is no queue {error.queue!r} on this server{hint}") from None
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """Add a row of what it says: brackets in it are no markup."""
-    table.add_row(*map(Text, cells))
+    """Add a row of what it says: brackets in it are no markup, and what cannot be printed is escaped."""
+    table.add_row(*[Text(shown(cell)) for cell in cells])
 
 
 def show(table: Table) -> None:

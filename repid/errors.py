@@ -126,6 +126,11 @@ class InternalError(RepidError):
     """A bug in repid. Please report it with its traceback."""
 
 
+def shown(text: str) -> str:
+    """The text for a log or a terminal: what cannot be printed is escaped, so it forges no line and moves no cursor."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known word, else an empty string."""
     close = get_close_matches(word, list(known), n=1)

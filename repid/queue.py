@@ -82,20 +82,36 @@ class Queue:
 
         Should some be refused because their id is alive again, an `ExceptionGroup` names them; the others are ready.
         """
-        if messages is not None:
-            check_iterable("messages to requeue", messages)
-        keys = None if messages is None else [self._dead_key(message) for message in messages]
-        outcomes = await self._broker.revive(self.name, keys)
+        outcomes = await self._broker.revive(self.name, _keys_of("requeued", messages))
         raise_refused(outcomes)
         return len(outcomes)
 
-    def _dead_key(self, message: BrowsedMessage) -> int:
-        if message.category != "dead":
-            raise ConfigurationError(
-                f"only dead messages can be requeued, but {message.envelope.id!r} is {message.category}"
-            )
-        return message.key
+    @hosted
+    async def delete_messages(self, messages: Iterable[BrowsedMessage] | None = None) -> int:
+        """Remove dead messages for good (None: all of the queue's); how many. Stored results stay until they expire.
+
+        What is not dead any more is passed over. Waiting messages are removed by `flush` or by cancelling their jobs.
+        Cancelled: some may be removed.
+        """
+        return await self._broker.delete_messages(self.name, _keys_of("deleted", messages))
 
     @property
     def _broker(self) -> Broker:
         return find_app(self.app, f"queue {self.name!r}").server()
+
+
+def _keys_of(what: str, messages: Iterable[BrowsedMessage] | None) -> list[int] | None:
+    if messages is None:
+        return None
+    check_iterable(f"the messages to be {what}", messages)
+    return [_dead_key(what, message) for message in messages]
+
+
+def _dead_key(what: str, message: BrowsedMessage) -> int:
+    if not isinstance(message, BrowsedMessage):
+        raise ConfigurationError(
+            f'only what get_messages("dead") gives can be {what}, but this is of type {type(message).__name__}'
+        )
+    if message.category != "dead":
+        raise ConfigurationError(f"only dead messages can be {what}, but {message.envelope.id!r} is {message.category}")
+    return message.key

@@ -22,7 +22,7 @@ from .ports import Broker
 from .runtime import Elsewhere, Handle, Outlet, Report, Settings, serve
 from .runtime.backends import HERE
 from .runtime.signals import can_listen
-from .runtime.worker import usable_signals
+from .runtime.worker import CLAIM_BYTES, usable_signals
 
 DEFAULT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,6 +35,12 @@ class WorkerOptions(TypedDict, total=False):
     messages_limit: stop after exactly so many runs were started; like any stop, it gives them the grace. Default: no
         limit.
     tasks_limit: at most so many runs at once. Default 1000.
+    threads_limit: at most so many of them in threads, where sync actors run. Default: what trio's own limiter allows, 40.
+        A sync actor that waits for another message's result keeps its thread: if all threads wait for messages that
+        need one, none of them ever ends. Let an async actor do the waiting, or have another worker run the others.
+    processes_limit: at most so many of them in processes, for actors with `run_in_process`. Default: one for each core.
+    claim_bytes: the messages a worker holds at one time have at most so many bytes of payload. A message bigger than
+        what is left is taken when half of it is free. Default 64 MiB.
     handle_signals: the first one stops, the second one ends the grace. Default: SIGINT and SIGTERM where the worker
         runs in the main thread and was not started into a nursery; else none.
     auto_declare: declare the queues of the actors. Default True.
@@ -44,6 +50,9 @@ class WorkerOptions(TypedDict, total=False):
     graceful_shutdown_time: float | timedelta
     messages_limit: float
     tasks_limit: int
+    threads_limit: float
+    processes_limit: float
+    claim_bytes: float
     handle_signals: Iterable[signal.Signals] | None
     auto_declare: bool
     burst: bool
@@ -81,18 +90,23 @@ class Worker(Router):
     async def run(self, *, task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED) -> Report:
         """Work until stopped, cancelled, or done (`messages_limit`, `burst`); what was done is returned.
 
-        When this returns or raises, nothing of the worker is running any more. Without actors it returns at once.
-        A server that is not available at the start is waited for, as it is later; the log says so once.
+        When this returns or raises, nothing of the worker is running any more. Without actors it returns at once, and
+        raises `ConfigurationError` if the app has some. A server that is not available at the start is waited for, as it
+        is later; the log says so once.
         Cancelling skips the grace: runs in progress are cancelled and released. With `nursery.start(worker.run)` the
         start is over when the worker really consumes; it gives a handle with `stop()`.
         """
         app = find_app(self._app, "the worker")
+        actors = self._actors_under(app.middlewares)
+        if not actors and app.queues():
+            raise ConfigurationError(
+                "the worker has no actors, and those of its app are run by app.run_worker(): call that, or give the "
+                "worker the routers whose actors it shall run, Worker(routers=[...])"
+            )
         handle = Handle()
         self._handles.append(handle)
         try:
-            return await run_actors(
-                app, app.server(), self._actors_under(app.middlewares), self._options, handle, task_status
-            )
+            return await run_actors(app, app.server(), actors, self._options, handle, task_status)
         finally:
             self._handles.remove(handle)
 
@@ -146,6 +160,10 @@ async def _elsewhere(actors: Iterable[Actor]) -> AsyncIterator[Elsewhere]:
         yield HERE
 
 
+def _optional_count(name: str, value: float | None) -> float | None:
+    return None if value is None else check_count(name, value, least=1)
+
+
 def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
     """The settings that follow from the options. Raises `ConfigurationError` naming the one that is wrong."""
     check_known("a worker", options, WorkerOptions.__annotations__)
@@ -164,6 +182,9 @@ def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
         graceful_shutdown_time=check_duration("graceful_shutdown_time", options.get("graceful_shutdown_time", 25.0)),
         messages_limit=check_count("messages_limit", options.get("messages_limit", math.inf)),
         tasks_limit=int(tasks_limit),
+        threads_limit=_optional_count("threads_limit", options.get("threads_limit")),
+        processes_limit=_optional_count("processes_limit", options.get("processes_limit")),
+        claim_bytes=check_count("claim_bytes", options.get("claim_bytes", CLAIM_BYTES), least=1),
         signals=usable_signals(wanted),
         auto_declare=check_flag("auto_declare", options.get("auto_declare", True)),
         burst=check_flag("burst", options.get("burst", False)),

@@ -52,10 +52,10 @@ class InlineBackend:
 
 
 class ThreadBackend:
-    """Runs functions in trio's worker threads, at most as many at once as trio's own limiter allows when made."""
+    """Runs functions in trio's worker threads. Whoever calls it keeps to the `slots`."""
 
-    def __init__(self) -> None:
-        self.slots = trio.CapacityLimiter(trio.to_thread.current_default_thread_limiter().total_tokens)
+    def __init__(self, slots: float) -> None:
+        self.slots = slots
         self._unlimited = trio.CapacityLimiter(float("inf"))
         self._waits: set[trio.CancelScope] = set()
         self._abandoning = False
@@ -99,10 +99,10 @@ class ThreadBackend:
 
 
 class ProcessBackend:
-    """Runs functions in a pool of processes, as many as there are cores. Cancelling kills the process."""
+    """Runs functions in a pool of processes. Cancelling kills the process. Whoever calls it keeps to the `slots`."""
 
-    def __init__(self, run_sync: Callable[..., Any]) -> None:
-        self.slots = trio.CapacityLimiter(os.cpu_count() or 1)
+    def __init__(self, run_sync: Callable[..., Any], slots: float) -> None:
+        self.slots = slots
         self._unlimited = trio.CapacityLimiter(float("inf"))
         self._run_sync = run_sync
 
@@ -146,18 +146,27 @@ class Backends:
 
 @asynccontextmanager
 async def open_backends(
-    actors: Sequence[Actor], elsewhere: Elsewhere = HERE, platform: str = sys.platform
+    actors: Sequence[Actor],
+    elsewhere: Elsewhere = HERE,
+    platform: str = sys.platform,
+    *,
+    threads: float | None = None,
+    processes: float | None = None,
 ) -> AsyncIterator[Backends]:
-    """The backends these actors need; processes end with the block. Emscripten has neither threads nor processes."""
+    """The backends these actors need; processes end with the block. Emscripten has neither threads nor processes.
+
+    At most so many `threads` (None: as many as trio's own limiter allows) and `processes` (None: one for each core).
+    """
     if platform == "emscripten":
         yield Backends(None, None, elsewhere)
         return
     async with AsyncExitStack() as stack:
-        processes = None
+        in_processes = None
         if any(actor.run_in_process for actor in actors):
             pool = await stack.enter_async_context(_open_pool())
-            processes = ProcessBackend(pool.run_sync)
-        yield Backends(ThreadBackend(), processes, elsewhere)
+            in_processes = ProcessBackend(pool.run_sync, processes or os.cpu_count() or 1)
+        in_threads = ThreadBackend(threads or trio.to_thread.current_default_thread_limiter().total_tokens)
+        yield Backends(in_threads, in_processes, elsewhere)
 
 
 def _open_pool() -> AbstractAsyncContextManager[Any]:

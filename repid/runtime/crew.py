@@ -37,6 +37,7 @@ from ..envelope import Envelope
 from ..errors import UsageError, did_you_mean
 from ..producer import Publish
 from .ledger import Ledger
+from .limits import Limit
 from .progress import Reporter
 from .roles import Role, Roles
 from .settler import Settler
@@ -45,6 +46,9 @@ from .timer import Holder, Timer
 T = TypeVar("T")
 
 log = logging.getLogger("repid.worker")
+
+LONGEST_PARKED = 1.0
+"""Seconds for which a delivery waits for a thread or process before it is released."""
 
 _NO_TERMS = Terms(mode="auto", attempt=1, retries=0, retry_delay=float)
 
@@ -62,13 +66,16 @@ class Crew:
         self.executors: list[Holder] = []
         self.timer = Timer(self.running)
         self.on_leave: Callable[[], None] = lambda: None
-        """Called when an actor with a limit has room again."""
+        """Called when a limit has room again."""
         self.spread = False
         """Whether most runs have to wait for something."""
         self._send, self._receive = trio.open_memory_channel[list[Delivery]](math.inf)  # the reader bounds it
         self._idle = 0
         self._hired = 0
         self._hire: Callable[[], None] = lambda: None
+        self._followers: dict[Delivery, Delivery] = {}
+        """By the former delivery of a message, which still runs: the latter, which waits for the end of that run."""
+        self._impatience = trio.lowlevel.ParkingLot()
         self._warned: set[tuple[str, str | None]] = set()
 
     def open(self, hire: Callable[[], None]) -> None:
@@ -132,32 +139,99 @@ class Crew:
                 self._release(self._receive.receive_nowait())
             except (trio.EndOfChannel, trio.WouldBlock):
                 break
-        for role in self.roles.limited:
-            while role.parked:
-                self._unpark(role)
+        for limit in self.roles.limits:
+            while limit.parked:
+                self._unpark(limit)
+        for follower in list(self._followers.values()):
+            self._follow(follower)
+        self._followers.clear()
 
     def leave(self, role: Role) -> None:
-        """A delivery of an actor with a limit is done with: the next one may start."""
-        role.claimed -= 1
-        if role.parked and role.busy < (role.limit or 0):
-            self._unpark(role)
+        """A delivery of an actor with limits is done with: the next one may start."""
+        for limit in role.limits:
+            limit.claimed -= 1
+            if limit.parked and not limit.is_full:
+                self._unpark(limit)
         self.on_leave()
 
-    def park(self, role: Role, delivery: Delivery) -> None:
-        """The actor is at its limit: keep the delivery until it is not, or release it if enough are kept."""
-        if len(role.parked) < (role.limit or 0):
-            self.ledger.held -= 1
-            self.ledger.parked += 1
-            self.ledger.notify()
-            role.parked.append(delivery)
-            return
-        role.claimed -= 1
-        self.turn_away(delivery, Crowded(random.random()))  # noqa: S311  jitter
+    def park(self, limit: Limit, role: Role, delivery: Delivery) -> None:
+        """The limit is reached: keep the delivery until it is not, or release it if enough are kept."""
+        if len(limit.parked) < limit.most:
+            self._set_aside()
+            limit.parked[delivery] = trio.current_time() if limit is role.slots else math.inf
+            self._impatience.unpark()
+        else:
+            self._give_back(role, delivery, Crowded(random.random()))  # noqa: S311  jitter
+        for other in role.limits:  # it may have been let go by one of them that is of use to others now
+            if other.parked and not other.is_full:
+                self._unpark(other)
+
+    async def give_back_parked(self) -> None:
+        """Release what has waited for a thread or process for too long, until cancelled. It keeps its rank."""
+        while True:
+            waiting = [since for limit in self.roles.limits for since in limit.parked.values() if since < math.inf]
+            if not waiting:
+                await self._impatience.park()
+                continue
+            await trio.sleep_until(min(waiting) + LONGEST_PARKED)
+            for limit in self.roles.limits:
+                late = [d for d, since in limit.parked.items() if since + LONGEST_PARKED <= trio.current_time()]
+                for delivery in late:
+                    limit.mean = None  # its runs take longer than was believed
+                    if delivery in limit.parked:  # and was not let go meanwhile
+                        self._take_up(limit, delivery, Stopping())
+
+    def follow(self, delivery: Delivery) -> bool:
+        """Have a delivery wait whose message was lost and still runs here, until that run has ended. False: it does not."""
+        envelope = delivery.envelope
+        for former in self.running:
+            if former.envelope.id == envelope.id and former.envelope.queue == envelope.queue:
+                if former in self.ledger.leases:  # this lease proves that the former one has ended
+                    self.lose(former)
+                stale = self._followers.pop(former, None)
+                if stale is not None:
+                    self.lose(stale)
+                    self._follow(stale)
+                self._set_aside()
+                self._followers[former] = delivery
+                return True
+        return False
+
+    def has_ended(self, delivery: Delivery) -> None:
+        """A run that had to wait for something has ended."""
+        del self.running[delivery]
+        if self._followers and delivery in self._followers:
+            self._follow(self._followers.pop(delivery))
+
+    def _follow(self, delivery: Delivery) -> None:
+        self.ledger.parked -= 1
+        self.ledger.held += 1
+        self.give([delivery])
+
+    def _set_aside(self) -> None:
+        self.ledger.held -= 1
+        self.ledger.parked += 1
+        self.ledger.notify()
+
+    def _take_up(self, limit: Limit, delivery: Delivery, event: Event) -> None:
+        """Settle a parked delivery without a run."""
+        del limit.parked[delivery]
+        self.ledger.parked -= 1
+        self.ledger.held += 1
+        role = self.roles.find[delivery.envelope.queue](delivery.envelope)
+        if delivery not in self.ledger.leases:
+            self.drop(role)
+        elif role is not None:
+            self._give_back(role, delivery, event)
+
+    def _give_back(self, role: Role, delivery: Delivery, event: Event) -> None:
+        self.turn_away(delivery, event, role)
+        self.leave(role)
 
     def drop(self, role: Role | None) -> None:
         """A held delivery of this role is not ours any more."""
         self.ledger.unstarted()
-        if role is not None and role.limit is not None:
+        if role is not None and role.limits:
             self.leave(role)
 
     def turn_away(self, delivery: Delivery, event: Event, role: Role | None = None) -> None:
@@ -203,6 +277,9 @@ class Crew:
             elif delivery in self.ledger.kept:
                 self.ledger.kept.discard(delivery)
                 self.settle(delivery, Cancel(), ())
+            for limit in self.roles.limits:
+                if delivery in limit.parked:
+                    self._take_up(limit, delivery, CancelRequested())
         for token in wanted:
             self.ledger.foretell(token)
 
@@ -210,7 +287,7 @@ class Crew:
         """Hand over a verdict that was given outside a run's end, by a verb of its message say."""
         role = self.roles.find[delivery.envelope.queue](delivery.envelope)
         result = None if role is None else role.result(delivery.envelope, disposition)
-        self.settler.put(Settlement(delivery, disposition, outbox, result))
+        self.settler.put(Settlement(delivery, disposition, outbox, result, survived=delivery.lost > 0))
 
     def release_kept(self) -> None:
         """The worker ends: release what actors in the mode `manual` left without a verdict."""
@@ -222,10 +299,12 @@ class Crew:
             self.settler.put(Settlement(delivery, self._released()))
         self.ledger.kept.clear()
 
-    def _unpark(self, role: Role) -> None:
+    def _unpark(self, limit: Limit) -> None:
+        delivery = next(iter(limit.parked))
+        del limit.parked[delivery]
         self.ledger.parked -= 1
         self.ledger.held += 1
-        self.give([role.parked.popleft()])
+        self.give([delivery])
 
     def _release(self, batch: list[Delivery]) -> None:
         for delivery in reversed(batch):

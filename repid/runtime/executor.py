@@ -54,7 +54,7 @@ CHECKPOINT: Any = trio.lowlevel.cancel_shielded_checkpoint().send(None)  # noqa:
 
 
 class Run(msgspec.Struct, eq=False, gc=False):
-    """One delivery in the hands of an executor. `acked_first`: settled before the start."""
+    """One delivery in the hands of an executor. `acked_first`: settled before the start. `began`: if it has limits."""
 
     role: Role
     delivery: Delivery
@@ -62,6 +62,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
     arguments: dict[str, Any]
     acked_first: bool = False
     called: bool = False
+    began: float = 0.0
     context: Context | None = None
 
     @property
@@ -166,8 +167,10 @@ class Executor:
             return None
         if delivery in ledger.cancelled_leases:
             self._turn_away(role, delivery, CancelRequested())
-        elif role.limit is not None and role.busy >= role.limit:
-            crew.park(role, delivery)
+        elif delivery.lost and crew.follow(delivery):
+            return None
+        elif role.limits and (full := next((limit for limit in role.limits if limit.is_full), None)) is not None:
+            crew.park(full, role, delivery)
         elif delivery.ttl_left is not None and ledger.has_expired(delivery):
             self._turn_away(role, delivery, Expired())
         else:
@@ -185,13 +188,15 @@ class Executor:
             self._turn_away(role, delivery, PayloadRefused(Failure("PayloadError", str(error))))
             return None
         ledger.begun()
-        if role.limit is not None:
-            role.busy += 1
+        if role.limits:
+            run.began = trio.current_time()
+            for limit in role.limits:
+                limit.busy += 1
         return run
 
     def _turn_away(self, role: Role, delivery: Delivery, event: Event) -> None:
         self._crew.turn_away(delivery, event, role)
-        if role.limit is not None:
+        if role.limits:
             self._crew.leave(role)
 
     def _call(self, run: Run) -> Awaitable[None] | None:
@@ -257,29 +262,20 @@ class Executor:
 
     def _disarm(self, run: Run) -> None:
         self.deadline = math.inf
-        self._crew.running.pop(run.delivery, None)
+        if run.delivery in self._crew.running:
+            self._crew.has_ended(run.delivery)
 
     async def _prepare_and_run(self, run: Run) -> None:
-        """Runs that need something first: the broker's word that they are acknowledged, or a thread or process."""
-        slots = run.role.slots
+        """Runs that wait in any case: for the broker's word that they are acknowledged, for a thread or a process."""
         self._crew.pass_on(self.hand_back())
         if run.role.mode == "ack_first" and not await self._ack_first(run):
             return
-        if slots is not None:
-            await slots.acquire_on_behalf_of(run)
-        try:
-            if run.delivery not in self._ledger.leases and not run.acked_first:  # lost while it waited for its slot
-                self._done(run)
-                return
-            if run.delivery in self._ledger.cancelled_leases:
-                self._conclude(run, CancelRequested())
-                return
-            rest = self._call(run)
-            if rest is not None:
-                await rest
-        finally:
-            if slots is not None:
-                slots.release_on_behalf_of(run)
+        if run.delivery in self._ledger.cancelled_leases:
+            self._conclude(run, CancelRequested())
+            return
+        rest = self._call(run)
+        if rest is not None:
+            await rest
 
     async def _ack_first(self, run: Run) -> bool:
         run.acked_first = True
@@ -368,7 +364,8 @@ class Executor:
         elif disposition is not None:
             outbox = message.close(disposition) if message is not None else ()
             result = run.role.result(delivery.envelope, disposition, payload)
-            self._settler.put(Settlement(delivery, disposition, outbox, result))
+            survived = delivery.lost > 0 and not isinstance(event, Stopping)
+            self._settler.put(Settlement(delivery, disposition, outbox, result, survived))
             if error is not None:
                 log_failure(run.role.actor.name, delivery, disposition, error)
         self._done(run)
@@ -379,6 +376,7 @@ class Executor:
             self._ledger.ended()
         else:
             self._ledger.withdrawn()
-        if run.role.limit is not None:
-            run.role.busy -= 1
+        if run.role.limits:
+            for limit in run.role.limits:
+                limit.ended(trio.current_time() - run.began)
             self._crew.leave(run.role)

@@ -39,6 +39,7 @@ class Keeper:
                     await self._extend()
                     if not late:
                         await self._consumer.rescue()
+                        self._ledger.suspects = await self._consumer.suspects()
             except BrokerUnavailable as error:
                 log.warning("cannot extend %d leases: %s", len(self._ledger.leases), error)
             self._lose_overdue()

@@ -41,13 +41,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class Ledger:
     """Counts, and the leases with their deadlines. All changes are synchronous.
 
-    A delivery is *held* (in the channel), *parked* (its actor is at its limit), *running*, or none of these; its
+    A delivery is *held* (in the channel), *parked* (a limit keeps it waiting), *running*, or none of these; its
     lease is ours from `lease` to `settled`, `lost` or `abandon`.
     """
 
-    def __init__(self, tasks_limit: int, messages_limit: float) -> None:
+    def __init__(self, tasks_limit: int, messages_limit: float, claim_bytes: float = math.inf) -> None:
         self.tasks_limit = tasks_limit
         self.messages_limit = messages_limit
+        self.claim_bytes = claim_bytes
+        self.size = 0
+        """Bytes of payload of every delivery whose lease is ours."""
+        self.suspects = 0
+        """How many messages are believed to wait until this worker holds nothing (see `quarantine`)."""
         self.leases: dict[Delivery, float] = {}
         """Every delivery whose lease is ours, with the moment after which we must believe it lost."""
         self.kept: set[Delivery] = set()
@@ -78,11 +83,30 @@ class Ledger:
         """Whether nothing is held, running or waiting for its settlement."""
         return not (self.held or self.parked or self.running or self.unsettled)
 
+    @property
+    def holds_anything(self) -> bool:
+        """Whether there is a lease that will get a verdict."""
+        return len(self.leases) > len(self.kept)
+
+    @property
+    def size_left(self) -> float:
+        """How many more bytes of payload may be claimed."""
+        return max(0.0, self.claim_bytes - self.size)
+
+    @property
+    def first_left(self) -> float:
+        """How many bytes a message may have that is claimed alone: any number where half of the bound is free.
+
+        Otherwise a message that is nearly as big as the bound would wait until all small ones have ended.
+        """
+        return math.inf if 2 * self.size <= self.claim_bytes else self.size_left
+
     def lease(self, deliveries: list[Delivery], asked: float, lease_timeout: float) -> None:
         """Enter a batch as held, which was asked for at that moment."""
         self.leases.update(dict.fromkeys(deliveries, asked + lease_timeout))
         self._expiries.update({d: trio.current_time() + d.ttl_left for d in deliveries if d.ttl_left is not None})
         self.held += len(deliveries)
+        self.size += sum(len(delivery.envelope.payload) for delivery in deliveries)
         if self._foretold:
             cancelled = [delivery for delivery in deliveries if delivery.token in self._foretold]
             self.cancelled_leases.update(cancelled)
@@ -151,7 +175,7 @@ class Ledger:
 
     def settled(self, delivery: Delivery, disposition: Disposition, verdict: Verdict) -> None:
         """The broker has answered."""
-        ours = self.leases.pop(delivery, None) is not None
+        ours = self._forget(delivery)
         self.kept.discard(delivery)
         self.cancelled_leases.discard(delivery)
         self._expiries.pop(delivery, None)
@@ -182,7 +206,7 @@ class Ledger:
 
     def lost(self, delivery: Delivery) -> None:
         """Its lease is no longer ours; nothing may be settled."""
-        self.leases.pop(delivery, None)
+        self._forget(delivery)
         self.kept.discard(delivery)
         self.cancelled_leases.discard(delivery)
         self._expiries.pop(delivery, None)
@@ -191,8 +215,15 @@ class Ledger:
 
     def abandon(self, delivery: Delivery) -> None:
         """Leave it to its lease: its thread goes on and nobody can stop it."""
-        self.leases.pop(delivery, None)
+        self._forget(delivery)
         self.abandoned += 1
+
+    def _forget(self, delivery: Delivery) -> bool:
+        """Its lease is not ours any more; whether it was."""
+        if self.leases.pop(delivery, None) is None:
+            return False
+        self.size -= len(delivery.envelope.payload)
+        return True
 
     def report(self) -> Report:
         """The account as it stands."""

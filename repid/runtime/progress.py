@@ -35,8 +35,17 @@ class Reporter:
             if not self._latest:
                 await self._lot.park()
             latest, self._latest = self._latest, {}
-            try:
-                await self._consumer.report(list(latest.items()))
-            except BrokerUnavailable as error:  # the next report will tell more
-                log.warning("cannot report the progress of %d runs: %s", len(latest), error)
+            await self._report(list(latest.items()))
             await trio.sleep(PAUSE)
+
+    async def _report(self, latest: list[tuple[Delivery, Progress]]) -> None:
+        try:
+            await self._consumer.report(latest)
+        except BrokerUnavailable as error:  # the next report will tell more
+            log.warning("cannot report the progress of %d runs: %s", len(latest), error)
+        except Exception:
+            if len(latest) == 1:  # it is only progress: the run goes on
+                log.exception("the progress of message %r cannot be reported", latest[0][0].envelope.id)
+                return
+            for one in latest:
+                await self._report([one])

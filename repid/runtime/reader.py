@@ -10,19 +10,17 @@ import trio
 
 from ..delivery import Delivery
 from ..errors import BrokerUnavailable
-from ..ports import Consumer
+from ..ports import ANYTHING, Consumer
 from .backoff import backoff
 from .crew import Crew
+from .limits import TRIPS_AHEAD
+from .quarantine import Quarantine
 
 log = logging.getLogger("repid.worker")
 
 WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
 earliest, so waiting for a message must not take long."""
-
-TRIPS_AHEAD = 8
-"""The look-ahead lasts for so many round trips to the broker. Two would do if runs ended evenly, since the broker is asked
-again when half is used up; but runs that started together end together, more of them from trip to trip."""
 
 LONGEST_TRIP = 1.0
 """Seconds. What took longer was no round trip, but waiting for messages."""
@@ -36,8 +34,10 @@ class Reader:
 
     It claims for executors that are free, and ahead what ends during a few round trips to the broker: so runs that are
     short never wait for the broker, and long ones hoard nothing that another worker could run. It asks again when half
-    of what it may hold is used up. No claim can exceed `messages_limit`: it counts runs started, and what is held
-    might be started.
+    of what it may hold is used up. Two round trips of look-ahead would do then if runs ended evenly; but runs that
+    started together end together, more of them from trip to trip. No claim can exceed `messages_limit`: it counts runs
+    started, and what is held might be started. Nor can it exceed `claim_bytes`, but for one message that is bigger than
+    what is left while half of it is free.
     """
 
     def __init__(self, consumer: Consumer, crew: Crew, *, burst: bool) -> None:
@@ -50,7 +50,10 @@ class Reader:
         self._learned = 0.0
         self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
         self._finished = self._waited = 0
+        self._trip = LONGEST_TRIP
         self._scope: trio.CancelScope | None = None
+        self._is_narrow = False  # whether something was left out, since a limit was reached
+        self._quarantine = Quarantine(consumer, crew.ledger, self._receive_suspect, self._take_in)
         crew.on_leave = self._widen
 
     async def read(self, done: Callable[[], None]) -> None:
@@ -58,6 +61,8 @@ class Reader:
         ledger = self._ledger
         while ledger.started < ledger.messages_limit:
             limit, refill_at = self._room()
+            if ledger.suspects and limit > 0 and await self._serve_suspects(limit):
+                continue
             if limit <= 0 or ledger.held > refill_at:
                 if self._burst and ledger.is_idle:  # leases that may never get a verdict take all the room
                     break
@@ -66,27 +71,43 @@ class Reader:
             was_idle = ledger.is_idle
             if await self._claim(limit, 0.0 if self._burst else self._max_wait):
                 continue
-            if self._burst and was_idle:  # had anything been under way, it might have sent something meanwhile
-                break
+            if self._burst and was_idle and not await self._quarantine.find():
+                break  # had anything been under way, it might have sent something meanwhile
             if self._burst and not ledger.is_idle:
                 await self._claim_or_wait_for_change(limit)
         done()
+
+    async def _serve_suspects(self, limit: int) -> bool:
+        """Let those messages have their turn that may only be claimed alone. False: others have theirs."""
+        if self._ledger.holds_anything:
+            if self._quarantine.is_others_turn:
+                return False
+            await self._quarantine.drain()
+            return True
+        if self._quarantine.is_others_turn and await self._claim(limit, 0.0):
+            return True
+        return await self._quarantine.serve()
 
     def _room(self) -> tuple[int, float]:
         """How many may be claimed now, and how few must be held for it to be worth asking."""
         ledger = self._ledger
         share = max(0, ledger.tasks_limit - ledger.running - len(ledger.kept) + self._ahead)
         allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
-        if allowed <= 0:
+        if allowed <= 0 or ledger.size_left <= 0:
             return 0, math.inf  # any change may be the one that matters
         return int(min(share - ledger.held, allowed)), share // 2
 
     async def _claim(self, limit: int, max_wait: float) -> bool:
         """Ask the broker; what it gives is the crew's before anything else can happen. False: it gave nothing."""
-        batch = await self._receive(limit, max_wait)
+        is_tight = self._ledger.first_left < math.inf
+        batch = await self._receive(limit, 0.0 if is_tight else max_wait)
         if not batch:
             self._ledger.noticed = self._ledger.finished
-            return False
+            if is_tight:  # what comes next may be too big for now: wait for room, not for messages
+                with trio.move_on_after(self._max_wait):
+                    await self._ledger.wait_for_change()
+            return is_tight
+        self._trip = min(self._trip * 1.1, trio.current_time() - self._asked)  # some of them wait for messages
         is_full = len(batch) == limit
         self._look_ahead(has_all_asked_for=is_full)
         self._take_in(batch)
@@ -124,17 +145,23 @@ class Reader:
     def _take_in(self, batch: list[Delivery]) -> None:
         ledger, crew = self._ledger, self._crew
         ledger.lease(batch, self._asked, self._consumer.lease_timeout)
-        if crew.roles.limited:
+        if crew.roles.limits:
             for delivery in batch:
                 role = crew.roles.find[delivery.envelope.queue](delivery.envelope)
-                if role is not None and role.limit is not None:
-                    role.claimed += 1
+                for limit in () if role is None else role.limits:
+                    limit.claimed += 1
         batch.reverse()
         crew.give_all(batch)
 
-    async def _receive(self, limit: int, max_wait: float) -> list[Delivery]:
+    async def _receive_suspect(self) -> list[Delivery]:
+        return await self._receive(1, 0.0, alone=True)
+
+    async def _receive(self, limit: int, max_wait: float, *, alone: bool = False) -> list[Delivery]:
         for delay in backoff():
             try:
+                if alone:
+                    self._asked = trio.current_time()
+                    return await self._consumer.receive(limit, at_most=ANYTHING, max_wait=max_wait)
                 return await self._receive_within_limits(limit, max_wait)
             except BrokerUnavailable as error:
                 log.warning("cannot receive, again in %.1f s: %s", delay, error)
@@ -142,21 +169,17 @@ class Reader:
         raise AssertionError  # backoff has no end
 
     async def _receive_within_limits(self, limit: int, max_wait: float) -> list[Delivery]:
-        limited = self._crew.roles.limited
-        if not limited:
-            self._asked = trio.current_time()
-            return await self._consumer.receive(limit, max_wait=max_wait)
+        roles = self._crew.roles
         while True:
             self._asked = trio.current_time()
-            at_most = {
-                (role.actor.channel, role.actor.name): max(0, int(role.limit - role.claimed))
-                for role in limited
-                if role.limit is not None and role.actor.takes is None
-            }
+            at_most = roles.at_most(self._trip, self._ledger.size_left, self._ledger.first_left)
+            if not roles.limits:
+                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
+            self._is_narrow = 0 in at_most.topics.values() or any(room == 0 for _, room in at_most.groups)
             with trio.CancelScope() as self._scope:
                 return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
 
     def _widen(self) -> None:
-        """An actor with a limit has room again: what is asked of the broker is too narrow now."""
-        if self._scope is not None:
+        """A limit has room again: what is asked of the broker may be too narrow now."""
+        if self._scope is not None and self._is_narrow:
             self._scope.cancel()

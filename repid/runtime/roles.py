@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
-
-from trio import CapacityLimiter
 
 from ..actors import Actor, onion
 from ..delivery import VERBS, Cancel, Delivery, Disposition, NewResult, Terms, make_result
@@ -16,9 +13,10 @@ from ..envelope import Envelope
 from ..errors import ConfigurationError
 from ..inject import MESSAGE, Bind, Message, Plan, Supplied, SuppliedAsync, SyncMessage, Values
 from ..names import check_duration
-from ..ports import Backend, Home, Topics
+from ..ports import AtMost, Backend, Home, Topics
 from ..retry import default_retry_policy_factory
 from .backends import Backends, abandoned
+from .limits import Limit
 
 log = logging.getLogger("repid.worker")
 
@@ -26,37 +24,33 @@ _FALLBACK = default_retry_policy_factory()
 
 
 class Role:
-    """One actor with what this worker knows of it. `busy` counts runs, `claimed` those and what is held for it."""
+    """One actor with what this worker knows of it. `limits`: those that its runs keep to, its own first.
+
+    `slots`: the last of them, if what is claimed follows it, so that what is given back does not come again at once.
+    """
 
     __slots__ = (
         "actor",
         "bind",
-        "busy",
-        "claimed",
         "is_plain",
-        "limit",
+        "limits",
         "mode",
         "needs_message",
-        "parked",
         "slots",
         "start",
         "starts_at_once",
     )
 
-    def __init__(self, actor: Actor, backends: Backends) -> None:
-        backend = backends.of(actor)
+    def __init__(self, actor: Actor, backend: Backend | None, home: Home | None, limits: tuple[Limit, ...]) -> None:
         self.actor = actor
         self.mode = actor.mode
         self.bind = actor.plan.bind if actor.is_async else _bind_for_threads(actor.plan)
-        self.limit = actor.concurrency
+        self.limits = limits
+        self.slots: Limit | None = None
         self.needs_message = actor.plan.takes_message or _is_surrounded(actor)
-        self.slots: CapacityLimiter | None = getattr(backend, "slots", None)
-        self.start = _starter(actor, backend, backends.home)
+        self.start = _starter(actor, backend, home)
         self.is_plain = actor.mode == "auto" and not actor.store_result
-        self.starts_at_once = self.slots is None and actor.mode != "ack_first"
-        self.busy = 0
-        self.claimed = 0
-        self.parked: deque[Delivery] = deque()
+        self.starts_at_once = getattr(backend, "slots", None) is None and actor.mode != "ack_first"
 
     def terms(self, delivery: Delivery) -> Terms:
         """The terms of one delivery: the envelope's options over the actor's."""
@@ -253,15 +247,49 @@ Find = Callable[[Envelope], Role | None]
 class Roles:
     """All roles of a worker, by queue."""
 
-    def __init__(self, actors: Iterable[Actor], backends: Backends) -> None:
+    def __init__(self, actors: Iterable[Actor], backends: Backends, tasks_limit: int) -> None:
         self.backends = backends
+        self._tasks_limit = tasks_limit
+        self._slots: dict[Backend, Limit] = {}
+        """By the backend that has them: the threads and the processes."""
         self._roles: dict[str, list[Role]] = {}
         for actor in actors:
-            self._roles.setdefault(actor.channel, []).append(Role(actor, backends))
+            backend = backends.of(actor)
+            role = Role(actor, backend, backends.home, self._limits_of(actor, backend))
+            self._roles.setdefault(actor.channel, []).append(role)
         self.find: dict[str, Find] = {queue: _finder(roles) for queue, roles in self._roles.items()}
         """For each queue: from an envelope to the role that takes it, if one does."""
-        self.limited = [role for role in self if role.limit is not None]
-        self.schedules = [role.actor.schedule for role in self if role.actor.schedule is not None]
+        self.limits: list[Limit] = list(dict.fromkeys(limit for role in self for limit in role.limits))
+        self._topics = [
+            ((role.actor.channel, role.actor.name), role.limits[0])
+            for role in self
+            if role.actor.concurrency is not None and role.actor.takes is None
+        ]
+        self._groups = [(frozenset(self._members(slots)), slots) for slots in self._slots.values()]
+
+    def at_most(self, trip: float, size: float, first: float) -> AtMost:
+        """What may be claimed now, if a round trip to the broker takes `trip` seconds. `size`, `first`: as in `AtMost`."""
+        topics = {topic: limit.room(trip) for topic, limit in self._topics}
+        groups = [(members, slots.room(trip)) for members, slots in self._groups]
+        return AtMost(topics=topics, groups=groups, size=size, first=first, alone=False)
+
+    def _limits_of(self, actor: Actor, backend: Backend | None) -> tuple[Limit, ...]:
+        own = () if actor.concurrency is None else (Limit(int(actor.concurrency), ahead=False),)
+        slots = getattr(backend, "slots", None)
+        if backend is None or slots is None:
+            return own
+        if backend not in self._slots:
+            self._slots[backend] = Limit(int(min(slots, self._tasks_limit)), ahead=True)
+        return (*own, self._slots[backend])
+
+    def _members(self, slots: Limit) -> Iterator[tuple[str, str | None]]:
+        """The (queue, topic) whose messages need one of these slots, as far as the topic tells."""
+        for queue, roles in self._roles.items():
+            is_whole = all(slots in role.limits for role in roles)
+            for role in roles:
+                if slots in role.limits and (is_whole or role.actor.takes is None):
+                    role.slots = slots
+                    yield queue, None if is_whole else role.actor.name
 
     def __iter__(self) -> Any:
         return (role for roles in self._roles.values() for role in roles)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import msgspec
 import trio
 
-from ..delivery import Delivery, Disposition, Settlement
+from ..delivery import DeadLetter, Delivery, Disposition, Failure, NewResult, Retry, Settlement
 from ..errors import BrokerUnavailable, LeaseLost
 from ..ports import Consumer, ResultStore, Verdict
 from .backoff import backoff
@@ -83,15 +84,44 @@ class Settler:
 
     async def _settle_pending(self) -> None:
         batch, self._pending = self._pending, []
+        try:
+            verdicts = await self._settle(batch)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with one of them, the others are settled
+            if len(batch) > 1:
+                log.warning("%d verdicts could not be settled together, each is settled alone: %s", len(batch), error)
+            for settlement in batch:
+                written, verdict = await self._settle_alone(settlement)
+                self._note([written], [verdict])
+        else:
+            self._note(batch, verdicts)
+
+    async def _settle_alone(self, settlement: Settlement) -> tuple[Settlement, Verdict]:
+        """Settle it; where that can never be done, what was wrong becomes the failure of the message."""
+        try:
+            return settlement, (await self._settle([settlement]))[0]
+        except Exception as error:
+            for instead in _instead_of(settlement, error):
+                try:
+                    [verdict] = await self._settle([instead])
+                except Exception:  # noqa: BLE001, S112  the first error says more
+                    continue
+                kind = type(settlement.disposition).__name__
+                log.exception("verdict %s on message %r cannot be written", kind, settlement.delivery.envelope.id)
+                return instead, verdict
+            raise
+
+    async def _settle(self, batch: list[Settlement]) -> list[Verdict]:
         for delay in backoff():
             try:
                 if self._result_store is not None:
                     batch = await self._store_results(self._result_store, batch)
-                verdicts = await self._consumer.settle(batch)
-                break
+                return await self._consumer.settle(batch)
             except BrokerUnavailable as error:
                 log.warning("cannot settle %d verdicts, again in %.1f s: %s", len(batch), delay, error)
                 await trio.sleep(delay)
+        raise AssertionError  # backoff has no end
+
+    def _note(self, batch: list[Settlement], verdicts: list[Verdict]) -> None:
         settled, waiting = self._ledger.settled, self._waiting
         for settlement, verdict in zip(batch, verdicts, strict=True):
             settled(settlement.delivery, settlement.disposition, verdict)
@@ -119,6 +149,33 @@ class Settler:
             type(disposition).__name__,
             delivery.envelope.id,
         )
+
+
+def _instead_of(settlement: Settlement, error: Exception) -> Iterator[Settlement]:
+    """What to settle where the broker does not take the verdict itself, the best first: without its outbox, as a failure.
+
+    A retry stays one. The actor has ended: what it did is done, so the message is not run again for this alone.
+    """
+    disposition, result = settlement.disposition, settlement.result
+    failure = getattr(disposition, "failure", None) or Failure(type(error).__name__, "")
+    text = f"{failure.text} (the verdict {type(disposition).__name__} could not be written: {error})".lstrip()
+    failure = Failure(_plain(failure.type), _plain(text), _plain(failure.traceback))
+    match disposition:
+        case Retry(delay):
+            instead: Disposition = Retry(delay, failure)
+        case DeadLetter(reason):
+            instead = DeadLetter(reason, failure)
+        case _:
+            instead = DeadLetter("failed", failure)
+    if result is not None:
+        told = NewResult(id=result.id, state="failure", failure=failure, ttl=result.ttl)
+        yield Settlement(settlement.delivery, instead, result=told)
+    yield Settlement(settlement.delivery, instead)
+
+
+def _plain(text: object) -> str:
+    """The text, with an escape for whatever has no UTF-8."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 class Answer:

@@ -23,9 +23,12 @@ from .patience import Patience
 from .progress import Reporter
 from .reader import Reader
 from .roles import Roles, check_actors
-from .scheduler import report_unhandled, run_schedules, store_schedules
+from .scheduler import run_schedules, store_schedules
 from .settler import Settler
 from .signals import check_can_listen, listen
+
+CLAIM_BYTES = 64 * 1024 * 1024
+"""What a worker holds of payloads at most, where nothing else was said."""
 
 SETTLING_TIME = 5.0
 """Seconds a worker that is ending gives the broker to take its last verdicts."""
@@ -35,13 +38,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker works. Times are in seconds.
 
     graceful_shutdown_time: how long actors may go on after a stop. messages_limit: stop after so many runs.
-    tasks_limit: at most so many runs at once. signals: the first stops, the second also ends the grace.
+    tasks_limit: at most so many runs at once. threads_limit, processes_limit: of these so many in threads, in processes;
+    None: as many as trio's own limiter allows, one for each core. claim_bytes: of payloads at most so many bytes at once,
+    or one message that is bigger. signals: the first stops, the second also ends the grace.
     auto_declare: declare the queues of the actors. burst: stop when nothing is ready and nothing is running.
     """
 
     graceful_shutdown_time: float = 25.0
     messages_limit: float = float("inf")
     tasks_limit: int = 1000
+    threads_limit: float | None = None
+    processes_limit: float | None = None
+    claim_bytes: float = CLAIM_BYTES
     signals: Sequence[signal.Signals] = ()
     auto_declare: bool = True
     burst: bool = False
@@ -111,17 +119,18 @@ async def serve(
     check_actors(actors)
     check_can_listen(settings.signals)
     patiently = Patience()
-    ledger = Ledger(settings.tasks_limit, settings.messages_limit)
+    opened = open_backends(actors, elsewhere, threads=settings.threads_limit, processes=settings.processes_limit)
+    ledger = Ledger(settings.tasks_limit, settings.messages_limit, settings.claim_bytes)
     with trio.CancelScope() as starting:
         handle.attach(starting.cancel, starting.cancel)  # a stop ends the start, until there is a worker to stop
         async with AsyncExitStack() as stack:
             await patiently(lambda: stack.enter_async_context(broker.connection()))
-            roles = Roles(actors, await stack.enter_async_context(open_backends(actors, elsewhere)))
+            roles = Roles(actors, await stack.enter_async_context(opened), settings.tasks_limit)
             topics = roles.topics
             if settings.auto_declare:
                 await patiently(lambda: broker.declare(topics))
-            await patiently(lambda: store_schedules(broker, roles.schedules))
-            await patiently(lambda: report_unhandled(broker, roles.find))
+            schedules = [actor.schedule for actor in actors if actor.schedule is not None]
+            await patiently(lambda: store_schedules(broker, schedules))
             consumer = await patiently(lambda: stack.enter_async_context(broker.consume(topics)))
             await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which a stop ends the start
             try:
@@ -199,7 +208,8 @@ async def _run_actors(
                 try:
                     async with trio.open_nursery() as intake:
                         handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
-                        intake.start_soon(run_schedules, broker, crew.roles.schedules)
+                        intake.start_soon(run_schedules, broker)
+                        intake.start_soon(crew.give_back_parked)
                         intake.start_soon(reader.read, intake.cancel_scope.cancel)
                         on_started()
                 finally:

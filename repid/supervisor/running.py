@@ -127,7 +127,8 @@ def _plain(options: WorkerOptions) -> dict[str, Any]:
         for name, value in options.items()
         if name not in apart
     }
-    if plain.get("graceful_shutdown_time") == math.inf:
-        plain["graceful_shutdown_time"] = sys.float_info.max
+    for name, value in plain.items():
+        if value == math.inf:
+            plain[name] = sys.float_info.max if name == "graceful_shutdown_time" else sys.maxsize
     msgspec.json.encode(plain)
     return plain

@@ -12,8 +12,10 @@ from typing import Any, Protocol, TypeGuard
 
 import msgspec
 
+from ..actors import Router
 from ..errors import ConfigurationError, did_you_mean
 from ..ports import Broker
+from ..worker import Worker
 
 SPAWNED = "__mp_main__"
 """What `__name__` is while a process imports the program: as with multiprocessing, `if __name__ == "__main__"` is not
@@ -69,6 +71,12 @@ def load_app(target: str) -> AnyApp:
         found = getattr(found, part)
     if isinstance(found, types.FunctionType):
         found = found()
+    if isinstance(found, Router):
+        kind, option = ("Worker", "worker") if isinstance(found, Worker) else ("Router", "router")
+        raise ConfigurationError(
+            f"{target!r} is a {kind}, and what runs is an app: add its actors to a Repid, with "
+            f"app.include_router({option}), and name that"
+        )
     if not _is_app(found):
         raise ConfigurationError(f"{target!r} is no Repid app, but {found!r}")
     return found

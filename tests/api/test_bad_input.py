@@ -276,7 +276,7 @@ async def test_a_limit_is_a_whole_number_and_what_is_requeued_a_list(app: Repid)
     await app.send_message(channel="default", payload=b"")
     [message] = await Queue().get_messages()
     one: Any = message
-    with pytest.raises(ConfigurationError, match="messages to requeue must be a list of several"):
+    with pytest.raises(ConfigurationError, match="the messages to be requeued must be a list of several"):
         await Queue().requeue(one)
     for limit in (-1, 1.5, "all"):
         no_limit: Any = limit

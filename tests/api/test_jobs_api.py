@@ -493,3 +493,15 @@ async def test_stop_ends_every_run_of_a_worker(app: Repid) -> None:
             await nursery.start(worker.run)
             await nursery.start(worker.run)
             worker.stop()
+
+
+async def test_a_worker_without_actors_beside_those_of_its_app_is_an_error(app: Repid) -> None:
+    assert await Worker(app=app).run() == Report()
+    router = Router()
+    app.include_router(router)
+
+    @router.actor
+    async def work() -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"those of its app are run by app\.run_worker\(\)"):
+        await Worker(app=app).run()

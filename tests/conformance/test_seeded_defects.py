@@ -49,6 +49,7 @@ CAUGHT_BY: dict[type[BrokenServer], str] = {
     verdict_defects.RetriesForFree: "a_retry_uses_an_attempt_and_a_release_does_not",
     verdict_defects.CountsLeasedAsReady: "counts_tell_what_browse_shows",
     verdict_defects.FlushesLeases: "flush_removes_what_waits",
+    verdict_defects.DeletesWhatIsAlive: "dead_messages_can_be_removed_for_good",
     verdict_defects.IgnoresBrowseLimits: "browse_keeps_its_limit_and_the_order_of_handling",
     verdict_defects.PausesInNameOnly: "a_paused_queue_hands_out_nothing",
     verdict_defects.ForgetsToTellTheRun: "cancelling_a_run_reaches_the_consumer_that_has_it",
@@ -57,7 +58,6 @@ CAUGHT_BY: dict[type[BrokenServer], str] = {
     verdict_defects.KeepsNoProgress: "watch_shows_progress_and_cancelling",
     verdict_defects.WatchesImpatiently: "watch_shows_each_state",
     verdict_defects.TicksTwice: "one_of_many_tickers_fires",
-    verdict_defects.ReplacesBlindly: "a_schedule_is_replaced_only_if_nothing_has_changed",
     verdict_defects.NeverSkips: "a_tick_is_skipped_while_the_former_message_lives",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -114,6 +114,12 @@ class FlushesLeases(BrokenServer):
         return counts.ready + counts.scheduled
 
 
+class DeletesWhatIsAlive(BrokenServer):
+    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+        removed = await super().delete_messages(queue, keys)
+        return removed + await self.flush(queue)
+
+
 class IgnoresBrowseLimits(BrokenServer):
     async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
         return await super().browse(queue, category, limit=100_000)
@@ -181,12 +187,6 @@ class TicksTwice(BrokenServer):
         await self.put_schedule(found[0].schedule, next_at)
         await self.publish([] if envelope is None else [envelope])
         return "fired"
-
-
-class ReplacesBlindly(BrokenServer):
-    async def replace_schedule(self, old: ports.StoredSchedule | None, new: ports.StoredSchedule) -> bool:
-        found = await self.schedules([new.schedule.name])
-        return await super().replace_schedule(found[0] if found else None, new)
 
 
 class NeverSkips(BrokenServer):

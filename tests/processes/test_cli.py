@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from repid import SQLiteServer, __version__
+from repid import Client, SQLiteServer, __version__
 
 from .aids_supervisor import Program
 
@@ -80,11 +80,26 @@ def test_the_version_is_told(repid: Command) -> None:
         (["./jobs.py:app"], "'./jobs.py' is a file, not a module: did you mean 'jobs:app'?"),
         (["shop/jobs.py"], "'shop/jobs.py' is a file, not a module: did you mean 'shop.jobs:app'?"),
         ([".jobs:app"], "'.jobs:app' does not name an app"),
+        (
+            ["jobs:router"],
+            "'jobs:router' is a Router, and what runs is an app: add its actors to a Repid, with app.inc",
+        ),
+        (
+            ["jobs:worker"],
+            "'jobs:worker' is a Worker, and what runs is an app: add its actors to a Repid, with app.inc",
+        ),
+        (["jobs:empty"], "the app 'jobs:empty' has no actors to run: add them to it with app.include_router(router)"),
+        (["jobs:empty", "--processes", "2"], "the app 'jobs:empty' has no actors to run"),
         (["jobs:Router"], "'jobs:Router' is no Repid app, but <class "),
         (["jobs:app", "--max-memory", "1MB"], "max_memory of 1048576 bytes is less than the app takes"),
     ],
 )
-def test_wrong_use_is_one_clear_line_and_exit_code_2(repid: Command, arguments: list[str], text: str) -> None:
+def test_wrong_use_is_one_clear_line_and_exit_code_2(
+    program: Program, repid: Command, arguments: list[str], text: str
+) -> None:
+    program.add(
+        "from repid import Worker\nworker, empty = Worker(app=app), Repid(Connection(SQLiteServer(HERE / 'jobs.db')))"
+    )
     code, output, errors = repid("worker", *arguments)
     assert (code, output) == (2, "")
     assert errors.startswith(f"repid: {text}")
@@ -150,6 +165,68 @@ def test_queues_dead_and_requeue_look_after_the_server_that_is_named(program: Pr
     assert (counts["default"]["ready"], counts["default"]["dead"]) == (1, 0)
 
 
+def test_what_stays_dead_is_told_in_readable_lines(program: Program, repid: Command) -> None:
+    def send(client: Client, *names: str) -> None:
+        for name in names:
+            client.send_message_json(channel="default", payload={}, headers={"topic": "slow"}, message_id=name)
+
+    with program.app.sync() as client:
+        send(client, "one", "two\x1b[2J", "three")
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    with program.app.sync() as client:
+        send(client, "one", "two\x1b[2J")
+    assert repid("requeue", "jobs:app", "default") == (
+        1,
+        "1 message(s) are ready again\n",
+        "repid: 2 message(s) stay dead:\n"
+        + "".join(f"  {name}: a message with the same id is alive\n" for name in ("'one'", r"'two\x1b[2J'")),
+    )
+
+
+def test_dead_messages_are_removed_by_id_or_all_of_them(program: Program, repid: Command) -> None:
+    with program.app.sync() as client:
+        for name in ("one", "two", "three"):
+            client.send_message_json(channel="default", payload={}, headers={"topic": "slow"}, message_id=name)
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    assert repid("delete", "jobs:app", "default")[0] == 2
+    assert repid("delete", "jobs:app", "default", "one", "--all")[0] == 2
+    expected = "repid: queue 'default' has no dead message 'five', 'four'\n"
+    assert repid("delete", "jobs:app", "default", "one", "four", "five") == (2, "", expected)
+    assert repid("delete", "jobs:app", "default", "one") == (0, "1 dead message(s) are removed\n", "")
+    assert repid("delete", "jobs:app", "default", "--all") == (0, "2 dead message(s) are removed\n", "")
+    assert program.counts() == (0, 0)
+
+
+def test_tables_show_what_cannot_be_printed_escaped(program: Program, repid: Command) -> None:
+    with program.app.sync() as client:
+        forged = {"topic": "slow", "note": "x"}
+        payload = {"\x1b]0;title\x07\n│ forged │": 1, "number": "x"}
+        client.send_message_json(channel="default", payload=payload, headers=forged, message_id="a\u2028b\u202e")
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    code, output, _ = repid("dead", "jobs:app", "default")
+    assert code == 0
+    assert "a\\u2028b\\u202e" in output
+    assert not set(output) & set("\x1b\x07\u2028\u202e")
+    assert len(output.splitlines()) == 5
+    assert repid("dead", "jobs:app", "default", "--limit", str(10**30))[0] == 0
+
+
+def test_a_server_in_memory_is_warned_of(program: Program, repid: Command) -> None:
+    program.add("from repid import InMemoryServer\napp.servers.register_server('memory', InMemoryServer())")
+    for arguments in (
+        ["queues"],
+        ["dead", "default"],
+        ["requeue", "default"],
+        ["delete", "default", "--all"],
+        ["worker"],
+    ):
+        command, *others = arguments
+        burst = ["--burst"] if command == "worker" else []
+        code, _, errors = repid(command, "jobs:app", *others, *burst, "--server", "memory")
+        assert errors.startswith("repid: warning: the server memory keeps its messages in the memory of each process")
+        assert code in {0, 2}
+
+
 def test_a_reader_that_has_gone_is_no_error_to_tell_of(program: Program) -> None:
     """As in `repid queues … | true`."""
     reading, writing = os.pipe()
@@ -167,9 +244,15 @@ def test_a_reader_that_has_gone_is_no_error_to_tell_of(program: Program) -> None
 
 
 def test_a_queue_that_does_not_exist_is_one_clear_line(repid: Command) -> None:
-    code, _, errors = repid("queues", "jobs:app", "nothing")
-    assert code == 1
-    assert errors.startswith("repid: queue 'nothing' is not declared")
+    for arguments in (["dead"], ["queues"], ["requeue"], ["delete", "--all"]):
+        command, *options = arguments
+        assert repid(command, "jobs:app", "nope", *options) == (
+            2,
+            "",
+            "repid: there is no queue 'nope' on this server; the app's actors read default\n",
+        )
+    assert "on this server (did you mean 'default'?)" in repid("dead", "jobs:app", "defualt")[2]
+    assert "there is no queue '\\x1b[2J\\udcff'" in repid("dead", "jobs:app", "\x1b[2J\udcff")[2]
 
 
 @pytest.mark.parametrize(("text", "size"), [("512MB", 512 << 20), ("1.5G", 3 << 29), ("2k", 2048), ("300", 300)])

