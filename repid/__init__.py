@@ -12,6 +12,7 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `producer`: sending. `schedule`: when schedules tick; pure. `ports`: the protocols of brokers and backends.
 * `delivery`: what may happen to a message and what follows; pure. `retry`, `codec`, `names`.
 * `envelope`, `errors`: values. `hosts`: the bridge to asyncio.
+* `process`: its forks and its exit.
 """
 
 from ._version import __version__

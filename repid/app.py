@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Self, Unpack
 
 import trio
 
 from .actors import ActorMiddleware, Router
-from .application import current
+from .application import open_apps
 from .blocking import Client, check_may_block
 from .errors import ConfigurationError
 from .hosts import at_home, hosted, hosted_context
@@ -58,6 +58,10 @@ class Repid(Producer):
                 raise ConfigurationError(f"the connection of an app must be Connection(broker), but is {connection!r}")
             self.servers.register_server("default", connection.message_broker, is_default=True)
 
+    def __repr__(self) -> str:
+        servers = ", ".join(f"{name}={type(self.servers[name]).__name__}" for name in self.servers)
+        return f"<Repid {self.title!r}, servers: {servers or 'none'}>"
+
     def include_router(self, router: Router) -> None:
         """Add the actors of a router. Of those that take the same message, the first one added gets it."""
         self._router.include_router(router)
@@ -76,12 +80,8 @@ class Repid(Producer):
         broker object and outlast it. `auto_disconnect` changes nothing; it is accepted for compatibility.
         """
         async with self._connections():
-            token = current.set(self)
-            try:
+            with open_apps.entered(self):
                 yield self
-            finally:
-                with suppress(ValueError):  # left in another context: the one it was set in has ended, or is not ours
-                    current.reset(token)
 
     @hosted_context
     @asynccontextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import os
 import random
-import sys
 import time
 from typing import Any
 
 import msgspec
+
+from .process import inherits
 
 TOPIC = "topic"
 """The header that names the actor a message is for."""
@@ -79,9 +79,16 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
         return self.queue
 
 
-_chance = random.Random()  # noqa: S311  ids are no secrets; of our own, since nobody else seeds it
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_chance.seed)  # or the child would go on with its parent's ids
+class _Chance(random.Random):
+    """The random part of ids, which are no secrets. An object of our own, since nobody else seeds it."""
+
+    def after_fork_in_child(self) -> None:
+        """Do not go on with the parent's ids."""
+        self.seed()
+
+
+_chance = _Chance()
+inherits(_chance)
 
 
 def new_id() -> str:

@@ -14,7 +14,7 @@ import trio
 
 from .actors import Actor, Router
 from .actors.options import DEFAULTS, inherit
-from .application import Application, find_app
+from .application import Application, find_app, open_apps
 from .errors import ConfigurationError, MissingExtra
 from .hosts import MissingTrioAsyncioError, home, hosted, open_asyncio
 from .names import check_count, check_duration, check_flag, check_iterable, check_known
@@ -138,7 +138,8 @@ async def run_actors(
     outlet = Outlet(publisher, app.around, app.result_store)
     started = partial(task_status.started, handle)
     async with _elsewhere(actors) as elsewhere:
-        return await serve(broker, actors, outlet, settings, handle, started, elsewhere)
+        with open_apps.entered(app):  # for the actors: each finds the app of its worker
+            return await serve(broker, actors, outlet, settings, handle, started, elsewhere)
 
 
 @asynccontextmanager

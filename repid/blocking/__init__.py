@@ -1,6 +1,6 @@
-"""Repid for blocking callers: a client that owns a trio run in a thread of its own.
+"""Repid for blocking callers: a client whose calls go to the trio run that has the app open, or to one of its own.
 
-* `client`: `Client`, what belongs to the thread that calls, and to the process, its exit and its forks.
+* `client`: `Client`, what belongs to the thread that calls.
 * `loop`: what belongs to the run. A call goes over to it and comes back as a future; nothing else crosses.
 * `may_block`: where a call is refused, because it would wait for ever.
 """

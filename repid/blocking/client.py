@@ -1,11 +1,9 @@
-"""The client: what belongs to the thread that calls, and to the process, its exit and its forks."""
+"""The client: what belongs to the thread that calls."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
@@ -15,17 +13,17 @@ from typing import Any, Protocol, Self, TypeVar, Unpack
 
 import trio
 
-from ..application import Application, current
+from ..application import Application, current, open_apps
 from ..envelope import Envelope
-from ..errors import ResultError
+from ..errors import ResultError, UsageError
 from ..job import Job, JobHandle
 from ..names import check_duration, check_iterable
 from ..producer import SendOptions
 from ..results import Result
 from ..runtime import Handle, Report
 from ..worker import WorkerOptions
-from .loop import ClosedToFork, Loop
-from .may_block import check_may_block, mine, one_call
+from .loop import Loop, call_in, shared_loops
+from .may_block import check_may_block, one_call
 
 T = TypeVar("T")
 
@@ -66,24 +64,27 @@ class BlockingApplication(Application, Protocol):
 class Client:
     """The app's verbs for code that blocks: Django, Flask, scripts. Any number of threads may share one client.
 
-    It opens at its first call and closes at the end of its `with` block, at `close()`, or at the exit of the
-    process; after that the next call opens it anew. So it may be made when a module is imported and live as long as
-    the process. A forked child opens one of its own; for that, the parent's closes before the fork.
+    Where the app is open already, calls go there: in a sync actor through its worker, in a thread of a web server
+    through the server's loop, be it trio's or asyncio's. Elsewhere the client opens the app at its first call, in a
+    thread of its own, and closes it at the end of its `with` block, at `close()`, or at the exit of the process; after
+    that the next call opens it anew. Several clients of one app share what is open until the last of them closes. So
+    a client may be made when a module is imported and live as long as the process, or for each request.
 
-    While it is open, the app's servers belong to it, as they belong to one trio run at a time; processes share a
-    server, runs in one process do not. In memory nobody else sees the messages: run their worker with `worker()`.
-    In a thread that a worker of the same app runs (a sync actor), calls go through that worker's run.
+    A forked child opens the app for itself, and the parent goes on, whichever of its threads has forked.
+
+    While a client has it open, the app's servers belong to it, as they belong to one trio run at a time; processes
+    share a server, runs in one process do not. In memory nobody else sees the messages: run their worker with
+    `worker()`.
 
     Calls raise what the app's raise, and `UsageError` where they might wait for ever: in a thread that runs an event
     loop; in a signal handler or a finalizer (`__del__`) that interrupts another call, or runs in one of repid's own
-    threads; and once the process is ending, in `atexit` handlers and the finalizers of globals.
+    threads; and once the process is ending, in `atexit` handlers and the finalizers of globals. A loop that blocks
+    until a thread has ended must not have that thread call: both would wait for ever.
     """
 
     def __init__(self, app: BlockingApplication) -> None:
         self._app = app
-        self._lock = threading.Lock()
-        self._loop: Loop | None = None
-        _clients.add(self)
+        self._shared = shared_loops.of(app)
 
     def __repr__(self) -> str:
         return f"<repid client, {'open' if self.is_open else 'closed'}>"
@@ -99,22 +100,25 @@ class Client:
 
     @property
     def is_open(self) -> bool:
-        """Whether its connections are open."""
-        loop = self._loop
-        return loop is not None and loop.is_open
+        """Whether the app is open, by a client or because its worker or its server has it open."""
+        return self._shared.loop is not None or self._host() is not None
 
     def open(self) -> None:
         """Open the connections now rather than at the first call. Open already: nothing happens."""
-        check_may_block()
-        with one_call():
-            self._opened()
-
-    def close(self) -> None:
-        """Close the connections. Calls that other threads have in progress get five seconds, waiting ones none."""
-        if self._loop is not None:
+        if self._host() is None:
             check_may_block()
             with one_call():
-                self._close()
+                self._opened()
+
+    def close(self) -> None:
+        """Close what it has opened, unless another client of the app uses it.
+
+        Calls that other threads have in progress get five seconds, waiting ones none.
+        """
+        if self._shared.loop is not None:
+            check_may_block()
+            with one_call():
+                self._shared.leave(self)
 
     def send_message(
         self, *, channel: str, payload: bytes, content_type: str | None = None, **options: Unpack[SendOptions]
@@ -162,13 +166,11 @@ class Client:
         ended and no result was stored (`store_result` was not asked for).
         """
         deadline = None if timeout is None else time.monotonic() + check_duration("timeout", timeout)
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with suppress(ClosedToFork):
-                found = self._call(partial(_wait, job, left), is_waiting=True)
-                if found is None:
-                    raise TimeoutError(f"{job!r} has not ended within {timeout:g} seconds")
-                return found
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        found = self._call(partial(_wait, job, left), is_waiting=True)
+        if found is None:
+            raise TimeoutError(f"{job!r} has not ended within {timeout:g} seconds")
+        return found
 
     def cancel(self, job: Job | JobHandle) -> bool:
         """Cancel a job, as `Job.cancel`."""
@@ -182,72 +184,63 @@ class Client:
     def worker(self, server_name: str | None = None, **options: Unpack[WorkerOptions]) -> Iterator[Handle]:
         """Run the app's actors beside the calls, for a block; leaving it stops the worker gracefully.
 
-        For servers in memory, and for tests. Options as in `WorkerOptions`; without signals unless asked.
+        For servers in memory, and for tests. Options as in `WorkerOptions`; without signals unless asked. Raises
+        `UsageError` where another loop has the app open: run the worker there.
         """
         check_may_block()
+        if self._host() is not None:
+            raise UsageError(
+                "the app is open in the loop of another thread already: run its worker there, with app.run_worker()"
+            )
         started: Future[Handle] = Future()
         with one_call():
             loop = self._opened()
-            ended = loop.submit(partial(self._work, started, server_name, options), is_waiting=True, is_worker=True)
+            process = os.getpid()
+            ended = loop.run_worker(partial(self._work, started, server_name, options))
             ended.add_done_callback(partial(_pass_error_on, started))
             handle = started.result()
         try:
             yield handle
         finally:
-            with one_call():
-                with suppress(trio.RunFinishedError):
-                    loop.run_soon(handle.stop)
-                ended.result()
+            if process == os.getpid():  # a forked child leaves the block, too, but the worker is its parent's
+                with one_call():
+                    with suppress(trio.RunFinishedError):
+                        loop.run_soon(handle.stop)
+                    ended.result()
 
     async def _work(self, started: Future[Handle], server_name: str | None, options: WorkerOptions) -> Report:
         status = _Started(started)
         return await self._app.run_worker(server_name=server_name, task_status=status, **options)
 
     def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
+        call = partial(_with_app, self._app, function)
         with one_call():
-            if not self.is_open and self._is_hosted():
-                return trio.from_thread.run(_with_app, self._app, function)
+            while (host := self._host()) is not None:
+                if _is_its_thread(host):
+                    return trio.from_thread.run(call)
+                check_may_block()
+                with suppress(trio.RunFinishedError):  # it has ended just now
+                    return call_in(host, call)
             check_may_block()
-            return self._opened().run(partial(_with_app, self._app, function), is_waiting=is_waiting)
+            return self._opened().run(call, self, is_waiting=is_waiting)
 
-    def _is_hosted(self) -> bool:
-        """Whether this is a thread of a trio run that has the app's server open."""
-        try:
-            trio.from_thread.check_cancelled()
-        except RuntimeError:
-            return False
-        return self._app.server().is_connected
+    def _host(self) -> trio.lowlevel.TrioToken | None:
+        """The trio run that has the app open and is no client's."""
+        if self._shared.loop is not None or not self._app.server().is_connected:
+            return None
+        host: trio.lowlevel.TrioToken | None = open_apps.run_of(self._app)
+        return host
 
     def _opened(self) -> Loop:
-        loop = self._loop
-        if loop is not None and loop.is_open:
-            return loop
-        with self._lock:
-            if self._loop is None or not self._loop.is_open:
-                _watch_for_exit()
-                loop = Loop(self._app.magic)
-                loop.start()
-                self._loop = loop
-            return self._loop
+        return self._shared.enter(self, self._app.magic)
 
-    def _close(self, *, to_fork: bool = False) -> None:
-        with self._lock:
-            loop, self._loop = self._loop, None
-            if loop is not None:
-                loop.close(to_fork=to_fork)
 
-    def before_fork(self) -> None:
-        """Close, so that the child inherits no open file."""
-        loop = self._loop
-        if loop is not None and not loop.has_worker and not loop.is_own_thread() and not mine.is_calling:
-            self._close(to_fork=True)
-
-    def after_fork_in_child(self) -> None:
-        """Forget what only the parent has."""
-        if self._loop is not None:
-            _left_behind.append(self._loop)
-        self._loop = None
-        self._lock = threading.Lock()
+def _is_its_thread(run: trio.lowlevel.TrioToken) -> bool:
+    """Whether this is a worker thread of that run. Raises `trio.Cancelled` where its task has been cancelled."""
+    try:
+        return trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is run
+    except RuntimeError:
+        return False
 
 
 class _Started:
@@ -288,48 +281,3 @@ async def _wait_for_result(job: Job | JobHandle) -> Result[Any]:
 def _pass_error_on(started: Future[Handle], ended: Future[Report]) -> None:
     if not started.done():
         started.set_exception(ended.exception() or InterruptedError("the worker ended before it had started"))
-
-
-# The process: its exit and its forks
-
-_clients: weakref.WeakSet[Client] = weakref.WeakSet()
-_left_behind: list[Loop] = []
-"""What a forked child inherited: to touch it, even to free it, could harm the parent's connections."""
-_watching = threading.Lock()
-_watched: tuple[int, threading.Thread] | None = None
-
-
-def _watch_for_exit() -> None:
-    """Have a thread close all clients at exit, or, in a thread that lives longer than the main one, at its end.
-
-    Not `atexit`: that runs after the interpreter has waited for all threads, those of brokers among them.
-    """
-    global _watched  # noqa: PLW0603 - it is a fact about the process
-    main = threading.main_thread()
-    thread = main if main.is_alive() else threading.current_thread()
-    with _watching:
-        if _watched != (os.getpid(), thread):
-            _watched = os.getpid(), thread
-            threading.Thread(target=_close_after, args=[thread], name="repid at exit").start()
-
-
-def _close_after(thread: threading.Thread) -> None:
-    thread.join()
-    for client in list(_clients):
-        client.close()
-
-
-def _before_fork() -> None:
-    for client in list(_clients):
-        client.before_fork()
-
-
-def _after_fork_in_child() -> None:
-    global _watching  # noqa: PLW0603 - another thread may have held it
-    _watching = threading.Lock()
-    for client in list(_clients):
-        client.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

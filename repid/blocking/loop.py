@@ -1,11 +1,12 @@
-"""A trio run in a thread of its own, with the app's servers open in it: what belongs to the run.
+"""The trio run that carries out what a thread calls: one in a thread of its own, or one that is there already.
 
-A call of another thread goes over as a `_Call` and comes back as a future; nothing else crosses.
+A call goes over as a `_Call` and comes back as a future; nothing else crosses.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, suppress
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import trio
 
 from ..errors import NotConnected
+from ..process import at_exit, inherits
 
 T = TypeVar("T")
 
@@ -26,20 +28,79 @@ _LEAVING_TIME = 20.0
 """Seconds that closing waits for the thread at most: above, and what a broker may take to close."""
 
 
-class ClosedToFork(NotConnected):
-    """The client was closed because the process forks; it opens again."""
-
-
 class _Call:
-    """One call on its way to the loop's thread and back."""
+    """One call on its way to a trio run and back. `owner`: the client that made it."""
 
-    def __init__(self, function: Callable[[], Awaitable[Any]], *, is_waiting: bool, is_worker: bool) -> None:
+    def __init__(
+        self,
+        function: Callable[[], Awaitable[Any]],
+        owner: object = None,
+        *,
+        is_waiting: bool = False,
+        is_worker: bool = False,
+    ) -> None:
         self.function = function
+        self.owner = owner
         self.is_waiting = is_waiting
         self.is_worker = is_worker
         self.context: Context = copy_context()
         self.scope = trio.CancelScope()
         self.future: Future[Any] = Future()
+
+    async def carry_out(self) -> None:
+        """Make the call, in the run's thread. Once the future is done, it belongs to the thread that waits."""
+        try:
+            with self.scope:
+                value = await self.function()
+        except trio.Cancelled:
+            self.future.set_exception(_closed())
+            raise
+        except BaseException as error:
+            self.future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if self.scope.cancelled_caught:
+                self.future.set_exception(_closed())
+            else:
+                self.future.set_result(value)
+
+    def wait(self, run: trio.lowlevel.TrioToken) -> Any:
+        """Wait in the caller's thread for what it returns or raises. Interrupted (Ctrl-C): the call is cancelled."""
+        try:
+            error = self.future.exception()
+        except BaseException:
+            with suppress(trio.RunFinishedError):
+                run.run_sync_soon(self.scope.cancel)
+            raise
+        if error is None:
+            return self.future.result()
+        try:
+            raise error
+        finally:
+            del error, self.future  # its traceback holds this frame, which would hold it
+
+
+def _closed() -> NotConnected:
+    return NotConnected("the client was closed before this call was over")
+
+
+def call_in(run: trio.lowlevel.TrioToken, function: Callable[[], Awaitable[T]]) -> T:
+    """Carry a call out in a trio run of another thread, as one of its system tasks.
+
+    Raises `trio.RunFinishedError` if the run has ended before the call began.
+    """
+    call = _Call(function)
+
+    def begin() -> None:
+        try:
+            trio.lowlevel.spawn_system_task(call.carry_out, name="repid: a blocking call", context=call.context)
+        except RuntimeError:  # the run is ending
+            call.future.set_exception(trio.RunFinishedError("the trio run has ended"))
+
+    run.run_sync_soon(begin)
+    found: T = call.wait(run)
+    return found
 
 
 class Loop:
@@ -50,7 +111,6 @@ class Loop:
         self._calls: set[_Call] = set()
         self._ready: Future[trio.lowlevel.TrioToken] = Future()
         self._closing = False
-        self._closed_to_fork = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="repid client", daemon=True)
 
@@ -59,66 +119,53 @@ class Loop:
         """Whether calls are taken."""
         return self._thread.is_alive() and not self._closing
 
-    @property
-    def has_worker(self) -> bool:
-        """Whether a worker runs in it."""
-        return any(call.is_worker for call in list(self._calls))
-
-    def is_own_thread(self) -> bool:
-        """Whether this is the loop's thread."""
-        return threading.current_thread() is self._thread
-
     def start(self) -> None:
         """Start it and wait until the servers are open. Raises what opening raises."""
+        at_exit.add(self.close)
         self._thread.start()
         try:
-            self._token = self._ready.result()
+            self.token = self._ready.result()
         except BaseException:
             self._ready.add_done_callback(self._give_up)  # interrupted (Ctrl-C): what opens after all closes again
             raise
 
     def _give_up(self, ready: Future[trio.lowlevel.TrioToken]) -> None:
         if ready.exception() is None:
-            ready.result().run_sync_soon(partial(self._close, to_fork=False))
+            ready.result().run_sync_soon(self._close)
 
-    def run(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
-        """Carry a call out. Interrupted while waiting (Ctrl-C): the call is cancelled."""
-        call = _Call(function, is_waiting=is_waiting, is_worker=False)
-        future = self._submit(call)
-        try:
-            error = future.exception()
-        except BaseException:
-            with suppress(trio.RunFinishedError):
-                self.run_soon(call.scope.cancel)
-            raise
-        if error is None:
-            found: T = future.result()
-            return found
-        try:
-            raise error
-        finally:
-            del error, future, call  # its traceback holds this frame, which would hold it
+    def run(self, function: Callable[[], Awaitable[T]], owner: object, *, is_waiting: bool) -> T:
+        """Carry a call out."""
+        call = _Call(function, owner, is_waiting=is_waiting)
+        self._submit(call)
+        found: T = call.wait(self.token)
+        return found
 
-    def submit(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool, is_worker: bool = False) -> Future[T]:
-        """Have a call carried out, without waiting for it."""
-        return self._submit(_Call(function, is_waiting=is_waiting, is_worker=is_worker))
+    def run_worker(self, function: Callable[[], Awaitable[T]]) -> Future[T]:
+        """Have a worker run beside the calls, without waiting for it."""
+        call = _Call(function, is_worker=True)
+        self._submit(call)
+        return call.future
 
     def run_soon(self, function: Callable[[], object]) -> None:
         """Call a function in the loop's thread. Raises `trio.RunFinishedError` if there is no loop any more."""
-        self._token.run_sync_soon(function)
+        self.token.run_sync_soon(function)
 
-    def close(self, *, to_fork: bool) -> None:
+    def call_off(self, owner: object) -> None:
+        """End the calls of one client that wait for something; others go on."""
+        with suppress(trio.RunFinishedError):
+            self.run_soon(partial(self._call_off, owner))
+
+    def close(self) -> None:
         """End the run and wait for that."""
         with suppress(trio.RunFinishedError):
-            self.run_soon(partial(self._close, to_fork=to_fork))
+            self.run_soon(self._close)
         self._thread.join(_LEAVING_TIME)
 
-    def _submit(self, call: _Call) -> Future[Any]:
+    def _submit(self, call: _Call) -> None:
         try:
             self.run_soon(partial(self._begin, call))
         except trio.RunFinishedError:
-            raise self._refusal() from self._error
-        return call.future
+            raise _closed() from self._error
 
     # In the loop's thread
 
@@ -129,6 +176,8 @@ class Loop:
             self._error = error
             if not self._ready.done():
                 self._ready.set_exception(error)
+        finally:
+            at_exit.discard(self.close)
 
     async def _main(self) -> None:
         async with self._open_servers():
@@ -141,38 +190,101 @@ class Loop:
                     self._closing = True
                 self._nursery.cancel_scope.deadline = trio.current_time() + CLOSING_TIME
 
-    def _close(self, *, to_fork: bool) -> None:
+    def _close(self) -> None:
         self._closing = True
-        self._closed_to_fork = to_fork
         self._closed.set()
         for call in self._calls:
-            if call.is_waiting and not call.is_worker:
+            if call.is_waiting:
+                call.scope.cancel()
+
+    def _call_off(self, owner: object) -> None:
+        for call in self._calls:
+            if call.is_waiting and call.owner is owner:
                 call.scope.cancel()
 
     def _begin(self, call: _Call) -> None:
         if self._closing:
-            call.future.set_exception(self._refusal())
+            call.future.set_exception(_closed())
             return
         self._calls.add(call)
         call.context.run(self._nursery.start_soon, self._carry_out, call)
 
     async def _carry_out(self, call: _Call) -> None:
         try:
-            with call.scope:
-                call.future.set_result(await call.function())
-        except trio.Cancelled:
-            call.future.set_exception(self._refusal())
-            raise
-        except BaseException as error:
-            call.future.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
+            await call.carry_out()
         finally:
             self._calls.discard(call)
-            if not call.future.done():
-                call.future.set_exception(self._refusal())
 
-    def _refusal(self) -> NotConnected:
-        if self._closed_to_fork:
-            return ClosedToFork("the client closed because the process forks, before this call was over")
-        return NotConnected("the client was closed before this call was over")
+
+class SharedLoop:
+    """The one loop of all clients of an app: the first that needs it opens it, the last one that closes ends it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: Loop | None = None
+        self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
+        inherits(self)
+
+    @property
+    def loop(self) -> Loop | None:
+        """The loop, if it is open."""
+        loop = self._loop
+        return loop if loop is not None and loop.is_open else None
+
+    def enter(self, client: object, open_servers: Callable[[], AbstractAsyncContextManager[Any]]) -> Loop:
+        """The loop, opened if it is not. It stays until the client leaves. Raises what opening raises."""
+        with self._lock:
+            loop = self.loop
+            if loop is None:
+                loop = Loop(open_servers)
+                loop.start()
+                self._loop = loop
+                self._clients.clear()
+            self._clients.add(client)
+            return loop
+
+    def leave(self, client: object) -> None:
+        """Close the loop if no other client uses it; else only the client's waiting calls end."""
+        with self._lock:
+            loop = self._loop
+            if loop is None or client not in self._clients:
+                return
+            self._clients.discard(client)
+            if self._clients:
+                loop.call_off(client)
+            else:
+                self._loop = None
+                loop.close()
+
+    def after_fork_in_child(self) -> None:
+        """The loop is the parent's."""
+        if self._loop is not None:
+            _left_behind.append(self._loop)
+        self._lock, self._loop, self._clients = threading.Lock(), None, weakref.WeakSet()
+
+
+class SharedLoops:
+    """The shared loop of each app."""
+
+    def __init__(self) -> None:
+        self._of: weakref.WeakKeyDictionary[Any, SharedLoop] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+        inherits(self)
+
+    def of(self, app: object) -> SharedLoop:
+        """That of one app."""
+        with self._lock:
+            shared = self._of.get(app)
+            if shared is None:
+                shared = self._of[app] = SharedLoop()
+            return shared
+
+    def after_fork_in_child(self) -> None:
+        """Another thread may have held the lock."""
+        self._lock = threading.Lock()
+
+
+shared_loops = SharedLoops()
+
+_left_behind: list[Loop] = []
+"""What a forked child inherited: to touch it, even to free it, could harm the parent's connections."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import trio
 
 from ..errors import UsageError
+from ..process import inherits
 
 _OWN_THREADS = ("repid client", "repid sqlite")
 """How the names of threads begin in which no code of callers runs, finalizers apart."""
@@ -34,7 +35,7 @@ def check_may_block() -> None:
 
 
 def _running_library() -> str | None:
-    if trio.lowlevel.in_trio_run():
+    if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is not mine.parents_run:
         return "trio"
     try:
         asyncio.get_running_loop()
@@ -47,9 +48,17 @@ class _Mine(threading.local):
     """What each thread knows of itself."""
 
     is_calling = False
+    parents_run: trio.lowlevel.TrioToken | None = None
+    """In a forked child: the trio run that this thread was in when it was the parent's. It goes on there alone."""
+
+    def after_fork_in_child(self) -> None:
+        """Called in the only thread that there is."""
+        self.is_calling = False
+        self.parents_run = trio.lowlevel.current_trio_token() if trio.lowlevel.in_trio_run() else None
 
 
 mine = _Mine()
+inherits(mine)
 
 
 @contextmanager

@@ -10,7 +10,17 @@ Knows only trio and asyncio; the facades call it, the runtime does not know abou
 * `loops`: the loops on which asyncio functions run: the host's, or where trio is the host one for them alone.
 """
 
-from .hosted import at_home, crossing, hosted, hosted_context
+from .hosted import at_home, crossing, current_run, hosted, hosted_context, is_running
 from .loops import MissingTrioAsyncioError, home, open_asyncio
 
-__all__ = ["MissingTrioAsyncioError", "at_home", "crossing", "home", "hosted", "hosted_context", "open_asyncio"]
+__all__ = [
+    "MissingTrioAsyncioError",
+    "at_home",
+    "crossing",
+    "current_run",
+    "home",
+    "hosted",
+    "hosted_context",
+    "is_running",
+    "open_asyncio",
+]

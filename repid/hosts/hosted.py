@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import trio
-from trio.lowlevel import in_trio_task
+from trio.lowlevel import TrioToken, current_trio_token, in_trio_run, in_trio_task
 
 from .crossing import Bridge, Crossing, TrioEndedError, bridges, run_bridge
 from .guest import join, leave
@@ -26,6 +26,20 @@ def trio_runs() -> bool:
         return False
     loop = asyncio._get_running_loop()  # noqa: SLF001  in asyncio.__all__: None, where the other one raises
     return loop is None or asyncio.current_task(loop) is None or loop not in bridges
+
+
+def current_run() -> TrioToken | None:
+    """The trio run of this thread, also where an asyncio task calls whose loop is its host. None: there is none."""
+    return current_trio_token() if in_trio_run() else None
+
+
+def is_running(run: TrioToken) -> bool:
+    """Whether a trio run has not ended yet."""
+    try:
+        run.run_sync_soon(lambda: None)
+    except trio.RunFinishedError:
+        return False
+    return True
 
 
 def hosted(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextvars import Context
 from functools import partial
 from typing import Any
@@ -284,7 +285,7 @@ async def test_magic_makes_the_app_current_for_its_block_only(autojump_clock: An
 
 
 async def test_magic_is_the_caller_s_own_context(app: Repid) -> None:
-    """Tasks started inside see it, others do not."""
+    """Tasks started inside see it. Others find the only app that is open in their run, and of several none."""
     seen: list[Counts] = []
 
     async def child() -> None:
@@ -293,8 +294,35 @@ async def test_magic_is_the_caller_s_own_context(app: Repid) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(child)
     assert seen == [Counts()]
-    with pytest.raises(NoCurrentApp):
-        Context().run(find_app, None, "nobody")
+    assert Context().run(find_app, None, "nobody") is app
+    async with Repid(Connection(InMemoryServer()), title="other").magic():
+        expected = "several are open: <Repid 'repid', servers: default=.*Server>, <Repid 'other', servers: default="
+        with pytest.raises(NoCurrentApp, match=expected):
+            Context().run(find_app, None, "nobody")
+    assert Context().run(find_app, None, "nobody") is app
+
+
+async def test_an_app_that_is_open_in_another_trio_run_is_not_found(app: Repid) -> None:
+    refusals: list[str] = []
+
+    async def elsewhere() -> None:
+        try:
+            find_app(None, "nobody")
+        except NoCurrentApp as error:
+            refusals.append(str(error))
+
+    thread = threading.Thread(target=trio.run, args=[elsewhere])
+    thread.start()
+    thread.join()
+    assert refusals == ["nobody has no app: use it inside `async with app.magic():`, or give it app="]
+
+
+async def test_a_thread_without_a_loop_finds_the_only_app_that_is_open(app: Repid) -> None:
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(find_app(None, "nobody")))
+    thread.start()
+    thread.join()
+    assert found == [app]
 
 
 async def test_app_may_be_named_instead(server: UnreliableServer, autojump_clock: Any) -> None:

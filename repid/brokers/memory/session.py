@@ -18,6 +18,7 @@ from trio.lowlevel import (
 
 from ...errors import NotConnected, UsageError
 from ...ports import Snapshot
+from ...process import inherits
 from .clock import Clock
 from .store import Store
 from .taker import Taker
@@ -38,6 +39,7 @@ class Session:
         self._token: TrioToken | None = None  # of the run that has it open
         self._last_run: weakref.ref[TrioToken] | None = None
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
+        inherits(self)
 
     @enable_ki_protection
     async def step(self, operation: Callable[[float], T]) -> T:
@@ -143,6 +145,12 @@ class Session:
         if self.store.directory.is_open(taker):
             self.store.directory.close(taker)
             self.line.wake_all()
+
+    def after_fork_in_child(self) -> None:
+        """Close what the parent has open: the child has a copy of the messages, and none of the tasks."""
+        self._lock = threading.Lock()  # another thread may have held it
+        if self._token is not None:
+            self._abandon()
 
     def _take_over(self, token: TrioToken) -> None:
         if self._token is token:

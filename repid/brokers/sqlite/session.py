@@ -18,6 +18,7 @@ from trio.lowlevel import (
 )
 
 from ...errors import NotConnected, UsageError
+from ...process import forks, inherits
 from .clock import Clock, micros
 from .requests import Counter, Request
 from .schema import Opening
@@ -46,7 +47,9 @@ class Session:
         self._thread: Thread | None = None
         self._token: TrioToken | None = None  # of the run that has it open
         self._pid = os.getpid()
+        self._path = os.path.realpath(how.path)
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
+        inherits(self)
 
     # Asking
 
@@ -127,7 +130,16 @@ class Session:
             raise
         self._counter, self._thread = counter, thread
 
+    def after_fork_in_child(self) -> None:
+        """Another thread may have held the lock. What the parent has open is forgotten when the child connects."""
+        self._lock = threading.Lock()
+
     def _take_over(self, token: TrioToken) -> None:
+        if self._path in forks.left_open:
+            raise UsageError(
+                f"{self._path} was in use in the very moment in which this process was forked from another one, so "
+                "SQLite cannot open it safely here: start processes anew instead (multiprocessing's method 'spawn')"
+            )
         if self._pid != os.getpid():
             _left_behind.append((self._thread, self._counter))
             self._forget()

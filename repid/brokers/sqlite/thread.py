@@ -1,22 +1,28 @@
-"""The one thread that works on the file: it opens it, carries out what is handed in, and closes it."""
+"""The one thread that works on the file: it opens it, carries out what is handed in, and closes it.
+
+The file is also closed while the process forks (`repid.process` says why), and opened again afterwards. The callers
+notice only the time that takes: what they wait for stays with the `Counter`, and the consumers stay registered.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from ...errors import BrokerUnavailable, InternalError, NotConnected, RepidError
+from ...process import forks
 from .clock import Clock
 from .errors import STATEMENT_FAILED, explain
 from .lookout import CHECK, Lookout
 from .requests import Counter, Request, Waiting
 from .schema import Opening, open_file
 from .store import Store
-from .transactions import Transactions
+from .transactions import Transactions, check_identity, identify
 
 log = logging.getLogger("repid.sqlite")
 
@@ -43,6 +49,7 @@ class Thread:
         self._expected = 0  # how many were answered together at last
         self._shrink_at = 0.0
         self._store: Store | None = None
+        self._identity: tuple[int, int] | None = None  # of the file that was opened first
         self._thread = threading.Thread(target=self._run, name=f"repid sqlite {Path(how.path).name}")
 
     def start(self) -> None:
@@ -71,8 +78,11 @@ class Thread:
     def _run(self) -> None:
         reason: RepidError = NotConnected("the SQLite broker was closed while this call was waiting")
         try:
-            while not self._serve():
-                time.sleep(_AFTER_FAILURE)
+            pause: float | None = 0.0
+            while pause is not None:
+                time.sleep(pause)
+                with forks.holding(os.path.realpath(self._path), self._counter.bell.ring):
+                    pause = self._serve()
         except RepidError as error:
             reason = error
         except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
@@ -81,33 +91,41 @@ class Thread:
         finally:
             self._counter.close(reason)
 
-    def _serve(self) -> bool:
-        """Open the file and work on it until the end. False: the connection had to be given up, another one is needed."""
+    def _serve(self) -> float | None:
+        """Open the file and work on it until the end. Otherwise returns after which pause it is to be opened again:
+        none if it was closed for a fork, some time if the connection had to be given up.
+        """
         try:
+            if self._identity is not None:
+                check_identity(self._path, self._identity)
             connection = open_file(self._how, lambda: self._give_up_at)
         except BrokerUnavailable as error:
             if self._store is None or self._closing or self._is_left_over():
                 raise
             self._counter.refuse_all(error)
-            return False
+            return _AFTER_FAILURE
         store = self._store = Store(connection, self._clock, self._lease_timeout, self._store)
         try:
             synchronous = self._how.synchronous
             transactions = Transactions(store, self._counter, self._path, synchronous, lambda: self._give_up_at)
-            self._work(store, transactions)
+            self._identity = identify(self._path)
+            if not self._work(store, transactions):
+                return 0.0
+            self._strike_off(store, transactions)
         except Exception as error:
             log.exception("the connection to %s is given up and opened again", self._path)
             self._counter.refuse_taken(explain(error, self._path))
-            return False
+            return _AFTER_FAILURE
         finally:
             with suppress(*STATEMENT_FAILED):  # everything is in the file or its WAL already
                 connection.close()
-        return True
+        return None
 
-    def _work(self, store: Store, transactions: Transactions) -> None:
+    def _work(self, store: Store, transactions: Transactions) -> bool:
+        """Work until the end, or until the process is about to fork. Returns whether it is the end."""
         lookout = Lookout(store, self._clock)
         counter = self._counter
-        while True:
+        while not forks.is_wanted:
             waiting = counter.look()
             if waiting.urgent or (lookout.is_beat_due() and not self._closing):
                 self._write(transactions, waiting)
@@ -115,13 +133,17 @@ class Thread:
             elif waiting.anything:
                 transactions.read(counter.take(lambda request: not request.urgent))
             elif self._closing or self._is_left_over():
-                break
+                return True
             elif counter.has_wishes and lookout.is_stirred():
                 self._look_after(transactions, lookout)
             else:
                 lookout.sleep(counter.bell, somebody_waits=counter.has_wishes)
+        return False
+
+    def _strike_off(self, store: Store, transactions: Transactions) -> None:
+        """Tell the others that our consumers are gone; should that fail they are believed dead before long."""
         store.close(list(store.consumers))
-        if store.has_consumers:  # strike them off; should that fail they are believed dead before long
+        if store.has_consumers:
             transactions.each_alone([Request(lambda _: None)])
 
     def _write(self, transactions: Transactions, waiting: Waiting) -> None:

@@ -46,7 +46,7 @@ class Transactions:
         self._give_up_at = give_up_at
         self._execute(f"PRAGMA busy_timeout = {_FAIR_WAIT}")
         self._synchronous = self._present = synchronous
-        self._identity = _identify(path)
+        self._identity = identify(path)
 
     def write(self, *, durable: bool) -> bool:
         """Take all that waits, as soon as the file is ours, and carry it out in one transaction; False: it failed.
@@ -107,17 +107,8 @@ class Transactions:
         except (OSError, sqlite3.Error):
             return  # the next one will do it
 
-    def _check_file(self) -> None:
-        """Raise `BrokerUnavailable` where the file is not there any more: writing to it would help nobody."""
-        try:
-            if _identify(self._path) == self._identity:
-                return
-        except OSError:
-            pass
-        raise moved(self._path)
-
     def _begin(self, *, write: bool, durable: bool = False) -> None:
-        self._check_file()
+        check_identity(self._path, self._identity)
         synchronous = self._synchronous if durable else "NORMAL"
         if write and synchronous != self._present:
             self._execute(f"PRAGMA synchronous = {synchronous}")
@@ -232,6 +223,17 @@ class Transactions:
         return explained
 
 
-def _identify(path: str) -> tuple[int, int]:
+def identify(path: str) -> tuple[int, int]:
+    """What tells this file from another one at the same path."""
     found = os.stat(path)  # noqa: PTH116 - called often
     return found.st_dev, found.st_ino
+
+
+def check_identity(path: str, identity: tuple[int, int]) -> None:
+    """Raise `BrokerUnavailable` where the file is not there any more: writing to it would help nobody."""
+    try:
+        if identify(path) == identity:
+            return
+    except OSError:
+        pass
+    raise moved(path)
