@@ -41,7 +41,7 @@ async def main() -> None:
             await app.schedules.pause("default:heartbeat")
             print("the heartbeat is paused")
             await trio.sleep(0.5)
-            await app.schedules.remove("remind")
+            await app.schedules.remove("default:remind")
             worker.stop()
 
 

@@ -9,8 +9,10 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
 * `actors`: functions with a policy; `Router` collects them.
 * `inject`: from a signature to arguments; `Message` and `SyncMessage`, the handles an actor gets; `Depends`.
-* `producer`: sending. `schedule`: when schedules tick; pure. `ports`: the protocols of brokers and backends.
-* `delivery`: what may happen to a message and what follows; pure. `retry`, `codec`, `names`.
+* `producer`: sending. `schedule`: when schedules tick, and what declaring one changes; pure. `ports`: the protocols of
+  brokers and backends.
+* `delivery`: what may happen to a message and what follows; pure. `cron`: the times of cron expressions; pure.
+  `retry`, `codec`, `names`.
 * `envelope`, `errors`: values. `hosts`: the bridge to asyncio.
 * `process`: its forks and its exit.
 """

@@ -18,7 +18,7 @@ from .ports import Broker, Missed, Overlap, Schedule, Snapshot
 from .producer import check_id, make_options
 from .queue import Queue
 from .results import Lazy, Result, Status
-from .schedule import first_tick, make_schedule
+from .schedule import check_same_arguments, declared, make_schedule, schedule_name
 
 T = TypeVar("T")
 
@@ -33,10 +33,11 @@ class JobOptions(TypedDict, total=False):
     delay, deferred_until: it becomes due that long after enqueueing, or at that time (a datetime with a time zone).
     store_result: keep its result. Default: the actor's own option, False if it has none.
     result_id, result_ttl: under which id (default: the message's), and for how long (default: a day).
-    deferred_by, cron: makes the job recurring, at this interval or at the times of a cron expression (extra: cron).
-    timezone: of the cron expression. Default "UTC".
+    deferred_by, cron: makes the job recurring, at this interval or at the times of a cron expression or a name such
+        as "@daily" (extra: cron).
+    timezone: of the cron expression. Default "UTC". What happens when its clocks change: see `repid.cron`.
     overlap: "skip" (default): no tick of a recurring job while the former one's message is live; "allow".
-    missed: after a time without a worker "one" tick catches up (default), or "none".
+    missed: for ticks more than a minute late, as after a time without a worker, "one" catches up (default), or "none".
     """
 
     priority: PrioritiesT | None
@@ -51,9 +52,9 @@ class JobOptions(TypedDict, total=False):
     result_ttl: float | timedelta | None
     deferred_by: float | timedelta | None
     cron: str | None
-    timezone: str
-    overlap: Overlap
-    missed: Missed
+    timezone: str | None
+    overlap: Overlap | None
+    missed: Missed | None
 
 
 class Job:
@@ -125,8 +126,11 @@ class Job:
     async def enqueue(self) -> JobHandle:
         """Publish the job; it is as durable as the server promises when this returns.
 
-        A recurring job's schedule is stored instead, under its id or else its name, in place of one of that name;
-        the handle is on its latest tick's message. Look after schedules with `app.schedules`.
+        A recurring job's schedule is stored instead, under its id, or else as "queue:name"; the handle is on its
+        latest tick's message. Enqueueing it again, as a program may do at every start, changes nothing: the next tick
+        keeps its time, and what was changed with `app.schedules` stays. If the job says something else than last time,
+        that takes the place of what was stored; but of two jobs without an id that differ in their arguments the
+        second one is refused with a `ConfigurationError`.
 
         Raises `QueueNotDeclared` (a `KeyError`) if the queue does not exist, and `DuplicateId` if a message with
         the job's id is alive. Cancelled: nothing was published.
@@ -135,7 +139,7 @@ class Job:
         broker = app.server()
         if self._schedule is not None:
             await broker.counts(self.queue.name)  # complains of an undeclared queue
-            await broker.put_schedule(self._schedule, first_tick(self._schedule, await broker.now()))
+            await self._declare(broker, self._schedule)
             self._latest = JobHandle(app, broker, self._schedule.envelope, self._schedule.name)
             return self._latest
         envelope = msgspec.structs.replace(self._model, id=self._id or new_id())
@@ -173,23 +177,29 @@ class Job:
         app = find_app(self._app, f"job {self.name!r}")
         return JobHandle(app, app.server(), self._model)
 
+    async def _declare(self, broker: Broker, schedule: Schedule) -> None:
+        while True:  # once more where a tick or another program was quicker
+            found = await broker.schedules([schedule.name])
+            stored = found[0] if found else None
+            if not self.is_unique:
+                check_same_arguments(stored, schedule)
+            wanted = declared(stored, schedule, "id" if self.is_unique else "job", await broker.now())
+            if wanted is stored or await broker.replace_schedule(stored, wanted):
+                return
+
     def _make_schedule(self, options: JobOptions) -> Schedule | None:
-        every, cron = options.get("deferred_by"), options.get("cron")
-        if every is None and cron is None:
-            return None
+        every: Any = options.get("deferred_by")
+        rule: dict[str, Any] = {word: options.get(word) for word in ("cron", "timezone", "overlap", "missed")}
+        rule = {word: value for word, value in rule.items() if value is not None}
         what = f"job {self.name!r}"
+        if every is not None:
+            rule["every"] = check_duration(f"deferred_by of {what}", every, positive=True)
+        elif not rule:
+            return None
         if self._deferred_until is not None or self._model.options.delay is not None:
             raise ConfigurationError(f"{what} is recurring and delayed: it can be one of the two")
-        return make_schedule(
-            what,
-            self._model.id,
-            self._model,
-            every=None if every is None else check_duration(f"deferred_by of {what}", every, positive=True),
-            cron=cron,
-            timezone=options.get("timezone", "UTC"),
-            overlap=options.get("overlap", "skip"),
-            missed=options.get("missed", "one"),
-        )
+        name = self._id or schedule_name(self.queue.name, self.name)
+        return make_schedule(what, name, msgspec.structs.replace(self._model, id=name), **rule)
 
 
 class JobHandle:
@@ -263,8 +273,8 @@ class JobHandle:
     async def _ids(self) -> tuple[str, str]:
         if self.schedule_name is None:
             return self.id, self.envelope.result_id
-        for stored in await self._broker.schedules():
-            if stored.schedule.name == self.schedule_name and stored.last_id is not None:
+        for stored in await self._broker.schedules([self.schedule_name]):
+            if stored.last_id is not None:
                 return stored.last_id, self.envelope.options.result_id or stored.last_id
         raise UsageError(f"schedule {self.schedule_name!r} has not published a message yet")
 

@@ -1,24 +1,53 @@
-"""When schedules tick: pure; the time comes in. Seconds since 1970, as everywhere on a broker's wall clock.
+"""When schedules tick, and who has the say about them: pure; the time comes in.
 
-Rules. The next tick is computed from the tick before it, never from the moment a worker happens to look, so that
-intervals do not drift. After a time in which nobody looked, one tick catches up for all that were missed, or none
-does. A clock that is stepped back delays ticks and repeats none: what counts is the stored time of the next one.
+Times are seconds since 1970 on the broker's wall clock, which may be stepped.
+
+**Ticks.** The next tick of an interval is computed from the tick before it, never from the moment a worker happens to
+look, so that intervals do not drift. The next tick is always later than now, and than the tick before it. A tick is
+missed if it is more than `MISSED_AFTER` late, or if the one after it is due too; then one tick catches up for all that
+were missed, or none does. A clock that is set back repeats no tick: what counts is the stored time of the next one. Only
+that of an interval is pulled back, so that it is never further away than the interval.
+
+**Declarations.** A program declares its schedules at every start. What is stored beside a schedule is the fingerprint
+of the declaration it came from. A declaration with this fingerprint changes nothing: the next tick keeps its time, and
+what an operator has changed stays as it is. Another declaration takes the place of all that.
+
+In a rolling deploy two versions of a program declare different things for a while, and workers of both may start at
+any time. So a declaration that was replaced does not come back at once. It becomes the rival of the one that holds;
+every worker declares again every `DECLARE_EVERY` seconds, and one with the declaration that holds sends the rival away.
+A rival that was not sent away for `RIVAL_WAITS` seconds takes over: no worker with the other declaration is left, so it
+was rolled back. A declaration that nobody has seen before takes over at once.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from hashlib import sha256
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec.structs import replace
 
+from .cron import check_cron, next_time
 from .envelope import Envelope
-from .errors import ConfigurationError, MissingExtra
-from .ports import Missed, Overlap, Schedule, StoredSchedule
+from .errors import ConfigurationError
+from .names import check_duration, check_one_of
+from .ports import Declaration, Missed, Origin, Overlap, Schedule, StoredSchedule
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+MISSED_AFTER = 60.0
+"""Seconds that a tick may be late before it counts as missed."""
+
+SHORTEST_INTERVAL = 0.001
+LONGEST_INTERVAL = 100 * 366 * 86400.0
+"""Bounds of `every`: the ids of ticks count milliseconds, and the time of the next one must be a date."""
+
+DECLARE_EVERY = 20.0
+RIVAL_WAITS = 60.0
+"""Seconds; see above. The second is longer than the first by a missed turn."""
+
+_SUPERSEDED_KEPT = 8
+_CLOCK_SLACK = 0.001
+"""Seconds by which a time that was rounded may seem to be further away than it is."""
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -35,20 +64,36 @@ def make_schedule(
     *,
     every: float | None = None,
     cron: str | None = None,
-    timezone: str = "UTC",
+    timezone: str | None = None,
     overlap: Overlap = "skip",
     missed: Missed = "one",
 ) -> Schedule:
-    """A checked schedule. Raises `ConfigurationError`, beginning with `what`, for a rule that makes no sense."""
+    """A checked schedule. Raises `ConfigurationError`, naming `what`, for a rule that makes no sense."""
     if (every is None) == (cron is None):
         problem = "both an interval and a cron expression" if cron is not None else "neither an interval nor cron"
         raise ConfigurationError(f"{what} has {problem}: a schedule has exactly one of them")
-    schedule = Schedule(
-        name=name, envelope=envelope, every=every, cron=cron, timezone=timezone, overlap=overlap, missed=missed
+    if every is not None and timezone is not None:
+        raise ConfigurationError(f"{what} has an interval and a timezone, which is for cron expressions: drop it")
+    zone = "UTC" if timezone is None else timezone
+    check_one_of(f"overlap of {what}", overlap, ("skip", "allow"))
+    check_one_of(f"missed of {what}", missed, ("one", "none"))
+    return Schedule(
+        name=name,
+        envelope=envelope,
+        every=None if every is None else _check_interval(what, every),
+        cron=None if cron is None else check_cron(what, cron, zone),
+        timezone=zone,
+        overlap=overlap,
+        missed=missed,
     )
-    if cron is not None:
-        _cron_after(what, schedule, 0.0)
-    return schedule
+
+
+def schedule_name(queue: str, actor: str) -> str:
+    """The name of a schedule without an id: "queue:actor". A colon in one of them is written %3A."""
+    return ":".join(part.replace("%", "%25").replace(":", "%3A") for part in (queue, actor))
+
+
+# Ticks
 
 
 def first_tick(schedule: Schedule, now: float) -> float:
@@ -60,47 +105,114 @@ def due_tick(stored: StoredSchedule, now: float) -> Due | None:
     """The tick whose time has come, with the time of the one after it; None: it has not."""
     if stored.paused or now < stored.next_at:
         return None
-    schedule = stored.schedule
-    following = _after(schedule, stored.next_at, stored.next_at)
-    was_missed = following <= now
-    if was_missed:
-        following = _after(schedule, stored.next_at, now)
-    return Due(following, fires=not was_missed or schedule.missed == "one")
+    schedule, next_at = stored.schedule, stored.next_at
+    was_missed = now - next_at > MISSED_AFTER or _after(schedule, next_at, next_at) <= now
+    return Due(_after(schedule, next_at, now), fires=not was_missed or schedule.missed == "one")
+
+
+def pulled_back(stored: StoredSchedule, now: float) -> StoredSchedule | None:
+    """The schedule with an earlier next tick, if a clock that was set back left that too far away; else None."""
+    every = stored.schedule.every
+    if every is None or stored.paused or stored.next_at <= now + every + _CLOCK_SLACK:
+        return None
+    return replace(stored, next_at=now + every)
+
+
+def resumed(stored: StoredSchedule, now: float) -> StoredSchedule:
+    """The schedule without its pause. What was due meanwhile was missed."""
+    if not stored.paused:
+        return stored
+    if stored.schedule.missed == "one" or stored.next_at > now:
+        return replace(stored, paused=False)
+    next_at = _after(stored.schedule, stored.next_at, now)
+    return replace(stored, paused=False, next_at=next_at, skipped=stored.skipped + 1)
 
 
 def tick_envelope(stored: StoredSchedule) -> Envelope:
     """What the tick that is due publishes. Its id is made of the schedule's name and the tick's time."""
     moment = datetime.fromtimestamp(stored.next_at, ZoneInfo("UTC")).isoformat(timespec="milliseconds")
-    return msgspec.structs.replace(stored.schedule.envelope, id=f"{stored.schedule.name}@{moment}")
+    return replace(stored.schedule.envelope, id=f"{stored.schedule.name}@{moment}")
 
 
 def _after(schedule: Schedule, last: float, now: float) -> float:
     """The first tick after `now`, of those counted on from `last`."""
     if schedule.every is None:
-        return _cron_after(f"schedule {schedule.name!r}", schedule, now)
+        assert schedule.cron is not None
+        return next_time(f"schedule {schedule.name!r}", schedule.cron, schedule.timezone, now)
     passed = max(0.0, (now - last) // schedule.every)
     following = last + (passed + 1) * schedule.every
     return following if following > now else following + schedule.every
 
 
-def _cron_after(what: str, schedule: Schedule, now: float) -> float:
-    cron_times, error = _cronsim()
-    try:
-        zone = ZoneInfo(schedule.timezone)
-    except (KeyError, ValueError, OSError):
-        raise ConfigurationError(f"{what} has an unknown time zone {schedule.timezone!r}") from None
-    try:
-        upcoming = cron_times(schedule.cron, datetime.fromtimestamp(now, zone))
-        return float(next(upcoming).timestamp())
-    except error as reason:
-        raise ConfigurationError(f"{what} has a cron expression that is none, {schedule.cron!r}: {reason}") from None
-    except StopIteration:
-        raise ConfigurationError(f"{what} has a cron expression that never comes true: {schedule.cron!r}") from None
+# Declarations
 
 
-def _cronsim() -> tuple[Callable[..., Any], type[Exception]]:
-    try:
-        from cronsim import CronSim, CronSimError  # noqa: PLC0415  an extra
-    except ImportError:
-        raise MissingExtra("a cron schedule", "cron") from None
-    return CronSim, CronSimError
+def declared(stored: StoredSchedule | None, schedule: Schedule, origin: Origin, now: float) -> StoredSchedule:
+    """What is to be stored for what a program declares at its start; `stored` itself: nothing is to be changed."""
+    mark = fingerprint(schedule)
+    if stored is None:
+        return StoredSchedule(
+            schedule=schedule, next_at=first_tick(schedule, now), declaration=Declaration(origin, mark)
+        )
+    holds = stored.declaration or Declaration(origin, fingerprint(stored.schedule))
+    if holds.origin != origin:
+        raise ConfigurationError(_taken(schedule, holds.origin))
+    if mark == holds.fingerprint:
+        return (
+            stored if holds.rival is None else replace(stored, declaration=replace(holds, rival=None, rival_since=0.0))
+        )
+    if mark in holds.superseded and origin == "actor":
+        if holds.rival is None or holds.rival_since > now:
+            return replace(stored, declaration=replace(holds, rival=mark, rival_since=now))
+        if now - holds.rival_since < RIVAL_WAITS:
+            return stored
+    superseded = (*(each for each in holds.superseded if each != mark), holds.fingerprint)[-_SUPERSEDED_KEPT:]
+    is_kept = _rule(stored.schedule) == _rule(schedule) or (stored.next_at <= now and not stored.paused)
+    return replace(
+        stored,
+        schedule=schedule,
+        next_at=stored.next_at if is_kept else first_tick(schedule, now),
+        declaration=Declaration(origin, mark, superseded),
+    )
+
+
+def check_same_arguments(stored: StoredSchedule | None, schedule: Schedule) -> None:
+    """Raises `ConfigurationError` if a job without an id would take the place of one with other arguments."""
+    if stored is not None and stored.schedule.envelope.payload != schedule.envelope.payload:
+        actor, queue = schedule.envelope.topic, schedule.envelope.queue
+        raise ConfigurationError(
+            f"job {actor!r} recurs on queue {queue!r} already, with other arguments: give each of these jobs an id_ "
+            f"of its own, or remove the other one first with app.schedules.remove({schedule.name!r})"
+        )
+
+
+def fingerprint(schedule: Schedule) -> str:
+    """What tells one declaration from another: all that is declared, in a fixed form."""
+    model = schedule.envelope
+    content = (
+        model.queue, model.payload, model.content_type, model.headers, model.reply_to, model.options, model.parameters
+    )  # fmt: skip
+    parts = (*_rule(schedule), schedule.overlap, schedule.missed, content)
+    return sha256(msgspec.msgpack.encode(parts, order="deterministic")).hexdigest()[:16]
+
+
+def _rule(schedule: Schedule) -> tuple[object, ...]:
+    return schedule.every, schedule.cron, schedule.timezone
+
+
+def _taken(schedule: Schedule, origin: Origin) -> str:
+    owner = {"actor": "an actor's own schedule", "job": "a recurring job without an id", "id": "a recurring job's id"}
+    return (
+        f"the name {schedule.name!r} is taken by {owner[origin]}: give the recurring job an id_ of its own, or remove "
+        f"the other one first with app.schedules.remove({schedule.name!r})"
+    )
+
+
+def _check_interval(what: str, every: float) -> float:
+    interval = check_duration(f"the interval of {what}", every, positive=True)
+    if not SHORTEST_INTERVAL <= interval <= LONGEST_INTERVAL:
+        raise ConfigurationError(
+            f"{what} has an interval of {interval} seconds: it must be at least {SHORTEST_INTERVAL} seconds and "
+            "at most a hundred years"
+        )
+    return interval

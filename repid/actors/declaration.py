@@ -15,7 +15,7 @@ from ..errors import ConfigurationError
 from ..inject import MESSAGE, NO_NAMES, Dependencies, Kind, Plan, compile_plan, kind_of, plain_function
 from ..names import check_name
 from ..ports import Schedule
-from ..schedule import make_schedule
+from ..schedule import make_schedule, schedule_name
 from .actor import Actor
 from .routing import Predicate, RoutingStrategy, topic_based_routing_strategy
 
@@ -132,9 +132,9 @@ def _schedule_of(name: str, options: Mapping[str, Any]) -> Schedule | None:
     rule = {key: options[key] for key in ("every", "cron", "timezone", "overlap", "missed") if key in options}
     if not rule:
         return None
-    schedule_name = f"{options['channel']}:{name}"
-    model = Envelope(schedule_name, options["channel"], b"", JSON, {TOPIC: name})
-    return make_schedule(f"actor {name!r}", schedule_name, model, **rule)
+    stored_as = schedule_name(options["channel"], name)
+    model = Envelope(stored_as, options["channel"], b"", JSON, {TOPIC: name})
+    return make_schedule(f"actor {name!r}", stored_as, model, **rule)
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -72,11 +72,11 @@ class ActorOptions(RouterOptions, total=False):
 
     name: what messages call the actor. Default: the function's name.
     every, cron: send the actor a message without payload at this interval (seconds or timedelta), or at the times
-        of this cron expression (extra: cron); one of them. The schedule is stored under "channel:name" when a
-        worker starts, and stays until it is removed.
-    timezone: of the cron expression. Default "UTC".
+        of this cron expression or name such as "@daily" (extra: cron); one of them. All its parameters need defaults
+        then. The schedule is stored under "channel:name" when a worker starts, and stays until it is removed.
+    timezone: of the cron expression. Default "UTC". What happens when its clocks change: see `repid.cron`.
     overlap: "skip" (default): no tick while the former one's message is live; "allow".
-    missed: after a time without a worker, "one" tick catches up (default), or "none".
+    missed: for ticks more than a minute late, as after a time without a worker, "one" catches up (default), or "none".
     """
 
     name: str

@@ -24,7 +24,7 @@ from .broker import (
     Verdict,
     at_most_of,
 )
-from .schedules import Missed, Overlap, Schedule, ScheduleStore, StoredSchedule, TickOutcome
+from .schedules import Declaration, Missed, Origin, Overlap, Schedule, ScheduleStore, StoredSchedule, TickOutcome
 
 __all__ = [
     "ANYTHING",
@@ -39,8 +39,10 @@ __all__ = [
     "Category",
     "Consumer",
     "Counts",
+    "Declaration",
     "Home",
     "Missed",
+    "Origin",
     "Overlap",
     "ResultStore",
     "Schedule",

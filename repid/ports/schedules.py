@@ -5,6 +5,7 @@ Times are seconds since 1970 on the broker's clock.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -16,7 +17,11 @@ Overlap: TypeAlias = Literal["skip", "allow"]
 or published all the same."""
 
 Missed: TypeAlias = Literal["one", "none"]
-"""What happens after a time in which nobody ticked: one tick catches up for all that were missed, or none does."""
+"""What happens after a time in which nobody ticked: one tick catches up for all that were missed, or none does. A tick
+that is less than a minute late was not missed."""
+
+Origin: TypeAlias = Literal["actor", "job", "id"]
+"""What declares a schedule: an actor's options; a recurring job without an id, or with one. They may be named alike."""
 
 TickOutcome: TypeAlias = Literal["fired", "skipped", "lost"]
 """lost: another worker was quicker, or the schedule was changed, paused or removed meanwhile."""
@@ -37,8 +42,25 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     missed: Missed = "one"
 
 
+class Declaration(msgspec.Struct, frozen=True):
+    """Which declaration a schedule came from, as the fingerprint of all that was declared.
+
+    `superseded`: those it took the place of, the latest last. `rival`: one of them that wants to come back, and since
+    when. `repid.schedule` has the rules.
+    """
+
+    origin: Origin
+    fingerprint: str
+    superseded: tuple[str, ...] = ()
+    rival: str | None = None
+    rival_since: float = 0.0
+
+
 class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule and how it stands. `last_id` is the id of the last message it published."""
+    """A schedule and how it stands. `last_id` is the id of the last message it published.
+
+    `declaration` says where it came from; what is done to the schedule afterwards leaves that alone.
+    """
 
     schedule: Schedule
     next_at: float
@@ -46,6 +68,7 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     fired: int = 0
     skipped: int = 0
     last_id: str | None = None
+    declaration: Declaration | None = None
 
 
 class ScheduleStore(Protocol):
@@ -56,11 +79,18 @@ class ScheduleStore(Protocol):
         ...
 
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
-        """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
+        """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
         ...
 
-    async def schedules(self) -> list[StoredSchedule]:
-        """All of them, by name."""
+    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
+        """Store `new` if what is stored under its name equals `old` (None: nothing is), in one atomic step.
+
+        Returns whether it did. False: a tick or somebody else was quicker, so look again.
+        """
+        ...
+
+    async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
+        """All of them, or those of these names that are there; sorted by name."""
         ...
 
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:

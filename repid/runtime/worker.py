@@ -23,7 +23,7 @@ from .patience import Patience
 from .progress import Reporter
 from .reader import Reader
 from .roles import Roles, check_actors
-from .scheduler import run_schedules, store_schedules
+from .scheduler import report_unhandled, run_schedules, store_schedules
 from .settler import Settler
 from .signals import check_can_listen, listen
 
@@ -129,8 +129,8 @@ async def serve(
             topics = roles.topics
             if settings.auto_declare:
                 await patiently(lambda: broker.declare(topics))
-            schedules = [actor.schedule for actor in actors if actor.schedule is not None]
-            await patiently(lambda: store_schedules(broker, schedules))
+            await patiently(lambda: store_schedules(broker, roles.schedules))
+            await patiently(lambda: report_unhandled(broker, roles.find))
             consumer = await patiently(lambda: stack.enter_async_context(broker.consume(topics)))
             await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which a stop ends the start
             try:
@@ -208,7 +208,7 @@ async def _run_actors(
                 try:
                     async with trio.open_nursery() as intake:
                         handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
-                        intake.start_soon(run_schedules, broker)
+                        intake.start_soon(run_schedules, broker, crew.roles.schedules)
                         intake.start_soon(crew.give_back_parked)
                         intake.start_soon(reader.read, intake.cancel_scope.cancel)
                         on_started()

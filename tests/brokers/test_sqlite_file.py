@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
+from repid import Connection, Job, PrioritiesT, Queue, Repid
 from repid.brokers import SQLiteMessageBroker, SQLiteServer
 from repid.brokers.sqlite import schema, thread, transactions
 from repid.delivery import ACK, Settlement
@@ -224,6 +226,70 @@ async def test_an_older_file_is_brought_up_to_date_with_what_is_in_it(
     assert connection.execute("SELECT a, b FROM extra").fetchall() == [(1, None)]
     assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
     connection.close()
+
+
+def old_schedule(name: str, queue: str, actor: str, **rule: object) -> tuple[str, bytes]:
+    """A row of a schedule as the first version wrote it."""
+    envelope: dict[str, object] = {"id": name, "queue": queue, "payload": b"{}", "content_type": "application/json"}
+    envelope |= {"headers": {"topic": actor}, "reply_to": None, "options": {"priority": 0}, "parameters": None}
+    body: dict[str, object] = {"name": name, "envelope": envelope, "every": None, "cron": None, "timezone": "UTC"}
+    return name, msgspec.msgpack.encode(body | {"overlap": "skip", "missed": "one"} | rule)
+
+
+def make_first_version(path: Path) -> None:
+    """An empty file as the first version made it."""
+    script = schema.MIGRATIONS[0]
+    assert isinstance(script, str)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(script)
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+
+
+async def test_schedules_of_the_first_version_go_on_under_the_names_they_have_now(path: Path) -> None:
+    rows = [
+        old_schedule("q:sync", "q", "sync", every=60.0),
+        old_schedule("a:b:c", "a:b", "c", every=70.0),
+        old_schedule("report", "q", "report", cron="0 0 * * *"),
+        old_schedule("an id", "q", "report", every=80.0),
+        old_schedule("sync", "q", "sync", every=90.0),  # the name it would have now is taken by the actor's
+    ]
+    make_first_version(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    sql = "INSERT INTO schedule (name, body, next_at, fired, last_id) VALUES (?, ?, 2e9, 3, 'last')"
+    connection.executemany(sql, rows)
+    connection.close()
+    async with serving(path) as server:
+        found = await server.schedules()
+        assert [(s.schedule.name, s.schedule.every, s.schedule.envelope.queue) for s in found] == [
+            ("a%3Ab:c", 70.0, "a:b"),
+            ("an id", 80.0, "q"),
+            ("q:report", None, "q"),
+            ("q:sync", 60.0, "q"),
+            ("sync", 90.0, "q"),
+        ]
+        assert {(s.next_at, s.fired, s.last_id, s.declaration) for s in found} == {(2e9, 3, "last", None)}
+        assert [s.schedule.envelope.id for s in found] == [s.schedule.name for s in found]
+        assert found[2].schedule.envelope.options.priority == PrioritiesT.HIGH
+        await server.put_schedule(found[2].schedule, 1.0)
+        assert await server.tick("q:report", 1.0, 2.0, message("tick")) == "fired"
+
+
+async def test_an_app_of_today_goes_on_with_the_schedules_of_the_first_version(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_first_version(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    sql = "INSERT INTO schedule (name, body, next_at) VALUES (?, ?, 2e9)"
+    connection.execute(sql, old_schedule("report", "q", "report", every=60.0))
+    connection.close()
+    app = Repid(Connection(SQLiteServer(path)))
+    async with app.magic():
+        await Queue("q").declare()
+        await Job("report", "q", args={}, priority=PrioritiesT.HIGH, deferred_by=60).enqueue()
+        [stored] = await app.schedules.list()
+    assert (stored.schedule.name, stored.next_at) == ("q:report", 2e9)
 
 
 async def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ CAUGHT_BY: dict[type[BrokenServer], str] = {
     verdict_defects.KeepsNoProgress: "watch_shows_progress_and_cancelling",
     verdict_defects.WatchesImpatiently: "watch_shows_each_state",
     verdict_defects.TicksTwice: "one_of_many_tickers_fires",
+    verdict_defects.ReplacesBlindly: "a_schedule_is_replaced_only_if_nothing_has_changed",
     verdict_defects.NeverSkips: "a_tick_is_skipped_while_the_former_message_lives",
 }
 

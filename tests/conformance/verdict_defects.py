@@ -189,6 +189,12 @@ class TicksTwice(BrokenServer):
         return "fired"
 
 
+class ReplacesBlindly(BrokenServer):
+    async def replace_schedule(self, old: ports.StoredSchedule | None, new: ports.StoredSchedule) -> bool:
+        found = await self.schedules([new.schedule.name])
+        return await super().replace_schedule(found[0] if found else None, new)
+
+
 class NeverSkips(BrokenServer):
     async def put_schedule(self, schedule: Any, next_at: float) -> None:
         await super().put_schedule(msgspec.structs.replace(schedule, overlap="allow"), next_at)

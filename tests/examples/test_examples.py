@@ -92,7 +92,7 @@ def test_schedules_tick_are_paused_and_removed() -> None:
     lines = run("schedules.py")
     assert_order(
         lines,
-        "stored: default:heartbeat, default:tidy_up, remind",
+        "stored: default:heartbeat, default:remind, default:tidy_up",
         "heartbeat",
         "heartbeat",
         "the heartbeat is paused",

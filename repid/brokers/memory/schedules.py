@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec.structs import replace
 
 from ...envelope import Envelope
@@ -19,16 +21,24 @@ class Schedules:
         self._stored: dict[str, StoredSchedule] = {}
 
     def put(self, schedule: Schedule, next_at: float) -> None:
-        """Store a schedule; counts and pause are kept where it replaces another."""
+        """Store a schedule; counts, pause and declaration are kept where it replaces another."""
         found = self._stored.get(schedule.name)
         if found is None:
             self._stored[schedule.name] = StoredSchedule(schedule=schedule, next_at=next_at)
         else:
             self._stored[schedule.name] = replace(found, schedule=schedule, next_at=next_at)
 
-    def all(self) -> list[StoredSchedule]:
-        """All of them, by name."""
-        return sorted(self._stored.values(), key=lambda stored: stored.schedule.name)
+    def replace(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
+        """Store `new` if `old` is what is there; whether it was."""
+        if self._stored.get(new.schedule.name) != old:
+            return False
+        self._stored[new.schedule.name] = new
+        return True
+
+    def find(self, names: Collection[str] | None) -> list[StoredSchedule]:
+        """All of them, or those of these names; sorted by name."""
+        found = self._stored if names is None else self._stored.keys() & set(names)
+        return [self._stored[name] for name in sorted(found)]
 
     def pause(self, name: str, *, paused: bool) -> bool:
         """Hold its ticks, or let them go on. False: there is none of that name."""

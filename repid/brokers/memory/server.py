@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -167,14 +167,20 @@ class InMemoryServer:
 
     @hosted
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
-        """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
+        """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
         check_envelopes([schedule.envelope])
         await self._session.step(lambda _: self._schedules.put(schedule, next_at))
 
     @hosted
-    async def schedules(self) -> list[StoredSchedule]:
-        """All schedules, by name."""
-        return await self._session.step(lambda _: self._schedules.all())
+    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
+        """Store `new` if what is stored under its name equals `old` (None: nothing is); whether it did."""
+        check_envelopes([new.schedule.envelope])
+        return await self._session.step(lambda _: self._schedules.replace(old, new))
+
+    @hosted
+    async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
+        """All schedules, or those of these names that are there; sorted by name."""
+        return await self._session.step(lambda _: self._schedules.find(names))
 
     @hosted
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:

@@ -7,7 +7,7 @@
 * `store`: what all operations share. `publishing`, `claiming`, `settling`, `views`, `results`, `schedules` are the
   operations: synchronous, each inside a transaction that is open.
 * `directory`: queues, lanes and consumers as all processes see them.
-* `rows`: envelope ↔ row. `schema`: the file and its migrations. `clock`, `errors`.
+* `rows`: envelope ↔ row. `schema`: the file and its migrations, of which `schedule_names` is one. `clock`, `errors`.
 """
 
 from .server import SQLiteMessageBroker, SQLiteServer

@@ -2,44 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from ...envelope import Envelope
-from ...ports import Schedule, StoredSchedule, TickOutcome
+from ...errors import ConfigurationError
+from ...ports import Declaration, Schedule, StoredSchedule, TickOutcome
 from .publishing import publish_declaring
-from .rows import Body, Key, to_id
+from .rows import Body, Key, to_id, to_key
 from .store import Store
 
 _PUT = """
-INSERT INTO schedule (name, body, next_at) VALUES (?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET body = excluded.body, next_at = excluded.next_at
+INSERT INTO schedule (name, body, next_at, every) VALUES (?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET body = excluded.body, next_at = excluded.next_at, every = excluded.every
 """
 
-encode_schedule = msgspec.msgpack.Encoder().encode
+_REPLACE = """
+INSERT OR REPLACE INTO schedule (name, body, next_at, every, paused, fired, skipped, last_id, declaration)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+_ALL = "SELECT body, next_at, paused, fired, skipped, last_id, declaration FROM schedule"
+_BY_NAME = f"{_ALL} ORDER BY name"
+_OF_NAMES = f"{_ALL} WHERE name IN (SELECT value FROM json_each(?)) ORDER BY name"  # noqa: S608  of our own
+
+_encode = msgspec.msgpack.Encoder().encode
 _decode_schedule = msgspec.msgpack.Decoder(Schedule).decode
+_decode_declaration = msgspec.msgpack.Decoder(Declaration).decode
 
 
-def put(store: Store, name: str, body: bytes, next_at: float) -> None:
-    """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
-    store.execute(_PUT, (name, body, float(next_at)))
+def encode_schedule(schedule: Schedule) -> bytes:
+    """The schedule as it is stored. Raises `ConfigurationError` if it cannot be written."""
+    try:
+        return _encode(schedule)
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise ConfigurationError(f"schedule {schedule.name!r} cannot be written to SQLite ({error})") from error
 
 
-def all_of(store: Store) -> list[StoredSchedule]:
-    """All of them, by name."""
-    rows = store.execute("SELECT body, next_at, paused, fired, skipped, last_id FROM schedule ORDER BY name").fetchall()
-    return [
-        StoredSchedule(
-            schedule=_decode_schedule(body),
-            next_at=next_at,
-            paused=bool(paused),
-            fired=fired,
-            skipped=skipped,
-            last_id=None if last_id is None else to_id(last_id),
-        )
-        for body, next_at, paused, fired, skipped, last_id in rows
-    ]
+def put(store: Store, schedule: Schedule, body: bytes, next_at: float) -> None:
+    """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
+    store.execute(_PUT, (schedule.name, body, float(next_at), schedule.every))
+
+
+def replace(store: Store, old: StoredSchedule | None, new: StoredSchedule, body: bytes) -> bool:
+    """Store `new` if `old` is what is there; whether it was."""
+    name = new.schedule.name
+    found = find(store, [name])
+    if (found[0] if found else None) != old:
+        return False
+    last_id = None if new.last_id is None else to_key(new.last_id)
+    declaration = None if new.declaration is None else _encode(new.declaration)
+    fields = (float(new.next_at), new.schedule.every, new.paused, new.fired, new.skipped, last_id, declaration)
+    store.execute(_REPLACE, (name, body, *fields))
+    return True
+
+
+def find(store: Store, names: Collection[str] | None) -> list[StoredSchedule]:
+    """All of them, or those of these names; sorted by name."""
+    if names is None:
+        rows = store.execute(_BY_NAME).fetchall()
+    else:
+        rows = store.execute(_OF_NAMES, (json.dumps(list(names)),)).fetchall()
+    return [_stored(*row) for row in rows]
+
+
+def _stored(
+    body: bytes, next_at: float, paused: int, fired: int, skipped: int, last_id: Key | None, declaration: bytes | None
+) -> StoredSchedule:
+    return StoredSchedule(
+        schedule=_decode_schedule(body),
+        next_at=next_at,
+        paused=bool(paused),
+        fired=fired,
+        skipped=skipped,
+        last_id=None if last_id is None else to_id(last_id),
+        declaration=None if declaration is None else _decode_declaration(declaration),
+    )
 
 
 def pause(store: Store, name: str, *, paused: bool) -> bool:

@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ...errors import BrokerRefused, ConfigurationError, RepidError
 from .errors import STATEMENT_FAILED, explain_open, is_busy
+from .schedule_names import rename_schedules
 
 APPLICATION_ID = 0x72657064
 """The bytes "repd" in the file's header: it is ours."""
@@ -86,13 +87,22 @@ CREATE TABLE schedule (
 ) WITHOUT ROWID;
 """
 
+_SCHEDULES = """
+ALTER TABLE schedule ADD COLUMN declaration BLOB;
+ALTER TABLE schedule ADD COLUMN every REAL;
+CREATE INDEX schedule_next ON schedule (next_at) WHERE paused = 0;
+CREATE INDEX schedule_last ON schedule (next_at - every) WHERE paused = 0 AND every IS NOT NULL;
+"""
+
 _SUSPECTS = """
 ALTER TABLE lane ADD COLUMN suspects INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE message ADD COLUMN trail BLOB;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _SUSPECTS)
-"""The n-th script makes a file of version n out of one of version n - 1. What was released is never changed."""
+Migration: TypeAlias = str | Callable[[sqlite3.Connection], None]
+
+MIGRATIONS: tuple[Migration, ...] = (_FIRST, _SCHEDULES, rename_schedules, _SUSPECTS)
+"""The n-th script or function makes a file of version n out of one of version n - 1. What was released is never changed."""
 
 
 class Opening(NamedTuple):
@@ -198,18 +208,15 @@ def _check_owner(connection: sqlite3.Connection, path: str) -> None:
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Run the scripts the file lacks, all in one transaction: another process sees none of them or all."""
+    """Run the migrations the file lacks, all in one transaction: another process sees none of them or all."""
     execute = connection.execute
     if _version(connection, path) == len(MIGRATIONS):
         return
     execute("BEGIN EXCLUSIVE")
     try:
-        for script in MIGRATIONS[
-            _version(connection, path) :
-        ]:  # looked at again: another process may have been quicker
-            for statement in script.split(";\n"):
-                if statement.strip():
-                    execute(statement)
+        version = _version(connection, path)  # looked at again: another process may have been quicker
+        for migration in MIGRATIONS[version:]:
+            _run(connection, migration)
         execute(f"PRAGMA application_id = {APPLICATION_ID}")
         execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         execute("COMMIT")
@@ -217,6 +224,15 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         if connection.in_transaction:
             execute("ROLLBACK")
         raise
+
+
+def _run(connection: sqlite3.Connection, migration: Migration) -> None:
+    if callable(migration):
+        migration(connection)
+        return
+    for statement in migration.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
 
 
 def _version(connection: sqlite3.Connection, path: str) -> int:

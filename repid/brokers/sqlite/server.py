@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
-
-import msgspec
 
 from ...delivery import NewResult, StoredResult
 from ...envelope import Envelope
@@ -219,17 +217,21 @@ class SQLiteServer:
 
     @hosted
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
-        """Store a schedule, in place of one of the same name, whose counts and pause it keeps."""
-        try:
-            body = schedules.encode_schedule(schedule)
-        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-            raise ConfigurationError(f"schedule {schedule.name!r} cannot be written to SQLite ({error})") from error
-        await self._session.change(lambda store: schedules.put(store, schedule.name, body, next_at))
+        """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
+        body = schedules.encode_schedule(schedule)
+        await self._session.change(lambda store: schedules.put(store, schedule, body, next_at))
 
     @hosted
-    async def schedules(self) -> list[StoredSchedule]:
-        """All of them, by name."""
-        return await self._session.look(schedules.all_of)
+    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
+        """Store `new` if what is stored under its name equals `old` (None: nothing is); whether it did."""
+        body = schedules.encode_schedule(new.schedule)
+        return await self._session.change(lambda store: schedules.replace(store, old, new, body))
+
+    @hosted
+    async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
+        """All of them, or those of these names that are there; sorted by name."""
+        chosen = None if names is None else list(names)
+        return await self._session.look(lambda store: schedules.find(store, chosen))
 
     @hosted
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:

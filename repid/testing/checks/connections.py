@@ -11,7 +11,7 @@ import trio
 from ...delivery import ACK, DeadLetter, NewResult
 from ...envelope import Options
 from ...errors import DuplicateId, NotConnected, UsageError
-from ...ports import SETTLED, Broker, Consumer, Counts, Schedule
+from ...ports import SETTLED, Broker, Consumer, Counts, Schedule, StoredSchedule
 from ..expecting import expect
 from ..judging import check
 from ..lab import Lab, ids, message, messages
@@ -48,6 +48,7 @@ def _calls(broker: Broker) -> dict[str, Callable[[], Awaitable[object]]]:
         "fetch_results": lambda: broker.fetch_results(["1"]),
         "now": broker.now,
         "put_schedule": lambda: broker.put_schedule(schedule, 1),
+        "replace_schedule": lambda: broker.replace_schedule(None, StoredSchedule(schedule=schedule, next_at=1)),
         "schedules": broker.schedules,
         "pause_schedule": lambda: broker.pause_schedule("s", paused=False),
         "tick": lambda: broker.tick("s", 1, 2, message("1")),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import trio
 
 from ...delivery import ACK, DeadLetter, Release, Retry
 from ...envelope import Envelope, Options, PrioritiesT
-from ...ports import Schedule, StoredSchedule, TickOutcome
+from ...ports import Declaration, Schedule, StoredSchedule, TickOutcome
 from ..expecting import expect, expect_between
 from ..judging import check
 from ..lab import Lab, ids, message
@@ -209,6 +210,55 @@ async def putting_a_schedule_again_does_not_forget_its_message(lab: Lab) -> None
     await lab.broker.put_schedule(every(), AT + 60)
     expect("the last id", (await stored(lab)).last_id, "1")
     expect("a tick while its message lives", await tick(lab, AT + 60, "2"), "skipped")
+
+
+@check()
+async def a_schedule_is_replaced_only_if_nothing_has_changed(lab: Lab) -> None:
+    """`replace_schedule` stores all it is given where what is there equals what is expected, and else changes nothing."""
+    declaration = Declaration("actor", "mark", ("former",), "former", AT)
+    new = StoredSchedule(
+        schedule=every(), next_at=AT, paused=True, fired=3, skipped=2, last_id="x", declaration=declaration
+    )
+    plain = StoredSchedule(schedule=every(), next_at=AT)
+    expect("in place of what is not there", await lab.broker.replace_schedule(plain, new), expected=False)
+    expect("the schedules", await lab.broker.schedules(), [])
+    expect("where nothing is", await lab.broker.replace_schedule(None, new), expected=True)
+    expect("where something is", await lab.broker.replace_schedule(None, plain), expected=False)
+    expect("the schedules", await lab.broker.schedules(), [new])
+    expect("in place of another", await lab.broker.replace_schedule(plain, plain), expected=False)
+    expect("the schedules", await lab.broker.schedules(), [new])
+    running = msgspec.structs.replace(new, paused=False, next_at=AT + 1)
+    expect("in place of itself", await lab.broker.replace_schedule(new, running), expected=True)
+    expect("a tick of it", await tick(lab, AT + 1, "1"), "fired")
+    expect("after a tick", await lab.broker.replace_schedule(running, plain), expected=False)
+    await lab.broker.put_schedule(every(every=5.0), AT + 2)
+    found = await stored(lab)
+    expect("fired, last id, declaration", (found.fired, found.last_id, found.declaration), (4, "1", declaration))
+
+
+@check()
+async def one_of_many_replacements_is_made(lab: Lab) -> None:
+    """Of any number of clients that replace the same schedule at once, one does."""
+    outcomes: Counter[bool] = Counter()
+
+    async def one(number: int) -> None:
+        new = StoredSchedule(schedule=every(every=float(number + 1)), next_at=AT)
+        outcomes[await lab.broker.replace_schedule(None, new)] += 1
+
+    async with trio.open_nursery() as nursery:
+        for number in range(TICKERS):
+            nursery.start_soon(one, number)
+    expect("how many did", dict(outcomes), {True: 1, False: TICKERS - 1})
+
+
+@check()
+async def schedules_are_found_by_their_names(lab: Lab) -> None:
+    """Asked for names, `schedules` gives those that are there, sorted by name."""
+    for name in ("b", "a ü", "c"):
+        await lab.broker.put_schedule(every(name), AT)
+    found = await lab.broker.schedules(["c", "no such", "a ü"])
+    expect("the names", [each.schedule.name for each in found], ["a ü", "c"])
+    expect("of no names", await lab.broker.schedules([]), [])
 
 
 @check()

@@ -1,0 +1,200 @@
+"""The times of a cron expression in a time zone: pure, the time comes in.
+
+The rule is that of Debian's cron (its manual page cron(8), "Notes"), which tells two kinds of expressions apart:
+
+* A fixed-time expression has a star at the start of neither its minute nor its hour, such as `30 2 * * *`. It names
+  times of the day, and each of them comes once a day. In an hour that is repeated it comes the first time only; if
+  its hour is skipped, it comes at the moment at which the clock jumps. Several such times that fall into one gap are
+  one tick.
+* Any other expression, such as `*/10 * * * *` or `0 * * * *`, is about spacing. It comes whenever the clock shows a
+  time that matches: in a repeated hour each time, in a skipped hour not at all, so that the real spacing stays.
+
+Debian's cron takes a jump of more than three hours for a correction of the clock. Here the zone itself says what was a
+jump, so jumps of every size are treated alike (Samoa skipped a whole day in 2011).
+
+cronsim knows expressions but its own arithmetic with zones can give a time that is over, and it miscounts in zones
+whose clocks move by half an hour. So it only enumerates matching wall-clock times here, which need no zone. The instants
+are ours: an instant that is returned is later than the one that was given by construction, whatever the zone does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from .errors import ConfigurationError, MissingExtra, did_you_mean
+
+NAMED = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+"""Names for expressions, as crontab(5) has them."""
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  a wall-clock time, as all naive ones here
+_DAY = 86400
+_SECOND = timedelta(seconds=1)
+
+
+def check_cron(what: str, expression: str, timezone: str) -> str:
+    """The expression with single spaces. Raises `ConfigurationError`, beginning with `what`, for a bad one or zone."""
+    if not isinstance(expression, str):
+        raise ConfigurationError(f"cron of {what} must be text such as '30 4 * * *', but is {expression!r}")
+    tidy = " ".join(expression.split())
+    _find_zone(what, timezone)
+    _first(what, tidy, _matches(what, tidy, datetime(2000, 1, 1)))  # noqa: DTZ001  any wall-clock time
+    return tidy
+
+
+def next_time(what: str, expression: str, timezone: str, after: float) -> float:
+    """The first time later than `after`, both in seconds since 1970. Raises `ConfigurationError` as `check_cron`."""
+    zone = _find_zone(what, timezone)
+    try:
+        find = _by_calendar if is_fixed_time(expression) else _by_clock
+        return float(find(what, expression, zone, int(after // 1)))
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise _never(what, expression) from None  # past the year 9999
+
+
+def is_fixed_time(expression: str) -> bool:
+    """Whether it names times of the day: neither its minute nor its hour starts with a star."""
+    fields = NAMED.get(expression.lower(), expression).split()
+    return not any(field.startswith("*") for field in fields[-5:-3])
+
+
+def _by_calendar(what: str, expression: str, zone: ZoneInfo, after: int) -> int:
+    """The first instant later than `after` that a fixed time of the day has."""
+    walls = _matches(what, expression, _wall(zone, after))
+    while True:  # in a repeated hour, over the times which came in its first half
+        instant = _instant(zone, _first(what, expression, walls))
+        if instant > after:
+            return instant
+
+
+def _by_clock(what: str, expression: str, zone: ZoneInfo, after: int) -> int:
+    """The first instant later than `after` at which the clock shows a time that matches.
+
+    Between two changes of the zone's offset, clock and instants go along with each other. So what matches is looked
+    for up to the next change, and from there on again.
+    """
+    while True:
+        offset = _offset(zone, after + 1)
+        wall = _EPOCH + timedelta(seconds=after) + offset
+        match = _first(what, expression, _matches(what, expression, wall))
+        instant = (match - offset - _EPOCH) // _SECOND
+        change = _next_change(zone, after + 1, instant)
+        if change is None:
+            return instant
+        after = change - 1
+
+
+def _instant(zone: ZoneInfo, wall: datetime) -> int:
+    """When the clock shows this time first; if it never does, when it jumps over it."""
+    first, second = ((wall - _offset_of(zone, wall, fold) - _EPOCH) // _SECOND for fold in (0, 1))
+    if _wall(zone, first) == wall:
+        return first
+    change = _next_change(zone, min(first, second), max(first, second))
+    return max(first, second) if change is None else change
+
+
+def _next_change(zone: ZoneInfo, first: int, last: int) -> int | None:
+    """The first instant after `first`, and not after `last`, with another offset than at `first`.
+
+    It is looked for day by day: two changes within one day which cancel each other out are not seen.
+    """
+    offset = _offset(zone, first)
+    before = first
+    while before < last:
+        probe = min(before + _DAY, last)
+        if _offset(zone, probe) != offset:
+            while probe - before > 1:
+                middle = (before + probe) // 2
+                if _offset(zone, middle) == offset:
+                    before = middle
+                else:
+                    probe = middle
+            return probe
+        before = probe
+    return None
+
+
+def _wall(zone: ZoneInfo, instant: int) -> datetime:
+    return _EPOCH + timedelta(seconds=instant) + _offset(zone, instant)
+
+
+def _offset(zone: ZoneInfo, instant: int) -> timedelta:
+    moment = (_EPOCH + timedelta(seconds=instant)).replace(tzinfo=UTC).astimezone(zone)
+    return _offset_of(zone, moment.replace(tzinfo=None), moment.fold)
+
+
+def _offset_of(zone: ZoneInfo, wall: datetime, fold: int) -> timedelta:
+    offset = zone.utcoffset(wall.replace(fold=fold))
+    assert offset is not None  # those of the database always have one
+    return offset
+
+
+def _matches(what: str, expression: str, after: datetime) -> Iterator[datetime]:
+    """The wall-clock times later than `after` that match, in order."""
+    cron_times, error = _cronsim()
+    try:
+        return iter(cron_times(_expand(what, expression), after.replace(microsecond=0)))
+    except (error, ValueError) as reason:
+        if isinstance(reason, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{what} has an invalid cron expression {expression!r}: {reason}") from None
+
+
+def _first(what: str, expression: str, walls: Iterator[datetime]) -> datetime:
+    try:
+        return next(walls).replace(fold=0)
+    except StopIteration:
+        raise _never(what, expression) from None
+
+
+def _never(what: str, expression: str) -> ConfigurationError:
+    return ConfigurationError(f"{what} has a cron expression that never matches: {expression!r}")
+
+
+def _expand(what: str, expression: str) -> str:
+    if not expression.startswith("@"):
+        return expression
+    name = expression.lower()
+    if name == "@reboot":
+        raise ConfigurationError(
+            f"{what} has an invalid cron expression {expression!r}: a schedule does not know when a machine starts; "
+            "enqueue a job where your program starts instead"
+        )
+    if name not in NAMED:
+        raise ConfigurationError(
+            f"{what} has an invalid cron expression {expression!r}{did_you_mean(name, NAMED)}: "
+            f"the names are {', '.join(sorted(NAMED))}"
+        )
+    return NAMED[name]
+
+
+def _find_zone(what: str, name: str) -> ZoneInfo:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"timezone of {what} must be text such as 'Europe/Berlin', but is {name!r}")
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ConfigurationError(
+            f"{what} has an unknown time zone {name!r}: give a name such as 'Europe/Berlin' "
+            "(on a system without time zones, install the extra 'cron')"
+        ) from None
+
+
+def _cronsim() -> tuple[Callable[..., Any], type[Exception]]:
+    try:
+        from cronsim import CronSim, CronSimError  # noqa: PLC0415  an extra
+    except ImportError:
+        raise MissingExtra("a cron schedule", "cron") from None
+    return CronSim, CronSimError
