@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from .errors import PayloadError
+from .errors import PayloadError, shown
 
 JSON = "application/json"
 MESSAGE_PACK = "application/msgpack"
@@ -67,7 +68,10 @@ def encode_json(value: Any) -> bytes:
 
 
 def fault_of(error: Exception, payload: bytes = b"") -> tuple[str, str]:
-    """Where msgspec failed and why, as a fault of a `PayloadError`; a position in bytes where `payload` tells one."""
+    """Where msgspec failed and why, as a fault of a `PayloadError`; a position in bytes where `payload` tells one.
+
+    It is one line that can be printed, and tells of the payload's values nothing but their types.
+    """
     if isinstance(error, RecursionError):
         return "$", "nested too deeply"
     if isinstance(error, UnicodeDecodeError):
@@ -80,9 +84,15 @@ def fault_of(error: Exception, payload: bytes = b"") -> tuple[str, str]:
     if text == "Input data was truncated":
         return "$", f"the data ends too early (byte {len(payload)})" if payload else text
     text, _, place = text.rpartition(" - at `") if text.endswith("`") and " - at `" in text else (text, "", "$`")
+    text = _ALLOWED.sub("Not one of the values that are allowed", shown(text))
+    place = shown(place)
     if place.startswith("key` in `"):
         return place.removeprefix("key` in `")[:-1], f"{text} (as a key)"
     return place[:-1], text
+
+
+_ALLOWED = re.compile("^Invalid (?:enum )?value .*")
+"""What msgspec says of enums, literals and tags. It holds the value, which may be nobody's to read in a log."""
 
 
 def path_to(path: str, key: object) -> str:
@@ -95,7 +105,7 @@ def path_to(path: str, key: object) -> str:
     if key.isidentifier() and len(key) <= 80:
         return f"{path}.{key}"
     quoted = key.encode("utf-8", "backslashreplace").decode()
-    quoted = msgspec.json.encode(quoted if len(quoted) <= 80 else f"{quoted[:79]}…").decode()
+    quoted = shown(msgspec.json.encode(quoted if len(quoted) <= 80 else f"{quoted[:79]}…").decode())
     return f"{path}[{quoted}]"
 
 

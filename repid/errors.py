@@ -74,7 +74,7 @@ class PublishUnknown(BrokerError):
     def __init__(self, ids: Iterable[str]) -> None:
         self.ids = tuple(ids)
         super().__init__(
-            f"no answer to the publishing of {len(self.ids)} message(s) ({', '.join(self.ids[:3])}…): "
+            f"no answer to the publishing of {len(self.ids)} message(s) ({', '.join(map(repr, self.ids[:3]))}…): "
             "they may or may not be there; publish them again under the same ids"
         )
 

@@ -13,9 +13,9 @@ from .delivery import StoredResult
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
 from .errors import ConfigurationError, ResultError, UsageError
 from .hosts import hosted
-from .names import check_duration, check_known, check_name
+from .names import check_duration, check_id, check_known, check_name
 from .ports import Broker, Missed, Overlap, Schedule, Snapshot
-from .producer import check_id, make_options
+from .producer import make_options
 from .queue import Queue
 from .results import Lazy, Result, Status
 from .schedule import check_same_arguments, declared, make_schedule, schedule_name
@@ -80,7 +80,7 @@ class Job:
         self.queue = queue if isinstance(queue, Queue) else Queue(queue, app=app)
         self.args = args
         self._app = self.queue.app if app is None else app
-        self._id = check_id(options.get("id_"))
+        self._id = check_id(options.get("id_"), "the id_ of a job")
         self._deferred_until = _check_moment(options)
         self._latest: JobHandle | None = None
         self._model = Envelope(

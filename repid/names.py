@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
@@ -13,22 +14,102 @@ from typing import Any
 from .errors import ConfigurationError, did_you_mean
 from .retry import seconds
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,254}")
+LONGEST_REPR = 120
+"""Characters of a value that an error's text shows."""
+
+LARGEST_NUMBER = 2.0**63
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]*")
+_LONGEST_NAME = 255
+_SIGNS = frozenset("_.:/-")
+
+
+def brief(value: object) -> str:
+    """The repr of a value for an error's text: not too long, and also of what has none."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  a repr may raise anything; numbers of many digits do
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= LONGEST_REPR else f"{text[:LONGEST_REPR]}…"
+
+
+def check_text(name: str, value: str) -> str:
+    """The value itself; raises `ConfigurationError` unless it is text that UTF-8 can write."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be text, but is {brief(value)}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"{name} holds a lone surrogate, which UTF-8 cannot write: {brief(value)}; "
+                'give value.encode("utf-8", "backslashreplace").decode() instead'
+            ) from None
+    return value
+
+
+def check_id(id_: str | None, what: str = "a message id") -> str | None:
+    """The id itself; raises `ConfigurationError` unless it is text of 1 to 255 characters of one line, or None."""
+    if id_ is None:
+        return None
+    if not isinstance(id_, str) or not 0 < len(id_) <= 255:
+        raise ConfigurationError(f"{what} must be text of 1 to 255 characters, but is {brief(id_)}")
+    if not id_.isprintable():
+        for character in id_:
+            if unicodedata.category(character) in _NOT_IN_IDS:
+                raise ConfigurationError(
+                    f"{what} must be one line of text that UTF-8 can write, without control characters, but "
+                    f"{brief(id_)} holds {character!r}"
+                )
+    return id_
+
+
+_NOT_IN_IDS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Control characters, surrogates, separators of lines and paragraphs: a log line or a terminal would be at their mercy."""
+
+
+def check_number(name: str, value: float) -> float:
+    """The value as a plain int or float; raises `ConfigurationError` unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"{name} must be a number (int or float), but is {brief(value)}")
+    if not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:  # NaN is not either
+        raise ConfigurationError(f"{name} must be a finite number up to {LARGEST_NUMBER:g}, but is {brief(value)}")
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def check_name(kind: str, name: str) -> str:
-    """The name itself; raises `ConfigurationError` unless letters, digits and `_.:/-`, 255 at most, letter first."""
+    """The name itself; raises `ConfigurationError` unless letters, digits and `_.:/-`, 255 at most, letter first.
+
+    Letters and digits are those of any script, with the marks that belong to them. Names are compared character by
+    character: two that look alike and are composed in another way (NFC, NFD) are two names.
+    """
     if not isinstance(name, str) or not _is_name(name):
         raise ConfigurationError(
-            f"{name!r} is not a valid {kind} name: it must start with a letter or _, go on with letters, digits "
-            "or any of _ . : / - and have at most 255 characters"
+            f"{brief(name)} is not a valid {kind} name: it must start with a letter or _, go on with letters, digits "
+            f"or any of _ . : / - and have at most {_LONGEST_NAME} characters{_culprit(name)}"
         )
     return name
 
 
 @lru_cache(maxsize=4096)
 def _is_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None
+    if not 0 < len(name) <= _LONGEST_NAME:
+        return False
+    return _PLAIN_NAME.fullmatch(name) is not None or (_may_begin(name[0]) and all(map(_may_be_in_name, name)))
+
+
+def _may_begin(character: str) -> bool:
+    return character == "_" or character.isalpha()
+
+
+def _may_be_in_name(character: str) -> bool:
+    """Letters, digits and other numbers, and the marks without which many scripts cannot write a word."""
+    return character in _SIGNS or unicodedata.category(character)[0] in "LNM"
+
+
+def _culprit(name: object) -> str:
+    wrong = [each for each in name if not _may_be_in_name(each)] if isinstance(name, str) else []
+    return f"; {wrong[0]!r} ({unicodedata.name(wrong[0], 'without a name')}) is none of them" if wrong else ""
 
 
 def check_duration(name: str, value: float | timedelta, *, positive: bool = False) -> float:
@@ -37,13 +118,15 @@ def check_duration(name: str, value: float | timedelta, *, positive: bool = Fals
     `positive`: zero is refused too.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
-        raise ConfigurationError(f"{name} must be seconds or a timedelta, but is {value!r}")
+        raise ConfigurationError(f"{name} must be seconds or a timedelta, but is {brief(value)}")
     try:
         duration = seconds(value)
     except OverflowError:
         raise ConfigurationError(f"{name} must be less than 1e308 seconds") from None
     if math.isnan(duration) or duration < 0 or (positive and duration == 0):
-        raise ConfigurationError(f"{name} must {'be positive' if positive else 'not be negative'}, but is {value!r}")
+        raise ConfigurationError(
+            f"{name} must {'be positive' if positive else 'not be negative'}, but is {brief(value)}"
+        )
     return duration
 
 
@@ -51,7 +134,7 @@ def check_count(name: str, value: float, *, least: int = 0) -> float:
     """A whole number of at least `least`, or infinity; raises `ConfigurationError` for anything else."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (whole or value == math.inf) or value < least:
-        raise ConfigurationError(f"{name} must be a whole number of at least {least}, but is {value!r}")
+        raise ConfigurationError(f"{name} must be a whole number of at least {least}, but is {brief(value)}")
     return value
 
 
@@ -65,7 +148,7 @@ def check_retries(name: str, value: float) -> int:
 def check_flag(name: str, value: bool) -> bool:
     """The value itself; raises `ConfigurationError` unless it is True or False."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, but is {value!r}")
+        raise ConfigurationError(f"{name} must be True or False, but is {brief(value)}")
     return value
 
 
@@ -132,7 +215,7 @@ def _forms(value: Any) -> tuple[Any, Any]:
 
 def _check_takes(name: str, value: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> None:
     if not callable(value):
-        raise ConfigurationError(f"{name} must be callable, but is {value!r}")
+        raise ConfigurationError(f"{name} must be callable, but is {brief(value)}")
     try:
         signature = inspect.signature(value)
     except (TypeError, ValueError):  # of what is written in C there may be none
@@ -147,13 +230,13 @@ def _check_takes(name: str, value: Any, arguments: Sequence[str], keywords: Mapp
 def check_mapping(name: str, value: object) -> None:
     """Raises `ConfigurationError` unless the value is a mapping."""
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{name} must be a mapping, but is {value!r}")
+        raise ConfigurationError(f"{name} must be a mapping, but is {brief(value)}")
 
 
 def check_iterable(name: str, value: object) -> None:
     """Raises `ConfigurationError` unless the value can be iterated over, and is no text."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
-        raise ConfigurationError(f"{name} must be a list of several, but is {value!r}")
+        raise ConfigurationError(f"{name} must be a list of several, but is {brief(value)}")
 
 
 def check_one_of(name: str, value: object, known: Iterable[str]) -> None:
@@ -161,4 +244,4 @@ def check_one_of(name: str, value: object, known: Iterable[str]) -> None:
     words = list(known)
     if not isinstance(value, str) or value not in words:
         hint = did_you_mean(value, words) if isinstance(value, str) else ""
-        raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, words))}, but is {value!r}{hint}")
+        raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, words))}, but is {brief(value)}{hint}")

@@ -10,17 +10,20 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
-from .codec import JSON, encode_json
+from .codec import JSON, MESSAGE_PACK_CODEC, encode_json
 from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
-from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared
+from .errors import BrokerRefused, ConfigurationError, PayloadError, QueueNotDeclared
 from .names import (
+    brief,
     check_duration,
     check_flag,
+    check_id,
     check_iterable,
     check_known,
     check_mapping,
     check_name,
     check_retries,
+    check_text,
 )
 from .ports import Broker
 
@@ -144,14 +147,15 @@ def accepted(envelope: Envelope, outcomes: Outcomes) -> Envelope:
 def make_envelope(channel: str, payload: bytes, content_type: str | None, options: SendOptions) -> Envelope:
     """The envelope for what was said; raises `ConfigurationError` naming what is wrong with it."""
     check_name("channel", channel)
-    if content_type is not None and not isinstance(content_type, str):
-        raise ConfigurationError(f"content_type must be text such as {JSON!r}, but is {content_type!r}")
+    if content_type is not None and content_type is not JSON:
+        check_text("content_type", content_type)
     if options.keys() <= _PLAIN:  # nothing but headers: the common case
         return Envelope(new_id(), channel, payload, content_type, copy_headers(options.get("headers")))
     check_known("a message", options, _SEND_OPTIONS)
     parameters = options.get("server_specific_parameters")
     if parameters is not None:
         check_mapping("server_specific_parameters", parameters)
+        parameters = _check_parameters(dict(parameters))
     reply_to = options.get("reply_to")
     return Envelope(
         check_id(options.get("message_id")) or new_id(),
@@ -161,7 +165,7 @@ def make_envelope(channel: str, payload: bytes, content_type: str | None, option
         copy_headers(options.get("headers")),
         None if reply_to is None else check_name("channel", reply_to),
         make_options(priority=options.get("priority"), delay=options.get("delay"), ttl=options.get("ttl")),
-        None if parameters is None else dict(parameters),
+        parameters,
     )
 
 
@@ -184,7 +188,7 @@ def make_options(
         retries=None if retries is None else check_retries("retries", retries),
         timeout=None if timeout is None else check_duration("timeout", timeout, positive=True),
         store_result=store_result if store_result is None else check_flag("store_result", store_result),
-        result_id=check_id(result_id),
+        result_id=check_id(result_id, "result_id"),
         result_ttl=None if result_ttl is None else check_duration("result_ttl", result_ttl, positive=True),
     )
     return NO_OPTIONS if options == NO_OPTIONS else options
@@ -193,15 +197,16 @@ def make_options(
 def check_priority(priority: PrioritiesT) -> PrioritiesT:
     """The priority itself; raises `ConfigurationError` for what is none."""
     if not isinstance(priority, PrioritiesT):
-        raise ConfigurationError(f"priority must be PrioritiesT.HIGH, MEDIUM or LOW, but is {priority!r}")
+        raise ConfigurationError(f"priority must be PrioritiesT.HIGH, MEDIUM or LOW, but is {brief(priority)}")
     return priority
 
 
-def check_id(id_: str | None) -> str | None:
-    """The id itself; raises `ConfigurationError` unless it is text of 1 to 255 characters, or None."""
-    if id_ is not None and not (isinstance(id_, str) and 0 < len(id_) <= 255):
-        raise ConfigurationError(f"a message id must be text of 1 to 255 characters, but is {id_!r}")
-    return id_
+def _check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    try:
+        MESSAGE_PACK_CODEC.encode(parameters)
+    except PayloadError as error:
+        raise ConfigurationError(f"server_specific_parameters must be plain values: {error}") from None
+    return parameters
 
 
 def check_payload(payload: bytes) -> None:
@@ -221,7 +226,10 @@ def copy_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     copy = dict(headers)
     for name, value in copy.items():
         if type(name) is not str or type(value) is not str:
-            raise ConfigurationError(f"headers must map text to text, but hold {name!r}: {value!r}")
+            raise ConfigurationError(f"headers must map text to text, but hold {brief(name)}: {brief(value)}")
+        if not (name.isascii() and value.isascii()):
+            check_text("the name of a header", name)
+            check_text(f"the header {name!r}", value)
     return copy
 
 

@@ -13,10 +13,18 @@ _DISPOSITIONS = frozenset({Ack, Retry, Release, DeadLetter, Cancel})
 
 
 def check_envelopes(envelopes: Iterable[Envelope]) -> None:
-    """Raise `ConfigurationError` for a payload that is not bytes, headers that are no dict, options that are no numbers."""
+    """Raise `ConfigurationError` for a payload that is not bytes, headers that are no dict, options that are no numbers,
+    and text that UTF-8 cannot write.
+    """
     for envelope in envelopes:
         if type(envelope.payload) is not bytes or type(envelope.headers) is not dict:
             _check_types(envelope)
+        if not envelope.id.isascii():
+            _check_text(envelope, "id", envelope.id)
+        for name, value in envelope.headers.items():
+            if not (isinstance(value, str) and value.isascii() and name.isascii()):
+                _check_text(envelope, "header", name)
+                _check_text(envelope, f"header {name!r}", value)
         if envelope.options is not NO_OPTIONS:
             _check_options(envelope)
 
@@ -51,6 +59,17 @@ def _check_types(envelope: Envelope) -> None:
             raise ConfigurationError(
                 f"the {name} of message {envelope.id!r} must be {kind.__name__}, but is of type {wrong}"
             )
+
+
+def _check_text(envelope: Envelope, what: str, text: object) -> None:
+    try:
+        if isinstance(text, str):
+            text.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"message {envelope.id!r} cannot be published: its {what} holds a lone surrogate, {text!r}, which UTF-8 "
+            "cannot write"
+        ) from None
 
 
 def _check_options(envelope: Envelope) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import force_setattr
 
 Reason: TypeAlias = Literal["failed", "nacked", "payload", "unrouted", "expired", "poison"]
 """Why a message is dead: the actor failed for the last time; the actor said nack; the payload does not fit;
@@ -12,11 +13,20 @@ nobody takes it; its ttl passed; too many workers died holding it."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):
-    """An error as it is stored: its type's name, its text, its traceback as text."""
+    """An error as it is stored: its type's name, its text, its traceback as text.
+
+    Whatever an actor raises must be recorded, so lone surrogates, which UTF-8 cannot write, become escapes.
+    """
 
     type: str
     text: str
     traceback: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            text: str = getattr(self, name)
+            if not text.isascii():
+                force_setattr(self, name, text.encode("utf-8", "backslashreplace").decode())
 
 
 class Ack(msgspec.Struct, frozen=True):

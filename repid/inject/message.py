@@ -17,7 +17,7 @@ from ..delivery import ACK, Ack, Cancel, DeadLetter, Delivery, Disposition, Prog
 from ..envelope import Envelope
 from ..errors import AlreadySettled, UsageError
 from ..hosts import crossing
-from ..names import check_duration
+from ..names import check_duration, check_number, check_text
 from ..producer import Outcomes, Producer, Publish, accepted, check_payload, make_envelope
 
 T = TypeVar("T")
@@ -233,8 +233,15 @@ class Message(Received, Producer):
     def progress(self, done: float, total: float | None = None, note: str = "") -> Coroutine[Any, Any, None]:
         """Tell whoever watches the job how far this run has come. Cheap enough for a loop: what is told in quick
         succession is coalesced, the last one counts. Told after the verdict, it goes unheard.
+
+        Raises `ConfigurationError` unless `done` and `total` are finite numbers and `note` is text.
         """
-        return Said(self._desk.in_trio(self._desk.report, self._delivery, Progress(done, total, note)))
+        progress = Progress(
+            check_number("done", done),
+            None if total is None else check_number("total", total),
+            check_text("the note of a progress", note),
+        )
+        return Said(self._desk.in_trio(self._desk.report, self._delivery, progress))
 
     def reply(
         self,

@@ -249,7 +249,7 @@ class Crew:
             self._warned.add((envelope.queue, envelope.topic))
             names = self.roles.names(envelope.queue)
             log.warning(
-                "message %s on channel %r has the topic %r, which no actor here takes%s; it is released for others, "
+                "message %r on channel %r has the topic %r, which no actor here takes%s; it is released for others, "
                 "and becomes a dead letter if nobody takes it",
                 envelope.id,
                 envelope.queue,
@@ -293,7 +293,7 @@ class Crew:
         """The worker ends: release what actors in the mode `manual` left without a verdict."""
         for delivery in list(self.ledger.kept):
             log.warning(
-                "message %s was left without a verdict by its actor (confirmation_mode='manual'); it is released",
+                "message %r was left without a verdict by its actor (confirmation_mode='manual'); it is released",
                 delivery.envelope.id,
             )
             self.settler.put(Settlement(delivery, self._released()))

@@ -95,7 +95,7 @@ class Executor:
     def name(self) -> str:
         """What it runs, in words for a log."""
         run = self._run
-        return "nothing" if run is None else f"actor {run.role.actor.name!r} (message {run.delivery.envelope.id})"
+        return "nothing" if run is None else f"actor {run.role.actor.name!r} (message {run.delivery.envelope.id!r})"
 
     async def work(self) -> None:
         """Run deliveries until the channel is closed. Cancelled: releases the one it holds, if any."""
@@ -184,7 +184,7 @@ class Executor:
         try:
             run = Run(role, delivery, message, role.bind(envelope, message))
         except PayloadError as error:
-            log.error("message %s does not fit actor %r: %s", envelope.id, role.actor.name, error)  # noqa: TRY400
+            log.error("message %r does not fit actor %r: %s", envelope.id, role.actor.name, error)  # noqa: TRY400
             self._turn_away(role, delivery, PayloadRefused(Failure("PayloadError", str(error))))
             return None
         ledger.begun()
@@ -326,11 +326,11 @@ class Executor:
         """The scope has caught the cancellation: the recorded cause decides."""
         name = run.role.actor.name
         if cause is CancelRequested:
-            log.info("actor %r was cancelled with its message %s", name, run.delivery.envelope.id)
+            log.info("actor %r was cancelled with its message %r", name, run.delivery.envelope.id)
             self._conclude(run, CancelRequested())
             return
         if cause is LeaseExpired:
-            log.warning("actor %r lost the lease of message %s and was cancelled", name, run.delivery.envelope.id)
+            log.warning("actor %r lost the lease of message %r and was cancelled", name, run.delivery.envelope.id)
             self._conclude(run, LeaseExpired())
             return
         timeout = run.role.timeout(run.delivery.envelope)
@@ -346,7 +346,7 @@ class Executor:
             return
         if run.context is not None and run.context.get(abandoned, False):
             log.warning(
-                "the thread of actor %r did not end and is left behind; message %s comes back when its lease ends",
+                "the thread of actor %r did not end and is left behind; message %r comes back when its lease ends",
                 run.role.actor.name,
                 run.delivery.envelope.id,
             )

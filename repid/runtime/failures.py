@@ -60,7 +60,7 @@ def log_failure(actor: str, delivery: Delivery, disposition: Disposition, error:
         case DeadLetter(reason=reason):
             fate = f"dead letter ({reason})"
     log.error(
-        "actor %r failed on message %s in attempt %d: %s",
+        "actor %r failed on message %r in attempt %d: %s",
         actor,
         delivery.envelope.id,
         delivery.attempt,

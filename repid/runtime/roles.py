@@ -323,7 +323,7 @@ def _takes(actor: Actor, envelope: Envelope) -> bool:
     try:
         return bool(actor.takes(envelope))
     except Exception:
-        log.exception("the routing strategy of actor %r failed on message %s", actor.name, envelope.id)
+        log.exception("the routing strategy of actor %r failed on message %r", actor.name, envelope.id)
         return False
 
 

@@ -145,7 +145,7 @@ class Settler:
 
     def _log_refused(self, delivery: Delivery, disposition: Disposition) -> None:
         log.warning(
-            "verdict %s on message %s came too late: its lease had ended and it belongs to another worker",
+            "verdict %s on message %r came too late: its lease had ended and it belongs to another worker",
             type(disposition).__name__,
             delivery.envelope.id,
         )

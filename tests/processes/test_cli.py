@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from repid import Client, SQLiteServer, __version__
+from repid import Client, Envelope, SQLiteServer, __version__
 
 from .aids_supervisor import Program
 
@@ -167,8 +168,9 @@ def test_queues_dead_and_requeue_look_after_the_server_that_is_named(program: Pr
 
 def test_what_stays_dead_is_told_in_readable_lines(program: Program, repid: Command) -> None:
     def send(client: Client, *names: str) -> None:
-        for name in names:
-            client.send_message_json(channel="default", payload={}, headers={"topic": "slow"}, message_id=name)
+        envelopes = [Envelope(name, "default", b"{}", "application/json", {"topic": "slow"}) for name in names]
+        client.call(partial(program.app.server().declare, ["default"]))
+        client.call(partial(program.app.server().publish, envelopes))
 
     with program.app.sync() as client:
         send(client, "one", "two\x1b[2J", "three")
@@ -199,9 +201,10 @@ def test_dead_messages_are_removed_by_id_or_all_of_them(program: Program, repid:
 
 def test_tables_show_what_cannot_be_printed_escaped(program: Program, repid: Command) -> None:
     with program.app.sync() as client:
-        forged = {"topic": "slow", "note": "x"}
-        payload = {"\x1b]0;title\x07\n│ forged │": 1, "number": "x"}
-        client.send_message_json(channel="default", payload=payload, headers=forged, message_id="a\u2028b\u202e")
+        payload = b'{"number": "x", "\\u001b]0;title\\u0007\\n| forged |": 1}'
+        envelope = Envelope("a\u2028b\u202e", "default", payload, "application/json", {"topic": "slow"})
+        client.call(partial(program.app.server().declare, ["default"]))
+        client.call(partial(program.app.server().publish, [envelope]))
     assert repid("worker", "jobs:app", "--burst")[0] == 0
     code, output, _ = repid("dead", "jobs:app", "default")
     assert code == 0

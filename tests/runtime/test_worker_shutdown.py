@@ -564,7 +564,7 @@ async def test_the_log_names_who_was_left_without_a_verdict(
     envelope = await send(app, "forgetful")
     with caplog.at_level(logging.WARNING):
         assert await app.run_worker(burst=True) == Report(processed=1, released=1)
-    assert f"message {envelope.id} was left without a verdict" in caplog.text
+    assert f"message {envelope.id!r} was left without a verdict" in caplog.text
     assert await server.counts("default") == Counts(ready=1)
 
 
