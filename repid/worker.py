@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 
 import trio
 
-from .actors import Actor, Router
+from .actors import Actor, Router, without_namesakes
 from .actors.options import DEFAULTS, inherit
 from .application import Application, find_app, open_apps
 from .errors import ConfigurationError, MissingExtra
@@ -61,8 +61,8 @@ class WorkerOptions(TypedDict, total=False):
 class Worker(Router):
     """Runs actors: its own (`@worker.actor`) and those of its routers, on the default server of its app.
 
-    An actor added under an existing name replaces the former. Without `app=`, the app is the one whose `magic()`
-    block encloses `run()`. Options as in `WorkerOptions`. Raises `ConfigurationError` for bad ones.
+    Of two with one channel and name the first gets the messages (see `Router`). Without `app=`, the app is the one
+    whose `magic()` block encloses `run()`. Options as in `WorkerOptions`. Raises `ConfigurationError` for bad ones.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Worker(Router):
             self.include_router(router)
 
     def actors(self) -> list[Actor]:
-        """Every actor; of those with one name the last."""
+        """Every actor, in the order of declaration, with what it inherits filled in."""
         return self._actors_under(())
 
     def stop(self) -> None:
@@ -112,7 +112,7 @@ class Worker(Router):
 
     def _actors_under(self, middlewares: Sequence[Any]) -> list[Actor]:
         inherited = inherit(DEFAULTS, {"middlewares": tuple(middlewares)})
-        return list({actor.name: actor for actor in self._resolve(inherited)}.values())
+        return list(self._resolve(inherited))
 
 
 async def run_actors(
@@ -125,6 +125,7 @@ async def run_actors(
 ) -> Report:
     """Run these actors on this broker until they are stopped or done."""
     settings = make_settings(options, embedded=task_status is not trio.TASK_STATUS_IGNORED)
+    actors = without_namesakes(actors)
     if not actors:
         task_status.started(handle)
         await trio.lowlevel.checkpoint()

@@ -10,7 +10,7 @@
 from .actor import Actor, ActorMiddleware, CallNext, OnError
 from .middleware import onion
 from .options import ActorOptions, RouterOptions
-from .router import Router
+from .router import Router, without_namesakes
 from .routing import RoutingStrategy, catch_all_routing_strategy, topic_based_routing_strategy
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "catch_all_routing_strategy",
     "onion",
     "topic_based_routing_strategy",
+    "without_namesakes",
 ]

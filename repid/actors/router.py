@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar, Unpack, overload
@@ -14,6 +15,8 @@ from .actor import Actor
 from .declaration import build_actor, check_is_function, name_of, place_of
 from .options import DEFAULTS, ActorOptions, RouterOptions, check_options, inherit
 
+log = logging.getLogger("repid.worker")
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -21,7 +24,9 @@ class Router:
     """A collection of actors and of other routers.
 
     Its options (see `RouterOptions`) are defaults for its actors and for the routers included in it; what is
-    nearer to the actor wins. What is declared after a router was included counts too, until a worker runs.
+    nearer to the actor wins. What is declared after a router was included counts too, until a worker runs. An actor is
+    known by its channel and its name: of two that have both in common, the first one declared gets the messages, and a
+    worker that starts warns of the other.
     """
 
     def __init__(self, **defaults: Unpack[RouterOptions]) -> None:
@@ -88,6 +93,29 @@ class Router:
 
     def _contains(self, router: Router) -> bool:
         return self is router or any(isinstance(e, Router) and e._contains(router) for e in self._entries)
+
+
+def without_namesakes(actors: Iterable[Actor]) -> list[Actor]:
+    """Of actors with one name that read one channel the first, which gets their messages; the others are warned of.
+
+    Actors with a routing strategy of their own are not told apart by their names: all of them stay.
+    """
+    kept: list[Actor] = []
+    first: dict[tuple[str, str], Actor] = {}
+    for actor in actors:
+        former = first.setdefault((actor.channel, actor.name), actor) if actor.takes is None else actor
+        if former is actor:
+            kept.append(actor)
+            continue
+        log.warning(
+            "two actors of channel %r have the name %r: messages go to the one declared first, at %s, and never to the one "
+            "at %s; give one of them another name or channel",
+            actor.channel,
+            actor.name,
+            place_of(former.function, None),
+            place_of(actor.function, None),
+        )
+    return kept
 
 
 class _Declaration:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -13,9 +14,12 @@ import pytest
 from repid import (
     Actor,
     ConfigurationError,
+    Connection,
     Depends,
     Envelope,
+    InMemoryServer,
     Message,
+    Queue,
     Repid,
     Router,
     Worker,
@@ -318,12 +322,58 @@ def test_a_router_cannot_contain_itself() -> None:
             outer.include_router(inner)
 
 
-def test_in_a_worker_the_last_actor_of_a_name_replaces_the_former() -> None:
-    worker = Worker()
-    worker.actor(name="x", timeout=1)(job)
-    worker.actor(name="y", timeout=2)(job)
-    worker.actor(name="x", timeout=3)(job)
-    assert [(actor.name, actor.timeout) for actor in worker.actors()] == [("x", 3), ("y", 2)]
+def twice() -> tuple[list[str], Router]:
+    """Two functions of one name and channel, and one of this name in another channel."""
+    ran: list[str] = []
+    router = Router()
+    for channel, word in (("a", "first"), ("a", "second"), ("b", "other")):
+
+        def job(word: str = word) -> None:
+            ran.append(word)
+
+        router.actor(name="x", channel=channel)(job)
+    return ran, router
+
+
+@pytest.mark.parametrize("by_worker", [True, False])
+async def test_an_actor_is_known_by_its_channel_and_name_and_the_first_gets_the_messages(
+    caplog: pytest.LogCaptureFixture, by_worker: bool
+) -> None:
+    ran, router = twice()
+    app = Repid(Connection(InMemoryServer()))
+    if not by_worker:
+        app.include_router(router)
+    async with app.magic():
+        for channel in ("a", "b"):
+            await Queue(channel).declare()
+            await app.send_message_json(channel=channel, headers={"topic": "x"})
+        await (Worker([router], burst=True).run() if by_worker else app.run_worker(burst=True))
+    assert sorted(ran) == ["first", "other"]
+    [warning] = caplog.records
+    places = re.findall(rf"{re.escape(__file__)}:\d+", warning.getMessage())
+    assert len(places) == 2
+    assert "channel 'a'" in warning.getMessage()
+
+
+async def test_actors_with_a_routing_strategy_of_their_own_may_have_one_name(caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[int] = []
+    router = Router()
+    for number in range(2):
+
+        def job(number: int = number) -> None:
+            ran.append(number)
+
+        def strategy(*, actor_name: str, number: int = number) -> Callable[[Envelope], bool]:
+            return lambda envelope: envelope.topic == f"{actor_name} {number}"
+
+        router.actor(name="x", routing_strategy=strategy)(job)
+    app = Repid(Connection(InMemoryServer()))
+    async with app.magic():
+        await Queue("default").declare()
+        for number in range(2):
+            await app.send_message_json(channel="default", headers={"topic": f"x {number}"})
+        await Worker([router], burst=True).run()
+    assert (sorted(ran), caplog.records) == ([0, 1], [])
 
 
 # Routing

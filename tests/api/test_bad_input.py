@@ -117,6 +117,8 @@ async def test_a_dead_payload_can_be_requeued_when_the_actor_has_learnt(
     await send(app, "job", x="five")
     assert await worker.run() == Report(dead=1)
 
+    worker = Worker(burst=True)
+
     @worker.actor(name="job")
     async def wiser(x: str) -> None: ...
 

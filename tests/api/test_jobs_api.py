@@ -402,7 +402,7 @@ async def test_a_worker_is_a_router_and_takes_others(app: Repid, server: Unrelia
     assert sorted(ran) == ["first", "second"]
 
 
-async def test_in_a_worker_the_last_actor_of_a_name_is_the_one_that_runs(app: Repid) -> None:
+async def test_in_a_worker_the_first_actor_of_a_name_is_the_one_that_runs(app: Repid) -> None:
     ran: list[int] = []
     routers = []
     for number in (1, 2):
@@ -415,7 +415,7 @@ async def test_in_a_worker_the_last_actor_of_a_name_is_the_one_that_runs(app: Re
         routers.append(router)
     await Job("job").enqueue()
     await Worker(routers, burst=True).run()
-    assert ran == [2]
+    assert ran == [1]
 
 
 async def test_a_worker_without_actors_returns_at_once(app: Repid, server: UnreliableServer) -> None:
