@@ -32,7 +32,7 @@ from .cron import check_cron, next_time
 from .envelope import Envelope
 from .errors import ConfigurationError
 from .names import check_duration, check_one_of
-from .ports import Declaration, Missed, Origin, Overlap, Schedule, StoredSchedule
+from .ports import CLOCK_SLACK, Declaration, Missed, Origin, Overlap, Schedule, StoredSchedule
 
 MISSED_AFTER = 60.0
 """Seconds that a tick may be late before it counts as missed."""
@@ -46,8 +46,6 @@ RIVAL_WAITS = 60.0
 """Seconds; see above. The second is longer than the first by a missed turn."""
 
 _SUPERSEDED_KEPT = 8
-_CLOCK_SLACK = 0.001
-"""Seconds by which a time that was rounded may seem to be further away than it is."""
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -113,7 +111,7 @@ def due_tick(stored: StoredSchedule, now: float) -> Due | None:
 def pulled_back(stored: StoredSchedule, now: float) -> StoredSchedule | None:
     """The schedule with an earlier next tick, if a clock that was set back left that too far away; else None."""
     every = stored.schedule.every
-    if every is None or stored.paused or stored.next_at <= now + every + _CLOCK_SLACK:
+    if every is None or stored.paused or stored.next_at - every <= now + CLOCK_SLACK:
         return None
     return replace(stored, next_at=now + every)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,7 +12,7 @@ import trio.testing
 
 from repid import BrokerUnavailable, Counts, Envelope, InMemoryServer, Repid
 from repid.delivery import Delivery, Settlement
-from repid.ports import Consumer, Topics, Verdict
+from repid.ports import Consumer, DueSchedules, StoredSchedule, TickOutcome, Topics, Verdict
 
 if TYPE_CHECKING:
     from repid.brokers.memory.consumer import InMemoryConsumer
@@ -65,6 +65,18 @@ class UnreliableServer(InMemoryServer):
             self.failures[method] -= 1
             await trio.lowlevel.checkpoint()
             raise BrokerUnavailable(f"{method} is out of order")
+
+    async def due_schedules(self, limit: int) -> DueSchedules:
+        await self.trouble("due_schedules")
+        return await super().due_schedules(limit)
+
+    async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
+        await self.trouble("schedules")
+        return await super().schedules(names)
+
+    async def tick(self, *args: Any) -> TickOutcome:
+        await self.trouble("tick")
+        return await super().tick(*args)
 
     async def declare(self, queues: Iterable[str]) -> None:
         await self.trouble("declare")

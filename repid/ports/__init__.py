@@ -24,10 +24,22 @@ from .broker import (
     Verdict,
     at_most_of,
 )
-from .schedules import Declaration, Missed, Origin, Overlap, Schedule, ScheduleStore, StoredSchedule, TickOutcome
+from .schedules import (
+    CLOCK_SLACK,
+    Declaration,
+    DueSchedules,
+    Missed,
+    Origin,
+    Overlap,
+    Schedule,
+    ScheduleStore,
+    StoredSchedule,
+    TickOutcome,
+)
 
 __all__ = [
     "ANYTHING",
+    "CLOCK_SLACK",
     "REFUSED",
     "SETTLED",
     "AtMost",
@@ -40,6 +52,7 @@ __all__ = [
     "Consumer",
     "Counts",
     "Declaration",
+    "DueSchedules",
     "Home",
     "Missed",
     "Origin",

@@ -42,6 +42,10 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     missed: Missed = "one"
 
 
+CLOCK_SLACK = 0.001
+"""Seconds by which a time that was rounded may seem to be further away than it is."""
+
+
 class Declaration(msgspec.Struct, frozen=True):
     """Which declaration a schedule came from, as the fingerprint of all that was declared.
 
@@ -71,6 +75,16 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     declaration: Declaration | None = None
 
 
+class DueSchedules(msgspec.Struct, frozen=True):
+    """`due`: schedules whose time has come, the longest waiting first. `next_at`: when the next of the others is due
+    (infinity: none is). `now`: the broker's clock.
+    """
+
+    due: list[StoredSchedule]
+    next_at: float
+    now: float
+
+
 class ScheduleStore(Protocol):
     """The part of a broker that keeps schedules."""
 
@@ -91,6 +105,14 @@ class ScheduleStore(Protocol):
 
     async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
         """All of them, or those of these names that are there; sorted by name."""
+        ...
+
+    async def due_schedules(self, limit: int) -> DueSchedules:
+        """At most `limit` schedules that are due and not paused, and when the next one is, at one moment.
+
+        An interval's schedule is due too if its next time is further away than the interval (by more than
+        `CLOCK_SLACK`): the clock was set back. Such ones come last.
+        """
         ...
 
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:

@@ -9,14 +9,17 @@ from collections.abc import Callable, Collection, Mapping
 import trio
 
 from ..envelope import Envelope
-from ..errors import BrokerUnavailable, ConfigurationError
+from ..errors import BrokerError, ConfigurationError
 from ..ports import Broker, Schedule, StoredSchedule
-from ..schedule import DECLARE_EVERY, declared, due_tick, pulled_back, tick_envelope
+from ..schedule import DECLARE_EVERY, Due, declared, due_tick, pulled_back, tick_envelope
 
 log = logging.getLogger("repid.worker")
 
 LONGEST_SLEEP = 1.0
-"""Seconds until the schedules are looked at again, because others may have changed them."""
+"""Seconds until the schedules are looked at again, because others may have changed them, or the clock."""
+
+AT_ONCE = 100
+"""So many schedules tick at once."""
 
 
 async def store_schedules(broker: Broker, schedules: Collection[Schedule], *, starting: bool = True) -> None:
@@ -68,6 +71,7 @@ async def report_unhandled(broker: Broker, find: Mapping[str, Callable[[Envelope
 
 async def run_schedules(broker: Broker, schedules: Collection[Schedule]) -> None:
     """Tick until cancelled, and declare again what actors have declared."""
+    ticker = _Ticker(broker)
     declare_at = trio.current_time() + DECLARE_EVERY
     while True:
         pause = LONGEST_SLEEP
@@ -75,37 +79,65 @@ async def run_schedules(broker: Broker, schedules: Collection[Schedule]) -> None
             if trio.current_time() >= declare_at:
                 await store_schedules(broker, schedules, starting=False)
                 declare_at = trio.current_time() + DECLARE_EVERY
-            pause = min(pause, await _tick_all(broker))
-        except BrokerUnavailable as error:
+            pause = min(pause, await ticker.tick_all())
+        except BrokerError as error:
             log.warning("cannot look at the schedules: %s", error)
         await trio.sleep(pause)
 
 
-async def _tick_all(broker: Broker) -> float:
-    """Tick what is due; the seconds until the next one is."""
-    stored, now = await broker.schedules(), await broker.now()
-    upcoming = math.inf
-    for schedule in stored:
-        if not schedule.paused:
-            upcoming = min(upcoming, await _tick(broker, schedule, now))
-    return max(0.0, upcoming - now)
+class _Ticker:
+    """Ticks what is due. `_unable`: schedules that are due but cannot tick in this version of the program."""
 
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._unable: dict[str, Schedule] = {}
 
-async def _tick(broker: Broker, stored: StoredSchedule, now: float) -> float:
-    """When it ticks next."""
-    try:
-        due = due_tick(stored, now)
-    except ConfigurationError as error:  # another version of the program may be able to
-        log.error("schedule %r cannot tick here: %s", stored.schedule.name, error)  # noqa: TRY400  no bug
-        return math.inf
-    if due is None:
+    async def tick_all(self) -> float:
+        """Tick what is due, all at once, so that the broker may do it in one step; the seconds until more is due."""
+        limit = AT_ONCE + len(self._unable)
+        found = await self._broker.due_schedules(limit)
+        upcoming = [found.next_at if len(found.due) < limit else found.now]
+        failures: list[BrokerError] = []
+
+        async def tick(stored: StoredSchedule) -> None:
+            try:
+                upcoming.append(await self._tick(stored, found.now))
+            except BrokerError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for stored in found.due:
+                nursery.start_soon(tick, stored)
+        if failures:
+            raise failures[0]
+        return max(0.0, min(upcoming) - found.now)
+
+    async def _tick(self, stored: StoredSchedule, now: float) -> float:
+        """When it ticks next."""
+        name = stored.schedule.name
         earlier = pulled_back(stored, now)
-        if earlier is not None and await broker.replace_schedule(stored, earlier):
-            log.warning("the clock was set back: the next tick of schedule %r is pulled back", stored.schedule.name)
+        if earlier is not None:
+            if await self._broker.replace_schedule(stored, earlier):
+                log.warning("the clock was set back: the next tick of schedule %r is pulled back", name)
             return earlier.next_at
-        return stored.next_at
-    envelope = tick_envelope(stored) if due.fires else None
-    outcome = await broker.tick(stored.schedule.name, stored.next_at, due.next_at, envelope)
-    if outcome == "skipped":
-        log.info("a tick of schedule %r was skipped", stored.schedule.name)
-    return due.next_at
+        due = self._due_tick(stored, now)
+        if due is None:
+            return math.inf
+        envelope = tick_envelope(stored) if due.fires else None
+        outcome = await self._broker.tick(name, stored.next_at, due.next_at, envelope)
+        if outcome == "skipped":
+            log.info("a tick of schedule %r was skipped", name)
+        return due.next_at
+
+    def _due_tick(self, stored: StoredSchedule, now: float) -> Due | None:
+        """The tick, unless it cannot be computed here: then the error is logged once."""
+        name = stored.schedule.name
+        if self._unable.get(name) == stored.schedule:
+            return None
+        self._unable.pop(name, None)
+        try:
+            return due_tick(stored, now)
+        except ConfigurationError as error:  # another version of the program may be able to
+            log.error("schedule %r cannot tick here: %s", name, error)  # noqa: TRY400  no bug
+            self._unable[name] = stored.schedule
+            return None

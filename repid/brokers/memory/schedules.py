@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from msgspec.structs import replace
 
 from ...envelope import Envelope
-from ...ports import Schedule, StoredSchedule, TickOutcome
+from ...ports import CLOCK_SLACK, DueSchedules, Schedule, StoredSchedule, TickOutcome
 from .store import Store
 
 
@@ -39,6 +40,24 @@ class Schedules:
         """All of them, or those of these names; sorted by name."""
         found = self._stored if names is None else self._stored.keys() & set(names)
         return [self._stored[name] for name in sorted(found)]
+
+    def due(self, limit: int, now: float) -> DueSchedules:
+        """What is due, those whose interval is too far away last, and when the next one is."""
+        due: list[StoredSchedule] = []
+        ahead: list[StoredSchedule] = []
+        next_at = math.inf
+        for stored in self._stored.values():
+            every = stored.schedule.every
+            if stored.paused:
+                continue
+            if stored.next_at <= now:
+                due.append(stored)
+            elif every is not None and stored.next_at - every > now + CLOCK_SLACK:
+                ahead.append(stored)
+            else:
+                next_at = min(next_at, stored.next_at)
+        due.sort(key=lambda stored: stored.next_at)
+        return DueSchedules((due + ahead)[:limit], next_at, now)
 
     def pause(self, name: str, *, paused: bool) -> bool:
         """Hold its ticks, or let them go on. False: there is none of that name."""

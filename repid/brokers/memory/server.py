@@ -19,6 +19,7 @@ from ...ports import (
     Capabilities,
     Category,
     Counts,
+    DueSchedules,
     Schedule,
     Snapshot,
     StoredSchedule,
@@ -181,6 +182,11 @@ class InMemoryServer:
     async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
         """All schedules, or those of these names that are there; sorted by name."""
         return await self._session.step(lambda _: self._schedules.find(names))
+
+    @hosted
+    async def due_schedules(self, limit: int) -> DueSchedules:
+        """At most `limit` schedules that are due and not paused, and when the next one is, at one moment."""
+        return await self._session.step(lambda now: self._schedules.due(limit, self._session.clock.epoch + now))
 
     @hosted
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:

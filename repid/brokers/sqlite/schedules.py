@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Sequence
 
 import msgspec
 
 from ...envelope import Envelope
 from ...errors import ConfigurationError
-from ...ports import Declaration, Schedule, StoredSchedule, TickOutcome
+from ...ports import CLOCK_SLACK, Declaration, DueSchedules, Schedule, StoredSchedule, TickOutcome
+from .clock import MICRO
 from .publishing import publish_declaring
 from .rows import Body, Key, to_id, to_key
 from .store import Store
@@ -27,6 +29,12 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 _ALL = "SELECT body, next_at, paused, fired, skipped, last_id, declaration FROM schedule"
 _BY_NAME = f"{_ALL} ORDER BY name"
 _OF_NAMES = f"{_ALL} WHERE name IN (SELECT value FROM json_each(?)) ORDER BY name"  # noqa: S608  of our own
+
+DUE = f"{_ALL} WHERE paused = 0 AND next_at <= ? ORDER BY next_at LIMIT ?"
+AHEAD = f"""{_ALL} WHERE paused = 0 AND every IS NOT NULL AND next_at - every > ? AND next_at > ?
+ORDER BY next_at - every LIMIT ?"""
+NEXT = "SELECT min(next_at) FROM schedule WHERE paused = 0 AND next_at > ?"
+"""These three go by the indexes, and touch no more rows than they give."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_schedule = msgspec.msgpack.Decoder(Schedule).decode
@@ -66,6 +74,15 @@ def find(store: Store, names: Collection[str] | None) -> list[StoredSchedule]:
     else:
         rows = store.execute(_OF_NAMES, (json.dumps(list(names)),)).fetchall()
     return [_stored(*row) for row in rows]
+
+
+def due(store: Store, limit: int) -> DueSchedules:
+    """What is due, those whose interval is too far away last, and when the next one is."""
+    now = store.now / MICRO
+    rows = store.execute(DUE, (now, limit)).fetchall()
+    rows += store.execute(AHEAD, (now + CLOCK_SLACK, now, limit - len(rows))).fetchall()
+    [next_at] = store.execute(NEXT, (now,)).fetchone()
+    return DueSchedules([_stored(*row) for row in rows], math.inf if next_at is None else next_at, now)
 
 
 def _stored(

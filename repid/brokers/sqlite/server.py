@@ -21,6 +21,7 @@ from ...ports import (
     Capabilities,
     Category,
     Counts,
+    DueSchedules,
     Schedule,
     Snapshot,
     StoredSchedule,
@@ -232,6 +233,11 @@ class SQLiteServer:
         """All of them, or those of these names that are there; sorted by name."""
         chosen = None if names is None else list(names)
         return await self._session.look(lambda store: schedules.find(store, chosen))
+
+    @hosted
+    async def due_schedules(self, limit: int) -> DueSchedules:
+        """At most `limit` schedules that are due and not paused, and when the next one is, at one moment."""
+        return await self._session.look(lambda store: schedules.due(store, limit))
 
     @hosted
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:

@@ -262,6 +262,44 @@ async def schedules_are_found_by_their_names(lab: Lab) -> None:
 
 
 @check()
+async def what_is_due_is_given_with_the_time_of_what_is_next(lab: Lab) -> None:
+    """`due_schedules` gives at most `limit` that are due and not paused, the longest waiting first, and the next time."""
+    nothing = await lab.broker.due_schedules(10)
+    expect("without schedules", (nothing.due, nothing.next_at), ([], float("inf")))
+    now = nothing.now
+    expect_between("the time", await lab.broker.now(), now, now + 3 * lab.moment)
+    for name, at in (("a", now - 5), ("b", now - 9), ("c", now - 7), ("paused", now - 20)):
+        await lab.broker.put_schedule(every(name), at)
+    await lab.broker.pause_schedule("paused", paused=True)
+    expect("the next one, where all are due", (await lab.broker.due_schedules(10)).next_at, float("inf"))
+    cron = every("cron", every=None, cron="0 0 1 1 *")
+    await lab.broker.put_schedule(cron, now + 9000)
+    await lab.broker.put_schedule(every("later"), now + 50)
+    found = await lab.broker.due_schedules(10)
+    expect("what is due", [each.schedule.name for each in found.due], ["b", "c", "a"])
+    expect("as it is stored", found.due[0], await stored(lab, "b"))
+    expect("when the next one is due", found.next_at, now + 50)
+    found = await lab.broker.due_schedules(2)
+    expect("the first two", [each.schedule.name for each in found.due], ["b", "c"])
+
+
+@check()
+async def an_interval_that_is_further_away_than_itself_is_due(lab: Lab) -> None:
+    """After a step back of the clock, `due_schedules` gives the intervals whose next time is too far away, last."""
+    now = await lab.broker.now()
+    await lab.broker.put_schedule(every("far"), now + 4000)
+    await lab.broker.put_schedule(every("near"), now + 60)
+    await lab.broker.put_schedule(every("cron", every=None, cron="0 0 1 1 *"), now + 4000)
+    await lab.broker.put_schedule(every("due"), now - 1)
+    await lab.broker.put_schedule(every("paused"), now + 4000)
+    await lab.broker.pause_schedule("paused", paused=True)
+    found = await lab.broker.due_schedules(10)
+    expect("what is due", [each.schedule.name for each in found.due], ["due", "far"])
+    found = await lab.broker.due_schedules(1)
+    expect("the first one", [each.schedule.name for each in found.due], ["due"])
+
+
+@check()
 async def a_removed_schedule_leaves_its_messages(lab: Lab) -> None:
     """Removing a schedule forgets it and its counts; what it published stays. Of no schedule the answer is False."""
     expect("of no schedule", await lab.broker.remove_schedule("s"), expected=False)
