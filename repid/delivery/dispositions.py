@@ -36,7 +36,7 @@ class Ack(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Make it ready again in `delay` seconds, with the next attempt's number."""
+    """Make it ready again in `delay` seconds, with the next attempt's number; it has been started, so its ttl is over."""
 
     delay: float
     failure: Failure | None = None
@@ -45,11 +45,13 @@ class Retry(msgspec.Struct, frozen=True):
 class Release(msgspec.Struct, frozen=True):
     """Make it ready again in `delay` seconds; no attempt is used.
 
-    `unrouted`: note the time if it is the first pass on which no actor took it.
+    `unrouted`: note the time if it is the first pass on which no actor took it. `started`: a run of it had begun, so its
+    ttl, which is about the first start, is over.
     """
 
     delay: float = 0.0
     unrouted: bool = False
+    started: bool = False
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@
 * Nobody here takes it: Release with a delay that grows with its age, so that another worker may; after
   `unrouted_for` DeadLetter.
 * Its actor is at its limit here: Release with a short delay.
-* Past its ttl: DeadLetter.
+* Past its ttl before it was ever started: DeadLetter. A start, whatever came of it, ends the ttl.
 * A stopping worker: Release. No attempt is used, being interrupted is nobody's fault.
 * Cancelled by somebody: Cancel. It is never retried.
 * A lost lease: nothing. Somebody else owns the message.
@@ -86,7 +86,7 @@ def say(word: str, terms: Terms, failure: Failure | None = None) -> Disposition 
     if word == "nack":
         return DeadLetter("nacked", failure)
     if word == "reject":
-        return Release()
+        return Release(started=True)
     if word == "retry" and terms.attempt <= terms.retries:
         return Retry(terms.retry_delay(terms.attempt), failure)
     return None
@@ -154,6 +154,10 @@ def _release(_: Stopping, __: Terms) -> Disposition:
     return Release()
 
 
+def _interrupted(_: Stopping, __: Terms) -> Disposition:
+    return Release(started=True)
+
+
 def _nothing(_: Event, __: Terms) -> None:
     return None
 
@@ -170,7 +174,7 @@ FATES: dict[tuple[Phase, type[Event]], Callable[[Any, Terms], Disposition | Keep
     (Phase.RUNNING, Raised): _failed,
     (Phase.RUNNING, TimedOut): _failed,
     (Phase.RUNNING, CancelRequested): _cancel,
-    (Phase.RUNNING, Stopping): _release,
+    (Phase.RUNNING, Stopping): _interrupted,
     (Phase.RUNNING, LeaseExpired): _nothing,
     (Phase.DECIDED, Returned): _nothing,
     (Phase.DECIDED, Raised): _nothing,

@@ -209,7 +209,7 @@ class Message(Received, Producer):
 
     def reject(self) -> Coroutine[Any, Any, None]:
         """Not here: ready again at once, for any worker; no attempt is used. The outbox is dropped."""
-        return self._decide("rejected", Release())
+        return self._decide("rejected", Release(started=True))
 
     def retry(self, delay: float | timedelta | None = None) -> Coroutine[Any, Any, None]:
         """Run it again after `delay` (seconds or timedelta; None: the actor's policy). Uses an attempt.
@@ -228,7 +228,7 @@ class Message(Received, Producer):
 
     def snooze(self, delay: float | timedelta) -> Coroutine[Any, Any, None]:
         """Not now: ready again after `delay` (seconds or timedelta); no attempt is used. The outbox is dropped."""
-        return self._decide("snoozed", Release(check_duration("delay", delay)))
+        return self._decide("snoozed", Release(check_duration("delay", delay), started=True))
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> Coroutine[Any, Any, None]:
         """Tell whoever watches the job how far this run has come. Cheap enough for a loop: what is told in quick

@@ -180,8 +180,10 @@ class Consumer(Protocol):
         """How many ready messages this consumer could be given if it held nothing else."""
         ...
 
-    async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
-        """Note how far runs have come, for whoever watches. What is not leased to us any more is passed over."""
+    async def report(self, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
+        """Note how far runs have come, for whoever watches, and (None) that they have begun: that ends the ttl of the
+        message, should the lease be lost. What is not leased to us any more is passed over.
+        """
         ...
 
     async def cancellations(self) -> list[int]:

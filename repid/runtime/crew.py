@@ -375,6 +375,10 @@ class Desk:
         self._crew.settle(delivery, disposition, outbox)
         return self._settler.expect(delivery).wait
 
+    def begin(self, delivery: Delivery) -> None:
+        """A message with a ttl has been started."""
+        self._reporter.note_start(delivery)
+
     def report(self, delivery: Delivery, progress: Progress) -> Callable[[], Awaitable[None]]:
         """Note how far a run has come; the broker is told now and then. What is returned is a checkpoint."""
         if delivery in self._ledger.leases:

@@ -188,6 +188,8 @@ class Executor:
             self._turn_away(role, delivery, PayloadRefused(Failure("PayloadError", str(error))))
             return None
         ledger.begun()
+        if delivery.ttl_left is not None:
+            self._desk.begin(delivery)
         if role.limits:
             run.began = trio.current_time()
             for limit in role.limits:

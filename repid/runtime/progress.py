@@ -21,12 +21,17 @@ class Reporter:
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
-        self._latest: dict[Delivery, Progress] = {}
+        self._latest: dict[Delivery, Progress | None] = {}
         self._lot = trio.lowlevel.ParkingLot()
 
     def note(self, delivery: Delivery, progress: Progress) -> None:
         """Report this with the next batch, in place of what was noted before."""
         self._latest[delivery] = progress
+        self._lot.unpark_all()
+
+    def note_start(self, delivery: Delivery) -> None:
+        """Report that a run has begun, which ends the ttl of its message, whatever becomes of the lease."""
+        self._latest.setdefault(delivery, None)
         self._lot.unpark_all()
 
     async def run(self) -> None:
@@ -38,7 +43,7 @@ class Reporter:
             await self._report(list(latest.items()))
             await trio.sleep(PAUSE)
 
-    async def _report(self, latest: list[tuple[Delivery, Progress]]) -> None:
+    async def _report(self, latest: list[tuple[Delivery, Progress | None]]) -> None:
         try:
             await self._consumer.report(latest)
         except BrokerUnavailable as error:  # the next report will tell more

@@ -89,7 +89,7 @@ class Model:
         """Take over the token of the broker's lease, and check what else the delivery says."""
         message.place, message.token, message.until = "leased", delivery.token, self.now + LEASE
         message.leased_as = self._next()
-        ttl_left = None if message.envelope.options.ttl is None else message.expires_at - self.now
+        ttl_left = None if message.expires_at == float("inf") else message.expires_at - self.now
         age = None if message.unrouted_at is None else self.now - message.unrouted_at
         said = (delivery.envelope, delivery.attempt, delivery.lost, delivery.ttl_left, delivery.unrouted_age)
         assert said == (message.envelope, message.attempt, message.lost, ttl_left, age)
@@ -157,10 +157,13 @@ class Model:
             self._die(message, disposition.reason)
         elif isinstance(disposition, Retry):
             message.attempt += 1
+            message.expires_at = float("inf")
             message.order = self._next()
             message.rank = self.now + disposition.delay + _offset(message.envelope)
             self._return(message, disposition.delay)
         elif isinstance(disposition, Release):
+            if disposition.started:
+                message.expires_at = float("inf")
             if disposition.unrouted and message.unrouted_at is None:
                 message.unrouted_at = self.now
             self._return(message, disposition.delay)

@@ -174,7 +174,7 @@ async def test_a_message_past_its_ttl_is_dead_and_never_handed_over(
         assert (dead.envelope.id, dead.reason) == ("1", "expired")
 
 
-@pytest.mark.parametrize("disposition", [Release(), Release(3), Retry(0), Retry(3)])
+@pytest.mark.parametrize("disposition", [Release(), Release(3), Release(unrouted=True)])
 async def test_coming_back_does_not_renew_a_ttl(
     autojump_clock: MockClock, server: InMemoryServer, disposition: Disposition
 ) -> None:

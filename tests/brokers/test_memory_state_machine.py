@@ -112,7 +112,7 @@ envelopes = st.builds(
 dispositions = st.one_of(
     st.just(ACK),
     st.builds(Retry, halves),
-    st.builds(Release, halves, st.booleans()),
+    st.builds(Release, halves, st.booleans(), st.booleans()),
     st.builds(DeadLetter, st.sampled_from(["failed", "nacked"])),
 )
 recent = st.integers(-6, -1)

@@ -448,14 +448,17 @@ async def test_who_waits_gets_a_delayed_message_when_it_is_due(path: Path) -> No
         assert trio.current_time() - before > 0.09
 
 
-async def test_what_expires_after_a_failure_keeps_the_failure(path: Path) -> None:
+async def test_what_is_poison_after_a_failure_keeps_the_failure(path: Path) -> None:
     clock, failure = SteppedClock(), Failure("ValueError", "wrong")
     async with serving(path, clock=clock) as server, consuming(server) as consumer:
         await server.publish([message("1", ttl=5)])
-        await consumer.settle([Settlement((await now_ready(consumer))[0], Retry(1000, failure))])
-        clock.advance(6)
+        await consumer.settle([Settlement((await now_ready(consumer))[0], Retry(0, failure))])
+        for _ in range(10):
+            await consumer.receive(1)
+            clock.advance(61)
+            assert await consumer.rescue() == 1
         [dead] = await server.browse("q", "dead")
-        assert (dead.reason, dead.failure, dead.attempt) == ("expired", failure, 2)
+        assert (dead.reason, dead.failure, dead.attempt) == ("poison", failure, 2)
 
 
 # Rows

@@ -46,6 +46,7 @@ CAUGHT_BY: dict[type[BrokenServer], str] = {
     verdict_defects.SettlesInTwoSteps: "a_cancelled_settle_did_all_or_nothing",
     verdict_defects.MixesUpVerdicts: "verdicts_come_in_the_order_of_the_settlements",
     verdict_defects.ChargesReleases: "a_retry_uses_an_attempt_and_a_release_does_not",
+    verdict_defects.KeepsTheTtlOfWhatWasStarted: "a_start_ends_the_ttl",
     verdict_defects.RetriesForFree: "a_retry_uses_an_attempt_and_a_release_does_not",
     verdict_defects.CountsLeasedAsReady: "counts_tell_what_browse_shows",
     verdict_defects.FlushesLeases: "flush_removes_what_waits",

@@ -10,7 +10,7 @@ import trio
 from broken import BrokenConsumer, BrokenServer, change
 
 from repid import ports
-from repid.delivery import NewResult, Release, Retry, Settlement
+from repid.delivery import Delivery, NewResult, Progress, Release, Retry, Settlement
 from repid.envelope import Envelope
 from repid.ports import BrowsedMessage, Category, Counts, TickOutcome, Verdict
 
@@ -84,6 +84,24 @@ class ChargesReleases(BrokenServer):
                     for s in settlements
                 ]
             )
+
+
+class KeepsTheTtlOfWhatWasStarted(BrokenServer):
+    class Consumer(BrokenConsumer):
+        async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+            return await self.sound.settle(
+                [
+                    change(s, disposition=_forget_start(s.disposition)) if isinstance(s.disposition, Release) else s
+                    for s in settlements
+                ]
+            )
+
+        async def report(self, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
+            await self.sound.report([(delivery, how_far) for delivery, how_far in progress if how_far is not None])
+
+
+def _forget_start(release: Release) -> Release:
+    return Release(release.delay, release.unrouted)
 
 
 class RetriesForFree(BrokenServer):

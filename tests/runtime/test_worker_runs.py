@@ -9,7 +9,7 @@ import pytest
 import trio
 from aids import UnreliableServer, send, total
 
-from repid import Counts, Envelope, Handle, Message, Repid, Report, Router, catch_all_routing_strategy
+from repid import Counts, Envelope, Handle, Job, Message, Repid, Report, Router, catch_all_routing_strategy
 
 word: ContextVar[str] = ContextVar("word", default="unset")
 
@@ -313,3 +313,58 @@ async def test_a_worker_reads_all_channels_of_its_actors(app: Repid, server: Unr
 
 async def record(done: list[str], channel: str) -> None:
     done.append(channel)
+
+
+# The ttl
+
+
+@pytest.mark.parametrize("end", ["retry", "snooze", "reject", "release", "lost"])
+async def test_a_message_that_was_started_in_time_never_expires(
+    app: Repid, router: Router, server: UnreliableServer, end: str
+) -> None:
+    starts: list[float] = []
+
+    @router.actor(retries=1, retry_policy=lambda _: 50.0)
+    async def job(message: Message) -> None:
+        starts.append(trio.current_time())
+        if len(starts) > 1:
+            return
+        if end == "retry":
+            raise ValueError("not yet")
+        if end == "snooze":
+            await message.snooze(50)
+        elif end == "reject":
+            await trio.sleep(50)
+            await message.reject()
+        else:
+            await trio.sleep_forever()
+
+    job_ = await Job("job", ttl=20, store_result=True).enqueue()
+    with trio.move_on_after(80):  # the next worker comes with a deploy, say
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.run_worker)
+            await trio.sleep(10)
+            if end == "lost":
+                server.hanging.add("extend")
+    server.heal()
+    with trio.move_on_after(200):
+        await app.run_worker()
+    assert len(starts) == 2, starts
+    result = await job_.result
+    assert result is not None
+    assert result.state == "success"
+
+
+async def test_a_message_that_was_held_and_not_started_in_time_expires(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor(concurrency=1)
+    async def job() -> None:
+        await trio.sleep(50)
+
+    for _ in range(2):
+        await Job("job", ttl=20).enqueue()
+    with trio.move_on_after(100):
+        await app.run_worker()
+    [dead] = await server.browse("default", "dead")
+    assert dead.reason == "expired"

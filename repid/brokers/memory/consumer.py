@@ -80,8 +80,8 @@ class InMemoryConsumer:
         """How many ready messages this consumer could be given if it held nothing else."""
         return await self._session.step(lambda now: self._session.store.suspects(self._taker, now))
 
-    async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
-        """Note how far runs have come, until they are leased anew; what is not leased is passed over."""
+    async def report(self, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
+        """Note that runs have begun and how far they have come, until they are leased anew; what is not leased is passed over."""
         await self._session.step(lambda now: self._session.store.report(progress, now))
 
     async def cancellations(self) -> list[int]:

@@ -16,7 +16,7 @@ from ...delivery import DAY, Failure, NewResult, Reason, ResultState
 from ...envelope import Envelope, PrioritiesT
 from .channel import Channel, Directory
 from .dead import DeadLetters
-from .record import GONE, Lease, Rare, Record, is_gone
+from .record import GONE, Lease, Rare, Record, has_expired, is_gone
 from .results import Results
 from .timetable import Timetable
 from .watching import Watchlist
@@ -62,7 +62,8 @@ class Places:
 
     def _catch_up(self, now: float) -> None:
         for record in self._expiring.take_due(now):
-            if not isinstance(record.place, Lease):  # that is looked at when it comes back
+            is_leased = isinstance(record.place, Lease)  # then it is looked at when it comes back
+            if not is_leased and record.rare is not None and has_expired(record.rare, now):
                 self._give_up(self._take_out(record), record, "expired")
         for record in self.scheduled.take_due(now):
             channel = self.channels[record.envelope.queue]
@@ -132,7 +133,7 @@ class Places:
             return False
         if rare.cancelling:
             self._remove_cancelled(record)
-        elif rare.expires_at is not None and rare.expires_at <= self._now:
+        elif has_expired(rare, self._now):
             self._give_up(channel, record, "expired")
         else:
             return False

@@ -38,6 +38,7 @@ class Rare(msgspec.Struct, gc=False):
 
     Times are the broker's. `progress` and `cancelling` are those of its present or last run. `suspected_at` and
     `leased_at`: since when it is a suspect, and when it was leased last as one.
+    `has_started`: a run of it has begun, so `expires_at` means nothing any more.
     """
 
     attempt: int = 1
@@ -45,10 +46,16 @@ class Rare(msgspec.Struct, gc=False):
     suspected_at: float = 0.0
     leased_at: float = 0.0
     expires_at: float | None = None
+    has_started: bool = False
     first_unrouted_at: float | None = None
     failure: Failure | None = None
     progress: Progress | None = None
     cancelling: bool = False
+
+
+def has_expired(rare: Rare, now: float) -> bool:
+    """Whether its ttl is over and it was not started before."""
+    return rare.expires_at is not None and rare.expires_at <= now and not rare.has_started
 
 
 class Record(msgspec.Struct, gc=False):

@@ -244,14 +244,16 @@ class Store(Places):
             rare.suspected_at = self._now
         self._put_back(channel, record)
 
-    def report(self, progress: Sequence[tuple[Delivery, Progress]], now: float) -> None:
-        """Note how far runs have come; those that are not leased under this token any more are passed over."""
+    def report(self, progress: Sequence[tuple[Delivery, Progress | None]], now: float) -> None:
+        """Note that runs have begun and how far they have come; those that are not leased under this token any more are passed over."""
         self.advance(now)
         for delivery, latest in progress:
             channel = self.channels.get(delivery.envelope.queue)
             record = channel.leases.get(delivery.token) if channel is not None else None
             if record is not None:
-                _rare(record).progress = latest
+                rare = _rare(record)
+                rare.has_started = True
+                rare.progress = rare.progress if latest is None else latest
                 self._tell(record)
 
     # Verdicts
@@ -295,8 +297,11 @@ class Store(Places):
                 rare = _rare(record)
                 rare.attempt += 1
                 rare.failure = failure
+                rare.has_started = True
                 self._put_last(channel, record, now, delay)
-            case Release(delay, unrouted):
+            case Release(delay, unrouted, started):
+                if started:
+                    _rare(record).has_started = True
                 if unrouted and _rare(record).first_unrouted_at is None:
                     _rare(record).first_unrouted_at = now
                 if delay > 0:
@@ -361,5 +366,5 @@ def _deliver(envelope: Envelope, rare: Rare, token: int, now: float) -> Delivery
         rare.lost,
         token,
         None if rare.first_unrouted_at is None else now - rare.first_unrouted_at,
-        None if rare.expires_at is None else rare.expires_at - now,
+        None if rare.expires_at is None or rare.has_started else rare.expires_at - now,
     )

@@ -47,6 +47,12 @@ _VALID = f"SELECT count(*) FROM {_SPLIT} AS token JOIN lease ON lease.seq = toke
 _EXTEND = "UPDATE lease SET until = ?, boot = ? WHERE seq = ? AND n = ?"
 _EXTEND_ALL = f"UPDATE lease SET until = ?, boot = ? WHERE seq IN (SELECT seq FROM {_SPLIT})"  # noqa: S608
 
+_START_ALL = f"""
+UPDATE message SET expires_at = NULL WHERE expires_at IS NOT NULL AND seq IN (
+    SELECT token.seq FROM {_SPLIT} AS token JOIN lease ON lease.seq = token.seq AND lease.n = token.n
+)
+"""  # noqa: S608
+
 
 def closed() -> UsageError:
     """Somebody receives with a consumer whose block was left."""
@@ -267,12 +273,16 @@ def end_lease(store: Store, seq: int) -> None:
     store.execute("DELETE FROM lease WHERE seq = ?", (seq,))
 
 
-def report(store: Store, progress: Sequence[tuple[int, bytes]]) -> None:
-    """Note how far the runs under these tokens have come; where a lease is lost nothing happens."""
+def report(store: Store, progress: Sequence[tuple[int, bytes | None]]) -> None:
+    """Note that the runs under these tokens have begun, which ends their ttl, and how far they have come.
+
+    Where a lease is lost nothing happens.
+    """
     store.each(
-        "UPDATE lease SET progress = ? WHERE seq = ? AND n = ?",
+        "UPDATE lease SET progress = coalesce(?, progress) WHERE seq = ? AND n = ?",
         [(packed, *split(token)) for token, packed in progress],
     )
+    store.execute(_START_ALL, (pack_tokens([token for token, _ in progress if 0 <= token < 2**63]),))
 
 
 def has_cancellations(store: Store, consumer: int) -> bool:

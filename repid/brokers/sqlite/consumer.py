@@ -91,8 +91,8 @@ class SQLiteConsumer:
         """How many ready messages this consumer could be given if it held nothing else."""
         return await self._session.look(lambda store: claiming.count_suspects(store, self._id))
 
-    async def report(self, progress: Sequence[tuple[Delivery, Progress]]) -> None:
-        """Note how far runs have come. What is not leased to us any more is passed over.
+    async def report(self, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
+        """Note that runs have begun and how far they have come. What is not leased to us any more is passed over.
 
         Raises `ConfigurationError`, and notes none, where one holds what is no number or cannot be written.
         """
@@ -121,7 +121,9 @@ class SQLiteConsumer:
             await self._session.ask(Request(lambda store: store.close([self._id]), in_memory=True))
 
 
-def _pack_progress(delivery: Delivery, progress: Progress) -> bytes:
+def _pack_progress(delivery: Delivery, progress: Progress | None) -> bytes | None:
+    if progress is None:
+        return None
     packed = None
     with suppress(TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         packed = pack(progress)

@@ -117,14 +117,18 @@ def _retry(store: Store, leased: _Leased, retry: Retry) -> None:
     priority = to_options(leased.extra).priority
     rank = store.now + delay + micros(PrioritiesT.MEDIUM if priority is None else priority)
     store.execute(
-        "UPDATE message SET attempt = attempt + 1, failure = ?, rank = ? WHERE seq = ?", (failure, rank, leased.seq)
+        "UPDATE message SET attempt = attempt + 1, failure = ?, rank = ?, expires_at = NULL WHERE seq = ?",
+        (failure, rank, leased.seq),
     )
-    _put_back(store, leased, rank, delay)
+    _put_back(store, leased._replace(expires_at=None), rank, delay)
 
 
 def _release(store: Store, leased: _Leased, release: Release) -> None:
     if release.unrouted and leased.unrouted_at is None:
         store.execute("UPDATE message SET unrouted_at = ? WHERE seq = ?", (store.now, leased.seq))
+    if release.started and leased.expires_at is not None:
+        store.execute("UPDATE message SET expires_at = NULL WHERE seq = ?", (leased.seq,))
+        leased = leased._replace(expires_at=None)
     _put_back(store, leased, leased.rank, micros(release.delay) if release.delay > 0 else 0)
 
 

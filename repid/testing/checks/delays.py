@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...delivery import ACK, DeadLetter, Disposition, Release, Retry
+from ...delivery import ACK, DeadLetter, Disposition, Progress, Release, Retry
 from ...envelope import Options
 from ...ports import SETTLED, Counts
 from ..expecting import expect, expect_between
@@ -104,12 +104,14 @@ async def a_delayed_message_can_expire(lab: Lab) -> None:
 
 @check()
 async def coming_back_does_not_renew_a_ttl(lab: Lab) -> None:
-    """A message whose ttl passes while it is leased is dead when it comes back; one with time left keeps the rest."""
-    dispositions: tuple[Disposition, ...] = (Release(), Retry(0), Release(2 * lab.moment), Retry(2 * lab.moment))
+    """A message that was not started and whose ttl passes while it is leased is dead when it comes back; one with time
+    left keeps the rest.
+    """
+    dispositions: tuple[Disposition, ...] = (Release(), Release(unrouted=True), Release(2 * lab.moment))
     async with lab.consumer() as consumer:
         options = Options(ttl=5 * lab.moment)
-        await lab.publish(*(message(f"{when}{n}", options=options) for n in range(4) for when in ("early", "late")))
-        deliveries = await lab.take(consumer, 8)
+        await lab.publish(*(message(f"{when}{n}", options=options) for n in range(3) for when in ("early", "late")))
+        deliveries = await lab.take(consumer, 6)
         await lab.advance(4 * lab.moment)
         for delivery, disposition in zip(deliveries[::2], dispositions, strict=True):
             expect("the verdict", await lab.settle(consumer, delivery, disposition), SETTLED)
@@ -119,6 +121,44 @@ async def coming_back_does_not_renew_a_ttl(lab: Lab) -> None:
         await lab.advance(3 * lab.moment)
         expect("what is received", ids(await lab.drain(consumer)), [])
     await lab.expired(*ids(deliveries))
+
+
+@check()
+async def a_start_ends_the_ttl(lab: Lab) -> None:
+    """A message that was started in time never expires: not when it comes back, not when its lease is lost."""
+    dispositions: tuple[Disposition, ...] = (
+        Retry(0),
+        Retry(lab.moment),
+        Release(started=True),
+        Release(lab.moment, started=True),
+    )
+    async with lab.consumer() as consumer:
+        options = Options(ttl=5 * lab.moment)
+        await lab.publish(*(message(f"{when}{n}", options=options) for n in range(4) for when in ("early", "late")))
+        deliveries = await lab.take(consumer, 8)
+        for delivery, disposition in zip(deliveries[::2], dispositions, strict=True):
+            expect("the verdict", await lab.settle(consumer, delivery, disposition), SETTLED)
+        await lab.advance(6 * lab.moment)
+        for delivery, disposition in zip(deliveries[1::2], dispositions, strict=True):
+            expect("the verdict", await lab.settle(consumer, delivery, disposition), SETTLED)
+        await lab.advance(2 * lab.moment)
+        again = await lab.take(consumer, 8)
+        expect("what comes back", sorted(ids(again)), sorted(ids(deliveries)))
+        expect("what is left of their ttl", {delivery.ttl_left for delivery in again}, {None})
+
+
+@check()
+async def a_start_that_was_reported_ends_the_ttl_of_a_lost_lease(lab: Lab) -> None:
+    """A worker that dies leaves a message that had begun as one without ttl; one it only held expires."""
+    async with lab.consumer() as consumer:
+        options = Options(ttl=lab.time.bearable(consumer.lease_timeout))
+        await lab.publish(*(message(id_, options=options) for id_ in ("begun", "noted", "held")))
+        begun, noted, _ = await lab.take(consumer, 3)
+        await consumer.report([(begun, None), (noted, Progress(1.0))])
+        await lab.outlive(consumer)
+        expect("how many are rescued", await consumer.rescue(), 3)
+        expect("what comes back", sorted(ids(await lab.take(consumer, 2))), ["begun", "noted"])
+    await lab.expired("held")
 
 
 @check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...delivery import ACK, DAY, Cancel, DeadLetter, Failure, NewResult, ResultState, Retry, StoredResult
+from ...delivery import ACK, DAY, Cancel, DeadLetter, Failure, NewResult, Release, ResultState, StoredResult
 from ...envelope import Envelope, Options
 from ...ports import REFUSED, SETTLED, Broker, Schedule
 from ..expecting import expect, expect_between
@@ -158,7 +158,7 @@ async def an_expiry_on_the_way_back_leaves_a_result(lab: Lab) -> None:
         await lab.publish(message("1", options=Options(ttl=lab.moment)))
         delivery = await lab.take_one(consumer)
         await lab.advance(2 * lab.moment)
-        expect("the verdict", await lab.settle(consumer, delivery, Retry(0)), SETTLED)
+        expect("the verdict", await lab.settle(consumer, delivery, Release()), SETTLED)
     await lab.expired("1")
     expect("the result", await state_of(lab.broker, "1"), "expired")
 
