@@ -7,8 +7,10 @@ and two move it, however many messages it has. Rows are read one by one: a claim
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import islice
 from math import inf
 from typing import Any
@@ -24,10 +26,17 @@ from .directory import Lane
 from .results import conclude, purge
 from .rows import BODY, Trail, pack, to_envelope, to_trail
 from .store import LEASES_TOLD_APART, Store
+from .unreadable import is_unreadable, read_or, to_unreadable
+
+log = logging.getLogger("repid.sqlite")
 
 _HEADS = f"""
 SELECT ready.rank, ready.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {BODY}
 FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? ORDER BY ready.rank, ready.seq LIMIT ?
+"""  # noqa: S608
+_ONE = f"""
+SELECT ready.rank, ready.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {BODY}
+FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? AND ready.seq = ?
 """  # noqa: S608
 _LEASE = f"""
 INSERT INTO lease (seq, n, lane, until, boot, consumer)
@@ -35,6 +44,7 @@ SELECT ready.seq, message.leases % {LEASES_TOLD_APART}, ready.lane, ?, ?, ?
 FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? AND (ready.rank, ready.seq) <= (?, ?)
 """  # noqa: S608
 _TAKE = "DELETE FROM ready WHERE lane = ? AND (rank, seq) <= (?, ?)"
+_STRIKE_OUT = "DELETE FROM ready WHERE lane = ? AND NOT EXISTS (SELECT 1 FROM message WHERE message.seq = ready.seq)"
 _BRANCH = "SELECT * FROM (SELECT rank, seq, lane FROM ready WHERE lane = ? ORDER BY rank, seq LIMIT ?)"
 _PAYLOAD = 9
 """Where the payload is in a row of `_HEADS`."""
@@ -88,8 +98,9 @@ def claim(store: Store, consumer: int, limit: int, at_most: AtMost) -> list[Deli
     suspects = store.directory.suspects_for(consumer, store.boot, store.boot_now) if at_most.alone else []
     if suspects and (heads := count_heads(store, [(lane, 1) for lane in suspects], 1)):
         found = _draw(store, consumer, list(heads.items()), ANYTHING)
-        _leave_trail(store, found[0])
-        return found
+        if found:
+            _leave_trail(store, found[0])
+            return found
     lanes = list(_lanes(store, consumer, limit, at_most))
     counts = [(lane.id, cap) for lane, cap in lanes]
     if len(lanes) > 1 or at_most.groups:
@@ -155,22 +166,63 @@ def _heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> list[
 
 
 def _draw(store: Store, consumer: int, counts: Sequence[tuple[int, int]], at_most: AtMost) -> list[Delivery]:
-    """Lease the first so many of these lanes, by rank, as far as their payloads are not too big."""
-    cursors = [store.execute(_HEADS, entry) for entry in counts]
-    rows: list[tuple[Any, ...]] = []
-    left = at_most.size
-    for row in cursors[0] if len(cursors) == 1 else heapq.merge(*cursors):
-        left -= len(row[_PAYLOAD])
-        if left < 0 if rows else len(row[_PAYLOAD]) > at_most.first:
+    """Lease the first so many of these lanes, by rank, as far as their payloads are not too big. Bury the unreadable."""
+    while True:
+        try:
+            rows = _read(store, counts, at_most)
+            deliveries = [_to_delivery(store, *row[1:]) for row in rows]
             break
-        rows.append(row)
-    for cursor in cursors:
-        cursor.close()
+        except Exception as error:
+            if not is_unreadable(error) or not _bury_unreadable(store, counts):
+                raise
     until = store.boot_now + store.lease_timeout
     for lane, rank, seq in {row[2]: (row[2], row[0], row[1]) for row in rows}.values():
         store.execute(_LEASE, (until, store.boot, consumer, lane, rank, seq))
         store.execute(_TAKE, (lane, rank, seq))
-    return [_to_delivery(store, *row[1:]) for row in rows]
+    if not rows:  # a place without its message would look for ever as if there were something
+        for lane, _ in counts:
+            store.execute(_STRIKE_OUT, (lane,))
+    return deliveries
+
+
+def _read(store: Store, counts: Sequence[tuple[int, int]], at_most: AtMost) -> list[tuple[Any, ...]]:
+    """The first so many rows of these lanes, by rank, as far as their payloads are not too big."""
+    rows: list[tuple[Any, ...]] = []
+    left = at_most.size
+    with ExitStack() as stack:
+        cursors = [stack.enter_context(closing(store.execute(_HEADS, entry))) for entry in counts]
+        for row in cursors[0] if len(cursors) == 1 else heapq.merge(*cursors):
+            left -= len(row[_PAYLOAD])
+            if left < 0 if rows else len(row[_PAYLOAD]) > at_most.first:
+                break
+            rows.append(row)
+    return rows
+
+
+def _bury_unreadable(store: Store, counts: Sequence[tuple[int, int]]) -> int:
+    """Make dead what cannot be read of the first so many of these lanes; how many."""
+    buried = 0
+    for lane, count in counts:
+        heads = store.execute("SELECT seq FROM ready WHERE lane = ? ORDER BY rank, seq LIMIT ?", (lane, count))
+        for (seq,) in heads.fetchall():
+            failure = read_or(lambda: _find_fault(store, lane, seq), to_unreadable)  # noqa: B023  called at once
+            if failure is None:
+                continue
+            log.error(
+                "a message in %r (its seq is %d) is dead: %s", store.directory.lanes[lane].queue, seq, failure.text
+            )
+            store.execute("DELETE FROM ready WHERE lane = ? AND seq = ?", (lane, seq))
+            conclude(store.connection, store.now, seq, "failure", failure)
+            store.bury(seq, "payload", failure)
+            buried += 1
+    return buried
+
+
+def _find_fault(store: Store, lane: int, seq: int) -> None:
+    """Raise where the row of a message cannot be read."""
+    row = store.execute(_ONE, (lane, seq)).fetchone()
+    if row is not None:
+        _to_delivery(store, *row[1:])
 
 
 def _to_delivery(
@@ -184,6 +236,8 @@ def _to_delivery(
     expires_at: int | None,
     *body: Any,
 ) -> Delivery:
+    if type(attempt) is not int or type(lost) is not int:
+        raise TypeError("its counts are no numbers")
     now = store.now
     _, queue, topic, _ = store.directory.lanes[lane]
     return Delivery(
@@ -244,8 +298,8 @@ def rescue(store: Store) -> int:
 
 
 def _take_back(store: Store, seq: int, lane: int) -> None:
-    row = store.execute("SELECT lost + 1, rank, expires_at, trail FROM message WHERE seq = ?", (seq,)).fetchone()
-    lost, rank, expires_at, packed = row
+    sql = "SELECT lost + 1, rank, CAST(expires_at AS INTEGER), trail FROM message WHERE seq = ?"
+    lost, rank, expires_at, packed = store.execute(sql, (seq,)).fetchone()
     store.execute("UPDATE message SET lost = ? WHERE seq = ?", (lost, seq))
     if is_poison(lost):
         trail = to_trail(packed) or Trail(store.now)

@@ -15,6 +15,7 @@ import msgspec
 from ...errors import QueueNotDeclared
 from ...ports import Topics
 from .rows import pack
+from .unreadable import fetch_all, read_or
 
 _unpack_takes = msgspec.msgpack.Decoder(dict[str, frozenset[str] | None]).decode
 
@@ -71,6 +72,7 @@ class Directory:
     """The copy, and the changes to what it is a copy of. The latter are for write transactions."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
         self._execute = connection.execute
         self.version = -1
         self.channels: dict[str, Channel] = {}
@@ -85,16 +87,17 @@ class Directory:
             return
         self.channels = {
             name: Channel(id_, name, bool(paused))
-            for id_, name, paused in self._execute("SELECT id, name, paused FROM queue")
+            for id_, name, paused in fetch_all(self._connection, "SELECT id, name, paused FROM queue")
         }
         by_id = {channel.id: channel for channel in self.channels.values()}
         self.lanes = {}
-        for id_, queue, topic, suspects in self._execute("SELECT id, queue, topic, suspects FROM lane"):
-            channel = by_id[queue]
-            (channel.suspects if suspects else channel.lanes)[topic] = id_
-            self.lanes[id_] = Lane(id_, channel.name, topic, bool(suspects))
+        for id_, queue, topic, suspects in fetch_all(self._connection, "SELECT id, queue, topic, suspects FROM lane"):
+            channel = by_id.get(queue)
+            if channel is not None:
+                (channel.suspects if suspects else channel.lanes)[topic] = id_
+                self.lanes[id_] = Lane(id_, channel.name, topic, bool(suspects))
         self.takers = {
-            id_: Taker(boot, until, _unpack_takes(takes))
+            id_: Taker(boot, until, _read_takes(takes))
             for id_, boot, until, takes in self._execute("SELECT id, boot, until, takes FROM consumer")
         }
         self._lanes_for.clear()
@@ -239,6 +242,11 @@ class Directory:
                 topic = lane.topic
                 if topics is None or topic in topics or not any(_takes(other, name, topic) for other in live):
                     yield lane
+
+
+def _read_takes(packed: bytes) -> Mapping[str, frozenset[str] | None]:
+    """What a consumer takes; nothing, where another version has written that and it cannot be read."""
+    return read_or(lambda: _unpack_takes(packed), lambda _: {})
 
 
 def _takes(taker: Taker, queue: str, topic: str | None) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
 
+from ...delivery import Failure
 from ...envelope import TOPIC, Envelope, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
 from . import results
 from .clock import micros
 from .directory import Channel
-from .rows import BODY, PLAIN, PLAIN_COLUMNS, Body, lane_topic, to_id, to_options
+from .rows import BODY, PLAIN, PLAIN_COLUMNS, Body, Key, lane_topic, to_envelope, to_id, to_options
 from .store import Store
+from .unreadable import read_or, to_unreadable
 
 _FEW = 20
 """So many rows go into one statement: each one costs half of what it costs alone, and more save nothing (measured)."""
@@ -149,12 +151,26 @@ def revive(store: Store, queue: str, keys: Iterable[int] | None) -> list[BrokerR
     return [_revive(store, channel, key) for key in keys]
 
 
-def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
-    sql = "SELECT id, lane, extra FROM dead WHERE key = ? AND queue = ?"
-    row = store.execute(sql, (key, channel.id)).fetchone() if -(2**63) <= key < 2**63 else None
+def _find_dead(store: Store, channel: Channel, key: int) -> tuple[Key, int, bytes | None] | None:
+    """Id, lane and rare parts of a dead message; None: there is none. Raises where it cannot be read."""
+    if not -(2**63) <= key < 2**63:
+        return None
+    sql = f"SELECT lane, {BODY} FROM dead WHERE key = ? AND queue = ?"  # noqa: S608
+    row = store.execute(sql, (key, channel.id)).fetchone()
     if row is None:
+        return None
+    lane, *body = row
+    to_envelope(channel.name, None, body)
+    return body[0], lane, body[4]
+
+
+def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
+    found = read_or(lambda: _find_dead(store, channel, key), to_unreadable)
+    if found is None:
         return BrokerRefused(f"no dead message in {channel.name!r} has the key {key}")
-    id_, lane, extra = row
+    if isinstance(found, Failure):
+        return BrokerRefused(f"the dead message in {channel.name!r} with the key {key} stays: {found.text}")
+    id_, lane, extra = found
     lane = store.directory.twin(lane, suspects=False)
     if store.execute("SELECT 1 FROM message WHERE id = ?", (id_,)).fetchone() is not None:
         return DuplicateId(to_id(id_), channel.name)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ...delivery import DAY, Failure, NewResult, ResultState, StoredResult
 from .clock import MICRO, micros
 from .rows import Key, pack, to_failure, to_id, to_key, to_options
+from .unreadable import fetch_all, read_or
 
 _STORE = """
 INSERT OR REPLACE INTO result (id, state, payload, failure, finished_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)
 """
 _PURGE = """
 DELETE FROM result WHERE rowid IN (SELECT rowid FROM result WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
+"""
+_CONCLUDE = """
+INSERT OR REPLACE INTO result (id, state, payload, failure, finished_at, expires_at)
+SELECT coalesce(result_id, id), ?, x'', ?, ?, ? FROM message WHERE seq = ?
 """
 _FETCH = "SELECT id, state, payload, failure, finished_at, expires_at FROM result WHERE id = ? AND expires_at > ?"
 
@@ -38,14 +45,16 @@ def fetch(connection: sqlite3.Connection, now: int, ids: Iterable[str]) -> list[
 
 def fetch_one(connection: sqlite3.Connection, now: int, key: Key) -> StoredResult | None:
     """The result under one id, if it has not expired."""
-    row = connection.execute(_FETCH, (key, now)).fetchone()
-    if row is None:
-        return None
+    rows = fetch_all(connection, _FETCH, (key, now))
+    return read_or(lambda: _to_result(rows[0]), lambda _: None) if rows else None
+
+
+def _to_result(row: tuple[Any, ...]) -> StoredResult:
     id_, state, payload, failure, finished_at, expires_at = row
     return StoredResult(
         id=to_id(id_),
         state=state,
-        payload=payload,
+        payload=bytes(payload),
         failure=to_failure(failure),
         finished_at=finished_at / MICRO,
         expires_at=expires_at / MICRO,
@@ -65,12 +74,13 @@ def conclude(
     connection: sqlite3.Connection, now: int, seq: int, state: ResultState, failure: Failure | None = None
 ) -> None:
     """Store what became of a message whose end the broker itself decided, unless the sender wanted none stored."""
-    row = connection.execute("SELECT coalesce(result_id, id), extra FROM message WHERE seq = ?", (seq,)).fetchone()
-    key, extra = row
+    [extra] = connection.execute("SELECT CAST(extra AS BLOB) FROM message WHERE seq = ?", (seq,)).fetchone()
     options = to_options(extra)
     if options.store_result is not False:
-        ttl = DAY if options.result_ttl is None else options.result_ttl
-        store(connection, now, [NewResult(id=to_id(key), state=state, failure=failure, ttl=ttl)])
+        ttl = DAY if options.result_ttl is None or math.isnan(options.result_ttl) else options.result_ttl
+        packed = None if failure is None else pack(failure)
+        connection.execute(_CONCLUDE, (state, packed, now, now + micros(ttl), seq))
+        purge(connection, now, 2)
 
 
 def _to_row(result: NewResult, now: int) -> tuple[object, ...]:

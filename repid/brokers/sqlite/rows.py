@@ -111,8 +111,10 @@ def _to_body(envelope: Envelope) -> Body:
 
 
 def to_envelope(queue: str, topic: str | None, body: Sequence[Any]) -> Envelope:
-    """The envelope of a row."""
+    """The envelope of a row. Raises whatever comes of a row that was not written by `to_bodies`."""
     key, payload, content_type, packed, extra, _ = body
+    if type(payload) is not bytes:
+        raise TypeError(f"its payload is of the type {type(payload).__name__}, not bytes")
     headers: dict[str, str] = {} if topic is None else {TOPIC: topic}
     if packed is not None:
         headers.update(unpack(packed))
@@ -126,18 +128,33 @@ def to_envelope(queue: str, topic: str | None, body: Sequence[Any]) -> Envelope:
 
 
 def to_options(extra: bytes | None) -> Options:
-    """Only the options of a row."""
-    return NO_OPTIONS if extra is None else _unpack_extra(extra).options
+    """Only the options of a row; none where they cannot be read, so that such a message can be ended."""
+    if extra is None:
+        return NO_OPTIONS
+    try:
+        return _unpack_extra(extra).options
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        return NO_OPTIONS
 
 
 def to_trail(packed: bytes | None) -> Trail | None:
-    """The trail that `pack` made bytes of."""
-    return None if packed is None else _unpack_trail(packed)
+    """The trail that `pack` made bytes of; None where it cannot be read."""
+    if packed is None:
+        return None
+    try:
+        return _unpack_trail(packed)
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return None
 
 
 def to_failure(packed: bytes | None) -> Failure | None:
-    """The failure that `pack` made bytes of."""
-    return None if packed is None else _unpack_failure(packed)
+    """The failure that `pack` made bytes of; one that says so where it cannot be read."""
+    if packed is None:
+        return None
+    try:
+        return _unpack_failure(packed)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        return Failure("UnreadableRow", f"the stored failure cannot be read: {error}")
 
 
 def lane_topic(envelope: Envelope) -> str | None:

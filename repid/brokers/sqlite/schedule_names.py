@@ -20,10 +20,13 @@ def rename_schedules(connection: sqlite3.Connection) -> None:
     """
     rows = connection.execute("SELECT name, body FROM schedule ORDER BY name").fetchall()
     for name, body in rows:
-        schedule: dict[str, Any] = msgspec.msgpack.decode(body)
-        envelope = schedule["envelope"]
+        try:
+            schedule: dict[str, Any] = msgspec.msgpack.decode(body)
+            envelope = schedule["envelope"]
+            queue, topic = envelope["queue"], envelope.get("headers", {}).get("topic")
+        except (TypeError, LookupError, AttributeError, msgspec.MsgspecError):
+            continue  # it cannot be read, which must not keep the file from being opened
         connection.execute("UPDATE schedule SET every = ? WHERE name = ?", (schedule.get("every"), name))
-        queue, topic = envelope["queue"], envelope.get("headers", {}).get("topic")
         if name not in {topic, f"{queue}:{topic}"}:
             continue  # an id
         new = f"{_escape(queue)}:{_escape(topic)}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 
@@ -15,6 +17,9 @@ from .clock import MICRO
 from .publishing import publish_declaring
 from .rows import Body, Key, to_id, to_key
 from .store import Store
+from .unreadable import fetch_all, read_or
+
+log = logging.getLogger("repid.sqlite")
 
 _PUT = """
 INSERT INTO schedule (name, body, next_at, every) VALUES (?, ?, ?, ?)
@@ -26,7 +31,7 @@ INSERT OR REPLACE INTO schedule (name, body, next_at, every, paused, fired, skip
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_ALL = "SELECT body, next_at, paused, fired, skipped, last_id, declaration FROM schedule"
+_ALL = "SELECT name, body, next_at, paused, fired, skipped, last_id, declaration FROM schedule"
 _BY_NAME = f"{_ALL} ORDER BY name"
 _OF_NAMES = f"{_ALL} WHERE name IN (SELECT value FROM json_each(?)) ORDER BY name"  # noqa: S608  of our own
 
@@ -70,19 +75,36 @@ def replace(store: Store, old: StoredSchedule | None, new: StoredSchedule, body:
 def find(store: Store, names: Collection[str] | None) -> list[StoredSchedule]:
     """All of them, or those of these names; sorted by name."""
     if names is None:
-        rows = store.execute(_BY_NAME).fetchall()
+        rows = fetch_all(store.connection, _BY_NAME)
     else:
-        rows = store.execute(_OF_NAMES, (json.dumps(list(names)),)).fetchall()
-    return [_stored(*row) for row in rows]
+        rows = fetch_all(store.connection, _OF_NAMES, (json.dumps(list(names)),))
+    return _read_all(store, rows)
+
+
+def _read_all(store: Store, rows: Sequence[tuple[Any, ...]]) -> list[StoredSchedule]:
+    found = [_read(store, *row) for row in rows]
+    return [schedule for schedule in found if schedule is not None]
+
+
+def _read(store: Store, name: str, *row: Any) -> StoredSchedule | None:
+    """The schedule of a row; None, said once, where it cannot be read."""
+
+    def report(error: Exception) -> None:
+        if name not in store.reported:
+            store.reported.add(name)
+            log.error("the schedule %r cannot be read, so it does not tick (declare or remove it): %s", name, error)
+
+    return read_or(lambda: _stored(*row), report)
 
 
 def due(store: Store, limit: int) -> DueSchedules:
     """What is due, those whose interval is too far away last, and when the next one is."""
     now = store.now / MICRO
-    rows = store.execute(DUE, (now, limit)).fetchall()
-    rows += store.execute(AHEAD, (now + CLOCK_SLACK, now, limit - len(rows))).fetchall()
+    rows = fetch_all(store.connection, DUE, (now, limit))
+    rows += fetch_all(store.connection, AHEAD, (now + CLOCK_SLACK, now, limit - len(rows)))
     [next_at] = store.execute(NEXT, (now,)).fetchone()
-    return DueSchedules([_stored(*row) for row in rows], math.inf if next_at is None else next_at, now)
+    next_at = next_at if isinstance(next_at, int | float) else math.inf
+    return DueSchedules(_read_all(store, rows), next_at, now)
 
 
 def _stored(
@@ -90,10 +112,10 @@ def _stored(
 ) -> StoredSchedule:
     return StoredSchedule(
         schedule=_decode_schedule(body),
-        next_at=next_at,
+        next_at=float(next_at),
         paused=bool(paused),
-        fired=fired,
-        skipped=skipped,
+        fired=int(fired),
+        skipped=int(skipped),
         last_id=None if last_id is None else to_id(last_id),
         declaration=None if declaration is None else _decode_declaration(declaration),
     )
@@ -117,7 +139,10 @@ def tick(
     if row is None or row[2] or row[1] != expected_next:
         return "lost"
     body, _, _, last_id = row
-    fires = bool(envelopes) and not (_decode_schedule(body).overlap == "skip" and _is_live(store, last_id))
+    schedule = read_or(lambda: _decode_schedule(body), lambda _: None)
+    if schedule is None:
+        return "lost"
+    fires = bool(envelopes) and not (schedule.overlap == "skip" and _is_live(store, last_id))
     if fires:
         fires = publish_declaring(store, envelopes, bodies) == [None]
     if fires:

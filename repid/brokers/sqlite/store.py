@@ -74,11 +74,12 @@ class Store:
         self.now = 0
         self.boot_now = 0
         self.boot = 0
-        self.next_event = _NEVER
+        self.next_event: float = _NEVER
         self.arrived = False
         self.consumers: dict[int, bytes] = {} if earlier is None else earlier.consumers
         self.leaving: set[int] = set() if earlier is None else earlier.leaving  # closed, and they stand in the file yet
         self.beat_due = self.clock.boot() if self.has_consumers else _NEVER
+        self.reported: set[str] = set()  # the schedules that cannot be read, of which that was said
         self._opening: dict[int, bytes] = {}  # consumers that the present transaction opens
         self._struck_off: set[int] = set()  # those of the leaving that the present transaction strikes off
         self._boot_id = ""
@@ -92,7 +93,8 @@ class Store:
         self.now = self.clock.wall()
         self.boot_now = self.clock.boot()
         version, due, expiry = self.execute(_LOOK).fetchone()
-        self.next_event = min(_NEVER if due is None else due, _NEVER if expiry is None else expiry)
+        moments = [moment for moment in (due, expiry) if isinstance(moment, int | float)]
+        self.next_event = min(moments, default=_NEVER)
         self.directory.refresh(version)
         if self._boot_id != self.clock.boot_id:
             self._find_boot()

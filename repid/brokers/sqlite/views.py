@@ -16,8 +16,9 @@ from . import results
 from .claiming import count_heads
 from .clock import MICRO
 from .directory import Channel
-from .rows import BODY, Key, to_envelope, to_failure, to_key
+from .rows import BODY, Key, to_failure, to_key
 from .store import Store
+from .unreadable import fetch_all, show_envelope
 
 _unpack_progress = msgspec.msgpack.Decoder(Progress).decode
 
@@ -63,54 +64,65 @@ def counts(store: Store, name: str) -> Counts:
 def browse(store: Store, name: str, category: Category, limit: int) -> list[BrowsedMessage]:
     """The first `limit` messages of the queue in that place: by rank, by due time, by end of lease, by age of death."""
     channel = store.directory.channel(name)
-    limit = max(limit, 0)
+    limit = int(min(max(limit, 0), 2**31))
     if category == "ready":
         return list(_browse_ready(store, channel, limit))
     if category == "scheduled":
-        rows = store.execute(_SCHEDULED, (channel.id, limit)).fetchall()
-        return [_show(store, category, row[1:], (row[0] - store.now) / MICRO) for row in rows]
+        rows = fetch_all(store.connection, _SCHEDULED, (channel.id, limit))
+        return [_show(store, channel, category, row[1:], _until(row[0], store.now)) for row in rows]
     if category == "leased":
-        rows = store.execute(_LEASED, (store.boot, channel.id, limit)).fetchall()
-        return [_show(store, category, row[1:], (row[0] - store.boot_now) / MICRO) for row in rows]
+        rows = fetch_all(store.connection, _LEASED, (store.boot, channel.id, limit))
+        return [_show(store, channel, category, row[1:], _until(row[0], store.boot_now)) for row in rows]
     if category == "dead":
-        return [_show_dead(store, row) for row in store.execute(_DEAD, (channel.id, limit)).fetchall()]
+        return [_show_dead(store, channel, row) for row in fetch_all(store.connection, _DEAD, (channel.id, limit))]
     raise ConfigurationError(f"no category {category!r}: it is one of ready, scheduled, leased, dead")
 
 
 def _browse_ready(store: Store, channel: Channel, limit: int) -> Iterator[BrowsedMessage]:
     lanes = [(lane, limit) for lane in channel.all_lanes()]
     heads = count_heads(store, lanes, limit) if lanes else {}
-    rows = [row for lane, count in heads.items() for row in store.execute(_READY, (lane, count)).fetchall()]
+    rows = [row for lane, count in heads.items() for row in fetch_all(store.connection, _READY, (lane, count))]
     rows.sort(key=lambda row: (row[0], row[1]))
     for row in rows:
-        yield _show(store, "ready", row[1:], None)
+        yield _show(store, channel, "ready", row[1:], None)
 
 
-def _show(store: Store, category: Category, row: tuple[Any, ...], due_in: float | None) -> BrowsedMessage:
+def _until(moment: object, now: int) -> float | None:
+    return (moment - now) / MICRO if isinstance(moment, int | float) else None
+
+
+def _show(
+    store: Store, channel: Channel, category: Category, row: tuple[Any, ...], due_in: float | None
+) -> BrowsedMessage:
     seq, lane, attempt, lost, failure, *body = row
-    _, queue, topic, _ = store.directory.lanes[lane]
+    envelope, unreadable = show_envelope(channel.name, _topic(store, lane), body)
     return BrowsedMessage(
-        envelope=to_envelope(queue, topic, body),
+        envelope=envelope,
         category=category,
         key=seq,
         attempt=attempt,
         lost=lost,
         due_in=due_in,
-        failure=to_failure(failure),
+        failure=to_failure(failure) or unreadable,
     )
 
 
-def _show_dead(store: Store, row: tuple[Any, ...]) -> BrowsedMessage:
+def _topic(store: Store, lane: int) -> str | None:
+    found = store.directory.lanes.get(lane)
+    return None if found is None else found.topic
+
+
+def _show_dead(store: Store, channel: Channel, row: tuple[Any, ...]) -> BrowsedMessage:
     key, lane, reason, attempt, lost, failure, *body = row
-    _, queue, topic, _ = store.directory.lanes[lane]
+    envelope, unreadable = show_envelope(channel.name, _topic(store, lane), body)
     return BrowsedMessage(
-        envelope=to_envelope(queue, topic, body),
+        envelope=envelope,
         category="dead",
         key=key,
         attempt=attempt,
         lost=lost,
         reason=reason,
-        failure=to_failure(failure),
+        failure=to_failure(failure) or unreadable,
     )
 
 
