@@ -15,6 +15,7 @@ The map, from the edge inwards; each layer imports only from those below it:
   `retry`, `codec`, `names`.
 * `envelope`, `errors`: values. `hosts`: the bridge to asyncio.
 * `process`: its forks and its exit.
+* `logs`, `tracebacks`: loggers and words for errors that cannot fail, whatever an error or a handler does.
 """
 
 from ._version import __version__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -15,11 +14,12 @@ from typing import Any
 
 import trio
 
+from ..logs import Log
 from .crossing import Bridge, Crossing, bridges, run_bridge
 from .hosted import crossing
 from .tasks import run_on, wait_for
 
-log = logging.getLogger("repid.hosts")
+log = Log("repid.hosts")
 
 
 class HostTasks:

@@ -15,7 +15,7 @@ from .enclosing import enclosing_names
 from .hints import UnresolvedAnnotation, plain_function
 from .message import Message
 from .plan import NO_NAMES, Bind, Plan, compile_plan
-from .supply import MESSAGE, Dependencies, Supplied, SuppliedAsync, Values
+from .supply import MESSAGE, Dependencies, Supplied, SuppliedAsync, Values, refuse_unfinished
 from .sync_message import SyncMessage
 
 __all__ = [
@@ -36,4 +36,5 @@ __all__ = [
     "enclosing_names",
     "kind_of",
     "plain_function",
+    "refuse_unfinished",
 ]

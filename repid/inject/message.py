@@ -56,6 +56,12 @@ class Desk(Protocol):
         """
         ...
 
+    def defer(self, delivery: Delivery, disposition: Disposition) -> Wait:
+        """Take the verdict, at once and for good, and tell the broker of it when the run has ended; what is returned is a
+        checkpoint.
+        """
+        ...
+
     def report(self, delivery: Delivery, progress: Progress) -> Wait:
         """Note how far the run has come; what is returned is a checkpoint."""
         ...
@@ -151,18 +157,24 @@ class Message(Received, Producer):
     `AlreadySettled`. Awaiting a verb waits for the broker's answer; cancelling the await, or leaving it out, takes
     nothing back. Without a verb the actor's confirmation mode decides.
 
+    Two runs of one message never overlap: after `reject`, `retry` and `snooze` the message becomes ready again, after
+    their delay, when the actor has ended. Only then the broker is told, so awaiting these waits for no answer.
+
     `send_message`, `send_message_json` and their plural forms send at once, whatever becomes of this message;
     the same methods of `outbox` hold back until the message is acknowledged. Sending has to be awaited.
 
     An actor that is a plain function (`def`) is given a `SyncMessage` instead.
     """
 
-    __slots__ = ("_action", "_delivery", "_desk", "_outbox", "_terms", "arguments")
+    __slots__ = ("_action", "_delivery", "_desk", "_outbox", "_terms", "arguments", "is_under_way")
 
     arguments: dict[str, Any]
     """What the actor is called with, by parameter name, but for its dependencies. A middleware may change it before the
     call.
     """
+
+    is_under_way: bool
+    """Whether its actor has not ended yet. The worker says so."""
 
     def __init__(self, delivery: Delivery, terms: Terms, desk: Desk, action: Action | None = None) -> None:
         self._delivery = delivery
@@ -171,6 +183,7 @@ class Message(Received, Producer):
         self._action = action
         self._outbox: Outbox | None = None
         self.arguments = {}
+        self.is_under_way = True
 
     def __repr__(self) -> str:
         return f"<Message {self.message_id!r} on {self.channel!r}, attempt {self.attempt}, {self._action or 'open'}>"
@@ -208,11 +221,11 @@ class Message(Received, Producer):
         return self._decide("nacked", DeadLetter("nacked"))
 
     def reject(self) -> Coroutine[Any, Any, None]:
-        """Not here: ready again at once, for any worker; no attempt is used. The outbox is dropped."""
+        """Not here: ready again for any worker when the actor has ended; no attempt is used. The outbox is dropped."""
         return self._decide("rejected", Release(started=True))
 
     def retry(self, delay: float | timedelta | None = None) -> Coroutine[Any, Any, None]:
-        """Run it again after `delay` (seconds or timedelta; None: the actor's policy). Uses an attempt.
+        """Run it again, `delay` after the actor has ended (seconds or timedelta; None: its policy). Uses an attempt.
 
         Raises `UsageError` in the last attempt; the message is still open then.
         """
@@ -227,7 +240,9 @@ class Message(Received, Producer):
         return self._decide("retried", Retry(wait))
 
     def snooze(self, delay: float | timedelta) -> Coroutine[Any, Any, None]:
-        """Not now: ready again after `delay` (seconds or timedelta); no attempt is used. The outbox is dropped."""
+        """Not now: ready again `delay` after the actor has ended (seconds or timedelta); no attempt is used. The outbox
+        is dropped.
+        """
         return self._decide("snoozed", Release(check_duration("delay", delay), started=True))
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> Coroutine[Any, Any, None]:
@@ -312,6 +327,8 @@ class Message(Received, Producer):
         self._action = action
         held = () if self._outbox is None else self._outbox.close()
         outbox = (*held, *replies) if isinstance(disposition, Ack) else ()
+        if self.is_under_way and isinstance(disposition, Retry | Release):
+            return self._desk.defer(self._delivery, disposition)
         return self._desk.hand_over(self._delivery, disposition, outbox)
 
     async def _reply_through(self, publish: Publish, reply: Envelope, replies: Sequence[Envelope]) -> None:

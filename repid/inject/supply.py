@@ -127,3 +127,19 @@ def _checked(step: Step, value: Any) -> Any:
             f"the dependency {step.function!r} returned a coroutine, but is no async function: declare it with async def"
         )
     return value
+
+
+def refuse_unfinished(what: str, value: Any) -> ConfigurationError:
+    """The error of an actor or the like that returned a coroutine or a generator, none of which has been run."""
+    if inspect.isasyncgen(value):
+        return ConfigurationError(f"{what} returned an async generator, of which nothing has been run: {_ITERATE}")
+    value.close()  # it was not started: nothing of it runs, and nobody is warned of it
+    if inspect.iscoroutine(value):
+        return ConfigurationError(
+            f"{what} returned a coroutine that nobody has awaited: await it, or where a sync function returned it, declare "
+            "the actor with async def, and so the wrapper of a decorator"
+        )
+    return ConfigurationError(f"{what} returned a generator, of which nothing has been run: {_ITERATE}")
+
+
+_ITERATE = "a function with yield in it cannot be an actor, behind a decorator neither; do the work and return a value"

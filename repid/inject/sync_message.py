@@ -122,18 +122,20 @@ class SyncMessage(SyncProducer, Received):
         return self._wait_for(self._message.nack)
 
     def reject(self) -> None:
-        """Not here: ready again at once, for any worker; no attempt is used. The outbox is dropped."""
+        """Not here: ready again for any worker when the actor has ended; no attempt is used. The outbox is dropped."""
         return self._wait_for(self._message.reject)
 
     def retry(self, delay: float | timedelta | None = None) -> None:
-        """Run it again after `delay` (seconds or timedelta; None: the actor's policy). Uses an attempt.
+        """Run it again, `delay` after the actor has ended (seconds or timedelta; None: its policy). Uses an attempt.
 
         Raises `UsageError` in the last attempt; the message is still open then.
         """
         return self._wait_for(self._message.retry, delay)
 
     def snooze(self, delay: float | timedelta) -> None:
-        """Not now: ready again after `delay` (seconds or timedelta); no attempt is used. The outbox is dropped."""
+        """Not now: ready again `delay` after the actor has ended (seconds or timedelta); no attempt is used. The outbox
+        is dropped.
+        """
         return self._wait_for(self._message.snooze, delay)
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:

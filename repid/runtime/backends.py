@@ -6,9 +6,10 @@ only a worker that is ending leaves it behind. A process is killed.
 
 from __future__ import annotations
 
-import inspect
+import math
 import os
 import sys
+import types
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -19,8 +20,15 @@ import msgspec
 import trio
 
 from ..actors import Actor
-from ..errors import ConfigurationError, MissingExtra
+from ..errors import MissingExtra
+from ..inject import refuse_unfinished
 from ..ports import Backend, Home
+
+MOMENT = 0.5
+"""Seconds in which a thread may still end that is asked to stop by a worker whose grace is over."""
+
+UNFINISHED = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
+"""What an actor cannot mean to return: nothing of it has been done yet."""
 
 abandoned: ContextVar[bool] = ContextVar("abandoned", default=False)
 """True in the context of a run whose thread was left behind."""
@@ -58,44 +66,51 @@ class ThreadBackend:
         self.slots = slots
         self._unlimited = trio.CapacityLimiter(float("inf"))
         self._waits: set[trio.CancelScope] = set()
-        self._abandoning = False
+        self._abandoning_at = math.inf
 
     async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        """Run it in a thread. Cancelling asks it to stop and waits until it has, or until `abandon`."""
+        """Run it in a thread. Cancelling asks it to stop and waits until it has; what it then returns or raises counts.
+
+        Raises `trio.Cancelled` if it has not ended a moment after `abandon`.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()  # from here on a thread is started, cancelled or not
         ended = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
-        def body() -> Any:
+        outcome = _Outcome()
+
+        def body() -> None:
             try:
-                return _checked(function, function(*arguments, **keywords))
+                outcome.value = function(*arguments, **keywords)
+            except BaseException as error:  # noqa: BLE001  nobody but us may handle it: it may be one that bites
+                outcome.error = error
             finally:
                 with suppress(trio.RunFinishedError):  # left behind, and trio is gone
                     token.run_sync_soon(ended.set)
 
         try:
-            return await trio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._unlimited)
+            await trio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._unlimited)
         except trio.Cancelled:
-            await self._wait_for_the_end(ended)
-            raise
+            if not await self._has_ended(ended):
+                abandoned.set(True)
+                raise
+        return outcome.unwrap()
 
-    async def _wait_for_the_end(self, ended: trio.Event) -> None:
-        with trio.CancelScope(shield=True) as wait:
-            if self._abandoning:
-                wait.cancel()
+    async def _has_ended(self, ended: trio.Event) -> bool:
+        """Wait until a thread that was asked to stop has ended, or need not be waited for any longer."""
+        with trio.CancelScope(shield=True, deadline=self._abandoning_at) as wait:
             self._waits.add(wait)
             try:
                 await ended.wait()
             finally:
                 self._waits.discard(wait)
-        if not ended.is_set():
-            abandoned.set(True)
+        return ended.is_set()
 
     def abandon(self) -> None:
-        """Wait for no thread any more, now and later."""
-        self._abandoning = True
+        """Wait a moment for the threads that are asked to stop now, and then for none any more."""
+        self._abandoning_at = trio.current_time() + MOMENT
         for wait in self._waits:
-            wait.cancel()
+            wait.deadline = self._abandoning_at
 
 
 class ProcessBackend:
@@ -108,17 +123,36 @@ class ProcessBackend:
 
     async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Run it in a process of its own choice; arguments and result are pickled."""
-        call = partial(function, *arguments, **keywords)
+        call = partial(_called, function, *arguments, **keywords)
         return await self._run_sync(call, kill_on_cancel=True, limiter=self._unlimited)
 
 
-def _checked(function: Callable[..., Any], result: Any) -> Any:
-    if inspect.iscoroutine(result):
-        result.close()
-        raise ConfigurationError(
-            f"{function!r} returned a coroutine, but is no async function: declare the actor with async def"
-        )
-    return result
+def _called(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """For a process: what cannot be sent back is to be named by what it is."""
+    value = function(*arguments, **keywords)
+    if type(value) in UNFINISHED:
+        raise refuse_unfinished(f"{function!r}", value)
+    return value
+
+
+class _Outcome:
+    """What a function in a thread has come to."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def unwrap(self) -> Any:
+        """What it returned; raises what it raised."""
+        if self.error is None:
+            return self.value
+        error, self.error = self.error, None  # or its traceback would hold itself
+        try:
+            raise error
+        finally:
+            del error
 
 
 class Backends:

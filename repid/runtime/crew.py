@@ -7,7 +7,6 @@ So runs that never wait cost no switching between tasks, and runs that do wait s
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import threading
@@ -35,6 +34,7 @@ from ..delivery import (
 )
 from ..envelope import Envelope
 from ..errors import UsageError, did_you_mean
+from ..logs import Log
 from ..producer import Publish
 from .ledger import Ledger
 from .limits import Limit
@@ -45,7 +45,7 @@ from .timer import Holder, Timer
 
 T = TypeVar("T")
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 LONGEST_PARKED = 1.0
 """Seconds for which a delivery waits for a thread or process before it is released."""
@@ -63,6 +63,8 @@ class Crew:
         self.context = context
         self.running: dict[Delivery, Holder] = {}
         """Who runs what: only runs that are waiting for something, all others end before anybody could look."""
+        self.deferred: dict[Delivery, Disposition] = {}
+        """Verdicts that let a message be run again, given while its run goes on: the broker is told when that has ended."""
         self.executors: list[Holder] = []
         self.timer = Timer(self.running)
         self.on_leave: Callable[[], None] = lambda: None
@@ -378,6 +380,11 @@ class Desk:
     def begin(self, delivery: Delivery) -> None:
         """A message with a ttl has been started."""
         self._reporter.note_start(delivery)
+
+    def defer(self, delivery: Delivery, disposition: Disposition) -> Callable[[], Awaitable[None]]:
+        """Keep the verdict until the run has ended. What is returned is a checkpoint."""
+        self._crew.deferred[delivery] = disposition
+        return trio.lowlevel.checkpoint
 
     def report(self, delivery: Delivery, progress: Progress) -> Callable[[], Awaitable[None]]:
         """Note how far a run has come; the broker is told now and then. What is returned is a checkpoint."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 import types
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
@@ -16,6 +14,7 @@ import trio
 from ..codec import encode_json
 from ..delivery import (
     ACK,
+    Cancel,
     CancelRequested,
     Delivery,
     Event,
@@ -33,14 +32,16 @@ from ..delivery import (
     decide,
 )
 from ..errors import LeaseLost, PayloadError
-from ..inject import Message
-from .backends import abandoned
+from ..inject import Message, refuse_unfinished
+from ..logs import Log
+from .backends import UNFINISHED, abandoned
 from .crew import Crew, Desk
-from .failures import failure_of, log_failure, split, stops_the_worker
+from .failures import failure_of, is_cancellation, log_failure, stems_from_cancellation, stray_cancellation
 from .roles import Role
+from .signals import comes_from_ctrl_c
 from .timer import Cause
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 RUNS_PER_CHECKPOINT = 16
 TIME_PER_CHECKPOINT = 0.001
@@ -49,12 +50,17 @@ TIME_PER_CHECKPOINT = 0.001
 CHECKPOINTS_PER_RUN = 4
 """A run may yield to others so often before it counts as one that waits for something."""
 
+NOTICEABLE = 0.05
+"""Seconds. An actor that keeps the event loop for less is not named, even if its timeout ends meanwhile."""
+
 CHECKPOINT: Any = trio.lowlevel.cancel_shielded_checkpoint().send(None)  # noqa: ASYNC105  its first step by hand
 """What a coroutine yields that waits for nothing and only lets others run: it is resumed in the next turn."""
 
 
 class Run(msgspec.Struct, eq=False, gc=False):
-    """One delivery in the hands of an executor. `acked_first`: settled before the start. `began`: if it has limits."""
+    """One delivery in the hands of an executor. `acked_first`: settled before the start. `began`: when its actor was
+    called, on trio's clock. `error`: what it raised when it was cut off, if that says more than the cancellation itself.
+    """
 
     role: Role
     delivery: Delivery
@@ -62,8 +68,9 @@ class Run(msgspec.Struct, eq=False, gc=False):
     arguments: dict[str, Any]
     acked_first: bool = False
     called: bool = False
-    began: float = 0.0
     context: Context | None = None
+    began: float = 0.0
+    error: BaseException | None = None
 
     @property
     def phase(self) -> Phase:
@@ -99,19 +106,20 @@ class Executor:
 
     async def work(self) -> None:
         """Run deliveries until the channel is closed. Cancelled: releases the one it holds, if any."""
-        while True:
-            try:
+        try:
+            while True:
                 with self._scope:
                     await self._serve()
-            except trio.EndOfChannel:
-                return
-            except BaseException:
-                self._interrupted()
-                raise
-            if self._run is not None and self._cause is not None:
-                self._cut_short(self._run, self._cause)
-            self._cause = None
-            self._scope = trio.CancelScope()
+                if self._run is not None:
+                    self._cut_short(self._run, self._cause)
+                self._cause = None
+                self._scope = trio.CancelScope()
+                await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.EndOfChannel:
+            return
+        except BaseException:
+            self._interrupted()
+            raise
 
     def cut_off(self, delivery: Delivery, cause: Cause) -> None:
         """Cancel the run of a delivery, if it is still the present one; the cause decides its fate once it has ended."""
@@ -123,26 +131,33 @@ class Executor:
     async def _serve(self) -> None:
         """Run deliveries until the channel is closed (raises `trio.EndOfChannel`) or the scope is used up (returns)."""
         crew, ledger = self._crew, self._ledger
-        clock = time.perf_counter
+        clock = trio.current_time
         while True:
-            runs, due = 0, clock() + TIME_PER_CHECKPOINT
+            now = clock()
+            runs, due = 0, now + TIME_PER_CHECKPOINT
             while not ledger.is_congested:
                 if not self._batch:
                     self._batch = crew.take_nowait()
                     if not self._batch:
                         self._batch = await crew.take()
-                        runs, due = 0, clock() + TIME_PER_CHECKPOINT
+                        now = clock()
+                        runs, due = 0, now + TIME_PER_CHECKPOINT
                 runs += 1
-                run = self._admit(self._batch.pop())
+                run = self._admit(self._batch.pop(), now)
                 if run is not None:
                     self._run = run
                     rest = self._call(run) if run.role.starts_at_once else self._prepare_and_run(run)
                     if rest is not None:
                         await rest
-                        if self._cause is not None:
+                        if self._run is not None or self._cause is not None:
                             return
                         runs, due = 0, clock() + TIME_PER_CHECKPOINT
-                if runs >= RUNS_PER_CHECKPOINT or clock() >= due:
+                now = clock()
+                if now >= due:
+                    if run is not None:
+                        self._name_if_blocking(run, run.began, now)
+                    break
+                if runs >= RUNS_PER_CHECKPOINT:
                     break
             if self._batch:
                 crew.give(self.hand_back())
@@ -154,12 +169,14 @@ class Executor:
         batch, self._batch = self._batch, []
         return batch
 
-    def _admit(self, delivery: Delivery) -> Run | None:
+    def _admit(self, delivery: Delivery, now: float) -> Run | None:
         """Turn a held delivery into a run; None: it was settled, parked or dropped instead."""
         crew, ledger = self._crew, self._ledger
         envelope = delivery.envelope
         role = crew.roles.find[envelope.queue](envelope)
-        if delivery not in ledger.leases:  # lost while it was held
+        if ledger.leases.get(delivery, 0.0) <= now:  # lost while it was held, whether the keeper has seen it or not
+            if delivery in ledger.leases:
+                crew.lose(delivery)
             crew.drop(role)
             return None
         if role is None:
@@ -174,27 +191,35 @@ class Executor:
         elif delivery.ttl_left is not None and ledger.has_expired(delivery):
             self._turn_away(role, delivery, Expired())
         else:
-            return self._bind(role, delivery)
+            return self._bind(role, delivery, now)
         return None
 
-    def _bind(self, role: Role, delivery: Delivery) -> Run | None:
-        """Decode the payload to the actor's arguments; None: it does not fit, and was settled."""
-        ledger, envelope = self._ledger, delivery.envelope
+    def _bind(self, role: Role, delivery: Delivery, now: float) -> Run | None:
+        """Decode the payload to the actor's arguments; None: it does not fit, or cannot be decoded, and was settled."""
+        envelope = delivery.envelope
         message = Message(delivery, role.terms(delivery), self._desk) if role.needs_message else None
+        run = Run(role, delivery, message, _NO_ARGUMENTS, began=now)
         try:
-            run = Run(role, delivery, message, role.bind(envelope, message))
+            run.arguments = role.bind(envelope, message)
         except PayloadError as error:
-            log.error("message %r does not fit actor %r: %s", envelope.id, role.actor.name, error)  # noqa: TRY400
-            self._turn_away(role, delivery, PayloadRefused(Failure("PayloadError", str(error))))
+            failure = failure_of(error)
+            log.error("message %r does not fit actor %r: %s", envelope.id, role.actor.name, failure.text)  # noqa: TRY400
+            self._turn_away(role, delivery, PayloadRefused(Failure(failure.type, failure.text)))
             return None
-        ledger.begun()
+        except BaseException as error:  # noqa: BLE001  from the code of a type, its `__post_init__` say
+            self._begin(role, delivery)
+            run.called = True
+            self._failed(run, error)
+            return None
+        self._begin(role, delivery)
+        return run
+
+    def _begin(self, role: Role, delivery: Delivery) -> None:
+        self._ledger.begun()
         if delivery.ttl_left is not None:
             self._desk.begin(delivery)
-        if role.limits:
-            run.began = trio.current_time()
-            for limit in role.limits:
-                limit.busy += 1
-        return run
+        for limit in role.limits:
+            limit.busy += 1
 
     def _turn_away(self, role: Role, delivery: Delivery, event: Event) -> None:
         self._crew.turn_away(delivery, event, role)
@@ -207,6 +232,10 @@ class Executor:
         run.called = True
         try:
             coroutine = run.role.start(run.arguments, run.message)
+        except BaseException as error:  # noqa: BLE001  told apart in _failed
+            self._failed(run, error)
+            return None
+        try:
             trap = context.run(coroutine.send, None)
         except StopIteration as stop:
             self._returned(run, stop.value)
@@ -222,24 +251,35 @@ class Executor:
         self, run: Run, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any
     ) -> Generator[Any, Any, None]:
         """Go on with a coroutine that has yielded `trap`. Each step runs in its own context, as part of this task."""
+        clock = trio.current_time
+        began = run.began
         try:
+            self._name_if_blocking(run, began, clock())
             for _ in range(CHECKPOINTS_PER_RUN):
                 if trap is not CHECKPOINT:
                     break
                 self._share()
-                trap = context.run(coroutine.send, (yield trap))
+                outcome = yield trap
+                began = clock()
+                trap = context.run(coroutine.send, outcome)
+                self._name_if_blocking(run, began, clock())
             self._wait_for(run)
             while True:
                 try:
                     outcome = yield trap
                 except BaseException as error:  # noqa: BLE001  whatever is thrown in belongs to the coroutine
+                    began = clock()
                     trap = context.run(coroutine.throw, error)
                 else:
+                    began = clock()
                     trap = context.run(coroutine.send, outcome)
+                self._name_if_blocking(run, began, clock())
         except StopIteration as stop:
+            self._name_if_blocking(run, began, clock())
             self._disarm(run)
             self._returned(run, stop.value)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
+            self._name_if_blocking(run, began, clock())
             self._disarm(run)
             self._failed(run, error)
 
@@ -250,12 +290,27 @@ class Executor:
             later, self._batch = self._batch[:half], self._batch[half:]
             self._crew.give(later)
 
+    def _name_if_blocking(self, run: Run, began: float, now: float) -> None:
+        """Name the actor if its timeout ended during one step of it: nothing could cut it off, and nothing else ran."""
+        if now - began < NOTICEABLE:
+            return
+        timeout = run.role.timeout(run.delivery.envelope)
+        if began <= run.began + timeout < now:
+            log.warning(
+                "actor %r (message %r) blocked the event loop for %.3g s, past its timeout of %g s: nothing else of this "
+                "process could run meanwhile; let it await, or declare it with def, so that it runs in a thread",
+                run.role.actor.name,
+                run.delivery.envelope.id,
+                now - began,
+                timeout,
+            )
+
     def _wait_for(self, run: Run) -> None:
         """The run waits for something: its timeout is watched from now on, and others take over the batch."""
         self._ledger.waited += 1
         self._crew.pass_on(self.hand_back())
         self._crew.running[run.delivery] = self
-        self.deadline = trio.current_time() + run.role.timeout(run.delivery.envelope)
+        self.deadline = run.began + run.role.timeout(run.delivery.envelope)
         self._crew.timer.watch(self.deadline)
         if run.delivery in self._ledger.cancelled_leases:  # during its first checkpoints, when nobody could find it
             self.cut_off(run.delivery, CancelRequested)
@@ -272,6 +327,7 @@ class Executor:
         self._crew.pass_on(self.hand_back())
         if run.role.mode == "ack_first" and not await self._ack_first(run):
             return
+        run.began = trio.current_time()
         if run.delivery in self._ledger.cancelled_leases:
             self._conclude(run, CancelRequested())
             return
@@ -294,6 +350,11 @@ class Executor:
     def _returned(self, run: Run, value: Any) -> None:
         role = run.role
         message = run.message
+        if self._cause is TimedOut:
+            log.warning("%s returned after its timeout; what it returned counts", self.name)
+        if type(value) in UNFINISHED:
+            self._failed(run, refuse_unfinished(f"actor {role.actor.name!r} ({role.actor.function!r})", value))
+            return
         if role.is_plain and not run.delivery.envelope.options.store_result:  # the same as below, for the many
             if message is None:
                 self._settler.put(Settlement(run.delivery, ACK))
@@ -305,39 +366,53 @@ class Executor:
         if role.stores_result(run.delivery.envelope):
             try:
                 payload = encode_json(value)
-            except PayloadError as error:
+            except BaseException as error:  # noqa: BLE001  a value may have code of its own
                 self._failed(run, error)
                 return
         self._conclude(run, Returned(value), payload=payload)
 
     def _failed(self, run: Run, error: BaseException) -> None:
-        """Record a failure. Cancellation and orders to stop the process are let through, what came with them is logged."""
-        cancelled, rest = split(error)
-        if rest is not None and stops_the_worker(rest):
-            raise error
-        if cancelled is not None:
-            if rest is not None:
-                log.error("actor %r failed while it was being cancelled", run.role.actor.name, exc_info=rest)
-            raise cancelled
-        assert rest is not None
-        if run.phase is Phase.DECIDED:
-            log.error("actor %r failed after its verdict, which stands", run.role.actor.name, exc_info=rest)
-        self._conclude(run, Raised(failure_of(rest), run.role.error_word(rest)), rest)
+        """Record what was raised as the failure of this run, unless it was cut off: then whoever did that decides.
 
-    def _cut_short(self, run: Run, cause: Cause) -> None:
-        """The scope has caught the cancellation: the recorded cause decides."""
+        An error that has no cancellation in it nor behind it is the actor's own, though it may come late; but what is
+        cancelled or lost is never tried again. Only Ctrl-C goes through: `SystemExit`, and a `KeyboardInterrupt` that the
+        code itself has raised, are failures like others.
+        """
+        if comes_from_ctrl_c(error):
+            raise error
+        if trio.current_effective_deadline() == -math.inf and self._was_cut_off(error):
+            run.error = None if is_cancellation(error) else error
+            return
+        if run.phase is Phase.DECIDED:
+            log.error("actor %r failed after its verdict, which stands", run.role.actor.name, exc_info=error)
+        failure = stray_cancellation(error) if is_cancellation(error) else failure_of(error)
+        self._conclude(run, Raised(failure, run.role.error_word(error)), error)
+
+    def _was_cut_off(self, error: BaseException) -> bool:
+        """Whether a run that was cancelled and raised this owes it to that. `raise … from None` answers a timeout."""
+        if self._cause is CancelRequested or self._cause is LeaseExpired:
+            return True
+        return stems_from_cancellation(error, openly=self._cause is TimedOut)
+
+    def _cut_short(self, run: Run, cause: Cause | None) -> None:
+        """Its run was cut off and has ended: the recorded cause decides; without one the worker is being cancelled."""
         name = run.role.actor.name
-        if cause is CancelRequested:
+        if run.error is not None:
+            log.error("actor %r failed while it was being cancelled", name, exc_info=run.error)
+        if cause is None:
+            self._interrupted()
+        elif cause is CancelRequested:
             log.info("actor %r was cancelled with its message %r", name, run.delivery.envelope.id)
             self._conclude(run, CancelRequested())
-            return
-        if cause is LeaseExpired:
+        elif cause is LeaseExpired:
             log.warning("actor %r lost the lease of message %r and was cancelled", name, run.delivery.envelope.id)
             self._conclude(run, LeaseExpired())
-            return
-        timeout = run.role.timeout(run.delivery.envelope)
-        error = TimeoutError(f"actor {name!r} ran longer than its timeout of {timeout:g} s")
-        self._conclude(run, TimedOut(Failure("TimeoutError", str(error)), run.role.error_word(error)), error)
+        else:
+            timeout = run.role.timeout(run.delivery.envelope)
+            error = TimeoutError(f"actor {name!r} ran longer than its timeout of {timeout:g} s")
+            error.__context__ = run.error
+            self._conclude(run, TimedOut(failure_of(error), run.role.error_word(error)), error)
+        run.error = None  # its traceback holds frames that hold the run
 
     def _interrupted(self) -> None:
         """Cancelled from outside: release what is in hand, or leave it to its lease if a thread goes on with it."""
@@ -368,12 +443,14 @@ class Executor:
             result = run.role.result(delivery.envelope, disposition, payload)
             survived = delivery.lost > 0 and not isinstance(event, Stopping)
             self._settler.put(Settlement(delivery, disposition, outbox, result, survived))
-            if error is not None:
-                log_failure(run.role.actor.name, delivery, disposition, error)
+            if error is not None and isinstance(event, Raised | TimedOut):
+                log_failure(run.role.actor.name, delivery, disposition, error, event.failure)
         self._done(run)
 
     def _done(self, run: Run) -> None:
         self._run = None
+        if run.message is not None:
+            self._hand_over_deferred(run, run.message)
         if run.called:
             self._ledger.ended()
         else:
@@ -382,3 +459,14 @@ class Executor:
             for limit in run.role.limits:
                 limit.ended(trio.current_time() - run.began)
             self._crew.leave(run.role)
+
+    def _hand_over_deferred(self, run: Run, message: Message) -> None:
+        """The run has ended: a verb that lets its message be run again takes effect, and later ones do so at once."""
+        message.is_under_way = False
+        disposition = self._crew.deferred.pop(run.delivery, None) if self._crew.deferred else None
+        if disposition is not None and run.delivery in self._ledger.leases:
+            cancelled = run.delivery in self._ledger.cancelled_leases
+            self._crew.settle(run.delivery, Cancel() if cancelled else disposition, ())
+
+
+_NO_ARGUMENTS: dict[str, Any] = {}

@@ -1,52 +1,44 @@
-"""What an actor has raised: taken apart, put into words, logged."""
+"""What an actor has raised: judged, put into words, logged. Nothing here trusts the error, see `tracebacks`."""
 
 from __future__ import annotations
-
-import logging
-import traceback
 
 import trio
 
 from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Failure, Release, Retry
+from ..logs import Log
+from ..tracebacks import explain, family, is_a, leaves, name_of, text_of
 
-log = logging.getLogger("repid.worker")
-
-LONGEST_TRACEBACK = 16_000
-"""Characters of a traceback that are kept with a failure: its end, where the error is."""
-
-
-def split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """The cancellation in an error, and the rest."""
-    if isinstance(error, trio.Cancelled):
-        return error, None
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)
-    return None, error
+log = Log("repid.worker")
 
 
-def stops_the_worker(error: BaseException) -> bool:
-    """Whether it is, or holds, an order to end the process."""
-    orders = (KeyboardInterrupt, SystemExit)
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(orders) is not None
-    return isinstance(error, orders)
+def is_cancellation(error: BaseException) -> bool:
+    """Whether it says nothing but that something was cancelled."""
+    return all(is_a(each, trio.Cancelled) for each in leaves(error))
+
+
+def stems_from_cancellation(error: BaseException, *, openly: bool) -> bool:
+    """Whether a cancellation is in it, or it was raised while one was being handled: by a clean-up, say.
+
+    `openly`: look only at what a traceback shows, not behind `from None`.
+    """
+    return any(is_a(each, trio.Cancelled) for each in family(error, openly=openly))
 
 
 def failure_of(error: BaseException) -> Failure:
     """The error as it is stored."""
-    explained = traceback.TracebackException.from_exception(error)  # bears errors whose text cannot be had
-    text = "".join(explained.format())
-    return Failure(type(error).__name__, _text(error), text[-LONGEST_TRACEBACK:])
+    text = text_of(error)
+    return Failure(name_of(error), text, explain(error, text))
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001  whatever is wrong with it, the failure is to be recorded
-        return "(its text cannot be had: __str__ raised)"
+def stray_cancellation(error: BaseException) -> Failure:
+    """The failure of an actor that raised a cancellation when nothing of ours was cancelled."""
+    text = "the actor raised trio.Cancelled, but nothing had cancelled it: an old one must not be kept and raised again"
+    return Failure(name_of(error), text, explain(error))
 
 
-def log_failure(actor: str, delivery: Delivery, disposition: Disposition, error: BaseException) -> None:
+def log_failure(
+    actor: str, delivery: Delivery, disposition: Disposition, error: BaseException, failure: Failure
+) -> None:
     """Say what failed and what becomes of the message."""
     match disposition:
         case Ack():
@@ -66,4 +58,5 @@ def log_failure(actor: str, delivery: Delivery, disposition: Disposition, error:
         delivery.attempt,
         fate,
         exc_info=error,
+        explained=failure.traceback,
     )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 import trio
 
 from ..errors import BrokerUnavailable
+from ..logs import Log
 from ..ports import Consumer
 from .backoff import backoff
 from .crew import Crew
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 EXTENSIONS_PER_LEASE = 4
 LATE = 1.0

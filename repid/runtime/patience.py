@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import trio
 
 from ..errors import BrokerUnavailable
+from ..logs import Log
 from .backoff import backoff
 
 T = TypeVar("T")
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 
 class Patience:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 import trio
 
 from ..delivery import Delivery, Progress
 from ..errors import BrokerUnavailable
+from ..logs import Log
 from ..ports import Consumer
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 PAUSE = 0.1
 """Seconds between two reports to the broker: what is reported in between is coalesced, the last one counts."""

@@ -12,7 +12,6 @@ The keeper asks now and then whether there are suspects, a burst worker before i
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -21,10 +20,11 @@ import trio
 
 from ..delivery import Delivery, is_suspect
 from ..errors import BrokerUnavailable
+from ..logs import Log
 from ..ports import Consumer
 from .ledger import Ledger
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 PATIENCE = 30.0
 """Seconds for which a worker first waits until it holds nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
@@ -10,13 +9,14 @@ import trio
 
 from ..delivery import Delivery
 from ..errors import BrokerUnavailable
+from ..logs import Log
 from ..ports import ANYTHING, Consumer
 from .backoff import backoff
 from .crew import Crew
 from .limits import TRIPS_AHEAD
 from .quarantine import Quarantine
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -12,13 +11,15 @@ from ..delivery import VERBS, Cancel, Delivery, Disposition, NewResult, Terms, m
 from ..envelope import Envelope
 from ..errors import ConfigurationError
 from ..inject import MESSAGE, Bind, Message, Plan, Supplied, SuppliedAsync, SyncMessage, Values
+from ..logs import Log
 from ..names import check_duration
 from ..ports import AtMost, Backend, Home, Topics
 from ..retry import default_retry_policy_factory
 from .backends import Backends, abandoned
 from .limits import Limit
+from .signals import let_ctrl_c_through
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 _FALLBACK = default_retry_policy_factory()
 
@@ -85,7 +86,8 @@ class Role:
         """The policy's delay in seconds; should the policy fail, the default's, and the error is logged."""
         try:
             return check_duration("the delay of a retry policy", self.actor.retry_policy(retry_number))
-        except Exception:
+        except BaseException as error:
+            let_ctrl_c_through(error)
             log.exception("the retry policy of actor %r failed; the default policy is used", self.actor.name)
             return check_duration("delay", _FALLBACK(retry_number))
 
@@ -96,7 +98,8 @@ class Role:
             return on_error
         try:
             word = on_error(error)
-        except Exception:
+        except BaseException as fault:
+            let_ctrl_c_through(fault)
             log.exception("on_error of actor %r failed; its retries decide", self.actor.name)
             return None
         if word is None or (isinstance(word, str) and word in VERBS):
@@ -322,7 +325,8 @@ def _takes(actor: Actor, envelope: Envelope) -> bool:
         return envelope.topic == actor.name
     try:
         return bool(actor.takes(envelope))
-    except Exception:
+    except BaseException as error:
+        let_ctrl_c_through(error)
         log.exception("the routing strategy of actor %r failed on message %r", actor.name, envelope.id)
         return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 
@@ -10,10 +9,11 @@ import trio
 
 from ..envelope import Envelope
 from ..errors import BrokerError, ConfigurationError
+from ..logs import Log
 from ..ports import Broker, Schedule, StoredSchedule
 from ..schedule import DECLARE_EVERY, Due, declared, due_tick, pulled_back, tick_envelope
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 LONGEST_SLEEP = 1.0
 """Seconds until the schedules are looked at again, because others may have changed them, or the clock."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 import msgspec
@@ -10,11 +9,12 @@ import trio
 
 from ..delivery import DeadLetter, Delivery, Disposition, Failure, NewResult, Retry, Settlement
 from ..errors import BrokerUnavailable, LeaseLost
+from ..logs import Log
 from ..ports import Consumer, ResultStore, Verdict
 from .backoff import backoff
 from .ledger import Ledger
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 
 class Settler:

@@ -7,7 +7,6 @@ whenever the earliest it knows of has come.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias
@@ -15,8 +14,9 @@ from typing import Protocol, TypeAlias
 import trio
 
 from ..delivery import CancelRequested, Delivery, LeaseExpired, TimedOut
+from ..logs import Log
 
-log = logging.getLogger("repid.worker")
+log = Log("repid.worker")
 
 PATIENCE = 5.0
 """Seconds after its timeout in which an actor should have ended; then it is named in a warning."""

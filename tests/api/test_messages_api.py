@@ -352,6 +352,61 @@ async def test_a_second_verb_is_refused_and_the_first_stands(
     assert len(refused) == 7
 
 
+@pytest.mark.parametrize("verb", [partial(Message.retry, delay=0), Message.reject, partial(Message.snooze, delay=0)])
+@pytest.mark.parametrize("pause", [0.0, 1.0])
+async def test_two_runs_of_one_message_never_overlap(app: Repid, router: Router, verb: Any, pause: float) -> None:
+    seen: list[str] = []
+
+    @router.actor(retries=1)
+    async def job(message: Message) -> None:
+        seen.append("opens")
+        await trio.sleep(pause)
+        if len(seen) == 1:
+            await verb(message)
+        await trio.sleep(1)
+        seen.append("closes")
+
+    await send(app, "job")
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(partial(app.run_worker, burst=True))
+    assert seen == ["opens", "closes"] * 2
+
+
+async def test_a_verb_said_after_the_run_takes_effect_at_once(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    kept: list[Message] = []
+
+    @router.actor(confirmation_mode="manual")
+    async def job(message: Message) -> None:
+        kept.append(message)
+
+    await send(app, "job")
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(1)
+        await kept[0].snooze(1000)
+        assert await server.counts("default") == Counts(scheduled=1)
+        handle.stop()
+
+
+async def test_a_message_that_is_cancelled_after_its_retry_was_said_is_not_run_again(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor(retries=1)
+    async def job(message: Message) -> None:
+        await message.retry(0)
+        await trio.sleep(10)
+
+    sent = await send(app, "job")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(app.run_worker, messages_limit=1))
+        await trio.sleep(1)
+        await server.cancel(sent.id)
+    assert await server.counts("default") == Counts()
+
+
 async def test_retry_uses_an_attempt_and_snooze_and_reject_do_not(app: Repid, router: Router) -> None:
     seen: list[int] = []
 

@@ -402,29 +402,33 @@ def test_what_actors_raise_decides_as_under_trio(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_an_order_to_exit_releases_the_message_and_leaves_the_loop(run: Any, at_once: bool) -> None:
+@pytest.mark.parametrize("order", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("place", ["at once", "after a wait", "in a middleware", "in a thread"])
+def test_an_order_to_exit_is_the_failure_of_its_job_alone(run: Any, place: str, order: type[BaseException]) -> None:
     app, router = make()
 
-    @router.actor
+    async def around(call_next: Any, message: Message, actor: Any) -> Any:
+        if place == "in a middleware":
+            raise order(3)
+        return await call_next(message, actor)
+
+    @router.actor(middlewares=[around] if place == "in a middleware" else [], name="leave")
     async def leave() -> None:
-        if not at_once:
+        if place != "at once":
             await asyncio.sleep(0)
-        raise SystemExit(3)
+        raise order(3)
+
+    @router.actor(name="leave_thread")
+    def in_a_thread() -> None:
+        raise order(3)
 
     async def main() -> None:
         async with app.magic():
-            await send(app, "leave")
-            await app.run_worker()
+            await send(app, "leave_thread" if place == "in a thread" else "leave")
+            await app.run_worker(burst=True)
+            assert await counts(app) == (0, 0, 0, 1)
 
-    with pytest.raises(SystemExit):
-        run(main())
-
-    async def look() -> None:
-        async with app.magic():
-            assert await counts(app) == (1, 0, 0, 0)
-
-    run(look())
+    run(main())
 
 
 def test_cancelling_the_embedding_task_skips_the_grace_and_releases(run: Any) -> None:

@@ -7,6 +7,7 @@ import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ import trio.testing
 from aids import UnreliableServer, run_virtual, send
 
 from repid import Counts, Handle, Message, Repid, Report, Router, UsageError, Worker
+from repid.runtime.signals import comes_from_ctrl_c
 
 
 async def test_stop_lets_running_actors_finish(app: Repid, router: Router, server: UnreliableServer) -> None:
@@ -360,16 +362,126 @@ async def test_a_foreign_cancelled_error_is_a_failure(app: Repid, router: Router
     assert dead.failure.type == "CancelledError"
 
 
-@pytest.mark.parametrize("order", [KeyboardInterrupt, SystemExit])
+async def test_a_cancellation_that_was_kept_and_is_raised_again_is_a_failure(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    kept: list[BaseException] = []
+
+    @router.actor(retries=1, retry_policy=lambda _: 0.0)
+    async def remember() -> None:
+        with trio.move_on_after(1):
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as error:
+                kept.append(error)
+                raise
+        raise kept[0]
+
+    @router.actor
+    async def innocent() -> None:
+        await trio.sleep(10)
+
+    await send(app, "remember")
+    await send(app, "innocent")
+    assert await app.run_worker(burst=True) == Report(processed=3, succeeded=1, retried=1, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.type == "Cancelled"
+    assert "nothing had cancelled it" in dead.failure.text
+
+
+@pytest.mark.parametrize("cause", ["the end of the grace", "a cancelled run()", "its timeout", "cancel()"])
+@pytest.mark.parametrize("style", ["finally", "from", "from None", "group"])
+async def test_who_cancelled_decides_and_what_the_clean_up_raised_is_logged(
+    app: Repid,
+    router: Router,
+    server: UnreliableServer,
+    caplog: pytest.LogCaptureFixture,
+    cause: str,
+    style: str,
+) -> None:
+    @router.actor(timeout=5 if cause == "its timeout" else 100, retries=1, retry_policy=lambda _: 1000.0)
+    async def job() -> None:
+        try:
+            await trio.sleep(30)
+        except trio.Cancelled as cancelled:
+            if style == "from":
+                raise ConnectionError("rollback failed") from cancelled
+            if style == "from None" and cause != "its timeout":
+                raise ConnectionError("rollback failed") from None
+            if style == "group":
+                raise BaseExceptionGroup("two", [ConnectionError("rollback failed"), cancelled])  # noqa: B904
+            raise ConnectionError("rollback failed")  # noqa: B904
+
+    sent = await send(app, "job")
+    with trio.move_on_after(10) as scope:
+        async with trio.open_nursery() as nursery:
+            handle: Handle = await nursery.start(partial(app.run_worker, graceful_shutdown_time=1))
+            await trio.sleep(1)
+            if cause == "the end of the grace":
+                handle.stop()
+            elif cause == "a cancelled run()":
+                scope.cancel()
+            elif cause == "cancel()":
+                await server.cancel(sent.id)
+    expected = Counts(scheduled=1) if cause == "its timeout" else Counts() if cause == "cancel()" else Counts(ready=1)
+    assert await server.counts("default") == expected
+    assert "rollback failed" in caplog.text
+    attempts = [m.attempt for state in ("ready", "scheduled") for m in await server.browse("default", state)]
+    assert attempts == ([] if cause == "cancel()" else [2] if cause == "its timeout" else [1])
+
+
+@pytest.mark.parametrize("order", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("place", ["at once", "after a wait", "in a child", "in a thread", "in a middleware"])
+async def test_an_order_to_exit_that_an_actor_raises_is_the_failure_of_its_job_alone(
+    app: Repid, router: Router, server: UnreliableServer, order: type[BaseException], place: str
+) -> None:
+    async def leave() -> None:
+        raise order(3)
+
+    async def around(call_next: Any, message: Message, actor: Any) -> Any:
+        if place == "in a middleware":
+            raise order(3)
+        return await call_next(message, actor)
+
+    @router.actor(retries=1, retry_policy=lambda _: 0.0, middlewares=[around])
+    async def fatal() -> None:
+        if place == "after a wait":
+            await trio.sleep(1)
+        if place == "in a child":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(leave)
+                await trio.sleep(1)
+        raise order(3)
+
+    @router.actor(retries=1, retry_policy=lambda _: 0.0, name="fatal_thread")
+    def in_a_thread() -> None:
+        raise order(3)
+
+    @router.actor
+    async def innocent() -> None:
+        await trio.sleep(100)
+
+    for _ in range(3):
+        await send(app, "innocent")
+    for _ in range(20):
+        await send(app, "fatal_thread" if place == "in a thread" else "fatal")
+    expected = Report(processed=43, succeeded=3, failed=20, retried=20, dead=20)
+    assert await app.run_worker(burst=True, tasks_limit=8) == expected
+    dead = await server.browse("default", "dead", limit=100)
+    kind = "BaseExceptionGroup" if place == "in a child" else order.__name__
+    assert {(m.failure.type, m.attempt) for m in dead if m.failure is not None} == {(kind, 2)}
+
+
 @pytest.mark.parametrize("wait", [False, True])
-async def test_orders_to_end_the_process_release_and_stop_the_worker(
-    app: Repid, router: Router, server: UnreliableServer, order: type[BaseException], wait: bool
+async def test_ctrl_c_in_the_middle_of_an_actor_releases_what_runs_and_stops_a_worker_without_signals(
+    app: Repid, router: Router, server: UnreliableServer, wait: bool
 ) -> None:
     @router.actor(retries=3, on_error="ack")
     async def fatal() -> None:
         if wait:
             await trio.sleep(1)
-        raise order
+        signal.raise_signal(signal.SIGINT)
 
     @router.actor
     async def slow() -> None:
@@ -379,13 +491,41 @@ async def test_orders_to_end_the_process_release_and_stop_the_worker(
         await send(app, "slow")
     for _ in range(20):
         await send(app, "fatal")
-    with pytest.raises(order):
-        await app.run_worker(tasks_limit=8)
+    with pytest.raises(KeyboardInterrupt):
+        await app.run_worker(tasks_limit=8, handle_signals=[])
     assert await server.counts("default") == Counts(ready=23)
     assert {(m.attempt, m.lost) for m in await server.browse("default", "ready")} == {(1, 0)}
 
 
-async def test_an_order_to_end_the_process_is_not_swallowed_by_a_cancellation(
+def test_an_interrupt_is_told_from_a_raise_whatever_handler_is_set() -> None:
+    def raising() -> None:
+        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def handler(*_: object) -> None:
+        raising()
+
+    class Object:
+        def method(self, _: str, *__: object) -> None:
+            raise KeyboardInterrupt
+
+    found = signal.getsignal(signal.SIGINT)
+    try:
+        for each in (signal.default_int_handler, handler, partial(Object().method, "of asyncio's kind")):
+            signal.signal(signal.SIGINT, each)
+            for function, expected in ((interrupted, True), (raising, False)):
+                with pytest.raises(KeyboardInterrupt) as raised:
+                    function()
+                assert comes_from_ctrl_c(raised.value) is expected
+                assert comes_from_ctrl_c(BaseExceptionGroup("", [ValueError(), raised.value])) is expected
+    finally:
+        signal.signal(signal.SIGINT, found)
+    assert not comes_from_ctrl_c(SystemExit())
+
+
+async def test_an_order_to_exit_does_not_hide_the_timeout_that_led_to_it(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
     async def child() -> None:
@@ -401,9 +541,11 @@ async def test_an_order_to_end_the_process_is_not_swallowed_by_a_cancellation(
             await trio.sleep_forever()
 
     await send(app, "family")
-    with pytest.raises(SystemExit) as raised:
-        await app.run_worker(burst=True)
-    assert raised.value.code == 3
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.type == "TimeoutError"
+    assert "SystemExit: 3" in dead.failure.traceback
 
 
 async def test_an_error_in_one_run_leaves_its_neighbours_alone(

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 from aids import UnreliableServer, send
 
-from repid import Counts, Handle, Message, Repid, Report, Router
+from repid import Counts, Handle, Job, Message, Repid, Report, Router
 
 pytestmark = pytest.mark.real_time
 
@@ -99,22 +99,89 @@ async def test_a_deadline_asks_a_thread_to_stop_and_run_2_never_overlaps_run_1(a
     assert spans[0][1] - spans[0][0] < 5  # it was asked to stop
 
 
-async def test_a_thread_that_does_not_hear_is_waited_for_and_then_timed_out(
+async def test_what_a_thread_returns_after_its_timeout_counts_with_a_warning(
+    app: Repid, router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    @router.actor(timeout=0.02, retries=2, store_result=True)
+    def deaf() -> str:
+        time.sleep(0.15)
+        return "sent the mail"
+
+    handle = await Job("deaf").enqueue()
+    assert await app.run_worker(burst=True) == Report(processed=1, succeeded=1)
+    result = await handle.result
+    assert result is not None
+    assert result.payload == b'"sent the mail"'
+    assert "returned after its timeout" in caplog.text
+
+
+async def test_what_a_thread_raises_after_its_timeout_counts(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
-    ended: list[str] = []
-
     @router.actor(timeout=0.02)
     def deaf() -> None:
         time.sleep(0.15)
-        ended.append("ended")
+        raise ValueError("mine")
 
     await send(app, "deaf")
     assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
-    assert ended == ["ended"]
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert (dead.failure.type, dead.failure.text) == ("ValueError", "mine")
+
+
+async def test_what_a_thread_raises_when_it_is_asked_to_stop_is_the_context_of_its_timeout(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor(timeout=0.02)
+    def polite() -> None:
+        try:
+            while True:
+                time.sleep(0.001)
+                trio.from_thread.check_cancelled()
+        finally:
+            raise ConnectionError("rollback failed")
+
+    await send(app, "polite")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
     [dead] = await server.browse("default", "dead")
     assert dead.failure is not None
     assert dead.failure.type == "TimeoutError"
+    assert "rollback failed" in dead.failure.traceback
+
+
+@pytest.mark.parametrize("outcome", ["returns", "raises", "gives up"])
+async def test_a_thread_has_a_moment_to_end_when_the_grace_is_over(
+    app: Repid, router: Router, server: UnreliableServer, outcome: str
+) -> None:
+    stopped = threading.Event()
+    reports: list[Report] = []
+
+    @router.actor
+    def job() -> None:
+        stopped.wait(5)
+        time.sleep(0.1)
+        if outcome == "raises":
+            raise ValueError
+        if outcome == "gives up":
+            trio.from_thread.check_cancelled()
+
+    async def work(task_status: trio.TaskStatus[Handle]) -> None:
+        reports.append(await app.run_worker(task_status=task_status))
+
+    await send(app, "job")
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(work)
+        await trio.sleep(0.05)
+        handle.cut_short()
+        stopped.set()
+    assert reports == [
+        {
+            "returns": Report(processed=1, succeeded=1),
+            "raises": Report(processed=1, failed=1, dead=1),
+            "gives up": Report(processed=1, released=1),
+        }[outcome]
+    ]
 
 
 async def test_waiting_for_a_thread_slot_does_not_count_as_running(app: Repid, router: Router) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from trio.lowlevel import (
 )
 
 from ...errors import NotConnected, UsageError
+from ...logs import Log
 from ...process import forks, inherits
 from .clock import Clock, micros
 from .requests import Counter, Request
@@ -27,7 +27,7 @@ from .thread import CLOSING_TIME, Thread
 
 T = TypeVar("T")
 
-log = logging.getLogger("repid.sqlite")
+log = Log("repid.sqlite")
 
 ENDING_TIME = CLOSING_TIME + 2.0
 """Seconds that leaving the connection waits for the thread: only a disk that hangs can keep it for so long."""

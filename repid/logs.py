@@ -1,0 +1,73 @@
+"""Loggers that cannot fail: a handler or filter that raises ends no worker and no message's run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+from .tracebacks import explain, traceback_of
+
+
+class Log:
+    """The logger of that name. What its handlers raise is printed to stderr, as logging itself does with most of it.
+
+    An error that is logged along is put into words here, once and within bounds: it may be one that cannot be formatted.
+    The record holds it as `exc_info` for those handlers that look at it themselves.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, text: str, *values: object) -> None:
+        """As `Logger.debug`."""
+        self._log(logging.DEBUG, text, values)
+
+    def info(self, text: str, *values: object) -> None:
+        """As `Logger.info`."""
+        self._log(logging.INFO, text, values)
+
+    def warning(self, text: str, *values: object, exc_info: BaseException | None = None) -> None:
+        """As `Logger.warning`."""
+        self._log(logging.WARNING, text, values, exc_info)
+
+    def error(
+        self, text: str, *values: object, exc_info: BaseException | None = None, explained: str | None = None
+    ) -> None:
+        """As `Logger.error`. `explained`: the error in words, if these are known."""
+        self._log(logging.ERROR, text, values, exc_info, explained)
+
+    def exception(self, text: str, *values: object) -> None:
+        """As `Logger.exception`: with the error that is being handled."""
+        self._log(logging.ERROR, text, values, sys.exception())
+
+    def _log(
+        self,
+        level: int,
+        text: str,
+        values: tuple[object, ...],
+        error: BaseException | None = None,
+        explained: str | None = None,
+    ) -> None:
+        logger = self._logger
+        try:
+            if not logger.isEnabledFor(level):
+                return
+            path, line, function, _ = logger.findCaller(stacklevel=3)
+            details = None if error is None else (type(error), error, traceback_of(error))
+            record = logger.makeRecord(logger.name, level, path, line, text, values, details, function)
+            if error is not None:
+                record.exc_text = (explain(error) if explained is None else explained).rstrip("\n")
+            logger.handle(record)
+        except Exception as fault:  # noqa: BLE001  whatever a handler raises
+            _report(fault)
+
+
+def _report(fault: Exception) -> None:
+    if not logging.raiseExceptions or sys.stderr is None:
+        return
+    try:
+        last = traceback.extract_tb(fault.__traceback__)[-1]
+        sys.stderr.write(f"--- logging failed in {last.filename}, line {last.lineno} ---\n{explain(fault)}")
+    except Exception:  # noqa: BLE001, S110  there is nobody left to tell
+        pass

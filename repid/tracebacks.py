@@ -1,0 +1,204 @@
+"""Errors put into words: in bounded time and size, and without fail.
+
+An error that an actor raised is an object of somebody else's making. Reading any attribute of it, even `__class__`,
+may run code that raises, lies or goes on for ever; its text may be 100 MB long; its chain of causes may have 20 000 links,
+or go in a circle; a group may have 100 000 members. What is written here about an error must not depend on its
+good will, since a failure that cannot be recorded would be run again by one worker after another. So:
+
+* `type(error)` is asked instead of `isinstance`, and the fields are read through the descriptors of `BaseException`.
+* Its text is asked for once, and cut. Whatever that raises is a part of the answer.
+* No function recurses along a chain. The depth and the width of groups, the links of a chain and the frames of a traceback
+  have limits, and all errors together have one more.
+
+`traceback.TracebackException` cannot be used for this: it visits everything first and cuts afterwards.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+LONGEST_TEXT = 16_000
+"""Characters of an error's own text that are kept: its beginning."""
+
+LONGEST_TRACEBACK = 16_000
+"""Characters of a traceback that are kept: its end, where the error is."""
+
+LONGEST_LINE = 2_000
+"""Characters of an error's text within a traceback."""
+
+LONGEST_CHAIN = 10
+"""Errors along one chain of causes and contexts that are shown: the latest."""
+
+WIDEST_GROUP = 15
+DEEPEST_GROUP = 5
+
+MOST_FRAMES = 100
+"""Frames of one error that are shown: the innermost."""
+
+MOST_ERRORS = 60
+"""Errors that one traceback shows."""
+
+MOST_VISITED = 200_000
+"""Errors that are looked through in search of a kind of error."""
+
+CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+"""As Python writes them."""
+
+_name: Any = type.__dict__["__name__"]
+_qualname: Any = type.__dict__["__qualname__"]
+_cause: Any = BaseException.__cause__
+_context: Any = BaseException.__context__
+_suppresses: Any = BaseException.__suppress_context__
+_traceback: Any = BaseException.__traceback__
+_members: Any = BaseExceptionGroup.exceptions
+
+
+def is_a(error: BaseException, *kinds: type[BaseException]) -> bool:
+    """Whether the error is of one of these kinds, whatever it says of itself."""
+    return issubclass(type(error), kinds)
+
+
+def members(error: BaseException) -> tuple[BaseException, ...]:
+    """The members of a group; of an error that is no group, none."""
+    return _members.__get__(error) if is_a(error, BaseExceptionGroup) else ()
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The error itself; of a group, its members and the members of groups in it."""
+    return (each for each in _walk(error, members) if not is_a(each, BaseExceptionGroup))
+
+
+def family(error: BaseException, *, openly: bool) -> Iterator[BaseException]:
+    """The error, its members, and all that they come from; `openly`: only what a traceback shows of that."""
+    return _walk(error, _shown_relatives if openly else _relatives)
+
+
+def _relatives(error: BaseException) -> tuple[BaseException, ...]:
+    return tuple(each for each in (*members(error), _cause.__get__(error), _context.__get__(error)) if each is not None)
+
+
+def _shown_relatives(error: BaseException) -> tuple[BaseException, ...]:
+    _, origin = _origin(error)
+    return members(error) if origin is None else (*members(error), origin)
+
+
+def _walk(error: BaseException, following: Any) -> Iterator[BaseException]:
+    seen, open_ends = {id(error)}, [error]
+    while open_ends and len(seen) < MOST_VISITED:
+        present = open_ends.pop()
+        yield present
+        for each in following(present):
+            if id(each) not in seen:
+                seen.add(id(each))
+                open_ends.append(each)
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Where the error was raised."""
+    return _traceback.__get__(error)  # type: ignore[no-any-return]
+
+
+def name_of(error: BaseException) -> str:
+    """The name of the error's type."""
+    return cut(_name.__get__(type(error)), 200)
+
+
+def text_of(error: BaseException, longest: int = LONGEST_TEXT) -> str:
+    """What the error says, cut, and such that UTF-8 can write it."""
+    try:
+        return cut(str(error), longest)
+    except BaseException as fault:  # noqa: BLE001  whatever is wrong with it, its failure is to be recorded
+        return f"(its text cannot be had: __str__ raised {name_of(fault)})"
+
+
+def cut(text: str, longest: int) -> str:
+    """The text, or its beginning and its length; what UTF-8 cannot write is escaped."""
+    text = str.__str__(text)  # of a subclass, which may do anything
+    beginning = text[:longest].encode("utf-8", "backslashreplace").decode()
+    return beginning if len(text) <= longest else f"{beginning}… (cut: {len(text)} characters)"
+
+
+def explain(error: BaseException, text: str | None = None) -> str:
+    """The error with its traceback and what it comes from, as Python would show it, cut. `text`: what it says, if known."""
+    try:
+        known = {} if text is None else {id(error): text}
+        lines = "".join(_Account(known).of(error, DEEPEST_GROUP))
+        return lines.encode("utf-8", "backslashreplace").decode()[-LONGEST_TRACEBACK:]
+    except Exception as fault:  # noqa: BLE001  a line of source that cannot be read, or the like
+        return f"{name_of(error)} (its traceback cannot be had: {name_of(fault)})\n"
+
+
+class _Account:
+    """What is written about one error. `left`: the errors that it may still show."""
+
+    def __init__(self, texts: dict[int, str]) -> None:
+        self._texts = texts
+        self._seen: set[int] = set()
+        self._left = MOST_ERRORS
+
+    def of(self, error: BaseException, depth: int) -> list[str]:
+        """The chain that ends with this error, the oldest first."""
+        chain, links = [error], [""]
+        self._seen.add(id(error))
+        while len(chain) < LONGEST_CHAIN:
+            link, earlier = _origin(chain[-1])
+            if earlier is None or id(earlier) in self._seen:
+                break
+            self._seen.add(id(earlier))
+            chain.append(earlier)
+            links.append(link)
+        lines: list[str] = []
+        for number in reversed(range(len(chain))):
+            lines += self._one(chain[number], depth)
+            lines.append(links[number])
+        return lines
+
+    def _one(self, error: BaseException, depth: int) -> list[str]:
+        self._left -= 1
+        frames = traceback.extract_tb(traceback_of(error), limit=-MOST_FRAMES)
+        lines = ["Traceback (most recent call last):\n", *frames.format()] if frames else []
+        lines += [f"{_full_name(error)}: {self._text(error)}\n", *_notes(error)]
+        within = members(error)
+        for number, member in enumerate(within[:WIDEST_GROUP], 1):
+            if depth == 0 or self._left <= 0:
+                break
+            lines.append(f"  +---------------- {number} of {len(within)} ----------------\n")
+            lines += _indented(self.of(member, depth - 1))
+        return lines
+
+    def _text(self, error: BaseException) -> str:
+        return cut(self._texts.get(id(error)) or text_of(error), LONGEST_LINE)
+
+
+def _origin(error: BaseException) -> tuple[str, BaseException | None]:
+    cause: BaseException | None = _cause.__get__(error)
+    if cause is not None:
+        return CAUSE, cause
+    return CONTEXT, None if _suppresses.__get__(error) else _context.__get__(error)
+
+
+def _full_name(error: BaseException) -> str:
+    cls = type(error)
+    name: str = _qualname.__get__(cls)
+    module = type.__dict__["__dict__"].__get__(cls).get("__module__")
+    if type(module) is str and module not in {"__main__", "builtins"}:
+        name = f"{module}.{name}"
+    return cut(name, 400)
+
+
+def _notes(error: BaseException) -> list[str]:
+    try:
+        notes = object.__getattribute__(error, "__notes__")
+    except BaseException:  # noqa: BLE001  most have none
+        return []
+    if type(notes) is not list:
+        return []
+    return [f"{cut(note, LONGEST_LINE)}\n" for note in notes[:10] if type(note) is str]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  | {line}\n" for line in "".join(lines).splitlines()]
