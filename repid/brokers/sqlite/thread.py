@@ -6,7 +6,6 @@ notice only the time that takes: what they wait for stays with the `Counter`, an
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import BrokerUnavailable, InternalError, NotConnected, RepidError
+from ...logs import Log
 from ...process import forks
 from .clock import Clock
 from .errors import STATEMENT_FAILED, explain
@@ -24,7 +24,7 @@ from .schema import Opening, open_file
 from .store import Store
 from .transactions import Transactions, check_identity, identify
 
-log = logging.getLogger("repid.sqlite")
+log = Log("repid.sqlite")
 
 _AFTER_FAILURE = 0.1
 
