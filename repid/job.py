@@ -154,12 +154,20 @@ class Job:
 
     @property
     def result(self) -> Lazy[Result[Any] | None]:
-        """`await job.result`: that of its unique id, or of its latest enqueue; None until there is one."""
+        """`await job.result`: that of its unique id, of its latest enqueue, or of its `result_id`; None until there is one."""
         return self.result_as(Any)
 
     def result_as(self, type_: type[T]) -> Lazy[Result[T] | None]:
         """Like `result`, with a value of this type."""
-        return Lazy(lambda: self._handle().fetch(type_))
+        return Lazy(lambda: self._result_handle().fetch(type_))
+
+    async def wait(self) -> Result[Any]:
+        """As `JobHandle.wait`."""
+        return await self._handle().wait()
+
+    async def status(self) -> Status:
+        """As `JobHandle.status`."""
+        return await self._handle().status()
 
     async def cancel(self) -> bool:
         """As `JobHandle.cancel`."""
@@ -174,8 +182,16 @@ class Job:
             return self._latest
         if self._id is None:
             raise UsageError(f"job {self.name!r} was not enqueued yet: it has no message to ask about")
+        return self._handle_on_model()
+
+    def _result_handle(self) -> JobHandle:
+        if self._latest is None and self._model.options.result_id is not None:
+            return self._handle_on_model()
+        return self._handle()
+
+    def _handle_on_model(self) -> JobHandle:
         app = find_app(self._app, f"job {self.name!r}")
-        return JobHandle(app, app.server(), self._model)
+        return JobHandle(app, app.server(), self._model, is_known=self._latest is not None)
 
     async def _declare(self, broker: Broker, schedule: Schedule) -> None:
         while True:  # once more where a tick or another program was quicker
@@ -205,10 +221,20 @@ class Job:
 class JobHandle:
     """One enqueued message, in whatever process it runs.
 
-    `schedule_name` is set for a recurring job: the handle is on the message its schedule published last.
+    `schedule_name` is set for a recurring job: the handle is on the message its schedule published last. `is_known`:
+    the message was published, so that it has ended if it is nowhere.
     """
 
-    def __init__(self, app: Application, broker: Broker, envelope: Envelope, schedule_name: str | None = None) -> None:
+    def __init__(
+        self,
+        app: Application,
+        broker: Broker,
+        envelope: Envelope,
+        schedule_name: str | None = None,
+        *,
+        is_known: bool = True,
+    ) -> None:
+        self.is_known = is_known
         self._app = app
         self._broker = broker
         self.envelope = envelope
@@ -240,17 +266,37 @@ class JobHandle:
     async def wait(self) -> Result[Any]:
         """Wait until it has ended in whatever way; the result. Cancelling, by a timeout say, loses nothing.
 
-        Raises `ResultError` if it has ended and no result was stored (`store_result` was not asked for).
+        Raises `ResultError` if the server knows no message of its id, and if it has ended and no result of it is
+        stored: none was asked for with `store_result`, or it has expired. The text tells which.
         """
         async for status in self.watch():
             if status.is_over:
                 break
         result = await self.result
         if result is None:
-            raise ResultError(
-                f"message {self.id!r} has ended, but no result was stored: give its job or its actor store_result=True"
-            )
+            raise ResultError(self._why_no_result(status.state))
         return result
+
+    async def status(self) -> Status:
+        """How it stands now: not over, over, or unknown. See `Status.state`."""
+        return await anext(self.watch())
+
+    def _why_no_result(self, state: str) -> str:
+        wanted = self.envelope.options.store_result
+        if state == "unknown":
+            return (
+                f"no message {self.id!r} is known on the server of queue {self.queue!r}: it was never enqueued there, or "
+                "it has ended and no result of it is stored any more"
+            )
+        if wanted is False:
+            return f"message {self.id!r} has ended, and no result was stored: its job says store_result=False"
+        if state not in {"gone", "dead"}:
+            return f"message {self.id!r} has ended as {state!r}, and its result has expired meanwhile (result_ttl)"
+        why = "its result has expired (result_ttl)"
+        if wanted is None:
+            why = f"no result was asked for (store_result=True on its job or its actor), or {why}"
+        place = f"; it is among the dead messages of queue {self.queue!r}" if state == "dead" else ""
+        return f"message {self.id!r} has ended, and no result of it is stored: {why}{place}"
 
     @hosted
     async def cancel(self) -> bool:
@@ -303,13 +349,16 @@ class Watch:
     async def __anext__(self) -> Status:
         if self._over:
             raise StopAsyncIteration
+        was_there = self._seen is not None or self._handle.is_known
         self._seen = await self._handle.look(self._seen)
-        status = _status(self._seen)
+        status = _status(self._seen, is_known=was_there)
         self._over = status.is_over
         return status
 
 
-def _status(snapshot: Snapshot) -> Status:
+def _status(snapshot: Snapshot, *, is_known: bool) -> Status:
+    if snapshot.state == "gone" and snapshot.result is None and not is_known:
+        return Status(state="unknown")
     if snapshot.state in {"dead", "gone"}:
         return Status(state=snapshot.result.state if snapshot.result else snapshot.state, attempt=snapshot.attempt)
     state = "cancelling" if snapshot.cancelling else "running" if snapshot.state == "leased" else snapshot.state

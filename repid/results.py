@@ -76,8 +76,9 @@ class Result(Generic[T]):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How a job stands.
 
-    `state` is ready, scheduled, running or cancelling; once all is over: success, failure, dead, expired,
-    cancelled, or gone where no result was stored. `done` of `total` (None: unknown) and `note` are what its actor
+    `state` is ready, scheduled, running or cancelling; once all is over: success, failure, dead, expired or
+    cancelled, and gone where no result is stored. It is unknown where the server has no message of this id and this
+    job was not enqueued here: it may never have been, or it ended long ago. `done` of `total` (None: unknown) and `note` are what its actor
     last told of its progress.
     """
 
@@ -90,7 +91,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_over(self) -> bool:
         """Whether nothing will change any more."""
-        return self.state in {"success", "failure", "dead", "expired", "cancelled", "gone"}
+        return self.state in {"success", "failure", "dead", "expired", "cancelled", "gone", "unknown"}
 
 
 class Lazy(Generic[T]):

@@ -15,7 +15,7 @@ import trio
 
 from ..application import Application, current, open_apps
 from ..envelope import Envelope
-from ..errors import ResultError, UsageError
+from ..errors import UsageError
 from ..job import Job, JobHandle
 from ..names import check_duration, check_iterable
 from ..producer import SendOptions
@@ -162,8 +162,8 @@ class Client:
     def result(self, job: Job | JobHandle, timeout: float | None = None) -> Result[Any]:
         """Wait until a job has ended in whatever way; its result.
 
-        Raises `TimeoutError` after so many seconds (None: never), which changes nothing, and `ResultError` if it has
-        ended and no result was stored (`store_result` was not asked for).
+        Raises `TimeoutError` after so many seconds (None: never), which changes nothing, and `ResultError` as
+        `JobHandle.wait` does.
         """
         deadline = None if timeout is None else time.monotonic() + check_duration("timeout", timeout)
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -262,20 +262,8 @@ async def _with_app(app: Application, function: Callable[[], Awaitable[T]]) -> T
 
 async def _wait(job: Job | JobHandle, seconds: float | None) -> Result[Any] | None:
     with trio.move_on_after(float("inf") if seconds is None else seconds):
-        return await _wait_for_result(job)
-    return None
-
-
-async def _wait_for_result(job: Job | JobHandle) -> Result[Any]:
-    if isinstance(job, JobHandle):
         return await job.wait()
-    async for status in job.watch():
-        if status.is_over:
-            break
-    result = await job.result
-    if result is None:
-        raise ResultError(f"{job!r} has ended, but no result was stored: give it or its actor store_result=True")
-    return result
+    return None
 
 
 def _pass_error_on(started: Future[Handle], ended: Future[Report]) -> None:
