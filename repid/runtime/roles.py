@@ -262,7 +262,9 @@ class Roles:
             self._roles.setdefault(actor.channel, []).append(role)
         self.find: dict[str, Find] = {queue: _finder(roles) for queue, roles in self._roles.items()}
         """For each queue: from an envelope to the role that takes it, if one does."""
-        self.schedules = [role.actor.schedule for role in self if role.actor.schedule is not None]
+        schedules = [role.actor.schedule for role in self if role.actor.schedule is not None]
+        self.schedules = [*{schedule.name: schedule for schedule in reversed(schedules)}.values()]
+        """Of two actors of one name on one queue, the first declared has the say here too."""
         self.limits: list[Limit] = list(dict.fromkeys(limit for role in self for limit in role.limits))
         self._topics = [
             ((role.actor.channel, role.actor.name), role.limits[0])

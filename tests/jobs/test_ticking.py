@@ -14,7 +14,7 @@ import trio
 from aids import UnreliableServer
 from msgspec.structs import replace
 
-from repid import Connection, Job, Repid, Router, SQLiteServer, Worker
+from repid import Connection, Job, Queue, Repid, Router, SQLiteServer, Worker
 from repid.brokers.sqlite import schedules as sqlite_schedules
 from repid.brokers.sqlite.clock import MICRO, Clock
 from repid.runtime.scheduler import AT_ONCE
@@ -131,6 +131,39 @@ async def test_what_is_due_is_found_by_the_indexes_of_the_file(tmp_path: Path) -
         assert "SCAN" not in plan
         assert "TEMP B-TREE" not in plan
     connection.close()
+
+
+async def test_a_schedule_of_a_newer_version_that_cannot_be_read_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[int] = []
+    app = Repid(Connection(SQLiteServer(tmp_path / "a.db")))
+    async with app.magic():
+        await Queue().declare()
+        for id_ in ("newer", "good"):
+            await Job("count", id_=id_, deferred_by=0.1).enqueue()
+        connection = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+        [body] = connection.execute("SELECT body FROM schedule WHERE name = 'newer'").fetchone()
+        newer = body.replace(b"skip", b"fold")
+        connection.execute("UPDATE schedule SET body = ? WHERE name = 'newer'", (newer,))
+        connection.close()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Worker(routers=[counting(ran)]).run)
+            with trio.fail_after(20):
+                while len(ran) < 2:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        assert [stored.schedule.name for stored in await app.schedules.list()] == ["good"]
+    assert "schedule 'newer' cannot be read" in caplog.text
+
+
+async def test_of_two_actors_of_one_name_on_one_queue_the_first_has_the_say_about_the_schedule(app: Repid) -> None:
+    with trio.move_on_after(3 * DECLARE_EVERY):
+        await Worker(routers=[counting([], every=60), counting([], every=70)]).run()
+    [stored] = await app.schedules.list()
+    assert stored.schedule.every == 60
+    assert stored.declaration is not None
+    assert stored.declaration.superseded == ()
 
 
 async def test_a_clock_that_is_set_back_stops_no_interval(tmp_path: Path) -> None:
