@@ -134,6 +134,11 @@ async def _nothing() -> Any:
     """In place of a call that is over."""
 
 
+def is_run_by_trio(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether it is a loop of trio-asyncio, as every loop is that asyncio makes once trio-asyncio was imported."""
+    return type(loop).__module__.partition(".")[0] == "trio_asyncio"
+
+
 class Bridge:
     """Where the calls of one asyncio loop cross: into a nursery of trio's, here one of the same thread."""
 
@@ -141,6 +146,7 @@ class Bridge:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.is_run_by_trio = is_run_by_trio(loop)
         self.idle: list[Carrier] = []
         self.rest = Context()
         """In which idle carriers wait: a caller's context must not live longer than its call."""

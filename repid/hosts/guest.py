@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from .crossing import Bridge, Crossing, TrioEndedError, bridges, run_bridge, until
+from .crossing import Bridge, Crossing, TrioEndedError, bridges, is_run_by_trio, run_bridge, until
 
 
 async def join(loop: asyncio.AbstractEventLoop, user: object) -> Bridge:
@@ -19,7 +19,7 @@ async def join(loop: asyncio.AbstractEventLoop, user: object) -> Bridge:
     while True:
         bridge = bridges.get(loop)
         if bridge is None:
-            bridge = Guest(loop)
+            bridge = Lodger(loop) if is_run_by_trio(loop) else Guest(loop)
         if bridge.enter(user) or await bridge.join(user):
             return bridge
 
@@ -39,17 +39,22 @@ class Guest(Bridge):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        self._users: dict[object, asyncio.Task[Any] | None] = {}
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._done: asyncio.Future[None] = loop.create_future()
+        self._closed = False
+        self._closing = trio.Event()
+        self._start(loop)
+        bridges[loop] = self
+        self._owner = loop.create_task(self._own(), name="repid: trio as a guest", context=Context())
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if trio.lowlevel.in_trio_run():
             raise RuntimeError(
                 "another trio run is going on in this thread: either a loop that had repid open was closed as it was "
                 "(end loops with asyncio.run() or asyncio.Runner), or this loop is itself run by trio, as "
                 "trio-asyncio's are"
             )
-        self._users: dict[object, asyncio.Task[Any] | None] = {}
-        self._ready: asyncio.Future[None] = loop.create_future()
-        self._done: asyncio.Future[None] = loop.create_future()
-        self._closed = False
-        self._closing = trio.Event()
         context = Context()  # of its own: the first caller's must not live as long as the guest
         tick: Any = self._tick
         soon: Any = partial(loop.call_soon, tick, context=context)
@@ -61,8 +66,6 @@ class Guest(Bridge):
             done_callback=self._ended,
             host_uses_signal_set_wakeup_fd=True,  # asyncio may, at any time; uvloop does
         )
-        bridges[loop] = self
-        self._owner = loop.create_task(self._own(), name="repid: trio as a guest", context=Context())
 
     def enter(self, user: object) -> bool:
         """Count a user, if the guest has started and is not ending."""
@@ -159,6 +162,22 @@ class Guest(Bridge):
     def _leaving(self) -> list[asyncio.Task[Any]]:
         """The users that are being cancelled."""
         return [task for task in self._users.values() if task is not None and task.cancelling() and not task.done()]
+
+
+class Lodger(Guest):
+    """Where trio is there already: a loop of trio-asyncio with a trio run of its own, as `asyncio.run` then makes it."""
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if type(loop).__name__ != "SyncTrioEventLoop":  # a loop within somebody's trio run, where trio is the host
+            super()._start(loop)  # raises
+        trio.lowlevel.spawn_system_task(self._lodge, context=Context())
+
+    async def _lodge(self) -> None:
+        try:
+            await self._run()
+        finally:
+            self._over()
+            self._done.set_result(None)
 
 
 def _is_interrupt(error: BaseException) -> bool:

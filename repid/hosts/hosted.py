@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import trio
 from trio.lowlevel import TrioToken, current_trio_token, in_trio_run, in_trio_task
 
-from .crossing import Bridge, Crossing, TrioEndedError, bridges, run_bridge
+from .crossing import Bridge, Crossing, TrioEndedError, bridges, is_run_by_trio, run_bridge
 from .guest import join, leave
 from .tasks import run_on
 
@@ -25,7 +25,7 @@ def trio_runs() -> bool:
     if not in_trio_task():
         return False
     loop = asyncio._get_running_loop()  # noqa: SLF001  in asyncio.__all__: None, where the other one raises
-    return loop is None or asyncio.current_task(loop) is None or loop not in bridges
+    return loop is None or asyncio.current_task(loop) is None or not (loop in bridges or is_run_by_trio(loop))
 
 
 def current_run() -> TrioToken | None:

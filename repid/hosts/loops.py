@@ -17,7 +17,7 @@ import trio
 from ..logs import Log
 from .crossing import Bridge, Crossing, bridges, run_bridge
 from .hosted import crossing
-from .tasks import run_on, wait_for
+from .tasks import Outside, run_on, wait_for
 
 log = Log("repid.hosts")
 
@@ -55,8 +55,7 @@ class LoopTasks:
 
     async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
-        loop = self._bridge.loop
-        task = asyncio.Task(_run(function, arguments, keywords), loop=loop, context=copy_context())
+        task = self._bridge.loop.create_task(_run(function, arguments, keywords), context=copy_context())
         await wait_for(task)
         return unwrap(task.result())
 
@@ -107,6 +106,7 @@ async def open_trio_asyncio(trio_asyncio: Any) -> AsyncIterator[LoopTasks]:
         with trio.CancelScope(shield=True):
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(_log_exception)  # otherwise it ends the loop and the run
+                loop.set_task_factory(_make_task)
                 task_status.started(loop)
                 await leaving.wait()
                 await trio_asyncio.aio_as_trio(_end_tasks)()
@@ -124,6 +124,10 @@ async def open_trio_asyncio(trio_asyncio: Any) -> AsyncIterator[LoopTasks]:
         finally:
             del bridges[bridge.loop]
             leaving.set()
+
+
+def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(Outside(coroutine, loop), loop=loop, **options)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import trio
+from trio._core._run import GLOBAL_RUN_CONTEXT  # private, and the only way to hide a task
 
 from .crossing import Bridge
 
@@ -24,6 +25,10 @@ class Eager(Coroutine[Any, Any, Any]):
 
     Most actors that wait for nothing end in that step. An order to end the process is kept for the worker, which
     must give back its messages before it obeys; in a task it would stop the loop at once.
+
+    The first step is made in the middle of a step of a trio task, whose cancel scopes and nurseries the coroutine must
+    not get hold of: it would leave them in later steps, which are no part of that task. So the task is hidden from it,
+    and a call of trio fails in the first step as it does in the others: "must be called from async context".
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -40,6 +45,8 @@ class Eager(Coroutine[Any, Any, Any]):
         """Make the first step, as the task would."""
         asyncio._enter_task(loop, task)  # noqa: SLF001  documented in "Extending asyncio"
         said, _library.name = _library.name, None
+        hidden = GLOBAL_RUN_CONTEXT.task
+        del GLOBAL_RUN_CONTEXT.task
         try:
             self._first = context.run(self._coroutine.send, None)
         except StopIteration as stop:
@@ -47,6 +54,7 @@ class Eager(Coroutine[Any, Any, Any]):
         except BaseException as error:  # noqa: BLE001  it belongs to who waits
             self.error, self.ended = error, True
         finally:
+            GLOBAL_RUN_CONTEXT.task = hidden
             _library.name = said
             asyncio._leave_task(loop, task)  # noqa: SLF001
 
@@ -87,6 +95,46 @@ class Eager(Coroutine[Any, Any, Any]):
         raise StopIteration from None
 
 
+class Outside(Coroutine[Any, Any, Any]):
+    """A coroutine for a task of an asyncio loop that is itself a trio task, which every step hides; see `Eager`.
+
+    What asyncio asks for is hidden with it, and said by other means: which loop runs.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._coroutine = coroutine
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)
+
+    def send(self, value: Any) -> Any:
+        """The task's next step."""
+        return self._step(self._coroutine.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        """The task was cancelled, or what it awaited failed."""
+        return self._step(self._coroutine.throw, *error)
+
+    def close(self) -> None:
+        """Abandoned with its loop."""
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self
+
+    def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        hidden = GLOBAL_RUN_CONTEXT.__dict__.pop("task", _NOTHING)  # it is hidden already in an `Eager` first step
+        said = asyncio._get_running_loop()  # noqa: SLF001  in asyncio.__all__, for those who make loops
+        asyncio._set_running_loop(self._loop)  # noqa: SLF001
+        try:
+            return step(*arguments)
+        finally:
+            asyncio._set_running_loop(said)  # noqa: SLF001
+            if hidden is not _NOTHING:
+                GLOBAL_RUN_CONTEXT.task = hidden
+
+
 async def run_on(
     bridge: Bridge, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]
 ) -> Any:
@@ -95,7 +143,8 @@ async def run_on(
     Cancelling cancels the task, and waits until it is really done.
     """
     loop = bridge.loop
-    coroutine = Eager(function(*arguments, **keywords))
+    call = function(*arguments, **keywords)
+    coroutine = Eager(Outside(call, loop) if bridge.is_run_by_trio else call)
     context = copy_context()
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context)
     coroutine.begin(task, loop, context)

@@ -40,6 +40,7 @@ from .failures import failure_of, is_cancellation, log_failure, stems_from_cance
 from .roles import Role
 from .signals import comes_from_ctrl_c
 from .timer import Cause
+from .wrong_loop import hint_at_the_loop
 
 log = Log("repid.worker")
 
@@ -386,6 +387,8 @@ class Executor:
         if run.phase is Phase.DECIDED:
             log.error("actor %r failed after its verdict, which stands", run.role.actor.name, exc_info=error)
         failure = stray_cancellation(error) if is_cancellation(error) else failure_of(error)
+        if run.role.actor.is_async:
+            failure = hint_at_the_loop(failure, error, in_trio=run.role.runs_in_trio)
         self._conclude(run, Raised(failure, run.role.error_word(error)), error)
 
     def _was_cut_off(self, error: BaseException) -> bool:

@@ -37,6 +37,7 @@ class Role:
         "limits",
         "mode",
         "needs_message",
+        "runs_in_trio",
         "slots",
         "start",
         "starts_at_once",
@@ -44,6 +45,7 @@ class Role:
 
     def __init__(self, actor: Actor, backend: Backend | None, home: Home | None, limits: tuple[Limit, ...]) -> None:
         self.actor = actor
+        self.runs_in_trio = backend is None
         self.mode = actor.mode
         self.bind = actor.plan.bind if actor.is_async else _bind_for_threads(actor.plan)
         self.limits = limits

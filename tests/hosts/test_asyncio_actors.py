@@ -456,3 +456,38 @@ def test_a_backend_that_does_not_exist_is_refused_by_name() -> None:
 
     with pytest.raises(ConfigurationError, match="backend of actor 'job'"):
         Router().actor(name="job", backend="gevent")(print)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("how", ["sleep", "scope", "nursery", "children"])
+def test_a_call_of_trio_fails_alone(loop: str, how: str) -> None:
+    run(
+        f"""
+        how = {how!r}
+
+        async def opens_a_scope():
+            with trio.move_on_after(60):
+                await asyncio.sleep(0.005)
+
+        @router.actor
+        async def wrong():
+            if how == "sleep":
+                await trio.sleep(0.001)
+            elif how == "scope":
+                await opens_a_scope()
+            elif how == "nursery":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep, 0.001)
+                    await asyncio.sleep(0.005)
+            else:
+                await asyncio.gather(opens_a_scope(), opens_a_scope())
+
+        @router.actor
+        async def innocent():
+            await asyncio.sleep(0.02)
+
+        report, counts, dead = main("wrong", "innocent", "wrong", "innocent")
+        assert (report.succeeded, report.dead) == (2, 2), report
+        assert all('backend="trio"' in failure.text for failure in dead), dead
+        """,
+        loop,
+    )
