@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ import pytest
 import trio
 
 from repid.hosts import at_home, crossing, hosted, hosted_context
+from repid.hosts.crossing import IDLE_CARRIERS
 
 from .hosting import nothing_is_left
 
@@ -167,21 +169,30 @@ def test_the_callers_context_variables_are_seen(run: Any) -> None:
 def test_a_cancelled_call_is_waited_for_and_raises_the_original_cancellation(run: Any) -> None:
     log: list[str] = []
 
-    @hosted
-    async def sleep() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(0.02)
-            log.append("ended")
-
     async def main() -> None:
+        begun, cleaning = asyncio.Event(), asyncio.Event()
+        cleaned = trio.Event()
+
+        @hosted
+        async def sleep() -> None:
+            begun.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                cleaning.set()
+                with trio.CancelScope(shield=True):
+                    await cleaned.wait()
+                log.append("ended")
+
         task = asyncio.create_task(sleep())
-        await asyncio.sleep(0.01)
+        await begun.wait()
         task.cancel("enough")
-        await asyncio.sleep(0.005)
+        await cleaning.wait()
         task.cancel("at once!")  # changes nothing
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not task.done()
+        cleaned.set()
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
         assert caught.value.args == ("enough",)
@@ -192,16 +203,19 @@ def test_a_cancelled_call_is_waited_for_and_raises_the_original_cancellation(run
 
 
 def test_an_error_wins_over_a_cancellation(run: Any) -> None:
-    @hosted
-    async def fail_when_cancelled() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise KeyError("lost")
-
     async def main() -> None:
+        begun = asyncio.Event()
+
+        @hosted
+        async def fail_when_cancelled() -> None:
+            begun.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyError("lost")
+
         task = asyncio.create_task(fail_when_cancelled())
-        await asyncio.sleep(0.01)
+        await begun.wait()
         task.cancel()
         with pytest.raises(KeyError, match="lost"):
             await task
@@ -378,19 +392,105 @@ def test_at_the_end_of_the_loop_tasks_in_the_middle_of_calls_may_clean_up(run: A
     log: list[str] = []
 
     async def main() -> None:
+        begun = asyncio.Event()
+
+        async def wait() -> None:
+            begun.set()
+            await trio.sleep_forever()
+
         async def use() -> None:
             async with room(log):
                 try:
-                    await crossing(trio.sleep_forever)()
+                    await crossing(wait)()
                 finally:
                     log.append(str(await double(3)))
 
         use_task = asyncio.create_task(use())
-        await asyncio.sleep(0.02)
+        await begun.wait()
         assert not use_task.done()
 
     run(main())
     assert log == ["in", "6", "out"]
+
+
+def test_a_second_cancellation_of_the_guest_does_not_cut_off_those_who_clean_up(run: Any) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        begun, cleaning, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def use() -> None:
+            async with room(log):
+                begun.set()
+                try:
+                    await asyncio.sleep(3600)
+                finally:
+                    cleaning.set()
+                    await cleaned.wait()
+                    log.append(str(await double(3)))
+
+        task = asyncio.create_task(use())
+        await begun.wait()
+        [owner] = [each for each in asyncio.all_tasks() if each.get_name() == "repid: trio as a guest"]
+        task.cancel()
+        owner.cancel()
+        await cleaning.wait()
+        for _ in range(3):
+            await asyncio.sleep(0)
+            owner.cancel()
+        cleaned.set()
+        await asyncio.wait([task, owner])
+        assert nothing_is_left()
+
+    run(main())
+    assert log == ["in", "6", "out"]
+
+
+def test_more_than_a_hundred_carriers_end_when_their_calls_do(run: Any) -> None:
+    async def main() -> None:
+        all_begun, carriers = asyncio.Event(), set[trio.lowlevel.Task]()
+
+        async def wait_for_the_others() -> None:
+            carriers.add(trio.lowlevel.current_task())
+            if len(carriers) == IDLE_CARRIERS + 20:
+                all_begun.set()
+            while not all_begun.is_set():
+                await trio.lowlevel.checkpoint()
+
+        async def living() -> int:
+            await trio.lowlevel.checkpoint()
+            nursery = trio.lowlevel.current_task().parent_nursery
+            assert nursery is not None
+            return len(nursery.child_tasks)
+
+        async with room([]):
+            await asyncio.gather(*(crossing(wait_for_the_others)() for _ in range(IDLE_CARRIERS + 20)))
+            assert await crossing(living)() <= IDLE_CARRIERS + 1  # one holds the room
+
+    run(main())
+
+
+def test_a_carrier_that_waits_keeps_nothing_of_its_last_caller(run: Any) -> None:
+    class Session: ...
+
+    held: ContextVar[Session] = ContextVar("held")
+    left: list[weakref.ref[Session]] = []
+
+    async def caller() -> None:
+        session = Session()
+        left.append(weakref.ref(session))
+        held.set(session)
+        await double(1)
+
+    async def main() -> None:
+        async with room([]):
+            await asyncio.create_task(caller())
+            for _ in range(3):  # the loop lets go of what it has just called
+                await asyncio.sleep(0)
+            gc.collect()
+            assert left[0]() is None
+
+    run(main())
 
 
 def test_a_generator_that_is_left_open_ends_with_the_loop(run: Any) -> None:
