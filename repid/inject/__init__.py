@@ -4,6 +4,7 @@
   and the kinds of functions.
 * `hints`: annotations become types, one parameter at a time, so that an error can name the parameter. `enclosing`: the
   names in them that are local to the functions around an actor.
+* `constraints`: `Annotated[int, Gt(0)]` becomes something that is checked, or is refused.
 * `signature`: what a function asks for: payload parameters, the message, dependencies, the rest.
 * `supply`: a function and its dependencies as one call; `dependencies`: compiles that.
 * `plan`: `compile_plan`; `Plan.bind` is the fast path: the payload is decoded once, straight to the arguments.

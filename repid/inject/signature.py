@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ..errors import ConfigurationError
+from .constraints import translate_constraints
 from .depends import Depends, Kind, kind_of
 from .hints import check_decodable, dependency_of, is_for_threads, is_message, names_of, plain_function
 
@@ -68,6 +69,7 @@ def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any])
                 check_on_the_loop(hint, where)
             messages.append(parameter.name)
             continue
+        hint = translate_constraints(hint, where)
         check_decodable(hint, where)
         if parameter.kind is P.VAR_KEYWORD:
             rest = hint
