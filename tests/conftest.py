@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
@@ -37,6 +38,16 @@ def pytest_report_header() -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time: takes real time, for signals, threads or processes")
+    _heed_signals()
+
+
+def _heed_signals() -> None:
+    """As from a terminal: `nohup` and `&` have signals ignored, in this process and in all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT) if hasattr(signal, "SIGHUP") else ():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # this process goes on, those it starts have the default
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -158,8 +158,8 @@ async def test_a_message_and_a_cancellation_at_one_moment_lose_nothing(
             await trio.testing.wait_all_tasks_blocked()
         if cancelled_first:
             scopes[0].cancel()
-        nursery.start_soon(server.publish, [message("1")])
-        await trio.lowlevel.checkpoint()  # a step, after which the first has been served and has not run
+        session = server._session
+        session.now(lambda now: session.store.publish([message("1")], now))  # the first is served, and has not run yet
         scopes[0].cancel()
         assert await finishes(trio.testing.wait_all_tasks_blocked)
         assert got == {1 if cancelled_first else 0: ["1"]}
