@@ -6,8 +6,10 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import aids_processes
 import pytest
 import trio
 from aids import UnreliableServer, send
@@ -63,7 +65,7 @@ async def working(app: Repid, gate: Gate, **options: Any) -> AsyncGenerator[Hand
 
 
 async def until(condition: Any) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not condition():
             await trio.sleep(0.005)
 
@@ -217,6 +219,19 @@ async def test_a_burst_worker_runs_everything_through_few_threads(app: Repid, ro
         await send(app, "job", n=n)
     assert await app.run_worker(burst=True, threads_limit=2) == Report(processed=50, succeeded=50)
     assert sorted(ran) == list(range(50))
+
+
+async def test_processes_have_a_limit_of_their_own(
+    app: Repid, router: Router, server: UnreliableServer, gate: Gate, tmp_path: Path
+) -> None:
+    router.actor(run_in_process=True)(aids_processes.hang)
+    router.actor(name="job")(gate.wait)
+    for n in range(4):
+        await send(app, "hang", file=str(tmp_path / str(n)))
+        await send(app, "job", n=n)
+    async with working(app, gate, threads_limit=2, processes_limit=1, graceful_shutdown_time=0):
+        await until(lambda: len(gate.began) == 2 and (tmp_path / "0").exists())
+        assert await server.counts("default") == Counts(ready=5, leased=3)
 
 
 async def test_messages_limit_is_exact_with_threads(app: Repid, router: Router, server: UnreliableServer) -> None:

@@ -345,14 +345,15 @@ async def test_a_process_does_the_work_elsewhere(app: Repid, router: Router, ser
 async def test_a_process_is_killed_at_its_timeout(
     app: Repid, router: Router, server: UnreliableServer, tmp_path: Path
 ) -> None:
-    """It says who it is, and is no more when the run has ended."""
+    """It says who it is, and is no more when the run has ended. The one before it has started the process."""
     file = tmp_path / "pid"
-    router.actor(run_in_process=True, timeout=3)(aids_processes.hang)
+    router.actor(run_in_process=True)(aids_processes.check_other_process)
+    router.actor(run_in_process=True, timeout=2)(aids_processes.hang)
+    await send(app, "check_other_process", parent=os.getpid())
     await send(app, "hang", file=str(file))
-    started = time.monotonic()
-    with trio.fail_after(30):
-        assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
-    assert time.monotonic() - started < 15
+    with trio.fail_after(50):  # it would sleep for longer
+        report = await app.run_worker(burst=True, processes_limit=1)
+    assert report == Report(processed=2, succeeded=1, failed=1, dead=1)
     pid = int(await trio.Path(file).read_text("ascii"))
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
