@@ -78,10 +78,12 @@ class Crossing(Generic[T]):
     def check(self) -> None:
         """Raise what the call raised, if it did."""
         if self.error is not None:
+            error, self.error = self.error, None  # or the error's traceback holds itself
             try:
-                raise self.error
+                raise error
             finally:
-                self._function, self._arguments = _nothing, ()  # or the error's traceback holds itself
+                del error
+                self._function, self._arguments = _nothing, ()
 
     def call(self) -> Awaitable[T]:
         """Called in trio: make the call."""

@@ -57,7 +57,10 @@ class LoopTasks:
         """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
         task = self._bridge.loop.create_task(_run(function, arguments, keywords), context=copy_context())
         await wait_for(task)
-        return unwrap(task.result())
+        try:
+            return unwrap(task.result())
+        finally:
+            del task  # the traceback holds this frame, which would hold the error and what its frames have
 
 
 async def _run(function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
@@ -214,7 +217,7 @@ class ThreadTasks:
         await trio.lowlevel.wait_task_rescheduled(abort)
         if tasks[0].cancelled() and cancel is not None:
             cancel()
-        return unwrap(tasks[0].result())
+        return unwrap(tasks.pop().result())
 
 
 @asynccontextmanager

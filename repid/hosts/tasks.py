@@ -82,6 +82,8 @@ class Eager(Coroutine[Any, Any, Any]):
             return self._coroutine.throw(*error)
         except (KeyboardInterrupt, SystemExit) as order:
             self._keep(order)
+        finally:
+            del error  # its traceback holds this frame
 
     def close(self) -> None:
         """Abandoned with its loop."""
@@ -148,16 +150,17 @@ async def run_on(
     context = copy_context()
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context)
     coroutine.begin(task, loop, context)
-    if not coroutine.ended:
-        await wait_for(task)
-        if coroutine.error is None:
-            return task.result()
-    if coroutine.error is not None:
-        try:
+    try:
+        if not coroutine.ended:
+            await wait_for(task)
+            if coroutine.error is None:
+                return task.result()
+        if coroutine.error is not None:
             raise coroutine.error
-        finally:
-            del coroutine
-    return coroutine.value
+        return coroutine.value
+    finally:
+        coroutine.error = None
+        del task, coroutine  # a traceback holds this frame, which would hold the error and all that its frames have
 
 
 async def wait_for(task: asyncio.Task[Any]) -> None:

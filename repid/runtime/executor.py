@@ -34,6 +34,7 @@ from ..delivery import (
 from ..errors import LeaseLost, PayloadError
 from ..inject import Message, refuse_unfinished
 from ..logs import Log
+from ..tracebacks import let_go
 from .backends import UNFINISHED, abandoned
 from .crew import Crew, Desk
 from .failures import failure_of, is_cancellation, log_failure, stems_from_cancellation, stray_cancellation
@@ -280,6 +281,7 @@ class Executor:
             self._disarm(run)
             self._returned(run, stop.value)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
+            outcome = trap = None  # the outcome may hold the error, whose traceback holds this frame
             self._name_if_blocking(run, began, clock())
             self._disarm(run)
             self._failed(run, error)
@@ -402,6 +404,7 @@ class Executor:
         name = run.role.actor.name
         if run.error is not None:
             log.error("actor %r failed while it was being cancelled", name, exc_info=run.error)
+            let_go(run.error)
         if cause is None:
             self._interrupted()
         elif cause is CancelRequested:
@@ -448,6 +451,8 @@ class Executor:
             self._settler.put(Settlement(delivery, disposition, outbox, result, survived))
             if error is not None and isinstance(event, Raised | TimedOut):
                 log_failure(run.role.actor.name, delivery, disposition, error, event.failure)
+        if error is not None:
+            let_go(error)
         self._done(run)
 
     def _done(self, run: Run) -> None:
