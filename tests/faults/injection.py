@@ -115,12 +115,19 @@ class _Cursor(sqlite3.Cursor):
         return self
 
     def fetchone(self) -> Any:
-        self._step("fetch")
+        self._step_in_fetch()
         return super().fetchone()
 
     def fetchall(self) -> Sequence[Any]:  # type: ignore[override]
-        self._step("fetch")
+        self._step_in_fetch()
         return super().fetchall()
+
+    def _step_in_fetch(self) -> None:
+        try:
+            self._step("fetch")
+        except Exception:
+            super().fetchall()  # a statement that fails is reset
+            raise
 
     def _step(self, text: str) -> None:
         if isinstance(self.connection, _Connection):
