@@ -199,6 +199,12 @@ async def test_what_an_operator_changed_lasts_until_something_else_is_declared(a
     assert (await start(30)).schedule.every == 30
 
 
+async def test_a_job_that_says_again_what_it_said_before_is_heard_at_once(app: Repid) -> None:
+    for every in (60, 30, 60):
+        await Job("x", id_="unique", deferred_by=every).enqueue()
+        assert (await look(app, "unique")).schedule.every == every
+
+
 async def test_a_worker_that_runs_does_not_bring_back_a_schedule_that_was_removed(app: Repid) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_for, 4 * DECLARE_EVERY, router_with(every=3600))
@@ -365,6 +371,8 @@ async def test_a_worker_names_the_schedules_of_its_queues_whose_actor_it_does_no
     await run_for(0.2, router_with(every=60))
     await Queue("elsewhere").declare()
     await Job("unknown", "elsewhere", deferred_by=60).enqueue()
+    await Job("unknown", id_="paused", deferred_by=60).enqueue()
+    await app.schedules.pause("paused")
     router = Router()
 
     @router.actor(every=60)
