@@ -60,6 +60,7 @@ EXITS = """\b
 Signals:
   The first SIGTERM or SIGINT drains, all processes within one grace. The second
   cuts short: what was not done goes back to its queue and uses no attempt.
+  The third ends the process at once.
   A process that crashes is replaced, after 0.1 s, then 0.2 s and so on. If the
   supervisor itself is killed (SIGKILL, SIGHUP, SIGQUIT), its processes release
   what they run and end within seconds.

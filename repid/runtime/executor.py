@@ -106,6 +106,11 @@ class Executor:
         run = self._run
         return "nothing" if run is None else f"actor {run.role.actor.name!r} (message {run.delivery.envelope.id!r})"
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it runs something."""
+        return self._run is not None
+
     async def work(self) -> None:
         """Run deliveries until the channel is closed. Cancelled: releases the one it holds, if any."""
         try:

@@ -1,7 +1,12 @@
 """Signals → callbacks: one handler per signal and process, however many workers listen.
 
 Two receivers that each install and restore a handler corrupt one another's; so the first listener installs, the last
-one restores what it found, and every listener in between is called.
+one restores what it found, and every listener in between is called. What was found may be dead by then: `asyncio.run`
+puts its own handler for SIGINT back only if nobody has replaced it, and a worker may outlive the program's main task.
+Then Python's is restored, as asyncio would have done. A handler that somebody installed meanwhile stays.
+
+Whoever sends a third signal wants no more than the end of the process, whatever hinders it: an actor that shields
+itself from its cancellation, or one that blocks the loop. So that is done in the handler itself.
 
 A worker that does not listen to SIGINT leaves Ctrl-C to the handler it finds: trio's, asyncio's, Python's or the program's. Most
 of these raise `KeyboardInterrupt` in whatever code is running, which may be an actor's; and an actor's code can raise one
@@ -13,6 +18,7 @@ instruction that is no `raise`.
 from __future__ import annotations
 
 import dis
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +34,11 @@ from ..tracebacks import is_a, leaves, traceback_of
 
 _listeners: dict[int, list[Callable[[], None]]] = {}
 _found: dict[int, Any] = {}
+_received: list[int] = []
+"""The signals that came since somebody has begun to listen."""
+
+MOST_SIGNALS = 2
+"""The first stops, the second ends the grace; one more ends the process."""
 
 
 def can_listen() -> bool:
@@ -71,10 +82,33 @@ def _listening(number: int, notify: Callable[[], None]) -> Iterator[None]:
         listeners.remove(notify)
         if not listeners:
             del _listeners[number]
-            signal.signal(number, _found.pop(number))
+            _restore(number, _found.pop(number))
+        if not _listeners:
+            _received.clear()
+
+
+def _restore(number: int, found: Any) -> None:
+    if signal.getsignal(number) is _fan_out:
+        signal.signal(number, signal.default_int_handler if _is_dead(found) else found)
+
+
+def _is_dead(handler: Any) -> bool:
+    """Whether it is that of an `asyncio.run` whose main task is done."""
+    task = handler.keywords.get("main_task") if isinstance(handler, partial) else None
+    return task is not None and task.done()
+
+
+def end_process(number: int) -> None:
+    """End the process as the signal does by default; also where that does nothing, for the first process of a container."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    os._exit(128 + number)
 
 
 def _fan_out(number: int, _: FrameType | None) -> None:
+    _received.append(number)
+    if len(_received) > MOST_SIGNALS:
+        end_process(number)
     for notify in list(_listeners.get(number, ())):
         notify()
 

@@ -35,6 +35,11 @@ class Holder(Protocol):
         ...
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it runs something."""
+        ...
+
+    @property
     def deadline(self) -> float:
         """When the timeout of its present run ends, on trio's clock."""
         ...

@@ -12,9 +12,10 @@ import msgspec
 import trio
 
 from ..actors import Actor
+from ..logs import Log
 from ..ports import Broker, Consumer, ResultStore
 from ..producer import Publish
-from .backends import HERE, Backends, Elsewhere, open_backends
+from .backends import HERE, Elsewhere, open_backends
 from .crew import Crew, Desk
 from .executor import Executor
 from .keeper import Keeper, heed_cancellations
@@ -30,6 +31,11 @@ from .signals import check_can_listen, listen
 CLAIM_BYTES = 64 * 1024 * 1024
 """What a worker holds of payloads at most, where nothing else was said."""
 
+log = Log("repid.worker")
+
+LINGERING_TIME = 3.0
+"""Seconds after the end of the grace in which actors should have ended; then those that have not are named."""
+
 SETTLING_TIME = 5.0
 """Seconds a worker that is ending gives the broker to take its last verdicts."""
 
@@ -40,7 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     graceful_shutdown_time: how long actors may go on after a stop. messages_limit: stop after so many runs.
     tasks_limit: at most so many runs at once. threads_limit, processes_limit: of these so many in threads, in processes;
     None: as many as trio's own limiter allows, one for each core. claim_bytes: of payloads at most so many bytes at once,
-    or one message that is bigger. signals: the first stops, the second also ends the grace.
+    or one message that is bigger. signals: the first stops, the second also ends the grace,
+    the third ends the process.
     auto_declare: declare the queues of the actors. burst: stop when nothing is ready and nothing is running.
     """
 
@@ -87,7 +94,7 @@ class Handle:
             self._cut_short()
 
     def on_signal(self) -> None:
-        """The first signal stops, the second ends the grace; a stop by other means does not count."""
+        """The first signal stops, the second ends the grace; a stop by other means does not count. See `signals` for a third."""
         if self._signalled:
             self.cut_short()
         else:
@@ -201,20 +208,24 @@ async def _run_actors(
     reader = Reader(consumer, crew, burst=settings.burst)
     with listen(settings.signals, handle.on_signal):  # during the grace too: the second signal ends it
         async with trio.open_nursery() as actors:
-            actors.start_soon(_abandon_when_cancelled, crew.roles.backends)
+            ended = trio.Event()
+            actors.start_soon(_see_off, crew, ended)
             actors.start_soon(crew.timer.run)
-            async with trio.open_nursery() as executors:
-                crew.open(lambda: executors.start_soon(Executor(crew, desk).work))
-                try:
-                    async with trio.open_nursery() as intake:
-                        handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
-                        intake.start_soon(run_schedules, broker, crew.roles.schedules)
-                        intake.start_soon(crew.give_back_parked)
-                        intake.start_soon(reader.read, intake.cancel_scope.cancel)
-                        on_started()
-                finally:
-                    crew.close()
-                actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
+            try:
+                async with trio.open_nursery() as executors:
+                    crew.open(lambda: executors.start_soon(Executor(crew, desk).work))
+                    try:
+                        async with trio.open_nursery() as intake:
+                            handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
+                            intake.start_soon(run_schedules, broker, crew.roles.schedules)
+                            intake.start_soon(crew.give_back_parked)
+                            intake.start_soon(reader.read, intake.cancel_scope.cancel)
+                            on_started()
+                    finally:
+                        crew.close()
+                    actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
+            finally:
+                ended.set()
             actors.cancel_scope.cancel()
 
 
@@ -223,11 +234,21 @@ def _stop(crew: Crew, intake: trio.Nursery) -> None:
     intake.cancel_scope.cancel()
 
 
-async def _abandon_when_cancelled(backends: Backends) -> None:
+async def _see_off(crew: Crew, ended: trio.Event) -> None:
+    """When the actors are cancelled, leave threads behind, and name those actors that do not end."""
     try:
         await trio.sleep_forever()
     finally:
-        backends.abandon()
+        crew.roles.backends.abandon()
+        with trio.move_on_after(LINGERING_TIME, shield=True) as patience:
+            await ended.wait()
+        if patience.cancelled_caught:
+            log.warning(
+                "%g s after its actors were cancelled the worker still waits for %s, which may be shielded from that or "
+                "handle it: a third signal ends the process",
+                LINGERING_TIME,
+                ", ".join(executor.name for executor in crew.executors if executor.is_busy),
+            )
 
 
 def usable_signals(wanted: Iterable[signal.Signals], platform: str = sys.platform) -> tuple[signal.Signals, ...]:

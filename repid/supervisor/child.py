@@ -20,6 +20,7 @@ import trio
 from ..errors import BrokerError, ConfigurationError, UsageError
 from ..runtime import Handle, Report
 from ..runtime.patience import Patience
+from ..runtime.signals import MOST_SIGNALS, end_process
 from ..runtime.worker import unwrapped
 from .collector import spared_collector
 from .memory import resident
@@ -110,9 +111,11 @@ class Orders:
             if self._carry_out is not None:
                 self._carry_out(order)
 
-    def on_signal(self, *_: object) -> None:
-        """A signal that came to this process itself. The first one stops, the second one ends the grace."""
+    def on_signal(self, number: int, _: object = None) -> None:
+        """A signal that came to this process itself. The first stops, the second ends the grace, the third the process."""
         self._signals += 1
+        if self._signals > MOST_SIGNALS:
+            end_process(number)
         self.give("stop" if self._signals == 1 else "cut")
 
     def attach(self, carry_out: Callable[[str], None] | None) -> None:

@@ -52,6 +52,7 @@ class Supervisor:
     """Keeps the processes of a plan running until a signal stops them, or all of them are done.
 
     The first signal stops every process at the same time, so that they share one grace; the second ends the grace.
+    The third ends this process at once, and the others see that.
     """
 
     def __init__(self, plan: Plan) -> None:
