@@ -32,8 +32,8 @@ class WorkerOptions(TypedDict, total=False):
 
     graceful_shutdown_time: how long actors may go on after a stop, seconds or timedelta. Default 25: Kubernetes
         kills after 30.
-    messages_limit: stop after exactly so many runs were started; like any stop, it gives them the grace. Default: no
-        limit.
+    messages_limit: stop after exactly so many runs were started; like any stop, it gives them the grace. What became a
+        dead letter or was cancelled without a run counts, too: a payload that does not fit, say. Default: no limit.
     tasks_limit: at most so many runs at once. Default 1000.
     threads_limit: at most so many of them in threads, where sync actors run. Default: what trio's own limiter allows, 40.
         A sync actor that waits for another message's result keeps its thread: if all threads wait for messages that

@@ -47,8 +47,11 @@ def hosted(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
     return wraps(function)(crossing(function))
 
 
-def crossing(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The same for whatever gives an awaitable, and without its name."""
+def crossing(function: Callable[P, Awaitable[T]], *, late: bool = False) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The same for whatever gives an awaitable, and without its name.
+
+    `late`: what it returns although it was cancelled counts, and the cancellation is taken for heard.
+    """
 
     async def call(*arguments: P.args, **keywords: P.kwargs) -> T:
         if trio_runs():
@@ -62,7 +65,8 @@ def crossing(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, 
             try:
                 await crossing.answer()
             except asyncio.CancelledError:
-                if not await crossing.call_off():
+                has_raised = await crossing.call_off()
+                if not has_raised and not (late and crossing.error is None):
                     raise
             return crossing.result()
         finally:

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
 from ..logs import Log
 from .crossing import Bridge, Crossing, bridges, run_bridge
 from .hosted import crossing
-from .tasks import Outside, run_on, wait_for
+from .tasks import Outside, run_on, trace_back, wait_for
 
 log = Log("repid.hosts")
 
@@ -34,7 +34,7 @@ class HostTasks:
 
     def away(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """`call`, to be awaited by a function that runs here; it itself runs in trio."""
-        return crossing(call)
+        return crossing(call, late=True)
 
 
 def home() -> HostTasks | None:
@@ -56,9 +56,8 @@ class LoopTasks:
     async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
         task = self._bridge.loop.create_task(_run(function, arguments, keywords), context=copy_context())
-        await wait_for(task)
         try:
-            return unwrap(task.result())
+            return unwrap(task, await wait_for(task))
         finally:
             del task  # the traceback holds this frame, which would hold the error and what its frames have
 
@@ -76,11 +75,20 @@ class _Order:
         self.order = order
 
 
-def unwrap(result: Any) -> Any:
-    """What the function returned; raises the order it gave instead."""
-    if isinstance(result, _Order):
-        raise result.order
-    return result
+def unwrap(task: asyncio.Task[Any], cancel: Callable[[], NoReturn] | None) -> Any:
+    """What the function returned; raises what it raised. `cancel`: raises the cancellation that had hit it."""
+    error = None if task.cancelled() else task.exception()
+    result = task.result() if error is None else None
+    if type(result) is _Order:
+        error = result.order
+    if error is None:
+        return result
+    if cancel is not None:
+        trace_back(error, cancel)
+    try:
+        raise error
+    finally:
+        del error, result, task  # as above
 
 
 def open_asyncio() -> AbstractAsyncContextManager[LoopTasks | ThreadTasks]:
@@ -196,7 +204,7 @@ class ThreadTasks:
         """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
         bridge, context = self._bridge, copy_context()
         waiting = trio.lowlevel.current_task()
-        cancel: Callable[[], Any] | None = None
+        cancel: Callable[[], NoReturn] | None = None
         tasks: list[asyncio.Task[Any]] = []
 
         def start() -> None:
@@ -207,7 +215,7 @@ class ThreadTasks:
         def cancel_task() -> None:
             tasks[0].cancel()  # it has started by then
 
-        def abort(raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
             nonlocal cancel
             cancel = raise_cancel
             bridge.to_loop(cancel_task)
@@ -217,7 +225,7 @@ class ThreadTasks:
         await trio.lowlevel.wait_task_rescheduled(abort)
         if tasks[0].cancelled() and cancel is not None:
             cancel()
-        return unwrap(tasks.pop().result())
+        return unwrap(tasks.pop(), cancel)
 
 
 @asynccontextmanager

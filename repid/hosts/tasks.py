@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import trio
 from trio._core._run import GLOBAL_RUN_CONTEXT  # private, and the only way to hide a task
 
+from ..tracebacks import family, is_a
 from .crossing import Bridge
 
 _NOTHING: Any = object()
@@ -23,8 +24,8 @@ _library: Any = getattr(sys.modules.get("sniffio"), "thread_local", SimpleNamesp
 class Eager(Coroutine[Any, Any, Any]):
     """A coroutine whose first step was made before its task came to it (as with `eager_start` of Python 3.12).
 
-    Most actors that wait for nothing end in that step. An order to end the process is kept for the worker, which
-    must give back its messages before it obeys; in a task it would stop the loop at once.
+    Most actors that wait for nothing end in that step. An order to end the process is kept for the worker, to
+    which it is a failure like others; in a task it would stop the loop at once.
 
     The first step is made in the middle of a step of a trio task, whose cancel scopes and nurseries the coroutine must
     not get hold of: it would leave them in later steps, which are no part of that task. So the task is hidden from it,
@@ -152,7 +153,9 @@ async def run_on(
     coroutine.begin(task, loop, context)
     try:
         if not coroutine.ended:
-            await wait_for(task)
+            cancel = await wait_for(task)
+            if cancel is not None and coroutine.error is not None:
+                trace_back(coroutine.error, cancel)
             if coroutine.error is None:
                 return task.result()
         if coroutine.error is not None:
@@ -163,10 +166,10 @@ async def run_on(
         del task, coroutine  # a traceback holds this frame, which would hold the error and all that its frames have
 
 
-async def wait_for(task: asyncio.Task[Any]) -> None:
+async def wait_for(task: asyncio.Task[Any]) -> Callable[[], NoReturn] | None:
     """Wait in trio for a task of a loop of the same thread. Cancelled: cancels it and waits all the same.
 
-    Raises `trio.Cancelled` if the task ended cancelled because of that.
+    Raises `trio.Cancelled` if the task ended cancelled because of that; if it ended otherwise, what raises it is returned.
     """
     waiting = trio.lowlevel.current_task()
     cancel: Callable[[], NoReturn] | None = None
@@ -183,3 +186,17 @@ async def wait_for(task: asyncio.Task[Any]) -> None:
         if cancel is not None:
             cancel()
         await trio.lowlevel.checkpoint()  # whoever cancelled the task may have cancelled us as well
+    elif cancel is not None and (error := task.exception()) is not None:
+        trace_back(error, cancel)
+    return cancel
+
+
+def trace_back(error: BaseException, cancel: Callable[[], NoReturn]) -> None:
+    """Where an error was raised because of asyncio's cancellation, let it show that this came from trio's."""
+    for each in family(error, openly=False):
+        if is_a(each, asyncio.CancelledError) and each.__context__ is None:
+            try:
+                cancel()
+            except trio.Cancelled as cancelled:
+                each.__context__ = cancelled
+            return

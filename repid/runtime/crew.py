@@ -20,6 +20,7 @@ from ..delivery import (
     Cancel,
     CancelRequested,
     Crowded,
+    DeadLetter,
     Delivery,
     Disposition,
     Event,
@@ -239,6 +240,8 @@ class Crew:
     def turn_away(self, delivery: Delivery, event: Event, role: Role | None = None) -> None:
         """Settle a held delivery without a run; `role`: whose it is, if that is known and its result may be wanted."""
         disposition = decide(Phase.HELD, event, _NO_TERMS)
+        if isinstance(disposition, Cancel | DeadLetter):
+            self.ledger.decided()
         self.ledger.unstarted()
         if isinstance(disposition, Disposition):
             result = None if role is None else role.result(delivery.envelope, disposition)

@@ -126,6 +126,10 @@ class Ledger:
         """Whether the ttl of a held delivery has passed. Asked once, just before the start."""
         return self._expiries.pop(delivery, math.inf) <= trio.current_time()
 
+    def decided(self) -> None:
+        """A held delivery has got a verdict that is final without a run: it counts for `messages_limit` as a run does."""
+        self.started += 1
+
     def unstarted(self, deliveries: int = 1) -> None:
         """So many left `held` without a run."""
         self.held -= deliveries

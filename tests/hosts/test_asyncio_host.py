@@ -402,6 +402,69 @@ def test_what_actors_raise_decides_as_under_trio(run: Any) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("cause", ["stop", "timeout"])
+@pytest.mark.parametrize("order", [ConnectionError, SystemExit])
+@pytest.mark.parametrize("surrounded", [True, False])
+def test_who_cancelled_a_task_decides_and_not_what_its_clean_up_raised(
+    run: Any, cause: str, order: type[BaseException], surrounded: bool
+) -> None:
+    app, router = make()
+
+    async def around(call_next: Any, message: Message, actor: Any) -> Any:
+        return await call_next(message, actor)
+
+    @router.actor(timeout=0.05 if cause == "timeout" else 100, middlewares=[around] if surrounded else [])
+    async def job() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            raise order("rollback failed")
+
+    async def main() -> None:
+        async with app.magic():
+            await send(app, "job")
+            if cause == "timeout":
+                await app.run_worker(burst=True)
+                [dead] = await Queue().get_messages("dead")
+                assert dead.failure is not None
+                assert dead.failure.type == "TimeoutError"
+                assert "rollback failed" in dead.failure.traceback
+                return
+            worker = asyncio.create_task(app.run_worker())
+            await asyncio.sleep(0.05)
+            worker.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await worker
+            assert await counts(app) == (1, 0, 0, 0)
+            [ready] = await Queue().get_messages("ready")
+            assert ready.attempt == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("surrounded", [True, False])
+def test_what_a_thread_returns_late_counts_under_asyncio_too(run: Any, surrounded: bool) -> None:
+    app, router = make()
+
+    async def around(call_next: Any, message: Message, actor: Any) -> Any:
+        return await call_next(message, actor)
+
+    @router.actor(timeout=0.05, store_result=True, middlewares=[around] if surrounded else [])
+    def job() -> str:
+        time.sleep(0.2)
+        return "sent the mail"
+
+    async def main() -> None:
+        async with app.magic():
+            handle = await Job("job").enqueue()
+            await app.run_worker(burst=True)
+            result = await handle.result
+            assert result is not None
+            assert result.payload == b'"sent the mail"'
+
+    run(main())
+
+
 @pytest.mark.parametrize("order", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
 @pytest.mark.parametrize("place", ["at once", "after a wait", "in a middleware", "in a thread"])
 def test_an_order_to_exit_is_the_failure_of_its_job_alone(run: Any, place: str, order: type[BaseException]) -> None:

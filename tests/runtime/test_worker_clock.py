@@ -1,0 +1,194 @@
+"""What a worker counts, and what it does when the clock says that it is too late."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+from aids import UnreliableServer, send
+
+from repid import Counts, Message, Repid, Report, Router
+
+
+class Leaving(msgspec.Struct):
+    n: int
+
+    def __post_init__(self) -> None:
+        raise SystemExit
+
+
+async def test_a_payload_that_does_not_fit_counts_for_the_messages_limit(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def job(n: int) -> None: ...
+
+    await send(app, "job", n="no number")
+    await send(app, "job", n=1)
+    with trio.fail_after(100):
+        assert await app.run_worker(messages_limit=1) == Report(dead=1)
+        assert await app.run_worker(messages_limit=1) == Report(processed=1, succeeded=1)
+
+
+async def test_what_is_only_released_does_not_count_for_the_messages_limit(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def job() -> None: ...
+
+    await send(app, "nobody")
+    await send(app, "job")
+    report = await app.run_worker(messages_limit=1)
+    assert (report.processed, report.succeeded) == (1, 1)
+
+
+async def test_what_is_held_when_its_lease_ends_by_the_clock_of_the_worker_is_not_started(
+    app: Repid, router: Router, server: UnreliableServer, autojump_clock: trio.testing.MockClock
+) -> None:
+    ran: list[int] = []
+
+    @router.actor
+    async def job(i: int) -> None:
+        ran.append(i)
+        if len(ran) == 1:
+            autojump_clock.jump(61)  # as if the loop had been blocked for longer than the lease of 60 s
+
+    for i in range(5):
+        await send(app, "job", i=i)
+    report = await app.run_worker(burst=True)
+    assert (report.processed, report.succeeded) == (1, 1)
+    assert report.refused >= 4
+    assert len(ran) == 1
+    assert await server.counts("default") == Counts(leased=4)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_timeout_counts_from_the_start_and_who_blocks_past_it_is_named(
+    app: Repid,
+    router: Router,
+    server: UnreliableServer,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    wait: bool,
+) -> None:
+    @router.actor(timeout=5)
+    async def blocks() -> None:
+        autojump_clock.jump(8)  # as time.sleep(8) would
+        if wait:
+            await trio.sleep(1)
+
+    @router.actor(timeout=5)
+    async def innocent() -> None:
+        await trio.sleep(4)
+
+    await send(app, "innocent")
+    await send(app, "blocks")
+    await app.run_worker(burst=True)
+    named = [record.getMessage() for record in caplog.records if "blocked the event loop" in record.getMessage()]
+    assert len(named) == 1
+    assert "actor 'blocks'" in named[0]
+    assert "for 8 s, past its timeout of 5 s" in named[0]
+    dead = {m.envelope.topic for m in await server.browse("default", "dead")}
+    assert ("blocks" in dead) is wait  # what returned counts, though it was late
+
+
+async def test_what_was_done_before_the_first_wait_uses_the_timeout(
+    app: Repid, router: Router, autojump_clock: trio.testing.MockClock
+) -> None:
+    ended: list[float] = []
+
+    @router.actor(timeout=5)
+    async def job() -> None:
+        started = trio.current_time()
+        autojump_clock.jump(3)
+        try:
+            await trio.sleep(100)
+        finally:
+            ended.append(trio.current_time() - started)
+
+    await send(app, "job")
+    await app.run_worker(burst=True)
+    assert ended == [5]
+
+
+def hidden(function: Callable[..., Any]) -> Any:
+    @functools.wraps(function)
+    def wrapper(**arguments: Any) -> Any:
+        return function(**arguments)
+
+    return wrapper
+
+
+async def never_awaited() -> None: ...
+
+
+async def forgetful() -> Any:
+    return never_awaited()
+
+
+def generator() -> Any:
+    yield 1
+
+
+async def async_generator() -> Any:
+    yield 1
+
+
+def threaded() -> Any:
+    return never_awaited()
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (forgetful, "a coroutine"),
+        (hidden(never_awaited), "a coroutine"),
+        (hidden(generator), "a generator"),
+        (hidden(async_generator), "an async generator"),
+        (threaded, "a coroutine"),
+    ],
+)
+@pytest.mark.parametrize("surrounded", [True, False])
+async def test_what_returns_something_that_nobody_would_run_is_a_failure_that_says_so(
+    app: Repid, router: Router, server: UnreliableServer, function: Any, kind: str, surrounded: bool
+) -> None:
+    async def around(call_next: Any, message: Message, actor: Any) -> Any:
+        return await call_next(message, actor)
+
+    router.actor(name="job", middlewares=[around] if surrounded else [])(function)
+    await send(app, "job")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert f"returned {kind}" in dead.failure.text
+    gc.collect()  # a coroutine that nobody has awaited would be warned of, which is an error here
+
+
+async def test_a_middleware_that_forgets_to_await_the_call_fails_its_runs(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    async def around(call_next: Any, message: Message, actor: Any) -> Any:
+        return call_next(message, actor)
+
+    @router.actor(middlewares=[around])
+    async def job() -> None: ...
+
+    await send(app, "job")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+
+
+async def test_a_type_whose_own_code_exits_is_the_failure_of_its_job(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor(retries=1, retry_policy=lambda _: 0.0)
+    async def job(n: Leaving) -> None: ...
+
+    await send(app, "job", n={"n": 1})
+    await app.run_worker(burst=True)
+    assert await server.counts("default") == Counts(dead=1)
