@@ -85,7 +85,11 @@ class SQLiteConsumer:
 
     async def rescue(self) -> int:
         """Take back every lease that has ended, whoever holds it; how many, those that are poison now included."""
-        return await self._session.change(claiming.rescue, durable=False)
+        rescued = count = await self._session.change(claiming.rescue, durable=False)
+        while count == claiming.RESCUED_AT_ONCE:  # others get the lock in between
+            count = await self._session.change(claiming.rescue, durable=False)
+            rescued += count
+        return rescued
 
     async def suspects(self) -> int:
         """How many ready messages this consumer could be given if it held nothing else."""

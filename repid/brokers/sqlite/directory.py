@@ -1,7 +1,8 @@
 """The declared queues, their lanes, and who takes what, as all processes see them.
 
-A copy of three small tables. Whoever changes one of them counts `meta.directory` up; each transaction looks at that
-number first and reads the tables anew when it is another one.
+A copy of three tables. Each transaction looks first whether they have changed. New queues and lanes, which may be
+thousands, are only read themselves: their ids grow. Whoever changes anything else counts `meta.directory` up, and then
+all processes read everything anew. So a queue or lane costs the same, however many there are already.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ _unpack_takes = msgspec.msgpack.Decoder(dict[str, frozenset[str] | None]).decode
 
 _MOST_EMPTY_LANES = 1000
 """With more lanes than this, and twice as many as were in use at the last look, the empty ones are removed."""
+
+VERSION = "directory, (SELECT coalesce(max(id), 0) FROM queue), (SELECT coalesce(max(id), 0) FROM lane)"
+"""In a statement on `meta`: what tells that there is something new. The arguments of `Directory.refresh`."""
 
 _USED_LANES = """
 WITH RECURSIVE used (lane) AS (
@@ -75,33 +79,50 @@ class Directory:
         self._connection = connection
         self._execute = connection.execute
         self.version = -1
+        self._last = (0, 0)  # the ids of the last queue and the last lane that are known
         self.channels: dict[str, Channel] = {}
         self.lanes: dict[int, Lane] = {}
+        self._names: dict[int, str] = {}  # of the queues, by id
         self.takers: dict[int, Taker] = {}
         self._lanes_for: dict[int, tuple[int, list[Lane], list[Lane]]] = {}
         self._most_lanes = _MOST_EMPTY_LANES
 
-    def refresh(self, version: int) -> None:
-        """Read the tables anew if their version is not the one that is known."""
-        if version == self.version:
-            return
-        self.channels = {
-            name: Channel(id_, name, bool(paused))
-            for id_, name, paused in fetch_all(self._connection, "SELECT id, name, paused FROM queue")
-        }
-        by_id = {channel.id: channel for channel in self.channels.values()}
-        self.lanes = {}
-        for id_, queue, topic, suspects in fetch_all(self._connection, "SELECT id, queue, topic, suspects FROM lane"):
-            channel = by_id.get(queue)
-            if channel is not None:
-                (channel.suspects if suspects else channel.lanes)[topic] = id_
-                self.lanes[id_] = Lane(id_, channel.name, topic, bool(suspects))
-        self.takers = {
-            id_: Taker(boot, until, _read_takes(takes))
-            for id_, boot, until, takes in self._execute("SELECT id, boot, until, takes FROM consumer")
-        }
+    def refresh(self, version: int, last_queue: int, last_lane: int) -> None:
+        """Read what is not known yet, or all if the version is not the one that is known."""
+        if version != self.version:
+            self._last = (0, 0)
+            self.channels, self.lanes = {}, {}
+            self._names.clear()
+            self._lanes_for.clear()
+            self.takers = {
+                id_: Taker(boot, until, _read_takes(takes))
+                for id_, boot, until, takes in self._execute("SELECT id, boot, until, takes FROM consumer")
+            }
+            self.version = version
+        if self._last != (last_queue, last_lane):
+            self._read_new()
+
+    def _read_new(self) -> None:
+        queue, lane = self._last
+        sql = "SELECT id, name, paused FROM queue WHERE id > ? ORDER BY id"
+        for row in fetch_all(self._connection, sql, (queue,)):
+            self._note_queue(*row)
+        sql = "SELECT id, queue, topic, suspects FROM lane WHERE id > ? ORDER BY id"
+        for id_, queue_id, topic, suspects in fetch_all(self._connection, sql, (lane,)):
+            if queue_id in self._names:
+                self._note_lane(Lane(id_, self._names[queue_id], topic, bool(suspects)))
+
+    def _note_queue(self, id_: int, name: str, paused: int) -> None:
+        self.channels[name] = Channel(id_, name, bool(paused))
+        self._names[id_] = name
+        self._last = (id_, self._last[1])
+
+    def _note_lane(self, lane: Lane) -> None:
+        channel = self.channels[lane.queue]
+        (channel.suspects if lane.suspects else channel.lanes)[lane.topic] = lane.id
+        self.lanes[lane.id] = lane
+        self._last = (self._last[0], lane.id)
         self._lanes_for.clear()
-        self.version = version
 
     def forget(self) -> None:
         """What was noted since the transaction began was rolled back: read it all at the next occasion."""
@@ -110,7 +131,7 @@ class Directory:
     def touch(self) -> None:
         """Have every process, this one too, read the tables anew."""
         self._execute("UPDATE meta SET directory = directory + 1")
-        self.refresh(self._execute("SELECT directory FROM meta").fetchone()[0])
+        self.refresh(*self._execute(f"SELECT {VERSION} FROM meta").fetchone())  # noqa: S608
 
     # Queues
 
@@ -123,11 +144,11 @@ class Directory:
 
     def declare(self, names: Iterable[str]) -> None:
         """Create the queues that do not exist yet."""
-        missing = [(name,) for name in dict.fromkeys(names) if name not in self.channels]
-        if missing:
-            for row in missing:
-                self._execute("INSERT INTO queue (name) VALUES (?)", row)
-            self.touch()
+        for name in dict.fromkeys(names):
+            if name not in self.channels:
+                id_ = self._execute("INSERT INTO queue (name) VALUES (?)", (name,)).lastrowid
+                assert id_ is not None
+                self._note_queue(id_, name, 0)
 
     def pause(self, name: str, *, paused: bool) -> None:
         """Hand out nothing of the queue, or hand out again."""
@@ -148,10 +169,15 @@ class Directory:
         """The id of the lane of this topic, made if there is none."""
         lane = channel.lanes.get(topic)
         if lane is None:
-            self._execute("INSERT INTO lane (queue, topic) VALUES (?, ?)", (channel.id, topic))
-            self.touch()
-            lane = self.channels[channel.name].lanes[topic]
+            lane = self._add_lane(channel, topic, suspects=False)
         return lane
+
+    def _add_lane(self, channel: Channel, topic: str | None, *, suspects: bool) -> int:
+        row = (channel.id, topic, suspects)
+        id_ = self._execute("INSERT INTO lane (queue, topic, suspects) VALUES (?, ?, ?)", row).lastrowid
+        assert id_ is not None
+        self._note_lane(Lane(id_, channel.name, topic, suspects))
+        return id_
 
     def twin(self, lane: int, *, suspects: bool) -> int:
         """The id of the lane of the same topic for suspects, or for all others; made if there is none."""
@@ -161,10 +187,8 @@ class Directory:
         channel = self.channels[queue]
         if not suspects:
             return self.lane(channel, topic)
-        if topic not in channel.suspects:
-            self._execute("INSERT INTO lane (queue, topic, suspects) VALUES (?, ?, 1)", (channel.id, topic))
-            self.touch()
-        return self.channels[queue].suspects[topic]
+        known = channel.suspects.get(topic)
+        return self._add_lane(channel, topic, suspects=True) if known is None else known
 
     def used_lanes(self) -> set[int]:
         """The lanes in which something is ready."""

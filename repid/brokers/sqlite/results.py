@@ -9,7 +9,7 @@ from typing import Any
 
 from ...delivery import DAY, Failure, NewResult, ResultState, StoredResult
 from .clock import MICRO, micros
-from .rows import Key, pack, to_failure, to_id, to_key, to_options
+from .rows import LISTED, Key, pack, to_failure, to_id, to_key, to_list, to_options
 from .unreadable import fetch_all, read_or
 
 _STORE = """
@@ -71,16 +71,19 @@ def forget_old(connection: sqlite3.Connection, first: int, last: int) -> None:
 
 
 def conclude(
-    connection: sqlite3.Connection, now: int, seq: int, state: ResultState, failure: Failure | None = None
+    connection: sqlite3.Connection, now: int, seqs: Sequence[int], state: ResultState, failure: Failure | None = None
 ) -> None:
-    """Store what became of a message whose end the broker itself decided, unless the sender wanted none stored."""
-    [extra] = connection.execute("SELECT CAST(extra AS BLOB) FROM message WHERE seq = ?", (seq,)).fetchone()
-    options = to_options(extra)
-    if options.store_result is not False:
-        ttl = DAY if options.result_ttl is None or math.isnan(options.result_ttl) else options.result_ttl
-        packed = None if failure is None else pack(failure)
-        connection.execute(_CONCLUDE, (state, packed, now, now + micros(ttl), seq))
-        purge(connection, now, 2)
+    """Store what became of messages whose end the broker itself decided, unless the sender wanted none stored."""
+    sql = f"SELECT seq, CAST(extra AS BLOB) FROM message WHERE seq IN {LISTED}"  # noqa: S608
+    packed = None if failure is None else pack(failure)
+    rows = []
+    for seq, extra in connection.execute(sql, (to_list(seqs),)).fetchall():
+        options = to_options(extra)
+        if options.store_result is not False:
+            ttl = DAY if options.result_ttl is None or math.isnan(options.result_ttl) else options.result_ttl
+            rows.append((state, packed, now, now + micros(ttl), seq))
+    connection.executemany(_CONCLUDE, rows)
+    purge(connection, now, 2 * len(rows))
 
 
 def _to_row(result: NewResult, now: int) -> tuple[object, ...]:

@@ -53,6 +53,14 @@ _unpack_trail = msgspec.msgpack.Decoder(Trail).decode
 _unpack_extra = msgspec.msgpack.Decoder(Extra).decode
 _unpack_failure = msgspec.msgpack.Decoder(Failure).decode
 
+LISTED = "(SELECT value FROM json_each(?))"
+"""In a statement: many numbers as one argument, which `to_list` makes of them."""
+
+
+def to_list(numbers: Sequence[int]) -> str:
+    """The numbers as JSON, for SQLite's json_each."""
+    return msgspec.json.encode(numbers).decode()
+
 
 def to_key(id_: str) -> Key:
     """The id as it is stored. No two ids have one key."""

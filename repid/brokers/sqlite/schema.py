@@ -99,9 +99,14 @@ ALTER TABLE lane ADD COLUMN suspects INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE message ADD COLUMN trail BLOB;
 """
 
+_EXPIRY = """
+DROP INDEX message_expiry;
+CREATE INDEX message_expiry ON message (expires_at) WHERE expires_at > 0;
+"""
+
 Migration: TypeAlias = str | Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[Migration, ...] = (_FIRST, _SCHEDULES, rename_schedules, _SUSPECTS)
+MIGRATIONS: tuple[Migration, ...] = (_FIRST, _SCHEDULES, rename_schedules, _SUSPECTS, _EXPIRY)
 """The n-th script or function makes a file of version n out of one of version n - 1. What was released is never changed."""
 
 

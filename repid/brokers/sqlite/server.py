@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from ...delivery import NewResult, StoredResult
 from ...envelope import Envelope
-from ...errors import BrokerRefused, ConfigurationError
+from ...errors import BrokerRefused, ConfigurationError, QueueNotDeclared
 from ...hosts import hosted, hosted_context
 from ...names import check_one_of
 from ...ports import (
@@ -38,7 +38,7 @@ from .requests import Publication, Request
 from .rows import to_bodies
 from .schema import Opening
 from .session import Session
-from .store import Store
+from .store import BITE, Store
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL", "EXTRA"]
 """When what was committed is safe. FULL, EXTRA: at once. NORMAL: at once if this process or another dies; if the
@@ -131,12 +131,25 @@ class SQLiteServer:
 
     @hosted
     async def flush(self, queue: str) -> int:
-        """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
-        return await self._session.change(lambda store: views.flush(store, queue))
+        """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay.
+
+        Cancelled: some may be removed.
+        """
+        removed = 0
+        before = await self._session.look(lambda store: views.next_number(store, queue))
+        while some := await self._session.look(partial(views.waiting, name=queue, before=before)):
+            removed += await self._session.change(partial(Store.remove_waiting, seqs=some))
+        return removed
 
     @hosted
     async def delete(self, queue: str) -> None:
-        """Remove the queue with everything in it; late verdicts are refused. Where there is none, nothing happens."""
+        """Remove the queue with everything in it; late verdicts are refused. Where there is none, nothing happens.
+
+        Cancelled: some messages may be removed.
+        """
+        with suppress(QueueNotDeclared):
+            await self.flush(queue)
+            await self.delete_messages(queue)
         await self._session.change(lambda store: views.delete(store, queue))
 
     @hosted
@@ -144,9 +157,15 @@ class SQLiteServer:
         """Make dead messages ready again, as new ones (a ttl starts anew).
 
         One answer for each: `DuplicateId` where its id is alive, `BrokerRefused` where no dead one has the key.
+        Cancelled: some may be revived.
         """
-        chosen = None if keys is None else list(keys)
-        return await self._session.change(lambda store: publishing.revive(store, queue, chosen))
+        dead = await self._session.look(partial(views.dead_keys, name=queue, all_of_them=keys is None))
+        chosen = dead if keys is None else list(keys)
+        answers: list[BrokerRefused | None] = []
+        for start in range(0, len(chosen), publishing.REVIVED_AT_ONCE):
+            some = chosen[start : start + publishing.REVIVED_AT_ONCE]
+            answers += await self._session.change(partial(publishing.revive, queue=queue, keys=some))
+        return answers
 
     @hosted
     async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
@@ -157,8 +176,8 @@ class SQLiteServer:
         waiting = list(keys)
         await self._session.look(lambda store: store.directory.channel(queue))  # complains of an undeclared queue
         removed = 0
-        for start in range(0, len(waiting), views.BITE):
-            some = waiting[start : start + views.BITE]
+        for start in range(0, len(waiting), BITE):
+            some = waiting[start : start + BITE]
             removed += await self._session.change(partial(views.delete_dead, name=queue, keys=some))
         return removed
 

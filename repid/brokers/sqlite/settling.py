@@ -18,10 +18,10 @@ from ...delivery import (
 from ...envelope import PrioritiesT
 from ...ports import REFUSED, SETTLED, Verdict
 from . import results
-from .claiming import are_valid, end_lease, pack_tokens, split
+from .claiming import are_valid, end_lease, split
 from .clock import micros
 from .publishing import publish_declaring
-from .rows import Body, pack, to_options
+from .rows import Body, pack, to_list, to_options
 from .store import LEASES_TOLD_APART, Store
 
 _SEQS = f"(SELECT value / {LEASES_TOLD_APART} FROM json_each(?))"  # noqa: S608
@@ -51,7 +51,7 @@ def settle(store: Store, settlements: Sequence[Settlement], outboxes: Sequence[S
     tokens = [settlement.delivery.token for settlement in settlements]
     if not _are_plain(settlements) or len(set(tokens)) != len(tokens):
         return [_settle(store, one, bodies) for one, bodies in zip(settlements, outboxes, strict=True)]
-    packed = pack_tokens(tokens)
+    packed = to_list(tokens)
     if not are_valid(store, tokens, packed):
         return [_settle(store, one, ()) for one in settlements]
     store.execute(_END_ALL, (packed,))
@@ -99,7 +99,7 @@ def _carry_out(store: Store, leased: _Leased, disposition: Disposition, result: 
             store.remove(leased.seq)
         case Cancel():
             if result is None:
-                results.conclude(store.connection, store.now, leased.seq, "cancelled")
+                results.conclude(store.connection, store.now, [leased.seq], "cancelled")
             store.remove(leased.seq)
         case DeadLetter(reason, failure):
             store.bury(leased.seq, reason, failure)

@@ -10,15 +10,15 @@ messages are never taken again, although the file offers them again after a roll
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...delivery import Failure, Reason
 from ...ports import Topics
 from .clock import MICRO, Clock
-from .directory import Directory
+from .directory import VERSION, Directory
 from .results import conclude
-from .rows import pack
+from .rows import LISTED, pack, to_list
 
 LEASES_TOLD_APART = 4096
 """A token is `seq * 4096 + n`, n being the number of the message's lease modulo 4096."""
@@ -31,27 +31,39 @@ _SEQ_BLOCK = 4096
 
 _NEVER = 2**62
 
-_LOOK = """
-SELECT directory, (SELECT min(due) FROM scheduled), (
-    SELECT expires_at FROM message WHERE expires_at IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY expires_at LIMIT 1
-) FROM meta
-"""
+BITE = 1000
+"""So many messages are moved by one transaction because it is time: that takes some ten milliseconds (measured). Others
+get the lock before the next ones are."""
+
+_LOOK = f"""
+SELECT {VERSION}, (SELECT min(due) FROM scheduled), (SELECT min(expires_at) FROM message WHERE expires_at > 0) FROM meta
+"""  # noqa: S608
+_LAST_DUE = "SELECT due, seq FROM scheduled WHERE due <= ? ORDER BY due, seq LIMIT 1 OFFSET ?"
 _PROMOTE = """
 INSERT INTO ready SELECT scheduled.lane, message.rank, message.seq
-FROM scheduled JOIN message ON message.seq = scheduled.seq WHERE scheduled.due <= ?
+FROM scheduled JOIN message ON message.seq = scheduled.seq WHERE (scheduled.due, scheduled.seq) <= (?, ?)
 """
 _EXPIRED = """
-SELECT seq FROM message WHERE expires_at <= ? AND expires_at IS NOT NULL
-AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY expires_at, seq
+SELECT seq, EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq)
+FROM message WHERE expires_at > 0 AND expires_at <= ? ORDER BY expires_at LIMIT ?
 """
+_EXPIRED_ON_LEASE = f"UPDATE message SET expires_at = 0 WHERE seq IN {LISTED}"  # noqa: S608
+_WAITING = f"""
+SELECT seq FROM message WHERE seq IN {LISTED} AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq)
+"""  # noqa: S608
+_REMOVE_ALL = f"DELETE FROM message WHERE seq IN {LISTED}"  # noqa: S608
+_TAKE_OUT_ALL = (
+    f"DELETE FROM scheduled WHERE (due, seq) IN (SELECT due, seq FROM message WHERE seq IN {LISTED})",  # noqa: S608
+    f"DELETE FROM ready WHERE (lane, rank, seq) IN (SELECT lane, rank, seq FROM message WHERE seq IN {LISTED})",  # noqa: S608
+)
 _BURY = """
 INSERT INTO dead (queue, lane, id, payload, content_type, headers, extra, result_id, attempt, lost, reason, failure,
     progress)
 SELECT lane.queue, lane, message.id, payload, content_type, headers, extra, result_id, attempt, lost, ?,
     CASE ? WHEN 1 THEN failure ELSE ? END, progress
-FROM message JOIN lane ON lane.id = message.lane WHERE seq = ?
-"""
+FROM message JOIN lane ON lane.id = message.lane WHERE seq"""
+_BURY_ONE = f"{_BURY} = ?"
+_BURY_ALL = f"{_BURY} IN {LISTED} ORDER BY expires_at, seq"
 
 
 class Store:
@@ -92,10 +104,10 @@ class Store:
         """Bring what is remembered up to date."""
         self.now = self.clock.wall()
         self.boot_now = self.clock.boot()
-        version, due, expiry = self.execute(_LOOK).fetchone()
+        *version, due, expiry = self.execute(_LOOK).fetchone()
         moments = [moment for moment in (due, expiry) if isinstance(moment, int | float)]
         self.next_event = min(moments, default=_NEVER)
-        self.directory.refresh(version)
+        self.directory.refresh(*version)
         if self._boot_id != self.clock.boot_id:
             self._find_boot()
 
@@ -182,14 +194,23 @@ class Store:
         self.boot, self._boot_id = (0, "") if row is None else (row[0], name)
 
     def _promote(self) -> None:
-        if self.execute(_PROMOTE, (self.now,)).rowcount > 0:
-            self.execute("DELETE FROM scheduled WHERE due <= ?", (self.now,))
+        last = self.execute(_LAST_DUE, (self.now, BITE - 1)).fetchone() or (self.now, _NEVER)
+        if self.execute(_PROMOTE, last).rowcount > 0:
+            self.execute("DELETE FROM scheduled WHERE (due, seq) <= (?, ?)", last)
             self.arrived = True
 
     def _expire(self) -> None:
-        for (seq,) in self.execute(_EXPIRED, (self.now,)).fetchall():
-            self.take_out(seq)
-            self.give_up(seq, "expired")
+        """Bury the first that have expired. What is leased is looked at when it comes back: it expired at 0 then."""
+        found = self.execute(_EXPIRED, (self.now, BITE)).fetchall()
+        leased = [seq for seq, is_leased in found if is_leased]
+        waiting = [seq for seq, is_leased in found if not is_leased]
+        if leased:
+            self.execute(_EXPIRED_ON_LEASE, (to_list(leased),))
+        if waiting:
+            self._take_out_all(waiting)
+            self.execute(_BURY_ALL, ("expired", True, None, to_list(waiting)))
+            conclude(self.connection, self.now, waiting, "expired")
+            self.remove_all(waiting)
 
     # Messages
 
@@ -222,6 +243,21 @@ class Store:
             return
         self.execute("DELETE FROM ready WHERE lane = ? AND rank = ? AND seq = ?", (lane, rank, seq))
 
+    def _take_out_all(self, seqs: Sequence[int]) -> None:
+        for take_out in _TAKE_OUT_ALL:
+            self.execute(take_out, (to_list(seqs),))
+
+    def remove_all(self, seqs: Sequence[int]) -> None:
+        """Forget messages that are in no place any more."""
+        self.execute(_REMOVE_ALL, (to_list(seqs),))
+
+    def remove_waiting(self, seqs: Sequence[int]) -> int:
+        """Forget those of these messages that are ready or scheduled; how many."""
+        waiting = [seq for (seq,) in self.execute(_WAITING, (to_list(seqs),))]
+        self._take_out_all(waiting)
+        self.remove_all(waiting)
+        return len(waiting)
+
     def remove(self, seq: int) -> None:
         """Forget a message that is in no place any more."""
         self.execute("DELETE FROM message WHERE seq = ?", (seq,))
@@ -231,13 +267,13 @@ class Store:
 
         Without a failure, the dead message keeps that of its last run.
         """
-        self.execute(_BURY, (reason, failure is None, None if failure is None else pack(failure), seq))
-        conclude(self.connection, self.now, seq, "expired" if reason == "expired" else "dead", failure)
+        self.execute(_BURY_ONE, (reason, failure is None, None if failure is None else pack(failure), seq))
+        conclude(self.connection, self.now, [seq], "expired" if reason == "expired" else "dead", failure)
         self.remove(seq)
 
     def bury(self, seq: int, reason: Reason, failure: Failure | None) -> None:
         """Make a message dead, as a verdict said, that is in no place any more."""
-        self.execute(_BURY, (reason, False, None if failure is None else pack(failure), seq))
+        self.execute(_BURY_ONE, (reason, False, None if failure is None else pack(failure), seq))
         self.remove(seq)
 
     def each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> int:

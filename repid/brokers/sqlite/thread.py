@@ -28,6 +28,9 @@ log = Log("repid.sqlite")
 
 _AFTER_FAILURE = 0.1
 
+_BETWEEN_BITES = 0.01
+"""Seconds. Who waits for the lock looks for it every few milliseconds."""
+
 CLOSING_TIME = 2.0
 """Seconds after which a thread that is told to end waits for no other process's lock any more, whoever waits for it."""
 
@@ -130,6 +133,8 @@ class Thread:
             if waiting.urgent or (lookout.is_beat_due() and not self._closing):
                 self._write(transactions, waiting)
                 lookout.stir()
+                if store.is_due:  # it took what one transaction may take: now others may have the lock
+                    counter.bell.wait(_BETWEEN_BITES)
             elif waiting.anything:
                 transactions.read(counter.take(lambda request: not request.urgent))
             elif self._closing or self._is_left_over():

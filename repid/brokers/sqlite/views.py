@@ -17,7 +17,7 @@ from .claiming import count_heads
 from .clock import MICRO
 from .directory import Channel
 from .rows import BODY, Key, to_failure, to_key
-from .store import Store
+from .store import BITE, Store
 from .unreadable import fetch_all, show_envelope
 
 _unpack_progress = msgspec.msgpack.Decoder(Progress).decode
@@ -41,9 +41,6 @@ SELECT message.attempt, message.progress, lease.seq IS NOT NULL, lease.progress,
     EXISTS (SELECT 1 FROM scheduled WHERE scheduled.due = message.due AND scheduled.seq = message.seq)
 FROM message LEFT JOIN lease ON lease.seq = message.seq WHERE message.id = ?
 """
-BITE = 1000
-"""Dead messages that are removed in one transaction: others wait for it."""
-
 _LANES = "(SELECT id FROM lane WHERE queue = ?)"
 
 
@@ -179,12 +176,38 @@ def cancel(store: Store, id_: str) -> Cancelled:
     if found.rowcount:
         return "requested"
     store.take_out(seq)
-    results.conclude(store.connection, store.now, seq, "cancelled")
+    results.conclude(store.connection, store.now, [seq], "cancelled")
     store.remove(seq)
     return "cancelled"
 
 
-def flush(store: Store, name: str) -> int:
+def waiting(store: Store, name: str, before: int) -> list[int]:
+    """Some of the queue's messages that are ready or scheduled and older than the number `before`; none if all have gone."""
+    channel = store.directory.channel(name)
+    for table in ("ready", "scheduled"):
+        sql = f"SELECT seq FROM {table} WHERE lane IN {_LANES} AND seq < ? LIMIT ?"  # noqa: S608
+        found = [seq for (seq,) in store.execute(sql, (channel.id, before, BITE)).fetchall()]
+        if found:
+            return found
+    return []
+
+
+def next_number(store: Store, name: str) -> int:
+    """A number that none of the queue's messages has reached yet."""
+    store.directory.channel(name)
+    (number,) = store.execute("SELECT next_seq FROM meta").fetchone()
+    return int(number)
+
+
+def dead_keys(store: Store, name: str, *, all_of_them: bool) -> list[int]:
+    """The keys of the queue's dead messages, the first that died first, or of none. Raises `QueueNotDeclared`."""
+    channel = store.directory.channel(name)
+    if not all_of_them:
+        return []
+    return [key for (key,) in store.execute("SELECT key FROM dead WHERE queue = ? ORDER BY key", (channel.id,))]
+
+
+def _flush(store: Store, name: str) -> int:
     """Remove what is ready or scheduled; how many."""
     channel = store.directory.channel(name)
     removed = 0
@@ -222,7 +245,7 @@ def delete(store: Store, name: str) -> None:
     channel = store.directory.channels.get(name)
     if channel is None:
         return
-    flush(store, name)
+    _flush(store, name)
     store.execute(f"DELETE FROM message WHERE seq IN (SELECT seq FROM lease WHERE lane IN {_LANES})", (channel.id,))  # noqa: S608
     store.execute(f"DELETE FROM lease WHERE lane IN {_LANES}", (channel.id,))  # noqa: S608
     store.execute("DELETE FROM dead WHERE queue = ?", (channel.id,))
