@@ -13,7 +13,7 @@ from .actors import ActorMiddleware, Router
 from .application import open_apps
 from .blocking import Client, check_may_block
 from .errors import ConfigurationError
-from .hosts import at_home, hosted, hosted_context
+from .hosts import LoopName, at_home, hosted, hosted_context
 from .names import awaiting, check_iterable, check_middleware
 from .ports import Broker, ResultStore
 from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring
@@ -119,10 +119,12 @@ class Repid(Producer):
         max_memory: int | None = None,
         reload: bool = False,
         target: str | None = None,
+        loop: LoopName = "trio",
         **options: Unpack[WorkerOptions],
     ) -> Report:
         """As `run_worker`, for blocking code: this owns its trio run, or the processes, and returns at their end.
 
+        `loop`: "trio", "asyncio" or "uvloop" (extra: uvloop); async actors and middlewares run on it.
         `processes`, `max_jobs`, `max_memory`, `reload` and `target` as in `ProcessOptions`; the limits are those of
         each process. A process that crashes is replaced. Raises `WorkersFailed` if one crashes more than five times
         within a minute, or did not end well when it was stopped. The processes import the program: put the call
@@ -130,7 +132,7 @@ class Repid(Producer):
         """
         check_may_block()
         in_processes = ProcessOptions(
-            processes=processes, max_jobs=max_jobs, max_memory=max_memory, reload=reload, target=target
+            processes=processes, max_jobs=max_jobs, max_memory=max_memory, reload=reload, target=target, loop=loop
         )
         return run_app(self, server_name, in_processes, options)
 

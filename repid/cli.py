@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast
 
 import typer
 from rich.console import Console
@@ -35,6 +35,7 @@ from .errors import (
     did_you_mean,
     shown,
 )
+from .hosts import LoopName
 from .ports import Broker, Counts
 from .producer import Outcomes
 from .supervisor import load_app
@@ -85,6 +86,7 @@ Examples:
   repid worker shop.jobs:app --processes 4 --max-jobs 10000 --max-memory 512MB
   repid worker shop.jobs:app --reload         for development
   repid worker shop.jobs:app --burst          from cron: what is ready, and no more
+  repid worker shop.jobs:app --loop asyncio   for actors that use asyncio, httpx, asyncpg
 """
 
 cli = typer.Typer(
@@ -152,6 +154,10 @@ def worker(
         float | None, typer.Option(min=0, help="Seconds that actors have to end when it is stopped. Default: 25.")
     ] = None,
     burst: Annotated[bool, typer.Option("--burst", help="End when nothing is ready.")] = False,
+    loop: Annotated[
+        str,
+        typer.Option(metavar="trio|asyncio|uvloop", help="The event loop that async actors and middlewares run on."),
+    ] = "trio",
     max_jobs: Annotated[int | None, typer.Option(min=1, help="Replace a process after so many runs.")] = None,
     max_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Replace a process that takes more: 512MB, 1.5G.")
@@ -188,6 +194,7 @@ def worker(
         max_memory=size,
         reload=reload,
         target=target,
+        loop=cast("LoopName", loop),  # `run` checks it
         **options,
     )
 

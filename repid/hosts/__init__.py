@@ -7,13 +7,17 @@ Knows only trio and asyncio; the facades call it, the runtime does not know abou
 * `guest`: trio as a guest of the running asyncio loop; one per loop, alive while somebody uses it.
 * `hosted`: what the facades put around their functions and context managers; detects the host at each call.
 * `tasks`: the other direction: a function that runs as an asyncio task while a trio task waits for it.
+* `running`: a whole run from blocking code, on trio, asyncio or uvloop.
 * `loops`: the loops on which asyncio functions run: the host's, or where trio is the host one for them alone.
 """
 
 from .hosted import at_home, crossing, current_run, hosted, hosted_context, is_running
 from .loops import MissingTrioAsyncioError, home, open_asyncio
+from .running import LOOP_NAMES, LoopName, run_on_loop
 
 __all__ = [
+    "LOOP_NAMES",
+    "LoopName",
     "MissingTrioAsyncioError",
     "at_home",
     "crossing",
@@ -23,4 +27,5 @@ __all__ = [
     "hosted_context",
     "is_running",
     "open_asyncio",
+    "run_on_loop",
 ]

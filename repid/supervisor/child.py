@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from ..errors import BrokerError, ConfigurationError, UsageError
+from ..hosts import run_on_loop
 from ..runtime import Handle, Report
 from ..runtime.patience import Patience
 from ..runtime.signals import MOST_SIGNALS, end_process
@@ -70,7 +71,7 @@ def _run(brief: Brief, orders: Orders) -> Account:
         orders.attach(None)
         configure_logging()
         with spared_collector(brief.tasks_limit):
-            return trio.run(_work, app, brief, orders)
+            return run_on_loop(brief.loop, _work, app, brief, orders)
     except (ConfigurationError, UsageError) as error:
         return Account(Report(), refused=str(error)[:_LONGEST_REFUSAL])
     except BrokerError as error:  # not our bug, and not the program's

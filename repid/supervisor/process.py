@@ -11,6 +11,7 @@ from typing import IO, Any, Literal
 import msgspec
 import trio
 
+from ..hosts import LoopName
 from ..runtime import Report
 from .target import Target
 
@@ -66,6 +67,7 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
     account: int = 0
     supervisor: int = 0
     argv: list[str]
+    loop: LoopName = "trio"
     server_name: str | None = None
     tasks_limit: int
     worker: dict[str, Any] = {}

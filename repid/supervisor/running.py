@@ -15,7 +15,8 @@ from typing import Any, TypedDict
 import msgspec
 import trio
 
-from ..errors import ConfigurationError, MissingExtra, UsageError
+from ..errors import ConfigurationError, MissingExtra, UsageError, did_you_mean
+from ..hosts import LOOP_NAMES, LoopName, run_on_loop
 from ..names import check_count, check_flag
 from ..runtime import Handle, Report
 from ..runtime.patience import Patience
@@ -37,6 +38,8 @@ class ProcessOptions(TypedDict, total=False):
     max_jobs: a process ends after so many runs, and another takes its place. Default: no limit.
     max_memory: likewise when it takes so many bytes; looked at twice a second. Default: no limit.
     reload: start anew when a Python file in or below the working directory changes (extra: reload). Default False.
+    loop: the event loop of the worker, in each process: "trio" (the default), "asyncio", or "uvloop" (extra: uvloop).
+        Async actors and middlewares run on it.
     target: where processes find the app, as "module:attribute". Default: it is looked for among the globals of the
         program and of all modules.
     """
@@ -46,6 +49,7 @@ class ProcessOptions(TypedDict, total=False):
     max_memory: int | None
     reload: bool
     target: str | None
+    loop: LoopName
 
 
 def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, options: WorkerOptions) -> Report:
@@ -56,6 +60,7 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
             '`if __name__ == "__main__":`, or every process would start others'
         )
     settings = make_settings(options, embedded=False)
+    loop = _check_loop(processes.get("loop", "trio"))
     count = int(_check_finite("processes", processes.get("processes", 1)))
     if not app.server(server_name).capabilities.shared and count > 1:
         raise ConfigurationError(
@@ -71,13 +76,14 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
     if count == 1 and max_jobs is None and max_memory is None and not reload:
         here: WorkerOptions = {**options, "handle_signals": settings.signals}
         with spared_collector(settings.tasks_limit):
-            return trio.run(_run_here, app, server_name, here)
+            return run_on_loop(loop, _run_here, app, server_name, here)
     if reload and importlib.util.find_spec("watchfiles") is None:
         raise MissingExtra("reload", "reload")
     target = processes.get("target")
     brief = Brief(
         target=find_target(app) if target is None else Target(target),
         argv=sys.argv,
+        loop=loop,
         server_name=server_name,
         tasks_limit=settings.tasks_limit,
         worker=_plain(options),
@@ -111,6 +117,16 @@ class _LogStart:
     def started(self, _: Handle | None = None) -> None:
         """It has."""
         log.info("the worker has started")
+
+
+def _check_loop(loop: LoopName) -> LoopName:
+    if loop not in LOOP_NAMES:
+        raise ConfigurationError(
+            f"loop must be one of {', '.join(map(repr, LOOP_NAMES))}, but is {loop!r}{did_you_mean(str(loop), LOOP_NAMES)}"
+        )
+    if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        raise MissingExtra("the loop 'uvloop'", "uvloop")
+    return loop
 
 
 def _check_finite(name: str, value: float) -> float:
