@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import trio
 
-from repid import BrokerRefused, BrokerUnavailable, Envelope, SQLiteServer
+from repid import BrokerRefused, BrokerUnavailable, ConfigurationError, Envelope, SQLiteServer
 from repid.delivery import ACK, Delivery, Settlement
 from repid.ports import Consumer
 
@@ -22,7 +22,8 @@ PATIENCE = 20.0
 
 def is_fault(error: Exception) -> bool:
     """Whether it tells of a statement that failed. Nothing was changed then, and the next call may succeed."""
-    return isinstance(error, BrokerUnavailable) or (isinstance(error, BrokerRefused) and "is damaged" in str(error))
+    is_damage = isinstance(error, BrokerRefused | ConfigurationError) and "is damaged" in str(error)
+    return isinstance(error, BrokerUnavailable) or is_damage
 
 
 class Account:

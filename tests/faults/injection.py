@@ -51,6 +51,10 @@ class Faults:
         """Of the steps from now on, this one fails (counted from 0)."""
         self.fail(lambda _: len(self.steps) == number + 1)
 
+    def fail_commits(self, number: int, times: int) -> None:
+        """From this step on so many commits fail, one after the other."""
+        self.fail(lambda step: step == "COMMIT" and len(self.steps) > number and len(self.failed) < times)
+
     def fail_once(self, beginning: str) -> None:
         """The next statement that begins like this fails."""
         self.fail(lambda step: step.startswith(beginning) and not self.failed)

@@ -1,4 +1,4 @@
-"""The k-th statement of a scenario fails, once for each k: afterwards every message is accounted for.
+"""The k-th statement of a scenario fails, or the commits after it, once for each k: every message is accounted for.
 
 One consumer, in turn one that waits and one that asks again and again; publishers, a watcher and somebody who cancels
 and looks, all at the same time.
@@ -21,27 +21,29 @@ from repid.ports import Consumer
 from .accounts import PATIENCE, Account, is_fault
 from .injection import KINDS, Faults, Kind
 
-MOST_STEPS = 400
+MOST_STEPS = 600
 """More than a scenario takes, so that the last runs are without a fault."""
 
 
 class Plan(NamedTuple):
-    """Which step fails and how; whether the consumer waits for messages."""
+    """Which step fails and how, or after which step some commits do; whether the consumer waits for messages."""
 
     kind: Kind
     undoes: bool
     waits: bool
     step: int
+    commits: int = 0
 
 
 def plans(seed: int, count: int | None) -> Iterator[Plan]:
     """So many plans chosen by the seed, or all of them."""
     every = [
-        Plan(kind, undoes, waits, step)
+        Plan(kind, undoes, waits, step, commits)
         for kind in KINDS
         for undoes in (False, True)
         for waits in (True, False)
         for step in range(MOST_STEPS)
+        for commits in (0, 3)
     ]
     chooser = random.Random(seed)
     yield from every if count is None else chooser.sample(every, count)
@@ -52,9 +54,12 @@ async def run_plan(plan: Plan, path: Path) -> list[str]:
     faults = Faults(plan.kind, undoes=plan.undoes)
     with faults.injected():
         account = Account(SQLiteServer(path))
-        faults.fail_step(plan.step)
+        if plan.commits:
+            faults.fail_commits(plan.step, plan.commits)
+        else:
+            faults.fail_step(plan.step)
         async with AsyncExitStack() as stack:
-            await account.insist(lambda: _enter_server(stack, account))
+            await account.insist(lambda: stack.enter_async_context(account.server.connection()))
             await account.insist(lambda: account.server.declare(["q"]))
             consumer = await account.insist(lambda: stack.enter_async_context(account.server.consume({"q": None})))
             with trio.move_on_after(PATIENCE) as scope:
@@ -64,15 +69,6 @@ async def run_plan(plan: Plan, path: Path) -> list[str]:
             faults.heal()
             account.troubles += await _check_alive(account, consumer)
     return [f"{plan} ({faults.failed}): {trouble}" for trouble in account.close(path)]
-
-
-async def _enter_server(stack: AsyncExitStack, account: Account) -> None:
-    try:
-        await stack.enter_async_context(account.server.connection())
-    except ValueError as error:  # on opening a damaged file is a wrong declaration
-        if "is damaged" not in str(error):
-            raise
-        await stack.enter_async_context(account.server.connection())
 
 
 async def _act(account: Account, consumer: Consumer, plan: Plan) -> None:
@@ -101,8 +97,9 @@ async def _act(account: Account, consumer: Consumer, plan: Plan) -> None:
 
 
 async def _send_singly(account: Account) -> None:
-    for number in range(3):
-        await account.publish([Envelope(f"a{number}", "q", b"x", headers={"topic": f"t{number}"})])
+    for number in range(6):
+        await account.publish([Envelope(f"a{number}", "q", b"x", headers={"topic": f"t{number % 3}"})])
+        await trio.sleep(0.005 * (number % 2))  # sometimes everybody waits by then
 
 
 async def _send_together(account: Account) -> None:
