@@ -8,8 +8,16 @@ from collections.abc import Iterable
 from ..delivery import Ack, Cancel, DeadLetter, NewResult, Release, Retry, Settlement
 from ..envelope import NO_OPTIONS, Envelope
 from ..errors import ConfigurationError, InternalError
+from ..names import check_text
 
 _DISPOSITIONS = frozenset({Ack, Retry, Release, DeadLetter, Cancel})
+
+
+def check_queues(queues: Iterable[str]) -> list[str]:
+    """The names of queues to be declared. Raises `ConfigurationError` unless each is text that UTF-8 can write."""
+    if isinstance(queues, str):
+        raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
+    return [check_text("the name of a queue", name) for name in queues]
 
 
 def check_envelopes(envelopes: Iterable[Envelope]) -> None:

@@ -30,6 +30,7 @@ from repid import (
     Message,
     PayloadError,
     Queue,
+    QueueNotDeclared,
     Repid,
     Router,
     SQLiteServer,
@@ -219,6 +220,20 @@ async def test_a_server_refuses_what_it_could_not_write_whoever_made_it(app: Rep
     with pytest.raises(ConfigurationError, match=r"message .* cannot be "):
         await app.server().publish([Envelope("0", "q", b""), envelope])
     assert await app.server().counts("q") == Counts()
+
+
+@pytest.mark.parametrize("name", [SURROGATE, 5, None])
+async def test_a_server_declares_no_queue_whose_name_it_could_not_write(app: Repid, name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="the name of a queue"):
+        await app.server().declare(["q", name])
+    with pytest.raises(QueueNotDeclared):
+        await app.server().counts("q")
+
+
+async def test_keys_of_no_dead_message_are_passed_over(app: Repid) -> None:
+    await app.server().declare(["q"])
+    keys: list[Any] = [10**30, -1, "x", 1.5, True, None]
+    assert await app.server().delete_messages("q", keys) == 0
 
 
 @given(st.text() | st.sampled_from(TEXTS), st.text() | st.sampled_from(TEXTS))

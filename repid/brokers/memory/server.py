@@ -27,7 +27,7 @@ from ...ports import (
     Topics,
 )
 from ...retry import seconds
-from ..checks import check_envelopes, check_results
+from ..checks import check_envelopes, check_queues, check_results
 from . import views
 from .consumer import InMemoryConsumer
 from .schedules import Schedules
@@ -84,9 +84,8 @@ class InMemoryServer:
     @hosted
     async def declare(self, queues: Iterable[str]) -> None:
         """Create the queues that do not exist yet. Idempotent."""
-        if isinstance(queues, str):
-            raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
-        await self._session.step(lambda _: self._store.directory.declare(queues))
+        names = check_queues(queues)
+        await self._session.step(lambda _: self._store.directory.declare(names))
 
     @hosted
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:

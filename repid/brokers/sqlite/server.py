@@ -29,7 +29,7 @@ from ...ports import (
     Topics,
 )
 from ...retry import seconds
-from ..checks import check_envelopes
+from ..checks import check_envelopes, check_queues
 from . import publishing, schedules, views
 from . import results as stored_results
 from .clock import MICRO, Clock
@@ -104,9 +104,7 @@ class SQLiteServer:
     @hosted
     async def declare(self, queues: Iterable[str]) -> None:
         """Create the queues that do not exist yet. Idempotent."""
-        if isinstance(queues, str):
-            raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
-        names = list(queues)
+        names = check_queues(queues)
         if not await self._session.look(lambda store: store.directory.channels.keys() >= set(names)):
             await self._session.change(lambda store: store.directory.declare(names))
 

@@ -235,7 +235,7 @@ def delete_first_dead(store: Store, name: str, last: int) -> int:
 def delete_dead(store: Store, name: str, keys: Sequence[int]) -> int:
     """Remove the dead messages of the queue with these keys; how many."""
     channel = store.directory.channel(name)
-    known = [key for key in keys if 0 <= key < 2**63]
+    known = [key for key in keys if isinstance(key, int) and 0 <= key < 2**63]
     sql = "DELETE FROM dead WHERE queue = ? AND key IN (SELECT value FROM json_each(?))"
     return store.execute(sql, (channel.id, json.dumps(known))).rowcount
 
