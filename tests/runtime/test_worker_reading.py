@@ -1,0 +1,85 @@
+"""What is under way between the broker and the worker: claimed ahead, and cancelled on the way. A broker that takes time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+import trio
+from aids import UnreliableServer, send
+
+from repid import Counts, InMemoryServer, Repid, Router
+from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.delivery import Delivery
+from repid.ports import Consumer, Topics
+
+TRIP = 0.1
+
+
+class FarAway(UnreliableServer):
+    """What it hands over is on its way for a while."""
+
+    @asynccontextmanager
+    async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[InMemoryConsumer, None]:
+        async with InMemoryServer.consume(self, queues) as consumer:
+            yield cast("InMemoryConsumer", FarAwayConsumer(consumer))
+
+
+class FarAwayConsumer:
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    async def receive(self, limit: int, **options: Any) -> list[Delivery]:
+        batch = await self._consumer.receive(limit, **options)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(TRIP)
+        return batch
+
+
+@pytest.fixture
+def server() -> UnreliableServer:
+    return FarAway()
+
+
+async def test_short_runs_are_claimed_ahead_so_that_none_waits_for_the_broker(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    leased: list[int] = []
+
+    @router.actor
+    async def job() -> None:
+        leased.append((await server.counts("default")).leased)
+        await trio.sleep(TRIP)
+
+    for _ in range(200):
+        await send(app, "job")
+    started = trio.current_time()
+    await app.run_worker(burst=True, tasks_limit=10)
+    assert max(leased) > 10
+    assert trio.current_time() - started < 200 / 10 * TRIP * 1.5  # twice as long without
+
+
+async def test_of_messages_on_their_way_together_only_the_cancelled_one_is_cancelled(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    ran: list[int] = []
+
+    @router.actor
+    async def job(n: int) -> None:
+        ran.append(n)
+
+    first = await send(app, "job", n=0)
+    await send(app, "job", n=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(app.run_worker)
+        await trio.sleep(TRIP / 2)
+        assert await server.cancel(first.id) == "requested"
+        await trio.sleep(5)
+        assert ran == [1]
+        assert await server.counts("default") == Counts()
+        nursery.cancel_scope.cancel()
