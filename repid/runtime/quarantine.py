@@ -101,7 +101,7 @@ class Quarantine:
                 return bool(batch)
             delivery = batch[0]
             log.warning(
-                "message %s was lost %d times by its workers; it runs alone", delivery.envelope.id, delivery.lost
+                "message %r was lost %d times by its workers; it runs alone", delivery.envelope.id, delivery.lost
             )
             ledger.suspects -= 1
             self._take_in(batch)
