@@ -40,7 +40,8 @@ class RouterOptions(TypedDict, total=False):
         "manual_explicit": by the word the actor returns.
     on_error: a verb, or a callable from the exception to one; asked before retries. None: the retries decide.
     run_in_process: run a sync function in a process that a timeout really kills. Default: in a thread. The `Message`
-        does not go there, but what an async dependency takes from it does.
+        does not go there, but what an async dependency takes from it does. Children that the function forks in its main
+        thread are killed with the process, on Linux only; elsewhere, and those of its other threads, go on alone.
     middlewares: around every run; those of the app come first, then routers from the outside in, then the actor's.
     routing_strategy: which messages of the channel the actor takes. Default: those with its name as `topic`.
     store_result: keep what the function returns, or how it failed, for whoever asks. Default False.

@@ -23,12 +23,16 @@ from ..actors import Actor
 from ..errors import MissingExtra
 from ..inject import refuse_unfinished
 from ..ports import Backend, Home
+from .offspring import prepare_for_children
 
 MOMENT = 0.5
 """Seconds in which a thread may still end that is asked to stop by a worker whose grace is over."""
 
 UNFINISHED = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
 """What an actor cannot mean to return: nothing of it has been done yet."""
+
+CLOSING_TIME = 5.0
+"""Seconds that the idle processes of a pool have to end when the worker does; then they are killed."""
 
 abandoned: ContextVar[bool] = ContextVar("abandoned", default=False)
 """True in the context of a run whose thread was left behind."""
@@ -208,4 +212,4 @@ def _open_pool() -> AbstractAsyncContextManager[Any]:
         import trio_parallel  # noqa: PLC0415  an extra
     except ImportError:
         raise MissingExtra("run_in_process", "process") from None
-    return trio_parallel.open_worker_context()  # type: ignore[no-any-return]
+    return trio_parallel.open_worker_context(init=prepare_for_children)  # type: ignore[no-any-return]

@@ -24,6 +24,29 @@ def hang(file: str) -> None:
     time.sleep(60)
 
 
+def fork_and_hang(file: str) -> None:
+    """Leaves a child that would go on for a minute."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    hang_with(file, child)
+
+
+def fork_and_return(file: str) -> None:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    Path(file).write_text(str(child), encoding="ascii")
+
+
+def hang_with(file: str, child: int) -> None:
+    Path(f"{file}.part").write_text(str(child), encoding="ascii")
+    Path(f"{file}.part").rename(file)
+    time.sleep(60)
+
+
 def fail() -> None:
     raise ValueError("from a process")
 

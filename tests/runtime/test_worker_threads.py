@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -375,6 +376,36 @@ async def test_a_process_is_killed_at_the_end_of_the_grace_and_its_message_relea
                 await trio.sleep(0.01)
             handle.stop()
     assert await server.counts("default") == Counts(ready=1)
+
+
+async def is_gone(pid: int) -> bool:
+    """Whether a process that we are not the parent of ends now; one that has ended may wait for its parent."""
+    with trio.move_on_after(5):
+        while True:
+            try:
+                state = (await trio.Path(f"/proc/{pid}/stat").read_text()).rpartition(")")[2].split()[0]
+            except FileNotFoundError:
+                return True
+            if state == "Z":
+                return True
+            await trio.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child goes on, which holds up nothing")
+@pytest.mark.parametrize("actor", ["fork_and_hang", "fork_and_return"])
+async def test_a_child_that_a_process_has_forked_neither_defeats_the_timeout_nor_holds_up_the_end(
+    app: Repid, router: Router, server: UnreliableServer, tmp_path: Path, actor: str
+) -> None:
+    file = tmp_path / "child"
+    router.actor(run_in_process=True)(aids_processes.check_other_process)  # starts the process
+    router.actor(run_in_process=True, timeout=4)(getattr(aids_processes, actor))
+    await send(app, "check_other_process", parent=os.getpid())
+    await send(app, actor, file=str(file))
+    with trio.fail_after(50):  # the child would go on for longer
+        report = await app.run_worker(burst=True, processes_limit=1)
+    assert report.processed == 2
+    assert await is_gone(int(await trio.Path(file).read_text("ascii")))
 
 
 async def test_what_a_process_raises_comes_back(app: Repid, router: Router, server: UnreliableServer) -> None:
