@@ -65,7 +65,7 @@ ROWS: list[tuple[Phase, Event, Terms, Disposition | Keep | None]] = [
     (RUNNING, Returned("nack"), terms("manual"), KEEP),
     (RUNNING, Returned("ack"), terms("manual_explicit"), ACK),
     (RUNNING, Returned("nack"), terms("manual_explicit"), DeadLetter("nacked")),
-    (RUNNING, Returned("reject"), terms("manual_explicit"), Release()),
+    (RUNNING, Returned("reject"), terms("manual_explicit"), Release(started=True)),
     (RUNNING, Returned("retry"), terms("manual_explicit", attempt=2, retries=2), Retry(20)),
     (RUNNING, Raised(FAILURE), terms(), DeadLetter("failed", FAILURE)),
     (RUNNING, Raised(FAILURE), terms(attempt=3, retries=3), Retry(30, FAILURE)),
@@ -75,7 +75,7 @@ ROWS: list[tuple[Phase, Event, Terms, Disposition | Keep | None]] = [
     (RUNNING, Raised(FAILURE), terms("manual_explicit"), DeadLetter("failed", FAILURE)),
     (RUNNING, Raised(FAILURE, "ack"), terms(retries=1), Ack(FAILURE)),
     (RUNNING, Raised(FAILURE, "nack"), terms(retries=1), DeadLetter("nacked", FAILURE)),
-    (RUNNING, Raised(FAILURE, "reject"), terms(retries=1), Release()),
+    (RUNNING, Raised(FAILURE, "reject"), terms(retries=1), Release(started=True)),
     (RUNNING, Raised(FAILURE, "retry"), terms(retries=1), Retry(10, FAILURE)),
     (RUNNING, Raised(FAILURE, "retry"), terms(), DeadLetter("failed", FAILURE)),
     (RUNNING, Raised(FAILURE, "nack"), terms("always_ack"), DeadLetter("nacked", FAILURE)),
@@ -84,8 +84,8 @@ ROWS: list[tuple[Phase, Event, Terms, Disposition | Keep | None]] = [
     (RUNNING, TimedOut(FAILURE), terms(), DeadLetter("failed", FAILURE)),
     (RUNNING, TimedOut(FAILURE), terms(retries=1), Retry(10, FAILURE)),
     (RUNNING, TimedOut(FAILURE), terms("always_ack"), Ack(FAILURE)),
-    (RUNNING, TimedOut(FAILURE, "reject"), terms(), Release()),
-    (RUNNING, Stopping(), terms(attempt=9), Release()),
+    (RUNNING, TimedOut(FAILURE, "reject"), terms(), Release(started=True)),
+    (RUNNING, Stopping(), terms(attempt=9), Release(started=True)),
     (RUNNING, LeaseExpired(), terms(), None),
     (RUNNING, CancelRequested(), terms(retries=5), Cancel()),
     (DECIDED, Returned("nack"), terms("manual_explicit"), None),
@@ -138,10 +138,10 @@ def test_what_is_not_in_the_table_is_our_bug_and_says_so(phase: Phase, event: Ev
             decide(phase, event, given_terms)
 
 
-@given(st.sampled_from(sorted(FATES, key=repr)), events, any_terms)
-def test_a_decision_obeys_the_rules(row: tuple[Phase, type[Event]], event: Event, given_terms: Terms) -> None:
-    phase, kind = row
-    if type(event) is not kind:
+@given(st.sampled_from(Phase), events, any_terms)
+def test_a_decision_obeys_the_rules(phase: Phase, event: Event, given_terms: Terms) -> None:
+    kind = type(event)
+    if (phase, kind) not in FATES:
         return
     decision = decide(phase, event, given_terms)
     if phase is DECIDED:
@@ -153,7 +153,7 @@ def test_a_decision_obeys_the_rules(row: tuple[Phase, type[Event]], event: Event
     if isinstance(decision, Keep):
         assert (given_terms.mode, kind) == ("manual", Returned)
     if kind is Stopping and phase is not DECIDED:
-        assert decision == Release()
+        assert decision == Release(started=phase is RUNNING)
     if kind is LeaseExpired:
         assert decision is None
     if decision is None:

@@ -68,14 +68,14 @@ async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path
             letter.failure.text.encode()
 
 
-async def test_a_retry_whose_failure_cannot_be_written_stays_a_retry(tmp_path: Path) -> None:
+async def test_a_retry_that_cannot_be_written_stays_a_retry(tmp_path: Path) -> None:
     async with leased(tmp_path / "repid.db") as (server, consumer, (before, bad, after)):
         ledger = Ledger(10, 10)
         ledger.lease([before, bad, after], trio.current_time(), 60)
         settler = Settler(consumer, ledger)
         for settlement in (
             Settlement(before, ACK),
-            Settlement(bad, Retry(0.0, Failure("E", BAD))),
+            Settlement(bad, Retry(0.0, Failure("E", "why")), outbox=(Envelope("1", BAD, b""),)),
             Settlement(after, ACK),
         ):
             settler.put(settlement)
@@ -88,7 +88,7 @@ async def test_a_retry_whose_failure_cannot_be_written_stays_a_retry(tmp_path: P
         await consumer.settle([Settlement(again, Release())])
         [ready] = await server.browse("q", "ready")
         assert ready.failure is not None
-        assert ready.failure.text.startswith("\\udcff (the verdict Retry could not be written: ")
+        assert ready.failure.text.startswith("why (the verdict Retry could not be written: ")
 
 
 @pytest.mark.parametrize(
