@@ -98,7 +98,7 @@ async def test_actors_share_the_threads_and_async_ones_need_none(
         await send(app, "quick", n=n)
     async with working(app, gate, threads_limit=2):
         await until(lambda: len(gate.began) == 2 and len(ran) == 5)
-        assert gate.began == [0, 10]  # by rank
+        assert sorted(gate.began) == [0, 10]  # by rank; threads begin in any order
         assert await server.counts("default") == Counts(ready=4, leased=1)
 
 
