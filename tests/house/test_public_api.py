@@ -118,7 +118,8 @@ def test_the_installed_distribution_is_the_one_in_pyproject() -> None:
     assert words(required(None)) == words(PROJECT["dependencies"]), stale
     assert set(METADATA.get_all("Provides-Extra") or ()) == set(PROJECT["optional-dependencies"]), stale
     for extra, requirements in PROJECT["optional-dependencies"].items():
-        assert words(required(extra)) == words(expanded(requirements)), stale
+        plain = [each.partition(";")[0] for each in expanded(requirements)]  # the metadata has markers of its own
+        assert words(required(extra)) == words(plain), stale
 
 
 def test_the_package_tells_type_checkers_that_it_is_typed() -> None:
