@@ -300,7 +300,7 @@ def delete(
     typer.echo(f"{ask(app, remove)} dead message(s) are removed")
 
 
-async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[int]:
+async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[str]:
     """The keys of the dead messages with these ids. Raises `UsageError` if one of them is not there."""
     found = [each for each in await broker.browse(queue, "dead", limit=sys.maxsize) if each.envelope.id in ids]
     missing = set(ids) - {each.envelope.id for each in found}

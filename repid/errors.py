@@ -32,6 +32,10 @@ class MissingExtra(ConfigurationError, ImportError):
         self.extra = extra
 
 
+class NotSupported(ConfigurationError):
+    """The server does not claim to do this; the text says what to do instead."""
+
+
 class UsageError(RepidError, RuntimeError):
     """A call came at the wrong time or in the wrong place."""
 
@@ -66,6 +70,10 @@ class BrokerError(RepidError):
 
 class BrokerUnavailable(BrokerError, ConnectionError):
     """The broker cannot be reached now; nothing was changed; the same call may succeed later."""
+
+
+class NoAnswer(BrokerUnavailable):
+    """The server did not answer in time: whether the call was carried out is unknown."""
 
 
 class PublishUnknown(BrokerError):

@@ -100,14 +100,14 @@ class Queue:
         return find_app(self.app, f"queue {self.name!r}").server()
 
 
-def _keys_of(what: str, messages: Iterable[BrowsedMessage] | None) -> list[int] | None:
+def _keys_of(what: str, messages: Iterable[BrowsedMessage] | None) -> list[str] | None:
     if messages is None:
         return None
     check_iterable(f"the messages to be {what}", messages)
     return [_dead_key(what, message) for message in messages]
 
 
-def _dead_key(what: str, message: BrowsedMessage) -> int:
+def _dead_key(what: str, message: BrowsedMessage) -> str:
     if not isinstance(message, BrowsedMessage):
         raise ConfigurationError(
             f'only what get_messages("dead") gives can be {what}, but this is of type {type(message).__name__}'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import trio
 import trio.testing
@@ -13,9 +13,6 @@ import trio.testing
 from repid import BrokerUnavailable, Counts, Envelope, InMemoryServer, Repid
 from repid.delivery import Delivery, Settlement
 from repid.ports import Consumer, DueSchedules, StoredSchedule, TickOutcome, Topics, Verdict
-
-if TYPE_CHECKING:
-    from repid.brokers.memory.consumer import InMemoryConsumer
 
 T = TypeVar("T")
 
@@ -83,16 +80,16 @@ class UnreliableServer(InMemoryServer):
         await super().declare(queues)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[InMemoryServer, None]:
+    async def connection(self) -> AsyncGenerator[Any, None]:
         await self.trouble("connection")
         async with super().connection():
             yield self
 
     @asynccontextmanager
-    async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[InMemoryConsumer, None]:
+    async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[Any, None]:
         await self.trouble("consume")
         async with super().consume(queues) as consumer:
-            yield cast("InMemoryConsumer", _UnreliableConsumer(consumer, self))
+            yield _UnreliableConsumer(consumer, self)
 
 
 class _UnreliableConsumer:
@@ -105,11 +102,9 @@ class _UnreliableConsumer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
-    async def receive(
-        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
-    ) -> list[Delivery]:
+    async def receive(self, limit: int, **limits: Any) -> list[Delivery]:
         await self._server.trouble("receive")
-        return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
+        return await self._consumer.receive(limit, **limits)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         await self._server.trouble("settle")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from datetime import timedelta
 
 from ..delivery import Ack, Cancel, DeadLetter, NewResult, Release, Retry, Settlement
 from ..envelope import NO_OPTIONS, Envelope
-from ..errors import ConfigurationError, InternalError
+from ..errors import ConfigurationError, InternalError, NotSupported
 from ..names import check_text
+from ..ports import Capabilities
+from ..retry import seconds
 
 _DISPOSITIONS = frozenset({Ack, Retry, Release, DeadLetter, Cancel})
 
@@ -35,6 +38,47 @@ def check_envelopes(envelopes: Iterable[Envelope]) -> None:
                 _check_text(envelope, f"header {name!r}", value)
         if envelope.options is not NO_OPTIONS:
             _check_options(envelope)
+
+
+def check_claimed(server: str, claimed: Capabilities, envelopes: Iterable[Envelope]) -> None:
+    """Raise `NotSupported` for an option that the engine cannot honour."""
+    if claimed.priorities != "none" and claimed.delays != "none" and claimed.ttl and claimed.has("results"):
+        return
+    for envelope in envelopes:
+        options = envelope.options
+        wanted = {
+            "priority": claimed.priorities == "none" and options.priority is not None,
+            "delay": claimed.delays == "none" and bool(options.delay),
+            "ttl": not claimed.ttl and options.ttl is not None,
+            "store_result": not claimed.has("results") and bool(options.store_result),
+        }
+        for option, is_refused in wanted.items():
+            if is_refused:
+                raise NotSupported(
+                    f"message {envelope.id!r} has the option {option!r}, which {server} does not support: leave it out, or "
+                    "use a server that supports it, such as SQLiteServer"
+                )
+
+
+def check_several(call: str, names: Iterable[str]) -> list[str]:
+    """The names as a list; raise `ConfigurationError` for a single one, and for what is no text."""
+    if isinstance(names, str | bytes):
+        raise ConfigurationError(f"{call} takes several names: {call}([{names!r}])")
+    several = list(names)
+    for name in several:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{call} takes names or ids, which are text, but got {name!r}")
+    return several
+
+
+def check_lease_timeout(value: float | timedelta) -> float:
+    """The time-out in seconds; raise `ConfigurationError` unless it is more than 0."""
+    lease_timeout = seconds(value)
+    if not lease_timeout > 0:
+        raise ConfigurationError(f"lease_timeout must be more than 0 seconds, but is {lease_timeout}")
+    if lease_timeout == math.inf:
+        raise ConfigurationError("lease_timeout must be finite: the messages of a dead worker would never come back")
+    return lease_timeout
 
 
 def check_settlements(settlements: Iterable[Settlement]) -> None:

@@ -24,7 +24,7 @@ from .events import (
     Unrouted,
 )
 from .fate import MODES, VERBS, Mode, Phase, Terms, Verb, decide, say, unrouted_delay
-from .lease import Delivery, Settlement
+from .lease import Delivery, Settlement, Token
 from .results import DAY, NewResult, Progress, ResultState, StoredResult, make_result
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "StoredResult",
     "Terms",
     "TimedOut",
+    "Token",
     "Unrouted",
     "Verb",
     "decide",

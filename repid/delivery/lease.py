@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import msgspec
 
 from ..envelope import Envelope
 from .dispositions import Disposition
 from .results import NewResult
+
+Token: TypeAlias = Any
+"""What fences a lease: hashable, and opaque to all but the driver that made it."""
 
 
 class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -21,7 +26,7 @@ class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
     envelope: Envelope
     attempt: int
     lost: int
-    token: int
+    token: Token
     unrouted_age: float | None = None
     ttl_left: float | None = None
 

@@ -1,29 +1,47 @@
 """The protocols between the runtime and what it runs on.
 
-* `broker`: `Broker` and `Consumer`, with the values that cross between them and us.
-* `schedules`: the part of a broker that keeps schedules.
+* `broker`: `Broker` and `Consumer`: a server as the facades and the runtime see it, with the values that cross.
+* `driver`: `Driver` and the roles: what one engine does, behind the front door.
+* `capabilities`: what an engine claims to do, as data. `instrument`: what may watch the calls.
+* `schedules`: the part of a server that keeps schedules.
 * `backend`: `Backend`, through which any actor runs.
 """
 
 from .backend import Backend, Home
 from .broker import (
     ANYTHING,
+    CATEGORIES,
     REFUSED,
     SETTLED,
+    UNKNOWN,
     AtMost,
     Broker,
     BrowsedMessage,
     Cancelled,
-    Capabilities,
     Category,
     Consumer,
     Counts,
+    LeaseEvent,
     ResultStore,
+    Sight,
     Snapshot,
     Topics,
     Verdict,
     at_most_of,
 )
+from .capabilities import EVERYTHING, ROLES, Calls, Capabilities, Role
+from .driver import (
+    Claimed,
+    Driver,
+    FullDriver,
+    News,
+    QueueAdminDriver,
+    ResultDriver,
+    ScheduleDriver,
+    TrackingDriver,
+    WaitingDriver,
+)
+from .instrument import CallRecord, Instrument, Outcome
 from .schedules import (
     CLOCK_SLACK,
     Declaration,
@@ -39,31 +57,51 @@ from .schedules import (
 
 __all__ = [
     "ANYTHING",
+    "CATEGORIES",
     "CLOCK_SLACK",
+    "EVERYTHING",
     "REFUSED",
+    "ROLES",
     "SETTLED",
+    "UNKNOWN",
     "AtMost",
     "Backend",
     "Broker",
     "BrowsedMessage",
+    "CallRecord",
+    "Calls",
     "Cancelled",
     "Capabilities",
     "Category",
+    "Claimed",
     "Consumer",
     "Counts",
     "Declaration",
+    "Driver",
     "DueSchedules",
+    "FullDriver",
     "Home",
+    "Instrument",
+    "LeaseEvent",
     "Missed",
+    "News",
     "Origin",
+    "Outcome",
     "Overlap",
+    "QueueAdminDriver",
+    "ResultDriver",
     "ResultStore",
+    "Role",
     "Schedule",
+    "ScheduleDriver",
     "ScheduleStore",
+    "Sight",
     "Snapshot",
     "StoredSchedule",
     "TickOutcome",
     "Topics",
+    "TrackingDriver",
     "Verdict",
+    "WaitingDriver",
     "at_most_of",
 ]

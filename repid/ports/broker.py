@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import msgspec
 
-from ..delivery import Delivery, Failure, NewResult, Progress, Reason, Settlement, StoredResult
+from ..delivery import Delivery, Failure, NewResult, Progress, Reason, Settlement, StoredResult, Token
 from ..envelope import Envelope
 from ..errors import BrokerRefused
+from .capabilities import Capabilities
 from .schedules import ScheduleStore
 
 Category: TypeAlias = Literal["ready", "scheduled", "leased", "dead"]
+CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 Topics: TypeAlias = frozenset[str] | None
 """The topics a consumer takes from one queue. None: every message, also those without a topic."""
@@ -63,20 +65,6 @@ def at_most_of(limits: AtMost | Mapping[tuple[str, str], int] | None) -> AtMost:
     return limits if isinstance(limits, AtMost) else AtMost(topics=dict(limits))
 
 
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a broker claims to do. The conformance suite tests what is claimed.
-
-    `filters_topics`: `receive` never hands over what another open consumer takes and this one does not, and keeps
-    to `at_most`. `atomic_outbox`: a settlement and its outbox happen together or not at all. `durable`: what
-    `publish` accepted survives the end of the process. `shared`: several processes may use it at once.
-    """
-
-    filters_topics: bool
-    atomic_outbox: bool
-    durable: bool
-    shared: bool
-
-
 class Counts(msgspec.Struct, frozen=True):
     """How many messages of one queue are in each place, and whether it is paused."""
 
@@ -95,7 +83,7 @@ class BrowsedMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     envelope: Envelope
     category: Category
-    key: int
+    key: str
     attempt: int
     lost: int
     due_in: float | None = None
@@ -116,23 +104,44 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     result: StoredResult | None = None
 
 
+class Sight(msgspec.Struct, frozen=True):
+    """A snapshot, and for how many seconds it holds if nobody does anything."""
+
+    snapshot: Snapshot
+    holds_for: float = float("inf")
+
+
 Cancelled: TypeAlias = Literal["cancelled", "requested", "unknown"]
 """What `cancel` did: removed a waiting message; asked the worker that runs it; or there was none."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The broker's answer to one settlement.
+    """The server's answer to one settlement.
 
-    `accepted` is False where the lease was no longer the delivery's (fencing): nothing was done then, the outbox
-    included. `dropped` counts outbox messages that were left out because their id is alive.
+    settled: carried out. refused: the lease was no longer the delivery's (fencing); nothing was done then, the outbox
+    included. unknown: the settlement was sent before and not answered, and now the lease is over: most likely it was
+    carried out then. `dropped` counts outbox messages that were left out because their id is alive.
     """
 
-    accepted: bool
+    outcome: Literal["settled", "refused", "unknown"]
     dropped: int = 0
 
+    @property
+    def accepted(self) -> bool:
+        """Whether it was carried out for certain."""
+        return self.outcome == "settled"
 
-SETTLED = Verdict(accepted=True)
-REFUSED = Verdict(accepted=False)
+
+SETTLED = Verdict("settled")
+REFUSED = Verdict("refused")
+UNKNOWN = Verdict("unknown")
+
+
+class LeaseEvent(msgspec.Struct, frozen=True):
+    """What happened to the lease with this token. lost: it has ended. cancel: somebody cancels the message."""
+
+    token: Token
+    kind: Literal["lost", "cancel"]
 
 
 class Consumer(Protocol):
@@ -154,22 +163,26 @@ class Consumer(Protocol):
 
         `at_most` limits how many of one (queue, topic) may be among them, and more (`AtMost`). A message that was lost
         twice is handed out alone, before others, and only to a caller that holds nothing else (`AtMost.alone`). After
-        `max_wait` without any the list is empty; 0 asks without waiting. Cancelling loses nothing: nothing is leased then.
+        `max_wait` seconds without any the list is empty; 0 asks without waiting. Cancelling loses nothing: what was
+        claimed is returned, although the caller was cancelled meanwhile.
         """
         ...
 
+    def set_limits(self, at_most: AtMost | Mapping[tuple[str, str], int] | None) -> None:
+        """A `receive` of this consumer that waits just now heeds these limits from now on."""
+        ...
+
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
-        """Carry out each disposition, with its outbox and result in the same step; answer in the same order.
+        """Carry out each disposition, with its outbox and result; answer in the same order.
 
         A message whose cancellation was requested is never made ready again: it is removed instead, as cancelled.
-
-        Outbox messages to undeclared queues declare them. Raises `BrokerUnavailable` if nothing was settled;
-        the same call may then be made again, and what had been settled after all is answered as refused.
+        Outbox messages to undeclared queues declare them. Raises `BrokerUnavailable` where there was no answer; make
+        the same call again: what had been settled after all is then answered as unknown.
         """
         ...
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
-        """Start the lease of each anew. False: it is not ours any more."""
+        """Start the lease of each anew. False: it is not ours any more. Cancelling: each may have been extended."""
         ...
 
     async def rescue(self) -> int:
@@ -186,10 +199,10 @@ class Consumer(Protocol):
         """
         ...
 
-    async def cancellations(self) -> list[int]:
-        """Wait until somebody cancels messages that are leased to this consumer; the tokens of their leases.
+    async def events(self) -> list[LeaseEvent]:
+        """Wait for lease events; each is given once. Cancelled, this call has taken none.
 
-        Each request is given once. Whoever gets it cancels the run and settles with `Cancel`.
+        Whoever is told of a cancellation cancels the run and settles with `Cancel`.
         """
         ...
 
@@ -209,8 +222,8 @@ class ResultStore(Protocol):
 class Broker(ScheduleStore, ResultStore, Protocol):
     """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`.
 
-    Programs under asyncio make these calls too, all but `consume`, whose consumer works in trio: of `repid.hosts`,
-    put `@hosted_context` on `connection` and `@hosted` on the others. The conformance suite tries each.
+    `repid.brokers.door.Server` implements it over the driver of any engine. Programs under asyncio make these calls
+    too, all but `consume`, whose consumer works in trio.
     """
 
     @property
@@ -235,8 +248,8 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Publish all; for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`).
 
         A result that is stored under an accepted message's result id is removed: it was another message's.
-        When it returns they are as durable as the broker promises, and a refused one has not harmed its
-        neighbours. Cancelled: none was published.
+        When it returns they are as durable as the server promises, and a refused one has not harmed its neighbours.
+        Cancelled: none was published by a local engine; a remote one is waited for. `PublishUnknown`: no answer came.
         """
         ...
 
@@ -244,12 +257,29 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Open a consumer of these declared queues."""
         ...
 
+    async def queues(self) -> list[str]:
+        """The names of all declared queues, in order."""
+        ...
+
     async def counts(self, queue: str) -> Counts:
         """How many messages of the queue are in each place."""
         ...
 
-    async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
-        """Look at messages without leasing them, in the order in which they would be handled."""
+    async def counts_of(self, queues: Iterable[str]) -> list[Counts]:
+        """The same for several queues in one call."""
+        ...
+
+    async def browse(
+        self, queue: str, category: Category, *, limit: int = 100, after: str | None = None
+    ) -> list[BrowsedMessage]:
+        """Look at messages without leasing them, in the order in which they would be handled.
+
+        `after`: the key of the last message that was seen; what comes behind it is shown.
+        """
+        ...
+
+    async def find(self, ids: Iterable[str]) -> list[list[BrowsedMessage]]:
+        """For each id the messages that have it: the live one first, then dead ones."""
         ...
 
     async def flush(self, queue: str) -> int:
@@ -260,14 +290,14 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Remove the queue with everything in it. Late verdicts on its leases are refused."""
         ...
 
-    async def revive(self, queue: str, keys: Iterable[int] | None = None) -> list[BrokerRefused | None]:
+    async def revive(self, queue: str, keys: Iterable[str] | None = None) -> list[BrokerRefused | None]:
         """Make dead messages (all of the queue's, or those with these keys) ready again, as new ones.
 
         `attempt` is 1 again and `lost` 0. One answer for each: `DuplicateId` where its id is alive again.
         """
         ...
 
-    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+    async def delete_messages(self, queue: str, keys: Iterable[str] | None = None) -> int:
         """Remove dead messages (all of the queue's, or those with these keys) for good; how many.
 
         Keys of no dead message are passed over. What else is in the queue stays, and so do stored results. Cancelled:
@@ -288,6 +318,10 @@ class Broker(ScheduleStore, ResultStore, Protocol):
 
         Its result is stored as "cancelled", unless the sender wanted none stored (`store_result=False`).
         """
+        ...
+
+    async def cancel_each(self, ids: Iterable[str]) -> list[Cancelled]:
+        """The same for several ids in one call."""
         ...
 
     async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:

@@ -30,6 +30,7 @@ from ..delivery import (
     Settlement,
     Stopping,
     Terms,
+    Token,
     Unrouted,
     decide,
 )
@@ -270,7 +271,13 @@ class Crew:
         if executor is not None:
             executor.cut_off(delivery, LeaseExpired)
 
-    def cancel(self, tokens: Iterable[int]) -> None:
+    def lose_all(self, tokens: Iterable[Token]) -> None:
+        """The leases with these tokens have ended."""
+        lost = set(tokens)
+        for delivery in [delivery for delivery in self.ledger.leases if delivery.token in lost]:
+            self.lose(delivery)
+
+    def cancel(self, tokens: Iterable[Token]) -> None:
         """Somebody cancelled the messages under these leases: what runs is cancelled, what is held is not started."""
         wanted = set(tokens)
         for delivery in [delivery for delivery in self.ledger.leases if delivery.token in wanted]:

@@ -70,14 +70,16 @@ class Keeper:
                 self._crew.lose(delivery)
 
 
-async def heed_cancellations(consumer: Consumer, crew: Crew) -> None:
-    """Cancel what somebody cancels, until cancelled."""
+async def heed_events(consumer: Consumer, crew: Crew) -> None:
+    """Cancel what somebody cancels and what is not leased to this worker any more, until cancelled."""
     delays = backoff()
     while True:
         try:
-            crew.cancel(await consumer.cancellations())
+            events = await consumer.events()
+            crew.cancel([event.token for event in events if event.kind == "cancel"])
+            crew.lose_all([event.token for event in events if event.kind == "lost"])
             delays = backoff()
         except BrokerUnavailable as error:
             delay = next(delays)
-            log.warning("cannot learn of cancelled messages, again in %.1f s: %s", delay, error)
+            log.warning("cannot learn of lease events, again in %.1f s: %s", delay, error)
             await trio.sleep(delay)

@@ -7,7 +7,7 @@ import math
 import msgspec
 import trio
 
-from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Release, Retry
+from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Release, Retry, Token
 from ..ports import Verdict
 
 
@@ -59,7 +59,7 @@ class Ledger:
         """Those whose actor returned without a verdict, in the mode `manual`."""
         self.cancelled_leases: set[Delivery] = set()
         """Those whose message somebody cancelled; their runs are being cancelled, or will not be started."""
-        self._foretold: dict[int, None] = {}
+        self._foretold: dict[Token, None] = {}
         """Tokens of cancelled messages whose deliveries are still on their way from the broker."""
         self._expiries: dict[Delivery, float] = {}
         self.held = 0
@@ -113,7 +113,7 @@ class Ledger:
             for delivery in cancelled:
                 del self._foretold[delivery.token]
 
-    def foretell(self, token: int) -> None:
+    def foretell(self, token: Token) -> None:
         """A message was cancelled whose delivery is not here: it has been settled, or is about to come.
 
         No more are remembered than can be on their way.

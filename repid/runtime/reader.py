@@ -10,7 +10,7 @@ import trio
 from ..delivery import Delivery
 from ..errors import BrokerUnavailable
 from ..logs import Log
-from ..ports import ANYTHING, Consumer
+from ..ports import ANYTHING, AtMost, Consumer
 from .backoff import backoff
 from .crew import Crew
 from .limits import TRIPS_AHEAD
@@ -51,7 +51,6 @@ class Reader:
         self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
         self._finished = self._waited = 0
         self._trip = LONGEST_TRIP
-        self._scope: trio.CancelScope | None = None
         self._is_narrow = False  # whether something was left out, since a limit was reached
         self._quarantine = Quarantine(consumer, crew.ledger, self._receive_suspect, self._take_in)
         crew.on_leave = self._widen
@@ -158,28 +157,22 @@ class Reader:
 
     async def _receive(self, limit: int, max_wait: float, *, alone: bool = False) -> list[Delivery]:
         for delay in backoff():
+            at_most = ANYTHING if alone else self._limits()
+            self._asked = trio.current_time()
+            self._is_narrow = 0 in at_most.topics.values() or any(room == 0 for _, room in at_most.groups)
             try:
-                if alone:
-                    self._asked = trio.current_time()
-                    return await self._consumer.receive(limit, at_most=ANYTHING, max_wait=max_wait)
-                return await self._receive_within_limits(limit, max_wait)
+                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
             except BrokerUnavailable as error:
                 log.warning("cannot receive, again in %.1f s: %s", delay, error)
-                await trio.sleep(delay)
+            finally:
+                self._is_narrow = False
+            await trio.sleep(delay)
         raise AssertionError  # backoff has no end
 
-    async def _receive_within_limits(self, limit: int, max_wait: float) -> list[Delivery]:
-        roles = self._crew.roles
-        while True:
-            self._asked = trio.current_time()
-            at_most = roles.at_most(self._trip, self._ledger.size_left, self._ledger.first_left)
-            if not roles.limits:
-                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
-            self._is_narrow = 0 in at_most.topics.values() or any(room == 0 for _, room in at_most.groups)
-            with trio.CancelScope() as self._scope:
-                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
+    def _limits(self) -> AtMost:
+        return self._crew.roles.at_most(self._trip, self._ledger.size_left, self._ledger.first_left)
 
     def _widen(self) -> None:
-        """A limit has room again: what is asked of the broker may be too narrow now."""
-        if self._scope is not None and self._is_narrow:
-            self._scope.cancel()
+        """A limit has room again: what is asked of the broker just now may be too narrow."""
+        if self._is_narrow:
+            self._consumer.set_limits(self._limits())

@@ -18,7 +18,7 @@ from ..producer import Publish
 from .backends import HERE, Elsewhere, open_backends
 from .crew import Crew, Desk
 from .executor import Executor
-from .keeper import Keeper, heed_cancellations
+from .keeper import Keeper, heed_events
 from .ledger import Ledger, Report
 from .patience import Patience
 from .progress import Reporter
@@ -167,7 +167,7 @@ async def _keep_up(
     async with trio.open_nursery() as upkeep:
         upkeep.start_soon(settler.run)
         upkeep.start_soon(Keeper(consumer, crew).keep)
-        upkeep.start_soon(heed_cancellations, consumer, crew)
+        upkeep.start_soon(heed_events, consumer, crew)
         upkeep.start_soon(reporter.run)
         try:
             await _run_actors(broker, consumer, crew, desk, settings, handle, on_started)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from .expecting import differences
 from .lab import Lab
 
-Need: TypeAlias = Literal["filters_topics", "atomic_outbox", "durable", "shared", "clock", "wall_clock", "another"]
-"""What a check cannot do without: a capability that the broker claims; a clock that jumps (`clock`) or can be stepped
-(`wall_clock`); a second client of the same storage (`another`)."""
+Need: TypeAlias = str
+"""What a check cannot do without. `name` or `name=value`: a capability that the server claims ("ttl", "leases=timed"); the
+name of a role; a clock that jumps ("clock") or can be stepped ("wall_clock"); a second client of the same storage
+("another"); a way to cut the link ("cut")."""
 
 
 class BrokerFailure(AssertionError):  # noqa: N818 - named for what happened, as in repid.errors

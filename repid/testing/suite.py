@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from ..errors import ConfigurationError, did_you_mean
-from ..ports import Broker, Capabilities
+from ..ports import ROLES, Broker, Capabilities
 from .checks import CHECKS
 from .expecting import differences
 from .judging import BrokerFailure, Check
@@ -86,18 +86,28 @@ class _Runner:
 
     async def _try(self, check: Check, broker: Broker) -> None:
         claimed = self._capabilities or broker.capabilities
-        has = {
-            **msgspec.structs.asdict(claimed),
+        around = {
             "clock": self._time.jumps,
             "wall_clock": self._time.clock is not None,
             "another": self._another is not None,
         }
-        missing = sorted(need for need in check.needs if not has[need])
+        missing = sorted(need for need in check.needs if not _is_met(need, claimed, around))
         if missing:
             raise Skipped(f"needs {', '.join(missing)}")
         lab = Lab(broker, claimed, self._time, self._another)
         async with lab.open():
             await check(lab)
+
+
+def _is_met(need: str, claimed: Capabilities, around: Mapping[str, bool]) -> bool:
+    """Whether the server claims, or the surroundings have, what a check cannot do without."""
+    if need in around:
+        return around[need]
+    if need in ROLES:
+        return need in claimed.roles
+    name, _, value = need.partition("=")
+    found = getattr(claimed, name)
+    return bool(found == value) if value else bool(found) and found != "none"
 
 
 def _choose(only: Iterable[str | Check] | None) -> list[Check]:

@@ -9,21 +9,26 @@ import trio
 import trio.testing
 
 from repid.brokers import InMemoryServer
-from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.brokers.consumer import Consumer
+from repid.brokers.memory.driver import MemoryDriver
 from repid.delivery import Delivery, Disposition, Settlement
 from repid.envelope import Envelope
 from repid.ports import Category, Topics, Verdict
 
 
+def driver_of(server: InMemoryServer) -> MemoryDriver:
+    """The part behind the front door."""
+    assert isinstance(server._driver, MemoryDriver)
+    return server._driver
+
+
 @asynccontextmanager
-async def consuming(server: InMemoryServer, topics: Topics = None) -> AsyncGenerator[InMemoryConsumer, None]:
+async def consuming(server: InMemoryServer, topics: Topics = None) -> AsyncGenerator[Consumer, None]:
     async with server.consume({"q": topics}) as consumer:
         yield consumer
 
 
-async def settle(
-    consumer: InMemoryConsumer, delivery: Delivery, disposition: Disposition, *outbox: Envelope
-) -> Verdict:
+async def settle(consumer: Consumer, delivery: Delivery, disposition: Disposition, *outbox: Envelope) -> Verdict:
     return (await consumer.settle([Settlement(delivery, disposition, outbox)]))[0]
 
 

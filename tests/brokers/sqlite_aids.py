@@ -14,9 +14,9 @@ import trio
 import trio.testing
 
 from repid.brokers import SQLiteServer
+from repid.brokers.consumer import Consumer
 from repid.brokers.sqlite import schema
 from repid.brokers.sqlite.clock import MICRO, Clock
-from repid.brokers.sqlite.consumer import SQLiteConsumer
 from repid.delivery import ACK, Delivery, Settlement
 from repid.envelope import Envelope
 from repid.ports import Topics
@@ -59,7 +59,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def consuming(server: SQLiteServer, topics: Topics = None) -> AsyncGenerator[SQLiteConsumer, None]:
+async def consuming(server: SQLiteServer, topics: Topics = None) -> AsyncGenerator[Consumer, None]:
     async with server.consume({"q": topics}) as consumer:
         yield consumer
 
@@ -68,7 +68,7 @@ def messages(numbers: Iterable[object]) -> list[Envelope]:
     return [message(str(number)) for number in numbers]
 
 
-async def ack(consumer: SQLiteConsumer, deliveries: Iterable[Delivery]) -> list[bool]:
+async def ack(consumer: Consumer, deliveries: Iterable[Delivery]) -> list[bool]:
     verdicts = await consumer.settle([Settlement(delivery, ACK) for delivery in deliveries])
     return [verdict.accepted for verdict in verdicts]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
-from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.brokers.consumer import Consumer
 from repid.brokers.memory.record import Lease, Record, is_gone
 from repid.brokers.memory.store import Store
 from repid.brokers.memory.taker import Taker
@@ -30,18 +30,24 @@ from repid.delivery import (
     Release,
     Retry,
     Settlement,
+    Token,
 )
 from repid.errors import NotConnected, QueueNotDeclared, UsageError
 from repid.ports import ANYTHING, SETTLED, Counts, Snapshot
 
 from .broker_aids import ids, message, now_ready
-from .memory_aids import browsed, consuming, finishes, settle
+from .memory_aids import browsed, consuming, driver_of, finishes, settle
 
 
-async def told(consumer: InMemoryConsumer) -> list[int]:
-    """What `cancellations` gives at once."""
+async def cancelled(consumer: Consumer) -> list[Token]:
+    """The tokens that `events` gives."""
+    return [event.token for event in await consumer.events()]
+
+
+async def told(consumer: Consumer) -> list[Token]:
+    """What `events` gives at once."""
     with trio.move_on_after(0.001):
-        return await consumer.cancellations()
+        return await cancelled(consumer)
     return []
 
 
@@ -52,10 +58,10 @@ async def test_a_request_is_given_once_to_whoever_asks_first(server: InMemorySer
     async with consuming(server) as consumer, consuming(server), trio.open_nursery() as nursery:
         await server.publish([message("1"), message("2")])
         one, two = await now_ready(consumer)
-        given: list[int] = []
+        given: list[Token] = []
 
         async def listen() -> None:
-            given.extend(await consumer.cancellations())
+            given.extend(await cancelled(consumer))
 
         nursery.start_soon(listen)
         nursery.start_soon(listen)
@@ -84,7 +90,7 @@ async def test_a_request_of_a_run_that_has_ended_is_given_to_nobody(
         assert await told(other) == []
         assert await server.counts("q") == Counts(leased=1)
         await server.delete("q")
-        assert consumer._taker.requests == {}
+        assert driver_of(server)._takers[consumer.key].requests == {}
 
 
 async def test_a_request_still_finds_its_consumer_after_the_lease_was_extended(server: InMemoryServer) -> None:
@@ -134,11 +140,10 @@ async def test_closing_the_consumer_ends_its_waiting_for_cancellations(server: I
 
         async def wait() -> None:
             with pytest.raises(UsageError, match="this consumer is closed"):
-                await consumer.cancellations()
+                await consumer.events()
 
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-    assert consumer._taker.waiting == {}
 
 
 async def test_closing_the_connection_ends_its_waiting_for_cancellations() -> None:
@@ -149,7 +154,7 @@ async def test_closing_the_connection_ends_its_waiting_for_cancellations() -> No
 
         async def wait() -> None:
             with pytest.raises(NotConnected):
-                await consumer.cancellations()
+                await consumer.events()
 
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
@@ -160,12 +165,12 @@ async def test_a_wait_for_cancellations_that_is_cancelled_takes_none(server: InM
     async with consuming(server) as consumer:
         await server.publish([message("1")])
         [delivery] = await now_ready(consumer)
-        given: list[int] = []
+        given: list[Token] = []
         scope = trio.CancelScope()
 
         async def wait() -> None:
             with scope:
-                given.extend(await consumer.cancellations())
+                given.extend(await cancelled(consumer))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
@@ -181,7 +186,7 @@ async def test_many_cancelled_messages_leave_nothing_behind(server: InMemoryServ
     for number in range(3000):
         await server.publish([message(f"r{number}", ttl=1e9), message(f"s{number}", delay=1e8, ttl=1e9)])
         assert [await server.cancel(f"{kind}{number}") for kind in "rs"] == ["cancelled", "cancelled"]
-    store = server._store
+    store = driver_of(server).store
     assert len(store.scheduled) <= 1025
     assert len(store._expiring) <= 2050
     assert sum(map(len, store.channels["q"].lanes[None].fresh.values())) <= 1025
@@ -193,7 +198,7 @@ async def test_cancelling_the_last_message_of_a_lane_forgets_the_lane(server: In
         await server.publish([message("1", topic="a"), message("2", topic="b")])
         await server.cancel("1")
         await server.cancel("2")
-        assert server._store.channels["q"].lanes == server._store.channels["q"].strays == {}
+        assert driver_of(server).store.channels["q"].lanes == driver_of(server).store.channels["q"].strays == {}
         assert await now_ready(consumer) == []
 
 
@@ -245,7 +250,7 @@ async def test_resuming_wakes_as_many_as_there_are_messages_for(
         await server.resume("q")
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(ids(got)) == ["0", "1", "2", "3"]
-        assert len(server._session.line) == 2
+        assert len(driver_of(server)._line) == 2
         nursery.cancel_scope.cancel()
 
 
@@ -253,14 +258,14 @@ async def test_what_becomes_due_in_a_paused_queue_does_not_keep_a_waiter_busy(
     autojump_clock: MockClock, server: InMemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims = 0
-    receive: Callable[..., list[Delivery]] = server._store.receive
+    receive: Callable[..., list[Delivery]] = driver_of(server).store.receive
 
     def counting(*arguments: object) -> list[Delivery]:
         nonlocal claims
         claims += 1
         return receive(*arguments)
 
-    monkeypatch.setattr(server._store, "receive", counting)
+    monkeypatch.setattr(driver_of(server).store, "receive", counting)
     await server.publish([message(str(n), delay=1 + n / 10) for n in range(10)])
     await server.pause("q")
     async with server.consume({"q": None, "r": None}) as consumer:
@@ -368,7 +373,7 @@ def test_whatever_is_done_in_whatever_order_every_count_and_index_agrees(
 
 def check(store: Store, taker: Taker) -> None:
     channels = store.channels.values()
-    ready = [record for channel in channels for lane in channel.lanes.values() for record in lane.records()]
+    ready = [record for channel in channels for lane in channel.all_lanes() for record in lane.records()]
     leased = [record for channel in channels for record in channel.leases.values()]
     scheduled = live(store.scheduled._entries)
     assert Counter(record.envelope.id for record in chain(ready, leased, scheduled)) == Counter(store._ids.keys())

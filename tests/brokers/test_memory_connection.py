@@ -11,7 +11,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryMessageBroker, InMemoryServer
-from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.brokers.consumer import Consumer
 from repid.errors import ConfigurationError, NotConnected, UsageError
 from repid.ports import Counts
 
@@ -63,7 +63,7 @@ async def test_closing_the_connection_ends_the_waiting_of_its_consumers() -> Non
     server = InMemoryServer()
     raised: list[BaseException] = []
 
-    async def wait(consumer: InMemoryConsumer) -> None:
+    async def wait(consumer: Consumer) -> None:
         with pytest.raises(NotConnected) as info:
             await consumer.receive(1)
         raised.append(info.value)

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repid.brokers import InMemoryServer
-from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.brokers.consumer import Consumer
 from repid.delivery import ACK, DeadLetter, Delivery, Disposition, Release, Retry, Settlement
 from repid.envelope import Envelope, Options, PrioritiesT
 from repid.errors import QueueNotDeclared, UsageError
 from repid.ports import Category, Topics
 
+from .memory_aids import driver_of
 from .memory_model import Model
 
 QUEUES = ("q", "r")
@@ -150,10 +151,10 @@ class Machine:
 
     server: InMemoryServer
     model: Model = field(default_factory=Model)
-    open: dict[int, tuple[AsyncExitStack, InMemoryConsumer]] = field(default_factory=dict)
+    open: dict[int, tuple[AsyncExitStack, Consumer]] = field(default_factory=dict)
     deliveries: list[Delivery] = field(default_factory=list)
 
-    async def consumer(self, index: int) -> InMemoryConsumer | None:
+    async def consumer(self, index: int) -> Consumer | None:
         """The open consumer; opened if it is not, None if it takes from a queue that is not declared."""
         if index not in self.open:
             stack = AsyncExitStack()
@@ -198,9 +199,7 @@ class Machine:
 
     async def settle(self, verdicts: list[tuple[int, Disposition, tuple[Envelope, ...]]]) -> None:
         settlements = [Settlement(self.deliveries[n], d, o) for n, d, o in verdicts if -n <= len(self.deliveries)]
-        consumer = (
-            InMemoryConsumer(self.server._session, next(iter(self.open.values()))[1]._taker) if self.open else None
-        )
+        consumer = next(iter(self.open.values()))[1] if self.open else None
         if consumer is not None:
             answers = await consumer.settle(settlements)
             assert [(answer.accepted, answer.dropped) for answer in answers] == self.model.settle(settlements)
@@ -264,7 +263,7 @@ class Machine:
         pending: list[Receive] = []
         finished: list[tuple[Receive, list[Delivery], float]] = []
 
-        async def wait(receive: Receive, consumer: InMemoryConsumer, scope: trio.CancelScope) -> None:
+        async def wait(receive: Receive, consumer: Consumer, scope: trio.CancelScope) -> None:
             pending.append(receive)
             try:
                 with scope:
@@ -308,7 +307,9 @@ class Machine:
                 said = [(f.envelope.id, f.attempt, f.lost, f.reason) for f in found]
                 wanted = [(m.envelope.id, m.attempt, m.lost, m.reason) for m in expected]
                 assert said == wanted or (place == "dead" and sorted(map(str, said)) == sorted(map(str, wanted)))
-        assert len({m.envelope.id for m in self.model.messages if m.place != "dead"}) == len(self.server._store._ids)
+        assert len({m.envelope.id for m in self.model.messages if m.place != "dead"}) == len(
+            driver_of(self.server).store._ids
+        )
 
 
 async def turns(count: int) -> None:

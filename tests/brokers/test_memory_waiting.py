@@ -11,11 +11,11 @@ import trio.testing
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
-from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.brokers.consumer import Consumer
 from repid.delivery import ACK, DeadLetter, Release, Settlement
 
 from .broker_aids import ids, message
-from .memory_aids import consuming, finishes, settle
+from .memory_aids import consuming, driver_of, finishes, settle
 
 # Waiting
 
@@ -82,7 +82,7 @@ async def test_closing_a_consumer_hands_its_topics_to_those_who_wait(
         assert (await server.counts("q")).leased == 1
 
 
-def test_an_interrupt_in_the_closing_of_a_consumer_leaves_nobody_asleep() -> None:
+def test_an_interrupt_in_the_closing_of_a_consumer_leaves_nobody_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         server = InMemoryServer()
         async with server.connection(), trio.open_nursery() as nursery:
@@ -90,10 +90,17 @@ def test_an_interrupt_in_the_closing_of_a_consumer_leaves_nobody_asleep() -> Non
             async with consuming(server, frozenset("a")) as one:
                 nursery.start_soon(one.receive, 1)
                 with pytest.raises(KeyboardInterrupt):  # noqa: PT012  where in the block it comes is the question
-                    async with consuming(server, frozenset("b")) as other:
+                    async with consuming(server, frozenset("b")):
                         await server.publish([message("b", topic="b")])
                         await trio.testing.wait_all_tasks_blocked()
-                        other._taker.waiting[lambda: signal.raise_signal(signal.SIGINT)] = None  # called on closing
+                        wake_all = driver_of(server)._line.wake_all
+
+                        def interrupted() -> None:  # called on closing
+                            monkeypatch.undo()
+                            signal.raise_signal(signal.SIGINT)
+                            wake_all()
+
+                        monkeypatch.setattr(driver_of(server)._line, "wake_all", interrupted)
                     await trio.lowlevel.checkpoint()
                 assert await finishes(trio.testing.wait_all_tasks_blocked)
                 assert (await server.counts("q")).leased == 1
@@ -106,7 +113,7 @@ async def test_one_message_wakes_one_of_many_waiting_consumers(
 ) -> None:
     woken = 0
 
-    async def receive(consumer: InMemoryConsumer) -> None:
+    async def receive(consumer: Consumer) -> None:
         nonlocal woken
         await consumer.receive(5, max_wait=100)
         woken += 1
@@ -119,15 +126,15 @@ async def test_one_message_wakes_one_of_many_waiting_consumers(
         await server.publish([message("1")])
         await trio.testing.wait_all_tasks_blocked()
         assert (woken, trio.lowlevel.current_statistics().tasks_living) == (1, steps - 1)
-        assert len(server._session.line) == 19
+        assert len(driver_of(server)._line) == 19
         nursery.cancel_scope.cancel()
-    assert len(server._session.line) == 0
+    assert len(driver_of(server)._line) == 0
 
 
 async def test_who_waits_longest_is_served_first(autojump_clock: MockClock, server: InMemoryServer) -> None:
     served: list[int] = []
 
-    async def receive(consumer: InMemoryConsumer, number: int) -> None:
+    async def receive(consumer: Consumer, number: int) -> None:
         await consumer.receive(1)
         served.append(number)
 
@@ -147,7 +154,7 @@ async def test_a_message_and_a_cancellation_at_one_moment_lose_nothing(
 ) -> None:
     got: dict[int, list[str]] = {}
 
-    async def receive(consumer: InMemoryConsumer, number: int, scope: trio.CancelScope) -> None:
+    async def receive(consumer: Consumer, number: int, scope: trio.CancelScope) -> None:
         with scope:
             got[number] = ids(await consumer.receive(1))
 
@@ -158,8 +165,8 @@ async def test_a_message_and_a_cancellation_at_one_moment_lose_nothing(
             await trio.testing.wait_all_tasks_blocked()
         if cancelled_first:
             scopes[0].cancel()
-        session = server._session
-        session.now(lambda now: session.store.publish([message("1")], now))  # the first is served, and has not run yet
+        driver = driver_of(server)
+        driver._step(lambda now: driver.store.publish([message("1")], now))  # the first is served, and has not run yet
         scopes[0].cancel()
         assert await finishes(trio.testing.wait_all_tasks_blocked)
         assert got == {1 if cancelled_first else 0: ["1"]}
@@ -170,5 +177,5 @@ async def test_ten_thousand_empty_topics_cost_nothing(server: InMemoryServer) ->
     async with consuming(server) as consumer:
         await server.publish([message(str(n), topic=str(n)) for n in range(10_000)])
         await consumer.settle([Settlement(d, ACK) for d in await consumer.receive(10_000)])
-        assert server._store.channels["q"].lanes == {}
-        assert server._store.channels["q"].strays == {}
+        assert driver_of(server).store.channels["q"].lanes == {}
+        assert driver_of(server).store.channels["q"].strays == {}

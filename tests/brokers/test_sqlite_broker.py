@@ -20,7 +20,7 @@ from repid.brokers.sqlite.store import CONSUMER_TIME
 from repid.delivery import Cancel, Delivery, NewResult, Release, Retry, Settlement
 from repid.envelope import Envelope, Options
 from repid.errors import BrokerRefused, ConfigurationError, NotConnected, UsageError
-from repid.ports import Counts, Snapshot
+from repid.ports import Counts, LeaseEvent, Snapshot
 
 from .broker_aids import ids, message, now_ready
 from .sqlite_aids import SteppedClock, ack, consuming, idle, messages, serving, start_python
@@ -272,7 +272,7 @@ async def test_cancelling_watching_and_pausing_reach_other_connections(path: Pat
         assert seen.state == "leased"
         assert await two.cancel("1") == "requested"
         with trio.fail_after(5):
-            assert await consumer.cancellations() == [delivery.token]
+            assert await consumer.events() == [LeaseEvent(delivery.token, "cancel")]
             seen = await two.watch("1", "1", seen)
             assert seen.cancelling
             await consumer.settle([Settlement(delivery, Cancel(), (), NewResult(id="1", state="cancelled"))])
@@ -495,7 +495,7 @@ async def test_numbers_that_fit_no_file_are_answered_like_unknown_ones(path: Pat
         huge = Delivery(message("1"), 1, 0, 10**30)
         assert await consumer.extend([huge]) == [False]
         assert await ack(consumer, [huge]) == [False]
-        [answer] = await server.revive("q", [10**30])
+        [answer] = await server.revive("q", [str(10**30)])
         assert isinstance(answer, BrokerRefused)
 
 

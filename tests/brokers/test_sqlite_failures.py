@@ -140,7 +140,7 @@ async def test_a_round_that_fails_as_a_whole_is_made_again_for_each_who_waits(
             snapshots.append(await server.watch("1", "1", Snapshot(state="gone")))
 
         nursery.start_soon(watch)
-        nursery.start_soon(consumer.cancellations)
+        nursery.start_soon(consumer.events)
         await idle()
         faults.fail_once(statement)
         while not faults.failed:  # at the next round, within a second

@@ -23,10 +23,8 @@ class BrokenConsumer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sound, name)
 
-    async def receive(
-        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
-    ) -> list[Delivery]:
-        deliveries = await self.sound.receive(limit, at_most=at_most, max_wait=max_wait)
+    async def receive(self, limit: int, **limits: Any) -> list[Delivery]:
+        deliveries = await self.sound.receive(limit, **limits)
         for delivery in deliveries:
             self.server.leased[delivery.envelope.id] = delivery
         return deliveries

@@ -99,8 +99,10 @@ class Disguising(BrokenServer):
                 self.originals[envelope.id] = envelope
         return outcomes
 
-    async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
-        found = await super().browse(queue, category, limit=limit)
+    async def browse(
+        self, queue: str, category: Category, *, limit: int = 100, after: str | None = None
+    ) -> list[BrowsedMessage]:
+        found = await super().browse(queue, category, limit=limit, after=after)
         return [msgspec.structs.replace(b, envelope=self.originals.get(b.envelope.id, b.envelope)) for b in found]
 
     def disguise(self, envelope: Envelope) -> Envelope:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 from trio.testing import MockClock
 
 from repid import BrokerRefused, ConfigurationError, Envelope, InMemoryServer
-from repid.ports import Broker, Capabilities
+from repid.ports import Broker
 from repid.testing import CHECKS, BrokerFailure, check_broker
 
 
@@ -59,10 +60,10 @@ async def test_long_leases_need_a_clock() -> None:
 
 
 async def test_what_is_not_claimed_is_skipped_and_listed(autojump_clock: MockClock) -> None:
-    modest = Capabilities(filters_topics=False, atomic_outbox=False, durable=False, shared=False)
+    modest = msgspec.structs.replace(InMemoryServer().capabilities, filters_topics=False, outbox="publish_first")
     report = await check_broker(open_broker, modest)
     assert report.skipped["strays_go_to_whoever_is_there"] == "needs filters_topics"
-    assert report.skipped["a_cancelled_settle_did_all_or_nothing"] == "needs atomic_outbox"
+    assert report.skipped["a_cancelled_settle_did_all_or_nothing"] == "needs outbox=atomic"
 
 
 class ForgetfulBroker(InMemoryServer):

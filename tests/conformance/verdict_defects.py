@@ -12,7 +12,7 @@ from broken import BrokenConsumer, BrokenServer, change
 from repid import ports
 from repid.delivery import Delivery, NewResult, Progress, Release, Retry, Settlement
 from repid.envelope import Envelope
-from repid.ports import BrowsedMessage, Category, Counts, TickOutcome, Verdict
+from repid.ports import BrowsedMessage, Category, Counts, LeaseEvent, TickOutcome, Verdict
 
 # Settling
 
@@ -133,14 +133,16 @@ class FlushesLeases(BrokenServer):
 
 
 class DeletesWhatIsAlive(BrokenServer):
-    async def delete_messages(self, queue: str, keys: Iterable[int] | None = None) -> int:
+    async def delete_messages(self, queue: str, keys: Iterable[str] | None = None) -> int:
         removed = await super().delete_messages(queue, keys)
         return removed + await self.flush(queue)
 
 
 class IgnoresBrowseLimits(BrokenServer):
-    async def browse(self, queue: str, category: Category, *, limit: int = 100) -> list[BrowsedMessage]:
-        return await super().browse(queue, category, limit=100_000)
+    async def browse(
+        self, queue: str, category: Category, *, limit: int = 100, after: str | None = None
+    ) -> list[BrowsedMessage]:
+        return await super().browse(queue, category, limit=100_000, after=after)
 
 
 class PausesInNameOnly(BrokenServer):
@@ -165,7 +167,7 @@ class PausesInNameOnly(BrokenServer):
 
 class ForgetsToTellTheRun(BrokenServer):
     class Consumer(BrokenConsumer):
-        async def cancellations(self) -> list[int]:
+        async def events(self) -> list[LeaseEvent]:
             return await trio.sleep_forever()
 
 

@@ -18,7 +18,6 @@ from typing import Any, cast
 import msgspec
 
 from repid import BrokerRefused, Envelope, SQLiteServer
-from repid.brokers.sqlite.consumer import SQLiteConsumer
 from repid.brokers.sqlite.server import Synchronous
 from repid.delivery import Delivery, Settlement
 from repid.ports import Consumer, Topics, Verdict
@@ -141,9 +140,9 @@ class DoomedServer(SQLiteServer):
         return outcomes
 
     @asynccontextmanager
-    async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[SQLiteConsumer, None]:
+    async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[Any, None]:
         async with super().consume(queues) as consumer:
-            yield cast("SQLiteConsumer", _DoomedConsumer(consumer, self._doom, self.tokens))
+            yield cast("Consumer", _DoomedConsumer(consumer, self._doom, self.tokens))
 
 
 class _DoomedConsumer:
@@ -157,12 +156,10 @@ class _DoomedConsumer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
-    async def receive(
-        self, limit: int, *, at_most: Mapping[tuple[str, str], int] | None = None, max_wait: float = float("inf")
-    ) -> list[Delivery]:
+    async def receive(self, limit: int, **limits: Any) -> list[Delivery]:
         self._doom.reach("before claim")
         asked = clock()
-        deliveries = await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
+        deliveries = await self._consumer.receive(limit, **limits)
         if deliveries:
             self._doom.reach("after claim")
             leases = [Lease(one.envelope.id, one.token, one.attempt, one.lost) for one in deliveries]

@@ -42,7 +42,7 @@ async def fill(seed: int, path: Path) -> list[str]:
         await server.declare(["q"])
         async with server.consume({"q": None}) as consumer, trio.open_nursery() as standing:
             standing.start_soon(account.for_ever, lambda: _take(account, consumer))
-            standing.start_soon(account.for_ever, consumer.cancellations)
+            standing.start_soon(account.for_ever, consumer.events)
             for number in range(ROUNDS):
                 _limit(path, chooser)
                 for part in range(chooser.randrange(1, 4)):

@@ -82,7 +82,7 @@ async def _act(account: Account, consumer: Consumer, plan: Plan) -> None:
                 await trio.sleep(0.001)
 
         standing.start_soon(account.for_ever, take)
-        standing.start_soon(account.for_ever, consumer.cancellations)
+        standing.start_soon(account.for_ever, consumer.events)
         standing.start_soon(account.for_ever, lambda: _watch(account))
         async with trio.open_nursery() as senders:
             senders.start_soon(_send_singly, account)

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repid import (
+    BrokerRefused,
     ConfigurationError,
     Connection,
     Counts,
@@ -232,8 +233,16 @@ async def test_a_server_declares_no_queue_whose_name_it_could_not_write(app: Rep
 
 async def test_keys_of_no_dead_message_are_passed_over(app: Repid) -> None:
     await app.server().declare(["q"])
-    keys: list[Any] = [10**30, -1, "x", 1.5, True, None]
+    keys = [str(10**30), "-1", "x", "1.5", "²", "", "1 "]
     assert await app.server().delete_messages("q", keys) == 0
+    assert [type(answer) for answer in await app.server().revive("q", keys)] == [BrokerRefused] * len(keys)
+
+
+@pytest.mark.parametrize("key", [1, None, b"1"])
+async def test_a_key_that_is_no_text_is_refused_by_name(app: Repid, key: Any) -> None:
+    await app.server().declare(["q"])
+    with pytest.raises(ConfigurationError, match="takes names or ids, which are text"):
+        await app.server().delete_messages("q", [key])
 
 
 @given(st.text() | st.sampled_from(TEXTS), st.text() | st.sampled_from(TEXTS))

@@ -115,7 +115,7 @@ async def test_of_messages_on_their_way_together_only_the_cancelled_one_is_not_r
             receive = type(consumer).receive
 
         async def slow(self: object, *arguments: object, **options: object) -> object:
-            batch = await receive(self, *arguments, **options)  # type: ignore[arg-type]
+            batch = await receive(self, *arguments, **options)
             with trio.CancelScope(shield=True):
                 await trio.sleep(1)  # the answer is on its way
             return batch

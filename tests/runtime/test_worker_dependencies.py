@@ -506,11 +506,10 @@ async def test_an_actor_that_is_acknowledged_first_may_have_dependencies(app: Re
     assert await app.run_worker(burst=True) == Report(processed=1, succeeded=1)
 
 
-async def test_a_router_refuses_a_wrong_dependency_when_it_is_included(app: Repid) -> None:
+def test_a_router_refuses_a_wrong_dependency_where_it_is_declared() -> None:
     router = Router()
 
-    @router.actor
     async def job(_: Annotated[int, Depends(5)]) -> None: ...
 
     with pytest.raises(ConfigurationError, match=r"parameter '_' of .*job\(\) depends on 5, which cannot be called"):
-        app.include_router(router)
+        router.actor(job)

@@ -155,21 +155,15 @@ class Directory:
             channel.add_taker(taker)
 
     def close(self, taker: Taker) -> None:
-        """The consumer takes nothing any more, and need not wait; what it leased stays leased."""
+        """The consumer takes nothing any more; what it leased stays leased."""
         del self._takers[taker]
         for name in taker.queues:
             if name in self.channels:
                 self.channels[name].add_taker(taker, -1)
-        taker.wake()
 
     def is_open(self, taker: Taker) -> bool:
         """Whether the consumer was opened and not closed."""
         return taker in self._takers
-
-    def abandon_waiting(self) -> None:
-        """Wake nobody any more of those who wait to be told of requests now."""
-        for taker in self._takers:
-            taker.waiting.clear()
 
     def close_all(self) -> None:
         """Close every consumer."""

@@ -10,6 +10,7 @@ A message whose run somebody has cancelled is never made ready or scheduled agai
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import cast
 
 from ...delivery import DAY, Failure, NewResult, Reason, ResultState
@@ -19,14 +20,14 @@ from .dead import DeadLetters
 from .record import GONE, Lease, Rare, Record, has_expired, is_gone
 from .results import Results
 from .timetable import Timetable
-from .watching import Watchlist
+from .watching import Changes
 
 
 class Places:
     """All messages and results of one broker.
 
-    `arrived` counts what became ready since those who wait were last served. `watchlist` is told of each
-    message and result that has changed.
+    `arrived` counts what became ready since those who wait were last served. `changes` is told of each
+    watched message and result that has changed.
     """
 
     def __init__(self) -> None:
@@ -36,13 +37,17 @@ class Places:
         self.scheduled = Timetable()
         self.dead = DeadLetters()
         self.results = Results()
-        self.watchlist = Watchlist()
-        self._watchers = self.watchlist.watchers  # looked at on the hot path
+        self.changes = Changes()
+        self._watched: Collection[str] = ()  # looked at on the hot path
         self._ids: dict[str, Record] = _dict_with_hashes()
         self._expiring = Timetable()
         self._now = float("-inf")
         self._due_at = float("inf")  # nothing has to be done before
         self._order = 0
+
+    def watch(self, watched: Collection[str]) -> None:
+        """Tell `changes` of these ids from now on; the collection may change."""
+        self._watched = self.changes.watched = watched
 
     def find(self, id_: str) -> Record | None:
         """The live message with this id."""
@@ -186,12 +191,12 @@ class Places:
     def _store_result(self, result: NewResult) -> None:
         self.results.store(result, self._now)
         self._due_at = min(self._due_at, self.results.sweep_at)
-        if self._watchers:
-            self.watchlist.tell(result.id)
+        if self._watched:
+            self.changes.tell(result.id)
 
     def _tell(self, record: Record) -> None:
-        if self._watchers:
-            self.watchlist.tell(record.envelope.id)
+        if self._watched:
+            self.changes.tell(record.envelope.id)
 
 
 def _dict_with_hashes() -> dict[str, Record]:

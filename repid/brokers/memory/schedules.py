@@ -8,7 +8,7 @@ from collections.abc import Collection
 from msgspec.structs import replace
 
 from ...envelope import Envelope
-from ...ports import CLOCK_SLACK, DueSchedules, Schedule, StoredSchedule, TickOutcome
+from ...ports import CLOCK_SLACK, DueSchedules, StoredSchedule, TickOutcome
 from .store import Store
 
 
@@ -20,14 +20,6 @@ class Schedules:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._stored: dict[str, StoredSchedule] = {}
-
-    def put(self, schedule: Schedule, next_at: float) -> None:
-        """Store a schedule; counts, pause and declaration are kept where it replaces another."""
-        found = self._stored.get(schedule.name)
-        if found is None:
-            self._stored[schedule.name] = StoredSchedule(schedule=schedule, next_at=next_at)
-        else:
-            self._stored[schedule.name] = replace(found, schedule=schedule, next_at=next_at)
 
     def replace(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
         """Store `new` if `old` is what is there; whether it was."""
@@ -58,13 +50,6 @@ class Schedules:
                 next_at = min(next_at, stored.next_at)
         due.sort(key=lambda stored: stored.next_at)
         return DueSchedules((due + ahead)[:limit], next_at, now)
-
-    def pause(self, name: str, *, paused: bool) -> bool:
-        """Hold its ticks, or let them go on. False: there is none of that name."""
-        if name not in self._stored:
-            return False
-        self._stored[name] = replace(self._stored[name], paused=paused)
-        return True
 
     def remove(self, name: str) -> bool:
         """Forget it. False: there is none of that name."""

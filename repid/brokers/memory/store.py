@@ -6,7 +6,7 @@ Each operation first brings the store up to `now`. Only `rescue` ends a lease, h
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import count, takewhile
+from itertools import takewhile
 
 from ...delivery import (
     SUSPECT_FROM,
@@ -53,7 +53,7 @@ class Store(Places):
                 _withdraw(record, token)
                 self._remove(record)
             for id_ in self.dead.take_all(channel):
-                self.watchlist.tell(id_)
+                self.changes.tell(id_)
 
     def flush(self, name: str, now: float) -> int:
         """Remove what is ready or scheduled; how many."""
@@ -108,7 +108,7 @@ class Store(Places):
                     self._enter(channel, envelope, now, order)
         self.arrived += order - self._order
         self._order = order
-        if self._watchers:
+        if self._watched:
             self._tell_of(envelopes)
         return outcomes
 
@@ -117,11 +117,11 @@ class Store(Places):
         self.directory.declare(envelope.queue for envelope in envelopes)
         return sum(outcome is not None for outcome in self.publish(envelopes, now))
 
-    def revive(self, name: str, keys: Iterable[int] | None, now: float) -> list[BrokerRefused | None]:
+    def revive(self, name: str, keys: Iterable[str] | None, now: float) -> list[BrokerRefused | None]:
         """Make dead messages ready again, as new ones; for each None, or why not."""
         now = self.advance(now)
         channel = self.directory.channel(name)
-        return [self._revive(channel, key, now) for key in (list(channel.dead) if keys is None else keys)]
+        return [self._revive(channel, key, now) for key in (list(channel.dead) if keys is None else map(to_key, keys))]
 
     def _revive(self, channel: Channel, key: int, now: float) -> BrokerRefused | None:
         dead = channel.dead.get(key)
@@ -140,23 +140,27 @@ class Store(Places):
         self._tell_of([envelope])
         return None
 
-    def delete_dead(self, name: str, keys: Iterable[int] | None, now: float) -> int:
+    def delete_dead(self, name: str, keys: Iterable[str] | None, now: float) -> int:
         """Remove dead messages for good; how many."""
         self.advance(now)
         channel = self.directory.channel(name)
-        chosen = [key for key in (list(channel.dead) if keys is None else dict.fromkeys(keys)) if key in channel.dead]
+        chosen = [
+            key
+            for key in (list(channel.dead) if keys is None else dict.fromkeys(map(to_key, keys)))
+            if key in channel.dead
+        ]
         ids = {channel.dead[key].envelope.id for key in chosen}
         for key in chosen:
             self.dead.take(channel, key)
         for id_ in ids:
-            self.watchlist.tell(id_)
+            self.changes.tell(id_)
         return len(chosen)
 
     def _tell_of(self, envelopes: Iterable[Envelope]) -> None:
         """These were published: they, and what was stored under their result ids, may have changed."""
         for envelope in envelopes:
-            self.watchlist.tell(envelope.id)
-            self.watchlist.tell(envelope.result_id)
+            self.changes.tell(envelope.id)
+            self.changes.tell(envelope.result_id)
 
     # Messages out
 
@@ -175,7 +179,7 @@ class Store(Places):
         deliveries = self._lease(taken, taker, now)
         for lane in emptied:
             self.channels[lane.queue].drop(lane)
-        if self._watchers:
+        if self._watched:
             for record in taken:
                 self._tell(record)
         return deliveries
@@ -280,10 +284,10 @@ class Store(Places):
             if settlement.result is not None:
                 self._store_result(settlement.result)
             dropped = self.send(settlement.outbox, now) if settlement.outbox else 0
-            verdicts.append(Verdict(accepted=True, dropped=dropped) if dropped else SETTLED)
-        if self._watchers:
+            verdicts.append(Verdict("settled", dropped) if dropped else SETTLED)
+        if self._watched:
             for settlement in settlements:
-                self.watchlist.tell(settlement.delivery.envelope.id)
+                self.changes.tell(settlement.delivery.envelope.id)
         return verdicts
 
     def _carry_out(self, channel: Channel, record: Record, disposition: Disposition, now: float) -> None:
@@ -327,7 +331,9 @@ class Store(Places):
         if not rare.cancelling:
             rare.cancelling = True
             leases = self.channels[record.envelope.queue].leases
-            lease.taker.request(next(token for token in count(lease.first) if leases.get(token) is record))
+            token = next(token for token in range(lease.first, self._token + 1) if leases.get(token) is record)
+            lease.taker.requests[token] = None
+            self.changes.tell_of_events()
             self._tell(record)
         return "requested"
 
@@ -338,6 +344,11 @@ class Store(Places):
         self.advance(now)
         for result in results:
             self._store_result(result)
+
+
+def to_key(key: str) -> int:
+    """The key under which a dead message is kept; that of none for a text that is no key of ours."""
+    return int(key) if key.isdecimal() else -1
 
 
 def _rare(record: Record) -> Rare:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from ...ports import Topics
 
@@ -10,26 +10,14 @@ from ...ports import Topics
 class Taker:
     """What one open consumer takes, and which of its runs somebody has cancelled. Compared by identity.
 
-    `requests` are the tokens of leases that are to be cancelled and whose consumer has not been told yet. `waiting`
-    is what to call when there is one more.
+    `requests` are the tokens of leases that are to be cancelled and whose consumer has not been told yet.
     """
 
-    __slots__ = ("queues", "requests", "waiting")
+    __slots__ = ("queues", "requests")
 
     def __init__(self, queues: Mapping[str, Topics]) -> None:
         self.queues = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
         self.requests: dict[int, None] = {}
-        self.waiting: dict[Callable[[], None], None] = {}
-
-    def request(self, token: int) -> None:
-        """Have the run under this lease cancelled."""
-        self.requests[token] = None
-        self.wake()
-
-    def wake(self) -> None:
-        """Have all who wait for requests look again."""
-        for wake in self.waiting:
-            wake()
 
     def take_requests(self) -> list[int]:
         """The tokens nobody was told of yet."""

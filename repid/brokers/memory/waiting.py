@@ -6,6 +6,8 @@ The first in the line keeps the time for all: its timeout is set to the next due
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
@@ -71,8 +73,15 @@ class Line:
         arrived, self._store.arrived = self._store.arrived, 0
         if self._waiters:
             if arrived:
-                self._serve(arrived, now)
+                self._serve(arrived, now, list(self._waiters))
             self._keep_time()
+
+    def set_limits(self, taker: Taker, at_most: AtMost, now: float) -> None:
+        """The waiting claims of this consumer heed these from now on; what they allow now is leased at once."""
+        mine = [waiter for waiter in self._waiters if waiter.taker is taker]
+        for waiter in mine:
+            waiter.at_most = at_most
+        self._serve(len(mine), now, mine)
 
     def wake_all(self) -> None:
         """Wake everybody, because a consumer or the connection was closed."""
@@ -83,8 +92,8 @@ class Line:
         """Forget everybody, because the run in which they waited is no more."""
         self._waiters.clear()
 
-    def _serve(self, arrived: int, now: float) -> None:
-        for waiter in list(self._waiters):
+    def _serve(self, arrived: int, now: float, waiters: Iterable[Waiter]) -> None:
+        for waiter in waiters:
             if arrived <= 0:
                 return
             waiter.deliveries = self._store.receive(waiter.taker, waiter.limit, waiter.at_most, now)

@@ -1,43 +1,47 @@
-"""Who watches which message."""
+"""What has changed since the front door last asked for news."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+
+from ...ports import News
 
 
-class Watchlist:
-    """What to call when something of an id or result id changes. Told of all others, it does nothing.
+class Changes:
+    """Gathers news for the front door: changes of watched ids, and lease events.
 
-    `watchers` is empty while nobody watches anything: then it need be told nothing.
+    `watched` is empty while nobody watches anything; then the store does not call `tell` at all. `ring` is what to call
+    when there is something new; it is set while the door waits.
     """
 
-    __slots__ = ("watchers",)
+    __slots__ = ("has_events", "ids", "ring", "watched")
 
     def __init__(self) -> None:
-        self.watchers: dict[str, dict[Callable[[], None], None]] = {}
+        self.watched: Collection[str] = ()
+        self.ids: set[str] = set()
+        self.has_events = False
+        self.ring: Callable[[], None] | None = None
 
-    def add(self, key: str, wake: Callable[[], None]) -> None:
-        """From now on call `wake` for this id."""
-        self.watchers.setdefault(key, {})[wake] = None
+    def tell(self, id_: str) -> None:
+        """The message or result with this id has changed."""
+        if id_ in self.watched:
+            self.ids.add(id_)
+            self._wake()
 
-    def remove(self, key: str, wake: Callable[[], None]) -> None:
-        """Call it no more. Harmless where it was never added."""
-        watchers = self.watchers.get(key, {})
-        watchers.pop(wake, None)
-        if not watchers:
-            self.watchers.pop(key, None)
+    def tell_of_events(self) -> None:
+        """There is a lease event for some consumer."""
+        self.has_events = True
+        self._wake()
 
-    def tell(self, key: str) -> None:
-        """What has this id has changed."""
-        for wake in self.watchers.get(key, ()):
-            wake()
+    def take(self) -> News | None:
+        """The news since the last call; None if there is none."""
+        if not self.ids and not self.has_events:
+            return None
+        news = News(ready=False, events=self.has_events, ids=self.ids)
+        self.ids, self.has_events = set(), False
+        return news
 
-    def wake_all(self) -> None:
-        """Everything may have changed."""
-        for watchers in self.watchers.values():
-            for wake in watchers:
-                wake()
-
-    def clear(self) -> None:
-        """Forget them all."""
-        self.watchers.clear()
+    def _wake(self) -> None:
+        if self.ring is not None:
+            self.ring()
+            self.ring = None

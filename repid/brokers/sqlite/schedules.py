@@ -21,11 +21,6 @@ from .unreadable import fetch_all, read_or
 
 log = logging.getLogger("repid.sqlite")
 
-_PUT = """
-INSERT INTO schedule (name, body, next_at, every) VALUES (?, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET body = excluded.body, next_at = excluded.next_at, every = excluded.every
-"""
-
 _REPLACE = """
 INSERT OR REPLACE INTO schedule (name, body, next_at, every, paused, fired, skipped, last_id, declaration)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -52,11 +47,6 @@ def encode_schedule(schedule: Schedule) -> bytes:
         return _encode(schedule)
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise ConfigurationError(f"schedule {schedule.name!r} cannot be written to SQLite ({error})") from error
-
-
-def put(store: Store, schedule: Schedule, body: bytes, next_at: float) -> None:
-    """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
-    store.execute(_PUT, (schedule.name, body, float(next_at), schedule.every))
 
 
 def replace(store: Store, old: StoredSchedule | None, new: StoredSchedule, body: bytes) -> bool:
@@ -119,11 +109,6 @@ def _stored(
         last_id=None if last_id is None else to_id(last_id),
         declaration=None if declaration is None else _decode_declaration(declaration),
     )
-
-
-def pause(store: Store, name: str, *, paused: bool) -> bool:
-    """Hold its ticks or let them go on; whether there is one of that name."""
-    return store.execute("UPDATE schedule SET paused = ? WHERE name = ?", (paused, name)).rowcount > 0
 
 
 def remove(store: Store, name: str) -> bool:

@@ -81,7 +81,7 @@ def _settle(store: Store, settlement: Settlement, bodies: Sequence[Body]) -> Ver
     if settlement.outbox:
         outcomes = publish_declaring(store, settlement.outbox, bodies)
         dropped = sum(outcome is not None for outcome in outcomes)
-    return Verdict(accepted=True, dropped=dropped) if dropped else SETTLED
+    return Verdict("settled", dropped) if dropped else SETTLED
 
 
 def _forgive(store: Store, leased: _Leased) -> _Leased:

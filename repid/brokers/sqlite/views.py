@@ -11,7 +11,7 @@ import msgspec
 
 from ...delivery import Progress, StoredResult
 from ...errors import ConfigurationError
-from ...ports import BrowsedMessage, Cancelled, Category, Counts, Snapshot
+from ...ports import CATEGORIES, BrowsedMessage, Cancelled, Category, Counts, Snapshot
 from . import results
 from .claiming import count_heads
 from .clock import MICRO
@@ -58,7 +58,27 @@ def counts(store: Store, name: str) -> Counts:
 # Browsing
 
 
-def browse(store: Store, name: str, category: Category, limit: int) -> list[BrowsedMessage]:
+def browse(store: Store, name: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
+    """`limit` messages of the queue in that place, behind the one with the key `after`."""
+    if after is None:
+        return _browse(store, name, category, limit)
+    found = _browse(store, name, category, 2**31)
+    keys = [browsed.key for browsed in found]
+    return found[keys.index(after) + 1 :][:limit] if after in keys else []
+
+
+def find(store: Store, id_: str) -> list[BrowsedMessage]:
+    """The messages with this id: the live one, then dead ones."""
+    return [
+        browsed
+        for name in store.directory.channels
+        for category in CATEGORIES
+        for browsed in _browse(store, name, category, 2**31)
+        if browsed.envelope.id == id_
+    ]
+
+
+def _browse(store: Store, name: str, category: Category, limit: int) -> list[BrowsedMessage]:
     """The first `limit` messages of the queue in that place: by rank, by due time, by end of lease, by age of death."""
     channel = store.directory.channel(name)
     limit = int(min(max(limit, 0), 2**31))
@@ -96,7 +116,7 @@ def _show(
     return BrowsedMessage(
         envelope=envelope,
         category=category,
-        key=seq,
+        key=str(seq),
         attempt=attempt,
         lost=lost,
         due_in=due_in,
@@ -115,7 +135,7 @@ def _show_dead(store: Store, channel: Channel, row: tuple[Any, ...]) -> BrowsedM
     return BrowsedMessage(
         envelope=envelope,
         category="dead",
-        key=key,
+        key=str(key),
         attempt=attempt,
         lost=lost,
         reason=reason,

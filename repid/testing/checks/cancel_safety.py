@@ -14,6 +14,7 @@ from ..expecting import expect
 from ..interrupting import interrupt, interruptions
 from ..judging import check
 from ..lab import Lab, ids, message
+from .cancelling import cancelled
 
 
 @check()
@@ -110,7 +111,7 @@ async def cancelling_a_waiting_receive_loses_nothing(lab: Lab) -> None:
             await lab.settle_all(consumer, deliveries, ACK)
 
 
-@check("atomic_outbox")
+@check("outbox=atomic")
 async def a_cancelled_settle_did_all_or_nothing(lab: Lab) -> None:
     """Cancelled at any await, each settlement was carried out with its outbox and result, or not at all."""
     async with lab.consumer() as consumer:
@@ -189,17 +190,17 @@ async def a_cancelled_tick_fired_or_did_not(lab: Lab) -> None:
 
 
 @check()
-async def a_cancelled_wait_for_cancellations_loses_none(lab: Lab) -> None:
-    """Cancelled at any await, `cancellations` has given its requests or gives them the next time."""
+async def a_cancelled_wait_for_events_loses_none(lab: Lab) -> None:
+    """Cancelled at any await, `events` has given its events or gives them the next time."""
     async with lab.consumer() as consumer:
         for number, when in enumerate(interruptions()):
             await lab.publish(message(f"{number}"))
             delivery = await lab.take_one(consumer)
             await lab.broker.cancel(f"{number}")
-            result = await interrupt(consumer.cancellations, when)
-            tokens = [token for value in result.value for token in value]
+            result = await interrupt(consumer.events, when)
+            tokens = [token for value in result.value for token in cancelled(value)]
             if not tokens:
                 with trio.move_on_after(lab.time.patience):
-                    tokens = await consumer.cancellations()
+                    tokens = cancelled(await consumer.events())
             expect(f"the cancellations after cancelling {when}", tokens, [delivery.token])
             await lab.settle(consumer, delivery, ACK)

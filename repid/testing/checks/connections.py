@@ -15,6 +15,7 @@ from ...ports import SETTLED, Broker, Consumer, Counts, Schedule, StoredSchedule
 from ..expecting import expect
 from ..judging import check
 from ..lab import Lab, ids, message, messages
+from .cancelling import cancelled
 
 
 @check()
@@ -35,12 +36,16 @@ def _calls(broker: Broker) -> dict[str, Callable[[], Awaitable[object]]]:
     return {
         "declare": lambda: broker.declare(["q"]),
         "publish": lambda: broker.publish([message("1")]),
+        "queues": broker.queues,
         "counts": lambda: broker.counts("q"),
+        "counts_of": lambda: broker.counts_of(["q"]),
+        "find": lambda: broker.find(["1"]),
         "browse": lambda: broker.browse("q", "ready"),
         "pause": lambda: broker.pause("q"),
         "resume": lambda: broker.resume("q"),
         "watch": lambda: broker.watch("1", "1"),
         "cancel": lambda: broker.cancel("1"),
+        "cancel_each": lambda: broker.cancel_each(["1"]),
         "flush": lambda: broker.flush("q"),
         "revive": lambda: broker.revive("q"),
         "delete_messages": lambda: broker.delete_messages("q"),
@@ -219,7 +224,7 @@ async def two_clients_share_one_broker(lab: Lab) -> None:
         expect("the verdict", await lab.settle(here, one, ACK), SETTLED)
         expect("what cancel says of the other's", await lab.broker.cancel("2"), "requested")
         with trio.fail_after(lab.time.patience):
-            expect("the cancellation", await there.cancellations(), [two.token])
+            expect("the cancellation", cancelled(await there.events()), [two.token])
         await other.pause("q")
         expect("the counts", await lab.broker.counts("q"), Counts(leased=1, paused=True))
         await lab.broker.resume("q")

@@ -215,6 +215,27 @@ async def what_is_too_big_for_now_is_waited_for(lab: Lab) -> None:
 
 
 @check("filters_topics")
+async def set_limits_reaches_one_who_waits(lab: Lab) -> None:
+    """A `receive` that waits is given what wider limits allow, without being asked anew."""
+    got: list[str] = []
+    async with lab.consumer() as consumer, trio.open_nursery() as nursery:
+        await lab.publish(message("a0", topic="a"))
+
+        async def wait() -> None:
+            got.extend(ids(await consumer.receive(5, at_most={("q", "a"): 0})))
+
+        async def is_served() -> bool:
+            return bool(got)
+
+        nursery.start_soon(wait)
+        await lab.idle()
+        expect("what is received at first", got, [])
+        consumer.set_limits({("q", "a"): 1})
+        await lab.soon("what wider limits allow", is_served)
+        expect("what is received", got, ["a0"])
+
+
+@check("filters_topics")
 async def at_most_holds_for_one_who_waits(lab: Lab) -> None:
     """A waiting `receive` is not given what its `at_most` excludes."""
     async with lab.consumer() as consumer:

@@ -55,7 +55,7 @@ async def an_undeclared_queue_is_refused(lab: Lab) -> None:
         "flush": lambda: broker.flush("none"),
         "revive": lambda: broker.revive("none"),
         "delete_messages": lambda: broker.delete_messages("none"),
-        "delete_messages by key": lambda: broker.delete_messages("none", [1]),
+        "delete_messages by key": lambda: broker.delete_messages("none", ["1"]),
         "pause": lambda: broker.pause("none"),
         "resume": lambda: broker.resume("none"),
         "consume": consume,

@@ -1,0 +1,264 @@
+"""The driver of the memory engine: the store, its clock and the consumers that wait.
+
+Every call is one synchronous step, so the driver is a local one: nothing in it waits but `news` and `claim_or_wait`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import trio
+from msgspec.structs import replace
+
+from ...delivery import Delivery, NewResult, Progress, Settlement, StoredResult
+from ...envelope import Envelope
+from ...errors import BrokerRefused
+from ...ports import (
+    EVERYTHING,
+    AtMost,
+    BrowsedMessage,
+    Cancelled,
+    Category,
+    Claimed,
+    Counts,
+    DueSchedules,
+    LeaseEvent,
+    News,
+    Sight,
+    StoredSchedule,
+    TickOutcome,
+    Topics,
+    Verdict,
+)
+from . import views
+from .clock import Clock
+from .schedules import Schedules
+from .store import Store
+from .taker import Taker
+from .waiting import Line, Waiter
+
+T = TypeVar("T")
+
+
+class MemoryDriver:
+    """Messages in this object. They outlast links and trio runs, and end with it."""
+
+    capabilities = replace(EVERYTHING, calls="local", durable=False, shared=False)
+
+    def __init__(self, lease_timeout: float) -> None:
+        self.lease_timeout = lease_timeout
+        self.store = Store(lease_timeout)
+        self._clock = Clock()
+        self._line = Line(self.store, self._clock)
+        self._schedules = Schedules(self.store)
+        self._takers: dict[str, Taker] = {}
+        self._last_run: weakref.ref[trio.lowlevel.TrioToken] | None = None
+        self._links = 0
+
+    @asynccontextmanager
+    async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
+        """Attach to this trio run. What a run that crashed left is dropped: its tasks are no more, nobody wakes them."""
+        self._links += 1
+        link = self._links
+        self._drop()
+        token = trio.lowlevel.current_trio_token()
+        if self._last_run is None or self._last_run() is not token:
+            self._clock.attach()
+            self._last_run = weakref.ref(token)
+        self.store.watch(watched)
+        try:
+            yield
+        finally:
+            if link == self._links:  # else a later one has taken over
+                self._clock.look()
+                self._line.wake_all()
+                self._drop()
+
+    def _drop(self) -> None:
+        self._line.abandon()
+        self.store.watch(())
+        self.store.directory.close_all()
+        self._takers.clear()
+
+    async def declare(self, queues: Sequence[str]) -> None:
+        """Create the queues that do not exist yet."""
+        self._step(lambda _: self.store.directory.declare(queues))
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish all; for each None, or why it was refused."""
+        return self._step(partial(self.store.publish, envelopes))
+
+    # Consumers
+
+    async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
+        """What this consumer takes is no stray from now on."""
+        if consumer not in self._takers:
+            taker = Taker(queues)
+            self._step(lambda _: self.store.directory.open(taker))
+            self._takers[consumer] = taker
+
+    async def unsubscribe(self, consumer: str) -> None:
+        """All who wait look again, because its topics are strays now."""
+        taker = self._takers.pop(consumer, None)
+        if taker is not None:
+            self.store.directory.close(taker)
+            self._line.wake_all()
+
+    async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
+        """Lease what is ready now."""
+        taker = self._takers[consumer]
+        if not limit:
+            return Claimed([], suspects=self._step(partial(self.store.suspects, taker)))
+        deliveries = self._step(partial(self.store.receive, taker, limit, at_most))
+        return Claimed(deliveries, max(0.0, self.store.next_due() - self._clock.look()))
+
+    async def claim_or_wait(self, consumer: str, limit: int, at_most: AtMost, deadline: float) -> list[Delivery]:
+        """Lease what is ready now, or what becomes so first, in the publisher's step."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        taker = self._takers[consumer]
+        deliveries = self._step(partial(self.store.receive, taker, limit, at_most))
+        if deliveries:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return deliveries
+        while True:
+            waiter = Waiter(taker, limit, at_most, deadline)
+            deliveries = await self._line.wait(waiter)
+            at_most = waiter.at_most  # as they are now
+            if not deliveries and consumer in self._takers:
+                deliveries = self._step(partial(self.store.receive, taker, limit, at_most))
+            if deliveries or consumer not in self._takers or trio.current_time() >= deadline:
+                return deliveries
+
+    def set_limits(self, consumer: str, at_most: AtMost) -> None:
+        """The waiting claim of this consumer heeds these from now on."""
+        taker = self._takers.get(consumer)
+        if taker is not None:
+            self._line.set_limits(taker, at_most, self._clock.look())
+
+    async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:  # noqa: ARG002  any may
+        """Carry out each disposition with its outbox and result in one step."""
+        return self._step(partial(self.store.settle, settlements))
+
+    async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:  # noqa: ARG002  any may
+        """Start the lease of each anew, also of one that has ended and was not rescued yet."""
+        return self._step(partial(self.store.extend, deliveries))
+
+    async def rescue(self) -> int:
+        """Take back every lease that has ended."""
+        return self._step(self.store.rescue)
+
+    async def news(self, wait: float) -> News | None:
+        """Wait for changes of what is watched, and for lease events. Waiting claims need no news."""
+        changes = self.store.changes
+        news = changes.take()
+        if news is None:
+            rung = trio.Event()
+            changes.ring = rung.set
+            with trio.move_on_after(wait):
+                await rung.wait()
+            news = changes.take()
+        return news
+
+    # Looking after queues
+
+    async def queues(self) -> list[str]:
+        """The names of all queues."""
+        return sorted(self.store.channels)
+
+    async def counts(self, queues: Sequence[str]) -> list[Counts]:
+        """How many messages of each queue are where."""
+        return self._step(lambda now: [views.counts(self.store, queue, now) for queue in queues])
+
+    async def browse(self, queue: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
+        """Look at messages in the order in which they would be handled."""
+        return self._step(partial(views.browse, self.store, queue, category, limit, after))
+
+    async def find(self, ids: Sequence[str]) -> list[list[BrowsedMessage]]:
+        """The messages with these ids, live ones first."""
+        return self._step(lambda now: [views.find(self.store, id_, now) for id_ in ids])
+
+    async def flush(self, queue: str) -> int:
+        """Remove what is ready or scheduled; how many."""
+        return self._step(partial(self.store.flush, queue))
+
+    async def delete(self, queue: str) -> None:
+        """Remove the queue with everything in it."""
+        self._step(partial(self.store.delete, queue))
+
+    async def revive(self, queue: str, keys: Sequence[str] | None) -> list[BrokerRefused | None]:
+        """Make dead messages ready again."""
+        return self._step(partial(self.store.revive, queue, keys))
+
+    async def delete_messages(self, queue: str, keys: Sequence[str] | None) -> int:
+        """Remove dead messages; how many."""
+        return self._step(partial(self.store.delete_dead, queue, keys))
+
+    async def pause(self, queue: str, *, paused: bool) -> None:
+        """Hand out nothing of the queue, or its messages again."""
+        self._step(partial(self.store.pause if paused else self.store.resume, queue))
+
+    # Following messages
+
+    async def cancel(self, ids: Sequence[str]) -> list[Cancelled]:
+        """Remove what waits; have the consumers told whose runs the others are."""
+        return self._step(lambda now: [self.store.cancel(id_, now) for id_ in ids])
+
+    async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
+        """How each message stands, and how long that holds if nobody does anything."""
+        epoch = self._clock.epoch
+        return self._step(lambda now: [views.look(self.store, *pair, now, epoch) for pair in ids])
+
+    async def report(self, consumer: str, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:  # noqa: ARG002  any may
+        """Note how far runs have come."""
+        self._step(partial(self.store.report, progress))
+
+    async def events(self, consumer: str) -> list[LeaseEvent]:
+        """Whose runs somebody has cancelled."""
+        taker = self._takers.get(consumer)
+        return [] if taker is None else [LeaseEvent(token, "cancel") for token in taker.take_requests()]
+
+    # Results and schedules
+
+    async def store_results(self, results: Sequence[NewResult]) -> None:
+        """Store results, in place of those with the same ids."""
+        self._step(partial(self.store.store_results, results))
+
+    async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
+        """The result under each id, or None."""
+        return self._step(lambda now: views.fetch(self.store, ids, now, self._clock.epoch))
+
+    async def now(self) -> float:
+        """Seconds since 1970 on a clock that is never stepped."""
+        return self._step(lambda now: self._clock.epoch + now)
+
+    async def schedules(self, names: Collection[str] | None) -> list[StoredSchedule]:
+        """All schedules, or those of these names."""
+        return self._schedules.find(names)
+
+    async def due_schedules(self, limit: int) -> DueSchedules:
+        """Those that are due."""
+        return self._schedules.due(limit, await self.now())
+
+    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
+        """Store a schedule, if the old one is what is there."""
+        return self._schedules.replace(old, new)
+
+    async def remove_schedule(self, name: str) -> bool:
+        """Forget it."""
+        return self._schedules.remove(name)
+
+    async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
+        """Move the schedule on and publish, if it is still where it was expected to be."""
+        return self._step(lambda now: self._schedules.tick(name, expected_next, next_at, envelope, now))
+
+    def _step(self, operation: Callable[[float], T]) -> T:
+        """Change the store and serve those who wait for what that made ready."""
+        now = self._clock.look()
+        try:
+            return operation(now)
+        finally:
+            self._line.stir(now)

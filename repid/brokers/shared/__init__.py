@@ -1,0 +1,7 @@
+"""What the front door is made of; drivers of remote engines use some of it too.
+
+* `coalescer`: many concurrent calls become one.
+* `hub`: waiting for news of the engine, with one `news` call for all who wait.
+* `watching`: how jobs stand, with one `snapshots` call for all who watch.
+* `link`: the connection to the engine: opening it, noticing that it broke, opening it again.
+"""

@@ -1,0 +1,154 @@
+"""One call to a driver: checked, shielded and bounded where the engine is remote, and timed.
+
+What cancelling does depends on the driver (`Capabilities.calls`). A *local* driver works in place: the call is preceded by a
+cancellation point and followed by a pause that cannot be cancelled, so what it did is always reported. An *exact*
+driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen through within `CALL_TIME`
+although its caller was cancelled, so what it did is known and reported. Without an answer in time it raises `NoAnswer`
+and the link is opened anew.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+from trio.lowlevel import (
+    TrioToken,
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    current_trio_token,
+    enable_ki_protection,
+)
+
+from ...errors import BrokerError, BrokerUnavailable, NoAnswer, NotConnected, RepidError, UsageError
+from ...logs import Log
+from ...ports import CallRecord, Driver, Instrument, News, Outcome
+from .link import CLOSED, Link, LinkState
+
+T = TypeVar("T")
+Ask = Callable[[], Awaitable[T]]
+
+log = Log("repid.server")
+
+CALL_TIME = 5.0
+"""Seconds within which a remote engine must have answered a call."""
+
+
+class Calls:
+    """The calls of one server to its driver. `link` and `token` are set while the server is connected."""
+
+    def __init__(self, driver: Driver, server: str) -> None:
+        self.server = server
+        self.instruments: list[Instrument] = []
+        self.link: Link | None = None
+        self.token: TrioToken | None = None
+        """Of the trio run that has the server open."""
+        self.pid = os.getpid()
+        self._driver = driver
+        self._is_remote = driver.capabilities.calls == "remote"
+        self._carry = {"local": _in_place, "exact": _as_it_is, "remote": self._see_through}[driver.capabilities.calls]
+
+    @property
+    def state(self) -> LinkState:
+        """How the link stands."""
+        return CLOSED if self.link is None else self.link.state
+
+    def check(self) -> None:
+        """Raise `NotConnected` outside this run's connection block."""
+        if self.pid != os.getpid():
+            raise UsageError(
+                f"this process ({os.getpid()}) was forked from the one that opened {self.server} ({self.pid}): open the "
+                "server anew in the child, with `async with server.connection():` in a trio run of its own"
+            )
+        if self.token is None:
+            raise NotConnected(f"{self.server} is not connected: use `async with server.connection():`")
+        if self.token is not current_trio_token():
+            raise NotConnected(
+                f"{self.server} is connected in another trio run: use `async with server.connection():` in this one"
+            )
+
+    @enable_ki_protection
+    async def __call__(self, name: str, ask: Ask[T], *, queue: str | None = None, count: int = 1) -> T:
+        """Have the driver carry out one call. `name`, `queue` and `count` are for instruments."""
+        self.check()
+        if not self.instruments:
+            return await self._carry(ask)
+        started = time.perf_counter()
+        outcome: Outcome = "failed"
+        try:
+            answer = await self._carry(ask)
+            outcome = "done"
+        except RepidError as error:
+            outcome = "failed" if isinstance(error, BrokerUnavailable) else "refused"
+            raise
+        except trio.Cancelled:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._tell(
+                CallRecord(
+                    name=name,
+                    server=self.server,
+                    queue=queue,
+                    count=count,
+                    duration=time.perf_counter() - started,
+                    outcome=outcome,
+                )
+            )
+        return answer
+
+    async def news(self, wait: float) -> News | None:
+        """The driver's news. While the link is down: everything may have changed, once it is up again."""
+        link = self.link
+        if link is None or link.state.state != "up":
+            with trio.move_on_after(wait):
+                if link is None:
+                    await trio.sleep_forever()
+                else:
+                    await link.wait_change()
+            return News()
+        try:
+            return await self._driver.news(wait)
+        except BrokerError as error:
+            self._broke(error)
+            await trio.sleep(min(wait, 0.1))
+            return News()
+
+    async def _see_through(self, ask: Ask[T]) -> T:
+        assert self.link is not None
+        self.link.check_up()
+        await checkpoint_if_cancelled()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CALL_TIME):
+            try:
+                return await ask()
+            except BrokerUnavailable as error:
+                self._broke(error)
+                raise
+        silence = NoAnswer(f"{self.server} did not answer within {CALL_TIME:g} s")
+        self._broke(silence)
+        raise silence
+
+    def _broke(self, error: Exception) -> None:
+        if self._is_remote and self.link is not None:
+            self.link.broke(error)
+
+    def _tell(self, call: CallRecord) -> None:
+        for instrument in self.instruments:
+            try:
+                instrument(call)
+            except Exception:
+                log.exception("an instrument failed; the call it watched is not affected")
+
+
+async def _in_place(ask: Ask[T]) -> T:
+    await checkpoint_if_cancelled()
+    answer = await ask()
+    await cancel_shielded_checkpoint()
+    return answer
+
+
+async def _as_it_is(ask: Ask[T]) -> T:
+    return await ask()

@@ -1,0 +1,121 @@
+"""Many concurrent calls become one: what asks while a call is under way goes with the next one.
+
+Theory. There is no background task: one of the calling tasks leads. It takes all requests that wait, carries them out
+in one call and hands out the answers; then the first request that came meanwhile leads. A request is waiting, taken or
+answered. A caller that is cancelled while its request waits takes it back, and nothing has happened; once the request
+is taken, the caller waits for the answer, which comes within the bound of the call. The call is shielded;
+the door bounds it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from trio import CancelScope
+from trio.lowlevel import (
+    Abort,
+    Task,
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class _Request(Generic[A, B]):
+    __slots__ = ("answers", "error", "is_taken", "items", "task")
+
+    def __init__(self, items: Sequence[A], task: Task) -> None:
+        self.items = items
+        self.task = task
+        self.is_taken = False
+        self.answers: list[B] = []
+        self.error: Exception | None = None
+
+
+class Coalescer(Generic[A, B]):
+    """Calls `call` with the items of all requests that wait, about `most` at once, and gives each caller its answers."""
+
+    def __init__(self, call: Callable[[list[A]], Awaitable[Sequence[B]]], *, most: int) -> None:
+        self._call = call
+        self._most = most
+        self._waiting: dict[_Request[A, B], None] = {}
+        self._has_leader = False
+
+    async def ask(self, items: Sequence[A]) -> list[B]:
+        """The answers to these items, in their order. Cancelled before its request was taken: nothing has happened."""
+        await checkpoint_if_cancelled()
+        request = _Request[A, B](items, current_task())
+        self._waiting[request] = None
+        if self._has_leader:
+
+            def take_back(_: object) -> Abort:
+                if request.is_taken:
+                    return Abort.FAILED
+                del self._waiting[request]
+                return Abort.SUCCEEDED
+
+            await wait_task_rescheduled(take_back)
+        if not request.is_taken:
+            await self._lead()
+        if request.error is not None:
+            raise request.error
+        return request.answers
+
+    async def _lead(self) -> None:
+        self._has_leader = True
+        await cancel_shielded_checkpoint()  # what else wants to ask now comes along
+        batch = self._take()
+        try:
+            await self._carry_out(batch)
+        finally:
+            me = current_task()
+            for request in batch:
+                if request.task is not me:
+                    reschedule(request.task)
+            if self._waiting:
+                reschedule(next(iter(self._waiting)).task)  # it leads now
+            else:
+                self._has_leader = False
+
+    async def _carry_out(self, batch: list[_Request[A, B]]) -> None:
+        items = [item for request in batch for item in request.items]
+        try:
+            with CancelScope(shield=True):  # the others do not ask for less because this caller was cancelled
+                answers = list(await self._call(items))
+        except Exception as error:  # noqa: BLE001  whatever it is, each caller is told
+            for request in batch:
+                request.error = _for_another_caller(error)
+            return
+        start = 0
+        for request in batch:
+            end = start + len(request.items)
+            request.answers = answers[start:end]
+            start = end
+
+    def _take(self) -> list[_Request[A, B]]:
+        """The requests that go into the next call: the first one in any case, and what else fits."""
+        batch: list[_Request[A, B]] = []
+        size = 0
+        for request in self._waiting:
+            size += len(request.items)
+            if batch and size > self._most:
+                break
+            request.is_taken = True
+            batch.append(request)
+        for request in batch:
+            del self._waiting[request]
+        return batch
+
+
+def _for_another_caller(error: Exception) -> Exception:
+    """A copy of its own: one exception raised in two tasks would mix up their tracebacks."""
+    mine = copy.copy(error)
+    mine.__cause__ = error
+    return mine

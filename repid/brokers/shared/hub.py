@@ -1,0 +1,130 @@
+"""Waiting for news: one call to the engine serves all who wait.
+
+Theory. A task that waits first *subscribes*, then looks, then waits. News that arrives between the look and the wait is
+noted at the subscription, so the wait ends at once: no wake-up is lost. There is no background task. One of the waiting
+tasks leads: it calls the driver's `news` and wakes every task whom the answer concerns. When the leader leaves (there
+was news for it, its deadline passed, it was cancelled), it has the next task lead. So nothing of this outlives the
+callers, and cancelling one of them harms no other.
+
+The driver's `news` is asked only while somebody waits. Its first answer may tell of changes that happened long before:
+that costs one look too many, and never one too few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+import trio
+
+from ...ports import News
+
+Topic: TypeAlias = Literal["ready", "events", "ids"]
+
+LONGEST_WAIT = 30.0
+"""Seconds that one call of `news` may wait, so that an engine which lost us is asked again."""
+
+
+class Subscription:
+    """What one task waits for. `is_fresh`: there was news since it looked last."""
+
+    __slots__ = ("ids", "is_fresh", "rouse", "topic")
+
+    def __init__(self, topic: Topic, ids: frozenset[str]) -> None:
+        self.topic = topic
+        self.ids = ids
+        self.is_fresh = False
+        self.rouse: Callable[[], None] | None = None
+        """Ends the present wait; None while the task does not wait."""
+
+    def is_concerned_by(self, news: News) -> bool:
+        """Whether it is worth looking again after this news."""
+        if self.topic == "ready":
+            return news.ready
+        if self.topic == "events":
+            return news.events
+        return news.ids is None or not self.ids.isdisjoint(news.ids)
+
+    def wake(self) -> None:
+        """There is news: end the present wait, or the next one."""
+        self.is_fresh = True
+        if self.rouse is not None:
+            self.rouse()
+
+
+class Hub:
+    """All tasks that wait for news of one engine. `ask` is the driver's `news`, made safe by the door: it never raises."""
+
+    def __init__(self, ask: Callable[[float], Awaitable[News | None]]) -> None:
+        self._ask = ask
+        self._subscriptions: dict[Subscription, None] = {}
+        self._has_leader = False
+
+    @contextmanager
+    def subscribed(self, topic: Topic, ids: frozenset[str] = frozenset()) -> Iterator[Subscription]:
+        """Note news of this kind for a block."""
+        subscription = Subscription(topic, ids)
+        self._subscriptions[subscription] = None
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.pop(subscription, None)
+
+    async def wait(self, subscription: Subscription, until: float = math.inf) -> None:
+        """Wait until there is news for this subscription, or until that moment of trio's clock. A checkpoint.
+
+        The caller looks again in both cases. Cancelling loses nothing.
+        """
+        if subscription.is_fresh or until <= trio.current_time():
+            subscription.is_fresh = False
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.move_on_at(until):
+            while not subscription.is_fresh:
+                if self._has_leader:
+                    await self._follow(subscription)
+                else:
+                    await self._lead(subscription, until)
+        subscription.is_fresh = False
+
+    def tell(self, news: News) -> None:
+        """Wake every task whom this news concerns."""
+        for subscription in self._subscriptions:
+            if subscription.is_concerned_by(news):
+                subscription.wake()
+
+    def tell_all(self) -> None:
+        """Every task must look again: a consumer or the connection was closed, or the link is back."""
+        self.tell(News())
+
+    async def _lead(self, subscription: Subscription, until: float) -> None:
+        self._has_leader = True
+        try:
+            with trio.CancelScope() as scope:
+                subscription.rouse = scope.cancel
+                while not subscription.is_fresh:
+                    news = await self._ask(max(0.0, min(until - trio.current_time(), LONGEST_WAIT)))
+                    if news is not None:
+                        self.tell(news)
+        finally:
+            subscription.rouse = None
+            self._has_leader = False
+            self._have_another_lead()
+
+    async def _follow(self, subscription: Subscription) -> None:
+        event = trio.Event()
+        subscription.rouse = event.set
+        try:
+            await event.wait()
+        finally:
+            subscription.rouse = None
+            if not self._has_leader:  # it was to lead, and leaves instead
+                self._have_another_lead()
+
+    def _have_another_lead(self) -> None:
+        for subscription in self._subscriptions:
+            if subscription.rouse is not None and not subscription.is_fresh:
+                subscription.rouse()
+                return

@@ -1,0 +1,161 @@
+"""The link to the engine: opening it, noticing that it broke, opening it again.
+
+Theory. One task holds the link for as long as the server is connected: clients of remote engines have nurseries of their
+own, which one task must enter and leave. It is a system task of trio's, because connection blocks are counted and the
+last one to leave need not be the first one that came; `close` ends it and waits for that, within a bound, so it never
+outlives the connection. No error leaves the task: the first opening hands it to the caller, later ones are logged once
+for each outage. While the link is down, calls fail at once and waiting consumers go on waiting.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, TypeAlias
+
+import msgspec
+import trio
+
+from ...errors import BrokerUnavailable, InternalError, RepidError
+from ...logs import Log
+
+log = Log("repid.link")
+
+SHORTEST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+"""Seconds between two attempts to open the link again; they double, and each is jittered by half."""
+
+CLOSING_TIME = 20.0
+"""Seconds that leaving the connection waits for the engine; then the link is cut."""
+
+State: TypeAlias = Literal["closed", "up", "down"]
+
+
+class LinkState(msgspec.Struct, frozen=True):
+    """How the link of a server stands. `since`: on trio's clock. `error`: why it is down."""
+
+    state: State
+    since: float
+    error: str | None = None
+
+
+CLOSED = LinkState("closed", -math.inf)
+
+
+class Link:
+    """The link of one connected server. `open_link` opens it once; `on_up` is called whenever it is open again."""
+
+    def __init__(
+        self,
+        name: str,
+        open_link: Callable[[], AbstractAsyncContextManager[None]],
+        on_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._open_link = open_link
+        self._on_up = on_up
+        self.state = CLOSED
+        self.losses = 0
+        """How often the link broke. Leases that end with the connection are those of the same count."""
+        self._is_held = False
+        self._scope = trio.CancelScope()
+        self._opened = trio.Event()
+        self._ended = trio.Event()
+        self._broken = trio.Event()
+        self._changed = trio.Event()
+        self._closing = trio.Event()
+        self._error: BaseException | None = None
+
+    async def open(self) -> None:
+        """Open the link, or wait until somebody else has. Raises what the driver raised; nothing is left of it then."""
+        if not self._is_held:
+            self._is_held = True
+            trio.lowlevel.spawn_system_task(self._hold, name=f"link of {self._name}")
+        await self._opened.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def close(self) -> None:
+        """Close the link, and cut it should that take too long."""
+        self._closing.set()
+        self._broken.set()
+        if not self._is_held:
+            return
+        if not self._opened.is_set():
+            self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(CLOSING_TIME):
+                await self._ended.wait()
+            if not self._ended.is_set():
+                log.error("%s did not close its link within %g s; the link is cut", self._name, CLOSING_TIME)
+                self._scope.cancel()
+                await self._ended.wait()
+
+    def broke(self, error: Exception) -> None:
+        """A call failed for want of the engine: open the link anew. Does nothing while that is under way."""
+        if self.state.state == "up" and not self._closing.is_set():
+            log.warning("%s lost its link and reconnects: %s", self._name, error)
+            self.losses += 1
+            self._set("down", str(error))
+            self._broken.set()
+
+    def check_up(self) -> None:
+        """Raises `BrokerUnavailable` while the link is down."""
+        if self.state.state == "down":
+            raise BrokerUnavailable(f"{self._name} is not reachable now ({self.state.error}); it reconnects by itself")
+
+    async def wait_change(self) -> None:
+        """Wait until the state changes."""
+        await self._changed.wait()
+
+    async def _hold(self) -> None:
+        try:
+            with self._scope:
+                await self._keep_open()
+        except Exception as error:  # noqa: BLE001  a system task must not raise
+            self._error = error if isinstance(error, RepidError) else _wrapped(self._name, error)
+        finally:
+            self._set("closed")
+            self._opened.set()
+            self._ended.set()
+
+    async def _keep_open(self) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._closing.is_set():
+            try:
+                async with self._open_link():
+                    self._broken = trio.Event()
+                    await self._came_up()
+                    pause = SHORTEST_PAUSE
+                    if not self._closing.is_set():
+                        await self._broken.wait()
+            except Exception as error:
+                if not self._opened.is_set():
+                    raise
+                if not isinstance(error, BrokerUnavailable):
+                    log.exception("the driver of %s raised what it should not", self._name)
+                self._set("down", str(error))
+            if not self._closing.is_set():
+                with trio.move_on_after(pause * (0.5 + random.random())):  # noqa: S311  jitter
+                    await self._closing.wait()
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _came_up(self) -> None:
+        await self._on_up()
+        if self._opened.is_set():
+            log.info("%s has its link again", self._name)
+        self._set("up")
+        self._opened.set()
+
+    def _set(self, state: State, error: str | None = None) -> None:
+        self.state = LinkState(state, trio.current_time(), error)
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+
+def _wrapped(name: str, error: Exception) -> InternalError:
+    wrapped = InternalError(f"the link of {name} ended: {error!r}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,287 @@
+"""The driver of the SQLite engine: each call is a request that the broker's thread carries out in a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import msgspec
+import trio
+
+from ...delivery import Delivery, NewResult, Progress, Settlement, StoredResult, Token
+from ...envelope import Envelope
+from ...errors import BrokerError, BrokerRefused, ConfigurationError, NotConnected, QueueNotDeclared
+from ...ports import (
+    EVERYTHING,
+    AtMost,
+    BrowsedMessage,
+    Cancelled,
+    Category,
+    Claimed,
+    Counts,
+    DueSchedules,
+    LeaseEvent,
+    News,
+    Sight,
+    StoredSchedule,
+    TickOutcome,
+    Topics,
+    Verdict,
+)
+from . import claiming, publishing, results, schedules, settling, views
+from .clock import MICRO, Clock
+from .requests import Publication, Request
+from .rows import pack, to_bodies
+from .schema import Opening
+from .session import Session
+from .store import BITE, Store
+
+CLOSING_TIME = 5.0
+"""Seconds that closing a consumer waits for the broker's thread: closing writes nothing, so only a hanging disk takes them."""
+
+
+class SQLiteDriver:
+    """One file. Calls that wait at the same time share a transaction. What is cancelled while it waits was not done."""
+
+    capabilities = EVERYTHING
+
+    def __init__(self, opening: Opening, lease_timeout: float, clock: Clock) -> None:
+        self.lease_timeout = lease_timeout
+        self._session = Session(opening, lease_timeout, clock)
+        self._ids: dict[str, int] = {}
+        self._mark = (0, 0)
+
+    @asynccontextmanager
+    async def link(self, watched: Collection[str]) -> AsyncIterator[None]:  # noqa: ARG002  the file tells of no ids
+        """Open the file."""
+        token = await self._session.enter()
+        self._ids.clear()
+        try:
+            yield
+        finally:
+            await self._session.leave(token)
+
+    async def declare(self, queues: Sequence[str]) -> None:
+        """Create the queues that do not exist yet."""
+        if not await self._session.look(lambda store: store.directory.channels.keys() >= set(queues)):
+            await self._session.change(lambda store: store.directory.declare(queues))
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish all; for each None, or why it was refused."""
+        return await self._session.ask(Publication(list(envelopes), to_bodies(envelopes)))
+
+    # Consumers
+
+    async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
+        """Enter a consumer."""
+        wanted = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
+        self._ids[consumer] = await self._session.change(lambda store: store.open(wanted), durable=False)
+
+    async def unsubscribe(self, consumer: str) -> None:
+        """Strike it off."""
+        id_ = self._ids.pop(consumer, None)
+        if id_ is not None:
+            with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME, shield=True):
+                await self._session.ask(Request(lambda store: store.close([id_]), in_memory=True))
+
+    async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
+        """Lease what is ready now; the file is locked only if there is something."""
+        id_, most = self._ids[consumer], int(min(limit, 2**31))
+        if not most:
+            return Claimed([], suspects=await self._session.look(lambda store: claiming.count_suspects(store, id_)))
+        next_in = float("inf")
+
+        def has_any(store: Store) -> bool:
+            nonlocal next_in
+            next_in = max(0.0, (store.next_event - store.now) / MICRO)
+            return claiming.has_any(store, id_, at_most)
+
+        request = Request(lambda store: claiming.claim(store, id_, most, at_most), peek=has_any, claims=True)
+        return Claimed(await self._session.ask(request) or [], next_in)
+
+    async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:  # noqa: ARG002  any may
+        """Carry out each disposition with its outbox and result in one step."""
+        outboxes = [to_bodies(settlement.outbox) if settlement.outbox else () for settlement in settlements]
+        return await self._session.change(lambda store: settling.settle(store, settlements, outboxes))
+
+    async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:  # noqa: ARG002  any may
+        """Start the lease of each anew, also of one that has ended and was not rescued yet."""
+        tokens = [delivery.token for delivery in deliveries]
+        return await self._session.change(lambda store: claiming.extend(store, tokens), durable=False)
+
+    async def rescue(self) -> int:
+        """Take back every lease that has ended."""
+        rescued = count = await self._session.change(claiming.rescue, durable=False)
+        while count == claiming.RESCUED_AT_ONCE:  # others get the lock in between
+            count = await self._session.change(claiming.rescue, durable=False)
+            rescued += count
+        return rescued
+
+    async def news(self, wait: float) -> News | None:
+        """Wait until the file has changed, whoever changed it."""
+
+        def look(store: Store) -> News | None:
+            version = store.execute("PRAGMA data_version").fetchone()[0]
+            mark = (version, store.connection.total_changes)
+            if mark == self._mark and store.next_event > store.now:
+                return None
+            self._mark = mark
+            return News()
+
+        with trio.move_on_after(wait):
+            return await self._session.ask(Request(look, is_wish=True, claims=True))
+        return None
+
+    # Looking after queues
+
+    async def queues(self) -> list[str]:
+        """The names of all queues."""
+        return await self._session.look(lambda store: sorted(store.directory.channels))
+
+    async def counts(self, queues: Sequence[str]) -> list[Counts]:
+        """How many messages of each queue are where."""
+        return await self._session.look(lambda store: [views.counts(store, queue) for queue in queues])
+
+    async def browse(self, queue: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
+        """Look at messages in the order in which they would be handled."""
+        return await self._session.look(lambda store: views.browse(store, queue, category, limit, after))
+
+    async def find(self, ids: Sequence[str]) -> list[list[BrowsedMessage]]:
+        """The messages with these ids, live ones first."""
+        return await self._session.look(lambda store: [views.find(store, id_) for id_ in ids])
+
+    async def flush(self, queue: str) -> int:
+        """Remove what is ready or scheduled; how many. In bites, so that no transaction lasts long."""
+        removed = 0
+        before = await self._session.look(lambda store: views.next_number(store, queue))
+        while some := await self._session.look(partial(views.waiting, name=queue, before=before)):
+            removed += await self._session.change(partial(Store.remove_waiting, seqs=some))
+        return removed
+
+    async def delete(self, queue: str) -> None:
+        """Remove the queue with everything in it, in bites."""
+        with suppress(QueueNotDeclared):
+            await self.flush(queue)
+            await self.delete_messages(queue, None)
+        await self._session.change(lambda store: views.delete(store, queue))
+
+    async def revive(self, queue: str, keys: Sequence[str] | None) -> list[BrokerRefused | None]:
+        """Make dead messages ready again, in bites."""
+        dead = await self._session.look(partial(views.dead_keys, name=queue, all_of_them=keys is None))
+        chosen = dead if keys is None else [to_number(key) for key in keys]
+        answers: list[BrokerRefused | None] = []
+        for start in range(0, len(chosen), publishing.REVIVED_AT_ONCE):
+            some = chosen[start : start + publishing.REVIVED_AT_ONCE]
+            answers += await self._session.change(partial(publishing.revive, queue=queue, keys=some))
+        return answers
+
+    async def delete_messages(self, queue: str, keys: Sequence[str] | None) -> int:
+        """Remove dead messages; how many. In bites, so that no transaction lasts long."""
+        if keys is None:
+            last = await self._session.look(lambda store: views.last_dead(store, queue))
+            return await self._in_bites(lambda store: views.delete_first_dead(store, queue, last))
+        chosen = [to_number(key) for key in keys]
+        await self._session.look(lambda store: store.directory.channel(queue))  # complains of an undeclared queue
+        removed = 0
+        for start in range(0, len(chosen), BITE):
+            some = chosen[start : start + BITE]
+            removed += await self._session.change(partial(views.delete_dead, name=queue, keys=some))
+        return removed
+
+    async def _in_bites(self, remove: Callable[[Store], int]) -> int:
+        """Remove in transactions that are short, until nothing is left to remove; how many."""
+        removed = count = await self._session.change(remove)
+        while count:
+            count = await self._session.change(remove)
+            removed += count
+        return removed
+
+    async def pause(self, queue: str, *, paused: bool) -> None:
+        """Hand out nothing of the queue, or its messages again."""
+        await self._session.change(lambda store: store.directory.pause(queue, paused=paused))
+
+    # Following messages
+
+    async def cancel(self, ids: Sequence[str]) -> list[Cancelled]:
+        """Remove what waits; have the consumers told whose runs the others are."""
+        return await self._session.change(lambda store: [views.cancel(store, id_) for id_ in ids])
+
+    async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
+        """How each message stands; that it falls due is news."""
+        return await self._session.look(lambda store: [Sight(views.watch(store, *pair)) for pair in ids])
+
+    async def report(self, consumer: str, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:  # noqa: ARG002  any may
+        """Note that runs have begun and how far they have come."""
+        noted = [(delivery.token, _pack_progress(delivery, how_far)) for delivery, how_far in progress]
+        await self._session.change(lambda store: claiming.report(store, noted), durable=False)
+
+    async def events(self, consumer: str) -> list[LeaseEvent]:
+        """Whose runs somebody has cancelled."""
+        id_ = self._ids[consumer]
+        peek = partial(claiming.has_cancellations, consumer=id_)
+        tokens: list[Token] | None = await self._session.ask(
+            Request(lambda store: claiming.cancellations(store, id_), peek=peek)
+        )
+        return [LeaseEvent(token, "cancel") for token in tokens or ()]
+
+    # Results
+
+    async def store_results(self, results_: Sequence[NewResult]) -> None:
+        """Store results, in place of those with the same ids."""
+        new = list(results_)
+        await self._session.change(lambda store: results.store(store.connection, store.now, new))
+
+    async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
+        """The result under each id, or None."""
+        return await self._session.look(lambda store: results.fetch(store.connection, store.now, ids))
+
+    # Schedules
+
+    async def now(self) -> float:
+        """The wall clock: seconds since 1970."""
+        return await self._session.look(lambda store: store.now / MICRO)
+
+    async def schedules(self, names: Collection[str] | None) -> list[StoredSchedule]:
+        """All of them, or those of these names."""
+        return await self._session.look(lambda store: schedules.find(store, names))
+
+    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
+        """Store a schedule, if the old one is what is there."""
+        body = schedules.encode_schedule(new.schedule)
+        return await self._session.change(lambda store: schedules.replace(store, old, new, body))
+
+    async def due_schedules(self, limit: int) -> DueSchedules:
+        """Those that are due."""
+        return await self._session.look(lambda store: schedules.due(store, limit))
+
+    async def remove_schedule(self, name: str) -> bool:
+        """Forget it."""
+        return await self._session.change(lambda store: schedules.remove(store, name))
+
+    async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
+        """Move the schedule on and publish, if it is still where it was expected to be."""
+        envelopes = [] if envelope is None else [envelope]
+        bodies = to_bodies(envelopes)
+        return await self._session.change(
+            lambda store: schedules.tick(store, name, expected_next, next_at, envelopes, bodies)
+        )
+
+
+def to_number(key: str) -> int:
+    """The key of a dead message as the file has it; that of none for a text that is no key of ours."""
+    return int(key) if key.isdecimal() and len(key) < 20 else -1
+
+
+def _pack_progress(delivery: Delivery, progress: Progress | None) -> bytes | None:
+    if progress is None:
+        return None
+    packed = None
+    with suppress(TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        packed = pack(progress)
+    if packed is None or views.to_progress(packed) is None:
+        raise ConfigurationError(
+            f"the progress of message {delivery.envelope.id!r} must be finite numbers and a note that is text, but is "
+            f"{progress!r}"
+        )
+    return packed
