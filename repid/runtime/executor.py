@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Awaitable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
@@ -348,12 +349,13 @@ class Executor:
         if run.message is not None:
             run.message.acked_first()
         self._settler.put(Settlement(run.delivery, ACK))
-        try:
-            await self._settler.expect(run.delivery).wait()
-        except LeaseLost:
-            self._done(run)
-            return False
-        return True
+        answer = self._settler.expect(run.delivery)
+        with suppress(LeaseLost):
+            await answer.wait()
+        if answer.verdict is not None and answer.verdict.accepted:
+            return True
+        self._done(run)  # the mode promises at most one run, so without a clear answer there is none
+        return False
 
     def _returned(self, run: Run, value: Any) -> None:
         role = run.role

@@ -21,6 +21,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     dead: dead-lettered for whatever reason, the failed among them.
     dropped: outbox messages left out because their id was alive.
     refused: verdicts that came after the lease was lost.
+    unknown: verdicts that were sent and not answered before the lease was over: most likely the broker had taken them.
     abandoned: threads that did not end within the grace; their messages come back when the lease ends.
     unsettled: verdicts the broker did not take in time; their messages come back when the lease ends.
     """
@@ -34,6 +35,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int = 0
     dropped: int = 0
     refused: int = 0
+    unknown: int = 0
     abandoned: int = 0
     unsettled: int = 0
 
@@ -69,7 +71,7 @@ class Ledger:
         self.started = 0
         self.finished = 0
         self.succeeded = self.failed = self.retried = self.released = self.dead = self.cancelled = 0
-        self.dropped = self.refused = self.abandoned = 0
+        self.dropped = self.refused = self.unknown = self.abandoned = 0
         self.waited = 0
         """How many runs had to wait for something."""
         self.noticed = 0
@@ -185,7 +187,10 @@ class Ledger:
         self._expiries.pop(delivery, None)
         self.dropped += verdict.dropped
         if not verdict.accepted:
-            self.refused += ours
+            if verdict.outcome == "unknown":
+                self.unknown += 1
+            else:
+                self.refused += ours
             return
         match disposition:
             case Ack(failure=None):
@@ -241,6 +246,7 @@ class Ledger:
             cancelled=self.cancelled,
             dropped=self.dropped,
             refused=self.refused,
+            unknown=self.unknown,
             abandoned=self.abandoned,
             unsettled=self.unsettled,
         )

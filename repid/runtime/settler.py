@@ -128,7 +128,7 @@ class Settler:
             if waiting and settlement.delivery in waiting:
                 self._answer(settlement.delivery, verdict)
             if not verdict.accepted:
-                self._log_refused(settlement.delivery, settlement.disposition)
+                self._log_not_accepted(settlement, verdict)
         self._ledger.answered(len(batch))
 
     async def _store_results(self, store: ResultStore, batch: list[Settlement]) -> list[Settlement]:
@@ -143,12 +143,21 @@ class Settler:
         answer.verdict = verdict
         answer.event.set()
 
-    def _log_refused(self, delivery: Delivery, disposition: Disposition) -> None:
-        log.warning(
-            "verdict %s on message %r came too late: its lease had ended and it belongs to another worker",
-            type(disposition).__name__,
-            delivery.envelope.id,
-        )
+    def _log_not_accepted(self, settlement: Settlement, verdict: Verdict) -> None:
+        what, id_ = type(settlement.disposition).__name__, settlement.delivery.envelope.id
+        if verdict.outcome == "unknown":
+            log.warning(
+                "verdict %s on message %r was sent and not answered, and now its lease is over: most likely the broker "
+                "had carried the verdict out; if not, the message is run again",
+                what,
+                id_,
+            )
+        else:
+            log.warning(
+                "verdict %s on message %r came too late: its lease had ended and it belongs to another worker",
+                what,
+                id_,
+            )
 
 
 def _instead_of(settlement: Settlement, error: Exception) -> Iterator[Settlement]:
@@ -189,11 +198,15 @@ class Answer:
         self.verdict: Verdict | None = None
 
     async def wait(self) -> None:
-        """Wait for it. Raises `LeaseLost` if the verdict was refused. Cancelling only ends the waiting."""
+        """Wait for it. Cancelling only ends the waiting.
+
+        Raises `LeaseLost` if the verdict was refused, and only then: a verdict whose fate is unknown was carried out
+        most likely.
+        """
         await self.event.wait()
         if self.verdict is None:
             raise BrokerUnavailable(
                 f"the worker ended before the broker had answered for {self.delivery.envelope.id!r}"
             )
-        if not self.verdict.accepted:
+        if self.verdict.outcome == "refused":
             raise LeaseLost(self.delivery.envelope.id)
