@@ -8,16 +8,51 @@
 * `InternalError`: our bug. Please report it.
 
 Exceptions of client libraries are mapped to these where a broker meets its library and nowhere else.
+
+All of them survive `pickle` and `copy`, since they cross processes. Python makes an exception again by calling its class
+with `args`, which hold the finished text here and not what `__init__` takes. So `RepidError` says itself how it is made
+again: without `__init__`, from its args, its attributes and its cause.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import pickle
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any, Self, TypeVar
+
+_Error = TypeVar("_Error", bound="RepidError")
 
 
 class RepidError(Exception):
     """The root of everything repid raises on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., RepidError], tuple[Any, ...], dict[str, Any]]:
+        """For `pickle` and `copy.deepcopy`. A cause that cannot be pickled is left out."""
+        state = dict(self.__dict__)
+        if self.__cause__ is not None and _can_be_pickled(self.__cause__):
+            state["__cause__"] = self.__cause__
+        return _made_again, (type(self), *self.args), state
+
+    def __copy__(self) -> Self:
+        copy = _made_again(type(self), *self.args)
+        copy.__dict__.update(self.__dict__)
+        copy.__cause__ = self.__cause__
+        return copy
+
+
+def _made_again(kind: type[_Error], *args: Any) -> _Error:
+    error: _Error = kind.__new__(kind, *args)
+    error.args = args
+    return error
+
+
+def _can_be_pickled(error: BaseException) -> bool:
+    try:
+        pickle.dumps(error)
+    except Exception:  # noqa: BLE001  what an object raises when it is pickled is its own choice
+        return False
+    return True
 
 
 class ConfigurationError(RepidError, ValueError):
@@ -81,9 +116,10 @@ class PublishUnknown(BrokerError):
 
     def __init__(self, ids: Iterable[str]) -> None:
         self.ids = tuple(ids)
+        shown = ", ".join(map(repr, self.ids[:3])) + (", …" if len(self.ids) > 3 else "")
         super().__init__(
-            f"no answer to the publishing of {len(self.ids)} message(s) ({', '.join(map(repr, self.ids[:3]))}…): "
-            "they may or may not be there; publish them again under the same ids"
+            f"no answer to the publishing of {len(self.ids)} message(s) ({shown}): they may or may not be there; publish "
+            "them again under the same ids"
         )
 
 

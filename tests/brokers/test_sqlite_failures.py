@@ -15,13 +15,8 @@ from repid import (
     BrokerUnavailable,
     ConfigurationError,
     Counts,
-    DuplicateId,
-    LeaseLost,
-    PublishUnknown,
-    QueueNotDeclared,
-    RepidError,
 )
-from repid.brokers.sqlite.requests import Counter, Request, anew
+from repid.brokers.sqlite.requests import Counter, Request
 from repid.brokers.sqlite.store import LEASES_TOLD_APART
 from repid.delivery import Delivery
 from repid.ports import Snapshot
@@ -222,13 +217,6 @@ async def test_an_id_that_is_no_text_fails_only_its_own_call(path: Path) -> None
         await server.publish(messages("1"))
         await idle()
         assert ids(received) == ["1"]
-
-
-@pytest.mark.parametrize("error", [QueueNotDeclared("q"), DuplicateId("1", "q"), PublishUnknown(["1"]), LeaseLost("1")])
-def test_the_same_error_for_another_caller_says_the_same(error: RepidError) -> None:
-    copy = anew(error)
-    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
-    assert copy is not error
 
 
 async def test_what_is_urgent_is_never_carried_out_where_others_only_look() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import trio
 
-from repid import Depends, Message
+from repid import Depends, DuplicateId, Message
 
 
 def check_other_process(parent: int) -> None:
@@ -73,3 +73,7 @@ def check_dependencies(
     parent: int, pid: Annotated[int, Depends(process_id)], text: Annotated[str, Depends(word)]
 ) -> tuple[bool, str, list[str]]:
     return pid == os.getpid() != parent, text, left
+
+
+def raise_own_error(id_: str) -> None:
+    raise DuplicateId(id_, "mail")

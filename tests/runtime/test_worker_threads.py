@@ -418,6 +418,19 @@ async def test_what_a_process_raises_comes_back(app: Repid, router: Router, serv
     assert (dead.failure.type, dead.failure.text) == ("ValueError", "from a process")
 
 
+async def test_an_error_of_repid_that_a_process_raises_comes_back_as_it_was(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    router.actor(run_in_process=True)(aids_processes.raise_own_error)
+    await send(app, "raise_own_error", id_="7")
+    with trio.fail_after(30):
+        await app.run_worker(burst=True)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.type.endswith("DuplicateId")
+    assert dead.failure.text == "message '7' was not published to 'mail': one with the same id is still alive"
+
+
 async def test_a_process_that_dies_is_a_failure_of_its_run(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:

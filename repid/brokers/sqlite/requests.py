@@ -15,6 +15,7 @@ import enum
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any, NamedTuple
 
 import trio
@@ -146,7 +147,7 @@ class Counter:
         request.task = current_task()
         with self._lock:
             if self._closed is not None:
-                raise anew(self._closed)
+                raise copy(self._closed)
             self._waiting.append(request)
         self.bell.ring()
 
@@ -233,7 +234,7 @@ class Counter:
 
     def refuse_taken(self, error: RepidError) -> None:
         """Tell those whose requests were taken and cannot be carried out any more."""
-        self.answer([Answer(request, error=anew(error)) for request in list(self._taken)])
+        self.answer([Answer(request, error=copy(error)) for request in list(self._taken)])
 
     def close(self, error: RepidError) -> None:
         """Take no more; whoever waits is told why."""
@@ -266,14 +267,6 @@ class Counter:
         if requests:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(lambda: _wake(requests))
-
-
-def anew(error: RepidError) -> RepidError:
-    """The same error for another caller: one exception raised in two tasks would mix up their tracebacks."""
-    copy = type(error).__new__(type(error), *error.args)  # its __init__ may take other arguments
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
-    return copy
 
 
 def _wake(requests: Sequence[Request]) -> None:

@@ -14,11 +14,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 
 from ...errors import RepidError
 from .errors import explain, is_busy, moved
 from .publishing import publish
-from .requests import Answer, Counter, Publication, Request, anew
+from .requests import Answer, Counter, Publication, Request
 from .schema import LARGEST_IDLE_WAL
 from .store import Store
 
@@ -217,7 +218,7 @@ class Transactions:
     def explain(self, error: Exception) -> RepidError:
         """What to tell a caller whose request failed with this."""
         if isinstance(error, RepidError):
-            return anew(error)
+            return copy(error)
         explained = explain(error, self._path)
         explained.__cause__ = error
         return explained
