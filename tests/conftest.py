@@ -8,9 +8,10 @@ The seed is made of the test's id and `REPID_TEST_SEED` (printed in the header):
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,39 @@ def _heed_signals() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     seed_scheduler(f"{SEED} {item.nodeid}")
+
+
+class _Assertions(logging.Handler):
+    """Collects the assertions that failed in actors. A worker makes them failures of messages, or only logs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        kinds = (AssertionError, pytest.fail.Exception)
+        if isinstance(error, BaseExceptionGroup):
+            error = error.subgroup(kinds)
+        elif not isinstance(error, kinds):
+            error = None
+        if error is not None:
+            self.failed.append(error)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """An assertion that fails in an actor fails the test, whatever the worker makes of it."""
+    assertions = _Assertions()
+    logger = logging.getLogger("repid")
+    logger.addHandler(assertions)
+    try:
+        result = yield
+    finally:
+        logger.removeHandler(assertions)
+    if assertions.failed:
+        raise assertions.failed[0]
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)

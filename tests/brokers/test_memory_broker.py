@@ -381,3 +381,16 @@ async def test_reviving_makes_a_new_message_unless_its_id_is_alive(
         assert (delivery.attempt, delivery.lost, delivery.ttl_left) == (1, 0, 5)
         await settle(consumer, delivery, ACK)
         assert await server.revive("q") == [None]
+
+
+async def test_messages_that_came_back_outlast_the_sweeping_out_of_those_that_were_cancelled(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    total, left = 2600, 10  # a sweep begins at more than a thousand that are gone, and half of all
+    await server.publish([message(str(n), delay=1) for n in range(total)])
+    await trio.sleep(2)
+    for n in range(total - left):
+        await server.cancel(str(n))
+    assert await server.counts("q") == Counts(ready=left)
+    async with consuming(server) as consumer:
+        assert ids(await now_ready(consumer)) == [str(n) for n in range(total - left, total)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -373,3 +374,13 @@ async def test_a_late_verdict_changes_nothing_that_is_watched(server: InMemorySe
         await consumer.report([(delivery, Progress(1))])
         assert not await finishes(lambda: server.watch("1", "1", seen))
         assert await server.watch("2", "2") == Snapshot(state="gone")
+
+
+async def test_a_result_that_never_expires_is_replaced_and_removed(server: InMemoryServer) -> None:
+    for payload in (b"1", b"2"):
+        await server.store_results([NewResult(id="ever", state="success", payload=payload, ttl=math.inf)])
+    [found] = await server.fetch_results(["ever"])
+    assert found is not None
+    assert (found.payload, found.expires_at) == (b"2", math.inf)
+    await server.publish([message("ever")])
+    assert await server.fetch_results(["ever"]) == [None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import random
-import resource
 import threading
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ import trio.testing
 
 from repid import Connection, Repid, Router
 from repid.brokers import SQLiteServer
+from repid.brokers.sqlite.lookout import Lookout
 from repid.brokers.sqlite.store import CONSUMER_TIME
 from repid.delivery import Cancel, Delivery, NewResult, Release, Retry, Settlement
 from repid.envelope import Envelope, Options
@@ -72,13 +72,27 @@ async def test_the_thread_ends_when_opening_fails_or_is_cancelled(path: Path) ->
     assert threads() == []
 
 
-def test_a_run_that_never_left_its_block_leaves_no_thread(path: Path) -> None:
-    left_open = SQLiteServer(path).connection()
+def test_after_a_run_that_never_left_its_block_the_next_one_takes_over(path: Path) -> None:
+    """As one that broke down. (A generator that is left open would be closed by trio at the end of its run.)"""
+    server = SQLiteServer(path)
+    tokens: list[trio.lowlevel.TrioToken] = []
 
     async def crash() -> None:
-        await left_open.__aenter__()
+        tokens.append(await server._session.enter())
+        await server.declare(["q"])
+        await server.publish(messages("1"))
+
+    async def go_on() -> None:
+        async with server.connection():
+            await server._session.leave(tokens[0])  # the first block ends late: it must not close anything any more
+            assert await server.counts("q") == Counts(ready=1)
+            with trio.fail_after(30):
+                while len(threads()) > 1:
+                    await trio.sleep(0.001)
 
     trio.run(crash)
+    assert len(threads()) == 1
+    trio.run(go_on)
     assert threads() == []
 
 
@@ -129,18 +143,28 @@ async def test_two_live_runs_cannot_share_one_object_but_one_file(path: Path) ->
         assert await server.counts("q") == Counts(ready=1)
 
 
-async def test_while_nobody_waits_the_file_is_left_alone(path: Path) -> None:
-    async def wake_ups() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
-        await trio.sleep(0.3)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+async def test_while_nobody_waits_the_file_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = Lookout._version
+    looks = 0
 
-    async with serving(path) as server:
-        await idle()
-        assert await wake_ups() < 10
+    def counted(lookout: Lookout) -> int:
+        nonlocal looks
+        looks += 1
+        return version(lookout)
+
+    monkeypatch.setattr(Lookout, "_version", counted)
+    clock = SteppedClock()
+    async with serving(path, clock=clock) as server:
+        with trio.fail_after(30):
+            before = None
+            while before != (looks, clock.reads):  # until the thread sleeps for longer than a look would let it
+                before = (looks, clock.reads)
+                await trio.sleep(0.3)
         async with consuming(server), trio.open_nursery() as nursery:
             nursery.start_soon(server.watch, "1", "1", Snapshot(state="gone"))
-            assert await wake_ups() > 20
+            with trio.fail_after(30):
+                while looks < before[0] + 20:
+                    await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
 
 
@@ -305,6 +329,22 @@ async def test_what_only_a_dead_process_takes_goes_to_others(path: Path) -> None
         await one.publish([message("1", topic="b")])
         assert await now_ready(consumer) == []
         clock.advance(CONSUMER_SECONDS + 1)
+        assert ids(await now_ready(consumer)) == ["1"]
+
+
+async def test_what_a_dead_process_took_goes_to_others_at_the_end_of_its_own_time(path: Path) -> None:
+    clock = SteppedClock()
+    async with (
+        serving(path, clock=clock) as one,
+        serving(path, clock=SteppedClock()) as dead,
+        consuming(dead, frozenset("b")),
+        consuming(one, frozenset("a")) as consumer,
+    ):
+        await one.publish([message("1", topic="b")])
+        clock.advance(CONSUMER_SECONDS / 2)
+        await consumer.rescue()  # which renews this consumer, so that its time ends later
+        assert await now_ready(consumer) == []
+        clock.advance(CONSUMER_SECONDS / 2 + 1)
         assert ids(await now_ready(consumer)) == ["1"]
 
 

@@ -162,6 +162,34 @@ async def test_ticks_may_overlap_where_that_was_asked_for(app: Repid) -> None:
     assert len(runs) == 4
 
 
+@pytest.mark.parametrize(("options", "expected"), [({}, 2), ({"overlap": "skip"}, 2), ({"overlap": "allow"}, 4)])
+async def test_a_recurring_job_overlaps_only_where_that_was_asked_for(
+    app: Repid, options: dict[str, Any], expected: int
+) -> None:
+    runs: list[float] = []
+    worker = Worker()
+
+    @worker.actor
+    async def slow() -> None:
+        runs.append(trio.current_time())
+        await trio.sleep(25)
+
+    await Job("slow", deferred_by=10, **options).enqueue()
+    await run_for(45, worker)
+    assert len(runs) == expected
+
+
+async def test_what_a_recurring_job_is_declared_with_is_its_schedules_rule(app: Repid) -> None:
+    await Job("plain", cron="0 3 * * *").enqueue()
+    await Job("special", cron="0 3 * * *", timezone="Asia/Tokyo", overlap="allow", missed="none").enqueue()
+    rules = [
+        (rule.cron, rule.timezone, rule.overlap, rule.missed)
+        for name in ("default:plain", "default:special")
+        for rule in [(await app.schedules.get(name)).schedule]
+    ]
+    assert rules == [("0 3 * * *", "UTC", "skip", "one"), ("0 3 * * *", "Asia/Tokyo", "allow", "none")]
+
+
 async def test_a_recurring_job_is_stored_and_ticks(app: Repid) -> None:
     seen: list[int] = []
     worker = Worker()

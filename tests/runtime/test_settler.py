@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import trio
+from aids import UnreliableServer, send
 
-from repid import Envelope, SQLiteServer
+from repid import BrokerUnavailable, Envelope, Handle, InMemoryServer, Message, Repid, Router, SQLiteServer
 from repid.delivery import ACK, Ack, DeadLetter, Delivery, Failure, NewResult, Progress, Release, Retry, Settlement
 from repid.ports import Consumer
 from repid.runtime.ledger import Ledger
@@ -113,3 +114,53 @@ async def test_progress_that_cannot_be_written_keeps_nobody_elses_back(tmp_path:
                 await trio.sleep(0.01)
         assert (await server.watch("bad", "bad")).progress is None
         nursery.cancel_scope.cancel()
+
+
+async def test_verdicts_with_and_without_a_result_are_settled_together_where_results_live_elsewhere(
+    tmp_path: Path,
+) -> None:
+    store = InMemoryServer()
+    async with store.connection(), leased(tmp_path / "repid.db") as (server, consumer, deliveries):
+        ledger = Ledger(10, 10)
+        ledger.lease(deliveries, trio.current_time(), 60)
+        settler = Settler(consumer, ledger, store)
+        results = [None, NewResult(id="kept", state="success", payload=b"1"), None]
+        for delivery, result in zip(deliveries, results, strict=True):
+            settler.put(Settlement(delivery, ACK, result=result))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(settler.run)
+            await settler.close(10)
+        assert ledger.report().succeeded == 3
+        [stored] = await store.fetch_results(["kept"])
+        assert stored is not None
+        assert stored.payload == b"1"
+        assert await server.fetch_results(["kept"]) == [None]
+
+
+async def test_whoever_awaits_a_verb_outside_of_the_worker_is_told_that_the_worker_gave_up(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    taken: list[Message] = []
+    told: list[BrokerUnavailable] = []
+
+    @router.actor(confirmation_mode="manual")
+    async def job(message: Message) -> None:
+        taken.append(message)
+
+    async def acknowledge() -> None:
+        try:
+            await taken[0].ack()
+        except BrokerUnavailable as error:
+            told.append(error)
+
+    await send(app, "job")
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(1)
+        server.hanging.add("settle")
+        nursery.start_soon(acknowledge)
+        await trio.sleep(1)
+        handle.stop()
+    assert [str(error) for error in told] == [
+        f"the worker ended before the broker had answered for {taken[0].message_id!r}"
+    ]
