@@ -70,6 +70,11 @@ class Crossing(Generic[T]):
                 await self.answer()
         return self.error is not None and not isinstance(self.error, TrioEndedError)
 
+    @property
+    def has_returned(self) -> bool:
+        """Whether there is a result. There is none of a call that raised, that was cancelled, or that is under way."""
+        return hasattr(self, "value")
+
     def result(self) -> T:
         """What the call returned; raises what it raised."""
         self.check()

@@ -66,7 +66,7 @@ def crossing(function: Callable[P, Awaitable[T]], *, late: bool = False) -> Call
                 await crossing.answer()
             except asyncio.CancelledError:
                 has_raised = await crossing.call_off()
-                if not has_raised and not (late and crossing.error is None):
+                if not has_raised and not (late and crossing.has_returned):
                     raise
             return crossing.result()
         finally:
