@@ -11,7 +11,7 @@ import trio
 from aids import UnreliableServer, send
 
 from repid import Counts, Handle, Job, Message, Repid, Report, Router, catch_all_routing_strategy
-from repid.brokers.memory.consumer import InMemoryConsumer
+from repid.brokers.consumer import Consumer
 from repid.delivery import Delivery
 
 
@@ -220,10 +220,10 @@ async def test_a_thread_is_asked_to_stop(server: UnreliableServer) -> None:
 async def test_of_messages_on_their_way_together_only_the_cancelled_one_is_not_run(
     app: Repid, router: Router, server: UnreliableServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receive = InMemoryConsumer.receive
+    receive = Consumer.receive
     ran: list[int] = []
 
-    async def receive_late(consumer: InMemoryConsumer, *arguments: Any, **options: Any) -> list[Delivery]:
+    async def receive_late(consumer: Consumer, *arguments: Any, **options: Any) -> list[Delivery]:
         batch = await receive(consumer, *arguments, **options)
         await trio.sleep(1 if batch else 0)  # the answer is on its way
         return batch
@@ -232,7 +232,7 @@ async def test_of_messages_on_their_way_together_only_the_cancelled_one_is_not_r
     async def job(i: int) -> None:
         ran.append(i)
 
-    monkeypatch.setattr(InMemoryConsumer, "receive", receive_late)
+    monkeypatch.setattr(Consumer, "receive", receive_late)
     first = await Job("job", args={"i": 0}).enqueue()
     await send(app, "job", i=1)
     async with trio.open_nursery() as nursery:

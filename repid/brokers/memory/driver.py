@@ -1,6 +1,8 @@
 """The driver of the memory engine: the store, its clock and the consumers that wait.
 
 Every call is one synchronous step, so the driver is a local one: nothing in it waits but `news` and `claim_or_wait`.
+An interrupt in the middle of a step would leave half of it: the front door protects its calls from Ctrl-C, and what it
+calls directly protects itself.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TypeVar
 
 import trio
 from msgspec.structs import replace
+from trio.lowlevel import enable_ki_protection
 
 from ...delivery import Delivery, NewResult, Progress, Settlement, StoredResult
 from ...envelope import Envelope
@@ -116,6 +119,7 @@ class MemoryDriver:
         deliveries = self._step(partial(self.store.receive, taker, limit, at_most))
         return Claimed(deliveries, max(0.0, self.store.next_due() - self._clock.look()))
 
+    @enable_ki_protection
     async def claim_or_wait(self, consumer: str, limit: int, at_most: AtMost, deadline: float) -> list[Delivery]:
         """Lease what is ready now, or what becomes so first, in the publisher's step."""
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -133,6 +137,7 @@ class MemoryDriver:
             if deliveries or consumer not in self._takers or trio.current_time() >= deadline:
                 return deliveries
 
+    @enable_ki_protection
     def set_limits(self, consumer: str, at_most: AtMost) -> None:
         """The waiting claim of this consumer heeds these from now on."""
         taker = self._takers.get(consumer)
