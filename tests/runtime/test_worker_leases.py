@@ -6,12 +6,14 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 from aids import UnreliableServer, run_virtual, seed_scheduler, send
 
 from repid import Counts, Handle, LeaseLost, Message, Repid, Report, Router, Worker, catch_all_routing_strategy
+from repid.brokers.consumer import Consumer
 from repid.delivery import Delivery
 
 
@@ -420,3 +422,24 @@ def test_a_run_that_ends_when_leases_are_extended_is_counted_once(seed: int) -> 
             return await app.run_worker(burst=True)
 
     assert run_virtual(main) == Report(processed=5, succeeded=5)
+
+
+async def test_short_runs_do_not_wait_for_the_broker_because_a_worker_reads_ahead(
+    app: Repid, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = Consumer.receive
+
+    async def receive_late(consumer: Consumer, *arguments: Any, **options: Any) -> list[Delivery]:
+        await trio.sleep(0.1)  # the trip to the broker
+        return await receive(consumer, *arguments, **options)
+
+    @router.actor
+    async def job() -> None:
+        await trio.sleep(0.05)
+
+    monkeypatch.setattr(Consumer, "receive", receive_late)
+    for _ in range(400):
+        await send(app, "job")
+    began = trio.current_time()
+    await app.run_worker(burst=True, tasks_limit=10)
+    assert trio.current_time() - began < 5  # 40 rounds, each of a trip and a run one after the other, would take 6
