@@ -29,7 +29,7 @@ from .actors import (
 )
 from .app import Repid
 from .blocking import Client
-from .brokers import InMemoryMessageBroker, InMemoryServer, SQLiteMessageBroker, SQLiteServer
+from .brokers import InMemoryMessageBroker, InMemoryServer, Server, SQLiteMessageBroker, SQLiteServer
 from .delivery import Failure
 from .envelope import Envelope, PrioritiesT
 from .errors import (
@@ -42,8 +42,10 @@ from .errors import (
     InternalError,
     LeaseLost,
     MissingExtra,
+    NoAnswer,
     NoCurrentApp,
     NotConnected,
+    NotSupported,
     PayloadError,
     PublishUnknown,
     QueueNotDeclared,
@@ -91,8 +93,10 @@ __all__ = [
     "LeaseLost",
     "Message",
     "MissingExtra",
+    "NoAnswer",
     "NoCurrentApp",
     "NotConnected",
+    "NotSupported",
     "Outcomes",
     "PayloadError",
     "PrioritiesT",
@@ -112,6 +116,7 @@ __all__ = [
     "SQLiteServer",
     "Schedule",
     "Schedules",
+    "Server",
     "Status",
     "StoredSchedule",
     "SyncMessage",

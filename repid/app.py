@@ -16,7 +16,7 @@ from .errors import ConfigurationError
 from .hosts import LoopName, at_home, hosted, hosted_context
 from .names import awaiting, check_iterable, check_middleware
 from .ports import Broker, ResultStore
-from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring
+from .producer import Producer, ProducerMiddleware, Publish, around, publish_declaring, publish_without_results
 from .recurring import Schedules
 from .runtime import Handle, Report
 from .servers import Connection, Servers
@@ -146,7 +146,10 @@ class Repid(Producer):
 
     def publisher(self, broker: Broker, *, declare: bool) -> Publish:
         """Publishes to a broker through the producer middlewares."""
-        return self.around(partial(publish_declaring, broker) if declare else broker.publish)
+        publish: Publish = partial(publish_declaring, broker) if declare else broker.publish
+        if self.result_store is None and not broker.capabilities.has("results"):
+            publish = partial(publish_without_results, publish, type(broker).__name__)
+        return self.around(publish)
 
     def around(self, publish: Publish) -> Publish:
         """The producer middlewares around a publisher."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -11,7 +12,7 @@ from .application import Application, find_app
 from .codec import JSON, encode_json
 from .delivery import StoredResult
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
-from .errors import ConfigurationError, ResultError, UsageError
+from .errors import ConfigurationError, NotSupported, ResultError, UsageError
 from .hosts import hosted
 from .names import check_duration, check_id, check_known, check_name
 from .ports import Broker, Missed, Overlap, Schedule, Snapshot
@@ -137,14 +138,17 @@ class Job:
         """
         app = find_app(self._app, f"job {self.name!r}")
         broker = app.server()
+        self._check_claimed(broker)
         if self._schedule is not None:
-            await broker.counts(self.queue.name)  # complains of an undeclared queue
+            if broker.capabilities.has("queue_admin"):
+                await broker.counts(self.queue.name)  # complains of an undeclared queue
             await self._declare(broker, self._schedule)
             self._latest = JobHandle(app, broker, self._schedule.envelope, self._schedule.name)
             return self._latest
         envelope = msgspec.structs.replace(self._model, id=self._id or new_id())
         if self._deferred_until is not None:
-            delay = max(0.0, self._deferred_until - await broker.now())
+            now = await broker.now() if broker.capabilities.has("schedules") else time.time()
+            delay = max(0.0, self._deferred_until - now)
             envelope = msgspec.structs.replace(envelope, options=msgspec.structs.replace(envelope.options, delay=delay))
         outcome = (await app.publisher(broker, declare=False)((envelope,)))[0]
         if outcome is not None:
@@ -202,6 +206,20 @@ class Job:
             wanted = declared(stored, schedule, "id" if self.is_unique else "job", await broker.now())
             if wanted is stored or await broker.replace_schedule(stored, wanted):
                 return
+
+    def _check_claimed(self, broker: Broker) -> None:
+        """Raise `NotSupported` where the server cannot keep the job unique, or recurring."""
+        claimed, name = broker.capabilities, type(broker).__name__
+        if self._schedule is not None and not claimed.has("schedules"):
+            raise NotSupported(
+                f"job {self.name!r} is recurring, but {name} keeps no schedules: give the server another one that does, "
+                "as state=, or use one that does, such as SQLiteServer"
+            )
+        if self._schedule is None and self._id is not None and claimed.unique_ids == "none":
+            raise NotSupported(
+                f"job {self.name!r} has id_={self._id!r}, which makes it unique, but {name} does not compare ids: leave "
+                "id_ out, or use a server that does, such as SQLiteServer"
+            )
 
     def _make_schedule(self, options: JobOptions) -> Schedule | None:
         every: Any = options.get("deferred_by")

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
 from .codec import JSON, MESSAGE_PACK_CODEC, encode_json
 from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
-from .errors import BrokerRefused, ConfigurationError, PayloadError, QueueNotDeclared
+from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, QueueNotDeclared
 from .names import (
     brief,
     check_duration,
@@ -252,6 +252,18 @@ async def publish_declaring(broker: Broker, envelopes: Sequence[Envelope]) -> Ou
     for i, outcome in zip(missing, await broker.publish([envelopes[i] for i in missing]), strict=True):
         outcomes[i] = outcome
     return outcomes
+
+
+async def publish_without_results(publish: Publish, server: str, envelopes: Sequence[Envelope]) -> Outcomes:
+    """Publish where nobody keeps results. Raises `NotSupported`, and publishes none, if one is asked for."""
+    for envelope in envelopes:
+        if envelope.options.store_result:
+            raise NotSupported(
+                f"message {envelope.id!r} for {envelope.topic!r} says store_result=True, but {server} keeps no results: "
+                "give the app a result_store=, give the server another one that keeps them, as state=, or leave "
+                "store_result out"
+            )
+    return await publish(envelopes)
 
 
 def around(publish: Publish, middlewares: Sequence[ProducerMiddleware]) -> Publish:

@@ -41,8 +41,11 @@ def check_envelopes(envelopes: Iterable[Envelope]) -> None:
 
 
 def check_claimed(server: str, claimed: Capabilities, envelopes: Iterable[Envelope]) -> None:
-    """Raise `NotSupported` for an option that the engine cannot honour."""
-    if claimed.priorities != "none" and claimed.delays != "none" and claimed.ttl and claimed.has("results"):
+    """Raise `NotSupported` for an option that the engine cannot honour.
+
+    That a result is wanted concerns the worker, which may keep it elsewhere: see `check_settlements`.
+    """
+    if claimed.priorities != "none" and claimed.delays != "none" and claimed.ttl:
         return
     for envelope in envelopes:
         options = envelope.options
@@ -50,7 +53,6 @@ def check_claimed(server: str, claimed: Capabilities, envelopes: Iterable[Envelo
             "priority": claimed.priorities == "none" and options.priority is not None,
             "delay": claimed.delays == "none" and bool(options.delay),
             "ttl": not claimed.ttl and options.ttl is not None,
-            "store_result": not claimed.has("results") and bool(options.store_result),
         }
         for option, is_refused in wanted.items():
             if is_refused:
@@ -81,14 +83,24 @@ def check_lease_timeout(value: float | timedelta) -> float:
     return lease_timeout
 
 
-def check_settlements(settlements: Iterable[Settlement]) -> None:
-    """Raise `InternalError` for what is no disposition, and `ConfigurationError` for an outbox or result that is wrong."""
+def check_settlements(
+    server: str, claimed: Capabilities, settlements: Iterable[Settlement], *, keeps_results: bool
+) -> None:
+    """Raise `InternalError` for what is no disposition, `ConfigurationError` for an outbox or result that is wrong, and
+    `NotSupported` for one that the server does not claim.
+    """
     for settlement in settlements:
         if type(settlement.disposition) not in _DISPOSITIONS:
             raise InternalError(f"{settlement.disposition!r} is no disposition")
         if settlement.outbox:
             check_envelopes(settlement.outbox)
+            check_claimed(server, claimed, settlement.outbox)
         if settlement.result is not None:
+            if not keeps_results:
+                raise NotSupported(
+                    f"{server} cannot store the result of message {settlement.delivery.envelope.id!r}: it does not have "
+                    "the role 'results'; give it another server that has it, as state=, or the app a result_store="
+                )
             check_results([settlement.result])
 
 

@@ -67,13 +67,15 @@ class Consumer:
         self._driver = driver
         self._hub = hub
         self._result_store = result_store
+        self._claimed = claimed = driver.capabilities
+        self._keeps_results = result_store is not None or claimed.has("results")
         self._waiting: set[_Claim] = set()
         self._unanswered: set[Token] = set()
         """Tokens of leases whose settlement was sent and not answered."""
-        self._of_link: dict[Token, int] | None = {} if driver.capabilities.leases == "connection" else None
+        self._of_link: dict[Token, int] | None = {} if claimed.leases == "connection" else None
         """Tokens of leases that end with the link, with how often it had broken when they were taken."""
         self._line = cast("WaitingDriver", driver) if isinstance(driver, WaitingDriver) else None
-        self._tracking = cast("TrackingDriver", driver) if driver.capabilities.has("tracking") else None
+        self._tracking = cast("TrackingDriver", driver) if claimed.has("tracking") else None
 
     @property
     def lease_timeout(self) -> float:
@@ -125,7 +127,7 @@ class Consumer:
         `BrokerUnavailable` where there was no answer: make the same call again. What it settled after all is then
         answered as unknown, not as refused. Cancelling loses nothing, as for any other call.
         """
-        check_settlements(settlements)
+        check_settlements(self._calls.server, self._claimed, settlements, keeps_results=self._keeps_results)
         if self._result_store is not None:
             settlements = await self._store_results(self._result_store, settlements)
         settle = partial(self._driver.settle, self.key, settlements)
@@ -147,7 +149,9 @@ class Consumer:
         return await self._calls("rescue", self._driver.rescue)
 
     async def suspects(self) -> int:
-        """How many ready messages this consumer could be given if it held nothing else."""
+        """How many ready messages this consumer could be given if it held nothing else; 0 where nothing is isolated."""
+        if not self._claimed.isolates:
+            return 0
         claim = partial(self._driver.claim, self.key, 0, ANYTHING)
         return (await self._calls("suspects", claim, count=0)).suspects
 

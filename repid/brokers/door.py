@@ -29,7 +29,6 @@ from ..envelope import Envelope, new_id
 from ..errors import (
     BrokerError,
     BrokerRefused,
-    DuplicateId,
     NoAnswer,
     NotConnected,
     NotSupported,
@@ -65,6 +64,7 @@ from .shared.calls import Calls
 from .shared.coalescer import Coalescer
 from .shared.hub import Hub
 from .shared.link import Link, LinkState
+from .shared.ticking import tick_elsewhere
 from .shared.watching import Watchers
 
 STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
@@ -79,7 +79,9 @@ class Server:
 
     Programs under asyncio make these calls in the same way. Calls for what the engine does not claim (see
     `capabilities`) raise `NotSupported`. `instruments` are called with each call that has ended. `state` is another
-    server, which keeps results and schedules where this engine cannot; it is open while this one is.
+    server, which keeps results and schedules where this engine cannot; it is open while this one is. An engine that
+    cannot be asked how a message stands (role "tracking") does not know of an overlap: schedules are ticked then as with
+    overlap "allow".
     """
 
     def __init__(self, driver: Driver, *, instruments: Iterable[Instrument] = (), state: Server | None = None) -> None:
@@ -428,6 +430,7 @@ class Server:
         """
         self._need("schedules", "keep schedules")
         check_envelopes([new.schedule.envelope])
+        check_claimed(self._name, self.capabilities, [new.schedule.envelope])
         return await self._calls("replace_schedule", partial(self._schedules.replace_schedule, old, new))
 
     @hosted
@@ -463,18 +466,14 @@ class Server:
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
         """Make `next_at` the schedule's next time and publish, if its next tick is still `expected_next`.
 
-        One atomic step, unless another server (`state`) keeps the schedules: then the message is published first, under
-        an id that names the tick, so two workers that tick at once publish it once where ids are unique.
+        One atomic step, unless another server (`state`) keeps the schedules: see `shared.ticking`.
         """
         self._need("schedules", "tick schedules")
         if envelope is not None:
             check_envelopes([envelope])
-            if self._schedules is not self._roles:
-                await self.declare([envelope.queue])
-                named = replace(envelope, id=f"{name}@{expected_next:.6f}")
-                refused = (await self.publish([named]))[0]
-                if isinstance(refused, DuplicateId):
-                    return "lost"
+            check_claimed(self._name, self.capabilities, [envelope])
+            if self._state is not None and self._schedules is self._state:
+                return await tick_elsewhere(self, self._state, name, expected_next, next_at, envelope)
         return await self._calls("tick", partial(self._schedules.tick, name, expected_next, next_at, envelope))
 
     def _need(self, role: Role, what: str) -> None:

@@ -13,6 +13,7 @@ from ..logs import Log
 from ..ports import Consumer, ResultStore, Verdict
 from .backoff import backoff
 from .ledger import Ledger
+from .postponed import Postponed
 
 log = Log("repid.worker")
 
@@ -20,10 +21,15 @@ log = Log("repid.worker")
 class Settler:
     """Takes verdicts synchronously, so that nothing can come between "ended" and "handed over", and carries them out.
 
-    `result_store` is given where results live elsewhere than the messages. `run` is shielded: it ends when `close` was called and everything is settled. Whoever closes it bounds it.
+    `result_store` is given where results live elsewhere than the messages. `can_delay`: whether the server can make a
+    message ready later; otherwise `postponed` holds such verdicts back. `run` is shielded: it ends when `close` was called and everything is settled. Whoever closes it bounds it.
     """
 
-    def __init__(self, consumer: Consumer, ledger: Ledger, result_store: ResultStore | None = None) -> None:
+    def __init__(
+        self, consumer: Consumer, ledger: Ledger, result_store: ResultStore | None = None, *, can_delay: bool = True
+    ) -> None:
+        self.postponed = Postponed(self._put)
+        self._can_delay = can_delay
         self._consumer = consumer
         self._result_store = result_store
         self._ledger = ledger
@@ -42,6 +48,10 @@ class Settler:
 
     def put(self, settlement: Settlement) -> None:
         """Hand a verdict over: from here on it is final."""
+        if self._can_delay or not self.postponed.hold_back(settlement):
+            self._put(settlement)
+
+    def _put(self, settlement: Settlement) -> None:
         self._pending.append(settlement)
         self._ledger.unsettled += 1
         if self._parked:
@@ -70,6 +80,7 @@ class Settler:
 
     async def close(self, bound: float) -> None:
         """Take no more, settle what there is, and be done after `bound` seconds at the latest."""
+        self.postponed.close()
         self._closed = True
         self._lot.unpark_all()
         with trio.move_on_after(bound, shield=True):

@@ -17,6 +17,7 @@ from ..ports import Broker, Consumer, ResultStore
 from ..producer import Publish
 from .backends import HERE, Elsewhere, open_backends
 from .crew import Crew, Desk
+from .demands import Nowhere, check_demands
 from .executor import Executor
 from .keeper import Keeper, heed_events
 from .ledger import Ledger, Report
@@ -124,6 +125,7 @@ async def serve(
     A broker that is not available when it starts is waited for.
     """
     check_actors(actors)
+    check_demands(broker, actors, outlet.result_store)
     check_can_listen(settings.signals)
     patiently = Patience()
     opened = open_backends(actors, elsewhere, threads=settings.threads_limit, processes=settings.processes_limit)
@@ -136,8 +138,9 @@ async def serve(
             topics = roles.topics
             if settings.auto_declare:
                 await patiently(lambda: broker.declare(topics))
-            await patiently(lambda: store_schedules(broker, roles.schedules))
-            await patiently(lambda: report_unhandled(broker, roles.find))
+            if broker.capabilities.has("schedules"):
+                await patiently(lambda: store_schedules(broker, roles.schedules))
+                await patiently(lambda: report_unhandled(broker, roles.find))
             consumer = await patiently(lambda: stack.enter_async_context(broker.consume(topics)))
             await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which a stop ends the start
             try:
@@ -160,14 +163,21 @@ async def _keep_up(
     on_started: Callable[[], None],
 ) -> None:
     """The outer nursery: what must go on until the last verdict is settled."""
-    settler = Settler(consumer, ledger, outlet.result_store)
+    claimed = broker.capabilities
+    store = outlet.result_store
+    if store is None and not claimed.has("results"):
+        store = Nowhere(type(broker).__name__)
+    settler = Settler(consumer, ledger, store, can_delay=claimed.delays != "none")
     crew = Crew(roles, ledger, settler, contextvars.copy_context())
     reporter = Reporter(consumer)
     desk = Desk(crew, reporter, outlet.publisher, outlet.around)
     async with trio.open_nursery() as upkeep:
         upkeep.start_soon(settler.run)
         upkeep.start_soon(Keeper(consumer, crew).keep)
-        upkeep.start_soon(heed_events, consumer, crew)
+        if claimed.delays == "none":
+            upkeep.start_soon(settler.postponed.run)
+        if claimed.has("tracking") or claimed.leases == "connection":
+            upkeep.start_soon(heed_events, consumer, crew)
         upkeep.start_soon(reporter.run)
         try:
             await _run_actors(broker, consumer, crew, desk, settings, handle, on_started)
@@ -217,7 +227,8 @@ async def _run_actors(
                     try:
                         async with trio.open_nursery() as intake:
                             handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
-                            intake.start_soon(run_schedules, broker, crew.roles.schedules)
+                            if broker.capabilities.has("schedules"):
+                                intake.start_soon(run_schedules, broker, crew.roles.schedules)
                             intake.start_soon(crew.give_back_parked)
                             intake.start_soon(reader.read, intake.cancel_scope.cancel)
                             on_started()

@@ -4,4 +4,6 @@
 * `hub`: waiting for news of the engine, with one `news` call for all who wait.
 * `watching`: how jobs stand, with one `snapshots` call for all who watch.
 * `link`: the connection to the engine: opening it, noticing that it broke, opening it again.
+* `calls`: one call to a driver: checked, shielded, bounded and timed.
+* `ticking`: a tick whose schedule is kept by another server than the one that gets its message.
 """
