@@ -7,15 +7,13 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from ..delivery import Mode
+from ..delivery import Mode, Verb
 from ..inject import Message, Plan
 from ..ports import Schedule
 from ..retry import RetryPolicy
 from .routing import Predicate
 
-ErrorVerb: TypeAlias = Literal["ack", "nack", "reject", "retry"]
-
-OnError: TypeAlias = ErrorVerb | Callable[[BaseException], ErrorVerb | None]
+OnError: TypeAlias = Verb | Callable[[BaseException], Verb | None]
 """What to do when the actor raises: a verb, or a callable from the exception to one (None: the usual retries)."""
 
 Where: TypeAlias = Literal["host", "trio", "asyncio"]

@@ -23,7 +23,7 @@ from ..names import (
 )
 from ..ports import Missed, Overlap
 from ..retry import RetryPolicy, default_retry_policy_factory
-from .actor import ActorMiddleware, ErrorVerb, OnError, Where
+from .actor import ActorMiddleware, OnError, Where
 from .routing import RoutingStrategy, topic_based_routing_strategy
 
 
@@ -105,8 +105,6 @@ DEFAULTS: RouterOptions = {
 
 _ROUTER_OPTIONS = tuple(RouterOptions.__annotations__)
 _ACTOR_OPTIONS = (*_ROUTER_OPTIONS, "name", "every", "cron", "timezone", "overlap", "missed")
-_VERBS = get_args(ErrorVerb)
-assert _VERBS == VERBS
 
 
 def check_options(what: str, options: Mapping[str, Any], *, of_actor: bool) -> dict[str, Any]:

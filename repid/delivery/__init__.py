@@ -19,11 +19,26 @@ from .events import (
     PayloadRefused,
     Raised,
     Returned,
+    Starting,
     Stopping,
     TimedOut,
     Unrouted,
 )
-from .fate import MODES, VERBS, Mode, Phase, Terms, Verb, decide, say, unrouted_delay
+from .fate import (
+    MODES,
+    ON_PLAIN_RETURN,
+    VERBS,
+    Mode,
+    Phase,
+    Terms,
+    Verb,
+    decide,
+    disposition_for,
+    disposition_on,
+    unless_cancelled,
+    unrouted_delay,
+    with_failure,
+)
 from .lease import Delivery, Settlement, Token
 from .results import DAY, NewResult, Progress, ResultState, StoredResult, make_result
 
@@ -33,6 +48,7 @@ __all__ = [
     "KEEP",
     "MODES",
     "MOST_LOST",
+    "ON_PLAIN_RETURN",
     "SUSPECT_FROM",
     "VERBS",
     "Ack",
@@ -59,6 +75,7 @@ __all__ = [
     "Retry",
     "Returned",
     "Settlement",
+    "Starting",
     "Stopping",
     "StoredResult",
     "Terms",
@@ -67,10 +84,13 @@ __all__ = [
     "Unrouted",
     "Verb",
     "decide",
+    "disposition_for",
+    "disposition_on",
     "is_poison",
     "is_suspect",
     "make_result",
     "poison_failure",
-    "say",
+    "unless_cancelled",
     "unrouted_delay",
+    "with_failure",
 ]

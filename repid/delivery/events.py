@@ -9,6 +9,10 @@ import msgspec
 from .dispositions import Failure
 
 
+class Starting(msgspec.Struct, frozen=True):
+    """It is about to be started by an actor that acknowledges first."""
+
+
 class Returned(msgspec.Struct, frozen=True):
     """The actor returned. `word` is what it returned, looked at in the mode `manual_explicit` only."""
 
@@ -65,7 +69,8 @@ class LeaseExpired(msgspec.Struct, frozen=True):
 
 
 Event: TypeAlias = (
-    Returned
+    Starting
+    | Returned
     | Raised
     | TimedOut
     | PayloadRefused

@@ -1,6 +1,9 @@
-"""The fate of a delivery. The rules, all of them:
+"""The fate of a delivery, as its worker decides it. Nothing outside this module makes a disposition.
+
+The rules, all of them:
 
 * A verdict is given once. What happens after it (an exception, a timeout) changes nothing.
+* An actor that acknowledges first (`ack_first`): Ack before the start, and nothing afterwards.
 * An actor that returned: Ack; in the mode `manual` the lease is kept, in `manual_explicit` the word it returned
   is the verdict.
 * An actor that raised or ran past its timeout: first what `on_error` says; then, while retries are left, Retry
@@ -12,7 +15,10 @@
 * Past its ttl before it was ever started: DeadLetter. A start, whatever came of it, ends the ttl.
 * A stopping worker: Release. No attempt is used, being interrupted is nobody's fault.
 * Cancelled by somebody: Cancel. It is never retried.
+* A verdict that was given while the run went on, and would have the message run again: Cancel, if the message was
+  cancelled meanwhile.
 * A lost lease: nothing. Somebody else owns the message.
+* A verdict that the broker cannot write: the same one with that error as its failure, or else DeadLetter.
 
 `FATES` has a row for each event that can reach a delivery in each phase; any other is our bug and says so.
 """
@@ -36,6 +42,7 @@ from .events import (
     PayloadRefused,
     Raised,
     Returned,
+    Starting,
     Stopping,
     TimedOut,
     Unrouted,
@@ -70,7 +77,11 @@ class Terms(msgspec.Struct, frozen=True):
     unrouted_for: float = 3600.0
 
 
-def decide(phase: Phase, event: Event, terms: Terms) -> Disposition | Keep | None:
+NO_TERMS = Terms(mode="auto", attempt=1, retries=0, retry_delay=float)
+"""For events whose consequence does not depend on the actor."""
+
+
+def decide(phase: Phase, event: Event, terms: Terms = NO_TERMS) -> Disposition | Keep | None:
     """What the broker must do now; `KEEP`: the lease stays with us; None: nothing, and nothing is kept."""
     try:
         rule = FATES[phase, type(event)]
@@ -79,17 +90,50 @@ def decide(phase: Phase, event: Event, terms: Terms) -> Disposition | Keep | Non
     return rule(event, terms)
 
 
-def say(word: str, terms: Terms, failure: Failure | None = None) -> Disposition | None:
-    """What the word means for a delivery under these terms; None for an unknown word, or a retry with none left."""
+def disposition_on(phase: Phase, event: Event) -> Disposition:
+    """Decide where the event alone says which disposition follows, whatever the actor is."""
+    decision = decide(phase, event)
+    if isinstance(decision, Disposition):
+        return decision
+    raise InternalError(f"{type(event).__name__} alone does not settle a delivery that is {phase.value}")
+
+
+def disposition_for(
+    word: str, terms: Terms, failure: Failure | None = None, delay: float | None = None
+) -> Disposition | None:
+    """What the word means for a started delivery under these terms.
+
+    `delay` is in seconds: how long after a retry, instead of what the policy says, or after a reject the message is
+    ready again. Returns None for an unknown word, and for a retry where none is left.
+    """
     if word == "ack":
         return Ack(failure) if failure else ACK
     if word == "nack":
         return DeadLetter("nacked", failure)
     if word == "reject":
-        return Release(started=True)
+        return Release(0.0 if delay is None else delay, started=True)
     if word == "retry" and terms.attempt <= terms.retries:
-        return Retry(terms.retry_delay(terms.attempt), failure)
+        return Retry(terms.retry_delay(terms.attempt) if delay is None else delay, failure)
     return None
+
+
+def unless_cancelled(disposition: Disposition, *, cancelled: bool) -> Disposition:
+    """The disposition, or Cancel if it would have a cancelled message run again."""
+    return Cancel() if cancelled and isinstance(disposition, Retry | Release) else disposition
+
+
+def with_failure(disposition: Disposition, failure: Failure) -> Disposition:
+    """What to do in place of a disposition that the broker cannot write, for a reason that is told in `failure`.
+
+    A retry stays a retry. The actor has ended and what it did is done, so no other message is run again for this.
+    """
+    match disposition:
+        case Retry(delay):
+            return Retry(delay, failure)
+        case DeadLetter(reason):
+            return DeadLetter(reason, failure)
+        case _:
+            return DeadLetter("failed", failure)
 
 
 def unrouted_delay(age: float, chance: float) -> float:
@@ -103,7 +147,7 @@ def _returned(event: Returned, terms: Terms) -> Disposition | Keep:
         return KEEP
     if terms.mode != "manual_explicit":
         return ACK
-    disposition = say(event.word, terms) if isinstance(event.word, str) else None
+    disposition = disposition_for(event.word, terms) if isinstance(event.word, str) else None
     if disposition is not None:
         return disposition
     text = f"an actor in the mode 'manual_explicit' must return one of {', '.join(VERBS)}, but returned {_show(event.word)}"
@@ -120,12 +164,12 @@ def _show(value: object) -> str:
 
 
 def _failed(event: Raised | TimedOut, terms: Terms) -> Disposition:
-    said = say(event.word, terms, event.failure) if event.word is not None else None
+    said = None if event.word is None else disposition_for(event.word, terms, event.failure)
     if said is not None:
         return said
     if terms.mode == "always_ack":
         return Ack(event.failure)
-    return say("retry", terms, event.failure) or DeadLetter("failed", event.failure)
+    return disposition_for("retry", terms, event.failure) or DeadLetter("failed", event.failure)
 
 
 def _payload_refused(event: PayloadRefused, _: Terms) -> Disposition:
@@ -146,6 +190,10 @@ def _expired(_: Expired, __: Terms) -> Disposition:
     return DeadLetter("expired")
 
 
+def _ack_first(_: Starting, __: Terms) -> Disposition:
+    return ACK
+
+
 def _cancel(_: CancelRequested, __: Terms) -> Disposition:
     return Cancel()
 
@@ -163,6 +211,7 @@ def _nothing(_: Event, __: Terms) -> None:
 
 
 FATES: dict[tuple[Phase, type[Event]], Callable[[Any, Terms], Disposition | Keep | None]] = {
+    (Phase.HELD, Starting): _ack_first,
     (Phase.HELD, PayloadRefused): _payload_refused,
     (Phase.HELD, Unrouted): _unrouted,
     (Phase.HELD, Crowded): _crowded,
@@ -183,3 +232,7 @@ FATES: dict[tuple[Phase, type[Event]], Callable[[Any, Terms], Disposition | Keep
     (Phase.DECIDED, Stopping): _nothing,
     (Phase.DECIDED, LeaseExpired): _nothing,
 }
+
+
+ON_PLAIN_RETURN = disposition_on(Phase.RUNNING, Returned())
+"""The decision for every return in the mode `auto`, made once for the hot path."""

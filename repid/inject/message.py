@@ -13,7 +13,19 @@ from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from ..codec import JSON, encode_json
-from ..delivery import ACK, Ack, Cancel, DeadLetter, Delivery, Disposition, Progress, Release, Retry, Terms
+from ..delivery import (
+    Ack,
+    Cancel,
+    DeadLetter,
+    Delivery,
+    Disposition,
+    Progress,
+    Release,
+    Retry,
+    Terms,
+    Verb,
+    disposition_for,
+)
 from ..envelope import Envelope
 from ..errors import AlreadySettled, UsageError
 from ..hosts import crossing
@@ -214,15 +226,15 @@ class Message(Received, Producer):
 
         Raises `LeaseLost` if the message had been given to another worker meanwhile.
         """
-        return self._decide("acked", ACK)
+        return self._decide("acked", "ack")
 
     def nack(self) -> Coroutine[Any, Any, None]:
         """Failed for good: a dead letter, without retries. The outbox is dropped."""
-        return self._decide("nacked", DeadLetter("nacked"))
+        return self._decide("nacked", "nack")
 
     def reject(self) -> Coroutine[Any, Any, None]:
         """Not here: ready again for any worker when the actor has ended; no attempt is used. The outbox is dropped."""
-        return self._decide("rejected", Release(started=True))
+        return self._decide("rejected", "reject")
 
     def retry(self, delay: float | timedelta | None = None) -> Coroutine[Any, Any, None]:
         """Run it again, `delay` after the actor has ended (seconds or timedelta; None: its policy). Uses an attempt.
@@ -230,20 +242,14 @@ class Message(Received, Producer):
         Raises `UsageError` in the last attempt; the message is still open then.
         """
         self._check_open("retried")
-        terms = self._terms
-        if terms.attempt > terms.retries:
-            raise UsageError(
-                f"message {self.message_id!r} cannot be retried: attempt {terms.attempt} is the last "
-                f"(retries={terms.retries})"
-            )
-        wait = terms.retry_delay(terms.attempt) if delay is None else check_duration("delay", delay)
-        return self._decide("retried", Retry(wait))
+        wait = None if delay is None else check_duration("delay", delay)
+        return self._decide("retried", "retry", delay=wait)
 
     def snooze(self, delay: float | timedelta) -> Coroutine[Any, Any, None]:
         """Not now: ready again `delay` after the actor has ended (seconds or timedelta); no attempt is used. The outbox
         is dropped.
         """
-        return self._decide("snoozed", Release(check_duration("delay", delay), started=True))
+        return self._decide("snoozed", "reject", delay=check_duration("delay", delay))
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> Coroutine[Any, Any, None]:
         """Tell whoever watches the job how far this run has come. Cheap enough for a loop: what is told in quick
@@ -285,7 +291,7 @@ class Message(Received, Producer):
         reply = make_envelope(target, payload, content_type, {"headers": headers})
         publish = self._desk.holder(hold)
         if publish is hold:
-            return self._decide("replied", ACK, (reply,))
+            return self._decide("replied", "ack", (reply,))
         return self._reply_through(publish, reply, replies)
 
     def reply_json(
@@ -317,8 +323,14 @@ class Message(Received, Producer):
             )
 
     def _decide(
-        self, action: Action, disposition: Disposition, replies: Sequence[Envelope] = ()
+        self, action: Action, verb: Verb, replies: Sequence[Envelope] = (), delay: float | None = None
     ) -> Coroutine[Any, Any, None]:
+        disposition = disposition_for(verb, self._terms, delay=delay)
+        if disposition is None:
+            raise UsageError(
+                f"message {self.message_id!r} cannot be {action}: attempt {self._terms.attempt} is the last "
+                f"(retries={self._terms.retries})"
+            )
         return Said(self._desk.in_trio(self._take, action, disposition, replies))
 
     def _take(self, action: Action, disposition: Disposition, replies: Sequence[Envelope]) -> Wait:
@@ -333,7 +345,7 @@ class Message(Received, Producer):
 
     async def _reply_through(self, publish: Publish, reply: Envelope, replies: Sequence[Envelope]) -> None:
         accepted(reply, await publish((reply,)))
-        await self._decide("replied", ACK, replies)
+        await self._decide("replied", "ack", replies)
 
 
 class Outbox(Producer):

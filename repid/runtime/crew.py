@@ -29,10 +29,10 @@ from ..delivery import (
     Progress,
     Settlement,
     Stopping,
-    Terms,
     Token,
     Unrouted,
     decide,
+    disposition_on,
 )
 from ..envelope import Envelope
 from ..errors import UsageError, did_you_mean
@@ -51,8 +51,6 @@ log = Log("repid.worker")
 
 LONGEST_PARKED = 1.0
 """Seconds for which a delivery waits for a thread or process before it is released."""
-
-_NO_TERMS = Terms(mode="auto", attempt=1, retries=0, retry_delay=float)
 
 
 class Crew:
@@ -240,7 +238,7 @@ class Crew:
 
     def turn_away(self, delivery: Delivery, event: Event, role: Role | None = None) -> None:
         """Settle a held delivery without a run; `role`: whose it is, if that is known and its result may be wanted."""
-        disposition = decide(Phase.HELD, event, _NO_TERMS)
+        disposition = decide(Phase.HELD, event)
         if isinstance(disposition, Cancel | DeadLetter):
             self.ledger.decided()
         self.ledger.unstarted()
@@ -288,7 +286,7 @@ class Crew:
                 executor.cut_off(delivery, CancelRequested)
             elif delivery in self.ledger.kept:
                 self.ledger.kept.discard(delivery)
-                self.settle(delivery, Cancel(), ())
+                self.settle(delivery, disposition_on(Phase.RUNNING, CancelRequested()), ())
             for limit in self.roles.limits:
                 if delivery in limit.parked:
                     self._take_up(limit, delivery, CancelRequested())
@@ -308,7 +306,7 @@ class Crew:
                 "message %r was left without a verdict by its actor (confirmation_mode='manual'); it is released",
                 delivery.envelope.id,
             )
-            self.settler.put(Settlement(delivery, self._released()))
+            self.settler.put(Settlement(delivery, disposition_on(Phase.RUNNING, Stopping())))
         self.ledger.kept.clear()
 
     def _unpark(self, limit: Limit) -> None:
@@ -324,11 +322,6 @@ class Crew:
                 self.turn_away(delivery, Stopping())
             else:
                 self.ledger.unstarted()
-
-    def _released(self) -> Disposition:
-        disposition = decide(Phase.RUNNING, Stopping(), _NO_TERMS)
-        assert isinstance(disposition, Disposition)
-        return disposition
 
 
 class Desk:

@@ -14,8 +14,7 @@ import trio
 
 from ..codec import encode_json
 from ..delivery import (
-    ACK,
-    Cancel,
+    ON_PLAIN_RETURN,
     CancelRequested,
     Delivery,
     Event,
@@ -28,9 +27,12 @@ from ..delivery import (
     Raised,
     Returned,
     Settlement,
+    Starting,
     Stopping,
     TimedOut,
     decide,
+    disposition_on,
+    unless_cancelled,
 )
 from ..errors import LeaseLost, PayloadError
 from ..inject import Message, refuse_unfinished
@@ -348,7 +350,7 @@ class Executor:
         run.acked_first = True
         if run.message is not None:
             run.message.acked_first()
-        self._settler.put(Settlement(run.delivery, ACK))
+        self._settler.put(Settlement(run.delivery, disposition_on(Phase.HELD, Starting())))
         answer = self._settler.expect(run.delivery)
         with suppress(LeaseLost):
             await answer.wait()
@@ -367,9 +369,9 @@ class Executor:
             return
         if role.is_plain and not run.delivery.envelope.options.store_result:  # the same as below, for the many
             if message is None:
-                self._settler.put(Settlement(run.delivery, ACK))
+                self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN))
             elif not message.is_acted_on:
-                self._settler.put(Settlement(run.delivery, ACK, message.close(ACK)))
+                self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN, message.close(ON_PLAIN_RETURN)))
             self._done(run)
             return
         payload = b"null"
@@ -481,7 +483,7 @@ class Executor:
         disposition = self._crew.deferred.pop(run.delivery, None) if self._crew.deferred else None
         if disposition is not None and run.delivery in self._ledger.leases:
             cancelled = run.delivery in self._ledger.cancelled_leases
-            self._crew.settle(run.delivery, Cancel() if cancelled else disposition, ())
+            self._crew.settle(run.delivery, unless_cancelled(disposition, cancelled=cancelled), ())
 
 
 _NO_ARGUMENTS: dict[str, Any] = {}

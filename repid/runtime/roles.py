@@ -8,7 +8,7 @@ from typing import Any
 
 from ..actors import Actor, onion
 from ..delivery import VERBS, Cancel, Delivery, Disposition, NewResult, Terms, make_result
-from ..envelope import Envelope
+from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
 from ..inject import MESSAGE, Bind, Message, Plan, Supplied, SuppliedAsync, SyncMessage, Values
 from ..logs import Log
@@ -321,7 +321,7 @@ def _finder(roles: list[Role]) -> Find:
     by_name: dict[str | None, Role] = {}
     for role in roles:
         by_name.setdefault(role.actor.name, role)  # the first one declared wins
-    return lambda envelope: by_name.get(envelope.headers.get("topic"))
+    return lambda envelope: by_name.get(envelope.headers.get(TOPIC))
 
 
 def _takes(actor: Actor, envelope: Envelope) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import trio
 
-from ..delivery import DeadLetter, Delivery, Disposition, Failure, NewResult, Retry, Settlement
+from ..delivery import Delivery, Failure, NewResult, Settlement, with_failure
 from ..errors import BrokerUnavailable, LeaseLost
 from ..logs import Log
 from ..ports import Consumer, ResultStore, Verdict
@@ -180,13 +180,7 @@ def _instead_of(settlement: Settlement, error: Exception) -> Iterator[Settlement
     failure = getattr(disposition, "failure", None) or Failure(type(error).__name__, "")
     text = f"{failure.text} (the verdict {type(disposition).__name__} could not be written: {error})".lstrip()
     failure = Failure(_plain(failure.type), _plain(text), _plain(failure.traceback))
-    match disposition:
-        case Retry(delay):
-            instead: Disposition = Retry(delay, failure)
-        case DeadLetter(reason):
-            instead = DeadLetter(reason, failure)
-        case _:
-            instead = DeadLetter("failed", failure)
+    instead = with_failure(disposition, failure)
     if result is not None:
         told = NewResult(id=result.id, state="failure", failure=failure, ttl=result.ttl)
         yield Settlement(settlement.delivery, instead, result=told)

@@ -7,12 +7,14 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from repid import InternalError
 from repid.delivery import (
     ACK,
     KEEP,
     MODES,
+    ON_PLAIN_RETURN,
     VERBS,
     Ack,
     Cancel,
@@ -28,16 +30,21 @@ from repid.delivery import (
     PayloadRefused,
     Phase,
     Raised,
+    Reason,
     Release,
     Retry,
     Returned,
+    Starting,
     Stopping,
     Terms,
     TimedOut,
     Unrouted,
     decide,
-    say,
+    disposition_for,
+    disposition_on,
+    unless_cancelled,
     unrouted_delay,
+    with_failure,
 )
 from repid.delivery.fate import FATES
 
@@ -50,6 +57,7 @@ def terms(mode: Any = "auto", *, attempt: int = 1, retries: int = 0) -> Terms:
 
 
 ROWS: list[tuple[Phase, Event, Terms, Disposition | Keep | None]] = [
+    (HELD, Starting(), terms("ack_first"), ACK),
     (HELD, PayloadRefused(FAILURE), terms(retries=5), DeadLetter("payload", FAILURE)),
     (HELD, Unrouted(0, 0.5), terms(), Release(0.1, unrouted=True)),
     (HELD, Unrouted(10, 0.5), terms(), Release(10, unrouted=True)),
@@ -117,6 +125,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(PayloadRefused, failures),
     st.builds(Unrouted, st.floats(0, 10_000), st.floats(0, 1, exclude_max=True)),
     st.builds(Crowded, st.floats(0, 1, exclude_max=True)),
+    st.just(Starting()),
     st.just(Expired()),
     st.just(Stopping()),
     st.just(LeaseExpired()),
@@ -166,7 +175,53 @@ def test_a_decision_obeys_the_rules(phase: Phase, event: Event, given_terms: Ter
 @given(st.text(), any_terms)
 def test_only_four_words_mean_anything(word: str, given_terms: Terms) -> None:
     if word not in VERBS:
-        assert say(word, given_terms) is None
+        assert disposition_for(word, given_terms) is None
+
+
+def test_a_delay_that_is_given_counts_instead_of_the_policy() -> None:
+    assert disposition_for("retry", terms(retries=1), delay=0.5) == Retry(0.5)
+    assert disposition_for("retry", terms(retries=1)) == Retry(10)
+    assert disposition_for("retry", terms(retries=0), delay=0.5) is None
+    assert disposition_for("reject", terms(), delay=0.5) == Release(0.5, started=True)
+
+
+def test_the_decision_made_beforehand_is_the_one_of_the_table() -> None:
+    assert decide(RUNNING, Returned("whatever"), terms("auto")) is ON_PLAIN_RETURN
+
+
+@pytest.mark.parametrize("event", [Raised(FAILURE), Returned()])
+@pytest.mark.parametrize("phase", [HELD, DECIDED])
+def test_what_depends_on_more_than_the_event_is_not_decided_by_it_alone(phase: Phase, event: Event) -> None:
+    with pytest.raises(InternalError):
+        disposition_on(phase, event)
+
+
+dispositions: st.SearchStrategy[Disposition] = st.one_of(
+    st.builds(Ack, st.none() | failures),
+    st.builds(Retry, st.floats(0, 100), st.none() | failures),
+    st.builds(Release, st.floats(0, 100), st.booleans(), st.booleans()),
+    st.builds(DeadLetter, st.sampled_from(get_args(Reason)), st.none() | failures),
+    st.just(Cancel()),
+)
+
+
+@given(dispositions, st.booleans())
+def test_a_cancelled_message_is_never_run_again(disposition: Disposition, cancelled: bool) -> None:
+    decision = unless_cancelled(disposition, cancelled=cancelled)
+    if cancelled and isinstance(disposition, Retry | Release):
+        assert decision == Cancel()
+    else:
+        assert decision is disposition
+
+
+@given(dispositions)
+def test_a_verdict_that_cannot_be_written_becomes_a_failure_that_says_so(disposition: Disposition) -> None:
+    decision = with_failure(disposition, FAILURE)
+    assert isinstance(decision, Retry | DeadLetter)
+    assert decision.failure == FAILURE
+    assert isinstance(decision, Retry) is isinstance(disposition, Retry)
+    if isinstance(disposition, Retry | DeadLetter):
+        assert decision == replace(disposition, failure=FAILURE)
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1, exclude_max=True))

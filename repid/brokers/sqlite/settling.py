@@ -14,6 +14,7 @@ from ...delivery import (
     Release,
     Retry,
     Settlement,
+    unless_cancelled,
 )
 from ...envelope import PrioritiesT
 from ...ports import REFUSED, SETTLED, Verdict
@@ -92,9 +93,10 @@ def _forgive(store: Store, leased: _Leased) -> _Leased:
 
 
 def _carry_out(store: Store, leased: _Leased, disposition: Disposition, result: NewResult | None) -> None:
-    if leased.cancelling and isinstance(disposition, Retry | Release):
-        disposition, result = Cancel(), None
-    match disposition:
+    carried_out = unless_cancelled(disposition, cancelled=bool(leased.cancelling))
+    if carried_out is not disposition:
+        result = None
+    match carried_out:
         case Ack():
             store.remove(leased.seq)
         case Cancel():
@@ -104,9 +106,9 @@ def _carry_out(store: Store, leased: _Leased, disposition: Disposition, result: 
         case DeadLetter(reason, failure):
             store.bury(leased.seq, reason, failure)
         case Retry():
-            _retry(store, leased, disposition)
+            _retry(store, leased, carried_out)
         case Release():
-            _release(store, leased, disposition)
+            _release(store, leased, carried_out)
     if result is not None:
         results.store(store.connection, store.now, [result])
 
