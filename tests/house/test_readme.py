@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"]\(([^)\s]+)\)")
 
@@ -78,9 +83,11 @@ def test_every_link_to_a_file_or_heading_leads_somewhere(document: str) -> None:
         if re.match(r"[a-z]+:", link):
             continue
         target, _, anchor = link.partition("#")
-        assert (ROOT / target).exists(), link
+        folder = (ROOT / document).parent
+        assert (folder / target).exists(), link
         if anchor:
-            assert anchor in headings(target or document), link
+            page = (folder / target).resolve() if target else ROOT / document
+            assert anchor in headings(str(page.relative_to(ROOT))), link
 
 
 def test_the_readme_lists_every_option_of_an_actor() -> None:
