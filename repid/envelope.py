@@ -91,16 +91,27 @@ _chance = _Chance()
 inherits(_chance)
 
 
-def new_id() -> str:
-    """A fresh id: 32 hexadecimal digits, 14 of them the microseconds since 1970, 18 random.
+# Ids are UUIDs of version 7 (RFC 9562, 5.7 and 6.2 method 3) without their dashes: 48 bits of milliseconds since 1970, the
+# version, 12 bits of the fraction of that millisecond (a 4096th of it is 0.24 microseconds), the variant, 62 bits of chance.
+# Ids that grow with time keep the indexes of a broker on disk small to write. Nothing relies on their order, which a
+# clock that is set back breaks.
 
-    Ids that grow with time keep the indexes of a broker on disk small to write; see UUID version 7 (RFC 9562) for
-    the same idea. Nothing relies on their order.
-    """
-    return (time.time_ns() // 1000 << 72 | _chance.getrandbits(72)).to_bytes(16, "big").hex()
+_VERSION_AND_VARIANT = 0x7000_8000_0000_0000_0000
+
+
+def new_id() -> str:
+    """A fresh id: a UUID of version 7 as 32 hexadecimal digits. `uuid.UUID(id_)` gives it in its usual form."""
+    ms, ns = divmod(time.time_ns(), 1_000_000)
+    fraction = ns * 4294 >> 20  # of 4096, nearly: less than that also for 999 999
+    return (ms << 80 | fraction << 64 | _chance.getrandbits(62) | _VERSION_AND_VARIANT).to_bytes(16, "big").hex()
 
 
 def new_ids(count: int) -> list[str]:
     """`count` ids like those of `new_id`, in ascending order, several times faster than one by one."""
-    start, digits = time.time_ns() // 1000, _chance.randbytes(9 * count).hex()
-    return [f"{start + i:014x}{digits[18 * i : 18 * i + 18]}" for i in range(count)]
+    ms, ns = divmod(time.time_ns(), 1_000_000)
+    start = ms << 12 | ns * 4294 >> 20
+    digits, variant = _chance.randbytes(8 * count).hex(), _chance.choice("89ab")
+    return [
+        f"{at >> 12:012x}7{at & 4095:03x}{variant}{digits[16 * i : 16 * i + 15]}"
+        for i, at in enumerate(range(start, start + count))
+    ]
