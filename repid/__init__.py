@@ -18,12 +18,18 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `logs`, `tracebacks`: loggers and words for errors that cannot fail, whatever an error or a handler does.
 """
 
+import inspect as _inspect
+import types as _types
+import typing as _typing
+
 from ._version import __version__
 from .actors import (
     Actor,
     ActorMiddleware,
+    ActorOptions,
     CallNext,
     Router,
+    RouterOptions,
     catch_all_routing_strategy,
     topic_based_routing_strategy,
 )
@@ -55,26 +61,29 @@ from .errors import (
     WorkersFailed,
 )
 from .inject import Depends, Message, SyncMessage
-from .job import Job, JobHandle, Watch
-from .ports import BrowsedMessage, Counts, Schedule, StoredSchedule
-from .producer import Outcomes, ProducerMiddleware, Publish
+from .job import Job, JobHandle, JobOptions, Watch
+from .ports import BrowsedMessage, CallRecord, Capabilities, Counts, Instrument, Schedule, StoredSchedule
+from .producer import Outcomes, ProducerMiddleware, Publish, SendOptions
 from .queue import Queue
 from .recurring import Schedules
 from .results import Lazy, Result, Status
-from .retry import RetryPolicy, default_retry_policy_factory, with_jitter
+from .retry import RetryPolicy, RetryPolicyT, default_retry_policy_factory, with_jitter
 from .runtime import Handle, Report
-from .servers import Connection
-from .worker import Worker
+from .servers import Connection, Servers
+from .worker import Worker, WorkerOptions
 
 __all__ = [
     "Actor",
     "ActorMiddleware",
+    "ActorOptions",
     "AlreadySettled",
     "BrokerError",
     "BrokerRefused",
     "BrokerUnavailable",
     "BrowsedMessage",
     "CallNext",
+    "CallRecord",
+    "Capabilities",
     "Client",
     "ConfigurationError",
     "Connection",
@@ -86,9 +95,11 @@ __all__ = [
     "Handle",
     "InMemoryMessageBroker",
     "InMemoryServer",
+    "Instrument",
     "InternalError",
     "Job",
     "JobHandle",
+    "JobOptions",
     "Lazy",
     "LeaseLost",
     "Message",
@@ -111,18 +122,23 @@ __all__ = [
     "Result",
     "ResultError",
     "RetryPolicy",
+    "RetryPolicyT",
     "Router",
+    "RouterOptions",
     "SQLiteMessageBroker",
     "SQLiteServer",
     "Schedule",
     "Schedules",
+    "SendOptions",
     "Server",
+    "Servers",
     "Status",
     "StoredSchedule",
     "SyncMessage",
     "UsageError",
     "Watch",
     "Worker",
+    "WorkerOptions",
     "WorkersFailed",
     "__version__",
     "catch_all_routing_strategy",
@@ -130,3 +146,21 @@ __all__ = [
     "topic_based_routing_strategy",
     "with_jitter",
 ]
+
+
+def _name_as_public() -> None:
+    """Let what is public say that it is `repid.X`, wherever it is written: in reprs, tracebacks, pickles, documentation.
+
+    Annotations that are texts are read in the module that a class names, so they are resolved before.
+    """
+    for name in __all__:
+        value = globals()[name]
+        if isinstance(value, type):
+            own = _inspect.get_annotations(value)
+            hints = _typing.get_type_hints(value, include_extras=True) if own else {}
+            value.__annotations__ = {field: hints[field] for field in own}
+        if isinstance(value, type | _types.FunctionType):
+            value.__module__ = __name__
+
+
+_name_as_public()

@@ -14,6 +14,9 @@ from .errors import ConfigurationError
 RetryPolicy: TypeAlias = Callable[[int], float | timedelta]
 """From the retry's number (1 for the first) to the delay before it, in seconds or as a timedelta."""
 
+RetryPolicyT = RetryPolicy
+"""Another name for `RetryPolicy`."""
+
 
 def default_retry_policy_factory(
     min_backoff: float = 1.0,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import pickle
 import re
+import subprocess
+import sys
 import tomllib
 import types
+import typing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import repid
@@ -19,7 +24,7 @@ PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(en
 PROJECT: dict[str, Any] = PYPROJECT["project"]
 METADATA = importlib.metadata.metadata(PROJECT["name"])
 
-ALIASES = {"CallNext", "Outcomes", "Publish", "RetryPolicy"}
+ALIASES = {"CallNext", "Outcomes", "Publish", "RetryPolicy", "RetryPolicyT"}
 """Names for types: a docstring given to one could not be seen at run time."""
 
 
@@ -92,6 +97,45 @@ def test_every_public_method_has_a_docstring(name: str) -> None:
         and not inspect.getdoc(value)
     ]
     assert undocumented == []
+
+
+NAMED = [
+    name for name in repid.__all__ if inspect.isclass(getattr(repid, name)) or inspect.isfunction(getattr(repid, name))
+]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_public_class_and_function_says_where_it_is_imported_from(name: str) -> None:
+    value = getattr(repid, name)
+    assert value.__module__ == "repid"
+    assert getattr(repid, value.__name__) is value  # an alias says the name it stands for
+    assert pickle.loads(pickle.dumps(value)) is value
+    if type(value) is type:
+        assert repr(value) == f"<class 'repid.{value.__name__}'>"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_annotations_of_every_public_name_can_be_read(name: str) -> None:
+    typing.get_type_hints(getattr(repid, name))
+
+
+def test_public_values_are_pickled_and_decoded_as_before() -> None:
+    envelope = repid.Envelope("1", "mail", b"", headers={"topic": "a"})
+    assert pickle.loads(pickle.dumps(envelope)) == envelope
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(envelope), type=repid.Envelope) == envelope
+
+    class Stamped(repid.Envelope, frozen=True, kw_only=True):
+        stamp: int = 0
+
+    stamped = Stamped("1", "mail", b"", stamp=3)
+    assert msgspec.json.decode(msgspec.json.encode(stamped), type=Stamped) == stamped
+
+
+def test_importing_repid_loads_nothing_optional() -> None:
+    script = "import sys, repid; print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    optional = {"trio_asyncio", "trio_parallel", "cronsim", "typer", "rich", "click", "watchfiles", "uvloop"}
+    assert optional.isdisjoint(run.stdout.split())
 
 
 def test_importing_repid_needs_no_optional_dependency() -> None:
