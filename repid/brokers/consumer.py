@@ -21,8 +21,10 @@ from ..ports import (
     LeaseEvent,
     News,
     ResultStore,
+    SteadyDriver,
     Topics,
     TrackingDriver,
+    UnderWay,
     Verdict,
     WaitingDriver,
     at_most_of,
@@ -143,6 +145,15 @@ class Consumer:
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
         """Start the lease of each anew, also of one that has ended and was not rescued yet. False: it is lost."""
         return await self._calls("extend", partial(self._driver.extend, self.key, deliveries), count=len(deliveries))
+
+    def vouch(self, under_way: UnderWay) -> None:
+        """Have an engine with a thread of its own extend what is under way while the event loop is blocked.
+
+        Other engines do nothing: in this process nobody can take a lease while the loop is blocked, and from a remote
+        engine others take what is not extended in time.
+        """
+        if isinstance(self._driver, SteadyDriver):
+            self._driver.vouch(self.key, under_way)
 
     async def rescue(self) -> int:
         """Take back every lease that has ended, whoever holds it; how many, those that are poison now included."""

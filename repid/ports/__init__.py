@@ -26,6 +26,7 @@ from .broker import (
     Sight,
     Snapshot,
     Topics,
+    UnderWay,
     Verdict,
     at_most_of,
 )
@@ -38,6 +39,7 @@ from .driver import (
     QueueAdminDriver,
     ResultDriver,
     ScheduleDriver,
+    SteadyDriver,
     TrackingDriver,
     WaitingDriver,
 )
@@ -97,10 +99,12 @@ __all__ = [
     "ScheduleStore",
     "Sight",
     "Snapshot",
+    "SteadyDriver",
     "StoredSchedule",
     "TickOutcome",
     "Topics",
     "TrackingDriver",
+    "UnderWay",
     "Verdict",
     "WaitingDriver",
     "at_most_of",

@@ -9,7 +9,7 @@ Time is the broker's own. All durations are in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias, get_args
 
@@ -144,6 +144,11 @@ class LeaseEvent(msgspec.Struct, frozen=True):
     kind: Literal["lost", "cancel"]
 
 
+UnderWay: TypeAlias = Callable[[], Mapping[Token, float]]
+"""The leases of a worker that are about to end although the work under them goes on, each with the seconds for which it
+may be extended at most. It may be called from any thread; what it returns holds for that moment only."""
+
+
 class Consumer(Protocol):
     """Leases messages of some queues to one worker. Leaving its block releases what it leased and nobody got."""
 
@@ -183,6 +188,13 @@ class Consumer(Protocol):
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
         """Start the lease of each anew. False: it is not ours any more. Cancelling: each may have been extended."""
+        ...
+
+    def vouch(self, under_way: UnderWay) -> None:
+        """Have the leases that `under_way` names extended while the event loop is blocked, where the engine can do that.
+
+        Where it cannot (`SteadyDriver`), this does nothing.
+        """
         ...
 
     async def rescue(self) -> int:

@@ -24,7 +24,7 @@ import msgspec
 from ..delivery import Delivery, NewResult, Progress, Settlement, StoredResult
 from ..envelope import Envelope
 from ..errors import BrokerRefused
-from .broker import AtMost, BrowsedMessage, Cancelled, Category, Counts, LeaseEvent, Sight, Topics, Verdict
+from .broker import AtMost, BrowsedMessage, Cancelled, Category, Counts, LeaseEvent, Sight, Topics, UnderWay, Verdict
 from .capabilities import Capabilities
 from .schedules import DueSchedules, StoredSchedule, TickOutcome
 
@@ -237,6 +237,18 @@ class WaitingDriver(Protocol):
 
     def set_limits(self, consumer: str, at_most: AtMost) -> None:
         """The claim of this consumer that waits just now heeds these limits from now on."""
+        ...
+
+
+@runtime_checkable
+class SteadyDriver(Protocol):
+    """Optional, for engines with a thread of their own: it extends leases while the event loop is blocked.
+
+    Without it a worker whose loop is blocked for longer than a lease loses what it is working on.
+    """
+
+    def vouch(self, consumer: str, under_way: UnderWay) -> None:
+        """Ask `under_way` several times in each lease, and extend what it names, until the consumer is closed."""
         ...
 
 

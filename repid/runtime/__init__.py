@@ -1,7 +1,7 @@
 """The worker at work. Nesting is the order of shutdown:
 
     connection, consumer                          close last
-      upkeep: `settler`, `keeper`, `progress`
+      upkeep: `settler`, `keeper`, `vouching`, `progress`
         actors: executors (`crew`, `executor`), their `timer`
           intake: `reader`, `scheduler`           cancelled first
 

@@ -114,6 +114,12 @@ class Executor:
         """Whether it runs something."""
         return self._run is not None
 
+    @property
+    def present(self) -> tuple[Delivery, float] | None:
+        """What it runs, and when the timeout of that ends, on trio's clock. May be asked from any thread."""
+        run = self._run
+        return None if run is None else (run.delivery, run.began + run.role.timeout(run.delivery.envelope))
+
     async def work(self) -> None:
         """Run deliveries until the channel is closed. Cancelled: releases the one it holds, if any."""
         try:

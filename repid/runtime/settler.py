@@ -34,6 +34,7 @@ class Settler:
         self._result_store = result_store
         self._ledger = ledger
         self._pending: list[Settlement] = []
+        self._on_their_way: list[Settlement] = []
         self._waiting: dict[Delivery, Answer] = {}
         self._parked = False
         self._lot = trio.lowlevel.ParkingLot()
@@ -45,6 +46,11 @@ class Settler:
     def has_ended(self) -> bool:
         """Whether verdicts come too late."""
         return self._ended.is_set()
+
+    @property
+    def handed_over(self) -> list[Delivery]:
+        """Those with a verdict that is not known to be carried out. May be asked from any thread."""
+        return [settlement.delivery for settlement in [*self._on_their_way, *self._pending]]
 
     def put(self, settlement: Settlement) -> None:
         """Hand a verdict over: from here on it is final."""
@@ -94,7 +100,8 @@ class Settler:
             self._scope.cancel()
 
     async def _settle_pending(self) -> None:
-        batch, self._pending = self._pending, []
+        batch = self._on_their_way = self._pending
+        self._pending = []
         try:
             verdicts = await self._settle(batch)
         except Exception as error:  # noqa: BLE001  whatever is wrong with one of them, the others are settled
@@ -105,6 +112,7 @@ class Settler:
                 self._note([written], [verdict])
         else:
             self._note(batch, verdicts)
+        self._on_their_way = []
 
     async def _settle_alone(self, settlement: Settlement) -> tuple[Settlement, Verdict]:
         """Settle it; where that can never be done, what was wrong becomes the failure of the message."""

@@ -40,6 +40,11 @@ class Holder(Protocol):
         ...
 
     @property
+    def present(self) -> tuple[Delivery, float] | None:
+        """What it runs, and when the timeout of that ends, on trio's clock. May be asked from any thread."""
+        ...
+
+    @property
     def deadline(self) -> float:
         """When the timeout of its present run ends, on trio's clock."""
         ...

@@ -28,6 +28,7 @@ from .roles import Roles, check_actors
 from .scheduler import report_unhandled, run_schedules, store_schedules
 from .settler import Settler
 from .signals import check_can_listen, listen
+from .vouching import Voucher
 
 CLAIM_BYTES = 64 * 1024 * 1024
 """What a worker holds of payloads at most, where nothing else was said."""
@@ -171,6 +172,7 @@ async def _keep_up(
     crew = Crew(roles, ledger, settler, contextvars.copy_context())
     reporter = Reporter(consumer)
     desk = Desk(crew, reporter, outlet.publisher, outlet.around)
+    consumer.vouch(Voucher(crew, consumer.lease_timeout))
     async with trio.open_nursery() as upkeep:
         upkeep.start_soon(settler.run)
         upkeep.start_soon(Keeper(consumer, crew).keep)

@@ -23,7 +23,7 @@ from .clock import MICRO
 from .directory import Lane
 from .results import conclude, purge
 from .rows import BODY, Trail, pack, to_envelope, to_list, to_trail
-from .store import LEASES_TOLD_APART, Store
+from .store import LEASES_TOLD_APART, Store, split
 from .unreadable import is_unreadable, read_or, to_unreadable
 
 log = logging.getLogger("repid.sqlite")
@@ -266,11 +266,6 @@ def extend(store: Store, tokens: Sequence[int]) -> list[bool]:
         return [True] * len(tokens)
     rows = [(until, store.boot, *split(token)) for token in tokens]
     return [store.execute(_EXTEND, row).rowcount > 0 for row in rows]
-
-
-def split(token: int) -> tuple[int, int]:
-    """Seq and n of a token; those of no lease for a number that is no token of ours."""
-    return divmod(token, LEASES_TOLD_APART) if 0 <= token < 2**63 else (-1, -1)
 
 
 def rescue(store: Store) -> int:

@@ -27,6 +27,7 @@ from ...ports import (
     StoredSchedule,
     TickOutcome,
     Topics,
+    UnderWay,
     Verdict,
 )
 from . import claiming, publishing, results, schedules, settling, views
@@ -81,6 +82,7 @@ class SQLiteDriver:
     async def unsubscribe(self, consumer: str) -> None:
         """Strike it off."""
         id_ = self._ids.pop(consumer, None)
+        self._session.vouchers.pop(consumer, None)
         if id_ is not None:
             with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME, shield=True):
                 await self._session.ask(Request(lambda store: store.close([id_]), in_memory=True))
@@ -109,6 +111,10 @@ class SQLiteDriver:
         """Start the lease of each anew, also of one that has ended and was not rescued yet."""
         tokens = [delivery.token for delivery in deliveries]
         return await self._session.change(lambda store: claiming.extend(store, tokens), durable=False)
+
+    def vouch(self, consumer: str, under_way: UnderWay) -> None:
+        """Have the thread extend what is under way while the event loop is blocked."""
+        self._session.vouchers[consumer] = under_way
 
     async def rescue(self) -> int:
         """Take back every lease that has ended."""

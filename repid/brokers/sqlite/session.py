@@ -18,6 +18,7 @@ from trio.lowlevel import (
 
 from ...errors import NotConnected, UsageError
 from ...logs import Log
+from ...ports import UnderWay
 from ...process import forks, inherits
 from .clock import Clock, micros
 from .requests import Counter, Request
@@ -42,7 +43,11 @@ class Session:
     def __init__(self, how: Opening, lease_timeout: float, clock: Clock) -> None:
         self.lease_timeout = lease_timeout
         self.depth = 0  # how many connection blocks are open
-        self._make_thread = partial(Thread, how=how, lease_timeout=micros(lease_timeout), clock=clock)
+        self.vouchers: dict[str, UnderWay] = {}
+        """Of each consumer: what is under way. The thread reads it."""
+        self._make_thread = partial(
+            Thread, how=how, lease_timeout=micros(lease_timeout), clock=clock, vouchers=self.vouchers
+        )
         self._counter: Counter | None = None
         self._thread: Thread | None = None
         self._token: TrioToken | None = None  # of the run that has it open
@@ -156,6 +161,7 @@ class Session:
 
     def _forget(self) -> None:
         self.depth = 0
+        self.vouchers.clear()
         self._token = self._thread = self._counter = None
 
 

@@ -19,11 +19,11 @@ from ...delivery import (
 from ...envelope import PrioritiesT
 from ...ports import REFUSED, SETTLED, Verdict
 from . import results
-from .claiming import are_valid, end_lease, split
+from .claiming import are_valid, end_lease
 from .clock import micros
 from .publishing import publish_declaring
 from .rows import Body, pack, to_list, to_options
-from .store import LEASES_TOLD_APART, Store
+from .store import LEASES_TOLD_APART, Store, split
 
 _SEQS = f"(SELECT value / {LEASES_TOLD_APART} FROM json_each(?))"  # noqa: S608
 _END_ALL = f"DELETE FROM lease WHERE seq IN {_SEQS}"  # noqa: S608

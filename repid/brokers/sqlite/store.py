@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...delivery import Failure, Reason
-from ...ports import Topics
+from ...ports import Topics, UnderWay
 from .clock import MICRO, Clock
 from .directory import VERSION, Directory
 from .results import conclude
@@ -25,6 +25,11 @@ LEASES_TOLD_APART = 4096
 
 CONSUMER_TIME = 30 * MICRO
 """A consumer nobody has heard of for so long is believed dead: what only it takes may go to others."""
+
+BEATS = 4
+"""So often our consumers are heard of in that time, and in each lease."""
+
+_NOBODY: Mapping[str, UnderWay] = {}
 
 _SEQ_BLOCK = 4096
 """So many numbers are taken from the file at once. What is left over when the file is closed is never used."""
@@ -75,13 +80,24 @@ class Store:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, clock: Clock, lease_timeout: int, earlier: Store | None = None
+        self,
+        connection: sqlite3.Connection,
+        clock: Clock,
+        lease_timeout: int,
+        earlier: Store | None = None,
+        *,
+        vouchers: Mapping[str, UnderWay] = _NOBODY,
     ) -> None:
-        """`earlier`: the store of a connection that had to be given up; its consumers are this one's now."""
+        """`earlier`: the store of a connection that had to be given up; its consumers are this one's now.
+
+        `vouchers`: what our consumers are working on.
+        """
         self.connection = connection
         self.execute = connection.execute
         self.clock = clock
         self.lease_timeout = lease_timeout
+        self._vouchers = vouchers
+        self._beat_time = max(MICRO // 100, min(CONSUMER_TIME, lease_timeout) // BEATS)
         self.directory = Directory(connection)
         self.now = 0
         self.boot_now = 0
@@ -152,7 +168,7 @@ class Store:
         """Enter a consumer; its id. Raises `QueueNotDeclared`."""
         id_, takes = self.directory.open(queues, self.boot, self.boot_now + CONSUMER_TIME)
         self._opening[id_] = takes
-        self.beat_due = min(self.beat_due, self.boot_now + CONSUMER_TIME // 3)
+        self.beat_due = min(self.beat_due, self.boot_now + self._beat_time)
         return id_
 
     def close(self, ids: Iterable[int]) -> None:
@@ -180,7 +196,19 @@ class Store:
             self._struck_off = set(self.leaving)
         if self.consumers:
             self.directory.renew(self.consumers, self.boot, self.boot_now + CONSUMER_TIME)
-        self.beat_due = self.boot_now + CONSUMER_TIME // 3 if self.consumers else _NEVER
+            self._extend_what_is_under_way()
+        self.beat_due = self.boot_now + self._beat_time if self.consumers else _NEVER
+
+    def _extend_what_is_under_way(self) -> None:
+        """The event loop of a worker may be blocked: then nobody else extends the leases under which it works."""
+        for under_way in list(self._vouchers.values()):
+            self.each(
+                "UPDATE lease SET until = max(until, ?) WHERE seq = ? AND n = ? AND boot = ?",
+                [
+                    (self.boot_now + int(min(left * MICRO, self.lease_timeout)), *split(token), self.boot)
+                    for token, left in under_way().items()
+                ],
+            )
 
     # Time
 
@@ -279,3 +307,8 @@ class Store:
     def each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> int:
         """Run one statement with each of the rows; how many rows of the file that changed."""
         return self.connection.executemany(sql, rows).rowcount
+
+
+def split(token: int) -> tuple[int, int]:
+    """Seq and n of a token; those of no lease for a number that is no token of ours."""
+    return divmod(token, LEASES_TOLD_APART) if 0 <= token < 2**63 else (-1, -1)

@@ -10,11 +10,13 @@ import math
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ...errors import BrokerUnavailable, InternalError, NotConnected, RepidError
 from ...logs import Log
+from ...ports import UnderWay
 from ...process import forks
 from .clock import Clock
 from .errors import STATEMENT_FAILED, explain
@@ -41,12 +43,15 @@ _GATHERING = 0.0005
 class Thread:
     """Works on one file until it is closed. Then everybody is answered, and nothing of it is left once it is joined."""
 
-    def __init__(self, counter: Counter, how: Opening, lease_timeout: int, clock: Clock) -> None:
+    def __init__(
+        self, counter: Counter, how: Opening, lease_timeout: int, clock: Clock, vouchers: Mapping[str, UnderWay]
+    ) -> None:
         self._counter = counter
         self._how = how
         self._path = how.path
         self._lease_timeout = lease_timeout
         self._clock = clock
+        self._vouchers = vouchers
         self._closing = False
         self._give_up_at = math.inf  # no lock is waited for any longer than that
         self._expected = 0  # how many were answered together at last
@@ -107,7 +112,7 @@ class Thread:
                 raise
             self._counter.refuse_all(error)
             return _AFTER_FAILURE
-        store = self._store = Store(connection, self._clock, self._lease_timeout, self._store)
+        store = self._store = Store(connection, self._clock, self._lease_timeout, self._store, vouchers=self._vouchers)
         try:
             synchronous = self._how.synchronous
             transactions = Transactions(store, self._counter, self._path, synchronous, lambda: self._give_up_at)
