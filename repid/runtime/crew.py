@@ -69,7 +69,7 @@ class Crew:
         self.timer = Timer(self.running)
         self.on_leave: Callable[[], None] = lambda: None
         """Called when a limit has room again."""
-        self.spread = False
+        self.runs_mostly_wait = False
         """Whether most runs have to wait for something."""
         self._send, self._receive = trio.open_memory_channel[list[Delivery]](math.inf)  # the reader bounds it
         self._idle = 0
@@ -99,7 +99,7 @@ class Crew:
 
     def give_all(self, batch: list[Delivery]) -> None:
         """Put a batch into the channel: in one piece for one executor, or where runs have to wait, spread over many."""
-        pieces = min(len(batch), self._idle + self.ledger.tasks_limit - self._hired) if self.spread else 1
+        pieces = min(len(batch), self._idle + self.ledger.tasks_limit - self._hired) if self.runs_mostly_wait else 1
         size = -(-len(batch) // max(pieces, 1))
         for end in range(len(batch), 0, -size):
             self.give(batch[max(0, end - size) : end])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import types
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from contextvars import Context
 from typing import Any
@@ -40,6 +39,7 @@ from ..logs import Log
 from ..tracebacks import let_go
 from .backends import UNFINISHED, abandoned
 from .crew import Crew, Desk
+from .drive import drive
 from .failures import failure_of, is_cancellation, log_failure, stems_from_cancellation, stray_cancellation
 from .roles import Role
 from .signals import comes_from_ctrl_c
@@ -52,14 +52,8 @@ RUNS_PER_CHECKPOINT = 16
 TIME_PER_CHECKPOINT = 0.001
 """After so many runs, or seconds, without one there is a checkpoint."""
 
-CHECKPOINTS_PER_RUN = 4
-"""A run may yield to others so often before it counts as one that waits for something."""
-
 NOTICEABLE = 0.05
 """Seconds. An actor that keeps the event loop for less is not named, even if its timeout ends meanwhile."""
-
-CHECKPOINT: Any = trio.lowlevel.cancel_shielded_checkpoint().send(None)  # noqa: ASYNC105  its first step by hand
-"""What a coroutine yields that waits for nothing and only lets others run: it is resumed in the next turn."""
 
 
 class Run(msgspec.Struct, eq=False, gc=False):
@@ -170,7 +164,7 @@ class Executor:
                         runs, due = 0, clock() + TIME_PER_CHECKPOINT
                 now = clock()
                 if now >= due:
-                    if run is not None:
+                    if run is not None and now - run.began >= NOTICEABLE:
                         self._name_if_blocking(run, run.began, now)
                     break
                 if runs >= RUNS_PER_CHECKPOINT:
@@ -262,55 +256,32 @@ class Executor:
         run.context = context
         return self._finish(run, context, coroutine, trap)
 
-    @types.coroutine
-    def _finish(
-        self, run: Run, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any
-    ) -> Generator[Any, Any, None]:
-        """Go on with a coroutine that has yielded `trap`. Each step runs in its own context, as part of this task."""
-        clock = trio.current_time
-        began = run.began
+    async def _finish(self, run: Run, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+        """Go on with a coroutine whose first step has yielded `trap`."""
         try:
-            self._name_if_blocking(run, began, clock())
-            for _ in range(CHECKPOINTS_PER_RUN):
-                if trap is not CHECKPOINT:
-                    break
-                self._share()
-                outcome = yield trap
-                began = clock()
-                trap = context.run(coroutine.send, outcome)
-                self._name_if_blocking(run, began, clock())
-            self._wait_for(run)
-            while True:
-                try:
-                    outcome = yield trap
-                except BaseException as error:  # noqa: BLE001  whatever is thrown in belongs to the coroutine
-                    began = clock()
-                    trap = context.run(coroutine.throw, error)
-                else:
-                    began = clock()
-                    trap = context.run(coroutine.send, outcome)
-                self._name_if_blocking(run, began, clock())
-        except StopIteration as stop:
-            self._name_if_blocking(run, began, clock())
-            self._disarm(run)
-            self._returned(run, stop.value)
+            self.stepped(run.began, trio.current_time())
+            value = await drive(coroutine, trap, context, self)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
-            outcome = trap = None  # the outcome may hold the error, whose traceback holds this frame
-            self._name_if_blocking(run, began, clock())
             self._disarm(run)
             self._failed(run, error)
+        else:
+            self._disarm(run)
+            self._returned(run, value)
 
-    def _share(self) -> None:
-        """A run yields to others: let there be others, who yield in the same turn, if there is enough to do for two."""
+    def yields(self) -> None:
+        """The run lets others run: let there be others, who yield in the same turn, if there is enough to do for two."""
         if len(self._batch) >= RUNS_PER_CHECKPOINT:
             half = len(self._batch) // 2
             later, self._batch = self._batch[:half], self._batch[half:]
             self._crew.give(later)
 
+    def stepped(self, began: float, ended: float) -> None:
+        """The run has kept the event loop from then to then."""
+        if ended - began >= NOTICEABLE and self._run is not None:
+            self._name_if_blocking(self._run, began, ended)
+
     def _name_if_blocking(self, run: Run, began: float, now: float) -> None:
         """Name the actor if its timeout ended during one step of it: nothing could cut it off, and nothing else ran."""
-        if now - began < NOTICEABLE:
-            return
         timeout = run.role.timeout(run.delivery.envelope)
         if began <= run.began + timeout < now:
             log.warning(
@@ -322,9 +293,11 @@ class Executor:
                 timeout,
             )
 
-    def _wait_for(self, run: Run) -> None:
+    def waits(self) -> None:
         """The run waits for something: its timeout is watched from now on, and others take over the batch."""
-        self._ledger.waited += 1
+        run = self._run
+        assert run is not None
+        self._ledger.suspended_runs += 1
         self._crew.pass_on(self.hand_back())
         self._crew.running[run.delivery] = self
         self.deadline = run.began + run.role.timeout(run.delivery.envelope)

@@ -72,9 +72,9 @@ class Ledger:
         self.finished = 0
         self.succeeded = self.failed = self.retried = self.released = self.dead = self.cancelled = 0
         self.dropped = self.refused = self.unknown = self.abandoned = 0
-        self.waited = 0
+        self.suspended_runs = 0
         """How many runs had to wait for something."""
-        self.noticed = 0
+        self.finished_when_woken = 0
         """How many runs had ended when the reader was last told that there is room."""
         self._refill_at = -1.0
         self._reader = trio.lowlevel.ParkingLot()
@@ -161,7 +161,7 @@ class Ledger:
         """Wake the reader if what it waits for has come about."""
         if self.held <= self._refill_at:
             self._refill_at = -1
-            self.noticed = self.finished
+            self.finished_when_woken = self.finished
             self._reader.unpark()
 
     async def wait_for_change(self, *, held: float = math.inf) -> None:

@@ -1,4 +1,19 @@
-"""Broker → channel: leases no more than the executors can take, and a little ahead."""
+"""Broker → channel: leases no more than the executors can take, and a little ahead.
+
+Theory. The reader is one task, and the only one that claims; there is at most one claim under way.
+
+* It asks when half of what it may hold is used up: the free executors have the other half to do meanwhile.
+* What the broker gives is entered in the ledger and handed to the crew before anything else can happen, so a
+  cancellation cannot come between. A claim that is cancelled loses nothing (see `Consumer.receive`).
+* The lease of what it gives began after the broker was asked. `_asked` is therefore the moment from which the ledger
+  counts, and a claim waits for a part of a lease at most: a message that came at its end has most of its lease left.
+* No claim can exceed `messages_limit`: the limit counts runs started, and what is held or parked may be started. Nor can
+  a claim exceed `claim_bytes`, but for one message that is bigger than what is left while half of the bound is free.
+* Limits of actors travel with a claim. When one of them has room again while a claim waits, the claim is told
+  (`set_limits`); it is never cancelled for that.
+* In burst mode the reader ends when the broker has nothing and nothing was under way before it was asked: a run that
+  ended meanwhile might have sent something.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +28,7 @@ from ..logs import Log
 from ..ports import ANYTHING, AtMost, Consumer
 from .backoff import backoff
 from .crew import Crew
-from .limits import TRIPS_AHEAD
+from .look_ahead import LookAhead
 from .quarantine import Quarantine
 
 log = Log("repid.worker")
@@ -22,23 +37,9 @@ WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
 earliest, so waiting for a message must not take long."""
 
-LONGEST_TRIP = 1.0
-"""Seconds. What took longer was no round trip, but waiting for messages."""
-
-MEMORY = 1.0
-"""Seconds after which half of a look-ahead is forgotten. Runs that are alike end in waves, with pauses in between."""
-
 
 class Reader:
-    """Claims for the crew.
-
-    It claims for executors that are free, and ahead what ends during a few round trips to the broker: so runs that are
-    short never wait for the broker, and long ones hoard nothing that another worker could run. It asks again when half
-    of what it may hold is used up. Two round trips of look-ahead would do then if runs ended evenly; but runs that
-    started together end together, more of them from trip to trip. No claim can exceed `messages_limit`: it counts runs
-    started, and what is held might be started. Nor can it exceed `claim_bytes`, but for one message that is bigger than
-    what is left while half of it is free.
-    """
+    """Claims for the crew: for executors that are free, and ahead of them as `look_ahead` says."""
 
     def __init__(self, consumer: Consumer, crew: Crew, *, burst: bool) -> None:
         self._consumer = consumer
@@ -46,11 +47,10 @@ class Reader:
         self._ledger = crew.ledger
         self._burst = burst
         self._max_wait = consumer.lease_timeout / WAITS_PER_LEASE
-        self._ahead = 0
-        self._learned = 0.0
+        self._look_ahead = LookAhead(crew.ledger.tasks_limit)
+        self._finished_at_room = 0
+        """How many runs had ended when the broker was last asked for more than it had."""
         self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
-        self._finished = self._waited = 0
-        self._trip = LONGEST_TRIP
         self._is_narrow = False  # whether something was left out, since a limit was reached
         self._quarantine = Quarantine(consumer, crew.ledger, self._receive_suspect, self._take_in)
         crew.on_leave = self._widen
@@ -90,7 +90,7 @@ class Reader:
     def _room(self) -> tuple[int, float]:
         """How many may be claimed now, and how few must be held for it to be worth asking."""
         ledger = self._ledger
-        share = max(0, ledger.tasks_limit - ledger.running - len(ledger.kept) + self._ahead)
+        share = max(0, ledger.tasks_limit - ledger.running - len(ledger.kept) + self._look_ahead.size)
         allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
         if allowed <= 0 or ledger.size_left <= 0:
             return 0, math.inf  # any change may be the one that matters
@@ -101,14 +101,13 @@ class Reader:
         is_tight = self._ledger.first_left < math.inf
         batch = await self._receive(limit, 0.0 if is_tight else max_wait)
         if not batch:
-            self._ledger.noticed = self._ledger.finished
+            self._finished_at_room = self._ledger.finished
             if is_tight:  # what comes next may be too big for now: wait for room, not for messages
                 with trio.move_on_after(self._max_wait):
                     await self._ledger.wait_for_change()
             return is_tight
-        self._trip = min(self._trip * 1.1, trio.current_time() - self._asked)  # some of them wait for messages
         is_full = len(batch) == limit
-        self._look_ahead(has_all_asked_for=is_full)
+        self._learn(is_full=is_full)
         self._take_in(batch)
         if not is_full:
             await trio.lowlevel.checkpoint()  # there is no more for now: let these start before it is asked again
@@ -126,20 +125,14 @@ class Reader:
             await self._ledger.wait_for_change()
             nursery.cancel_scope.cancel()
 
-    def _look_ahead(self, *, has_all_asked_for: bool) -> None:
-        """Learn from the round trip that has just ended: from the moment there was room to the moment it is filled.
-
-        Where the broker had not enough, or took long, what ended meanwhile only shows how long we waited for messages.
-        """
-        ledger = self._ledger
-        now = trio.current_time()
-        was_a_trip = has_all_asked_for and now - self._asked < LONGEST_TRIP
-        ended = ledger.finished - ledger.noticed if was_a_trip else 0
-        remembered = self._ahead * 0.5 ** ((now - self._learned) / MEMORY) if self._ahead else 0
-        self._ahead, self._learned = min(max(TRIPS_AHEAD * ended, int(remembered)), ledger.tasks_limit), now
-        self._crew.spread = 2 * (ledger.waited - self._waited) > ledger.finished - self._finished
-        self._finished = ledger.noticed = ledger.finished
-        self._waited = ledger.waited
+    def _learn(self, *, is_full: bool) -> None:
+        """Learn from the claim that has just ended, from the moment there was room to the moment it is filled."""
+        ledger, look_ahead = self._ledger, self._look_ahead
+        ended = ledger.finished - max(self._finished_at_room, ledger.finished_when_woken)
+        look_ahead.learn(asked=self._asked, now=trio.current_time(), is_full=is_full, ended=ended)
+        look_ahead.note_runs(ledger.finished, ledger.suspended_runs)
+        self._crew.runs_mostly_wait = look_ahead.runs_mostly_wait
+        self._finished_at_room = ledger.finished
 
     def _take_in(self, batch: list[Delivery]) -> None:
         ledger, crew = self._ledger, self._crew
@@ -170,7 +163,7 @@ class Reader:
         raise AssertionError  # backoff has no end
 
     def _limits(self) -> AtMost:
-        return self._crew.roles.at_most(self._trip, self._ledger.size_left, self._ledger.first_left)
+        return self._crew.roles.at_most(self._look_ahead.trip, self._ledger.size_left, self._ledger.first_left)
 
     def _widen(self) -> None:
         """A limit has room again: what is asked of the broker just now may be too narrow."""
