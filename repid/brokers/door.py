@@ -79,7 +79,8 @@ class Server:
 
     Programs under asyncio make these calls in the same way. Calls for what the engine does not claim (see
     `capabilities`) raise `NotSupported`. `instruments` are called with each call that has ended. `state` is another
-    server, which keeps results and schedules where this engine cannot; it is open while this one is. An engine that
+    server, which keeps results and schedules where this engine cannot; it is open while this one is. A result is stored
+    there before its message is settled; nothing is stored of a message that ends without a worker (poison, a ttl). An engine that
     cannot be asked how a message stands (role "tracking") does not know of an overlap: schedules are ticked then as with
     overlap "allow".
     """
@@ -486,10 +487,14 @@ class Server:
 
 
 def _with_state(own: Capabilities, state: Server | None) -> Capabilities:
-    """What the engine can do with the help of the server that keeps its results and schedules."""
+    """What the engine can do with the help of the server that keeps its results and schedules.
+
+    A settlement and its result are two steps then.
+    """
     if state is None:
         return own
-    return replace(own, roles=own.roles | (state.capabilities.roles & STATE_ROLES))
+    helped = state.capabilities.roles & STATE_ROLES - own.roles
+    return replace(own, roles=own.roles | helped, outbox="publish_first" if "results" in helped else own.outbox)
 
 
 def _only(names: Sequence[str]) -> str | None:

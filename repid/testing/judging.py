@@ -13,7 +13,7 @@ from .lab import Lab
 Need: TypeAlias = str
 """What a check cannot do without. `name` or `name=value`: a capability that the server claims ("ttl", "leases=timed"); the
 name of a role; a clock that jumps ("clock") or can be stepped ("wall_clock"); a second client of the same storage
-("another"); a way to cut the link ("cut")."""
+("another"); a way to cut the link ("cut"). "not" before it: the server must not claim it ("not queue_admin")."""
 
 
 class BrokerFailure(AssertionError):  # noqa: N818 - named for what happened, as in repid.errors

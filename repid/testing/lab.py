@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import trio
@@ -10,7 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from ..delivery import DeadLetter, Delivery, Disposition, NewResult, Settlement
 from ..envelope import NO_OPTIONS, TOPIC, Envelope, Options
-from ..ports import SETTLED, Broker, Capabilities, Category, Consumer, Topics, Verdict
+from ..errors import NotSupported
+from ..ports import SETTLED, Broker, Capabilities, Category, Consumer, Counts, Topics, Verdict
 from .expecting import expect
 from .timing import Time
 
@@ -182,6 +183,24 @@ class Lab:
     async def browsed(self, category: Category, queue: str = "q") -> list[str]:
         """The ids that `browse` shows, in its order."""
         return [browsed.envelope.id for browsed in await self.broker.browse(queue, category)]
+
+    async def placed(self, what: str, expected: Mapping[str, str]) -> None:
+        """Expect the messages of "q" and "r" to be in these places, and no others. Says nothing where none can be shown."""
+        if self.capabilities.has("queue_admin"):
+            expect(what, await self.places(), expected)
+
+    async def counted(self, what: str, queue: str, expected: Counts) -> None:
+        """Expect these counts. Says nothing where the server does not count."""
+        if self.capabilities.has("queue_admin"):
+            expect(what, await self.broker.counts(queue), expected)
+
+    async def refused(self, what: str, call: Callable[[], Awaitable[object]]) -> None:
+        """Expect the call to raise `NotSupported`."""
+        try:
+            answer = await call()
+        except NotSupported:
+            return
+        expect(f"what {what} does", answer, NotSupported)
 
     async def expired(self, *expected: str, queue: str = "q") -> None:
         """Expect these messages, and no others, to be dead because their ttl has passed.

@@ -101,6 +101,8 @@ class _Runner:
 
 def _is_met(need: str, claimed: Capabilities, around: Mapping[str, bool]) -> bool:
     """Whether the server claims, or the surroundings have, what a check cannot do without."""
+    if need.startswith("not "):
+        return not _is_met(need.removeprefix("not "), claimed, around)
     if need in around:
         return around[need]
     if need in ROLES:

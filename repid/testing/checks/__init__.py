@@ -8,11 +8,13 @@ from . import (
     cancelling,
     connections,
     delays,
+    handing,
     leases,
     order,
     publishing,
     races,
     receiving,
+    refusing,
     results,
     schedules,
     settling,
@@ -20,6 +22,7 @@ from . import (
 )
 
 MODULES = (
+    handing,
     publishing,
     receiving,
     order,
@@ -33,6 +36,7 @@ MODULES = (
     cancelling,
     schedules,
     connections,
+    refusing,
 )
 
 CHECKS: tuple[Check, ...] = tuple(

@@ -17,7 +17,7 @@ from ..lab import Lab, ids, message
 from .cancelling import cancelled
 
 
-@check()
+@check("queue_admin", "delays")
 async def a_cancelled_publish_published_nothing(lab: Lab) -> None:
     """Cancelled at any await, `publish` has published all and returns, or none. `PublishUnknown` says it is not known."""
     for number, when in enumerate(interruptions()):
@@ -34,7 +34,7 @@ async def a_cancelled_publish_published_nothing(lab: Lab) -> None:
         await lab.broker.flush("q")
 
 
-@check()
+@check("queue_admin")
 async def cancelling_one_publisher_does_not_harm_another(lab: Lab) -> None:
     """Of publishers whose calls are coalesced, a cancelled one has published nothing and the others everything."""
     for number, when in enumerate(interruptions()):
@@ -74,10 +74,10 @@ async def a_cancelled_receive_loses_nothing(lab: Lab) -> None:
             expect("attempt and lost", {(d.attempt, d.lost) for d in deliveries}, {(1, 0)})
             verdicts = await lab.settle_all(consumer, deliveries, ACK)
             expect("whether the verdicts are accepted", [v.accepted for v in verdicts], [True] * 3)
-    expect("the places in the end", await lab.places(), {})
+    await lab.placed("the places in the end", {})
 
 
-@check()
+@check("queue_admin")
 async def a_cancelled_receive_and_a_closed_consumer_lose_nothing(lab: Lab) -> None:
     """If the consumer is closed after a cancelled `receive`, everything it did not hand over is ready, at once."""
     for number, when in enumerate(interruptions()):
@@ -107,11 +107,11 @@ async def cancelling_a_waiting_receive_loses_nothing(lab: Lab) -> None:
             if not deliveries:
                 deliveries = await lab.take(consumer, 1)
             expect(f"what was received after cancelling {when}", ids(deliveries), [str(number)])
-            expect("the counts", await lab.broker.counts("q"), Counts(leased=1))
+            await lab.counted("the counts", "q", Counts(leased=1))
             await lab.settle_all(consumer, deliveries, ACK)
 
 
-@check("outbox=atomic")
+@check("queue_admin", "results", "not unique_ids=window", "outbox=atomic")
 async def a_cancelled_settle_did_all_or_nothing(lab: Lab) -> None:
     """Cancelled at any await, each settlement was carried out with its outbox and result, or not at all."""
     async with lab.consumer() as consumer:
@@ -137,7 +137,7 @@ async def a_cancelled_settle_did_all_or_nothing(lab: Lab) -> None:
             await lab.broker.flush("q")
 
 
-@check()
+@check("queue_admin")
 async def a_cancelled_settle_loses_no_message(lab: Lab) -> None:
     """The same without outbox: a message is acknowledged or still leased, and its verdict can be given again."""
     async with lab.consumer() as consumer:
@@ -154,7 +154,7 @@ async def a_cancelled_settle_loses_no_message(lab: Lab) -> None:
             expect("the places in the end", await lab.places(), {})
 
 
-@check()
+@check("queue_admin", "not unique_ids=window")
 async def a_cancelled_upkeep_is_all_or_nothing(lab: Lab) -> None:
     """Cancelled at any await, `extend` harms no lease, `rescue` and `revive` leave each message in one place."""
     async with lab.consumer() as consumer:
@@ -174,7 +174,7 @@ async def a_cancelled_upkeep_is_all_or_nothing(lab: Lab) -> None:
             expect("what is dead", await lab.browsed("dead"), ["1"])
 
 
-@check()
+@check("queue_admin", "schedules")
 async def a_cancelled_tick_fired_or_did_not(lab: Lab) -> None:
     """Cancelled at any await, a tick has moved the schedule and published its message, or neither."""
     await lab.broker.put_schedule(Schedule(name="s", envelope=message("s"), every=1, overlap="allow"), 0.5)
@@ -189,7 +189,7 @@ async def a_cancelled_tick_fired_or_did_not(lab: Lab) -> None:
         at = stored.next_at
 
 
-@check()
+@check("tracking")
 async def a_cancelled_wait_for_events_loses_none(lab: Lab) -> None:
     """Cancelled at any await, `events` has given its events or gives them the next time."""
     async with lab.consumer() as consumer:

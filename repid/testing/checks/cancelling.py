@@ -29,7 +29,7 @@ def cancelled(events: Iterable[LeaseEvent]) -> list[Token]:
     return [event.token for event in events if event.kind == "cancel"]
 
 
-@check()
+@check("queue_admin", "tracking", "delays=exact", "ttl", "not unique_ids=window")
 async def a_waiting_message_is_cancelled_by_removing_it(lab: Lab) -> None:
     """Cancelling what is ready or scheduled removes it at once; its id is free; nobody ever gets it."""
     options = Options(delay=2 * lab.moment, ttl=4 * lab.moment)
@@ -44,7 +44,7 @@ async def a_waiting_message_is_cancelled_by_removing_it(lab: Lab) -> None:
         expect("what is received", sorted(ids(await lab.drain(consumer))), ["late", "stays"])
 
 
-@check()
+@check("queue_admin", "tracking", "results")
 async def what_is_not_live_cannot_be_cancelled(lab: Lab) -> None:
     """Of a dead or an acknowledged message `cancel` says "unknown", and changes nothing."""
     await lab.kill(message("dead"))
@@ -56,7 +56,7 @@ async def what_is_not_live_cannot_be_cancelled(lab: Lab) -> None:
     expect("the results", [await state_of(lab.broker, id_) for id_ in ("dead", "acked")], [None, "success"])
 
 
-@check()
+@check("queue_admin", "tracking")
 async def cancelling_a_run_reaches_the_consumer_that_has_it(lab: Lab) -> None:
     """The consumer whose lease it is, and no other, is told the token, once; also if it asks only later."""
     async with lab.consumer() as consumer, lab.consumer() as other:
@@ -76,7 +76,7 @@ async def cancelling_a_run_reaches_the_consumer_that_has_it(lab: Lab) -> None:
         expect("whether the leases are there", await consumer.extend([one, two]), [True, True])
 
 
-@check()
+@check("tracking")
 async def events_wakes_who_waits(lab: Lab) -> None:
     """A consumer that waits in `events` is told soon, and may go on receiving meanwhile."""
     told: list[Token] = []
@@ -103,7 +103,7 @@ async def events_wakes_who_waits(lab: Lab) -> None:
         nursery.cancel_scope.cancel()
 
 
-@check()
+@check("queue_admin", "tracking", "results", "delays=exact", "not unique_ids=window")
 async def a_cancelled_message_is_never_made_ready_again(lab: Lab) -> None:
     """Retry or Release after a request to cancel removes the message as cancelled; the verdict is accepted."""
     dispositions: tuple[Disposition, ...] = (Retry(0), Retry(1e6), Release(), Release(1e6), Release(unrouted=True))
@@ -121,7 +121,7 @@ async def a_cancelled_message_is_never_made_ready_again(lab: Lab) -> None:
             await lab.broker.flush("q")
 
 
-@check()
+@check("queue_admin", "tracking", "results", "leases=timed")
 async def a_cancelled_message_is_not_rescued(lab: Lab) -> None:
     """If the worker that was asked to cancel dies, the message is removed as cancelled, not made ready."""
     async with lab.consumer() as gone, lab.consumer() as other:
@@ -134,7 +134,7 @@ async def a_cancelled_message_is_not_rescued(lab: Lab) -> None:
         expect("the result", await state_of(lab.broker, "1"), "cancelled")
 
 
-@check()
+@check("queue_admin", "tracking", "not unique_ids=window")
 async def a_run_may_end_before_it_is_cancelled(lab: Lab) -> None:
     """Ack and DeadLetter after a request to cancel do what they say; a namesake sent later is not cancelled."""
     async with lab.consumer() as consumer:
@@ -174,7 +174,7 @@ async def _see(lab: Lab, id_: str, seen: Snapshot | None, cause: Callable[[], Aw
     return snapshots[0]
 
 
-@check()
+@check("queue_admin", "tracking")
 async def who_watches_a_dead_message_sees_it_removed(lab: Lab) -> None:
     """A dead message that is removed is gone, also for somebody who is waiting to see that."""
     await lab.kill(message("1"))
@@ -184,7 +184,7 @@ async def who_watches_a_dead_message_sees_it_removed(lab: Lab) -> None:
     expect("the state after", (gone.state, gone.result), ("gone", None))
 
 
-@check()
+@check("tracking", "results", "delays=exact")
 async def watch_shows_each_state(lab: Lab) -> None:
     """`watch` waits until a message stands otherwise than it was seen: scheduled, ready, leased, retried, gone."""
     async with lab.consumer() as consumer:
@@ -210,7 +210,7 @@ async def watch_shows_each_state(lab: Lab) -> None:
         expect("when it is gone", (seen.state, stored), ("gone", ("success", b"1")))
 
 
-@check()
+@check("tracking")
 async def watch_shows_progress_and_cancelling(lab: Lab) -> None:
     """Progress that is reported, and that somebody asked to cancel, is a change; so is death."""
     async with lab.consumer() as consumer:
@@ -232,7 +232,7 @@ async def watch_shows_progress_and_cancelling(lab: Lab) -> None:
         expect("when it is dead", seen.state, "dead")
 
 
-@check()
+@check("tracking", "results")
 async def watching_what_is_not_there_says_gone(lab: Lab) -> None:
     """Of an unknown id `watch` says "gone", with a result if there is one, and waits for it to appear."""
     seen = await _see(lab, "1", None, None)
@@ -244,7 +244,7 @@ async def watching_what_is_not_there_says_gone(lab: Lab) -> None:
     expect("the result under its own id", snapshot.result and snapshot.result.id, "other id")
 
 
-@check()
+@check("tracking", "not unique_ids=window")
 async def watch_shows_the_last_of_several_dead(lab: Lab) -> None:
     """Of several dead messages with one id the one that died last is shown, and a live one before all of them."""
     async with lab.consumer() as consumer:
@@ -259,7 +259,7 @@ async def watch_shows_the_last_of_several_dead(lab: Lab) -> None:
         expect("of the living", (await lab.broker.watch("1", "1", seen)).state, "ready")
 
 
-@check()
+@check("tracking", "results", "leases=timed", "ttl")
 async def watch_shows_what_happens_by_itself(lab: Lab) -> None:
     """A result that is stored, the end of a ttl and a rescue are changes, though nobody touched the message."""
     seen = await lab.broker.watch("1", "1")
@@ -278,7 +278,7 @@ async def watch_shows_what_happens_by_itself(lab: Lab) -> None:
         expect("when it is rescued", (seen.state, seen.attempt), ("ready", 1))
 
 
-@check()
+@check("tracking")
 async def watching_one_message_does_not_see_another(lab: Lab) -> None:
     """What happens to other messages wakes nobody who watches this one."""
     await lab.publish(message("1"))
@@ -294,7 +294,7 @@ async def watching_one_message_does_not_see_another(lab: Lab) -> None:
     expect("what is seen", (seen.state, seen.result and seen.result.state), ("gone", "cancelled"))
 
 
-@check()
+@check("tracking")
 async def a_stale_report_is_passed_over(lab: Lab) -> None:
     """Progress of a lease that is not ours any more is not noted, and harms nobody."""
     async with lab.consumer() as consumer, lab.consumer() as other:

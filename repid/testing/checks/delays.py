@@ -10,7 +10,7 @@ from ..judging import check
 from ..lab import Lab, ids, message
 
 
-@check()
+@check("queue_admin", "delays=exact")
 async def a_delayed_message_is_scheduled_until_it_is_due(lab: Lab) -> None:
     """A message with a delay is scheduled and handed to nobody; when the delay is over it is ready."""
     await lab.publish(message("late", options=Options(delay=4 * lab.moment)), message("now", options=Options(delay=0)))
@@ -26,7 +26,7 @@ async def a_delayed_message_is_scheduled_until_it_is_due(lab: Lab) -> None:
         expect("what is received when it is due", ids(await lab.drain(consumer)), ["late"])
 
 
-@check()
+@check("queue_admin", "delays=exact")
 async def delays_end_in_their_own_order(lab: Lab) -> None:
     """Messages that are scheduled become ready when each is due, whatever the order of publishing."""
     await lab.publish(*(message(str(n), options=Options(delay=n * lab.moment)) for n in (7, 1, 5, 3)))
@@ -37,7 +37,7 @@ async def delays_end_in_their_own_order(lab: Lab) -> None:
             expect("what is received", ids(await lab.drain(consumer)), [str(number)])
 
 
-@check()
+@check("queue_admin", "delays=exact")
 async def a_verdict_may_delay(lab: Lab) -> None:
     """Retry and Release with a delay make a message scheduled, and ready when that is over."""
     async with lab.consumer() as consumer:
@@ -54,7 +54,7 @@ async def a_verdict_may_delay(lab: Lab) -> None:
             expect("the counts when it is due", await lab.broker.counts("q"), Counts(ready=1))
 
 
-@check()
+@check("queue_admin", "ttl", "not unique_ids=window")
 async def a_message_past_its_ttl_is_dead(lab: Lab) -> None:
     """A message whose ttl has passed is dead as expired and never handed over; its id is free."""
     options = Options(ttl=3 * lab.moment)
@@ -69,7 +69,7 @@ async def a_message_past_its_ttl_is_dead(lab: Lab) -> None:
         expect("what is received of its namesake", ids(await lab.drain(consumer)), ["1"])
 
 
-@check()
+@check("queue_admin", "ttl", "not unique_ids=window")
 async def an_expired_message_is_not_ready(lab: Lab) -> None:
     """Counting and browsing after the end of a ttl show the message as dead or not at all, never as ready."""
     await lab.publish(message("1", options=Options(ttl=lab.moment)))
@@ -79,7 +79,7 @@ async def an_expired_message_is_not_ready(lab: Lab) -> None:
     expect("the outcome of using its id", await lab.broker.publish([message("1")]), [None])
 
 
-@check()
+@check("ttl")
 async def ttl_left_is_told_with_the_delivery(lab: Lab) -> None:
     """A delivery says how long its message has left to live; None where it has no ttl."""
     await lab.publish(message("1", options=Options(ttl=10 * lab.moment)), message("2"))
@@ -90,7 +90,7 @@ async def ttl_left_is_told_with_the_delivery(lab: Lab) -> None:
         expect("ttl_left of a message without ttl", without.ttl_left, None)
 
 
-@check()
+@check("queue_admin", "delays=exact", "ttl")
 async def a_delayed_message_can_expire(lab: Lab) -> None:
     """A delay does not do away with a ttl that is longer."""
     await lab.publish(message("1", options=Options(delay=2 * lab.moment, ttl=6 * lab.moment)))
@@ -102,7 +102,7 @@ async def a_delayed_message_can_expire(lab: Lab) -> None:
     await lab.expired("1")
 
 
-@check()
+@check("queue_admin", "delays=exact", "ttl")
 async def coming_back_does_not_renew_a_ttl(lab: Lab) -> None:
     """A message that was not started and whose ttl passes while it is leased is dead when it comes back; one with time
     left keeps the rest.
@@ -123,7 +123,7 @@ async def coming_back_does_not_renew_a_ttl(lab: Lab) -> None:
     await lab.expired(*ids(deliveries))
 
 
-@check()
+@check("delays=exact", "ttl")
 async def a_start_ends_the_ttl(lab: Lab) -> None:
     """A message that was started in time never expires: not when it comes back, not when its lease is lost."""
     dispositions: tuple[Disposition, ...] = (
@@ -147,7 +147,7 @@ async def a_start_ends_the_ttl(lab: Lab) -> None:
         expect("what is left of their ttl", {delivery.ttl_left for delivery in again}, {None})
 
 
-@check()
+@check("queue_admin", "tracking", "leases=timed", "ttl")
 async def a_start_that_was_reported_ends_the_ttl_of_a_lost_lease(lab: Lab) -> None:
     """A worker that dies leaves a message that had begun as one without ttl; one it only held expires."""
     async with lab.consumer() as consumer:
@@ -161,7 +161,7 @@ async def a_start_that_was_reported_ends_the_ttl_of_a_lost_lease(lab: Lab) -> No
     await lab.expired("held")
 
 
-@check()
+@check("queue_admin", "ttl")
 async def a_ttl_does_not_end_a_run(lab: Lab) -> None:
     """A message that expires while it is leased stays leased, and its verdict is accepted."""
     async with lab.consumer() as consumer:
@@ -177,7 +177,7 @@ async def a_ttl_does_not_end_a_run(lab: Lab) -> None:
     expect("why it is dead", dead.reason, "nacked")
 
 
-@check()
+@check("delays=exact")
 async def the_age_of_an_unrouted_message_counts_from_the_first_pass(lab: Lab) -> None:
     """`unrouted_age` is the time since the first release as unrouted, and None before it."""
     async with lab.consumer() as consumer:
@@ -196,7 +196,7 @@ async def the_age_of_an_unrouted_message_counts_from_the_first_pass(lab: Lab) ->
             expect("the attempt", delivery.attempt, 1)
 
 
-@check("wall_clock")
+@check("delays=exact", "wall_clock")
 async def a_step_of_the_wall_clock_loses_and_doubles_nothing(lab: Lab) -> None:
     """Where the wall clock is stepped back or forward, delayed messages may come early or late, but each comes once."""
     async with lab.consumer() as consumer:
@@ -215,7 +215,7 @@ async def a_step_of_the_wall_clock_loses_and_doubles_nothing(lab: Lab) -> None:
             expect("what is received afterwards", await lab.drain(consumer), [])
 
 
-@check("wall_clock")
+@check("leases=timed", "wall_clock")
 async def a_step_of_the_wall_clock_ends_no_lease(lab: Lab) -> None:
     """Leases do not follow the wall clock: a step neither ends nor prolongs them."""
     async with lab.consumer() as consumer:

@@ -13,7 +13,7 @@ from ..lab import Lab, ids, message, messages
 from .settling import DISPOSITIONS
 
 
-@check()
+@check("leases=timed")
 async def a_live_lease_is_not_rescued(lab: Lab) -> None:
     """Before its time-out a lease is nobody else's, and `rescue` and `receive` leave it alone."""
     async with lab.consumer() as consumer, lab.consumer() as other:
@@ -25,7 +25,7 @@ async def a_live_lease_is_not_rescued(lab: Lab) -> None:
         expect("the verdict", await lab.settle(consumer, delivery, ACK), SETTLED)
 
 
-@check()
+@check("leases=timed")
 async def an_expired_lease_is_rescued_by_anybody(lab: Lab) -> None:
     """`rescue` makes ready again what expired leases hold, whoever's: `lost` grows, `attempt` does not."""
     async with lab.consumer() as gone, lab.consumer(None, "q", "r") as other:
@@ -39,13 +39,13 @@ async def an_expired_lease_is_rescued_by_anybody(lab: Lab) -> None:
         expect("what is received before the rescue", await lab.drain(other), [])
         expect("how many are rescued", await other.rescue(), 3)
         expect("how many are rescued again", await other.rescue(), 0)
-        expect("the places", await lab.places(), dict.fromkeys("123", "ready"))
+        await lab.placed("the places", dict.fromkeys("123", "ready"))
         again = {d.envelope.id: (d.attempt, d.lost) for d in await lab.take(other, 3)}
         expect("attempt and lost", again, {"1": (2, 1), "2": (1, 1), "3": (1, 1)})
         expect("whether the old leases are extended", await gone.extend([one, two]), [False, False])
 
 
-@check()
+@check("leases=timed", "not unique_ids=window")
 async def a_rescued_lease_settles_nothing(lab: Lab) -> None:
     """A verdict that comes after a rescue is refused, whatever it says, also once the message is leased anew."""
     async with lab.consumer() as consumer, lab.consumer() as other:
@@ -56,16 +56,16 @@ async def a_rescued_lease_settles_nothing(lab: Lab) -> None:
         for disposition, _ in DISPOSITIONS:
             verdict = await lab.settle(consumer, stale, disposition, message("outbox"))
             expect(f"the verdict of {disposition}", verdict, REFUSED)
-        expect("the places", await lab.places(), {"1": "ready"})
+        await lab.placed("the places", {"1": "ready"})
         present = await lab.take_one(other)
         for disposition, _ in DISPOSITIONS:
             verdict = await lab.settle(consumer, stale, disposition, message("outbox"))
             expect(f"the verdict of {disposition} on a new lease", verdict, REFUSED)
-        expect("the places", await lab.places(), {"1": "leased"})
+        await lab.placed("the places", {"1": "leased"})
         expect("the right verdict", await lab.settle(other, present, ACK), SETTLED)
 
 
-@check()
+@check("leases=timed")
 async def an_extended_lease_starts_anew(lab: Lab) -> None:
     """A lease that is extended in time lives as long again, as often as one likes; the others end."""
     async with lab.consumer() as consumer:
@@ -75,13 +75,13 @@ async def an_extended_lease_starts_anew(lab: Lab) -> None:
             await lab.advance(lab.time.bearable(consumer.lease_timeout) * 0.7)
             expect("the answers to extend", await consumer.extend(deliveries[::2]), [True, True])
         expect("how many are rescued", await consumer.rescue(), 1)
-        expect("the places", await lab.places(), {"m0": "leased", "m1": "ready", "m2": "leased"})
+        await lab.placed("the places", {"m0": "leased", "m1": "ready", "m2": "leased"})
         expect("all answers in order", await consumer.extend(deliveries), [True, False, True])
         await lab.outlive(consumer)
         expect("how many are rescued in the end", await consumer.rescue(), 2)
 
 
-@check()
+@check("queue_admin")
 async def extend_tells_what_is_lost(lab: Lab) -> None:
     """What was settled, released or deleted meanwhile is not ours any more."""
     async with lab.consumer(None, "q", "r") as consumer:
@@ -95,7 +95,7 @@ async def extend_tells_what_is_lost(lab: Lab) -> None:
         expect("the answers for old and new", await consumer.extend([deliveries[1], again]), [False, True])
 
 
-@check()
+@check("leases=timed")
 async def extend_after_the_end_means_what_it_says(lab: Lab) -> None:
     """Of a lease that ended and was not rescued, the answer may be either, but it holds."""
     async with lab.consumer() as consumer:
@@ -108,14 +108,14 @@ async def extend_after_the_end_means_what_it_says(lab: Lab) -> None:
         expect("whether the verdict is accepted", verdict.accepted, ours)
 
 
-@check()
+@check("leases=timed")
 async def a_late_verdict_counts_until_somebody_rescues(lab: Lab) -> None:
     """A lease ends with a rescue, not with the clock: until then its verdict is accepted."""
     async with lab.consumer() as consumer:
         await lab.publish(message("1"))
         delivery = await lab.take_one(consumer)
         await lab.outlive(consumer)
-        expect("the counts", await lab.broker.counts("q"), Counts(leased=1))
+        await lab.counted("the counts", "q", Counts(leased=1))
         expect("the verdict", await lab.settle(consumer, delivery, ACK), SETTLED)
         expect("how many are rescued", await consumer.rescue(), 0)
 
@@ -128,7 +128,7 @@ async def _lose(lab: Lab, consumer: Consumer, times: int) -> None:
         expect("how many are rescued", await consumer.rescue(), 1)
 
 
-@check()
+@check("queue_admin", "leases=timed")
 async def a_message_lost_ten_times_is_poison(lab: Lab) -> None:
     """The tenth lease without a verdict makes a message dead as poison; its attempt is not used. Revived it is new."""
     async with lab.consumer() as consumer:
@@ -143,7 +143,7 @@ async def a_message_lost_ten_times_is_poison(lab: Lab) -> None:
         expect("of the revived one", (revived.attempt, revived.lost), (1, 0))
 
 
-@check()
+@check("queue_admin", "results", "leases=timed", "outbox=atomic")
 async def a_poisonous_message_tells_what_is_known(lab: Lab) -> None:
     """Its failure, and its result, say how often it was lost and by whom at last."""
     async with lab.consumer() as consumer:
@@ -169,7 +169,7 @@ async def _suspect(lab: Lab, consumer: Consumer, *ids_: str) -> None:
         await consumer.rescue()
 
 
-@check()
+@check("queue_admin", "leases=timed", "isolates")
 async def what_was_lost_twice_is_handed_out_alone(lab: Lab) -> None:
     """First, one at a time, and only to a consumer that says it holds nothing else."""
     async with lab.consumer() as consumer:
@@ -186,7 +186,7 @@ async def what_was_lost_twice_is_handed_out_alone(lab: Lab) -> None:
         expect("how many suspects there are now", await consumer.suspects(), 0)
 
 
-@check()
+@check("queue_admin", "tracking", "leases=timed", "isolates")
 async def a_suspect_is_cancelled_flushed_and_paused_like_any_message(lab: Lab) -> None:
     """It is ready, and in its queue."""
     async with lab.consumer() as consumer:
@@ -199,7 +199,7 @@ async def a_suspect_is_cancelled_flushed_and_paused_like_any_message(lab: Lab) -
         expect("the counts", await lab.broker.counts("q"), Counts())
 
 
-@check()
+@check("leases=timed")
 async def a_waiting_receive_gets_a_suspect(lab: Lab) -> None:
     """As soon as it is one, if it may be alone."""
     async with lab.consumer() as consumer, lab.consumer() as other:
@@ -209,7 +209,7 @@ async def a_waiting_receive_gets_a_suspect(lab: Lab) -> None:
         expect("what the one that waits gets", await lab.woken(other, consumer.rescue), ["1"])
 
 
-@check()
+@check("leases=timed", "delays=exact", "not unique_ids=window", "isolates")
 async def a_run_that_was_survived_clears_what_was_lost(lab: Lab) -> None:
     """With Retry and Release, now or later; without `survived` the message stays a suspect."""
     async with lab.consumer() as consumer:
@@ -226,7 +226,7 @@ async def a_run_that_was_survived_clears_what_was_lost(lab: Lab) -> None:
                 await lab.settle(consumer, again, ACK)
 
 
-@check()
+@check("queue_admin", "leases=timed", "ttl")
 async def a_rescue_looks_at_the_time_to_live(lab: Lab) -> None:
     """What expired while it was leased, and is lost, is dead."""
     async with lab.consumer() as consumer:
@@ -239,7 +239,7 @@ async def a_rescue_looks_at_the_time_to_live(lab: Lab) -> None:
         await lab.expired("1")
 
 
-@check()
+@check("queue_admin", "leases=timed")
 async def the_lease_timeout_is_a_time(lab: Lab) -> None:
     """A consumer says how long its leases last."""
     async with lab.consumer() as consumer:

@@ -16,7 +16,7 @@ from ..lab import Lab, ids, message
 HIGH, MEDIUM, LOW = (Options(priority=priority) for priority in PrioritiesT)
 
 
-@check()
+@check("queue_admin", "priorities")
 async def high_goes_before_medium_before_low(lab: Lab) -> None:
     """Among messages of like age priority decides (MEDIUM where none is given), and within one the order of sending."""
     batch = [
@@ -35,7 +35,7 @@ async def high_goes_before_medium_before_low(lab: Lab) -> None:
         expect("the order", ids(await lab.take(consumer, 3) + await lab.take(consumer, 4)), order)
 
 
-@check()
+@check("priorities")
 async def priority_holds_over_separate_calls(lab: Lab) -> None:
     """An urgent message that comes a little later still goes first."""
     for id_, options in (("low", LOW), ("medium", MEDIUM), ("high", HIGH)):
@@ -45,7 +45,7 @@ async def priority_holds_over_separate_calls(lab: Lab) -> None:
         expect("the order", ids(await lab.take(consumer, 3)), ["high", "medium", "low"])
 
 
-@check("clock")
+@check("priorities=rank", "clock")
 async def nothing_starves(lab: Lab) -> None:
     """A message is overtaken by more urgent ones only for a while: MEDIUM for a minute, LOW for ten."""
     await lab.publish(message("low", options=LOW))
@@ -59,7 +59,7 @@ async def nothing_starves(lab: Lab) -> None:
         expect("the order", ids(await lab.take(consumer, 4)), ["high", "medium", "low", "last"])
 
 
-@check()
+@check("priorities=rank")
 async def queues_share_one_order(lab: Lab) -> None:
     """A consumer of several queues is served by rank over all of them: none starves, none goes first by its name."""
     names = [f"queue{number}" for number in range(20)]
@@ -159,7 +159,7 @@ async def closing_a_consumer_wakes_those_who_may_have_its_topics(lab: Lab) -> No
         expect("what the one that waits gets", await lab.woken(one, close), ["b"])
 
 
-@check("filters_topics")
+@check("priorities=rank", "filters_topics")
 async def at_most_limits_a_topic_of_a_queue(lab: Lab) -> None:
     """`at_most` limits one (queue, topic) in a batch, over all priorities; 0 leaves it out; others are not held up."""
     batch = [message(f"{topic}{n}", topic=topic) for n in range(3) for topic in "ab"]
@@ -189,7 +189,7 @@ async def at_most_limits_a_group_of_topics_together(lab: Lab) -> None:
         expect("what is received of five, but of one topic one", ids(rest), ["b1", "a2", "r1", "r2"])
 
 
-@check()
+@check("filters_topics")
 async def at_most_limits_the_bytes_of_a_batch(lab: Lab) -> None:
     """A batch ends before the message that makes it too big; the first may be bigger, up to a bound of its own."""
     sizes = {"1": 10, "2": 10, "3": 11, "4": 100, "5": 1}
@@ -201,7 +201,7 @@ async def at_most_limits_the_bytes_of_a_batch(lab: Lab) -> None:
             expect(f"what is received of 20 bytes, the first of {first} at most", ids(got), expected)
 
 
-@check()
+@check("priorities", "filters_topics")
 async def what_is_too_big_for_now_is_waited_for(lab: Lab) -> None:
     """A `receive` that waits is not given what is too big for it, and gets what comes later and fits."""
     big = msgspec.structs.replace(message("big", topic="a", options=LOW), payload=b"x" * 100)

@@ -33,14 +33,16 @@ FULL = Options(
 async def declaring_is_idempotent(lab: Lab) -> None:
     """Declaring a queue creates it empty; declaring it again, also twice in one call, changes nothing."""
     await lab.broker.declare(["new", "new"])
-    expect("the counts of a new queue", await lab.broker.counts("new"), Counts())
+    await lab.counted("the counts of a new queue", "new", Counts())
     await lab.publish(message("1", "new"))
     await lab.broker.declare(["new", "q"])
     await lab.broker.declare([])
-    expect("the counts after declaring it again", await lab.broker.counts("new"), Counts(ready=1))
+    await lab.counted("the counts after declaring it again", "new", Counts(ready=1))
+    async with lab.consumer(None, "new") as consumer:
+        expect("what is received of it", ids(await lab.drain(consumer)), ["1"])
 
 
-@check()
+@check("queue_admin")
 async def an_undeclared_queue_is_refused(lab: Lab) -> None:
     """Whatever names a queue that is not declared says `QueueNotDeclared`; only deleting it does nothing."""
     broker = lab.broker
@@ -70,14 +72,14 @@ async def an_undeclared_queue_is_refused(lab: Lab) -> None:
     await broker.delete("none")
 
 
-@check()
+@check("queue_admin")
 async def publishing_nothing_is_nothing(lab: Lab) -> None:
     """An empty batch has no outcomes and changes nothing."""
     expect("the outcomes", await lab.broker.publish([]), [])
     expect("the places", await lab.places(), {})
 
 
-@check()
+@check("queue_admin", "ttl", "priorities")
 async def an_envelope_arrives_as_it_was_sent(lab: Lab) -> None:
     """Every field of an envelope is delivered and browsed as it was sent; what was not given stays so."""
     parameters = {"text": "ü", "number": 1, "float": 0.1, "none": None, "list": [True, {"deep": []}]}
@@ -108,7 +110,7 @@ async def payloads_of_any_size_arrive(lab: Lab) -> None:
     expect("whether the payloads are the same", received == payloads, expected=True)
 
 
-@check()
+@check("queue_admin")
 async def ids_and_names_may_be_odd(lab: Lab) -> None:
     """Ids, queues and topics are any text, and differ where one letter does."""
     queue = "a queue: with/odd*{name} ü"
@@ -135,7 +137,7 @@ async def a_batch_keeps_its_order(lab: Lab) -> None:
     expect("the order", received, [envelope.id for envelope in first + second])
 
 
-@check()
+@check("queue_admin", "unique_ids")
 async def a_refused_message_does_not_harm_its_neighbours(lab: Lab) -> None:
     """Each message of a batch has its own outcome, in order: accepted, a duplicate, or to no declared queue."""
     batch = [message("1"), message("1"), message("2", "none"), message("3"), message("1", "r"), message("4", "r")]
@@ -148,7 +150,7 @@ async def a_refused_message_does_not_harm_its_neighbours(lab: Lab) -> None:
         expect("what arrived in q", ids(await lab.drain(consumer)), ["1", "3"])
 
 
-@check()
+@check("queue_admin", "delays", "unique_ids")
 async def a_live_id_is_refused_in_every_queue(lab: Lab) -> None:
     """A second message with the id of one that is ready, scheduled or leased is refused, whatever its queue."""
     async with lab.consumer() as consumer:
@@ -163,7 +165,7 @@ async def a_live_id_is_refused_in_every_queue(lab: Lab) -> None:
     expect("the places", await lab.places(), places)
 
 
-@check()
+@check("queue_admin", "delays", "unique_ids=live")
 async def an_id_is_free_again_when_its_message_is_not_live(lab: Lab) -> None:
     """The ids of what is dead, acknowledged, flushed or deleted may be used again."""
     async with lab.consumer(None, "q", "r") as consumer:
@@ -181,7 +183,7 @@ async def an_id_is_free_again_when_its_message_is_not_live(lab: Lab) -> None:
     expect("what is ready", await lab.browsed("ready"), again)
 
 
-@check()
+@check("delays=exact", "unique_ids")
 async def an_id_stays_taken_while_its_message_comes_back(lab: Lab) -> None:
     """A message that was released or retried is as live as before."""
     async with lab.consumer() as consumer:
@@ -192,7 +194,7 @@ async def an_id_stays_taken_while_its_message_comes_back(lab: Lab) -> None:
             expect(f"the outcome after {disposition}", type(outcome), DuplicateId)
 
 
-@check()
+@check("queue_admin", "unique_ids")
 async def concurrent_publishers_do_not_disturb_each_other(lab: Lab) -> None:
     """Of many that publish at once, those with the same id find one accepted; whatever else they send is accepted."""
     outcomes: Counter[tuple[str, str]] = Counter()
@@ -212,7 +214,7 @@ async def concurrent_publishers_do_not_disturb_each_other(lab: Lab) -> None:
     expect("the places", await lab.places(), dict.fromkeys((id_ for id_, _ in own | shared), "ready"))
 
 
-@check()
+@check("queue_admin")
 async def what_publish_accepted_is_there_when_it_returns(lab: Lab) -> None:
     """Right after `publish` its messages are counted, browsed and received."""
     async with lab.consumer() as consumer:
@@ -225,7 +227,7 @@ async def what_publish_accepted_is_there_when_it_returns(lab: Lab) -> None:
             await lab.settle_all(consumer, deliveries, ACK)
 
 
-@check()
+@check("queue_admin")
 async def a_large_batch_is_one_call(lab: Lab) -> None:
     """Thousands of messages are published, received and settled in a few calls."""
     await lab.publish(*messages(3000))

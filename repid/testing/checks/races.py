@@ -67,7 +67,7 @@ class _Storm:
         return self.chance.choice((ACK, ACK, ACK, Release(), Retry(0), Release(0.001), DeadLetter("failed")))
 
 
-@check()
+@check("queue_admin", "delays")
 async def a_storm_loses_and_doubles_nothing(lab: Lab) -> None:
     """Publishers, workers, double verdicts and cancelled calls together: each message ends once, or is still there."""
     storm = _Storm(lab, random.Random(1))  # noqa: S311 - the same storm every time
@@ -89,7 +89,7 @@ async def a_storm_loses_and_doubles_nothing(lab: Lab) -> None:
     expect("all that was published", storm.acked.keys() | places.keys(), storm.sent)
 
 
-@check()
+@check("leases=timed")
 async def a_lease_is_rescued_once(lab: Lab) -> None:
     """However many rescue at once, each lease that has ended is taken back by one of them."""
     rescued: list[int] = []
@@ -110,7 +110,7 @@ async def a_lease_is_rescued_once(lab: Lab) -> None:
         expect("how often they were lost", {d.lost for d in again}, {1})
 
 
-@check()
+@check("queue_admin")
 async def a_dead_message_is_revived_once(lab: Lab) -> None:
     """However many revive at once, each dead message is made ready by one of them."""
     revived: list[object] = []
@@ -126,7 +126,7 @@ async def a_dead_message_is_revived_once(lab: Lab) -> None:
     expect("the places", await lab.places(), {f"m{n}": "ready" for n in range(20)})
 
 
-@check()
+@check("queue_admin", "tracking")
 async def cancelling_and_receiving_agree(lab: Lab) -> None:
     """A message that is cancelled while it is received was removed, or its run is asked to end; never both."""
     answers: dict[str, str] = {}

@@ -22,7 +22,7 @@ async def receive_keeps_to_its_limit(lab: Lab) -> None:
         received = await consumer.receive(2)
         expect("whether 1 or 2 were received", 1 <= len(received) <= 2, expected=True)
         counts = Counts(ready=5 - len(received), leased=len(received))
-        expect("the counts", await lab.broker.counts("q"), counts)
+        await lab.counted("the counts", "q", counts)
         received += await lab.take(consumer, 5 - len(received))
         expect("the ids", ids(received), [f"m{n}" for n in range(5)])
         expect("the attempts", {(d.attempt, d.lost) for d in received}, {(1, 0)})
@@ -60,10 +60,10 @@ async def a_message_goes_to_one_consumer_only(lab: Lab) -> None:
             nursery.start_soon(receive, two)
     expect("how many were received", len(received), 200)
     expect("how many of them differ", len(set(received)), 200)
-    expect("what is left", await lab.places(), {})
+    await lab.placed("what is left", {})
 
 
-@check()
+@check("queue_admin")
 async def a_waiting_receive_is_woken_by_what_makes_something_ready(lab: Lab) -> None:
     """Publishing, releasing, retrying, an outbox, a rescue and a revival wake a `receive` that waits."""
     async with lab.consumer(None, "r") as other, lab.consumer() as consumer:
@@ -92,7 +92,7 @@ async def _causes(lab: Lab, consumer: Consumer, other: Consumer) -> dict[str, Ca
     return {"release": release, "publish": publish, "outbox": outbox}
 
 
-@check()
+@check("queue_admin", "leases=timed")
 async def a_waiting_receive_is_woken_by_a_message_that_comes_back(lab: Lab) -> None:
     """A retry, a rescue and a revival wake a `receive` that waits."""
     async with lab.consumer() as consumer:
@@ -107,7 +107,7 @@ async def a_waiting_receive_is_woken_by_a_message_that_comes_back(lab: Lab) -> N
         expect("after a revival", await lab.woken(consumer, lambda: lab.broker.revive("q")), ["2"])
 
 
-@check()
+@check("delays=exact")
 async def a_waiting_receive_is_woken_when_a_message_is_due(lab: Lab) -> None:
     """A `receive` that waits gets a scheduled message when it is due, whenever it was published."""
     async with lab.consumer() as consumer:
@@ -123,7 +123,7 @@ async def a_waiting_receive_is_woken_when_a_message_is_due(lab: Lab) -> None:
         expect("what was scheduled meanwhile", await lab.woken(consumer, publish), ["meanwhile"])
 
 
-@check()
+@check("delays=exact")
 async def a_waiting_receive_is_woken_when_a_delay_is_over(lab: Lab) -> None:
     """The same for what was released or retried with a delay, also if something is due sooner than was known."""
     async with lab.consumer() as consumer:
@@ -193,13 +193,13 @@ async def who_stops_waiting_takes_nothing_along(lab: Lab) -> None:
     expect("what was received", served, [str(number) for number in range(6)])
 
 
-@check()
+@check("leases=timed")
 async def a_closed_consumer_keeps_only_what_it_handed_over(lab: Lab) -> None:
     """Leaving a consumer's block releases what nobody got; what was handed over stays leased until it is rescued."""
     await lab.publish(*messages(3))
     async with lab.consumer() as consumer:
         expect("what was received", ids(await lab.take(consumer, 1)), ["m0"])
-    expect("the places", await lab.places(), {"m0": "leased", "m1": "ready", "m2": "ready"})
+    await lab.placed("the places", {"m0": "leased", "m1": "ready", "m2": "ready"})
     async with lab.consumer() as other:
         expect("what another gets", ids(await lab.drain(other)), ["m1", "m2"])
         await lab.outlive(other)
@@ -209,7 +209,7 @@ async def a_closed_consumer_keeps_only_what_it_handed_over(lab: Lab) -> None:
         expect("attempt and lost", {(d.attempt, d.lost) for d in again}, {(1, 1)})
 
 
-@check()
+@check("queue_admin")
 async def a_consumer_sees_its_own_queues_only(lab: Lab) -> None:
     """A consumer gets messages of each of its queues and of no other."""
     await lab.broker.declare(["s"])
@@ -222,7 +222,7 @@ async def a_consumer_sees_its_own_queues_only(lab: Lab) -> None:
         expect("what is leased", [found.envelope.queue for found in dead], ["q"])
 
 
-@check()
+@check("leases=timed")
 async def a_dead_letter_is_never_received(lab: Lab) -> None:
     """What is dead is handed to nobody, rescued or not."""
     async with lab.consumer() as consumer:
@@ -231,4 +231,4 @@ async def a_dead_letter_is_never_received(lab: Lab) -> None:
         await lab.outlive(consumer)
         expect("how many are rescued", await consumer.rescue(), 0)
         expect("what is received", await lab.drain(consumer), [])
-    expect("the places", await lab.places(), {"1": "dead"})
+    await lab.placed("the places", {"1": "dead"})

@@ -25,7 +25,7 @@ async def state_of(broker: Broker, id_: str) -> ResultState | None:
     return None if result is None else result.state
 
 
-@check()
+@check("results", "schedules")
 async def a_stored_result_is_fetched_as_it_was(lab: Lab) -> None:
     """State, payload and failure come back as they were stored, with the time, in the order of the ids asked for."""
     payload = bytes(range(256)) * 64
@@ -49,7 +49,7 @@ async def a_stored_result_is_fetched_as_it_was(lab: Lab) -> None:
     expect("of no ids", await lab.broker.fetch_results([]), [])
 
 
-@check()
+@check("results")
 async def a_result_replaces_the_one_before(lab: Lab) -> None:
     """Storing under an id again replaces everything that was stored there."""
     await lab.broker.store_results([NewResult(id="1", state="failure", failure=FAILURE, ttl=lab.moment)])
@@ -60,7 +60,7 @@ async def a_result_replaces_the_one_before(lab: Lab) -> None:
     expect("the result", what, ("success", b"2", None))
 
 
-@check()
+@check("results")
 async def a_result_expires(lab: Lab) -> None:
     """A result is there until its ttl has passed, and not after that."""
     await lab.broker.store_results([NewResult(id=str(n), state="success", ttl=n * lab.moment) for n in (2, 5)])
@@ -72,7 +72,7 @@ async def a_result_expires(lab: Lab) -> None:
     expect("in the end", [await state_of(lab.broker, id_) for id_ in "25"], [None, None])
 
 
-@check()
+@check("results")
 async def a_settlement_stores_its_result(lab: Lab) -> None:
     """A result goes with the settlement, whatever the disposition, under its own id."""
     async with lab.consumer() as consumer:
@@ -87,7 +87,7 @@ async def a_settlement_stores_its_result(lab: Lab) -> None:
     expect("the results", states, ["success", None, "failure", None])
 
 
-@check()
+@check("results", "outbox=atomic")
 async def a_refused_settlement_stores_no_result(lab: Lab) -> None:
     """A late verdict neither stores a result nor replaces the one that is there."""
     async with lab.consumer() as consumer:
@@ -101,7 +101,7 @@ async def a_refused_settlement_stores_no_result(lab: Lab) -> None:
     expect("the results", states, ["success", None])
 
 
-@check()
+@check("results", "unique_ids", "outbox=atomic")
 async def publishing_an_id_again_removes_its_old_result(lab: Lab) -> None:
     """A result under an accepted message's result id is removed; a refused message removes none."""
     stored = ["1", "own id", "result id", "refused", "undeclared", "other"]
@@ -119,7 +119,7 @@ async def publishing_an_id_again_removes_its_old_result(lab: Lab) -> None:
     expect("the results", states, {**dict.fromkeys(stored, "success"), **removed})
 
 
-@check()
+@check("results", "schedules", "outbox=atomic")
 async def an_outbox_and_a_tick_remove_old_results_too(lab: Lab) -> None:
     """However a message is published, a result under its result id is removed: it was another message's."""
     await lab.broker.store_results([NewResult(id=id_, state="success") for id_ in ("outbox", "tick", "dropped")])
@@ -133,7 +133,7 @@ async def an_outbox_and_a_tick_remove_old_results_too(lab: Lab) -> None:
     expect("the results", states, [None, None, "success"])
 
 
-@check()
+@check("queue_admin", "results", "ttl", "outbox=atomic")
 async def an_expired_message_leaves_a_result(lab: Lab) -> None:
     """The broker stores "expired" when it finds a ttl to be over, unless the sender wanted no result."""
     ttl = lab.moment
@@ -151,7 +151,7 @@ async def an_expired_message_leaves_a_result(lab: Lab) -> None:
         expect_between("how long it is kept", other.expires_at - other.finished_at, 999.9, 1000.1)
 
 
-@check()
+@check("queue_admin", "results", "ttl", "outbox=atomic")
 async def an_expiry_on_the_way_back_leaves_a_result(lab: Lab) -> None:
     """The same where a message comes back from a lease after its ttl."""
     async with lab.consumer() as consumer:
@@ -163,7 +163,7 @@ async def an_expiry_on_the_way_back_leaves_a_result(lab: Lab) -> None:
     expect("the result", await state_of(lab.broker, "1"), "expired")
 
 
-@check()
+@check("results", "leases=timed", "outbox=atomic")
 async def a_poisonous_message_leaves_a_result(lab: Lab) -> None:
     """The broker stores "dead" when it finds a message to be poison, unless the sender wanted no result."""
     async with lab.consumer() as consumer:
@@ -175,7 +175,7 @@ async def a_poisonous_message_leaves_a_result(lab: Lab) -> None:
     expect("the results", [await state_of(lab.broker, id_) for id_ in "12"], ["dead", None])
 
 
-@check()
+@check("tracking", "results", "delays", "outbox=atomic")
 async def a_cancelled_message_leaves_a_result(lab: Lab) -> None:
     """`cancel` stores "cancelled" under the result id for as long as the sender said, unless it wanted no result."""
     none = Options(store_result=False, delay=1e6)
@@ -193,7 +193,7 @@ async def a_cancelled_message_leaves_a_result(lab: Lab) -> None:
         expect_between("how long it is kept", other.expires_at - other.finished_at, 999.9, 1000.1)
 
 
-@check()
+@check("tracking", "results", "outbox=atomic")
 async def a_cancelled_run_leaves_a_result(lab: Lab) -> None:
     """The run that was asked to end and settles with Cancel leaves "cancelled"; one that ended first, its own result."""
     async with lab.consumer() as consumer:

@@ -36,7 +36,7 @@ async def tick(lab: Lab, at: float, id_: str | None, name: str = "s") -> TickOut
     return await lab.broker.tick(name, at, at + 60, None if id_ is None else message(id_))
 
 
-@check()
+@check("schedules")
 async def the_clock_goes_on(lab: Lab) -> None:
     """`now` is the broker's clock in seconds since 1970, and goes on as time passes."""
     before = await lab.broker.now()
@@ -46,7 +46,7 @@ async def the_clock_goes_on(lab: Lab) -> None:
     expect_between("what has passed", after - before, 3 * lab.moment - 0.01, 3 * lab.moment + lab.slack)
 
 
-@check()
+@check("schedules", "priorities")
 async def a_schedule_is_kept_as_it_was_put(lab: Lab) -> None:
     """Every field of a schedule and of its envelope is given back; schedules come by name."""
     envelope = Envelope(
@@ -68,7 +68,7 @@ async def a_schedule_is_kept_as_it_was_put(lab: Lab) -> None:
     expect("the schedules", await lab.broker.schedules(), expected)
 
 
-@check()
+@check("schedules")
 async def a_tick_publishes_its_message(lab: Lab) -> None:
     """A tick at the expected time moves the schedule and publishes, declaring the queue, in one step."""
     await lab.broker.put_schedule(every(), AT)
@@ -81,7 +81,7 @@ async def a_tick_publishes_its_message(lab: Lab) -> None:
         expect("what is received", (await lab.take_one(consumer)).envelope, envelope)
 
 
-@check()
+@check("schedules")
 async def a_tick_wakes_a_waiting_receive(lab: Lab) -> None:
     """Who waits for messages gets that of a tick."""
     await lab.broker.put_schedule(every(), AT)
@@ -89,7 +89,7 @@ async def a_tick_wakes_a_waiting_receive(lab: Lab) -> None:
         expect("what is received", await lab.woken(consumer, lambda: tick(lab, AT, "tick")), ["tick"])
 
 
-@check()
+@check("queue_admin", "schedules")
 async def one_of_many_tickers_fires(lab: Lab) -> None:
     """Any number of workers that tick at once yield one message per tick; the others have lost."""
     await lab.broker.put_schedule(every(overlap="allow"), AT)
@@ -108,7 +108,7 @@ async def one_of_many_tickers_fires(lab: Lab) -> None:
     expect("fired and skipped", (found.fired, found.skipped), (3, 0))
 
 
-@check()
+@check("queue_admin", "schedules")
 async def a_tick_at_another_time_is_lost(lab: Lab) -> None:
     """A tick that expects another time, or a schedule that is not there, changes nothing and publishes nothing."""
     expect("of no schedule", await tick(lab, AT, "1"), "lost")
@@ -119,7 +119,7 @@ async def a_tick_at_another_time_is_lost(lab: Lab) -> None:
     expect("the places", await lab.places(), {})
 
 
-@check()
+@check("queue_admin", "schedules", "delays", "tracking")
 async def a_tick_is_skipped_while_the_former_message_lives(lab: Lab) -> None:
     """With overlap "skip", ready, leased, released and retried count as live; acknowledged and dead do not."""
     await lab.broker.put_schedule(every(), AT)
@@ -149,7 +149,7 @@ async def a_tick_is_skipped_while_the_former_message_lives(lab: Lab) -> None:
     expect("the places", await lab.places(), {"tick5": "dead", "tick6": "ready"})
 
 
-@check()
+@check("queue_admin", "schedules", "unique_ids")
 async def an_overlap_may_be_allowed(lab: Lab) -> None:
     """With overlap "allow" every tick publishes; an envelope whose id is live is counted as skipped all the same."""
     await lab.broker.put_schedule(every(overlap="allow"), AT)
@@ -161,7 +161,7 @@ async def an_overlap_may_be_allowed(lab: Lab) -> None:
     expect("the places", await lab.places(), dict.fromkeys("abc", "ready"))
 
 
-@check()
+@check("queue_admin", "schedules")
 async def a_tick_may_be_passed_over(lab: Lab) -> None:
     """Without an envelope a tick moves the schedule, is counted as skipped and publishes nothing."""
     await lab.broker.put_schedule(every(), AT)
@@ -170,7 +170,7 @@ async def a_tick_may_be_passed_over(lab: Lab) -> None:
     expect("the places", await lab.places(), {})
 
 
-@check()
+@check("queue_admin", "schedules")
 async def a_paused_schedule_does_not_tick(lab: Lab) -> None:
     """While a schedule is paused its ticks are lost; afterwards they go on. Of no schedule the answer is False."""
     expect("of no schedule", await lab.broker.pause_schedule("s", paused=True), expected=False)
@@ -185,7 +185,7 @@ async def a_paused_schedule_does_not_tick(lab: Lab) -> None:
     expect("the places", await lab.places(), {"2": "ready", "3": "ready"})
 
 
-@check()
+@check("schedules")
 async def putting_a_schedule_again_keeps_its_counts_and_pause(lab: Lab) -> None:
     """A schedule put in place of another has a new plan and next time; counts and pause stay."""
     await lab.broker.put_schedule(every(), AT)
@@ -202,7 +202,7 @@ async def putting_a_schedule_again_keeps_its_counts_and_pause(lab: Lab) -> None:
     expect("a tick at the new time", await tick(lab, AT + 1000, "3"), "fired")
 
 
-@check()
+@check("schedules", "tracking")
 async def putting_a_schedule_again_does_not_forget_its_message(lab: Lab) -> None:
     """The former tick's message still counts when the schedule is put again, as every start of a worker does."""
     await lab.broker.put_schedule(every(), AT)
@@ -212,7 +212,7 @@ async def putting_a_schedule_again_does_not_forget_its_message(lab: Lab) -> None
     expect("a tick while its message lives", await tick(lab, AT + 60, "2"), "skipped")
 
 
-@check()
+@check("schedules")
 async def a_schedule_is_replaced_only_if_nothing_has_changed(lab: Lab) -> None:
     """`replace_schedule` stores all it is given where what is there equals what is expected, and else changes nothing."""
     declaration = Declaration("actor", "mark", ("former",), "former", AT)
@@ -236,7 +236,7 @@ async def a_schedule_is_replaced_only_if_nothing_has_changed(lab: Lab) -> None:
     expect("fired, last id, declaration", (found.fired, found.last_id, found.declaration), (4, "1", declaration))
 
 
-@check()
+@check("schedules")
 async def one_of_many_replacements_is_made(lab: Lab) -> None:
     """Of any number of clients that replace the same schedule at once, one does."""
     outcomes: Counter[bool] = Counter()
@@ -251,7 +251,7 @@ async def one_of_many_replacements_is_made(lab: Lab) -> None:
     expect("how many did", dict(outcomes), {True: 1, False: TICKERS - 1})
 
 
-@check()
+@check("schedules")
 async def schedules_are_found_by_their_names(lab: Lab) -> None:
     """Asked for names, `schedules` gives those that are there, sorted by name."""
     for name in ("b", "a ü", "c"):
@@ -261,7 +261,7 @@ async def schedules_are_found_by_their_names(lab: Lab) -> None:
     expect("of no names", await lab.broker.schedules([]), [])
 
 
-@check()
+@check("schedules")
 async def what_is_due_is_given_with_the_time_of_what_is_next(lab: Lab) -> None:
     """`due_schedules` gives at most `limit` that are due and not paused, the longest waiting first, and the next time."""
     nothing = await lab.broker.due_schedules(10)
@@ -283,7 +283,7 @@ async def what_is_due_is_given_with_the_time_of_what_is_next(lab: Lab) -> None:
     expect("the first two", [each.schedule.name for each in found.due], ["b", "c"])
 
 
-@check()
+@check("schedules")
 async def an_interval_that_is_further_away_than_itself_is_due(lab: Lab) -> None:
     """After a step back of the clock, `due_schedules` gives the intervals whose next time is too far away, last."""
     now = await lab.broker.now()
@@ -299,7 +299,7 @@ async def an_interval_that_is_further_away_than_itself_is_due(lab: Lab) -> None:
     expect("the first one", [each.schedule.name for each in found.due], ["due"])
 
 
-@check()
+@check("queue_admin", "schedules")
 async def a_removed_schedule_leaves_its_messages(lab: Lab) -> None:
     """Removing a schedule forgets it and its counts; what it published stays. Of no schedule the answer is False."""
     expect("of no schedule", await lab.broker.remove_schedule("s"), expected=False)
@@ -313,7 +313,7 @@ async def a_removed_schedule_leaves_its_messages(lab: Lab) -> None:
     expect("when it is put anew", await stored(lab), StoredSchedule(schedule=every(), next_at=AT))
 
 
-@check()
+@check("schedules")
 async def a_late_ticker_doubles_nothing(lab: Lab) -> None:
     """Somebody whose clock is behind, and who ticks what was ticked, has lost: nothing is published twice."""
     await lab.broker.put_schedule(every(overlap="allow"), AT)
@@ -325,7 +325,7 @@ async def a_late_ticker_doubles_nothing(lab: Lab) -> None:
         expect("what is received", ids(await lab.drain(consumer)), ["0", "1", "2"])
 
 
-@check("wall_clock")
+@check("schedules", "wall_clock")
 async def a_step_back_of_the_clock_fires_nothing_twice(lab: Lab) -> None:
     """When the clock is stepped back, `now` follows it, the schedule stays where it was, and old ticks are lost."""
     now = await lab.broker.now()

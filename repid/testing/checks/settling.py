@@ -38,7 +38,7 @@ DISPOSITIONS: tuple[tuple[Disposition, str | None], ...] = (
 """Every disposition, and where a message is after it."""
 
 
-@check()
+@check("queue_admin", "delays")
 async def each_disposition_puts_the_message_in_its_place(lab: Lab) -> None:
     """Ack and Cancel remove a message, Retry and Release make it ready or scheduled, DeadLetter keeps it as dead."""
     async with lab.consumer() as consumer:
@@ -59,7 +59,7 @@ async def settling_nothing_is_nothing(lab: Lab) -> None:
         expect("the answers to extend", await consumer.extend([]), [])
 
 
-@check()
+@check("queue_admin", "delays=exact")
 async def a_retry_uses_an_attempt_and_a_release_does_not(lab: Lab) -> None:
     """`attempt` counts from 1 and grows with Retry alone; `lost` grows with neither."""
     async with lab.consumer() as consumer:
@@ -75,7 +75,7 @@ async def a_retry_uses_an_attempt_and_a_release_does_not(lab: Lab) -> None:
             expect("attempt and lost as browsed", (browsed.attempt, browsed.lost), (attempt, 0))
 
 
-@check()
+@check("queue_admin", "priorities")
 async def an_envelope_comes_back_unchanged(lab: Lab) -> None:
     """Retrying, releasing and reviving change nothing in the envelope."""
     envelope = message("1", topic="t", payload=b"\x00\xff", options=Options(retries=3, priority=PrioritiesT.LOW))
@@ -87,7 +87,7 @@ async def an_envelope_comes_back_unchanged(lab: Lab) -> None:
         expect("the envelope", (await lab.take_one(consumer)).envelope, envelope)
 
 
-@check()
+@check("queue_admin")
 async def a_dead_letter_keeps_its_reason_and_failure(lab: Lab) -> None:
     """What is dead is browsed with reason, failure, attempt and lost as they were."""
     async with lab.consumer() as consumer:
@@ -111,7 +111,7 @@ async def verdicts_come_in_the_order_of_the_settlements(lab: Lab) -> None:
         await lab.settle(consumer, deliveries[1], DeadLetter("nacked"))
         verdicts = await lab.settle_all(consumer, deliveries, ACK)
         expect("the verdicts", verdicts, [SETTLED, REFUSED, SETTLED, SETTLED])
-    expect("the places", await lab.places(), {"m1": "dead"})
+    await lab.placed("the places", {"m1": "dead"})
 
 
 @check()
@@ -126,10 +126,10 @@ async def a_delivery_is_settled_once(lab: Lab) -> None:
         for disposition, _ in DISPOSITIONS:
             expect(f"{disposition} after the verdict", await lab.settle(consumer, one, disposition), REFUSED)
             expect(f"{disposition} after an ack", await lab.settle(consumer, two, disposition), REFUSED)
-    expect("the places", await lab.places(), {"m0": "dead"})
+    await lab.placed("the places", {"m0": "dead"})
 
 
-@check()
+@check("queue_admin", "results", "not unique_ids=window")
 async def a_stale_lease_settles_nothing(lab: Lab) -> None:
     """A verdict on a lease that ended, while the message is leased anew, is refused: outbox and result included."""
     async with lab.consumer() as consumer, lab.consumer() as other:
@@ -146,7 +146,7 @@ async def a_stale_lease_settles_nothing(lab: Lab) -> None:
         expect("the attempt after it", (await lab.take_one(other)).attempt, 2)
 
 
-@check()
+@check("queue_admin", "results", "delays", "not unique_ids=window")
 async def a_stale_verdict_on_what_is_ready_is_refused(lab: Lab) -> None:
     """The same while the message is ready again, scheduled, dead, or another one with its id is there."""
     async with lab.consumer() as consumer:
@@ -177,7 +177,7 @@ async def _refuses_everything(lab: Lab, consumer: Consumer, stale: Delivery) -> 
     expect("the outbox of refused settlements", outbox, [])
 
 
-@check()
+@check("queue_admin")
 async def an_outbox_is_published_with_every_disposition(lab: Lab) -> None:
     """Whatever a settlement says, its outbox is published with it, and in order."""
     async with lab.consumer() as consumer:
@@ -192,7 +192,7 @@ async def an_outbox_is_published_with_every_disposition(lab: Lab) -> None:
                 await lab.broker.declare([queue])
 
 
-@check()
+@check("queue_admin", "delays", "priorities")
 async def an_outbox_declares_its_queues(lab: Lab) -> None:
     """Outbox messages to undeclared queues declare them, and keep their options."""
     async with lab.consumer() as consumer:
@@ -205,7 +205,7 @@ async def an_outbox_declares_its_queues(lab: Lab) -> None:
     expect("the envelope", browsed.envelope, later)
 
 
-@check()
+@check("queue_admin", "unique_ids", "not unique_ids=window")
 async def a_duplicate_in_an_outbox_is_dropped_and_counted(lab: Lab) -> None:
     """Outbox messages whose id is alive are left out; the rest of the outbox and the verdict are carried out."""
     async with lab.consumer() as consumer:
@@ -218,7 +218,7 @@ async def a_duplicate_in_an_outbox_is_dropped_and_counted(lab: Lab) -> None:
     expect("what is in r", await lab.browsed("ready", "r"), ["also"])
 
 
-@check()
+@check("unique_ids=live")
 async def an_outbox_may_send_the_settled_message_anew(lab: Lab) -> None:
     """The disposition comes before its outbox: an acknowledged id is free in it, a retried one is alive."""
     async with lab.consumer() as consumer:
@@ -232,7 +232,7 @@ async def an_outbox_may_send_the_settled_message_anew(lab: Lab) -> None:
         expect("what is ready", ids(await lab.drain(consumer)), ["1"])
 
 
-@check()
+@check("queue_admin")
 async def concurrent_settlers_do_not_disturb_each_other(lab: Lab) -> None:
     """Of many that settle one delivery at once one is accepted; those that settle their own all are."""
     accepted: list[str] = []

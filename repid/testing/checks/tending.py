@@ -23,7 +23,7 @@ async def _fill(lab: Lab) -> None:
     await lab.publish(*(message(f"scheduled{n}", options=LATE) for n in range(3)))
 
 
-@check()
+@check("queue_admin", "delays")
 async def counts_tell_what_browse_shows(lab: Lab) -> None:
     """Every message is in exactly one place, and `counts` counts what `browse` shows there."""
     await _fill(lab)
@@ -35,7 +35,7 @@ async def counts_tell_what_browse_shows(lab: Lab) -> None:
     expect("what is in two places", places, [])
 
 
-@check()
+@check("queue_admin", "delays")
 async def looking_changes_nothing(lab: Lab) -> None:
     """Browsing and counting lease nothing and settle nothing."""
     await _fill(lab)
@@ -50,7 +50,7 @@ async def looking_changes_nothing(lab: Lab) -> None:
     expect("the attempts", {(d.attempt, d.lost) for d in received}, {(1, 0)})
 
 
-@check()
+@check("queue_admin", "delays", "priorities")
 async def browse_keeps_its_limit_and_the_order_of_handling(lab: Lab) -> None:
     """`browse` shows the next to be claimed, or to be due, first; at most `limit`, 100 if none is given."""
     await lab.publish(*messages(105, "medium"), message("high", options=Options(priority=PrioritiesT.HIGH)))
@@ -64,7 +64,7 @@ async def browse_keeps_its_limit_and_the_order_of_handling(lab: Lab) -> None:
     expect("the scheduled ones", [browsed.envelope.id for browsed in shown], ["a", "b"])
 
 
-@check()
+@check("queue_admin", "delays")
 async def browse_shows_all_there_is_to_know(lab: Lab) -> None:
     """What is browsed names its place; only what is scheduled or leased is due, only what is dead has a reason."""
     await _fill(lab)
@@ -79,7 +79,7 @@ async def browse_shows_all_there_is_to_know(lab: Lab) -> None:
     expect_between("the end of a lease", leased.due_in, 0, 1e6)
 
 
-@check()
+@check("queue_admin", "not unique_ids=window")
 async def keys_tell_the_dead_apart(lab: Lab) -> None:
     """Several dead messages may carry one id; each has its own key, and a revival by key is of that one."""
     for payload in (b"1", b"2", b"3"):
@@ -94,7 +94,7 @@ async def keys_tell_the_dead_apart(lab: Lab) -> None:
     expect("what is still dead", left, [b"1", b"3"])
 
 
-@check()
+@check("queue_admin", "leases=timed", "delays")
 async def flush_removes_what_waits(lab: Lab) -> None:
     """`flush` removes and counts what is ready or scheduled; leased and dead ones stay, and other queues."""
     await _fill(lab)
@@ -108,7 +108,7 @@ async def flush_removes_what_waits(lab: Lab) -> None:
         expect("how many are rescued", await consumer.rescue(), 2)
 
 
-@check()
+@check("queue_admin", "delays=exact", "ttl", "not unique_ids=window")
 async def what_was_flushed_does_not_come_back(lab: Lab) -> None:
     """A scheduled message that was flushed is never due, also if its id is used again."""
     await lab.publish(message("1", options=Options(delay=2 * lab.moment, ttl=3 * lab.moment)))
@@ -120,7 +120,7 @@ async def what_was_flushed_does_not_come_back(lab: Lab) -> None:
         expect("the counts", await lab.broker.counts("q"), Counts(leased=1))
 
 
-@check()
+@check("queue_admin")
 async def what_was_leased_during_a_flush_goes_on(lab: Lab) -> None:
     """A lease outlives a flush: its message may be released or retried as before."""
     async with lab.consumer() as consumer:
@@ -131,7 +131,7 @@ async def what_was_leased_during_a_flush_goes_on(lab: Lab) -> None:
         expect("what is received", ids(await lab.drain(consumer)), ["1"])
 
 
-@check()
+@check("queue_admin", "delays")
 async def delete_removes_everything(lab: Lab) -> None:
     """A deleted queue is gone with everything in it; late verdicts are refused, and other queues are untouched."""
     async with lab.consumer() as consumer:
@@ -148,7 +148,7 @@ async def delete_removes_everything(lab: Lab) -> None:
         expect("the outcome of publishing to it", type(outcome), QueueNotDeclared)
 
 
-@check()
+@check("queue_admin", "delays=exact", "not unique_ids=window")
 async def a_deleted_queue_can_be_declared_anew(lab: Lab) -> None:
     """Declared again it is empty, its ids are free, old leases stay refused, and nothing old is ever due."""
     async with lab.consumer() as consumer:
@@ -167,7 +167,7 @@ async def a_deleted_queue_can_be_declared_anew(lab: Lab) -> None:
         expect("the counts in the end", await lab.broker.counts("q"), Counts(leased=3))
 
 
-@check()
+@check("queue_admin")
 async def a_consumer_outlives_its_queue(lab: Lab) -> None:
     """When one of its queues is deleted, a consumer goes on with the others, also if it waits; and with a new one."""
     async with lab.consumer(None, "q", "r") as consumer:
@@ -180,7 +180,7 @@ async def a_consumer_outlives_its_queue(lab: Lab) -> None:
         expect("what is received of the new queue", ids(await lab.drain(consumer)), ["3"])
 
 
-@check()
+@check("queue_admin")
 async def revived_messages_are_new(lab: Lab) -> None:
     """`revive` makes all of a queue's dead ready, with attempt 1 and nothing lost; other queues keep theirs."""
     async with lab.consumer(None, "q", "r") as consumer:
@@ -197,7 +197,7 @@ async def revived_messages_are_new(lab: Lab) -> None:
         expect("the verdicts", verdicts, [SETTLED, SETTLED])
 
 
-@check()
+@check("queue_admin", "unique_ids", "not unique_ids=window")
 async def reviving_never_doubles_an_id(lab: Lab) -> None:
     """Whose id is alive again is refused and stays dead; so does a key that is none. One answer for each, in order."""
     await lab.kill(message("alive"))
@@ -216,7 +216,7 @@ async def reviving_never_doubles_an_id(lab: Lab) -> None:
     expect("what is dead", sorted(await lab.browsed("dead")), ["alive", "fine"])
 
 
-@check()
+@check("queue_admin", "not unique_ids=window")
 async def dead_messages_can_be_removed_for_good(lab: Lab) -> None:
     """`delete_messages` removes and counts the dead with these keys, or all; nothing else, and not in other queues."""
     for name in ("1", "2", "3", "3"):
@@ -235,7 +235,7 @@ async def dead_messages_can_be_removed_for_good(lab: Lab) -> None:
     expect("the counts of the other queue", await lab.broker.counts("r"), Counts(ready=1))
 
 
-@check()
+@check("queue_admin", "ttl")
 async def a_revived_message_lives_its_ttl_anew(lab: Lab) -> None:
     """What expired and is revived has its whole ttl before it again."""
     await lab.publish(message("1", options=Options(ttl=3 * lab.moment)))
@@ -247,7 +247,7 @@ async def a_revived_message_lives_its_ttl_anew(lab: Lab) -> None:
         expect_between("ttl_left", delivery.ttl_left, 3 * lab.moment - lab.slack, 3 * lab.moment + 0.001)
 
 
-@check()
+@check("queue_admin", "delays=exact")
 async def a_paused_queue_hands_out_nothing(lab: Lab) -> None:
     """While a queue is paused no consumer gets its messages; publishing, leases and other queues go on."""
     async with lab.consumer(None, "q", "r") as one, lab.consumer() as two:
@@ -268,7 +268,7 @@ async def a_paused_queue_hands_out_nothing(lab: Lab) -> None:
             expect("what a new consumer gets", ids(await lab.drain(three)), [])
 
 
-@check()
+@check("queue_admin")
 async def resume_wakes_those_who_wait(lab: Lab) -> None:
     """A `receive` that waits on a paused queue gets nothing until `resume`, and then at once."""
     async with lab.consumer() as consumer:
@@ -279,7 +279,7 @@ async def resume_wakes_those_who_wait(lab: Lab) -> None:
         await lab.broker.resume("q")
 
 
-@check()
+@check("queue_admin")
 async def pausing_holds_for_those_who_wait(lab: Lab) -> None:
     """A `receive` that began to wait before the pause gets nothing of the queue either."""
     async with lab.consumer(None, "q", "r") as consumer:
@@ -295,7 +295,7 @@ async def pausing_holds_for_those_who_wait(lab: Lab) -> None:
         expect("what is received then", ids(await lab.drain(consumer)), ["held"])
 
 
-@check()
+@check("queue_admin", "leases=timed")
 async def tending_a_paused_queue_is_possible(lab: Lab) -> None:
     """A paused queue can be browsed, flushed and revived, and its leases are rescued, into the queue."""
     async with lab.consumer() as consumer:
