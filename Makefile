@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types layers examples docs bench install clean
+.PHONY: help demo test check format lint types layers examples docs bench mutants install clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
@@ -41,10 +41,13 @@ docs: $(VENV)/.tools  ## Run the README's code and check its links
 bench: $(VENV)/.bench  ## Measure repid against its peers (some twenty-five minutes; installs them)
 	$(BIN)/python -m benchmarks
 
+mutants: $(VENV)/.mutants  ## Put small faults into repid one at a time and count those that the suite sees (an hour)
+	$(BIN)/python -m tests.mutants $(MUTANTS)
+
 install: $(VENV)/.tools  ## Install repid with every extra and the tools into .venv
 
 clean:  ## Remove .venv and everything that was generated
-	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venvs .mutants build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps below say what is installed; a change of pyproject.toml installs again.
@@ -62,6 +65,10 @@ $(VENV)/.repid: $(VENV)/.python pyproject.toml
 
 $(VENV)/.bench: $(VENV)/.repid
 	$(BIN)/python -m pip install --quiet --editable . --group bench
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.tools
+	$(BIN)/python -m pip install --quiet --editable . --group mutants
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.repid

@@ -1,7 +1,8 @@
 """What all tests share. Trio's scheduler is seeded for each test, so a failure that depends on order repeats.
 
 The seed is made of the test's id and `REPID_TEST_SEED` (printed in the header): the same command fails the same way,
-`REPID_TEST_SEED=n pytest …` tries other orders. Hypothesis seeds the scheduler itself, once for each example; with
+`REPID_TEST_SEED=n pytest …` tries other orders, and `REPID_TEST_ORDER=n` runs the tests themselves in a random order,
+which depends on that number. Hypothesis seeds the scheduler itself, once for each example; with
 `HYPOTHESIS_PROFILE=ci` (or `CI` set) its examples are the same every time.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import random
 import signal
 from collections.abc import AsyncGenerator, Generator
 from functools import partial
@@ -24,6 +26,7 @@ from hypothesis import settings
 from repid import Repid, Router
 
 SEED = os.environ.get("REPID_TEST_SEED", "0")
+ORDER = os.environ.get("REPID_TEST_ORDER")
 
 LONGEST_VIRTUAL_TIME = 1_000_000_000
 LONGEST_REAL_TIME = 60
@@ -34,7 +37,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.en
 
 
 def pytest_report_header() -> str:
-    return f"scheduler seed: REPID_TEST_SEED={SEED}"
+    return f"scheduler seed: REPID_TEST_SEED={SEED}, order of tests: REPID_TEST_ORDER={ORDER}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,6 +99,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     And let nothing wait for ever: what hangs on a virtual clock, with a worker in it that goes on extending leases,
     is a failure after so many virtual seconds.
     """
+    if ORDER is not None:
+        random.Random(ORDER).shuffle(items)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.trio(run=partial(_run, item)))

@@ -383,11 +383,13 @@ async def test_reviving_makes_a_new_message_unless_its_id_is_alive(
         assert await server.revive("q") == [None]
 
 
-async def test_messages_that_came_back_outlast_the_sweeping_out_of_those_that_were_cancelled(
-    autojump_clock: MockClock, server: InMemoryServer
+@pytest.mark.parametrize("delay", [0, 1])
+async def test_what_waits_outlasts_the_sweeping_out_of_those_that_were_cancelled(
+    autojump_clock: MockClock, server: InMemoryServer, delay: float
 ) -> None:
+    """Those that are fresh, and those that came back after a delay."""
     total, left = 2600, 10  # a sweep begins at more than a thousand that are gone, and half of all
-    await server.publish([message(str(n), delay=1) for n in range(total)])
+    await server.publish([message(str(n), delay=delay) for n in range(total)])
     await trio.sleep(2)
     for n in range(total - left):
         await server.cancel(str(n))

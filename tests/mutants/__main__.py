@@ -1,0 +1,137 @@
+"""`python -m tests.mutants`: small faults in repid, one at a time; the suite should fail with each. Needs coverage.
+
+A sample is drawn by seed over packages and kinds of faults. First the suite runs once, and which tests reach which line
+is noted (`--notes`, kept between runs: some ten minutes). Then each mutant gets only tests that reach it, the quickest
+first, and `--limit` seconds. `equivalent.toml` has those that change nothing anyone could see, with the reasons.
+`--part 1/3` tries a third of the sample; what was tried before with the same seed is not tried again (`--anew`: it is),
+but for those that had survived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from .changes import Mutant, compiles, find
+from .reach import ROOT
+from .running import Copy, Notes
+
+FOLDER = ROOT / ".mutants"
+LEFT_OUT = ("repid/testing/", "repid/_version.py", "repid/__init__.py")
+"""`tests/conformance` has mutants of its own for the checks of `repid.testing`: brokers with defects."""
+
+
+def main() -> int:
+    """Try the mutants and print the score."""
+    options = _options()
+    FOLDER.mkdir(exist_ok=True)
+    notes = options.notes or FOLDER / "reach.json"
+    if not notes.exists():
+        _take_notes(notes)
+    sample = draw(options.seed, options.count, options.only)
+    number, parts = map(int, options.part.split("/"))
+    results = FOLDER / f"seed-{options.seed}.json"
+    known = {} if options.anew or not results.exists() else json.loads(results.read_text())
+    equivalent = _equivalent()
+    copy, reach = Copy.make(FOLDER / f"copy-{number}"), Notes(notes)
+    for mutant in sample[number - 1 :: parts]:
+        if mutant.name in equivalent or known.get(mutant.name) == "killed":
+            continue
+        outcome = copy.run(mutant, reach.tests_for(mutant), options.limit)
+        print(
+            f"{outcome:8} {mutant.file}:{mutant.number} {mutant.operator}: {mutant.old!r} -> {mutant.new!r}", flush=True
+        )
+        if results.exists():
+            known = {**known, **json.loads(results.read_text())}  # of the other parts
+        known[mutant.name] = outcome
+        results.write_text(json.dumps(known, indent=0))
+    return show(sample, known, equivalent)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--count", type=int, default=150, help="how many mutants")
+    parser.add_argument("--limit", type=float, default=45.0, help="seconds for the tests of one mutant")
+    parser.add_argument("--part", default="1/1", help="which part of the sample, such as 2/3")
+    parser.add_argument("--only", default="", help="mutants of files whose path begins with this")
+    parser.add_argument("--anew", action="store_true", help="forget what was tried before")
+    parser.add_argument("--notes", type=Path, help="where it is noted which tests reach which line")
+    return parser.parse_args()
+
+
+def _take_notes(file: Path) -> None:
+    print("noting which tests reach which line …", flush=True)
+    environ = {**os.environ, "REPID_REACH": str(file.resolve()), "HYPOTHESIS_PROFILE": "ci"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.mutants.reach", "-p", "no:cacheprovider"]
+    subprocess.run(command, cwd=ROOT, env=environ, check=False)
+    if not file.exists():
+        sys.exit("the suite has not come to its end: nothing was noted")
+
+
+def draw(seed: str, count: int, only: str = "") -> list[Mutant]:
+    """Packages in proportion, none without any; in each the kinds of faults take turns."""
+    packages: defaultdict[str, list[Mutant]] = defaultdict(list)
+    for path in sorted((ROOT / "repid").rglob("*.py")):
+        file = str(path.relative_to(ROOT))
+        if file.startswith(only or "repid") and not file.startswith(LEFT_OUT):
+            for mutant in find(ROOT, file):
+                packages[mutant.package].append(mutant)
+    total = sum(map(len, packages.values()))
+    ordered: list[tuple[float, str, Mutant]] = []
+    for mutants in packages.values():
+        for place, mutant in enumerate(_taking_turns(mutants, seed)):
+            ordered.append(((place + 0.5) * total / len(mutants), mutant.rank(seed), mutant))
+    wanted = (mutant for _, _, mutant in sorted(ordered) if compiles(ROOT, mutant))
+    return list(islice(wanted, count))
+
+
+def _taking_turns(mutants: Iterable[Mutant], seed: str) -> list[Mutant]:
+    kinds: defaultdict[str, list[Mutant]] = defaultdict(list)
+    for mutant in sorted(mutants, key=lambda mutant: mutant.rank(seed)):
+        kinds[mutant.operator].append(mutant)
+    order = sorted(kinds.values(), key=lambda kind: kind[0].rank(seed))
+    return [mutant for turn in zip_longest(*order) for mutant in turn if mutant is not None]
+
+
+def _equivalent() -> dict[str, str]:
+    entries = tomllib.loads((Path(__file__).parent / "equivalent.toml").read_text()).get("mutant", [])
+    return {entry["name"]: entry["reason"] for entry in entries}
+
+
+def show(sample: list[Mutant], outcomes: dict[str, str], equivalent: dict[str, str]) -> int:
+    """Print the score; 1 if it is below 95 %."""
+    tried = [mutant for mutant in sample if mutant.name in outcomes or mutant.name in equivalent]
+    killed: Counter[str] = Counter()
+    counted: Counter[str] = Counter()
+    for mutant in tried:
+        if mutant.name not in equivalent:
+            counted[mutant.package] += 1
+            killed[mutant.package] += outcomes[mutant.name] == "killed"
+    print()
+    for mutant in tried:
+        if mutant.name in equivalent:
+            print(f"equivalent: {mutant.file}:{mutant.number} {equivalent[mutant.name]}")
+        elif outcomes[mutant.name] != "killed":
+            print(f"SURVIVED: {mutant.file}:{mutant.number} {mutant.old!r} -> {mutant.new!r}\n    {mutant.name}")
+    print()
+    for package in sorted(counted):
+        print(f"{package:20} {killed[package]:4} of {counted[package]:4}")
+    total, alive = counted.total(), counted.total() - killed.total()
+    share = killed.total() / total if total else 1.0
+    print(
+        f"{share:.1%} of {total} that are not equivalent were killed ({len(tried)} of {len(sample)} tried, {alive} live)"
+    )
+    return int(share < 0.95)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
