@@ -62,13 +62,13 @@ from .errors import (
 )
 from .inject import Depends, Message, SyncMessage
 from .job import Job, JobHandle, JobOptions, Watch
-from .ports import BrowsedMessage, CallRecord, Capabilities, Counts, Instrument, Schedule, StoredSchedule
+from .ports import BrowsedMessage, CallRecord, Capabilities, Counts, Instrument, LinkState, Schedule, StoredSchedule
 from .producer import Outcomes, ProducerMiddleware, Publish, SendOptions
 from .queue import Queue
 from .recurring import Schedules
 from .results import Lazy, Result, Status
 from .retry import RetryPolicy, RetryPolicyT, default_retry_policy_factory, with_jitter
-from .runtime import Handle, Report
+from .runtime import Handle, Report, WorkerStatistics
 from .servers import Connection, Servers
 from .worker import Worker, WorkerOptions
 
@@ -102,6 +102,7 @@ __all__ = [
     "JobOptions",
     "Lazy",
     "LeaseLost",
+    "LinkState",
     "Message",
     "MissingExtra",
     "NoAnswer",
@@ -139,6 +140,7 @@ __all__ = [
     "Watch",
     "Worker",
     "WorkerOptions",
+    "WorkerStatistics",
     "WorkersFailed",
     "__version__",
     "catch_all_routing_strategy",

@@ -106,7 +106,7 @@ class Repid(Producer):
         Options as in `WorkerOptions`. When this returns or raises, nothing of the worker is running any more.
         A server that is not available at the start is waited for, as it is later; the log says so once.
         Cancelling skips the grace. With `nursery.start(app.run_worker)` the start is over when the worker really
-        consumes; it gives a handle with `stop()`. Several workers may run at once.
+        consumes; it gives a `Handle` with `stop()`, `statistics()` and `wait()`. Several workers may run at once.
         """
         return await run_actors(self, self.server(server_name), self._router.actors(), options, Handle(), task_status)
 

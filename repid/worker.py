@@ -22,6 +22,7 @@ from .ports import Broker
 from .runtime import Elsewhere, Handle, Outlet, Report, Settings, serve
 from .runtime.backends import HERE
 from .runtime.signals import can_listen
+from .runtime.statistics import statistics_of
 from .runtime.worker import CLAIM_BYTES, usable_signals
 
 DEFAULT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -94,7 +95,7 @@ class Worker(Router):
         raises `ConfigurationError` if the app has some. A server that is not available at the start is waited for, as it
         is later; the log says so once.
         Cancelling skips the grace: runs in progress are cancelled and released. With `nursery.start(worker.run)` the
-        start is over when the worker really consumes; it gives a handle with `stop()`.
+        start is over when the worker really consumes; it gives a `Handle` with `stop()`, `statistics()` and `wait()`.
         """
         app = find_app(self._app, "the worker")
         actors = self._actors_under(app.middlewares)
@@ -125,12 +126,25 @@ async def run_actors(
 ) -> Report:
     """Run these actors on this broker until they are stopped or done."""
     settings = make_settings(options, embedded=task_status is not trio.TASK_STATUS_IGNORED)
-    actors = without_namesakes(actors)
+    handle.observe(lambda: statistics_of(broker))
+    try:
+        return await _run_actors(app, broker, without_namesakes(actors), settings, handle, task_status)
+    finally:
+        handle.ended()
+
+
+async def _run_actors(
+    app: Application,
+    broker: Broker,
+    actors: Sequence[Actor],
+    settings: Settings,
+    handle: Handle,
+    task_status: trio.TaskStatus[Handle],
+) -> Report:
     if not actors:
         task_status.started(handle)
         await trio.lowlevel.checkpoint()
         return Report()
-
     own = app.publisher(broker, declare=True)
 
     def publisher(server_name: str | None) -> Any:

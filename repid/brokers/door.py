@@ -48,6 +48,7 @@ from ..ports import (
     DueSchedules,
     FullDriver,
     Instrument,
+    LinkState,
     ResultStore,
     Role,
     Schedule,
@@ -63,7 +64,7 @@ from .consumer import Consumer
 from .shared.calls import Calls
 from .shared.coalescer import Coalescer
 from .shared.hub import Hub
-from .shared.link import Link, LinkState
+from .shared.link import Link
 from .shared.ticking import tick_elsewhere
 from .shared.watching import Watchers
 

@@ -2,7 +2,7 @@
 
 * `broker`: `Broker` and `Consumer`: a server as the facades and the runtime see it, with the values that cross.
 * `driver`: `Driver` and the roles: what one engine does, behind the front door.
-* `capabilities`: what an engine claims to do, as data. `instrument`: what may watch the calls.
+* `capabilities`: what an engine claims to do, as data. `instrument`: what may watch the calls. `link`: how it stands.
 * `schedules`: the part of a server that keeps schedules.
 * `backend`: `Backend`, through which any actor runs.
 """
@@ -44,6 +44,7 @@ from .driver import (
     WaitingDriver,
 )
 from .instrument import CallRecord, Instrument, Outcome
+from .link import LinkState
 from .schedules import (
     CLOCK_SLACK,
     Declaration,
@@ -85,6 +86,7 @@ __all__ = [
     "Home",
     "Instrument",
     "LeaseEvent",
+    "LinkState",
     "Missed",
     "News",
     "Origin",

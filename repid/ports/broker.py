@@ -19,6 +19,7 @@ from ..delivery import Delivery, Failure, NewResult, Progress, Reason, Settlemen
 from ..envelope import Envelope
 from ..errors import BrokerRefused
 from .capabilities import Capabilities
+from .link import LinkState
 from .schedules import ScheduleStore
 
 Category: TypeAlias = Literal["ready", "scheduled", "leased", "dead"]
@@ -246,6 +247,11 @@ class Broker(ScheduleStore, ResultStore, Protocol):
     @property
     def is_connected(self) -> bool:
         """Whether a `connection()` block is open."""
+        ...
+
+    @property
+    def link(self) -> LinkState:
+        """How the link to the engine stands."""
         ...
 
     def connection(self) -> AbstractAsyncContextManager[Broker]:

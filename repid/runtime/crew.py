@@ -74,11 +74,17 @@ class Crew:
         self._send, self._receive = trio.open_memory_channel[list[Delivery]](math.inf)  # the reader bounds it
         self._idle = 0
         self._hired = 0
+        self._is_closed = False
         self._hire: Callable[[], None] = lambda: None
         self._followers: dict[Delivery, Delivery] = {}
         """By the former delivery of a message, which still runs: the latter, which waits for the end of that run."""
         self._impatience = trio.lowlevel.ParkingLot()
         self._warned: set[tuple[str, str | None]] = set()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is started."""
+        return self._is_closed
 
     def open(self, hire: Callable[[], None]) -> None:
         """Executors may be hired from now on."""
@@ -133,6 +139,7 @@ class Crew:
 
         May be called again, and from within a run.
         """
+        self._is_closed = True
         self._send.close()
         for executor in self.executors:
             self._release(executor.hand_back())

@@ -47,7 +47,7 @@ class Reader:
         self._ledger = crew.ledger
         self._burst = burst
         self._max_wait = consumer.lease_timeout / WAITS_PER_LEASE
-        self._look_ahead = LookAhead(crew.ledger.tasks_limit)
+        self.look_ahead = LookAhead(crew.ledger.tasks_limit)
         self._finished_at_room = 0
         """How many runs had ended when the broker was last asked for more than it had."""
         self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
@@ -90,7 +90,7 @@ class Reader:
     def _room(self) -> tuple[int, float]:
         """How many may be claimed now, and how few must be held for it to be worth asking."""
         ledger = self._ledger
-        share = max(0, ledger.tasks_limit - ledger.running - len(ledger.kept) + self._look_ahead.size)
+        share = max(0, ledger.tasks_limit - ledger.running - len(ledger.kept) + self.look_ahead.size)
         allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
         if allowed <= 0 or ledger.size_left <= 0:
             return 0, math.inf  # any change may be the one that matters
@@ -127,7 +127,7 @@ class Reader:
 
     def _learn(self, *, is_full: bool) -> None:
         """Learn from the claim that has just ended, from the moment there was room to the moment it is filled."""
-        ledger, look_ahead = self._ledger, self._look_ahead
+        ledger, look_ahead = self._ledger, self.look_ahead
         ended = ledger.finished - max(self._finished_at_room, ledger.finished_when_woken)
         look_ahead.learn(asked=self._asked, now=trio.current_time(), is_full=is_full, ended=ended)
         look_ahead.note_runs(ledger.finished, ledger.suspended_runs)
@@ -163,7 +163,7 @@ class Reader:
         raise AssertionError  # backoff has no end
 
     def _limits(self) -> AtMost:
-        return self._crew.roles.at_most(self._look_ahead.trip, self._ledger.size_left, self._ledger.first_left)
+        return self._crew.roles.at_most(self.look_ahead.trip, self._ledger.size_left, self._ledger.first_left)
 
     def _widen(self) -> None:
         """A limit has room again: what is asked of the broker just now may be too narrow."""

@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from ..actors import Actor
+from ..errors import UsageError
 from ..logs import Log
 from ..ports import Broker, Consumer, ResultStore
 from ..producer import Publish
@@ -28,6 +29,7 @@ from .roles import Roles, check_actors
 from .scheduler import report_unhandled, run_schedules, store_schedules
 from .settler import Settler
 from .signals import check_can_listen, listen
+from .statistics import WorkerStatistics, statistics_of
 from .vouching import Voucher
 
 CLAIM_BYTES = 64 * 1024 * 1024
@@ -75,13 +77,32 @@ class Outlet(msgspec.Struct, frozen=True):
 
 
 class Handle:
-    """The two ways to end a worker that is running."""
+    """A worker as the one who started it sees it: ways to end it, what it is doing, and what it has done."""
 
     def __init__(self) -> None:
         self._stop: Callable[[], None] | None = None
         self._cut_short: Callable[[], None] | None = None
         self._stopped = False
         self._signalled = False
+        self._read: Callable[[], WorkerStatistics] = _not_started
+        self._ended = trio.Event()
+
+    def statistics(self) -> WorkerStatistics:
+        """What the worker is doing now. It costs no call to the server and may be asked at any rate, in its trio run."""
+        return self._read()
+
+    @property
+    def report(self) -> Report:
+        """What the worker has done so far; when it has ended, what `run` returned."""
+        return self.statistics().report
+
+    async def wait(self) -> Report:
+        """Wait until nothing of the worker is running any more; returns what it has done. Cancelling only ends the waiting.
+
+        What the worker raised, if it failed, is raised where it was started, not here.
+        """
+        await self._ended.wait()
+        return self.report
 
     def stop(self) -> None:
         """Start nothing more, release what was not started, give the actors their grace. May be called again."""
@@ -103,11 +124,26 @@ class Handle:
             self._signalled = True
             self.stop()
 
+    def observe(self, read: Callable[[], WorkerStatistics]) -> None:
+        """Where the statistics come from, from now on."""
+        self._read = read
+
+    def ended(self) -> None:
+        """Nothing of the worker is running any more: keep its last statistics, and nothing else of it."""
+        last = msgspec.structs.replace(self._read(), state="ended")
+        self._read = lambda: last
+        self._stop = self._cut_short = None
+        self._ended.set()
+
     def attach(self, stop: Callable[[], None], cut_short: Callable[[], None]) -> None:
         """What to call. A stop that was asked for before now takes effect."""
         self._stop, self._cut_short = stop, cut_short
         if self._stopped:
             stop()
+
+
+def _not_started() -> WorkerStatistics:
+    raise UsageError("this worker has not been started: a handle is given by nursery.start(app.run_worker)")
 
 
 async def serve(
@@ -131,6 +167,7 @@ async def serve(
     patiently = Patience()
     opened = open_backends(actors, elsewhere, threads=settings.threads_limit, processes=settings.processes_limit)
     ledger = Ledger(settings.tasks_limit, settings.messages_limit, settings.claim_bytes)
+    handle.observe(lambda: statistics_of(broker, ledger))
     with trio.CancelScope() as starting:
         handle.attach(starting.cancel, starting.cancel)  # a stop ends the start, until there is a worker to stop
         async with AsyncExitStack() as stack:
@@ -218,6 +255,7 @@ async def _run_actors(
 ) -> None:
     """The inner nurseries: the intake, the executors, and around them what leaves threads behind when cancelled."""
     reader = Reader(consumer, crew, burst=settings.burst)
+    handle.observe(lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead))
     with listen(settings.signals, handle.on_signal):  # during the grace too: the second signal ends it
         async with trio.open_nursery() as actors:
             ended = trio.Event()

@@ -180,13 +180,15 @@ async def test_short_runs_are_claimed_ahead_and_given_back_when_they_turn_out_lo
     def short() -> None: ...
 
     await send(app, "short")
-    async with working(app, gate, threads_limit=2):
+    async with working(app, gate, threads_limit=2) as handle:
         await until(lambda: server.calls["settle"])
         for n in range(6):
             await send(app, "job", n=n)
         await until(lambda: len(gate.began) == 2)
         await trio.sleep(0.05)
         assert await server.counts("default") == Counts(ready=2, leased=4)
+        now = handle.statistics()
+        assert (now.running, now.waiting_for_threads, now.waiting_for_processes, now.waiting_for_room) == (2, 2, 0, 0)
         await trio.sleep(LONGEST_PARKED)
         await until(lambda: server.calls["settle"] > 1)
         assert await server.counts("default") == Counts(ready=4, leased=2)

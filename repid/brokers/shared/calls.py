@@ -25,8 +25,8 @@ from trio.lowlevel import (
 
 from ...errors import BrokerError, BrokerUnavailable, NoAnswer, NotConnected, RepidError, UsageError
 from ...logs import Log
-from ...ports import CallRecord, Driver, Instrument, News, Outcome
-from .link import CLOSED, Link, LinkState
+from ...ports import CallRecord, Driver, Instrument, LinkState, News, Outcome
+from .link import CLOSED, Link
 
 T = TypeVar("T")
 Ask = Callable[[], Awaitable[T]]

@@ -13,13 +13,13 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, TypeAlias
+from typing import Literal
 
-import msgspec
 import trio
 
 from ...errors import BrokerUnavailable, InternalError, RepidError
 from ...logs import Log
+from ...ports import LinkState
 
 log = Log("repid.link")
 
@@ -29,17 +29,6 @@ LONGEST_PAUSE = 5.0
 
 CLOSING_TIME = 20.0
 """Seconds that leaving the connection waits for the engine; then the link is cut."""
-
-State: TypeAlias = Literal["closed", "up", "down"]
-
-
-class LinkState(msgspec.Struct, frozen=True):
-    """How the link of a server stands. `since`: on trio's clock. `error`: why it is down."""
-
-    state: State
-    since: float
-    error: str | None = None
-
 
 CLOSED = LinkState("closed", -math.inf)
 
@@ -149,7 +138,7 @@ class Link:
         self._set("up")
         self._opened.set()
 
-    def _set(self, state: State, error: str | None = None) -> None:
+    def _set(self, state: Literal["closed", "up", "down"], error: str | None = None) -> None:
         self.state = LinkState(state, trio.current_time(), error)
         changed, self._changed = self._changed, trio.Event()
         changed.set()

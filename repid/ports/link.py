@@ -1,0 +1,19 @@
+"""How a server's link to its engine stands."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class LinkState(msgspec.Struct, frozen=True):
+    """How the link of a server stands.
+
+    `state`: "closed" outside connection blocks, "up", or "down" while the server reconnects. `since`: the moment of the
+    last change in seconds on trio's clock. `error`: why it is down, or None.
+    """
+
+    state: Literal["closed", "up", "down"]
+    since: float
+    error: str | None = None
