@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from repid.brokers.sqlite.lookout import Lookout
 
 from repid import Connection, Repid, Router
 from repid.brokers import SQLiteServer
-from repid.brokers.sqlite.lookout import Lookout
 from repid.brokers.sqlite.store import CONSUMER_TIME
 from repid.delivery import Cancel, Delivery, NewResult, Release, Retry, Settlement
 from repid.envelope import Envelope, Options

@@ -217,7 +217,7 @@ def test_a_child_refuses_a_file_that_could_not_be_closed_before_the_fork(tmp_pat
             except UsageError as error:
                 print("was in use in the very moment" in str(error), flush=True)
         send()
-        thread = threading.Thread(target=client.call, args=[lambda: app.server()._session.look(hold)])
+        thread = threading.Thread(target=client.call, args=[lambda: app.server()._driver._file.look(hold)])
         thread.start()
         time.sleep(0.2)
         print(wait(fork(refused)), flush=True)

@@ -1,9 +1,8 @@
 """The broker in an SQLite file: durable, without a server, for the processes of one machine.
 
-* `server`, `consumer`: the async shell.
-* `session`: which trio run has the file open.
-* `requests`: what crosses between trio's thread and the broker's.
-* `thread`, `lookout`, `transactions`: the one thread that works on the file; what it sleeps for; group commit.
+* `server`: what users open. `driver`: the driver behind the front door; each call is a request.
+* `file`: the file as trio's tasks see it. `requests`: requests one way, answers the other. `news`: what has changed.
+* `thread`, `change_watch`, `transactions`: the one thread that works on the file, what it sleeps for, group commit.
 * `store`: what all operations share. `publishing`, `claiming`, `settling`, `views`, `results`, `schedules` are the
   operations: synchronous, each inside a transaction that is open.
 * `directory`: queues, lanes and consumers as all processes see them.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -32,14 +33,14 @@ from ...ports import (
 )
 from . import claiming, publishing, results, schedules, settling, views
 from .clock import MICRO, Clock
-from .requests import Publication, Request
+from .file import File
+from .requests import Publication, Request, touches_any
 from .rows import pack, to_bodies
 from .schema import Opening
-from .session import Session
 from .store import BITE, Store
 
 CLOSING_TIME = 5.0
-"""Seconds that closing a consumer waits for the broker's thread: closing writes nothing, so only a hanging disk takes them."""
+"""Seconds that closing a consumer waits for the thread. Closing writes nothing: only a hanging disk takes so long."""
 
 
 class SQLiteDriver:
@@ -49,120 +50,107 @@ class SQLiteDriver:
 
     def __init__(self, opening: Opening, lease_timeout: float, clock: Clock) -> None:
         self.lease_timeout = lease_timeout
-        self._session = Session(opening, lease_timeout, clock)
-        self._ids: dict[str, int] = {}
-        self._mark = (0, 0)
+        self._file = File(opening, lease_timeout, clock)
+        self._ids: dict[str, int] = {}  # of the consumers, as the file has them
 
     @asynccontextmanager
-    async def link(self, watched: Collection[str]) -> AsyncIterator[None]:  # noqa: ARG002  the file tells of no ids
+    async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
         """Open the file."""
-        token = await self._session.enter()
         self._ids.clear()
-        try:
+        async with self._file.opened(watched):
             yield
-        finally:
-            await self._session.leave(token)
 
     async def declare(self, queues: Sequence[str]) -> None:
         """Create the queues that do not exist yet."""
-        if not await self._session.look(lambda store: store.directory.channels.keys() >= set(queues)):
-            await self._session.change(lambda store: store.directory.declare(queues))
+        if not await self._file.look(lambda store: store.directory.channels.keys() >= set(queues)):
+            await self._file.change(lambda store: store.directory.declare(queues))
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused."""
-        return await self._session.ask(Publication(list(envelopes), to_bodies(envelopes)))
+        refused: list[BrokerRefused | None] = await self._file.ask(Publication(list(envelopes), to_bodies(envelopes)))
+        return refused
 
     # Consumers
 
     async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
         """Enter a consumer."""
         wanted = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
-        self._ids[consumer] = await self._session.change(lambda store: store.open(wanted), durable=False)
+        self._ids[consumer] = await self._file.change(lambda store: store.open(wanted), durable=False)
 
     async def unsubscribe(self, consumer: str) -> None:
         """Strike it off."""
         id_ = self._ids.pop(consumer, None)
-        self._session.vouchers.pop(consumer, None)
+        self._file.vouchers.pop(consumer, None)
         if id_ is not None:
             with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME, shield=True):
-                await self._session.ask(Request(lambda store: store.close([id_]), in_memory=True))
+                await self._file.ask(Request(lambda store: store.close([id_]), in_memory=True))
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
         """Lease what is ready now; the file is locked only if there is something."""
         id_, most = self._ids[consumer], int(min(limit, 2**31))
         if not most:
-            return Claimed([], suspects=await self._session.look(lambda store: claiming.count_suspects(store, id_)))
-        next_in = float("inf")
-
-        def has_any(store: Store) -> bool:
-            nonlocal next_in
-            next_in = max(0.0, (store.next_event - store.now) / MICRO)
-            return claiming.has_any(store, id_, at_most)
-
-        request = Request(lambda store: claiming.claim(store, id_, most, at_most), peek=has_any, claims=True)
-        return Claimed(await self._session.ask(request) or [], next_in)
+            return Claimed([], suspects=await self._file.look(lambda store: claiming.count_suspects(store, id_)))
+        request = Request(
+            lambda store: claiming.claim(store, id_, most, at_most),
+            peek=lambda store: claiming.has_any(store, id_, at_most),
+            touched=_ids_of,
+        )
+        return Claimed(await self._file.ask(request) or [])
 
     async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:  # noqa: ARG002  any may
         """Carry out each disposition with its outbox and result in one step."""
         outboxes = [to_bodies(settlement.outbox) if settlement.outbox else () for settlement in settlements]
-        return await self._session.change(lambda store: settling.settle(store, settlements, outboxes))
+        return await self._file.change(
+            lambda store: settling.settle(store, settlements, outboxes), touched=lambda _: _ids_in(settlements)
+        )
 
     async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:  # noqa: ARG002  any may
         """Start the lease of each anew, also of one that has ended and was not rescued yet."""
         tokens = [delivery.token for delivery in deliveries]
-        return await self._session.change(lambda store: claiming.extend(store, tokens), durable=False)
+        return await self._file.change(lambda store: claiming.extend(store, tokens), durable=False)
 
     def vouch(self, consumer: str, under_way: UnderWay) -> None:
         """Have the thread extend what is under way while the event loop is blocked."""
-        self._session.vouchers[consumer] = under_way
+        self._file.vouchers[consumer] = under_way
 
     async def rescue(self) -> int:
         """Take back every lease that has ended."""
-        rescued = count = await self._session.change(claiming.rescue, durable=False)
+        rescued = count = await self._file.change(claiming.rescue, durable=False, touched=_any_if_moved)
         while count == claiming.RESCUED_AT_ONCE:  # others get the lock in between
-            count = await self._session.change(claiming.rescue, durable=False)
+            count = await self._file.change(claiming.rescue, durable=False, touched=_any_if_moved)
             rescued += count
         return rescued
 
     async def news(self, wait: float) -> News | None:
-        """Wait until the file has changed, whoever changed it."""
-
-        def look(store: Store) -> News | None:
-            version = store.execute("PRAGMA data_version").fetchone()[0]
-            mark = (version, store.connection.total_changes)
-            if mark == self._mark and store.next_event > store.now:
-                return None
-            self._mark = mark
-            return News()
-
+        """Wait until the file has changed, whoever changed it, or something in it has fallen due."""
         with trio.move_on_after(wait):
-            return await self._session.ask(Request(look, is_wish=True, claims=True))
+            return await self._file.news.next()
         return None
 
     # Looking after queues
 
     async def queues(self) -> list[str]:
         """The names of all queues."""
-        return await self._session.look(lambda store: sorted(store.directory.channels))
+        return await self._file.look(lambda store: sorted(store.directory.channels))
 
     async def counts(self, queues: Sequence[str]) -> list[Counts]:
         """How many messages of each queue are where."""
-        return await self._session.look(lambda store: [views.counts(store, queue) for queue in queues])
+        return await self._file.look(lambda store: [views.counts(store, queue) for queue in queues])
 
     async def browse(self, queue: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
         """Look at messages in the order in which they would be handled."""
-        return await self._session.look(lambda store: views.browse(store, queue, category, limit, after))
+        return await self._file.look(lambda store: views.browse(store, queue, category, limit, after))
 
     async def find(self, ids: Sequence[str]) -> list[list[BrowsedMessage]]:
         """The messages with these ids, live ones first."""
-        return await self._session.look(lambda store: [views.find(store, id_) for id_ in ids])
+        return await self._file.look(lambda store: [views.find(store, id_) for id_ in ids])
 
     async def flush(self, queue: str) -> int:
         """Remove what is ready or scheduled; how many. In bites, so that no transaction lasts long."""
         removed = 0
-        before = await self._session.look(lambda store: views.next_number(store, queue))
-        while some := await self._session.look(partial(views.waiting, name=queue, before=before)):
-            removed += await self._session.change(partial(Store.remove_waiting, seqs=some))
+        before = await self._file.look(lambda store: views.next_number(store, queue))
+        while some := await self._file.look(partial(views.waiting, name=queue, before=before)):
+            removed += await self._file.change(partial(Store.remove_waiting, seqs=some), touched=touches_any)
         return removed
 
     async def delete(self, queue: str) -> None:
@@ -170,63 +158,73 @@ class SQLiteDriver:
         with suppress(QueueNotDeclared):
             await self.flush(queue)
             await self.delete_messages(queue, None)
-        await self._session.change(lambda store: views.delete(store, queue))
+        await self._file.change(lambda store: views.delete(store, queue), touched=touches_any)
 
     async def revive(self, queue: str, keys: Sequence[str] | None) -> list[BrokerRefused | None]:
         """Make dead messages ready again, in bites."""
-        dead = await self._session.look(partial(views.dead_keys, name=queue, all_of_them=keys is None))
+        dead = await self._file.look(partial(views.dead_keys, name=queue, all_of_them=keys is None))
         chosen = dead if keys is None else [to_number(key) for key in keys]
         answers: list[BrokerRefused | None] = []
         for start in range(0, len(chosen), publishing.REVIVED_AT_ONCE):
             some = chosen[start : start + publishing.REVIVED_AT_ONCE]
-            answers += await self._session.change(partial(publishing.revive, queue=queue, keys=some))
+            answers += await self._file.change(partial(publishing.revive, queue=queue, keys=some), touched=touches_any)
         return answers
 
     async def delete_messages(self, queue: str, keys: Sequence[str] | None) -> int:
         """Remove dead messages; how many. In bites, so that no transaction lasts long."""
         if keys is None:
-            last = await self._session.look(lambda store: views.last_dead(store, queue))
+            last = await self._file.look(lambda store: views.last_dead(store, queue))
             return await self._in_bites(lambda store: views.delete_first_dead(store, queue, last))
         chosen = [to_number(key) for key in keys]
-        await self._session.look(lambda store: store.directory.channel(queue))  # complains of an undeclared queue
+        await self._file.look(lambda store: store.directory.channel(queue))  # complains of an undeclared queue
         removed = 0
         for start in range(0, len(chosen), BITE):
             some = chosen[start : start + BITE]
-            removed += await self._session.change(partial(views.delete_dead, name=queue, keys=some))
+            removed += await self._file.change(partial(views.delete_dead, name=queue, keys=some), touched=touches_any)
         return removed
 
     async def _in_bites(self, remove: Callable[[Store], int]) -> int:
         """Remove in transactions that are short, until nothing is left to remove; how many."""
-        removed = count = await self._session.change(remove)
+        removed = count = await self._file.change(remove, touched=touches_any)
         while count:
-            count = await self._session.change(remove)
+            count = await self._file.change(remove, touched=touches_any)
             removed += count
         return removed
 
     async def pause(self, queue: str, *, paused: bool) -> None:
         """Hand out nothing of the queue, or its messages again."""
-        await self._session.change(lambda store: store.directory.pause(queue, paused=paused))
+        await self._file.change(lambda store: store.directory.pause(queue, paused=paused))
 
     # Following messages
 
     async def cancel(self, ids: Sequence[str]) -> list[Cancelled]:
         """Remove what waits; have the consumers told whose runs the others are."""
-        return await self._session.change(lambda store: [views.cancel(store, id_) for id_ in ids])
+        return await self._file.change(lambda store: [views.cancel(store, id_) for id_ in ids], touched=lambda _: ids)
 
     async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
         """How each message stands; that it falls due is news."""
-        return await self._session.look(lambda store: [Sight(views.watch(store, *pair)) for pair in ids])
+        return await self._file.look(partial(self._look_at, ids))
+
+    def _look_at(self, ids: Sequence[tuple[str, str]], store: Store) -> list[Sight]:
+        began = time.monotonic()
+        sights = [Sight(views.watch(store, *pair)) for pair in ids]
+        self._file.news.looked(time.monotonic() - began)
+        return sights
 
     async def report(self, consumer: str, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:  # noqa: ARG002  any may
         """Note that runs have begun and how far they have come."""
         noted = [(delivery.token, _pack_progress(delivery, how_far)) for delivery, how_far in progress]
-        await self._session.change(lambda store: claiming.report(store, noted), durable=False)
+        await self._file.change(
+            lambda store: claiming.report(store, noted),
+            durable=False,
+            touched=lambda _: [delivery.envelope.id for delivery, _ in progress],
+        )
 
     async def events(self, consumer: str) -> list[LeaseEvent]:
         """Whose runs somebody has cancelled."""
         id_ = self._ids[consumer]
         peek = partial(claiming.has_cancellations, consumer=id_)
-        tokens: list[Token] | None = await self._session.ask(
+        tokens: list[Token] | None = await self._file.ask(
             Request(lambda store: claiming.cancellations(store, id_), peek=peek)
         )
         return [LeaseEvent(token, "cancel") for token in tokens or ()]
@@ -236,42 +234,66 @@ class SQLiteDriver:
     async def store_results(self, results_: Sequence[NewResult]) -> None:
         """Store results, in place of those with the same ids."""
         new = list(results_)
-        await self._session.change(lambda store: results.store(store.connection, store.now, new))
+        await self._file.change(
+            lambda store: results.store(store.connection, store.now, new),
+            touched=lambda _: [result.id for result in new],
+        )
 
     async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
         """The result under each id, or None."""
-        return await self._session.look(lambda store: results.fetch(store.connection, store.now, ids))
+        return await self._file.look(lambda store: results.fetch(store.connection, store.now, ids))
 
     # Schedules
 
     async def now(self) -> float:
         """The wall clock: seconds since 1970."""
-        return await self._session.look(lambda store: store.now / MICRO)
+        return await self._file.look(lambda store: store.now / MICRO)
 
     async def schedules(self, names: Collection[str] | None) -> list[StoredSchedule]:
         """All of them, or those of these names."""
-        return await self._session.look(lambda store: schedules.find(store, names))
+        return await self._file.look(lambda store: schedules.find(store, names))
 
     async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
         """Store a schedule, if the old one is what is there."""
         body = schedules.encode_schedule(new.schedule)
-        return await self._session.change(lambda store: schedules.replace(store, old, new, body))
+        return await self._file.change(lambda store: schedules.replace(store, old, new, body))
 
     async def due_schedules(self, limit: int) -> DueSchedules:
         """Those that are due."""
-        return await self._session.look(lambda store: schedules.due(store, limit))
+        return await self._file.look(lambda store: schedules.due(store, limit))
 
     async def remove_schedule(self, name: str) -> bool:
         """Forget it."""
-        return await self._session.change(lambda store: schedules.remove(store, name))
+        return await self._file.change(lambda store: schedules.remove(store, name))
 
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
         """Move the schedule on and publish, if it is still where it was expected to be."""
         envelopes = [] if envelope is None else [envelope]
         bodies = to_bodies(envelopes)
-        return await self._session.change(
-            lambda store: schedules.tick(store, name, expected_next, next_at, envelopes, bodies)
+        return await self._file.change(
+            lambda store: schedules.tick(store, name, expected_next, next_at, envelopes, bodies),
+            touched=lambda _: [envelope.id for envelope in envelopes],
         )
+
+
+def _ids_of(deliveries: Sequence[Delivery] | None) -> list[str]:
+    """The ids of what was leased."""
+    return [delivery.envelope.id for delivery in deliveries or ()]
+
+
+def _ids_in(settlements: Sequence[Settlement]) -> Iterator[str]:
+    """The ids of the messages and results that these settlements change."""
+    for settlement in settlements:
+        yield settlement.delivery.envelope.id
+        if settlement.result is not None:
+            yield settlement.result.id
+        for envelope in settlement.outbox:
+            yield envelope.id
+
+
+def _any_if_moved(count: int) -> tuple[()] | None:
+    """A rescue changed any message, or none."""
+    return None if count else ()
 
 
 def to_number(key: str) -> int:

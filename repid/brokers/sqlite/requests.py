@@ -1,12 +1,27 @@
-"""What crosses between trio's thread and the broker's: requests one way, answers the other.
+"""What crosses between trio's thread and the file's thread: requests one way, answers the other.
 
-A request is waiting, taken or answered, or was withdrawn. Cancelling the caller withdraws what is waiting, and then
-nothing has happened; what is taken is seen through, and the call returns as if it had not been cancelled. The broker's
-thread takes requests only when it holds the file's write lock, so no caller waits for another process once cancelled.
+Theory. Each call of the driver is a `Request`, and the request is in exactly one of four states:
 
-What an operation returned is an `Answer`, which belongs to the transaction that it was carried out in. A request gets
-it only when that transaction is over and was not rolled back: a request that waits, or waits again, knows of no answer.
-Whatever was taken is answered or put back, also when the thread fails in between.
+* WAITING: it is in the queue, and nothing of it has happened. Cancelling the caller makes it WITHDRAWN.
+* TAKEN: the file's thread carries it out. The caller waits for the answer even if it is cancelled.
+* ANSWERED: the answer is at the request, and the caller is woken.
+* WITHDRAWN: the caller was cancelled, and the request was not carried out.
+
+    WAITING -> TAKEN -> ANSWERED        the usual way
+    TAKEN -> WAITING                    put back: it turned out to need the write lock
+    WAITING -> WITHDRAWN                its caller was cancelled
+    TAKEN -> WITHDRAWN                  its caller was cancelled, and then it was put back instead of answered
+
+Every change of state happens under the queue's lock. Only trio's thread withdraws what waits; only the file's thread
+takes, answers and puts back. The file's thread takes a request that writes only when it holds the write lock, so a
+caller who is cancelled never waits for another process.
+
+What an operation returned is an `Answer` until the transaction is over. A request receives its answer only when that
+transaction was committed; after a rollback the answers are dropped, and each request is carried out again alone. What
+was taken is always answered or put back, also when the thread fails in between (`RequestQueue.refuse_taken`).
+
+A fork is invisible here: the thread closes the file and opens it again, and what waits stays in the queue. The child
+never touches the queue of its parent.
 """
 
 from __future__ import annotations
@@ -16,7 +31,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken, current_task, reschedule, wait_task_rescheduled
@@ -26,6 +41,18 @@ from ...errors import RepidError
 from .publishing import publish
 from .rows import Body
 from .store import Store
+
+Touched: TypeAlias = Callable[[Any], Iterable[str] | None]
+"""From the answer of a request to the ids of messages and results that it changed; None if that may be any."""
+
+
+def touches_nothing(_: object) -> Iterable[str]:
+    """The request changes no message that anybody could watch."""
+    return ()
+
+
+def touches_any(_: object) -> None:
+    """The request may have changed any message."""
 
 
 class State(enum.Enum):
@@ -38,18 +65,18 @@ class State(enum.Enum):
 
 
 class Request:
-    """One call. `operation` runs on the broker's thread, inside a transaction; what it returns is the answer.
+    """One call. `operation` runs on the file's thread, inside a transaction; what it returns is the answer.
 
-    `urgent`: it is to be carried out now, in a transaction that may change the file. `durable`: the answer may only be
-    given when a loss of power cannot undo it; leases need that not, they end with the power anyway. A wish is asked again while its
-    operation returns None, whenever something may have changed. If it changes the file it has a `peek`, which only
-    looks whether there is something for it; `claims`: it waits for what becomes ready. `in_memory`: the operation does not
-    touch the file, so it is carried out whatever the file's state is.
+    urgent: the request needs a transaction that may change the file. durable: the answer may only be given when a loss
+    of power cannot undo the change. Leases do not need this: a power loss ends them anyway. peek: a request that is not
+    urgent and has one becomes urgent if its peek says that there is something to do; otherwise the answer is None.
+    touched: which ids the operation changed. in_memory: the operation does not touch the file, so it is carried out in
+    any case.
     """
 
     __slots__ = (
-        "claims", "durable", "error", "in_memory", "is_wish", "operation", "peek", "raise_cancel", "result", "state",
-        "task", "urgent",
+        "durable", "error", "in_memory", "operation", "peek", "raise_cancel", "result", "state", "task", "touched",
+        "urgent",
     )  # fmt: skip
 
     def __init__(
@@ -58,17 +85,15 @@ class Request:
         *,
         urgent: bool = False,
         durable: bool = False,
-        is_wish: bool = False,
         peek: Callable[[Store], bool] | None = None,
-        claims: bool = False,
+        touched: Touched = touches_nothing,
         in_memory: bool = False,
     ) -> None:
         self.operation = operation
         self.urgent = urgent
         self.durable = durable
-        self.is_wish = is_wish
         self.peek = peek
-        self.claims = claims
+        self.touched = touched
         self.in_memory = in_memory
         self.state = State.WAITING
         self.result: Any = None
@@ -84,72 +109,71 @@ class Answer(NamedTuple):
     result: Any = None
     error: BaseException | None = None
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the request is done with it: a wish without a result waits on."""
-        return not self.request.is_wish or self.result is not None or self.error is not None
-
 
 class Publication(Request):
-    """A publish: all that wait at one time become one statement."""
+    """A publish. All publications that wait at the same time become one statement."""
 
     __slots__ = ("bodies", "envelopes")
 
     def __init__(self, envelopes: Sequence[Envelope], bodies: Sequence[Body]) -> None:
-        super().__init__(lambda store: publish(store, envelopes, bodies), urgent=True, durable=True)
+        super().__init__(
+            lambda store: publish(store, envelopes, bodies),
+            urgent=True,
+            durable=True,
+            touched=lambda _: [envelope.id for envelope in envelopes],
+        )
         self.envelopes = envelopes
         self.bodies = bodies
 
 
 class Waiting(NamedTuple):
-    """Whether anything waits, anything urgent, and anything that must be durable."""
+    """Whether any request waits, any urgent one, and any that must be durable."""
 
     anything: bool
     urgent: bool
     durable: bool
 
 
-class Bell:
-    """Wakes the one thread that waits for it. Rung several times before it is heard, it is heard once."""
+class WakeUp:
+    """Wakes the one thread that waits for it. Several signals before the thread waits again count as one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def ring(self) -> None:
-        """Wake the thread, or have it not fall asleep."""
+    def signal(self) -> None:
+        """Wake the thread; if it is not asleep, its next wait ends at once."""
         try:
             self._lock.release()
-        except RuntimeError:  # it is ringing already
+        except RuntimeError:  # it was signalled already
             return
 
     def wait(self, timeout: float) -> bool:
-        """Until it rings, at most so many seconds; whether it has rung."""
+        """Wait for a signal, at most `timeout` seconds. Returns whether there was one."""
         return self._lock.acquire(timeout=timeout)
 
 
-class Counter:
-    """Where requests are handed in and answers given out. Every change of a request's state happens under its lock."""
+class RequestQueue:
+    """Where trio's tasks hand requests in and receive answers."""
 
     def __init__(self, token: TrioToken) -> None:
         self._token = token
         self._lock = threading.Lock()
         self._waiting: list[Request] = []
-        self._wishes: dict[Request, None] = {}
         self._taken: dict[Request, None] = {}
-        self.bell = Bell()
         self._closed: RepidError | None = None
+        self.wake_up = WakeUp()
 
     # On trio's side
 
     async def ask(self, request: Request) -> Any:
-        """Hand the request in and wait for the answer. Cancelled: it was not carried out."""
+        """Hand the request in and wait for the answer. If this is cancelled, the request was not carried out."""
         request.task = current_task()
         with self._lock:
             if self._closed is not None:
                 raise copy(self._closed)
             self._waiting.append(request)
-        self.bell.ring()
+        self.wake_up.signal()
 
         def abort(raise_cancel: RaiseCancelT) -> Abort:
             with self._lock:
@@ -170,15 +194,10 @@ class Counter:
                 request.error = None  # no cycle through the traceback
         return request.result
 
-    # On the broker's thread
+    # On the file's thread
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    @property
-    def has_wishes(self) -> bool:
-        """Whether somebody waits for something to happen."""
-        return bool(self._wishes)
 
     def look(self) -> Waiting:
         """What waits."""
@@ -188,41 +207,33 @@ class Counter:
             return Waiting(bool(waiting), bool(urgent), any(request.durable for request in urgent))
 
     def take(self, wanted: Callable[[Request], bool]) -> list[Request]:
-        """Those of the waiting that are wanted. What only looks is told apart here: since `look` others may have come."""
+        """Take the waiting requests that are wanted. The choice is made here: others may have come since `look`."""
         with self._lock:
             chosen = [request for request in self._waiting if wanted(request)]
             self._waiting = [request for request in self._waiting if not wanted(request)]
-            return self._take(chosen)
-
-    def take_wishes(self, *, claims: bool = False) -> list[Request]:
-        """All wishes, or those that claim."""
-        with self._lock:
-            taken = self._take(wish for wish in self._wishes if wish.claims or not claims)
-            gone = [wish for wish in self._wishes if wish.state is not State.WAITING]
-            for wish in gone:
-                del self._wishes[wish]
+            taken = [request for request in chosen if request.state is State.WAITING]
+            for request in taken:
+                request.state = State.TAKEN
+                self._taken[request] = None
             return taken
 
-    def put_back(self, requests: Iterable[Request], *, urgent: bool = False) -> None:
-        """What was taken waits on; `urgent`: to be carried out now. Who was cancelled meanwhile is told so."""
+    def put_back(self, requests: Iterable[Request]) -> None:
+        """Make taken requests wait again, as urgent ones. Those whose callers were cancelled are withdrawn."""
         cancelled = []
         with self._lock:
             for request in requests:
                 self._taken.pop(request, None)
-                request.urgent = urgent
-                if request.raise_cancel is not None:
-                    request.state = State.WITHDRAWN
-                    cancelled.append(request)
-                    continue
-                request.state = State.WAITING
-                if urgent:
+                request.urgent = True
+                if request.raise_cancel is None:
+                    request.state = State.WAITING
                     self._waiting.append(request)
                 else:
-                    self._wishes[request] = None
-        self._tell(cancelled)
+                    request.state = State.WITHDRAWN
+                    cancelled.append(request)
+        self._wake(cancelled)
 
     def answer(self, answers: Iterable[Answer]) -> None:
-        """Give the answers out, all in one go."""
+        """Give the answers out, all in one step of trio's."""
         requests = []
         with self._lock:
             for request, result, error in answers:
@@ -230,46 +241,38 @@ class Counter:
                 request.result, request.error = result, error
                 request.state = State.ANSWERED
                 requests.append(request)
-        self._tell(requests)
+        self._wake(requests)
 
     def refuse_taken(self, error: RepidError) -> None:
-        """Tell those whose requests were taken and cannot be carried out any more."""
+        """Answer the requests that were taken and cannot be carried out any more."""
         self.answer([Answer(request, error=copy(error)) for request in list(self._taken)])
 
+    def refuse_all(self, error: RepidError) -> None:
+        """Answer every request that waits or was taken with this error."""
+        self.take(lambda _: True)
+        self.refuse_taken(error)
+
     def close(self, error: RepidError) -> None:
-        """Take no more; whoever waits is told why."""
+        """Take no more requests; all callers, present and later ones, are told this error."""
         with self._lock:
             self._closed = error
         self.refuse_all(error)
 
-    def refuse_all(self, error: RepidError) -> None:
-        """Tell everybody whose request waits or was taken."""
-        self.take(lambda _: True)
-        self.take_wishes()
-        self.refuse_taken(error)
-
-    def has_anybody(self) -> bool:
-        """Whether trio still runs."""
+    def is_left_over(self) -> bool:
+        """Whether the trio run has ended."""
         try:
             self._token.run_sync_soon(lambda: None)
         except trio.RunFinishedError:
-            return False
-        return True
+            return True
+        return False
 
-    def _take(self, requests: Iterable[Request]) -> list[Request]:
-        taken = [request for request in requests if request.state is State.WAITING]
-        for request in taken:
-            request.state = State.TAKEN
-            self._taken[request] = None
-        return taken
-
-    def _tell(self, requests: Sequence[Request]) -> None:
+    def _wake(self, requests: Sequence[Request]) -> None:
         if requests:
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(lambda: _wake(requests))
+                self._token.run_sync_soon(lambda: _reschedule(requests))
 
 
-def _wake(requests: Sequence[Request]) -> None:
+def _reschedule(requests: Sequence[Request]) -> None:
     for request in requests:
         task, request.task = request.task, None
         if task is not None:

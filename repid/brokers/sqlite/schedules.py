@@ -67,7 +67,7 @@ def find(store: Store, names: Collection[str] | None) -> list[StoredSchedule]:
     if names is None:
         rows = fetch_all(store.connection, _BY_NAME)
     else:
-        rows = fetch_all(store.connection, _OF_NAMES, (json.dumps(list(names)),))
+        rows = fetch_all(store.connection, _OF_NAMES, (json.dumps(list(names), ensure_ascii=False),))
     return _read_all(store, rows)
 
 

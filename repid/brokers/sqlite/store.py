@@ -74,9 +74,10 @@ _BURY_ALL = f"{_BURY} IN {LISTED} ORDER BY expires_at, seq"
 class Store:
     """One connection, the time, and what is remembered of the file between transactions.
 
-    `now` and `boot_now` are those of the present transaction, in microseconds. `arrived`: something has become ready
-    since the last one that reset it. `next_event`: when something falls due or expires. `consumers`: ours, with what
-    they take, and `beat_due`: when they have to be heard of again, on the boot clock.
+    `now` and `boot_now` are those of the present transaction, in microseconds. Since `begin_noting`, `arrived` says
+    whether anything became ready, `has_moved` whether time moved any message, `has_requests` whether a cancellation was
+    requested. `next_event`: when the next message falls due or expires. `consumers`: ours, with what they take, and
+    `beat_due`: when they have to be heard of again, on the boot clock.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Store:
         self.boot_now = 0
         self.boot = 0
         self.next_event: float = _NEVER
-        self.arrived = False
+        self.arrived = self.has_moved = self.has_requests = False
         self.consumers: dict[int, bytes] = {} if earlier is None else earlier.consumers
         self.leaving: set[int] = set() if earlier is None else earlier.leaving  # closed, and they stand in the file yet
         self.beat_due = self.clock.boot() if self.has_consumers else _NEVER
@@ -115,6 +116,11 @@ class Store:
         self.unused: int = 0 if earlier is None else earlier.unused  # what was taken for messages is below this
 
     # Transactions
+
+    def begin_noting(self) -> int:
+        """Note from now on what changes for those who wait. Returns the version of the directory."""
+        self.arrived = self.has_moved = self.has_requests = False
+        return self.directory.version
 
     def look(self) -> None:
         """Bring what is remembered up to date."""
@@ -137,6 +143,7 @@ class Store:
         if self._boot_id != self.clock.boot_id:
             self._register_boot()
         if self.is_due:
+            self.has_moved = True
             self._promote()
             self._expire()
             self.look()

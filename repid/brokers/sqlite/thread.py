@@ -1,7 +1,15 @@
-"""The one thread that works on the file: it opens it, carries out what is handed in, and closes it.
+"""The one thread that works on the file: it opens it, carries out requests, tells news, and closes it.
 
-The file is also closed while the process forks (`repid.process` says why), and opened again afterwards. The callers
-notice only the time that takes: what they wait for stays with the `Counter`, and the consumers stay registered.
+Theory. Everything of the file belongs to this thread: the connection, the store, the transactions. Other threads reach
+it only through the request queue and the news box. The loop (`_work`) always does the first of these that there is:
+requests that write, a heartbeat of our consumers, requests that only look, news, sleep. It ends when it was told to
+close and no request waits.
+
+A connection that fails in a way that a rollback does not mend is given up: the requests that were taken are answered
+with the error, and the file is opened again. For a fork it is closed and opened again too: the file must not be open
+while the process forks (`repid.process` says why). The callers notice only the time that takes. The requests stay in
+the queue, the consumers stay registered (the next `Store` takes them over from the one before), and everything is told
+to have changed.
 """
 
 from __future__ import annotations
@@ -18,10 +26,11 @@ from ...errors import BrokerUnavailable, InternalError, NotConnected, RepidError
 from ...logs import Log
 from ...ports import UnderWay
 from ...process import forks
+from .change_watch import CHECK, ChangeWatch
 from .clock import Clock
 from .errors import STATEMENT_FAILED, explain
-from .lookout import CHECK, Lookout
-from .requests import Counter, Request, Waiting
+from .news import NewsBox
+from .requests import Request, RequestQueue, Waiting
 from .schema import Opening, open_file
 from .store import Store
 from .transactions import Transactions, check_identity, identify
@@ -44,9 +53,16 @@ class Thread:
     """Works on one file until it is closed. Then everybody is answered, and nothing of it is left once it is joined."""
 
     def __init__(
-        self, counter: Counter, how: Opening, lease_timeout: int, clock: Clock, vouchers: Mapping[str, UnderWay]
+        self,
+        queue: RequestQueue,
+        news: NewsBox,
+        how: Opening,
+        lease_timeout: int,
+        clock: Clock,
+        vouchers: Mapping[str, UnderWay],
     ) -> None:
-        self._counter = counter
+        self._queue = queue
+        self._news = news
         self._how = how
         self._path = how.path
         self._lease_timeout = lease_timeout
@@ -74,7 +90,7 @@ class Thread:
         """Finish what waits and end; what needs a lock of another process has `CLOSING_TIME` left."""
         self._give_up_at = time.monotonic() + CLOSING_TIME
         self._closing = True
-        self._counter.bell.ring()
+        self._queue.wake_up.signal()
 
     def join(self, timeout: float) -> bool:
         """Wait for the end; whether it came."""
@@ -89,7 +105,7 @@ class Thread:
             pause: float | None = 0.0
             while pause is not None:
                 time.sleep(pause)
-                with forks.holding(os.path.realpath(self._path), self._counter.bell.ring):
+                with forks.holding(os.path.realpath(self._path), self._queue.wake_up.signal):
                     pause = self._serve()
         except RepidError as error:
             reason = error
@@ -97,12 +113,11 @@ class Thread:
             reason = InternalError(f"the thread of {self._path} ended: {error!r}")
             reason.__cause__ = error
         finally:
-            self._counter.close(reason)
+            self._queue.close(reason)
+            self._news.note_everything()
 
     def _serve(self) -> float | None:
-        """Open the file and work on it until the end. Otherwise returns after which pause it is to be opened again:
-        none if it was closed for a fork, some time if the connection had to be given up.
-        """
+        """Open the file and work on it. Returns None at the end, or seconds after which it must be opened again."""
         try:
             if self._identity is not None:
                 check_identity(self._path, self._identity)
@@ -110,19 +125,21 @@ class Thread:
         except BrokerUnavailable as error:
             if self._store is None or self._closing or self._is_left_over():
                 raise
-            self._counter.refuse_all(error)
+            self._queue.refuse_all(error)
+            self._news.note_everything()  # those who wait for it ask, and are told of the error
             return _AFTER_FAILURE
         store = self._store = Store(connection, self._clock, self._lease_timeout, self._store, vouchers=self._vouchers)
         try:
-            synchronous = self._how.synchronous
-            transactions = Transactions(store, self._counter, self._path, synchronous, lambda: self._give_up_at)
+            transactions = Transactions(
+                store, self._queue, self._news, self._path, self._how.synchronous, lambda: self._give_up_at
+            )
             self._identity = identify(self._path)
             if not self._work(store, transactions):
                 return 0.0
             self._strike_off(store, transactions)
         except Exception as error:
             log.exception("the connection to %s is given up and opened again", self._path)
-            self._counter.refuse_taken(explain(error, self._path))
+            self._queue.refuse_taken(explain(error, self._path))
             return _AFTER_FAILURE
         finally:
             with suppress(*STATEMENT_FAILED):  # everything is in the file or its WAL already
@@ -131,23 +148,23 @@ class Thread:
 
     def _work(self, store: Store, transactions: Transactions) -> bool:
         """Work until the end, or until the process is about to fork. Returns whether it is the end."""
-        lookout = Lookout(store, self._clock)
-        counter = self._counter
+        watch = ChangeWatch(store, self._clock, transactions, self._news)
+        queue, news = self._queue, self._news
         while not forks.is_wanted:
-            waiting = counter.look()
-            if waiting.urgent or (lookout.is_beat_due() and not self._closing):
+            waiting = queue.look()
+            if news.is_wanted and (watch.is_late() or not waiting.anything):
+                watch.look()
+            if waiting.urgent or (watch.is_beat_due() and not self._closing):
                 self._write(transactions, waiting)
-                lookout.stir()
-                if store.is_due:  # it took what one transaction may take: now others may have the lock
-                    counter.bell.wait(_BETWEEN_BITES)
+                watch.note_change()
+                if store.is_due:  # one transaction moved as much as it may: now others may have the lock
+                    queue.wake_up.wait(_BETWEEN_BITES)
             elif waiting.anything:
-                transactions.read(counter.take(lambda request: not request.urgent))
+                transactions.read(queue.take(lambda request: not request.urgent))
             elif self._closing or self._is_left_over():
                 return True
-            elif counter.has_wishes and lookout.is_stirred():
-                self._look_after(transactions, lookout)
             else:
-                lookout.sleep(counter.bell, somebody_waits=counter.has_wishes)
+                watch.sleep(queue.wake_up)
         return False
 
     def _strike_off(self, store: Store, transactions: Transactions) -> None:
@@ -160,28 +177,20 @@ class Thread:
         if waiting.durable:
             self._gather()
         if not transactions.write(durable=waiting.durable) and not waiting.urgent:
-            self._counter.bell.wait(_AFTER_FAILURE)
+            self._queue.wake_up.wait(_AFTER_FAILURE)
         now = time.monotonic()
         if now >= self._shrink_at:
             self._shrink_at = now + CHECK
             transactions.shrink_wal()
 
-    def _look_after(self, transactions: Transactions, lookout: Lookout) -> None:
-        """See for each of those who wait whether there is something for it."""
-        if lookout.begin_round():
-            transactions.read(self._counter.take_wishes())
-            lookout.end_round()
-        else:
-            transactions.read(self._counter.take_wishes(claims=True))
-
     def _gather(self) -> None:
         """Those who were answered together often ask together again: the disk is waited for once if they all come."""
-        counter = self._counter
+        queue = self._queue
         deadline = time.monotonic() + _GATHERING
-        while len(counter) < self._expected and (left := deadline - time.monotonic()) > 0:
-            counter.bell.wait(left)
-        self._expected = len(counter)
+        while len(queue) < self._expected and (left := deadline - time.monotonic()) > 0:
+            queue.wake_up.wait(left)
+        self._expected = len(queue)
 
     def _is_left_over(self) -> bool:
         """Whether the program has ended without closing us."""
-        return not threading.main_thread().is_alive() and not self._counter.has_anybody()
+        return not threading.main_thread().is_alive() and self._queue.is_left_over()

@@ -1,11 +1,17 @@
-"""Requests in, transactions on the file, answers out: group commit.
+"""Requests in, transactions on the file, answers and news out: group commit.
 
-Everything that waits goes into one transaction. If that fails it is rolled back and each request gets a transaction
-of its own, so that one's failure never harms a neighbour.
+Theory. All requests that wait go into one transaction. If that fails it is rolled back, and each request gets a
+transaction of its own, so one request's failure never harms another one. What only looks is carried out in a read
+transaction, which keeps nobody out; while a writer waits for the lock of another process, readers are served.
 
-A transaction that was rolled back leaves no trace in memory. Answers live here until it is committed (`Answer`), and
-what the store remembers becomes valid with `Store.committed` or is dropped by `Store.forget`. A rollback that fails is
-for the thread: it closes the connection, which undoes the transaction, and opens another one.
+What a rollback undoes: the file, by SQLite. In memory, the answers (`Answer`, which live in local variables here until
+the commit) and what the store remembers, which becomes valid with `Store.committed` or is dropped by `Store.forget`.
+What it does not undo: the state of the requests (they are still taken, and are carried out again or answered) and
+numbers that were reserved for messages. A rollback that fails is raised to the thread, which closes the connection;
+that undoes the transaction.
+
+The order at the end of a transaction that writes: commit, remember (`committed`), note news, answer. So news is never
+told of what may still be undone, and a caller who has its answer finds the news already noted.
 """
 
 from __future__ import annotations
@@ -13,13 +19,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 
 from ...errors import RepidError
 from .errors import explain, is_busy, moved
+from .news import NewsBox
 from .publishing import publish
-from .requests import Answer, Counter, Publication, Request
+from .requests import Answer, Publication, Request, RequestQueue
 from .schema import LARGEST_IDLE_WAL
 from .store import Store
 
@@ -30,18 +37,29 @@ _FAIR_WAIT = 8
 """Milliseconds for which SQLite itself tries again, after 1, 2 and 5: short waits are what gets a lock under load."""
 
 
+_NEWS = """
+SELECT EXISTS (SELECT 1 FROM ready), EXISTS (SELECT 1 FROM lease INDEXED BY lease_cancelling WHERE cancelling = 1)
+"""
+
 LARGEST_WAL = 4 * LARGEST_IDLE_WAL
 """Bytes. Only a reader that stays in one transaction for long lets it grow so far."""
 
 
 class Transactions:
-    """Carries out what is handed in at one counter, on one file. From the moment `give_up_at` no lock is waited for."""
+    """Carries out the requests of one queue, on one file. From the moment `give_up_at` no lock is waited for."""
 
     def __init__(
-        self, store: Store, counter: Counter, path: str, synchronous: str, give_up_at: Callable[[], float]
+        self,
+        store: Store,
+        queue: RequestQueue,
+        news: NewsBox,
+        path: str,
+        synchronous: str,
+        give_up_at: Callable[[], float],
     ) -> None:
         self._store = store
-        self._counter = counter
+        self._queue = queue
+        self._news = news
         self._path = path
         self._execute = store.connection.execute
         self._give_up_at = give_up_at
@@ -58,15 +76,16 @@ class Transactions:
             self._begin(write=True, durable=durable)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
             self._read_what_waits()
-            self._refuse(self._counter.take(lambda request: request.urgent), error)
+            self._refuse(self._queue.take(lambda request: request.urgent), error)
             return False
-        return self._finish(self._counter.take(lambda request: durable or not request.durable), join=True)
+        requests = self._queue.take(lambda request: durable or not request.durable)
+        return self._finish(requests, may_repeat=True)
 
     def read(self, requests: Sequence[Request]) -> None:
         """Answer what only looks, without locking others out. What needs more is handed in again, as urgent."""
         outside = [Answer(request, request.operation(self._store)) for request in requests if request.in_memory]
         if outside:
-            self._hand_out(outside)
+            self._queue.answer(outside)
             requests = [request for request in requests if not request.in_memory]
         if not requests:
             return
@@ -77,18 +96,18 @@ class Transactions:
         except Exception as error:  # noqa: BLE001 - as above
             self._roll_back()
             if is_busy(error):  # being recovered: a writer has the patience
-                self._counter.put_back(requests, urgent=True)
+                self._queue.put_back(requests)
             elif len(requests) > 1:
                 for request in requests:
                     self.read([request])
             else:
                 self._refuse(requests, error)
             return
-        self._counter.put_back(wanting, urgent=True)
-        self._hand_out(answers)
+        self._queue.put_back(wanting)
+        self._queue.answer(answers)
 
     def _read_what_waits(self) -> None:
-        self.read(self._counter.take(lambda request: not request.urgent))
+        self.read(self._queue.take(lambda request: not request.urgent))
 
     def each_alone(self, requests: Sequence[Request]) -> None:
         """Carry out each request in a transaction of its own."""
@@ -98,7 +117,7 @@ class Transactions:
             except Exception as error:  # noqa: BLE001 - as above
                 self._refuse(requests[place:], error)
                 return
-            self._finish([request], join=False)
+            self._finish([request], may_repeat=False)
 
     def shrink_wal(self) -> None:
         """Move a WAL that has grown far beyond its limit into the file, if nobody is reading in it just now."""
@@ -126,30 +145,48 @@ class Transactions:
             if write:  # whoever holds the lock keeps nobody from reading
                 self._read_what_waits()
 
-    def _finish(self, requests: Sequence[Request], *, join: bool) -> bool:
-        """Carry out in the transaction that is open; those who wait for what becomes ready by that may join."""
+    def _finish(self, requests: Sequence[Request], *, may_repeat: bool) -> bool:
+        """Carry requests out in the transaction that is open. Returns False if it failed and nothing was repeated."""
         store = self._store
-        joined: list[Request] = []
-        store.arrived = False
+        directory = store.begin_noting()
         try:
             store.look()
             store.advance()
             answers = self._run(requests)
-            if join and store.arrived:
-                joined = self._counter.take_wishes(claims=True)
-                answers += self._run(joined)
             self._execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - as above
             self._roll_back()
-            self._counter.put_back(joined)
-            if join and requests:
+            if may_repeat and requests:
                 self.each_alone(requests)
                 return True
             self._refuse(requests, error)
             return False
         store.committed()
-        self._hand_out(answers)
+        self._tell(answers, has_new_directory=store.directory.version != directory)
+        self._queue.answer(answers)
         return True
+
+    def _tell(self, answers: Sequence[Answer], *, has_new_directory: bool) -> None:
+        """Note what the transaction that was committed has changed."""
+        store, news = self._store, self._news
+        ids: set[str] | None = set()
+        if news.watched:
+            ids = _touched_by(answers)
+            if store.has_moved:
+                ids = None
+        news.note(ready=store.arrived or has_new_directory, events=store.has_requests, ids=ids)
+
+    def look_for_news(self) -> tuple[bool, bool]:
+        """Bring the store up to date, and find out whether anything is ready and any cancellation requested."""
+        try:
+            self._begin(write=False)
+            self._store.look()
+            ready, events = self._execute(_NEWS).fetchone()
+            self._end()
+        except Exception:  # noqa: BLE001 - those who wait ask for themselves, and are told what is wrong
+            self._roll_back()
+            return True, True
+        return bool(ready), bool(events)
 
     def _look(self, requests: Sequence[Request]) -> tuple[list[Answer], list[Request]]:
         """What the operations of those that only look say, and which of them want a transaction that writes."""
@@ -208,12 +245,8 @@ class Transactions:
         self._store.forget()
         self._end()
 
-    def _hand_out(self, answers: Sequence[Answer]) -> None:
-        self._counter.put_back([answer.request for answer in answers if not answer.is_final])
-        self._counter.answer([answer for answer in answers if answer.is_final])
-
     def _refuse(self, requests: Sequence[Request], error: Exception) -> None:
-        self._counter.answer([Answer(request, error=self.explain(error)) for request in requests])
+        self._queue.answer([Answer(request, error=self.explain(error)) for request in requests])
 
     def explain(self, error: Exception) -> RepidError:
         """What to tell a caller whose request failed with this."""
@@ -222,6 +255,17 @@ class Transactions:
         explained = explain(error, self._path)
         explained.__cause__ = error
         return explained
+
+
+def _touched_by(answers: Iterable[Answer]) -> set[str] | None:
+    """The ids that these requests have changed; None if that may be any."""
+    ids: set[str] = set()
+    for request, result, error in answers:
+        touched = () if error is not None else request.touched(result)
+        if touched is None:
+            return None
+        ids.update(touched)
+    return ids
 
 
 def identify(path: str) -> tuple[int, int]:

@@ -194,6 +194,7 @@ def cancel(store: Store, id_: str) -> Cancelled:
     (seq,) = row
     found = store.execute("UPDATE lease SET cancelling = max(cancelling, 1) WHERE seq = ?", (seq,))
     if found.rowcount:
+        store.has_requests = True
         return "requested"
     store.take_out(seq)
     results.conclude(store.connection, store.now, [seq], "cancelled")

@@ -1,0 +1,145 @@
+"""The file as trio's tasks see it: opened for a block, asked, closed.
+
+One thread works on the file while it is open (`thread`). Nothing of a trio run is kept when the block has been left. A
+block that was never left belongs to a run that crashed, or to the process that this one was forked from; then the next
+block starts anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+from trio.lowlevel import checkpoint_if_cancelled, current_trio_token
+
+from ...errors import NotConnected, UsageError
+from ...logs import Log
+from ...ports import UnderWay
+from ...process import forks
+from .clock import Clock, micros
+from .news import NewsBox
+from .requests import Request, RequestQueue, Touched, touches_nothing
+from .schema import Opening
+from .store import Store
+from .thread import CLOSING_TIME, Thread
+
+T = TypeVar("T")
+
+log = Log("repid.sqlite")
+
+ENDING_TIME = CLOSING_TIME + 2.0
+"""Seconds that leaving the block waits for the thread: only a disk that hangs can keep the thread for so long."""
+
+_left_behind: list[object] = []
+"""What a forked child inherited: to touch it, even to close it, could harm the parent's file."""
+
+
+class File:
+    """One file. `ask` and what uses it is for the time in which the file is open."""
+
+    def __init__(self, how: Opening, lease_timeout: float, clock: Clock) -> None:
+        self._how = how
+        self._lease_timeout = micros(lease_timeout)
+        self._clock = clock
+        self._path = os.path.realpath(how.path)
+        self._pid = os.getpid()
+        self._thread: Thread | None = None
+        self._queue: RequestQueue | None = None
+        self._news: NewsBox | None = None
+        self.vouchers: dict[str, UnderWay] = {}
+        """What is under way, by consumer. The thread reads it."""
+
+    @asynccontextmanager
+    async def opened(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
+        """Open the file for a block. Raises where it cannot be used. `watched`: see `Driver.link`."""
+        thread = self._start(watched)
+        try:
+            await self.look(lambda _: None)
+            yield
+        except GeneratorExit:  # the trio run has crashed, so nothing can be waited for
+            if self._pid == os.getpid():
+                thread.close()
+            raise
+        except BaseException:
+            await self._end(thread)
+            raise
+        else:
+            await self._end(thread)
+
+    # Asking
+
+    async def look(self, operation: Callable[[Store], T]) -> T:
+        """Run an operation that only looks. Its errors of repid's own are raised here."""
+        answer: T = await self.ask(Request(operation))
+        return answer
+
+    async def change(
+        self, operation: Callable[[Store], T], *, durable: bool = True, touched: Touched = touches_nothing
+    ) -> T:
+        """Run an operation in a transaction that is durable when this returns. Cancelled: it was not carried out."""
+        answer: T = await self.ask(Request(operation, urgent=True, durable=durable, touched=touched))
+        return answer
+
+    async def ask(self, request: Request) -> Any:
+        """Have a request carried out."""
+        if self._queue is None:
+            raise NotConnected(f"{self._path} is not open: use `async with server.connection():`")
+        await checkpoint_if_cancelled()
+        return await self._queue.ask(request)
+
+    @property
+    def news(self) -> NewsBox:
+        """What has changed."""
+        if self._news is None:
+            raise NotConnected(f"{self._path} is not open: use `async with server.connection():`")
+        return self._news
+
+    # Opening and closing
+
+    def _start(self, watched: Collection[str]) -> Thread:
+        if self._path in forks.left_open:
+            raise UsageError(
+                f"{self._path} was in use in the very moment in which this process was forked from another one, so "
+                "SQLite cannot open it safely here: start processes anew instead (multiprocessing's method 'spawn')"
+            )
+        self._drop_earlier()
+        token = current_trio_token()
+        queue = RequestQueue(token)
+        news = NewsBox(token, queue.wake_up, watched)
+        self.vouchers = {}
+        thread = Thread(queue, news, self._how, self._lease_timeout, self._clock, self.vouchers)
+        thread.start()
+        self._thread, self._queue, self._news = thread, queue, news
+        return thread
+
+    def _drop_earlier(self) -> None:
+        """Drop what a block left that was never left itself."""
+        if self._pid != os.getpid():
+            _left_behind.append((self._thread, self._queue, self._news))
+            self._pid = os.getpid()
+        elif self._thread is not None:
+            self._thread.close()
+        self._thread = self._queue = self._news = None
+
+    async def _end(self, thread: Thread) -> None:
+        if self._pid != os.getpid():
+            return  # the thread is that of the parent process
+        if self._thread is thread:
+            self._thread = self._queue = self._news = None
+            self.vouchers.clear()
+        thread.close()
+        with trio.CancelScope(shield=True):
+            ended = await _join(thread)
+        if not ended:
+            log.error("the thread that works on %s has not ended after %g s: the disk hangs", self._path, ENDING_TIME)
+
+
+async def _join(thread: Thread) -> bool:
+    """Wait for the end of the thread. Returns whether it came in time."""
+    try:
+        return await trio.to_thread.run_sync(thread.join, ENDING_TIME, limiter=trio.CapacityLimiter(1))
+    except RuntimeError:  # no thread can be started to wait in
+        return thread.join(ENDING_TIME)

@@ -1,0 +1,108 @@
+"""News of the file on its way from the file's thread to the one task that waits for it.
+
+Theory. The thread notes what may have changed; notes are merged until the task takes them. Taking happens in the task,
+in the step in which `next` returns, so a cancelled wait loses nothing: the notes stay for the next one. The thread
+looks for changes of other processes only while `is_wanted`; a task that begins to wait wakes the thread, unless the
+thread is watching already. What changed in between is found by the thread's next look, which compares the file with
+what it was at the last one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+import trio
+from trio.lowlevel import TrioToken
+
+from ...ports import News
+from .requests import WakeUp
+
+_LINGERING = 0.1
+"""Seconds for which the thread goes on watching after the task took its news: usually it waits again at once."""
+
+_SHARE_OF_WATCHING = 0.2
+"""Looking at watched messages because other processes changed something takes at most this part of the time."""
+
+
+class NewsBox:
+    """Merged notes of one file. All fields but the plain times change under the lock."""
+
+    def __init__(self, token: TrioToken, wake_up: WakeUp, watched: Collection[str]) -> None:
+        self.watched = watched
+        """The ids that are watched now. Trio's thread changes it at any time: look ids up, do not iterate."""
+        self.is_watched_over = False
+        """Whether the thread notices changes now without being woken."""
+        self.ids_at = 0.0
+        """When watched messages may be looked at again because of other processes, on the monotonic clock."""
+        self._token = token
+        self._wake_up = wake_up
+        self._lock = threading.Lock()
+        self._ready = self._events = False
+        self._ids: set[str] | None = set()
+        self._waiting: trio.Event | None = None
+        self._wanted_until = 0.0
+
+    # On trio's side
+
+    async def next(self) -> News:
+        """Wait for news and take it. A checkpoint. If this is cancelled, the news stays for the next call."""
+        await trio.lowlevel.checkpoint()
+        if not self._has_news():
+            event = trio.Event()
+            with self._lock:
+                self._waiting = event
+            if not self.is_watched_over:
+                self._wake_up.signal()
+            if self._has_news():  # it was noted before the event was there
+                event.set()
+            try:
+                await event.wait()
+            finally:
+                self._waiting = None
+        self._wanted_until = time.monotonic() + _LINGERING
+        return self._take()
+
+    def _has_news(self) -> bool:
+        return self._ready or self._events or self._ids is None or bool(self._ids)
+
+    def _take(self) -> News:
+        with self._lock:
+            news = News(self._ready, self._events, self._ids)
+            self._ready = self._events = False
+            self._ids = set()
+        return news
+
+    # On the file's thread
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a task waits for news, or is about to wait again."""
+        return self._waiting is not None or time.monotonic() < self._wanted_until
+
+    def note(self, *, ready: bool = False, events: bool = False, ids: Iterable[str] | None = ()) -> None:
+        """Something may have changed; see `News`. Ids that nobody watches are left out."""
+        touched = None if ids is None else [id_ for id_ in ids if id_ in self.watched]
+        if not (ready or events or touched is None or touched):
+            return
+        with self._lock:
+            self._ready |= ready
+            self._events |= events
+            if touched is None:
+                self._ids = None
+            elif self._ids is not None:
+                self._ids.update(touched)
+            waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(waiting.set)
+
+    def note_everything(self) -> None:
+        """Anything may have changed."""
+        self.note(ready=True, events=True, ids=None)
+
+    def looked(self, seconds: float) -> None:
+        """Looking at watched messages took this long; that decides when it may be done again."""
+        self.ids_at = time.monotonic() + seconds / _SHARE_OF_WATCHING

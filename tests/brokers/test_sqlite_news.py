@@ -1,0 +1,121 @@
+"""What the SQLite driver tells of changes to the front door, and what it keeps quiet about."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from repid.brokers.sqlite import change_watch
+from repid.brokers.sqlite.clock import Clock
+from repid.brokers.sqlite.driver import SQLiteDriver
+from repid.brokers.sqlite.schema import Opening
+from repid.delivery import ACK, Delivery, Settlement
+from repid.ports import ANYTHING, News
+
+from .broker_aids import message
+
+pytestmark = pytest.mark.real_time
+
+NOTHING = 0.2
+"""Seconds without news after which there is none: ten looks."""
+
+
+@pytest.fixture(autouse=True)
+def no_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is told only because a second has passed."""
+    monkeypatch.setattr(change_watch, "CHECK", 600.0)
+
+
+@asynccontextmanager
+async def linked(path: Path, *watched: str) -> AsyncGenerator[SQLiteDriver, None]:
+    """A driver with the queue "q" and the consumer "c" that has told everything it knows."""
+    driver = SQLiteDriver(Opening(str(path), "NORMAL", 0o600), 60.0, Clock())
+    async with driver.link(set(watched)):
+        await driver.declare(["q"])
+        await driver.subscribe("c", {"q": None})
+        while await driver.news(NOTHING) is not None:
+            pass
+        yield driver
+
+
+async def leased(driver: SQLiteDriver) -> list[Delivery]:
+    return (await driver.claim("c", 10, ANYTHING)).deliveries
+
+
+async def test_a_publish_tells_that_something_is_ready_and_which_watched_message_that_is(path: Path) -> None:
+    async with linked(path, "1", "3") as driver:
+        await driver.publish([message("1"), message("2")])
+        assert await driver.news(1) == News(ready=True, events=False, ids={"1"})
+
+
+async def test_a_claim_and_a_settlement_tell_of_watched_messages_only(path: Path) -> None:
+    async with linked(path, "1") as driver:
+        await driver.publish([message("1"), message("2")])
+        await driver.news(1)
+        deliveries = await leased(driver)
+        assert await driver.news(1) == News(ready=False, events=False, ids={"1"})
+        await driver.settle("c", [Settlement(delivery, ACK) for delivery in deliveries[1:]])
+        assert await driver.news(NOTHING) is None
+        await driver.settle("c", [Settlement(delivery, ACK) for delivery in deliveries[:1]])
+        assert await driver.news(1) == News(ready=False, events=False, ids={"1"})
+
+
+async def test_a_request_to_cancel_is_an_event(path: Path) -> None:
+    async with linked(path) as driver:
+        await driver.publish([message("1")])
+        await leased(driver)
+        await driver.news(1)
+        await driver.cancel(["1"])
+        assert await driver.news(1) == News(ready=False, events=True, ids=set())
+
+
+async def test_what_another_process_does_is_told_by_its_kind(path: Path) -> None:
+    async with linked(path, "1") as driver, linked(path) as other:
+        while await driver.news(NOTHING) is not None:  # the other one has opened the file
+            pass
+        await other.publish([message("1")])
+        assert await driver.news(1) == News(ready=True, events=False, ids=None)
+        assert len(await leased(driver)) == 1
+        await driver.news(NOTHING)
+        await other.cancel(["1"])
+        assert await driver.news(1) == News(ready=False, events=True, ids=None)
+
+
+async def test_news_that_a_cancelled_wait_did_not_take_is_told_to_the_next_one(path: Path) -> None:
+    async with linked(path) as driver:
+        for _ in range(20):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(driver.news, 60)
+                    await driver.publish([message(f"{_}")])
+                    scope.cancel()
+            news = await driver.news(NOTHING)
+            assert news is None or news.ready  # None: the wait was over before it was cancelled
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await driver.news(60)
+        await driver.publish([message("last")])
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await driver.news(60)
+        assert await driver.news(1) == News(ready=True, events=False, ids=set())
+
+
+async def test_what_falls_due_is_told_once_however_long_nobody_claims_it(path: Path) -> None:
+    async with linked(path) as driver:
+        await driver.publish([message("1", delay=0.4)])
+        assert await driver.news(5) == News(ready=True, events=False, ids=None)
+        assert await driver.news(NOTHING) is None
+        assert len(await leased(driver)) == 1
+
+
+async def test_what_falls_due_in_another_process_is_told_in_time(path: Path) -> None:
+    async with linked(path) as driver, linked(path) as other:
+        await other.publish([message("1", delay=0.5)])
+        with trio.fail_after(5):
+            while not await leased(driver):
+                assert await driver.news(5) is not None
