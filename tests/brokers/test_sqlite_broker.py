@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from repid.brokers.sqlite.lookout import Lookout
 
 from repid import Connection, Repid, Router
 from repid.brokers import SQLiteServer
+from repid.brokers.sqlite.change_watch import ChangeWatch
 from repid.brokers.sqlite.store import CONSUMER_TIME
 from repid.delivery import Cancel, Delivery, NewResult, Release, Retry, Settlement
 from repid.envelope import Envelope, Options
@@ -141,15 +141,15 @@ async def test_two_live_runs_cannot_share_one_object_but_one_file(path: Path) ->
 
 
 async def test_while_nobody_waits_the_file_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = Lookout._version
+    version = ChangeWatch._version
     looks = 0
 
-    def counted(lookout: Lookout) -> int:
+    def counted(watch: ChangeWatch) -> int:
         nonlocal looks
         looks += 1
-        return version(lookout)
+        return version(watch)
 
-    monkeypatch.setattr(Lookout, "_version", counted)
+    monkeypatch.setattr(ChangeWatch, "_version", counted)
     clock = SteppedClock()
     async with serving(path, clock=clock) as server:
         with trio.fail_after(30):
