@@ -16,7 +16,7 @@ from .actors import Actor, Router, without_namesakes
 from .actors.options import DEFAULTS, inherit
 from .application import Application, find_app, open_apps
 from .errors import ConfigurationError, MissingExtra
-from .hosts import MissingTrioAsyncioError, home, hosted, open_asyncio
+from .hosts import MissingTrioAsyncioError, home, hosted, on_long_step, open_asyncio
 from .names import check_count, check_duration, check_flag, check_iterable, check_known
 from .ports import Broker
 from .runtime import Elsewhere, Handle, Outlet, Report, Settings, serve
@@ -164,14 +164,14 @@ async def _elsewhere(actors: Iterable[Actor]) -> AsyncIterator[Elsewhere]:
     """
     at_home = home()
     if at_home is not None:
-        yield Elsewhere({"host": at_home, "asyncio": at_home}, at_home)
+        yield Elsewhere({"host": at_home, "asyncio": at_home}, at_home, on_long_step)
     elif any(actor.is_async and actor.backend == "asyncio" for actor in actors):
         try:
             loop = open_asyncio()
         except MissingTrioAsyncioError:
             raise MissingExtra('backend="asyncio"', "asyncio") from None
         async with loop as tasks:
-            yield Elsewhere({"asyncio": tasks})
+            yield Elsewhere({"asyncio": tasks}, on_long_step=on_long_step)
     else:
         yield HERE
 

@@ -14,6 +14,7 @@ Knows only trio and asyncio; the facades call it, the runtime does not know abou
 from .hosted import at_home, crossing, current_run, hosted, hosted_context, is_running
 from .loops import MissingTrioAsyncioError, home, open_asyncio
 from .running import LOOP_NAMES, LoopName, run_on_loop
+from .tasks import on_long_step
 
 __all__ = [
     "LOOP_NAMES",
@@ -26,6 +27,7 @@ __all__ = [
     "hosted",
     "hosted_context",
     "is_running",
+    "on_long_step",
     "open_asyncio",
     "run_on_loop",
 ]

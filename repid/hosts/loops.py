@@ -17,7 +17,7 @@ import trio
 from ..logs import Log
 from .crossing import Bridge, Crossing, bridges, run_bridge
 from .hosted import crossing
-from .tasks import Outside, run_on, trace_back, wait_for
+from .tasks import Outside, Timed, run_on, trace_back, wait_for
 
 log = Log("repid.hosts")
 
@@ -55,7 +55,7 @@ class LoopTasks:
 
     async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
-        task = self._bridge.loop.create_task(_run(function, arguments, keywords), context=copy_context())
+        task = self._bridge.loop.create_task(Timed(_run(function, arguments, keywords)), context=copy_context())
         try:
             return unwrap(task, await wait_for(task))
         finally:
@@ -208,7 +208,7 @@ class ThreadTasks:
         tasks: list[asyncio.Task[Any]] = []
 
         def start() -> None:
-            task = asyncio.Task(_run(function, arguments, keywords), loop=bridge.loop, context=context)
+            task = asyncio.Task(Timed(_run(function, arguments, keywords)), loop=bridge.loop, context=context)
             task.add_done_callback(lambda _: bridge.to_trio(partial(trio.lowlevel.reschedule, waiting)))
             tasks.append(task)
 

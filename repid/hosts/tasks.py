@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -19,6 +20,53 @@ _NOTHING: Any = object()
 
 _library: Any = getattr(sys.modules.get("sniffio"), "thread_local", SimpleNamespace(name=None))
 """Where trio, through sniffio if it has loaded that, says to httpx and others that it runs."""
+
+
+NOTICEABLE = 0.05
+"""Seconds. Of a step that takes less nobody is told."""
+
+on_long_step: ContextVar[Callable[[float], None]] = ContextVar("on_long_step")
+"""Called in the context of a task with the seconds of each step of it that kept its loop for long."""
+
+
+class Timed(Coroutine[Any, Any, Any]):
+    """A coroutine whose long steps are told of: while one goes on, nothing else of its loop runs."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)  # cr_frame and the like, for whoever prints a task
+
+    def send(self, value: Any) -> Any:
+        """The task's next step."""
+        began = perf_counter()
+        try:
+            return self._coroutine.send(value)
+        finally:
+            _tell_if_long(began)
+
+    def throw(self, *error: Any) -> Any:
+        """The task was cancelled, or what it awaited failed."""
+        began = perf_counter()
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            del error  # its traceback holds this frame
+            _tell_if_long(began)
+
+    def close(self) -> None:
+        """Abandoned with its loop."""
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self
+
+
+def _tell_if_long(began: float) -> None:
+    seconds = perf_counter() - began
+    if seconds >= NOTICEABLE and (tell := on_long_step.get(None)) is not None:
+        tell(seconds)
 
 
 class Eager(Coroutine[Any, Any, Any]):
@@ -146,7 +194,7 @@ async def run_on(
     Cancelling cancels the task, and waits until it is really done.
     """
     loop = bridge.loop
-    call = function(*arguments, **keywords)
+    call = Timed(function(*arguments, **keywords))
     coroutine = Eager(Outside(call, loop) if bridge.is_run_by_trio else call)
     context = copy_context()
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context)

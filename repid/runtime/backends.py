@@ -41,11 +41,13 @@ abandoned: ContextVar[bool] = ContextVar("abandoned", default=False)
 class Elsewhere(msgspec.Struct, frozen=True):
     """Where async functions run that are no part of an executor's task, by the word of their actor's `backend`.
 
-    `home`: where middlewares run, and those actors that say "host"; None: in the executor's task.
+    `home`: where middlewares run, and those actors that say "host"; None: in the executor's task. `on_long_step`: what is
+    set there in the context of a run is called with the seconds for which one step of that run has kept its loop.
     """
 
     tasks: Mapping[str, Backend] = {}
     home: Home | None = None
+    on_long_step: ContextVar[Callable[[float], None]] | None = None
 
 
 HERE = Elsewhere()
@@ -169,6 +171,7 @@ class Backends:
         self._processes = processes
         self._tasks = elsewhere.tasks
         self.home = elsewhere.home
+        self.on_long_step = elsewhere.on_long_step
 
     def of(self, actor: Actor) -> Backend | None:
         """The backend an actor runs on; None: it is async and runs as part of the executor's task."""

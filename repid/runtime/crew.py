@@ -61,6 +61,8 @@ class Crew:
         self.ledger = ledger
         self.settler = settler
         self.context = context
+        self.clock = trio.lowlevel.current_clock()
+        """Of the trio run of this worker; other threads may read it."""
         self.running: dict[Delivery, Holder] = {}
         """Who runs what: only runs that are waiting for something, all others end before anybody could look."""
         self.deferred: dict[Delivery, Disposition] = {}

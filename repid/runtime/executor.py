@@ -55,10 +55,14 @@ TIME_PER_CHECKPOINT = 0.001
 NOTICEABLE = 0.05
 """Seconds. An actor that keeps the event loop for less is not named, even if its timeout ends meanwhile."""
 
+LONG = 1.0
+"""Seconds. An actor that keeps the event loop for so long is named in any case: other runs and leases wait for it."""
+
 
 class Run(msgspec.Struct, eq=False, gc=False):
     """One delivery in the hands of an executor. `acked_first`: settled before the start. `began`: when its actor was
     called, on trio's clock. `error`: what it raised when it was cut off, if that says more than the cancellation itself.
+    `named_at`: when it was last named for keeping its loop.
     """
 
     role: Role
@@ -70,6 +74,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
     context: Context | None = None
     began: float = 0.0
     error: BaseException | None = None
+    named_at: float = 0.0
 
     @property
     def phase(self) -> Phase:
@@ -239,6 +244,8 @@ class Executor:
     def _call(self, run: Run) -> Awaitable[None] | None:
         """Start the actor's coroutine; what to await for the rest of it. None: it waited for nothing, all is done."""
         context = self._crew.context.copy()
+        if (on_long_step := self._crew.roles.backends.on_long_step) is not None:
+            context.run(on_long_step.set, self._stepped_elsewhere)
         run.called = True
         try:
             coroutine = run.role.start(run.arguments, run.message)
@@ -280,17 +287,26 @@ class Executor:
         if ended - began >= NOTICEABLE and self._run is not None:
             self._name_if_blocking(self._run, began, ended)
 
+    def _stepped_elsewhere(self, seconds: float) -> None:
+        """A step that the run has made on another loop has kept that for so long, until now."""
+        now = self._crew.clock.current_time()
+        self.stepped(now - seconds, now)
+
     def _name_if_blocking(self, run: Run, began: float, now: float) -> None:
-        """Name the actor if its timeout ended during one step of it: nothing could cut it off, and nothing else ran."""
+        """Name the actor after one step of it that was long, or during which its timeout ended and could not cut it off."""
+        if began < run.named_at:
+            return  # that step is a part of one for which it was named
         timeout = run.role.timeout(run.delivery.envelope)
-        if began <= run.began + timeout < now:
+        is_late = began <= run.began + timeout < now
+        if is_late or now - began >= LONG:
+            run.named_at = now
             log.warning(
-                "actor %r (message %r) blocked the event loop for %.3g s, past its timeout of %g s: nothing else of this "
-                "process could run meanwhile; let it await, or declare it with def, so that it runs in a thread",
+                "actor %r (message %r) blocked the event loop for %.3g s%s: nothing else of that loop could run meanwhile; "
+                "let it await, or declare it with def, so that it runs in a thread",
                 run.role.actor.name,
                 run.delivery.envelope.id,
                 now - began,
-                timeout,
+                f", past its timeout of {timeout:g} s" if is_late else "",
             )
 
     def waits(self) -> None:

@@ -14,8 +14,6 @@ It is called from that other thread: it only reads, in single steps, and what it
 
 from __future__ import annotations
 
-import trio
-
 from ..delivery import Token
 from .crew import Crew
 
@@ -30,11 +28,10 @@ class Voucher:
         self._crew = crew
         self._ends = crew.ledger.leases
         self._margin = IN_DANGER * lease_timeout
-        self._clock = trio.lowlevel.current_clock()
 
     def __call__(self) -> dict[Token, float]:
         """The tokens of the leases in danger, each with the seconds for which it may be extended at most."""
-        crew, now = self._crew, self._clock.current_time()
+        crew, now = self._crew, self._crew.clock.current_time()
         presents = [present for executor in list(crew.executors) if (present := executor.present) is not None]
         left = {delivery: deadline - now for delivery, deadline in presents if deadline > now}
         longest = max(left.values(), default=0.0)

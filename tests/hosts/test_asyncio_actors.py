@@ -491,3 +491,27 @@ def test_a_call_of_trio_fails_alone(loop: str, how: str) -> None:
         """,
         loop,
     )
+
+
+def test_an_actor_that_blocks_the_loop_in_a_later_step_is_named(loop: str) -> None:
+    said = run(
+        """
+        @router.actor(timeout=0.3)
+        async def blocks() -> None:
+            await asyncio.sleep(0.01)
+            time.sleep(0.4)
+
+        @router.actor
+        async def fine() -> None:
+            await asyncio.sleep(0.01)
+            time.sleep(0.1)
+
+        logging.getLogger("repid").setLevel(logging.WARNING)
+        main("blocks", "fine")
+        """,
+        loop,
+    )
+    named = [line for line in said.splitlines() if "blocked the event loop" in line]
+    assert len(named) == 1, said
+    assert "actor 'blocks' (message" in named[0]
+    assert "past its timeout of 0.3 s" in named[0]

@@ -83,6 +83,33 @@ def test_actors_are_tasks_of_the_host_loop(run: Any) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_an_actor_that_blocks_the_loop_is_named_whichever_step_does_it(
+    run: Any, late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        app, router = make()
+
+        @router.actor
+        async def blocks() -> None:
+            if late:
+                await asyncio.sleep(0.001)
+            time.sleep(1.05)  # noqa: ASYNC251  that is what it is about
+            await asyncio.sleep(0.001)
+
+        app.include_router(router)
+        async with app.magic():
+            await send(app, "blocks")
+            await app.run_worker(messages_limit=1)
+
+    caplog.set_level("WARNING", logger="repid")
+    run(main())
+    named = [record.getMessage() for record in caplog.records if "blocked the event loop" in record.getMessage()]
+    assert len(named) == 1
+    assert named[0].startswith("actor 'blocks' (message '")
+    assert "blocked the event loop for 1." in named[0]
+
+
 def test_trio_actors_may_be_asked_for(run: Any) -> None:
     async def main() -> None:
         app = Repid(Connection(InMemoryServer()))

@@ -98,6 +98,34 @@ async def test_a_timeout_counts_from_the_start_and_who_blocks_past_it_is_named(
     assert ("blocks" in dead) is wait  # what returned counts, though it was late
 
 
+@pytest.mark.parametrize("wait", [True, False])
+async def test_who_blocks_for_a_second_is_named_once_also_within_its_timeout(
+    app: Repid,
+    router: Router,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    wait: bool,
+) -> None:
+    @router.actor(timeout=100)
+    async def blocks() -> None:
+        if wait:
+            await trio.sleep(1)
+        autojump_clock.jump(2)
+        await trio.sleep(1)
+
+    @router.actor(timeout=100)
+    async def fine() -> None:
+        autojump_clock.jump(0.9)
+
+    for actor in ("fine", "blocks"):
+        await send(app, actor)
+    await app.run_worker(burst=True)
+    named = [record.getMessage() for record in caplog.records if "blocked the event loop" in record.getMessage()]
+    assert len(named) == 1
+    assert "actor 'blocks' (message" in named[0]
+    assert "for 2 s: nothing else" in named[0]
+
+
 async def test_what_was_done_before_the_first_wait_uses_the_timeout(
     app: Repid, router: Router, autojump_clock: trio.testing.MockClock
 ) -> None:
