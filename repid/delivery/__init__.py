@@ -6,6 +6,7 @@
 * `events`: what may happen to one.
 * `results`: what is stored of a message that has come to its end, and on the way there.
 * `fate`: the table from the one to the other, and what an actor's words mean.
+* `shelf`: the rules for a stored message: where it goes, and when it comes to its end. Brokers import it by its name.
 """
 
 from .blame import MOST_LOST, SUSPECT_FROM, is_poison, is_suspect, poison_failure

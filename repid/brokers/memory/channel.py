@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
+from ...delivery.shelf import takes
 from ...errors import QueueNotDeclared
 from ...ports import AtMost, Topics
 from .lanes import Cap, Lane
@@ -95,7 +96,7 @@ class Channel:
     def suspects_for(self, topics: Topics) -> Iterator[Lane]:
         """The lanes of suspects a consumer of these topics may take from."""
         for topic, lane in self.suspects.items():
-            if topics is None or topic in topics or self._is_stray(topic):
+            if takes(topics, topic) or self._is_stray(topic):
                 yield lane
 
     def lanes_for(self, topics: Topics) -> Iterator[Lane]:

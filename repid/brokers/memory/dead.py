@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...delivery import Reason
+from ...delivery import Failure, Reason
 from .channel import Channel
 from .record import Dead, Record
 
@@ -15,13 +15,13 @@ class DeadLetters:
     def __init__(self) -> None:
         self._by_id: dict[str, list[Dead]] = {}
 
-    def add(self, channel: Channel, record: Record, reason: Reason) -> None:
+    def add(self, channel: Channel, record: Record, reason: Reason, failure: Failure | None) -> None:
         """Take in what is not live any more."""
         rare = record.rare
         if rare is None:
-            dead = Dead(record.envelope, 1, 0, reason, None, None)
+            dead = Dead(record.envelope, 1, 0, reason, failure, None)
         else:
-            dead = Dead(record.envelope, rare.attempt, rare.lost, reason, rare.failure, rare.progress)
+            dead = Dead(record.envelope, rare.attempt, rare.lost, reason, failure, rare.progress)
         channel.dead[record.order] = dead
         self._by_id.setdefault(record.envelope.id, []).append(dead)
 

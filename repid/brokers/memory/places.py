@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import cast
 
-from ...delivery import DAY, Failure, NewResult, Reason, ResultState
+from ...delivery import NewResult
+from ...delivery.shelf import EXPIRED, End, Shelved, has_expired, result_of_end
 from ...envelope import Envelope, PrioritiesT
 from .channel import Channel, Directory
 from .dead import DeadLetters
-from .record import GONE, Lease, Rare, Record, has_expired, is_gone
+from .record import GONE, Lease, Record, expiry_of, note
 from .results import Results
 from .timetable import Timetable
 from .watching import Changes
@@ -68,12 +69,12 @@ class Places:
     def _catch_up(self, now: float) -> None:
         for record in self._expiring.take_due(now):
             is_leased = isinstance(record.place, Lease)  # then it is looked at when it comes back
-            if not is_leased and record.rare is not None and has_expired(record.rare, now):
-                self._give_up(self._take_out(record), record, "expired")
+            if not is_leased and record.rare is not None and has_expired(expiry_of(record.rare), now):
+                self._end(self._take_out(record), record, EXPIRED)
         for record in self.scheduled.take_due(now):
             channel = self.channels[record.envelope.queue]
             channel.scheduled -= 1
-            self._put_back(channel, record)
+            self._make_ready(channel, record)
         self.results.sweep(now)
         self._due_at = min(self.scheduled.next_moment(), self._expiring.next_moment(), self.results.sweep_at)
 
@@ -83,66 +84,42 @@ class Places:
 
     # From place to place
 
-    def _enter(self, channel: Channel, envelope: Envelope, now: float, order: int) -> None:
-        """Take in a new message that has options; it is in `_ids` already."""
-        options = envelope.options
-        delay = options.delay if options.delay is not None and options.delay > 0 else 0.0
-        priority = priority_of(envelope)
-        record = self._ids[envelope.id] = Record(envelope, now + delay + priority, order)
-        if options.ttl is not None:
-            record.rare = Rare(expires_at=now + delay + options.ttl)
-        if delay:
-            self._schedule(channel, record, now + delay)
-        else:
-            channel.lane(envelope.topic).class_of(priority).append(record)
-        self._let_expire(record)
+    def _enter(self, channel: Channel, envelope: Envelope, shelved: Shelved[float], order: int) -> None:
+        """Take in a new message."""
+        record = self._ids[envelope.id] = Record(envelope, 0.0, order)
+        self._shelve(channel, record, shelved)
+        expires_at = shelved.stored.expires_at
+        if expires_at is not None:
+            self._expiring.add(expires_at, record)
+            self._due_at = min(self._due_at, expires_at)
 
-    def _let_expire(self, record: Record) -> None:
-        """Look at a new message again when its ttl is over, if it has one."""
-        if record.rare is not None and record.rare.expires_at is not None and not is_gone(record):
-            self._expiring.add(record.rare.expires_at, record)
-            self._due_at = min(self._due_at, record.rare.expires_at)
-
-    def _schedule(self, channel: Channel, record: Record, due: float) -> None:
-        if not self._has_ended(channel, record):
-            record.place = due
+    def _shelve(self, channel: Channel, record: Record, shelved: Shelved[float]) -> None:
+        """Carry out what the rules say about a message that is in no place now."""
+        note(record, shelved.stored)
+        if shelved.end is not None:
+            self._end(channel, record, shelved.end)
+        elif shelved.due is not None:
+            record.place = shelved.due
             channel.scheduled += 1
-            self.scheduled.add(due, record)
-            self._due_at = min(self._due_at, due)
-
-    def _put_back(self, channel: Channel, record: Record) -> None:
-        """Make it ready at the rank it has."""
-        if not self._has_ended(channel, record):
+            self.scheduled.add(shelved.due, record)
+            self._due_at = min(self._due_at, shelved.due)
+        elif shelved.is_last:
             record.place = None
-            channel.lane_of(record).put_back(record)
+            channel.lane_of(record).class_of(priority_of(record.envelope)).append(record)
             self.arrived += 1
-            self._tell(record)
-
-    def _put_last(self, channel: Channel, record: Record, now: float, delay: float = 0.0) -> None:
-        """Make it ready, in `delay` seconds, at the rank of a message enqueued then."""
-        priority = priority_of(record.envelope)
-        self._order += 1
-        record.order = self._order
-        record.rank = now + max(delay, 0.0) + priority
-        if delay > 0:
-            self._schedule(channel, record, now + delay)
-        elif not self._has_ended(channel, record):
-            record.place = None
-            channel.lane_of(record).class_of(priority).append(record)
-            self.arrived += 1
-
-    def _has_ended(self, channel: Channel, record: Record) -> bool:
-        """Whether it can go nowhere any more, because it was cancelled or has expired; then it is put away."""
-        rare = record.rare
-        if rare is None:
-            return False
-        if rare.cancelling:
-            self._remove_cancelled(record)
-        elif has_expired(rare, self._now):
-            self._give_up(channel, record, "expired")
         else:
-            return False
-        return True
+            self._make_ready(channel, record)
+
+    def _make_ready(self, channel: Channel, record: Record) -> None:
+        """Make it ready at the rank it has."""
+        record.place = None
+        channel.lane_of(record).put_back(record)
+        self.arrived += 1
+        self._tell(record)
+
+    def _next_order(self) -> int:
+        self._order += 1
+        return self._order
 
     def _take_out(self, record: Record) -> Channel:
         """Take what is ready or scheduled out of its place; its channel. The caller puts it somewhere else."""
@@ -157,6 +134,15 @@ class Places:
 
     # Ends
 
+    def _end(self, channel: Channel, record: Record, end: End) -> None:
+        """It has been taken out of its place already. Store its result, unless a verdict brings one later."""
+        self._remove(record)
+        if end.reason is not None:
+            self.dead.add(channel, record, end.reason, end.failure)
+        result = result_of_end(record.envelope.result_id, record.envelope.options, end)
+        if result is not None:
+            self._store_result(result)
+
     def _remove(self, record: Record) -> None:
         """It is not live any more. It has been taken out of its place already."""
         del self._ids[record.envelope.id]
@@ -165,26 +151,6 @@ class Places:
         if rare is not None and rare.expires_at is not None and rare.expires_at > self._now:  # else taken out when due
             self._expiring.lose()
         self._tell(record)
-
-    def _remove_cancelled(self, record: Record) -> None:
-        self._remove(record)
-        self._conclude(record.envelope, "cancelled")
-
-    def _bury(self, channel: Channel, record: Record, reason: Reason) -> None:
-        self._remove(record)
-        self.dead.add(channel, record, reason)
-
-    def _give_up(self, channel: Channel, record: Record, reason: Reason, failure: Failure | None = None) -> None:
-        """Bury what no worker had a say in: then nobody else stores a result."""
-        self._bury(channel, record, reason)
-        self._conclude(record.envelope, "expired" if reason == "expired" else "dead", failure)
-
-    def _conclude(self, envelope: Envelope, state: ResultState, failure: Failure | None = None) -> None:
-        """Store what became of a message, unless its sender wanted no result."""
-        options = envelope.options
-        if options.store_result is not False:
-            ttl = DAY if options.result_ttl is None else options.result_ttl
-            self._store_result(NewResult(id=envelope.result_id, state=state, failure=failure, ttl=ttl))
 
     # Results
 

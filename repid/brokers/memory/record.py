@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from ...delivery import Failure, Progress, Reason, is_suspect
+from ...delivery.shelf import Stored, offset_of
 from ...envelope import Envelope
 from .taker import Taker
 
@@ -22,11 +23,11 @@ GONE: Final = Nowhere.GONE
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """What the records that were leased together share. Their tokens are consecutive, from `first` on."""
+    """What the records that were leased together share. Each has one of these tokens."""
 
     taker: Taker
     until: float
-    first: int
+    tokens: range
 
 
 Place: TypeAlias = Lease | float | Literal[Nowhere.GONE] | None
@@ -53,11 +54,6 @@ class Rare(msgspec.Struct, gc=False):
     cancelling: bool = False
 
 
-def has_expired(rare: Rare, now: float) -> bool:
-    """Whether its ttl is over and it was not started before."""
-    return rare.expires_at is not None and rare.expires_at <= now and not rare.has_started
-
-
 class Record(msgspec.Struct, gc=False):
     """One live message. `order` breaks ties between equal ranks; no two records have the same."""
 
@@ -66,6 +62,40 @@ class Record(msgspec.Struct, gc=False):
     order: int
     place: Place = None
     rare: Rare | None = None
+
+
+def as_stored(record: Record) -> Stored[float]:
+    """The record as the rules see it."""
+    offset, rare = offset_of(record.envelope.options, float), record.rare
+    if rare is None:
+        return Stored(rank=record.rank, offset=offset)
+    return Stored(
+        rank=record.rank,
+        offset=offset,
+        attempt=rare.attempt,
+        lost=rare.lost,
+        expires_at=expiry_of(rare),
+        unrouted_at=rare.first_unrouted_at,
+        is_cancelled=rare.cancelling,
+    )
+
+
+def note(record: Record, stored: Stored[float]) -> None:
+    """Make the record what the rules say it is from now on."""
+    record.rank = stored.rank
+    if record.rare is None:
+        if stored == Stored(rank=stored.rank, offset=stored.offset):
+            return
+        record.rare = Rare(expires_at=stored.expires_at)
+    rare = record.rare
+    rare.attempt, rare.lost, rare.first_unrouted_at = stored.attempt, stored.lost, stored.unrouted_at
+    rare.cancelling = stored.is_cancelled
+    rare.has_started = rare.has_started or stored.expires_at is None
+
+
+def expiry_of(rare: Rare) -> float | None:
+    """When its ttl is over; None if it has none, or was started."""
+    return None if rare.has_started else rare.expires_at
 
 
 class Dead(msgspec.Struct, frozen=True, gc=False):

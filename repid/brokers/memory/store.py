@@ -8,20 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-from ...delivery import (
-    SUSPECT_FROM,
-    Ack,
-    Cancel,
-    DeadLetter,
-    Delivery,
-    Disposition,
-    NewResult,
-    Progress,
-    Release,
-    Retry,
-    Settlement,
-    is_poison,
-    poison_failure,
+from ...delivery import SUSPECT_FROM, Ack, Delivery, Failure, NewResult, Progress, Settlement, poison_failure
+from ...delivery.shelf import (
+    after_cancellation_request,
+    after_lost_lease,
+    after_publishing,
+    after_reviving,
+    after_start,
+    after_verdict,
 )
 from ...envelope import NO_OPTIONS, TOPIC, Envelope, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
@@ -30,7 +24,7 @@ from ..process import name_process
 from .channel import Channel
 from .lanes import draw
 from .places import Places
-from .record import Lease, Rare, Record
+from .record import Lease, Rare, Record, as_stored, expiry_of, note
 from .taker import Taker
 
 
@@ -105,7 +99,7 @@ class Store(Places):
                     record = ids[envelope.id] = Record(envelope, rank, order)
                     channel.lane(envelope.headers.get(TOPIC)).class_of(medium).append(record)
                 else:
-                    self._enter(channel, envelope, now, order)
+                    self._enter(channel, envelope, after_publishing(envelope.options, now, float), order)
         self.arrived += order - self._order
         self._order = order
         if self._watched:
@@ -132,11 +126,7 @@ class Store(Places):
             return DuplicateId(envelope.id, channel.name)
         self.dead.take(channel, key)
         self.results.remove(envelope.result_id)
-        record = self._ids[envelope.id] = Record(envelope, 0.0, 0)
-        if envelope.options.ttl is not None:
-            record.rare = Rare(expires_at=now + envelope.options.ttl)
-        self._put_last(channel, record, now)
-        self._let_expire(record)
+        self._enter(channel, envelope, after_reviving(envelope.options, now, float), self._next_order())
         self._tell_of([envelope])
         return None
 
@@ -185,12 +175,12 @@ class Store(Places):
         return deliveries
 
     def _lease(self, records: Sequence[Record], taker: Taker, now: float) -> list[Delivery]:
-        lease = Lease(taker, now + self.lease_timeout, self._token + 1)
+        lease = Lease(taker, now + self.lease_timeout, range(self._token + 1, self._token + 1 + len(records)))
         self._token += len(records)
         name: str | None = None
         leases: dict[int, Record] = {}
         deliveries: list[Delivery] = []
-        for token, record in enumerate(records, lease.first):
+        for token, record in zip(lease.tokens, records, strict=True):
             envelope = record.envelope
             if envelope.queue is not name:
                 name = envelope.queue
@@ -218,7 +208,7 @@ class Store(Places):
             record = channel.leases.pop(token, None) if channel is not None else None
             if channel is not None and record is not None:
                 taker = _lease_of(record).taker
-                record.place = Lease(taker, now + self.lease_timeout, token)
+                record.place = Lease(taker, now + self.lease_timeout, range(token, token + 1))
                 channel.leases[token] = record
             answers.append(record is not None)
         return answers
@@ -238,15 +228,15 @@ class Store(Places):
     def _take_back(self, channel: Channel, record: Record, token: int) -> None:
         _withdraw(record, token)
         rare = _rare(record)
-        rare.lost += 1
-        if is_poison(rare.lost) and not rare.cancelling:
+
+        def poisoned(lost: int) -> Failure:
             held_for, since_first = self._now - rare.leased_at, self._now - rare.suspected_at
-            rare.failure = poison_failure(rare.lost, name_process(), held_for, since_first)
-            self._give_up(channel, record, "poison", rare.failure)
-            return
-        if rare.lost == SUSPECT_FROM:
+            return poison_failure(lost, name_process(), held_for, since_first)
+
+        shelved = after_lost_lease(as_stored(record), self._now, poisoned)
+        if shelved.stored.lost == SUSPECT_FROM:
             rare.suspected_at = self._now
-        self._put_back(channel, record)
+        self._shelve(channel, record, shelved)
 
     def report(self, progress: Sequence[tuple[Delivery, Progress | None]], now: float) -> None:
         """Note that runs have begun and how far they have come; those that are not leased under this token any more are passed over."""
@@ -256,7 +246,7 @@ class Store(Places):
             record = channel.leases.get(delivery.token) if channel is not None else None
             if record is not None:
                 rare = _rare(record)
-                rare.has_started = True
+                note(record, after_start(as_stored(record)))
                 rare.progress = rare.progress if latest is None else latest
                 self._tell(record)
 
@@ -278,9 +268,7 @@ class Store(Places):
                 del ids[record.envelope.id]
             else:
                 _withdraw(record, delivery.token)
-                if settlement.survived and record.rare is not None:
-                    record.rare.lost = 0
-                self._carry_out(channel, record, disposition, now)
+                self._carry_out(channel, record, settlement, now)
             if settlement.result is not None:
                 self._store_result(settlement.result)
             dropped = self.send(settlement.outbox, now) if settlement.outbox else 0
@@ -290,31 +278,14 @@ class Store(Places):
                 self.changes.tell(settlement.delivery.envelope.id)
         return verdicts
 
-    def _carry_out(self, channel: Channel, record: Record, disposition: Disposition, now: float) -> None:
-        """Carry out a disposition. The lease has been taken off."""
-        match disposition:
-            case Ack():
-                self._remove(record)
-            case Cancel():
-                self._remove_cancelled(record)
-            case Retry(delay, failure):
-                rare = _rare(record)
-                rare.attempt += 1
-                rare.failure = failure
-                rare.has_started = True
-                self._put_last(channel, record, now, delay)
-            case Release(delay, unrouted, started):
-                if started:
-                    _rare(record).has_started = True
-                if unrouted and _rare(record).first_unrouted_at is None:
-                    _rare(record).first_unrouted_at = now
-                if delay > 0:
-                    self._schedule(channel, record, now + delay)
-                else:
-                    self._put_back(channel, record)
-            case DeadLetter(reason, failure):
-                _rare(record).failure = failure
-                self._bury(channel, record, reason)
+    def _carry_out(self, channel: Channel, record: Record, settlement: Settlement, now: float) -> None:
+        """Carry out a verdict. The lease has been taken off."""
+        stored, survived = as_stored(record), settlement.survived
+        shelved = after_verdict(stored, settlement.disposition, now, float, survived=survived)
+        if shelved.is_last:
+            record.order = self._next_order()
+            _rare(record).failure = shelved.failure
+        self._shelve(channel, record, shelved)
 
     def cancel(self, id_: str, now: float) -> Cancelled:
         """Remove what waits; have the consumer told whose run it is."""
@@ -322,16 +293,14 @@ class Store(Places):
         record = self.find(id_)
         if record is None:
             return "unknown"
-        lease = record.place
+        lease, stored = record.place, as_stored(record)
         if not isinstance(lease, Lease):
-            self._take_out(record)
-            self._remove_cancelled(record)
+            self._shelve(self._take_out(record), record, after_cancellation_request(stored, leased=False))
             return "cancelled"
-        rare = _rare(record)
-        if not rare.cancelling:
-            rare.cancelling = True
+        if not stored.is_cancelled:
+            note(record, after_cancellation_request(stored, leased=True).stored)
             leases = self.channels[record.envelope.queue].leases
-            token = next(token for token in range(lease.first, self._token + 1) if leases.get(token) is record)
+            token = next(token for token in lease.tokens if leases.get(token) is record)
             lease.taker.requests[token] = None
             self.changes.tell_of_events()
             self._tell(record)
@@ -377,5 +346,5 @@ def _deliver(envelope: Envelope, rare: Rare, token: int, now: float) -> Delivery
         rare.lost,
         token,
         None if rare.first_unrouted_at is None else now - rare.first_unrouted_at,
-        None if rare.expires_at is None or rare.has_started else rare.expires_at - now,
+        None if (expires_at := expiry_of(rare)) is None else expires_at - now,
     )

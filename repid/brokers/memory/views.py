@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, TypeVar
 from ...delivery import StoredResult
 from ...ports import BrowsedMessage, Category, Counts, Sight, Snapshot
 from .lanes import in_order
-from .record import Dead, Lease, Record
+from .record import Dead, Lease, Record, expiry_of
 from .results import Kept, show
 from .store import Store, to_key
 
@@ -137,7 +137,7 @@ def _holds_until(record: Record) -> float:
     if isinstance(record.place, Lease):
         return math.inf  # also when its time is over: somebody must rescue it
     due = record.place if isinstance(record.place, float) else math.inf
-    expires_at = None if record.rare is None else record.rare.expires_at
+    expires_at = None if record.rare is None else expiry_of(record.rare)
     return due if expires_at is None else min(due, expires_at)
 
 

@@ -15,14 +15,16 @@ from itertools import islice
 from math import inf
 from typing import Any
 
-from ...delivery import Delivery, is_poison, is_suspect, poison_failure
+from ...delivery import Delivery, Failure, poison_failure
+from ...delivery.shelf import End, after_lost_lease
 from ...errors import UsageError
 from ...ports import ANYTHING, AtMost
 from ..process import name_process
 from .clock import MICRO
 from .directory import Lane
-from .results import conclude, purge
+from .results import purge
 from .rows import BODY, Trail, pack, to_envelope, to_list, to_trail
+from .shelving import shelve, take_lease
 from .store import LEASES_TOLD_APART, Store, split
 from .unreadable import is_unreadable, read_or, to_unreadable
 
@@ -213,8 +215,7 @@ def _bury_unreadable(store: Store, counts: Sequence[tuple[int, int]]) -> int:
                 "a message in %r (its seq is %d) is dead: %s", store.directory.lanes[lane].queue, seq, failure.text
             )
             store.execute("DELETE FROM ready WHERE lane = ? AND seq = ?", (lane, seq))
-            conclude(store.connection, store.now, seq, "failure", failure)
-            store.bury(seq, "payload", failure)
+            store.end(seq, End("payload", failure, "failure"))
             buried += 1
     return buried
 
@@ -274,16 +275,11 @@ def rescue(store: Store) -> int:
     Clear up what else the dead left behind.
     """
     ended = store.execute(
-        "SELECT seq, lane, cancelling FROM lease WHERE boot <> ? OR until <= ? LIMIT ?",
+        "SELECT seq, n FROM lease WHERE boot <> ? OR until <= ? LIMIT ?",
         (store.boot, store.boot_now, RESCUED_AT_ONCE),
     ).fetchall()
-    for seq, lane, cancelling in ended:
-        end_lease(store, seq)
-        if cancelling:
-            conclude(store.connection, store.now, [seq], "cancelled")
-            store.remove(seq)
-        else:
-            _take_back(store, seq, lane)
+    for seq, n in ended:
+        _take_back(store, seq, n)
     overdue = store.directory.overdue(store.boot, store.boot_now)
     if overdue:
         store.directory.close(overdue)
@@ -292,34 +288,18 @@ def rescue(store: Store) -> int:
     return len(ended)
 
 
-def _take_back(store: Store, seq: int, lane: int) -> None:
-    sql = "SELECT lost + 1, rank, CAST(expires_at AS INTEGER), trail FROM message WHERE seq = ?"
-    lost, rank, expires_at, packed = store.execute(sql, (seq,)).fetchone()
-    store.execute("UPDATE message SET lost = ? WHERE seq = ?", (lost, seq))
-    if is_poison(lost):
-        trail = to_trail(packed) or Trail(store.now)
+def _take_back(store: Store, seq: int, n: int) -> None:
+    leased = take_lease(store, seq, n)
+    if leased is None:  # a place without its message
+        store.execute("DELETE FROM lease WHERE seq = ?", (seq,))
+        return
+
+    def poisoned(lost: int) -> Failure:
+        trail = to_trail(leased.trail) or Trail(store.now)
         times = ((store.now - (moment or store.now)) / MICRO for moment in (trail.leased_at, trail.since))
-        store.give_up(seq, "poison", poison_failure(lost, trail.worker, *times))
-    elif expires_at is not None and expires_at <= store.now:
-        store.give_up(seq, "expired")
-    else:
-        if is_suspect(lost):
-            lane = store.directory.twin(lane, suspects=True)
-            packed = pack(Trail(store.now)) if packed is None else packed
-            store.execute("UPDATE message SET lane = ?, trail = ? WHERE seq = ?", (lane, packed, seq))
-        store.make_ready(seq, lane, rank)
-        if expires_at is not None:
-            store.next_event = min(store.next_event, expires_at)
+        return poison_failure(lost, trail.worker, *times)
 
-
-def end_lease(store: Store, seq: int) -> None:
-    """Forget the lease of a message that lives on, or dies; its token is never valid again."""
-    store.execute(
-        "UPDATE message SET leases = leases + 1, progress = (SELECT progress FROM lease WHERE lease.seq = message.seq)"
-        " WHERE seq = ?",
-        (seq,),
-    )
-    store.execute("DELETE FROM lease WHERE seq = ?", (seq,))
+    shelve(store, leased, after_lost_lease(leased.stored, store.now, poisoned))
 
 
 def report(store: Store, progress: Sequence[tuple[int, bytes | None]]) -> None:

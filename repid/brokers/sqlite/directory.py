@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ...delivery.shelf import is_stray, takes
 from ...errors import QueueNotDeclared
 from ...ports import Topics
 from .rows import pack
@@ -229,8 +230,8 @@ class Directory:
     def renew(self, consumers: Mapping[int, bytes], boot: int, until: int) -> None:
         """Say that these are still there, also where somebody had believed them dead."""
         sql = "INSERT OR REPLACE INTO consumer (id, boot, until, takes) VALUES (?, ?, ?, ?)"
-        for id_, takes in consumers.items():
-            self._execute(sql, (id_, boot, until, takes))
+        for id_, packed in consumers.items():
+            self._execute(sql, (id_, boot, until, packed))
         self.touch()
 
     def overdue(self, boot: int, now: int) -> list[int]:
@@ -262,19 +263,12 @@ class Directory:
             channel = self.channels.get(name)
             if channel is None or channel.paused:
                 continue
+            wanted = [other.takes[name] for other in live if name in other.takes]
             for lane in channel.all_lanes():
-                topic = lane.topic
-                if topics is None or topic in topics or not any(_takes(other, name, topic) for other in live):
+                if takes(topics, lane.topic) or is_stray(lane.topic, wanted):
                     yield lane
 
 
 def _read_takes(packed: bytes) -> Mapping[str, frozenset[str] | None]:
     """What a consumer takes; nothing, where another version has written that and it cannot be read."""
     return read_or(lambda: _unpack_takes(packed), lambda _: {})
-
-
-def _takes(taker: Taker, queue: str, topic: str | None) -> bool:
-    if queue not in taker.takes:
-        return False
-    topics = taker.takes[queue]
-    return topics is None or topic in topics

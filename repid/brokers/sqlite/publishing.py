@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
 
 from ...delivery import Failure
+from ...delivery.shelf import after_publishing, after_reviving
 from ...envelope import TOPIC, Envelope, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
 from . import results
@@ -100,12 +101,8 @@ def _to_rows(
 
 def _plan(store: Store, envelope: Envelope) -> tuple[int, int | None, int | None]:
     """Rank, due and expiry of a message with options."""
-    options = envelope.options
-    delay = micros(options.delay) if options.delay is not None and options.delay > 0 else 0
-    priority = PrioritiesT.MEDIUM if options.priority is None else options.priority
-    start = store.now + delay
-    expires_at = None if options.ttl is None else start + micros(options.ttl)
-    return start + micros(priority), start if delay else None, expires_at
+    shelved = after_publishing(envelope.options, store.now, micros)
+    return shelved.stored.rank, shelved.due, shelved.stored.expires_at
 
 
 def _write(store: Store, rows: Sequence[Row]) -> int:
@@ -175,15 +172,12 @@ def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
     lane = store.directory.twin(lane, suspects=False)
     if store.execute("SELECT 1 FROM message WHERE id = ?", (id_,)).fetchone() is not None:
         return DuplicateId(to_id(id_), channel.name)
-    options = to_options(extra)
-    priority = PrioritiesT.MEDIUM if options.priority is None else options.priority
-    rank = store.now + micros(priority)
-    expires_at = None if options.ttl is None else store.now + micros(options.ttl)
+    stored = after_reviving(to_options(extra), store.now, micros).stored
     seq = store.reserve(1)
-    store.execute(_REVIVE, (seq, lane, rank, expires_at, key))
+    store.execute(_REVIVE, (seq, lane, stored.rank, stored.expires_at, key))
     store.execute("DELETE FROM dead WHERE key = ?", (key,))
     results.forget_old(store.connection, seq, seq)
-    store.make_ready(seq, lane, rank)
-    if expires_at is not None:
-        store.next_event = min(store.next_event, expires_at)
+    store.make_ready(seq, lane, stored.rank)
+    if stored.expires_at is not None:
+        store.next_event = min(store.next_event, stored.expires_at)
     return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...delivery import DAY, Failure, NewResult, ResultState, StoredResult
+from ...delivery import NewResult, StoredResult
+from ...delivery.shelf import End, result_of_end
 from .clock import MICRO, micros
 from .rows import LISTED, Key, pack, to_failure, to_id, to_key, to_list, to_options
 from .unreadable import fetch_all, read_or
@@ -70,18 +70,17 @@ def forget_old(connection: sqlite3.Connection, first: int, last: int) -> None:
         )
 
 
-def conclude(
-    connection: sqlite3.Connection, now: int, seqs: Sequence[int], state: ResultState, failure: Failure | None = None
-) -> None:
-    """Store what became of messages whose end the broker itself decided, unless the sender wanted none stored."""
+def conclude(connection: sqlite3.Connection, now: int, seqs: Sequence[int], end: End) -> None:
+    """Store what became of messages whose end no worker had a say in, unless their senders wanted none stored."""
+    if end.state is None:
+        return
     sql = f"SELECT seq, CAST(extra AS BLOB) FROM message WHERE seq IN {LISTED}"  # noqa: S608
-    packed = None if failure is None else pack(failure)
+    packed = None if end.failure is None else pack(end.failure)
     rows = []
     for seq, extra in connection.execute(sql, (to_list(seqs),)).fetchall():
-        options = to_options(extra)
-        if options.store_result is not False:
-            ttl = DAY if options.result_ttl is None or math.isnan(options.result_ttl) else options.result_ttl
-            rows.append((state, packed, now, now + micros(ttl), seq))
+        result = result_of_end("", to_options(extra), end)  # the row knows under which id
+        if result is not None:
+            rows.append((result.state, packed, now, now + micros(result.ttl), seq))
     connection.executemany(_CONCLUDE, rows)
     purge(connection, now, 2 * len(rows))
 

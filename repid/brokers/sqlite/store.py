@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...delivery import Failure, Reason
+from ...delivery.shelf import EXPIRED, End
 from ...ports import Topics, UnderWay
 from .clock import MICRO, Clock
 from .directory import VERSION, Directory
@@ -65,7 +65,7 @@ _BURY = """
 INSERT INTO dead (queue, lane, id, payload, content_type, headers, extra, result_id, attempt, lost, reason, failure,
     progress)
 SELECT lane.queue, lane, message.id, payload, content_type, headers, extra, result_id, attempt, lost, ?,
-    CASE ? WHEN 1 THEN failure ELSE ? END, progress
+    ?, progress
 FROM message JOIN lane ON lane.id = message.lane WHERE seq"""
 _BURY_ONE = f"{_BURY} = ?"
 _BURY_ALL = f"{_BURY} IN {LISTED} ORDER BY expires_at, seq"
@@ -243,8 +243,8 @@ class Store:
             self.execute(_EXPIRED_ON_LEASE, (to_list(leased),))
         if waiting:
             self._take_out_all(waiting)
-            self.execute(_BURY_ALL, ("expired", True, None, to_list(waiting)))
-            conclude(self.connection, self.now, waiting, "expired")
+            self.execute(_BURY_ALL, (EXPIRED.reason, None, to_list(waiting)))
+            conclude(self.connection, self.now, waiting, EXPIRED)
             self.remove_all(waiting)
 
     # Messages
@@ -297,18 +297,12 @@ class Store:
         """Forget a message that is in no place any more."""
         self.execute("DELETE FROM message WHERE seq = ?", (seq,))
 
-    def give_up(self, seq: int, reason: Reason, failure: Failure | None = None) -> None:
-        """Make a message dead because time or chance decided so; its result says that, if one is wanted.
-
-        Without a failure, the dead message keeps that of its last run.
-        """
-        self.execute(_BURY_ONE, (reason, failure is None, None if failure is None else pack(failure), seq))
-        conclude(self.connection, self.now, [seq], "expired" if reason == "expired" else "dead", failure)
-        self.remove(seq)
-
-    def bury(self, seq: int, reason: Reason, failure: Failure | None) -> None:
-        """Make a message dead, as a verdict said, that is in no place any more."""
-        self.execute(_BURY_ONE, (reason, False, None if failure is None else pack(failure), seq))
+    def end(self, seq: int, end: End) -> None:
+        """Carry out the end of a message that is in no place any more."""
+        conclude(self.connection, self.now, [seq], end)
+        if end.reason is not None:
+            failure = None if end.failure is None else pack(end.failure)
+            self.execute(_BURY_ONE, (end.reason, failure, seq))
         self.remove(seq)
 
     def each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ...delivery import Progress, StoredResult
+from ...delivery.shelf import CANCELLED
 from ...errors import ConfigurationError
 from ...ports import CATEGORIES, BrowsedMessage, Cancelled, Category, Counts, Snapshot
 from . import results
@@ -197,8 +198,7 @@ def cancel(store: Store, id_: str) -> Cancelled:
         store.has_requests = True
         return "requested"
     store.take_out(seq)
-    results.conclude(store.connection, store.now, [seq], "cancelled")
-    store.remove(seq)
+    store.end(seq, CANCELLED)
     return "cancelled"
 
 
