@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import islice, zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .changes import Mutant, compiles, find
 from .reach import ROOT
@@ -41,18 +42,18 @@ def main() -> int:
     results = FOLDER / f"seed-{options.seed}.json"
     known = {} if options.anew or not results.exists() else json.loads(results.read_text())
     equivalent = _equivalent()
-    copy, reach = Copy.make(FOLDER / f"copy-{number}"), Notes(notes)
-    for mutant in sample[number - 1 :: parts]:
-        if mutant.name in equivalent or known.get(mutant.name) == "killed":
-            continue
-        outcome = copy.run(mutant, reach.tests_for(mutant), options.limit)
-        print(
-            f"{outcome:8} {mutant.file}:{mutant.number} {mutant.operator}: {mutant.old!r} -> {mutant.new!r}", flush=True
-        )
-        if results.exists():
-            known = {**known, **json.loads(results.read_text())}  # of the other parts
-        known[mutant.name] = outcome
-        results.write_text(json.dumps(known, indent=0))
+    reach = Notes(notes)
+    with TemporaryDirectory(dir=FOLDER, ignore_cleanup_errors=True) as place:
+        copy = Copy.make(Path(place))
+        for mutant in sample[number - 1 :: parts]:
+            if mutant.name in equivalent or known.get(mutant.name) == "killed":
+                continue
+            outcome = copy.run(mutant, reach.tests_for(mutant), options.limit)
+            print(f"{outcome:8} {mutant.place} {mutant.operator}: {mutant.old!r} -> {mutant.new!r}", flush=True)
+            if results.exists():
+                known = {**known, **json.loads(results.read_text())}  # of the other parts
+            known[mutant.name] = outcome
+            results.write_text(json.dumps(known, indent=0))
     return show(sample, known, equivalent)
 
 
@@ -119,9 +120,9 @@ def show(sample: list[Mutant], outcomes: dict[str, str], equivalent: dict[str, s
     print()
     for mutant in tried:
         if mutant.name in equivalent:
-            print(f"equivalent: {mutant.file}:{mutant.number} {equivalent[mutant.name]}")
+            print(f"equivalent: {mutant.place} {equivalent[mutant.name]}")
         elif outcomes[mutant.name] != "killed":
-            print(f"SURVIVED: {mutant.file}:{mutant.number} {mutant.old!r} -> {mutant.new!r}\n    {mutant.name}")
+            print(f"SURVIVED: {mutant.place} {mutant.old!r} -> {mutant.new!r}\n    {mutant.name}")
     print()
     for package in sorted(counted):
         print(f"{package:20} {killed[package]:4} of {counted[package]:4}")

@@ -49,6 +49,11 @@ class Mutant(NamedTuple):
         return f"{self.file} {self.line} [{self.old} -> {self.new}]"
 
     @property
+    def place(self) -> str:
+        """Where it is now."""
+        return f"{self.file}:{self.number}"
+
+    @property
     def package(self) -> str:
         """`runtime`, `brokers.sqlite`; modules that are in no package are together."""
         parts = Path(self.file).parts[1:-1]

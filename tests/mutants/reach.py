@@ -55,7 +55,8 @@ class Notes:
             found: defaultdict[str, set[int]] = defaultdict(set)
             known = keys(path.read_text())
             for line, tests in data.contexts_by_lineno(name).items():
-                found[known[line]].update(numbers[test] for test in tests if test in numbers)
+                if line in known:  # code that was made at run time may say otherwise
+                    found[known[line]].update(numbers[test] for test in tests if test in numbers)
             lines[str(path.relative_to(ROOT))] = {key: sorted(tests) for key, tests in found.items()}
         self._file.write_text(json.dumps({"tests": self._durations, "lines": lines}))
 

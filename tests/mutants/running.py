@@ -19,9 +19,9 @@ Outcome = Literal["killed", "survived"]
 FOLDERS = {
     "blocking": ["tests/blocking"],
     "brokers": ["tests/brokers", "tests/conformance"],
-    "brokers.memory": ["tests/brokers", "tests/conformance/test_memory.py"],
+    "brokers.memory": ["tests/brokers/test_memory_*.py", "tests/conformance/test_memory.py"],
     "brokers.shared": ["tests/brokers", "tests/conformance"],
-    "brokers.sqlite": ["tests/brokers", "tests/conformance/test_sqlite.py"],
+    "brokers.sqlite": ["tests/brokers/test_sqlite_*.py", "tests/conformance/test_sqlite.py"],
     "hosts": ["tests/hosts"],
     "inject": ["tests/inject", "tests/runtime/test_worker_dependencies.py"],
     "modules": ["tests/actors", "tests/api", "tests/jobs", "tests/processes/test_cli.py"],
@@ -52,7 +52,9 @@ class Notes:
             found = {test for line, tests in lines.items() if line.startswith(function) for test in tests}
         folders = FOLDERS.get(mutant.package) or ["tests/" + mutant.package.partition(".")[0]]
         quickest = sorted(found, key=lambda test: self._durations[test])[:MOST_TESTS]
-        return [self._tests[test] for test in quickest] or [each for each in folders if (ROOT / each).exists()]
+        return [self._tests[test] for test in quickest] or [
+            str(path.relative_to(ROOT)) for each in folders for path in sorted(ROOT.glob(each))
+        ]
 
 
 class Copy(NamedTuple):
@@ -62,9 +64,7 @@ class Copy(NamedTuple):
 
     @classmethod
     def make(cls, path: Path) -> Copy:
-        """Make the copy anew."""
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        """Copy it into this empty folder."""
         for name in ("repid", "tests", "examples", "benchmarks"):
             shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
         for file in ROOT.iterdir():
