@@ -26,8 +26,9 @@ lint: $(VENV)/.tools  ## Check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/.tools  ## Check types, strictly
+types: $(VENV)/.tools  ## Check types with mypy (strictly) and pyright
 	$(BIN)/mypy
+	$(BIN)/pyright
 
 layers: $(VENV)/.tools  ## Check that imports point downwards
 	$(BIN)/lint-imports

@@ -34,7 +34,7 @@ async def show(handle: JobHandle) -> None:
     async for status in handle.watch():
         if status.done is not None:
             print(f"{status.state}: {status.done} of {status.total} words")
-    print(f"over: {status.state}")
+    print(f"over: {(await handle.status()).state}")
 
 
 async def main() -> None:

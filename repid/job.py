@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 
@@ -22,6 +22,9 @@ from .results import Lazy, Result, Status
 from .schedule import check_same_arguments, declared, make_schedule, schedule_name
 
 T = TypeVar("T")
+
+ANYTHING = cast("type[Any]", Any)
+"""For a result whose type nobody has said."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -159,7 +162,7 @@ class Job:
     @property
     def result(self) -> Lazy[Result[Any] | None]:
         """`await job.result`: that of its unique id, of its latest enqueue, or of its `result_id`; None until there is one."""
-        return self.result_as(Any)
+        return self.result_as(ANYTHING)
 
     def result_as(self, type_: type[T]) -> Lazy[Result[T] | None]:
         """Like `result`, with a value of this type."""
@@ -274,7 +277,7 @@ class JobHandle:
     @property
     def result(self) -> Lazy[Result[Any] | None]:
         """`await handle.result`: the result; None until there is one."""
-        return self.result_as(Any)
+        return self.result_as(ANYTHING)
 
     def result_as(self, type_: type[T]) -> Lazy[Result[T] | None]:
         """Like `result`, with a value of this type."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import trio
 from trio.lowlevel import TrioToken, current_trio_token, in_trio_run, in_trio_task
@@ -18,6 +18,7 @@ from .tasks import run_on
 
 P = ParamSpec("P")
 T = TypeVar("T")
+AsyncFunction = TypeVar("AsyncFunction", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 def trio_runs() -> bool:
@@ -42,9 +43,13 @@ def is_running(run: TrioToken) -> bool:
     return True
 
 
-def hosted(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """A coroutine function of trio's that may also be awaited in an asyncio task."""
-    return wraps(function)(crossing(function))
+def hosted(function: AsyncFunction) -> AsyncFunction:
+    """A coroutine function of trio's that may also be awaited in an asyncio task.
+
+    Typed as what it was given: type checkers do not agree on what `async def` is, `Coroutine` (mypy) or `CoroutineType`
+    (pyright), and a server must be what its protocol says to either of them.
+    """
+    return cast("AsyncFunction", wraps(function)(crossing(function)))
 
 
 def crossing(function: Callable[P, Awaitable[T]], *, late: bool = False) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -78,11 +78,11 @@ class Desk(Protocol):
         """Note how far the run has come; what is returned is a checkpoint."""
         ...
 
-    def publisher(self, server_name: str | None) -> Publish:
+    def publisher(self, server_name: str | None, /) -> Publish:
         """Where messages sent now go; None: to the server this message came from."""
         ...
 
-    def holder(self, hold: Publish) -> Publish:
+    def holder(self, hold: Publish, /) -> Publish:
         """`hold` with the app's producer middlewares around it."""
         ...
 
@@ -188,11 +188,11 @@ class Message(Received, Producer):
     is_under_way: bool
     """Whether its actor has not ended yet. The worker says so."""
 
-    def __init__(self, delivery: Delivery, terms: Terms, desk: Desk, action: Action | None = None) -> None:
+    def __init__(self, delivery: Delivery, terms: Terms, desk: Desk) -> None:
         self._delivery = delivery
         self._terms = terms
         self._desk = desk
-        self._action = action
+        self._action: Action | None = None
         self._outbox: Outbox | None = None
         self.arguments = {}
         self.is_under_way = True

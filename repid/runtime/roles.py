@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..actors import Actor, onion
-from ..delivery import VERBS, Cancel, Delivery, Disposition, NewResult, Terms, make_result
+from ..delivery import VERBS, Cancel, Delivery, Disposition, Mode, NewResult, Terms, make_result
 from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
 from ..inject import MESSAGE, Bind, Message, Plan, Supplied, SuppliedAsync, SyncMessage, Values
@@ -46,7 +46,7 @@ class Role:
     def __init__(self, actor: Actor, backend: Backend | None, home: Home | None, limits: tuple[Limit, ...]) -> None:
         self.actor = actor
         self.runs_in_trio = backend is None
-        self.mode = actor.mode
+        self.mode: Mode = actor.mode
         self.bind = actor.plan.bind if actor.is_async else _bind_for_threads(actor.plan)
         self.limits = limits
         self.slots: Limit | None = None
