@@ -1,0 +1,295 @@
+"""The one engine of a simulated fleet, and the unreliable line that each process has to it.
+
+`Engine` is the memory driver, with a record of each call in the history and a judgement by the account. A `Line` is what
+one process has of it: a driver of its own, for a server of its own, that obeys the plan. It claims to be remote, so the
+front door shields its calls, limits their time and opens the link again.
+
+Theory. A call makes two trips. On the way there it can be lost, held up or overtaken, on the way back its answer can; the
+work is one step of the engine between the two. `dead` is for ever: nothing of a killed process reaches the engine any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import trio
+from msgspec.structs import replace
+
+from ...brokers.door import Server
+from ...brokers.memory.driver import MemoryDriver
+from ...delivery import Ack, DeadLetter, Settlement
+from ...envelope import Envelope
+from ...errors import BrokerUnavailable, RepidError
+from ...ports import EVERYTHING, Driver, News, Topics
+from .account import Account, Disturbances, Violation
+from .history import History
+from .plan import Fault
+from .runs import Runs
+
+CALLS = frozenset(
+    {
+        *("declare", "publish", "subscribe", "unsubscribe", "claim", "settle", "extend", "rescue"),
+        *("queues", "counts", "browse", "find", "flush", "delete", "revive", "delete_messages", "pause"),
+        *("cancel", "snapshots", "report", "events", "store_results", "fetch_results"),
+        *("now", "schedules", "due_schedules", "replace_schedule", "remove_schedule", "tick"),
+    }
+)
+"""The calls of a driver that has every role, but for `link` and `news`."""
+
+UNSEEN = frozenset({"queues", "counts", "browse", "find", "snapshots", "events", "now", "schedules", "due_schedules"})
+"""Those that change nothing: they are left out of the history where nothing went wrong, and are no news."""
+
+MAKES_READY = frozenset({"publish", "settle", "rescue", "subscribe", "unsubscribe", "revive", "tick", "pause"})
+"""Calls after which there may be something to claim."""
+
+CHANGES_NO_MESSAGE = frozenset({"subscribe", "unsubscribe", "extend", "declare"})
+
+LONGEST_SILENCE = 10.0
+"""Seconds after which a process that was struck at one call is as it was: the bound of a call, and a new link."""
+
+
+class Engine:
+    """What keeps the messages. `stop` is called once, with the first violation."""
+
+    def __init__(
+        self, lease_timeout: float, history: History, faults: Disturbances, stop: Callable[[Violation], None]
+    ) -> None:
+        self.driver = MemoryDriver(lease_timeout)
+        self.history = history
+        self.faults = faults
+        self.account = Account(lease_timeout, faults)
+        self.runs = Runs(self.account, faults, stop)
+        self.lines: dict[Line, None] = {}
+        self.away_until = 0.0
+        self.changed = trio.Event()
+        self._stop = stop
+
+    async def carry_out(self, process: str, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        """One call, in one step: nothing of the memory driver waits."""
+        now = trio.current_time()
+        try:
+            answer = await getattr(self.driver, name)(*arguments, **options)
+        except RepidError as error:
+            self.history.call(now, process, name, arguments, error)
+            raise
+        if name not in UNSEEN:
+            if not (name == "claim" and not answer.deliveries):
+                self.history.call(now, process, name, arguments, answer)
+            try:
+                self.account.judge(now, process, name, arguments, answer)
+            except Violation as violation:
+                self.history.event(now, process, f"VIOLATION {violation}")
+                self._stop(violation)
+            self._tell(name, arguments, answer)
+        return answer
+
+    def _tell(self, name: str, arguments: Sequence[Any], answer: Any) -> None:
+        """Whom this concerns looks again. One who is told too often looks in vain, so few of these need to be exact."""
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+        ids = _ids_of(name, arguments, answer)
+        is_ready = name in MAKES_READY and not (name == "settle" and _are_final(arguments[1]))
+        for line in self.lines:
+            line.hear(is_ready=is_ready, has_events=name == "cancel", ids=ids)
+
+    def restart(self, seconds: float) -> None:
+        """Be away for some time. Every link breaks; what was stored stays."""
+        self.away_until = max(self.away_until, trio.current_time() + seconds)
+        for line in self.lines:
+            line.break_link()
+
+
+class Line:
+    """A driver that obeys the plan, for the server of one process."""
+
+    capabilities = replace(EVERYTHING, calls="remote", durable=True, shared=True)
+
+    def __init__(self, engine: Engine, process: str, courier: trio.Nursery) -> None:
+        self.process = process
+        self.is_dead = False
+        self.cut_until = 0.0
+        self.slow_until = 0.0
+        self.trip = 0.0
+        self._engine = engine
+        self._courier = courier
+        self._armed: list[Fault] = []
+        self._consumers: set[str] = set()
+        self._news: News | None = None
+        self._watched: Collection[str] = ()
+        self._rung = trio.Event()
+        self._links = 0
+        engine.lines[self] = None
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        if name not in CALLS:
+            raise AttributeError(name)
+
+        async def ask(*arguments: Any, **options: Any) -> Any:
+            return await self._ask(name, arguments, options)
+
+        self.__dict__[name] = ask
+        return ask
+
+    def server(self) -> Server:
+        """A server of the process's own over this line."""
+        return Server(cast("Driver", self))
+
+    @property
+    def lease_timeout(self) -> float:
+        """Of the engine."""
+        return self._engine.driver.lease_timeout
+
+    def arm(self, fault: Fault) -> None:
+        """Strike the next call of the fault's name."""
+        self._armed.append(fault)
+
+    def disarm(self) -> None:
+        """Strike no call any more."""
+        self._armed.clear()
+
+    def hear(self, *, is_ready: bool = True, has_events: bool = True, ids: Collection[str] | None = None) -> None:
+        """There is news of the engine; `ids` may have changed (None: any)."""
+        if ids is not None:
+            ids = [id_ for id_ in ids if id_ in self._watched]
+            if not (is_ready or has_events or ids):
+                return
+        before = self._news
+        if before is not None:
+            is_ready, has_events = is_ready or before.ready, has_events or before.events
+            ids = None if ids is None or before.ids is None else {*ids, *before.ids}
+        self._news = News(is_ready, has_events, ids)
+        self._rung.set()
+
+    def break_link(self) -> None:
+        """The calls that are under way fail, and the engine forgets who takes what."""
+        self._links += 1
+
+    @asynccontextmanager
+    async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
+        """Open a link; raises `BrokerUnavailable` while the engine cannot be reached."""
+        await self._go("link", self._links)
+        self._links += 1
+        self._watched = watched
+        self.hear()
+        try:
+            yield
+        finally:
+            self._links += 1
+            for consumer in sorted(self._consumers):
+                await self._engine.carry_out(self.process, "unsubscribe", (consumer,), {})
+            self._consumers.clear()
+
+    async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
+        """Note that a consumer takes these."""
+        self._consumers.add(consumer)
+        await self._ask("subscribe", (consumer, queues), {})
+
+    async def unsubscribe(self, consumer: str) -> None:
+        """It takes nothing any more."""
+        await self._ask("unsubscribe", (consumer,), {})
+        self._consumers.discard(consumer)
+
+    async def news(self, wait: float) -> News | None:
+        """Wait for news. A process that is cut off hears of nothing until it is not."""
+        until = trio.current_time() + wait
+        with trio.move_on_at(until):
+            if self._news is None:
+                self._rung = trio.Event()
+                await self._rung.wait()
+            else:
+                await trio.lowlevel.checkpoint()
+            while (reachable_at := self._unreachable_until()) > trio.current_time():  # noqa: ASYNC110  it may move
+                await trio.sleep_until(reachable_at)
+            news, self._news = self._news, None
+            return news
+        return None
+
+    async def _ask(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        fault = self._struck(name) if self._armed else None
+        link = self._links
+        if fault is not None:
+            await self._lose_or_hold_up(fault, name, arguments, options)
+        await self._go(name, link)
+        answer = await self._engine.carry_out(self.process, name, arguments, options)
+        if fault is not None and fault.kind == "lose_answer":
+            await self._silence(fault, f"the answer to {name} was lost")
+        if fault is not None and fault.kind == "slow_answer":
+            await trio.sleep(fault.seconds)
+        await self._go(name, link)
+        return answer
+
+    async def _go(self, name: str, link: int) -> None:
+        """One trip between the process and the engine."""
+        if self.trip and trio.current_time() < self.slow_until:
+            await trio.sleep(self.trip)
+        else:
+            await trio.lowlevel.checkpoint()
+        if self.is_dead or link != self._links:
+            raise BrokerUnavailable(f"the link broke during {name}")
+        if trio.current_time() < self._engine.away_until:
+            raise BrokerUnavailable("the engine is away")
+        if trio.current_time() < self.cut_until:
+            await trio.sleep_until(self.cut_until)
+            raise BrokerUnavailable(f"nothing passed for too long during {name}")
+
+    def _unreachable_until(self) -> float:
+        return math.inf if self.is_dead else max(self.cut_until, self._engine.away_until)
+
+    def _struck(self, name: str) -> Fault | None:
+        now = trio.current_time()
+        fault = next((fault for fault in self._armed if fault.call == name), None)
+        if fault is not None:
+            self._armed.remove(fault)
+            self._engine.history.event(now, self.process, f"fault: {fault}")
+            self._engine.faults.add(self.process, now, now + LONGEST_SILENCE + fault.seconds)
+        return fault
+
+    async def _lose_or_hold_up(
+        self, fault: Fault, name: str, arguments: Sequence[Any], options: Mapping[str, Any]
+    ) -> None:
+        if fault.kind == "lose_request":
+            await self._silence(fault, f"{name} was lost")
+        if fault.kind == "late_request":
+            self._courier.start_soon(self._bring_late, fault.seconds, name, arguments, options)
+            await trio.lowlevel.checkpoint()
+            raise BrokerUnavailable(f"the link broke during {name}")
+        if fault.kind == "slow_request":
+            await trio.sleep(fault.seconds)
+
+    async def _silence(self, fault: Fault, what: str) -> None:
+        await trio.sleep(fault.seconds)
+        raise BrokerUnavailable(what)
+
+    async def _bring_late(
+        self, seconds: float, name: str, arguments: Sequence[Any], options: Mapping[str, Any]
+    ) -> None:
+        """The engine reads what was sent before the link broke."""
+        await trio.sleep(seconds)
+        needs_consumer = name in {"claim", "report"}
+        if not self.is_dead and name != "subscribe" and not (needs_consumer and arguments[0] not in self._consumers):
+            await self._engine.carry_out(self.process, name, arguments, options)
+
+
+def _ids_of(name: str, arguments: Sequence[Any], answer: Any) -> Collection[str] | None:
+    """The ids of the messages and results that a call may have changed; None: any."""
+    if name in CHANGES_NO_MESSAGE or (name == "rescue" and not answer):
+        return ()
+    envelopes: list[Envelope] | None = None
+    match name:
+        case "publish":
+            envelopes = arguments[0]
+        case "claim":
+            envelopes = [delivery.envelope for delivery in answer.deliveries]
+        case "settle":
+            envelopes = [envelope for one in arguments[1] for envelope in (one.delivery.envelope, *one.outbox)]
+        case "report":
+            envelopes = [delivery.envelope for delivery, _ in arguments[1]]
+    return None if envelopes is None else [id_ for one in envelopes for id_ in (one.id, one.result_id)]
+
+
+def _are_final(settlements: Sequence[Settlement]) -> bool:
+    """Whether nothing is ready, or will be, because of these verdicts."""
+    return all(type(one.disposition) in {Ack, DeadLetter} and not one.outbox for one in settlements)

@@ -1,0 +1,152 @@
+"""Whole fleets in virtual time: one seed is one history, and what breaks a promise is found, made small and told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from random import Random
+
+import pytest
+import trio
+import trio._core._run as trio_run
+
+from repid import Router
+from repid.testing.simulate import BadHistory, Scenario, Send, fleet, simulate
+from repid.testing.simulate.__main__ import main
+from repid.testing.simulate.plan import FAULTS, Stage, draw_plan
+from repid.testing.simulate.seeding import seeded
+from repid.testing.simulate.shrinking import shrink
+from repid.testing.simulate.world import live
+
+SEEDS = 30
+"""As many as a busy machine lives through in some thirty seconds; `python -m repid.testing.simulate` takes any number."""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, 10))
+def test_the_fleet_keeps_its_promises_whatever_goes_wrong(first: int) -> None:
+    simulate(fleet, range(first, first + 10))
+
+
+def test_without_faults_nothing_runs_twice() -> None:
+    simulate(partial(fleet, faults=0), range(10))
+
+
+def test_one_seed_is_one_history() -> None:
+    histories = [live(fleet, seed).history.text() for seed in (1, 1, 2)]
+    assert histories[0] == histories[1]
+    assert histories[0] != histories[2]
+
+
+def test_one_seed_is_one_history_in_every_process() -> None:
+    code = (
+        "from repid.testing.simulate import fleet\n"
+        "from repid.testing.simulate.world import live\n"
+        "print([live(fleet, seed).history.fingerprint for seed in range(4)])"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert told == {f"{[live(fleet, seed).history.fingerprint for seed in range(4)]}\n"}
+
+
+def test_what_is_private_to_trio_is_still_there() -> None:
+    """`seeding` cannot work without: should this fail, see what has taken the place of these two names."""
+    assert isinstance(trio_run._ALLOW_DETERMINISTIC_SCHEDULING, bool)
+    assert isinstance(trio_run._r, Random)
+
+    async def order() -> list[int]:
+        ran: list[int] = []
+
+        async def note(n: int) -> None:
+            ran.append(n)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(20):
+                nursery.start_soon(note, n)
+        return ran
+
+    def shuffled(seed: str) -> list[int]:
+        with seeded(seed, lambda: 0.0):
+            return trio.run(order)
+
+    assert shuffled("a") == shuffled("a") != shuffled("b")
+
+
+def bank(_: Random) -> Scenario:
+    """Deposits read the balance, wait and write it: not safe to run at once, nor twice."""
+    balance = {"ann": 0}
+    router = Router()
+
+    @router.actor
+    async def deposit(amount: int) -> None:
+        seen = balance["ann"]
+        await trio.sleep(0.01)
+        balance["ann"] = seen + amount
+
+    def check() -> None:
+        assert balance["ann"] == 5
+
+    return Scenario(routers=[router], sends=[Send(actor="deposit", args={"amount": 1})] * 5, check=check)
+
+
+def test_a_lost_update_of_an_actor_is_found_and_made_small() -> None:
+    with pytest.raises(BadHistory, match="AssertionError") as caught:
+        simulate(bank, range(50))
+    told = str(caught.value)
+    assert caught.value.faults == ()  # two deposits at the same time are enough
+    assert f"seed {caught.value.seed}" in told
+    assert "python -m repid.testing.simulate --scenario test_simulate:bank --seeds" in told
+
+
+def one_by_one(_: Random) -> Scenario:
+    """Deposits that are safe at once, and not twice: what is done twice needs a fault between the deed and the verdict."""
+    deposits: list[int] = []
+    router = Router()
+
+    @router.actor
+    async def deposit(n: int) -> None:
+        deposits.append(n)
+        await trio.sleep(0.5)  # a receipt is sent, say
+
+    def check() -> None:
+        assert len(deposits) == len(set(deposits))
+
+    return Scenario(
+        routers=[router], sends=[Send(actor="deposit", args={"n": n}, at=n) for n in range(10)], check=check
+    )
+
+
+def test_an_actor_that_is_not_idempotent_is_found_with_the_one_fault_that_shows_it() -> None:
+    with pytest.raises(BadHistory) as caught:
+        simulate(one_by_one, range(50))
+    assert len(caught.value.faults) == 1
+
+
+def test_a_plan_follows_from_its_seed() -> None:
+    stage = Stage(["worker-1"], ["producer"], 10.0, 20.0)
+    assert draw_plan(Random(1), stage, FAULTS, 5) == draw_plan(Random(1), stage, FAULTS, 5)
+    assert len(draw_plan(Random(1), stage, FAULTS, 5)) == 5
+
+
+def test_shrinking_leaves_what_is_needed() -> None:
+    assert shrink(range(100), lambda kept: {17, 56} <= set(kept), most=1000) == (17, 56)
+    assert shrink(range(8), lambda kept: True, most=1000) == ()
+    assert shrink((1,), lambda kept: 1 in kept, most=1000) == (1,)
+
+
+def test_the_command_shows_a_history_and_how_to_see_it_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "3", "--show"]) == 0
+    assert "to see this again: python -m repid.testing.simulate --seeds 3 --faults 0,1,2" in capsys.readouterr().out
+    assert main(["--seeds", "0:2"]) == 0
+    assert "2 histories, all well" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [["--seeds", "x"], ["--scenario", "nothing:here"], ["--faults", "a"]])
+def test_the_command_says_what_is_wrong(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(wrong)
+    assert wrong[1] in capsys.readouterr().err
