@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from random import Random
 
@@ -87,8 +88,8 @@ def bank(_: Random) -> Scenario:
         await trio.sleep(0.01)
         balance["ann"] = seen + amount
 
-    def check() -> None:
-        assert balance["ann"] == 5
+    def check(sent: Sequence[Send]) -> None:
+        assert balance["ann"] == len(sent)
 
     return Scenario(routers=[router], sends=[Send(actor="deposit", args={"amount": 1})] * 5, check=check)
 
@@ -112,7 +113,7 @@ def one_by_one(_: Random) -> Scenario:
         deposits.append(n)
         await trio.sleep(0.5)  # a receipt is sent, say
 
-    def check() -> None:
+    def check(_: Sequence[Send]) -> None:
         assert len(deposits) == len(set(deposits))
 
     return Scenario(

@@ -39,8 +39,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A fleet and its work. Actors must be async functions that wait with trio only: threads have no virtual clock.
 
     routers: the actors. sends: the messages. workers: how many processes run the actors; options: of each worker.
-    faults: how many things go wrong, of the `kinds`, within `lasts` seconds. check: called when all is quiet; it raises
-    where the actors have done something wrong. lease_timeout: of the engine, in seconds.
+    faults: how many things go wrong, of the `kinds`, within `lasts` seconds. check: called with the
+    messages that were sent, when all is quiet; it raises where the actors have done something wrong. lease_timeout: of the engine, in seconds.
     """
 
     routers: Sequence[Router]
@@ -51,7 +51,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     kinds: Sequence[FaultKind] = FAULTS
     lasts: float = 10.0
     lease_timeout: float = 20.0
-    check: Callable[[], None] | None = None
+    check: Callable[[Sequence[Send]], None] | None = None
 
 
 MakeScenario: TypeAlias = Callable[[Random], Scenario]

@@ -83,7 +83,7 @@ def live(
         try:
             trio.run(world.live, clock=clock, instruments=world.instruments)
             if scenario.check is not None and world.violation is None:
-                scenario.check()
+                scenario.check([scenario.sends[n] for n in kept_sends])
         except Exception as caught:  # noqa: BLE001  whatever it is, it is what this seed has found
             error = caught
     return Outcome(seed, plan, kept, kept_sends, world.history, world.violation or error)
