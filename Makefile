@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types layers examples docs bench mutants install clean
+.PHONY: help demo test check format lint types layers examples docs bench hostile mutants install clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
@@ -41,6 +41,9 @@ docs: $(VENV)/.tools  ## Run the README's code and check its links
 
 bench: $(VENV)/.bench  ## Measure repid against its peers (some twenty-five minutes; installs them)
 	$(BIN)/python -m benchmarks
+
+hostile: $(VENV)/.tools  ## Try every hostile error and value on both servers under both hosts (a minute)
+	REPID_TEST_ALL=1 $(BIN)/python -m pytest tests/runtime/test_worker_hostile.py
 
 mutants: $(VENV)/.mutants  ## Put small faults into repid one at a time and count those that the suite sees (an hour)
 	$(BIN)/python -m tests.mutants $(MUTANTS)

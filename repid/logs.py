@@ -6,13 +6,14 @@ import logging
 import sys
 import traceback
 
-from .tracebacks import explain, traceback_of
+from .tracebacks import explain, inert, traceback_of
 
 
 class Log:
     """The logger of that name. What its handlers raise is printed to stderr, as logging itself does with most of it.
 
     An error that is logged along is put into words here, once and within bounds: it may be one that cannot be formatted.
+    What comes from payloads and errors cannot forge an entry: later lines are indented, control characters escaped.
     The record holds it as `exc_info` for those handlers that look at it themselves.
     """
 
@@ -56,6 +57,10 @@ class Log:
             path, line, function, _ = logger.findCaller(stacklevel=3)
             details = None if error is None else (type(error), error, traceback_of(error))
             record = logger.makeRecord(logger.name, level, path, line, text, values, details, function)
+            message = record.getMessage()
+            harmless = inert(message)
+            if harmless != message:
+                record.msg, record.args = harmless, None
             if error is not None:
                 record.exc_text = (explain(error) if explained is None else explained).rstrip("\n")
             logger.handle(record)

@@ -138,8 +138,8 @@ class Exit:
         with self._lock:
             self._closing.add(close)
             if self._watched is not thread:
-                self._watched = thread
                 threading.Thread(target=self._close_after, args=[thread], name="repid at exit").start()
+                self._watched = thread
 
     def discard(self, close: Callable[[], None]) -> None:
         """It is closed already."""

@@ -15,6 +15,7 @@ good will, since a failure that cannot be recorded would be run again by one wor
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from types import TracebackType
@@ -55,6 +56,10 @@ _context: Any = BaseException.__context__
 _suppresses: Any = BaseException.__suppress_context__
 _traceback: Any = BaseException.__traceback__
 _members: Any = BaseExceptionGroup.exceptions
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+"""All but tabs and ends of lines."""
 
 
 def is_a(error: BaseException, *kinds: type[BaseException]) -> bool:
@@ -133,6 +138,13 @@ def cut(text: str, longest: int) -> str:
     return beginning if len(text) <= longest else f"{beginning}… (cut: {len(text)} characters)"
 
 
+def inert(text: str) -> str:
+    """The text for a log or a terminal: its later lines are indented, so that none of them passes for an entry of its own,
+    and control characters are escaped.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", "\n    ")
+
+
 def explain(error: BaseException, text: str | None = None) -> str:
     """The error with its traceback and what it comes from, as Python would show it, cut. `text`: what it says, if known."""
     try:
@@ -182,7 +194,7 @@ class _Account:
         return lines
 
     def _text(self, error: BaseException) -> str:
-        return cut(self._texts.get(id(error)) or text_of(error), LONGEST_LINE)
+        return inert(cut(self._texts.get(id(error)) or text_of(error), LONGEST_LINE))
 
 
 def _origin(error: BaseException) -> tuple[str, BaseException | None]:
@@ -198,7 +210,7 @@ def _full_name(error: BaseException) -> str:
     module = type.__dict__["__dict__"].__get__(cls).get("__module__")
     if type(module) is str and module not in {"__main__", "builtins"}:
         name = f"{module}.{name}"
-    return cut(name, 400)
+    return inert(cut(name, 400))
 
 
 def _notes(error: BaseException) -> list[str]:
@@ -208,7 +220,7 @@ def _notes(error: BaseException) -> list[str]:
         return []
     if type(notes) is not list:
         return []
-    return [f"{cut(note, LONGEST_LINE)}\n" for note in notes[:10] if type(note) is str]
+    return [f"    {inert(cut(note, LONGEST_LINE))}\n" for note in notes[:10] if type(note) is str]
 
 
 def _indented(lines: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from ..errors import NotConnected
+from ..errors import NotConnected, UsageError
 from ..process import at_exit, inherits
 
 T = TypeVar("T")
@@ -121,8 +121,15 @@ class Loop:
 
     def start(self) -> None:
         """Start it and wait until the servers are open. Raises what opening raises."""
-        at_exit.add(self.close)
-        self._thread.start()
+        try:
+            at_exit.add(self.close)
+            self._thread.start()
+        except (RuntimeError, MemoryError) as error:
+            at_exit.discard(self.close)
+            raise UsageError(
+                f"the client cannot open, because Python lets no thread start ({error}): the program is ending, or the "
+                "system has no room for one; make the first call earlier, in the main thread say"
+            ) from error
         try:
             self.token = self._ready.result()
         except BaseException:

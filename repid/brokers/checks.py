@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 from datetime import timedelta
 
-from ..delivery import Ack, Cancel, DeadLetter, NewResult, Release, Retry, Settlement
+from ..delivery import Ack, Cancel, DeadLetter, Delivery, NewResult, Progress, Release, Retry, Settlement
 from ..envelope import NO_OPTIONS, Envelope
 from ..errors import ConfigurationError, InternalError, NotSupported
-from ..names import check_text
+from ..names import check_number, check_text
 from ..ports import Capabilities
 from ..retry import seconds
 
@@ -21,6 +21,16 @@ def check_queues(queues: Iterable[str]) -> list[str]:
     if isinstance(queues, str):
         raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
     return [check_text("the name of a queue", name) for name in queues]
+
+
+def check_progress(progress: Iterable[tuple[Delivery, Progress | None]]) -> None:
+    """Raise `ConfigurationError` for numbers that are not finite and a note that is no text: nobody could wait for them."""
+    for _, how_far in progress:
+        if how_far is not None:
+            check_number("the done of a progress", how_far.done)
+            if how_far.total is not None:
+                check_number("the total of a progress", how_far.total)
+            check_text("the note of a progress", how_far.note)
 
 
 def check_envelopes(envelopes: Iterable[Envelope]) -> None:

@@ -29,7 +29,7 @@ from ..ports import (
     WaitingDriver,
     at_most_of,
 )
-from .checks import check_settlements
+from .checks import check_progress, check_settlements
 from .shared.calls import Calls
 from .shared.hub import Hub
 
@@ -167,7 +167,11 @@ class Consumer:
         return (await self._calls("suspects", claim, count=0)).suspects
 
     async def report(self, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
-        """Note how far runs have come, until they are leased anew; what is not leased is passed over."""
+        """Note how far runs have come, until they are leased anew; what is not leased is passed over.
+
+        Raises `ConfigurationError`, and notes nothing, where a number is not finite or a note is no text.
+        """
+        check_progress(progress)
         if self._tracking is not None:
             report = partial(self._tracking.report, self.key, progress)
             await self._calls("report", report, count=len(progress))

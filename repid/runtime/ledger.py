@@ -192,6 +192,8 @@ class Ledger:
             else:
                 self.refused += ours
             return
+        if not ours:
+            self.refused -= 1  # it was believed lost, and counted so
         match disposition:
             case Ack(failure=None):
                 self.succeeded += 1

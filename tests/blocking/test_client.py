@@ -521,3 +521,27 @@ def test_run_refuses_several_processes_where_they_share_nothing() -> None:
 def test_run_says_which_option_is_wrong(app: Repid, options: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         app.run(**options)  # type: ignore[arg-type]
+
+
+def test_where_no_thread_can_be_started_the_first_call_says_so_and_a_later_one_works() -> None:
+    program = """
+        import resource, threading
+        from repid import Connection, InMemoryServer, Repid, UsageError
+
+        app = Repid(Connection(InMemoryServer()))
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, resource.RLIM_INFINITY))
+        threading.stack_size(8 << 30)
+        client = app.sync()
+        try:
+            client.send_message_json(channel="q")
+        except UsageError as error:
+            print(error)
+        threading.stack_size(0)
+        client.send_message_json(channel="q")
+        client.close()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(program)], capture_output=True, encoding="utf-8", timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the client cannot open, because Python lets no thread start (can't start new thread)" in done.stdout

@@ -36,6 +36,7 @@ from repid import (
     Router,
     SQLiteServer,
 )
+from repid.delivery import Progress
 from repid.names import check_id, check_number, check_text
 
 SURROGATE = "caf\udce9.txt"  # what os.listdir() gives for a name that is not UTF-8
@@ -273,3 +274,15 @@ def test_a_text_that_is_let_in_can_be_written(text: str) -> None:
             continue
         assert checked == text
         text.encode()
+
+
+async def test_a_progress_that_a_consumer_reports_itself_is_checked_too(app: Repid) -> None:
+    server = app.server()
+    await Queue("q").declare()
+    await app.send_message_json(channel="q")
+    async with server.consume({"q": None}) as consumer:
+        [delivery] = await consumer.receive(1)
+        for wrong in (Progress(math.nan), Progress(1, math.inf), Progress(1, 2, "\ud800")):
+            with pytest.raises(ConfigurationError, match="of a progress"):
+                await consumer.report([(delivery, Progress(1)), (delivery, wrong)])
+        await consumer.report([(delivery, Progress(1, 2, "half")), (delivery, None)])

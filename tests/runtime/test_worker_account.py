@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,10 @@ from aids import UnreliableServer, run_virtual, seed_scheduler, send, total
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repid import Counts, Handle, Message, Repid, Report, Router
+from repid import Counts, Envelope, Handle, Message, Repid, Report, Router
+from repid.delivery import ACK, Delivery
+from repid.ports import REFUSED, SETTLED
+from repid.runtime.ledger import Ledger
 
 Behaviour: TypeAlias = Literal[
     "quick", "yields", "sleeps", "fails", "hangs", "acks", "nacks", "rejects", "retries", "snoozes", "replies",
@@ -611,3 +615,14 @@ async def test_free_executors_get_what_is_sent_while_others_run(app: Repid, rout
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert sorted(started) == list(range(10))
+
+
+def test_a_verdict_that_is_accepted_after_its_lease_was_given_up_counts_once() -> None:
+    """The broker did not answer in time, and then it did."""
+    ledger = Ledger(tasks_limit=10, messages_limit=math.inf)
+    late, refused = (Delivery(Envelope(id_, "default", b""), 1, 0, id_) for id_ in ("late", "refused"))
+    ledger.leases.update({late: 1.0, refused: 1.0})
+    for delivery, verdict in ((late, SETTLED), (refused, REFUSED)):
+        ledger.lost(delivery)
+        ledger.settled(delivery, ACK, verdict)
+    assert ledger.report() == Report(succeeded=1, refused=1)
