@@ -5,7 +5,7 @@
 * `thread`, `change_watch`, `transactions`: the one thread that works on the file, what it sleeps for, group commit.
 * `store`: what all operations share. `publishing`, `claiming`, `settling`, `views`, `results`, `schedules` are the
   operations: synchronous, each inside a transaction that is open.
-* `directory`: queues, lanes and consumers as all processes see them.
+* `directory`: queues, lanes and consumers as all processes see them. `heads`: the first message of each of many lanes.
 * `rows`: envelope ↔ row. `schema`: the file and its migrations, of which `schedule_names` is one. `clock`, `errors`.
 """
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from math import inf
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...delivery import Delivery, Failure, poison_failure
 from ...delivery.shelf import End, after_lost_lease
@@ -38,6 +38,11 @@ _ONE = f"""
 SELECT ready.rank, ready.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {BODY}
 FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? AND ready.seq = ?
 """  # noqa: S608
+_BY_SEQ = f"""
+SELECT message.rank, message.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {BODY}
+FROM message JOIN ready ON ready.lane = message.lane AND ready.rank = message.rank AND ready.seq = message.seq
+WHERE message.seq = ?
+"""  # noqa: S608
 _LEASE = f"""
 INSERT INTO lease (seq, n, lane, until, boot, consumer)
 SELECT ready.seq, message.leases % {LEASES_TOLD_APART}, ready.lane, ?, ?, ?
@@ -51,6 +56,11 @@ _PAYLOAD = 9
 
 RESCUED_AT_ONCE = 300
 """So many leases are taken back by one transaction: that takes some ten milliseconds (measured)."""
+
+_LANES_SIDE_BY_SIDE = 8
+
+Head: TypeAlias = tuple[int, int, int]
+"""Rank, seq and lane of a message that is ready."""
 
 _LANES_AT_ONCE = 100
 """SQLite takes at most 500 branches in one statement."""
@@ -99,16 +109,17 @@ def claim(store: Store, consumer: int, limit: int, at_most: AtMost) -> list[Deli
     if consumer not in store.consumers:
         raise closed()
     suspects = store.directory.suspects_for(consumer, store.boot, store.boot_now) if at_most.alone else []
-    if suspects and (heads := count_heads(store, [(lane, 1) for lane in suspects], 1)):
-        found = _draw(store, consumer, list(heads.items()), ANYTHING)
+    if suspects and (counted := count_heads(store, [(lane, 1) for lane in suspects], 1)):
+        found = _draw(store, consumer, list(counted.items()), ANYTHING)
         if found:
             _leave_trail(store, found[0])
             return found
     lanes = list(_lanes(store, consumer, limit, at_most))
-    counts = [(lane.id, cap) for lane, cap in lanes]
-    if len(lanes) > 1 or at_most.groups:
-        counts = list(_count_within(store, lanes, limit, at_most).items())
-    return _draw(store, consumer, counts, at_most)
+    if len(lanes) <= 1 and not at_most.groups:
+        return _draw(store, consumer, [(lane.id, cap) for lane, cap in lanes], at_most)
+    heads = _heads_within(store, lanes, limit, at_most)
+    counts = Counter(head[2] for head in heads)
+    return _draw(store, consumer, list(counts.items()), at_most, heads)
 
 
 def count_suspects(store: Store, consumer: int) -> int:
@@ -129,7 +140,10 @@ def _leave_trail(store: Store, delivery: Delivery) -> None:
 
 def _lanes(store: Store, consumer: int, limit: int, at_most: AtMost) -> Iterator[tuple[Lane, int]]:
     """The lanes that may be taken from, each with how many at most."""
-    for lane in store.directory.lanes_for(consumer, store.boot, store.boot_now):
+    lanes: Iterable[Lane] = store.directory.lanes_for(consumer, store.boot, store.boot_now)
+    if not at_most.groups and len(store.directory.lanes) > _LANES_AT_ONCE:
+        lanes = _first_lanes(store, consumer, limit, at_most)
+    for lane in lanes:
         cap = at_most.of(lane.queue, lane.topic) if at_most.topics else None
         group = at_most.group(lane.queue, lane.topic) if at_most.groups else None
         cap = min(limit if cap is None else cap, limit if group is None else at_most.groups[group][1], limit)
@@ -137,8 +151,24 @@ def _lanes(store: Store, consumer: int, limit: int, at_most: AtMost) -> Iterator
             yield lane, cap
 
 
-def _count_within(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int, at_most: AtMost) -> dict[int, int]:
-    """How many of each lane are among the first `limit`, if no group has more than it may."""
+def _first_lanes(store: Store, consumer: int, limit: int, at_most: AtMost) -> list[Lane]:
+    """Those of many lanes in which the first `limit` messages are."""
+    known = store.directory.lanes
+    mine = store.directory.ids_for(consumer, store.boot, store.boot_now)
+
+    def may_take(id_: int) -> bool:
+        if id_ not in mine:
+            return False
+        cap = at_most.of(known[id_].queue, known[id_].topic) if at_most.topics else None
+        return cap is None or cap > 0
+
+    return [known[id_] for id_ in store.heads.first_lanes(may_take, limit)]
+
+
+def _heads_within(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int, at_most: AtMost) -> list[Head]:
+    """The first `limit` messages of these lanes, if no group has more than it may."""
+    if not at_most.groups:
+        return _heads(store, lanes, limit)
     parts: dict[int | None, list[tuple[Lane, int]]] = {}
     for lane, cap in lanes:
         parts.setdefault(at_most.group(lane.queue, lane.topic), []).append((lane, cap))
@@ -146,7 +176,7 @@ def _count_within(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int, a
         _heads(store, part, limit if group is None else min(limit, at_most.groups[group][1]))
         for group, part in parts.items()
     ]
-    return Counter(lane for _, _, lane in islice(heapq.merge(*heads), limit))
+    return list(islice(heapq.merge(*heads), limit))
 
 
 def count_heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> dict[int, int]:
@@ -154,12 +184,13 @@ def count_heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> 
     return Counter(lane for _, _, lane in _heads(store, lanes, limit))
 
 
-def _heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> list[tuple[int, int, int]]:
-    """Rank, seq and lane of the first `limit` of these lanes, if at most so many of each are."""
+def _heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> list[Head]:
+    """The first `limit` messages of these lanes, with at most the given number of each lane."""
     if len(lanes) > _LANES_AT_ONCE:
-        used = store.directory.used_lanes()
-        lanes = [entry for entry in lanes if entry[0].id in used]
-    heads: list[list[tuple[int, int, int]]] = []
+        mine = {lane.id for lane, _ in lanes}
+        first = set(store.heads.first_lanes(mine.__contains__, limit))
+        lanes = [entry for entry in lanes if entry[0].id in first]
+    heads: list[list[Head]] = []
     for start in range(0, len(lanes), _LANES_AT_ONCE):
         part = lanes[start : start + _LANES_AT_ONCE]
         sql = " UNION ALL ".join([_BRANCH] * len(part)) + " ORDER BY rank, seq LIMIT ?"
@@ -168,16 +199,26 @@ def _heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> list[
     return list(islice(heapq.merge(*heads), limit))
 
 
-def _draw(store: Store, consumer: int, counts: Sequence[tuple[int, int]], at_most: AtMost) -> list[Delivery]:
-    """Lease the first so many of these lanes, by rank, as far as their payloads are not too big. Bury the unreadable."""
+def _draw(
+    store: Store,
+    consumer: int,
+    counts: Sequence[tuple[int, int]],
+    at_most: AtMost,
+    heads: Sequence[Head] | None = None,
+) -> list[Delivery]:
+    """Lease the first messages of these lanes, by rank, as far as their payloads are not too big. Bury the unreadable.
+
+    `counts`: how many of each lane. `heads`: which messages these are, if that is known.
+    """
     while True:
         try:
-            rows = _read(store, counts, at_most)
+            rows = _read(store, counts, heads, at_most)
             deliveries = [_to_delivery(store, *row[1:]) for row in rows]
             break
         except Exception as error:
             if not is_unreadable(error) or not _bury_unreadable(store, counts):
                 raise
+            heads = None
     until = store.boot_now + store.lease_timeout
     for lane, rank, seq in {row[2]: (row[2], row[0], row[1]) for row in rows}.values():
         store.execute(_LEASE, (until, store.boot, consumer, lane, rank, seq))
@@ -185,21 +226,36 @@ def _draw(store: Store, consumer: int, counts: Sequence[tuple[int, int]], at_mos
     if not rows:  # a place without its message would look for ever as if there were something
         for lane, _ in counts:
             store.execute(_STRIKE_OUT, (lane,))
+    store.heads.took_from({row[2] for row in rows} or [lane for lane, _ in counts])
     return deliveries
 
 
-def _read(store: Store, counts: Sequence[tuple[int, int]], at_most: AtMost) -> list[tuple[Any, ...]]:
-    """The first so many rows of these lanes, by rank, as far as their payloads are not too big."""
+def _read(
+    store: Store, counts: Sequence[tuple[int, int]], heads: Sequence[Head] | None, at_most: AtMost
+) -> list[tuple[Any, ...]]:
+    """Read the rows of these messages, by rank, as far as their payloads are not too big."""
     rows: list[tuple[Any, ...]] = []
     left = at_most.size
-    with ExitStack() as stack:
-        cursors = [stack.enter_context(closing(store.execute(_HEADS, entry))) for entry in counts]
-        for row in cursors[0] if len(cursors) == 1 else heapq.merge(*cursors):
+    with closing(_rows_of(store, counts, heads)) as found:
+        for row in found:
             left -= len(row[_PAYLOAD])
             if left < 0 if rows else len(row[_PAYLOAD]) > at_most.first:
                 break
             rows.append(row)
     return rows
+
+
+def _rows_of(
+    store: Store, counts: Sequence[tuple[int, int]], heads: Sequence[Head] | None
+) -> Generator[tuple[Any, ...], None, None]:
+    """The rows one by one. Many lanes are not read side by side: each statement would have to be compiled anew."""
+    if heads is not None and len(counts) > _LANES_SIDE_BY_SIDE:
+        for _, seq, _ in heads:
+            yield from store.execute(_BY_SEQ, (seq,)).fetchall()
+        return
+    with ExitStack() as stack:
+        cursors = [stack.enter_context(closing(store.execute(_HEADS, entry))) for entry in counts]
+        yield from cursors[0] if len(cursors) == 1 else heapq.merge(*cursors)
 
 
 def _bury_unreadable(store: Store, counts: Sequence[tuple[int, int]]) -> int:
@@ -215,6 +271,7 @@ def _bury_unreadable(store: Store, counts: Sequence[tuple[int, int]]) -> int:
                 "a message in %r (its seq is %d) is dead: %s", store.directory.lanes[lane].queue, seq, failure.text
             )
             store.execute("DELETE FROM ready WHERE lane = ? AND seq = ?", (lane, seq))
+            store.heads.forget()
             store.end(seq, End("payload", failure, "failure"))
             buried += 1
     return buried

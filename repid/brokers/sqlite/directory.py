@@ -85,7 +85,7 @@ class Directory:
         self.lanes: dict[int, Lane] = {}
         self._names: dict[int, str] = {}  # of the queues, by id
         self.takers: dict[int, Taker] = {}
-        self._lanes_for: dict[int, tuple[int, list[Lane], list[Lane]]] = {}
+        self._lanes_for: dict[int, tuple[int, list[Lane], list[Lane], frozenset[int]]] = {}
         self._most_lanes = _MOST_EMPTY_LANES
 
     def refresh(self, version: int, last_queue: int, last_lane: int) -> None:
@@ -242,11 +242,15 @@ class Directory:
         """The lanes this consumer may take from: those it asked for, and in its queues those nobody asked for."""
         return self._known_lanes(consumer, boot, now)[1]
 
+    def ids_for(self, consumer: int, boot: int, now: int) -> frozenset[int]:
+        """The ids of the lanes that `lanes_for` gives."""
+        return self._known_lanes(consumer, boot, now)[3]
+
     def suspects_for(self, consumer: int, boot: int, now: int) -> list[Lane]:
         """The same for what must be leased alone."""
         return self._known_lanes(consumer, boot, now)[2]
 
-    def _known_lanes(self, consumer: int, boot: int, now: int) -> tuple[int, list[Lane], list[Lane]]:
+    def _known_lanes(self, consumer: int, boot: int, now: int) -> tuple[int, list[Lane], list[Lane], frozenset[int]]:
         known = self._lanes_for.get(consumer)
         if known is None or known[0] <= now:
             taker = self.takers.get(consumer)
@@ -254,7 +258,8 @@ class Directory:
             lanes = [] if taker is None else list(self._lanes_of(taker, live))
             horizon = min((other.until for other in live), default=now)
             suspects = [lane for lane in lanes if lane.suspects]
-            known = (horizon, [lane for lane in lanes if not lane.suspects], suspects)
+            plain = [lane for lane in lanes if not lane.suspects]
+            known = (horizon, plain, suspects, frozenset(lane.id for lane in plain))
             self._lanes_for[consumer] = known
         return known
 

@@ -62,7 +62,7 @@ def publish(store: Store, envelopes: Sequence[Envelope], bodies: Sequence[Body])
         _note_duplicates(store, first, last, envelopes, outcomes)
     results.forget_old(store.connection, first, last)
     if store.execute(_MAKE_READY, (first, last)).rowcount:
-        store.arrived = True
+        store.note_arrival()
     events = [moment for row in rows if len(row) > PLAIN_ROW for moment in row[3:5] if isinstance(moment, int)]
     if events:
         store.execute(_MAKE_SCHEDULED, (first, last))

@@ -17,6 +17,7 @@ from ...delivery.shelf import EXPIRED, End
 from ...ports import Topics, UnderWay
 from .clock import MICRO, Clock
 from .directory import VERSION, Directory
+from .heads import Heads
 from .results import conclude
 from .rows import LISTED, pack, to_list
 
@@ -100,6 +101,7 @@ class Store:
         self._vouchers = vouchers
         self._beat_time = max(MICRO // 100, min(CONSUMER_TIME, lease_timeout) // BEATS)
         self.directory = Directory(connection)
+        self.heads = Heads(connection)
         self.now = 0
         self.boot_now = 0
         self.boot = 0
@@ -162,6 +164,7 @@ class Store:
     def forget(self) -> None:
         """The transaction was rolled back."""
         self.directory.forget()
+        self.heads.forget()
         self._free = range(0)
         self._boot_id = ""
         self._opening.clear()
@@ -232,7 +235,7 @@ class Store:
         last = self.execute(_LAST_DUE, (self.now, BITE - 1)).fetchone() or (self.now, _NEVER)
         if self.execute(_PROMOTE, last).rowcount > 0:
             self.execute("DELETE FROM scheduled WHERE (due, seq) <= (?, ?)", last)
-            self.arrived = True
+            self.note_arrival()
 
     def _expire(self) -> None:
         """Bury the first that have expired. What is leased is looked at when it comes back: it expired at 0 then."""
@@ -248,6 +251,11 @@ class Store:
             self.remove_all(waiting)
 
     # Messages
+
+    def note_arrival(self) -> None:
+        """Something has become ready."""
+        self.arrived = True
+        self.heads.forget()
 
     def reserve(self, count: int) -> int:
         """The first of `count` consecutive numbers that no message ever had."""
@@ -269,16 +277,18 @@ class Store:
     def make_ready(self, seq: int, lane: int, rank: int) -> None:
         """Make a message ready; it is in no other place now."""
         self.execute("INSERT INTO ready (lane, rank, seq) VALUES (?, ?, ?)", (lane, rank, seq))
-        self.arrived = True
+        self.note_arrival()
 
     def take_out(self, seq: int) -> None:
         """Take a message out of `ready` or `scheduled`."""
+        self.heads.forget()
         lane, rank, due = self.execute("SELECT lane, rank, due FROM message WHERE seq = ?", (seq,)).fetchone()
         if due is not None and self.execute("DELETE FROM scheduled WHERE due = ? AND seq = ?", (due, seq)).rowcount:
             return
         self.execute("DELETE FROM ready WHERE lane = ? AND rank = ? AND seq = ?", (lane, rank, seq))
 
     def _take_out_all(self, seqs: Sequence[int]) -> None:
+        self.heads.forget()
         for take_out in _TAKE_OUT_ALL:
             self.execute(take_out, (to_list(seqs),))
 

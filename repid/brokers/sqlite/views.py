@@ -231,6 +231,7 @@ def dead_keys(store: Store, name: str, *, all_of_them: bool) -> list[int]:
 def _flush(store: Store, name: str) -> int:
     """Remove what is ready or scheduled; how many."""
     channel = store.directory.channel(name)
+    store.heads.forget()
     removed = 0
     for table in ("ready", "scheduled"):
         mine = f"FROM {table} WHERE lane IN {_LANES}"
