@@ -16,9 +16,8 @@ from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
 from repid.brokers.consumer import Consumer
-from repid.brokers.memory.record import Lease, Record, is_gone
+from repid.brokers.memory.record import Lease, Record, Subscription, is_gone
 from repid.brokers.memory.store import Store
-from repid.brokers.memory.taker import Taker
 from repid.delivery import (
     ACK,
     Cancel,
@@ -90,7 +89,7 @@ async def test_a_request_of_a_run_that_has_ended_is_given_to_nobody(
         assert await told(other) == []
         assert await server.counts("q") == Counts(leased=1)
         await server.delete("q")
-        assert driver_of(server)._takers[consumer.key].requests == {}
+        assert driver_of(server)._subscriptions[consumer.key].requests == {}
 
 
 async def test_a_request_still_finds_its_consumer_after_the_lease_was_extended(server: InMemoryServer) -> None:
@@ -250,7 +249,7 @@ async def test_resuming_wakes_as_many_as_there_are_messages_for(
         await server.resume("q")
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(ids(got)) == ["0", "1", "2", "3"]
-        assert len(driver_of(server)._line) == 2
+        assert len(driver_of(server)._waiting) == 2
         nursery.cancel_scope.cancel()
 
 
@@ -337,9 +336,9 @@ OPERATIONS = st.lists(
 def test_whatever_is_done_in_whatever_order_every_count_and_index_agrees(
     operations: list[tuple[str, int, object]],
 ) -> None:
-    store, taker, now = Store(4.0), Taker({"q": None}), 0.0
+    store, subscription, now = Store(4.0), Subscription({"q": None}), 0.0
     store.directory.declare(["q"])
-    store.directory.open(taker)
+    store.directory.open(subscription)
     deliveries: list[Delivery] = []
     for name, number, detail in operations:
         chosen = deliveries[-1 - number : len(deliveries) - number]
@@ -348,14 +347,14 @@ def test_whatever_is_done_in_whatever_order_every_count_and_index_agrees(
             assert isinstance(detail, dict)
             store.publish([message(str(number), topic=str(number % 2), **detail)], now)
         elif name == "receive":
-            deliveries += store.receive(taker, number, ANYTHING, now)
+            deliveries += store.receive(subscription, number, ANYTHING, now)
         elif name == "settle":
             result = NewResult(id=str(number), state="success", ttl=number)
             store.settle([Settlement(d, detail, result=result) for d in chosen], now)  # type: ignore[arg-type]  # is one
         elif name == "cancel":
             store.cancel(str(number), now)
         elif name == "take":
-            assert all(token in store.channels["q"].leases for token in taker.take_requests())
+            assert all(token in store.channels["q"].leases for token in subscription.take_requests())
         elif name == "pass":
             now += number
         elif name == "rescue":
@@ -368,10 +367,10 @@ def test_whatever_is_done_in_whatever_order_every_count_and_index_agrees(
             store.revive("q", None, now)
         else:
             getattr(store, name)("q", now)
-        check(store, taker)
+        check(store, subscription)
 
 
-def check(store: Store, taker: Taker) -> None:
+def check(store: Store, subscription: Subscription) -> None:
     channels = store.channels.values()
     ready = [record for channel in channels for lane in channel.all_lanes() for record in lane.records()]
     leased = [record for channel in channels for record in channel.leases.values()]
@@ -385,7 +384,7 @@ def check(store: Store, taker: Taker) -> None:
     for channel in channels:
         assert all(len(lane) == len(list(lane.records())) > 0 for lane in channel.lanes.values())
         assert channel.scheduled == sum(record.envelope.queue == channel.name for record in scheduled)
-        assert taker.requests.keys() <= channel.leases.keys()
+        assert subscription.requests.keys() <= channel.leases.keys()
     dead = sorted(id(dead) for channel in channels for dead in channel.dead.values())
     assert dead == sorted(id(dead) for namesakes in store.dead._by_id.values() for dead in namesakes)
     results = store.results

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from repid.brokers import InMemoryMessageBroker, InMemoryServer
 from repid.brokers.consumer import Consumer
-from repid.brokers.memory.clock import Clock
+from repid.brokers.memory.waiting import Clock
 from repid.errors import ConfigurationError, NotConnected, UsageError
 from repid.ports import Counts
 

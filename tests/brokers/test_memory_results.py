@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
-from repid.brokers.memory.results import BITE, SPAN, Results
+from repid.brokers.memory.results import SWEEP_SPAN, SWEPT_AT_ONCE, Results
 from repid.delivery import (
     ACK,
     DAY,
@@ -91,7 +91,7 @@ async def test_results_that_expired_are_forgotten_without_being_asked_for(
     autojump_clock: MockClock, server: InMemoryServer
 ) -> None:
     await server.store_results([success(str(n), ttl=1 + n / 10) for n in range(1000)])
-    await trio.sleep(100 + 1 + SPAN)
+    await trio.sleep(100 + 1 + SWEEP_SPAN)
     for _ in range(10):
         await server.counts("q")
     assert driver_of(server).store.results.kept == {}
@@ -100,14 +100,14 @@ async def test_results_that_expired_are_forgotten_without_being_asked_for(
 
 def test_results_are_swept_out_in_bites() -> None:
     results = Results()
-    for number in range(3 * BITE):
+    for number in range(3 * SWEPT_AT_ONCE):
         results.store(success(str(number), ttl=number % 7), 0.0)
     there = len(results.kept)
-    results.sweep(SPAN - 0.001)
+    results.sweep(SWEEP_SPAN - 0.001)
     assert len(results.kept) == there
     for _ in range(3):
-        results.sweep(SPAN)
-        there = max(0, there - BITE)
+        results.sweep(SWEEP_SPAN)
+        there = max(0, there - SWEPT_AT_ONCE)
         assert len(results.kept) == there
 
 

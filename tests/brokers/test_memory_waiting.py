@@ -93,14 +93,14 @@ def test_an_interrupt_in_the_closing_of_a_consumer_leaves_nobody_asleep(monkeypa
                     async with consuming(server, frozenset("b")):
                         await server.publish([message("b", topic="b")])
                         await trio.testing.wait_all_tasks_blocked()
-                        wake_all = driver_of(server)._line.wake_all
+                        wake_all = driver_of(server)._waiting.wake_all
 
                         def interrupted() -> None:  # called on closing
                             monkeypatch.undo()
                             signal.raise_signal(signal.SIGINT)
                             wake_all()
 
-                        monkeypatch.setattr(driver_of(server)._line, "wake_all", interrupted)
+                        monkeypatch.setattr(driver_of(server)._waiting, "wake_all", interrupted)
                     await trio.lowlevel.checkpoint()
                 assert await finishes(trio.testing.wait_all_tasks_blocked)
                 assert (await server.counts("q")).leased == 1
@@ -126,9 +126,9 @@ async def test_one_message_wakes_one_of_many_waiting_consumers(
         await server.publish([message("1")])
         await trio.testing.wait_all_tasks_blocked()
         assert (woken, trio.lowlevel.current_statistics().tasks_living) == (1, steps - 1)
-        assert len(driver_of(server)._line) == 19
+        assert len(driver_of(server)._waiting) == 19
         nursery.cancel_scope.cancel()
-    assert len(driver_of(server)._line) == 0
+    assert len(driver_of(server)._waiting) == 0
 
 
 async def test_who_waits_longest_is_served_first(autojump_clock: MockClock, server: InMemoryServer) -> None:

@@ -1,19 +1,18 @@
-"""The broker in memory.
+"""The memory engine.
 
-Synchronous and pure; time comes in as an argument:
+Synchronous; time comes in as an argument:
 
-* `record`: one stored message and where it is. `taker`: what is known of a consumer.
-* `lanes`: the ready messages of one (queue, topic), in order. `timetable`: messages by the time when they matter.
-* `channel`: the queues. `dead`: the dead messages by id. `results`: results until they expire.
-* `places`: how a message gets from one place to another, and comes to its end.
-* `store`: what may be done to messages. `schedules`: the schedules and their ticks. `views`: looking at all that.
-* `watching`: whom to call when a message or result changes.
+* `record`: one stored message and where it is, and what a consumer takes.
+* `lanes`: the ready messages of one (queue, topic) in order, and records by the time at which they matter.
+* `queues`: the declared queues, with their lanes, leases and dead letters. `results`: results until they expire.
+* `changes`: what the front door is told of changes.
+* `store`: what may be done to messages. It carries out the rules of `repid.delivery.shelf`.
+* `schedules`: the schedules and their ticks. `views`: looking at all that.
 
-And the async shell around it:
+And what runs in trio:
 
-* `clock`: the broker's time, which outlives trio runs.
-* `waiting`: consumers that wait for something to become ready.
-* `session`: who has the broker open, and every other wait. `consumer` and `server`: the port.
+* `waiting`: the clock, which outlives trio runs, and the claims that wait for something to become ready.
+* `driver`: the calls that the front door makes. `server`: the server as users open it.
 """
 
 from .server import InMemoryMessageBroker, InMemoryServer

@@ -38,11 +38,10 @@ from ...ports import (
     Verdict,
 )
 from . import views
-from .clock import Clock
+from .record import Subscription
 from .schedules import Schedules
 from .store import Store
-from .taker import Taker
-from .waiting import Line, Waiter
+from .waiting import Clock, Waiter, WaitingReceives
 
 T = TypeVar("T")
 
@@ -56,9 +55,9 @@ class MemoryDriver:
         self.lease_timeout = lease_timeout
         self.store = Store(lease_timeout)
         self._clock = Clock()
-        self._line = Line(self.store, self._clock)
+        self._waiting = WaitingReceives(self.store, self._clock)
         self._schedules = Schedules(self.store)
-        self._takers: dict[str, Taker] = {}
+        self._subscriptions: dict[str, Subscription] = {}
         self._last_run: weakref.ref[trio.lowlevel.TrioToken] | None = None
         self._links = 0
 
@@ -78,14 +77,14 @@ class MemoryDriver:
         finally:
             if link == self._links:  # else a later one has taken over
                 self._clock.look()
-                self._line.wake_all()
+                self._waiting.wake_all()
                 self._drop()
 
     def _drop(self) -> None:
-        self._line.abandon()
+        self._waiting.abandon()
         self.store.watch(())
         self.store.directory.close_all()
-        self._takers.clear()
+        self._subscriptions.clear()
 
     async def declare(self, queues: Sequence[str]) -> None:
         """Create the queues that do not exist yet."""
@@ -99,50 +98,50 @@ class MemoryDriver:
 
     async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
         """What this consumer takes is no stray from now on."""
-        if consumer not in self._takers:
-            taker = Taker(queues)
-            self._step(lambda _: self.store.directory.open(taker))
-            self._takers[consumer] = taker
+        if consumer not in self._subscriptions:
+            subscription = Subscription(queues)
+            self._step(lambda _: self.store.directory.open(subscription))
+            self._subscriptions[consumer] = subscription
 
     async def unsubscribe(self, consumer: str) -> None:
         """All who wait look again, because its topics are strays now."""
-        taker = self._takers.pop(consumer, None)
-        if taker is not None:
-            self.store.directory.close(taker)
-            self._line.wake_all()
+        subscription = self._subscriptions.pop(consumer, None)
+        if subscription is not None:
+            self.store.directory.close(subscription)
+            self._waiting.wake_all()
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
         """Lease what is ready now."""
-        taker = self._takers[consumer]
+        subscription = self._subscriptions[consumer]
         if not limit:
-            return Claimed([], suspects=self._step(partial(self.store.suspects, taker)))
-        deliveries = self._step(partial(self.store.receive, taker, limit, at_most))
+            return Claimed([], suspects=self._step(partial(self.store.suspects, subscription)))
+        deliveries = self._step(partial(self.store.receive, subscription, limit, at_most))
         return Claimed(deliveries, max(0.0, self.store.next_due() - self._clock.look()))
 
     @enable_ki_protection
     async def claim_or_wait(self, consumer: str, limit: int, at_most: AtMost, deadline: float) -> list[Delivery]:
         """Lease what is ready now, or what becomes so first, in the publisher's step."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        taker = self._takers[consumer]
-        deliveries = self._step(partial(self.store.receive, taker, limit, at_most))
+        subscription = self._subscriptions[consumer]
+        deliveries = self._step(partial(self.store.receive, subscription, limit, at_most))
         if deliveries:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return deliveries
         while True:
-            waiter = Waiter(taker, limit, at_most, deadline)
-            deliveries = await self._line.wait(waiter)
+            waiter = Waiter(subscription, limit, at_most, deadline)
+            deliveries = await self._waiting.wait(waiter)
             at_most = waiter.at_most  # as they are now
-            if not deliveries and consumer in self._takers:
-                deliveries = self._step(partial(self.store.receive, taker, limit, at_most))
-            if deliveries or consumer not in self._takers or trio.current_time() >= deadline:
+            if not deliveries and consumer in self._subscriptions:
+                deliveries = self._step(partial(self.store.receive, subscription, limit, at_most))
+            if deliveries or consumer not in self._subscriptions or trio.current_time() >= deadline:
                 return deliveries
 
     @enable_ki_protection
     def set_limits(self, consumer: str, at_most: AtMost) -> None:
         """The waiting claim of this consumer heeds these from now on."""
-        taker = self._takers.get(consumer)
-        if taker is not None:
-            self._line.set_limits(taker, at_most, self._clock.look())
+        subscription = self._subscriptions.get(consumer)
+        if subscription is not None:
+            self._waiting.set_limits(subscription, at_most, self._clock.look())
 
     async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:  # noqa: ARG002  any may
         """Carry out each disposition with its outbox and result in one step."""
@@ -223,8 +222,8 @@ class MemoryDriver:
 
     async def events(self, consumer: str) -> list[LeaseEvent]:
         """Whose runs somebody has cancelled."""
-        taker = self._takers.get(consumer)
-        return [] if taker is None else [LeaseEvent(token, "cancel") for token in taker.take_requests()]
+        subscription = self._subscriptions.get(consumer)
+        return [] if subscription is None else [LeaseEvent(token, "cancel") for token in subscription.take_requests()]
 
     # Results and schedules
 
@@ -266,4 +265,4 @@ class MemoryDriver:
         try:
             return operation(now)
         finally:
-            self._line.stir(now)
+            self._waiting.serve(now)

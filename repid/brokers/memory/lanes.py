@@ -1,14 +1,18 @@
-"""The ready messages of one (queue, topic), in order, and the claiming of the next ones over several lanes.
+"""Ready messages of one (queue, topic) in the order of their ranks, claims over several lanes, and records by time.
 
 What comes in fresh has the highest rank of its priority so far, because the broker's clock never runs backwards: a
-deque per priority keeps those in order for eight bytes each. What comes back out of order goes to a heap.
+deque for each priority keeps those in order for eight bytes each. What comes back out of order goes to a heap. So the
+first of a lane is the first of at most four orders, and a claim over several lanes merges their heads.
+
+A record that has left (expired, cancelled, flushed) stays in a deque or heap until its turn comes, or until those that
+have left are most: taking one out of the middle would cost a search.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush, heapreplace, merge
+from heapq import heapify, heappop, heappush, heapreplace, merge, nsmallest
 from itertools import chain
 from math import inf
 from typing import TypeAlias
@@ -166,3 +170,65 @@ def in_order(lanes: Iterable[Lane]) -> Iterator[Record]:
         runs += [((r.rank, r.order, r) for r in records) for records in lane.fresh.values()]
         runs.append(sorted(lane.returned))
     return (entry[2] for entry in merge(*runs) if not is_gone(entry[2]))
+
+
+_FEWEST_TO_COMPACT = 1024
+
+
+class Timetable:
+    """Records with a moment each, the next first. Those that have gone are skipped, and swept out when they are most.
+
+    `stale` counts them: whoever lets a record go that is in here calls `lose`.
+    """
+
+    __slots__ = ("_entries", "_stale")
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._stale = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, moment: float, record: Record) -> None:
+        """Hand the record over again at this moment."""
+        heappush(self._entries, (moment, record.order, record))
+
+    def lose(self) -> None:
+        """One of the records has gone."""
+        self._stale += 1
+        if self._stale >= _FEWEST_TO_COMPACT and 2 * self._stale > len(self._entries):
+            self._keep([entry for entry in self._entries if not is_gone(entry[2])])
+            self._stale = 0
+
+    def take_due(self, now: float) -> Iterator[Record]:
+        """Take out the records whose moment has come, one by one."""
+        while self._entries and self._entries[0][0] <= now:
+            record = heappop(self._entries)[2]
+            if is_gone(record):
+                self._stale -= 1
+            else:
+                yield record
+
+    def take_queue(self, queue: str) -> list[Record]:
+        """Take out all records of one queue."""
+        taken = [entry[2] for entry in self._entries if entry[2].envelope.queue == queue and not is_gone(entry[2])]
+        self._keep([entry for entry in self._entries if entry[2].envelope.queue != queue and not is_gone(entry[2])])
+        self._stale = 0
+        return taken
+
+    def first_of(self, queue: str, limit: int) -> list[Record]:
+        """The next records of one queue; nothing is taken out."""
+        mine = (entry for entry in self._entries if entry[2].envelope.queue == queue and not is_gone(entry[2]))
+        return [entry[2] for entry in nsmallest(limit, mine)]
+
+    def next_moment(self) -> float:
+        """When the next record is to be handed over; inf if there is none."""
+        while self._entries and is_gone(self._entries[0][2]):
+            heappop(self._entries)
+            self._stale -= 1
+        return self._entries[0][0] if self._entries else float("inf")
+
+    def _keep(self, entries: list[Entry]) -> None:
+        heapify(entries)
+        self._entries = entries

@@ -1,8 +1,14 @@
-"""One stored message and where it is."""
+"""One stored message and where it is, and the consumers that lease it.
+
+A `Record` is small, since a million of them may wait: what most messages never need is in its `extras`, made when the
+first of it is needed. What the rules for stored messages read is made of a record by `as_stored`, and written back by
+`note`, which alone changes what the rules decide. Records and leases refer to each other's objects, never to copies.
+"""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -10,11 +16,30 @@ import msgspec
 from ...delivery import Failure, Progress, Reason, is_suspect
 from ...delivery.shelf import Stored, offset_of
 from ...envelope import Envelope
-from .taker import Taker
+from ...ports import Topics
+
+
+class Subscription:
+    """What one open consumer takes, and which of its runs are to be cancelled. Compared by identity.
+
+    `requests`: the tokens of the leases whose runs are to be cancelled and of which the consumer was not told yet.
+    """
+
+    __slots__ = ("queues", "requests")
+
+    def __init__(self, queues: Mapping[str, Topics]) -> None:
+        self.queues = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
+        self.requests: dict[int, None] = {}
+
+    def take_requests(self) -> list[int]:
+        """Return the tokens of which the consumer was not told yet, and forget them."""
+        tokens = list(self.requests)
+        self.requests.clear()
+        return tokens
 
 
 class Nowhere(enum.Enum):
-    """The place of what is not live any more, whatever index may still hold it."""
+    """The place of a record that has left, though an index may still hold it."""
 
     GONE = "gone"
 
@@ -23,9 +48,9 @@ GONE: Final = Nowhere.GONE
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """What the records that were leased together share. Each has one of these tokens."""
+    """What the records that were leased together share. Each of them has one of the tokens."""
 
-    taker: Taker
+    subscription: Subscription
     until: float
     tokens: range
 
@@ -34,12 +59,12 @@ Place: TypeAlias = Lease | float | Literal[Nowhere.GONE] | None
 """Where a message is: leased; scheduled, due at this time; gone; or (None) ready."""
 
 
-class Rare(msgspec.Struct, gc=False):
-    """What most messages never need: kept beside the record, so that a million of them stay small.
+class Extras(msgspec.Struct, gc=False):
+    """What most messages never need.
 
-    Times are the broker's. `progress` and `cancelling` are those of its present or last run. `suspected_at` and
-    `leased_at`: since when it is a suspect, and when it was leased last as one.
-    `has_started`: a run of it has begun, so `expires_at` means nothing any more.
+    Times are the broker's. `progress` and `cancelling` are those of the present or last run. `suspected_at` and
+    `leased_at`: since when the message is a suspect, and when it was last leased as one. `has_started`: a run of it has
+    begun, so `expires_at` means nothing any more, but the record stays in the index of what expires until then.
     """
 
     attempt: int = 1
@@ -61,41 +86,41 @@ class Record(msgspec.Struct, gc=False):
     rank: float
     order: int
     place: Place = None
-    rare: Rare | None = None
+    extras: Extras | None = None
 
 
 def as_stored(record: Record) -> Stored[float]:
     """The record as the rules see it."""
-    offset, rare = offset_of(record.envelope.options, float), record.rare
-    if rare is None:
+    offset, extras = offset_of(record.envelope.options, float), record.extras
+    if extras is None:
         return Stored(rank=record.rank, offset=offset)
     return Stored(
         rank=record.rank,
         offset=offset,
-        attempt=rare.attempt,
-        lost=rare.lost,
-        expires_at=expiry_of(rare),
-        unrouted_at=rare.first_unrouted_at,
-        is_cancelled=rare.cancelling,
+        attempt=extras.attempt,
+        lost=extras.lost,
+        expires_at=expiry_of(extras),
+        unrouted_at=extras.first_unrouted_at,
+        is_cancelled=extras.cancelling,
     )
 
 
 def note(record: Record, stored: Stored[float]) -> None:
-    """Make the record what the rules say it is from now on."""
+    """Change the record to what the rules say."""
     record.rank = stored.rank
-    if record.rare is None:
+    if record.extras is None:
         if stored == Stored(rank=stored.rank, offset=stored.offset):
             return
-        record.rare = Rare(expires_at=stored.expires_at)
-    rare = record.rare
-    rare.attempt, rare.lost, rare.first_unrouted_at = stored.attempt, stored.lost, stored.unrouted_at
-    rare.cancelling = stored.is_cancelled
-    rare.has_started = rare.has_started or stored.expires_at is None
+        record.extras = Extras(expires_at=stored.expires_at)
+    extras = record.extras
+    extras.attempt, extras.lost, extras.first_unrouted_at = stored.attempt, stored.lost, stored.unrouted_at
+    extras.cancelling = stored.is_cancelled
+    extras.has_started = extras.has_started or stored.expires_at is None
 
 
-def expiry_of(rare: Rare) -> float | None:
+def expiry_of(extras: Extras) -> float | None:
     """When its ttl is over; None if it has none, or was started."""
-    return None if rare.has_started else rare.expires_at
+    return None if extras.has_started else extras.expires_at
 
 
 class Dead(msgspec.Struct, frozen=True, gc=False):
@@ -111,7 +136,7 @@ class Dead(msgspec.Struct, frozen=True, gc=False):
 
 def is_suspected(record: Record) -> bool:
     """Whether the message must be leased alone."""
-    return record.rare is not None and is_suspect(record.rare.lost)
+    return record.extras is not None and is_suspect(record.extras.lost)
 
 
 def is_gone(record: Record) -> bool:

@@ -9,14 +9,14 @@ import msgspec
 
 from ...delivery import NewResult, StoredResult
 
-SPAN = 10.0
+SWEEP_SPAN = 10.0
 """Results that expire within the same so many seconds are swept out together, at the end of that time."""
 
-BITE = 256
+SWEPT_AT_ONCE = 256
 """How many are swept out at once at most: nobody shall wait because a million of them expire."""
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
+class StoredAt(msgspec.Struct, frozen=True, gc=False):
     """A result and its times, which are the broker's."""
 
     result: NewResult
@@ -34,7 +34,7 @@ class Results:
     __slots__ = ("_numbers", "_spans", "kept", "sweep_at")
 
     def __init__(self) -> None:
-        self.kept: dict[str, Kept] = {}
+        self.kept: dict[str, StoredAt] = {}
         self.sweep_at = math.inf
         self._spans: dict[int, dict[str, None]] = {}
         self._numbers: list[int] = []
@@ -42,7 +42,7 @@ class Results:
     def store(self, result: NewResult, now: float) -> None:
         """Store a result in place of one with the same id."""
         self.remove(result.id)
-        kept = Kept(result, now, now + result.ttl)
+        kept = StoredAt(result, now, now + result.ttl)
         if kept.expires_at > now:
             self.kept[result.id] = kept
             if kept.expires_at < math.inf:
@@ -57,14 +57,14 @@ class Results:
             if not span:
                 span.clear()  # which frees the memory it had for many
 
-    def find(self, id_: str, now: float) -> Kept | None:
+    def find(self, id_: str, now: float) -> StoredAt | None:
         """The result under this id, unless it has expired."""
         kept = self.kept.get(id_)
         return kept if kept is not None and kept.expires_at > now else None
 
     def sweep(self, now: float) -> None:
         """Forget some of those that have expired."""
-        left = BITE
+        left = SWEPT_AT_ONCE
         while left > 0 and self.sweep_at <= now:
             span = self._spans[self._numbers[0]]
             while span and left > 0:
@@ -74,7 +74,7 @@ class Results:
                 del self._spans[heappop(self._numbers)]
                 self._set_time()
 
-    def _note(self, kept: Kept) -> None:
+    def _note(self, kept: StoredAt) -> None:
         """Put it where `sweep` finds it."""
         number = _span(kept)
         span = self._spans.get(number)
@@ -85,14 +85,14 @@ class Results:
         span[kept.result.id] = None
 
     def _set_time(self) -> None:
-        self.sweep_at = (self._numbers[0] + 1) * SPAN if self._numbers else math.inf
+        self.sweep_at = (self._numbers[0] + 1) * SWEEP_SPAN if self._numbers else math.inf
 
 
-def _span(kept: Kept) -> int:
-    return math.floor(kept.expires_at / SPAN)
+def _span(kept: StoredAt) -> int:
+    return math.floor(kept.expires_at / SWEEP_SPAN)
 
 
-def show(kept: Kept, epoch: float) -> StoredResult:
+def show(kept: StoredAt, epoch: float) -> StoredResult:
     """The result as the port gives it; `epoch` is what to add for seconds since 1970."""
     result = kept.result
     return StoredResult(

@@ -12,7 +12,7 @@ from ...delivery import StoredResult
 from ...ports import BrowsedMessage, Category, Counts, Sight, Snapshot
 from .lanes import in_order
 from .record import Dead, Lease, Record, expiry_of
-from .results import Kept, show
+from .results import StoredAt, show
 from .store import Store, to_key
 
 T = TypeVar("T")
@@ -67,15 +67,15 @@ def find(store: Store, id_: str, now: float) -> list[BrowsedMessage]:
 
 
 def _show(record: Record, category: Category, now: float) -> BrowsedMessage:
-    rare = record.rare
+    extras = record.extras
     return BrowsedMessage(
         envelope=record.envelope,
         category=category,
         key=str(record.order),
-        attempt=1 if rare is None else rare.attempt,
-        lost=0 if rare is None else rare.lost,
+        attempt=1 if extras is None else extras.attempt,
+        lost=0 if extras is None else extras.lost,
         due_in=_due_in(record, now),
-        failure=None if rare is None else rare.failure,
+        failure=None if extras is None else extras.failure,
     )
 
 
@@ -120,11 +120,11 @@ def look(store: Store, id_: str, result_id: str, now: float, epoch: float) -> Si
 
 
 def _look_at_live(record: Record, result: StoredResult | None) -> Snapshot:
-    rare, state = record.rare, _state(record)
-    if rare is None:
+    extras, state = record.extras, _state(record)
+    if extras is None:
         return Snapshot(state=state, attempt=1, result=result)
     return Snapshot(
-        state=state, attempt=rare.attempt, progress=rare.progress, cancelling=rare.cancelling, result=result
+        state=state, attempt=extras.attempt, progress=extras.progress, cancelling=extras.cancelling, result=result
     )
 
 
@@ -137,9 +137,9 @@ def _holds_until(record: Record) -> float:
     if isinstance(record.place, Lease):
         return math.inf  # also when its time is over: somebody must rescue it
     due = record.place if isinstance(record.place, float) else math.inf
-    expires_at = None if record.rare is None else expiry_of(record.rare)
+    expires_at = None if record.extras is None else expiry_of(record.extras)
     return due if expires_at is None else min(due, expires_at)
 
 
-def _expiry(kept: Kept | None) -> float:
+def _expiry(kept: StoredAt | None) -> float:
     return math.inf if kept is None else kept.expires_at

@@ -1,11 +1,15 @@
-"""Consumers that wait for something to become ready.
+"""Claims that wait for something to become ready, and the clock by which they wait.
 
-Whoever makes something ready leases it, in the same step, to the consumers that wait for it, first come first served.
-The first in the line keeps the time for all: its timeout is set to the next due time.
+Theory. What makes a message ready leases it, in the same step, to the claims that wait for it, in the order in which
+they began to wait: no message is ever ready while a claim waits that may have it. A waiting claim that is given
+messages is woken in that step too, so a cancellation either comes before it, and nothing was leased, or after it, and
+trio delivers the messages. One timeout serves all: that of the first waiting claim ends when the next scheduled message
+falls due.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import trio
@@ -13,18 +17,61 @@ from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from ...delivery import Delivery
 from ...ports import AtMost
-from .clock import Clock
+from .record import Subscription
 from .store import Store
-from .taker import Taker
+
+
+class Clock:
+    """Trio's clock plus an offset, so that what is stored grows older from one trio run to the next.
+
+    The clocks of two runs have nothing to do with each other: between runs the process's monotonic clock counts,
+    within a run trio's alone (so a `MockClock` works). It never runs backwards.
+
+    `epoch` is what to add to its times for seconds since 1970, as the wall clock said at first: it is not stepped.
+    """
+
+    __slots__ = ("_now", "_offset", "_seen", "epoch")
+
+    def __init__(self) -> None:
+        self.epoch = 0.0
+        self._now: float | None = None
+        self._offset = 0.0
+        self._seen = 0.0
+
+    def attach(self) -> None:
+        """Go on in another trio run. The first run's times are trio's own."""
+        if self._now is None:
+            self.epoch = time.time() - trio.current_time()
+        else:
+            self._offset = self._now + (time.monotonic() - self._seen) - trio.current_time()
+
+    def look(self) -> float:
+        """The time now."""
+        now = trio.current_time() + self._offset
+        if self._now is None or now > self._now:
+            self._now = now
+        self._seen = time.monotonic()
+        return self._now
+
+    def reach(self, moment: float) -> None:
+        """Trio's timeout for this moment has fired: it is not earlier, whatever the rounding of the offset says."""
+        self._now = moment if self._now is None else max(self._now, moment)
+
+    def in_trio(self, moment: float) -> float:
+        """The same moment on trio's clock."""
+        return moment - self._offset
 
 
 class Waiter:
-    """One `receive` that found nothing. `deadline` is trio's; `due` is what its timeout stands for, if not that."""
+    """One claim that found nothing.
 
-    __slots__ = ("at_most", "deadline", "deliveries", "due", "limit", "scope", "taker", "task")
+    `deadline` is on trio's clock. `due`: the moment of the next due message, if the timeout stands for that instead.
+    """
 
-    def __init__(self, taker: Taker, limit: int, at_most: AtMost, deadline: float) -> None:
-        self.taker = taker
+    __slots__ = ("at_most", "deadline", "deliveries", "due", "limit", "scope", "subscription", "task")
+
+    def __init__(self, subscription: Subscription, limit: int, at_most: AtMost, deadline: float) -> None:
+        self.subscription = subscription
         self.limit = limit
         self.at_most = at_most
         self.deadline = deadline
@@ -34,10 +81,10 @@ class Waiter:
         self.task = current_task()
 
 
-class Line:
-    """The waiting consumers, longest waiting first. Each of them found nothing in the store when it joined.
+class WaitingReceives:
+    """The waiting claims, longest waiting first. Each of them found nothing in the store when it began to wait.
 
-    Who is taken out of the line is woken in the same step, so that what it was given cannot be lost to a cancellation.
+    A claim that is taken out is woken in the same step, so that what it was given cannot be lost to a cancellation.
     """
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -49,8 +96,10 @@ class Line:
         return len(self._waiters)
 
     async def wait(self, waiter: Waiter) -> list[Delivery]:
-        """What became ready for the waiter. Nothing: it has to look itself, since something is due, its deadline is over
-        or something was closed. Cancelled: it was given nothing.
+        """Wait until something is leased to the waiter, and return that.
+
+        An empty list means: check again (a message is due, the deadline has passed, or a consumer was closed). If this
+        is cancelled, nothing was leased.
         """
 
         def leave(_: object) -> Abort:
@@ -68,42 +117,42 @@ class Line:
             self._clock.reach(waiter.due)
         return waiter.deliveries
 
-    def stir(self, now: float) -> None:
-        """Serve whom the last changes concern. To be called after each change, before anything is awaited."""
+    def serve(self, now: float) -> None:
+        """Lease what became ready to the waiting claims. Must be called after each change, before anything is awaited."""
         arrived, self._store.arrived = self._store.arrived, 0
         if self._waiters:
             if arrived:
                 self._serve(arrived, now, list(self._waiters))
             self._keep_time()
 
-    def set_limits(self, taker: Taker, at_most: AtMost, now: float) -> None:
-        """The waiting claims of this consumer heed these from now on; what they allow now is leased at once."""
-        mine = [waiter for waiter in self._waiters if waiter.taker is taker]
+    def set_limits(self, subscription: Subscription, at_most: AtMost, now: float) -> None:
+        """Change the limits of this consumer's waiting claims, and lease at once what they allow now."""
+        mine = [waiter for waiter in self._waiters if waiter.subscription is subscription]
         for waiter in mine:
             waiter.at_most = at_most
         self._serve(len(mine), now, mine)
 
     def wake_all(self) -> None:
-        """Wake everybody, because a consumer or the connection was closed."""
+        """Wake all waiting claims, because a consumer or the connection was closed."""
         while self._waiters:
             reschedule(self._waiters.popitem()[0].task)
 
     def abandon(self) -> None:
-        """Forget everybody, because the run in which they waited is no more."""
+        """Forget all waiting claims, because the trio run in which they waited has crashed."""
         self._waiters.clear()
 
     def _serve(self, arrived: int, now: float, waiters: Iterable[Waiter]) -> None:
         for waiter in waiters:
             if arrived <= 0:
                 return
-            waiter.deliveries = self._store.receive(waiter.taker, waiter.limit, waiter.at_most, now)
+            waiter.deliveries = self._store.receive(waiter.subscription, waiter.limit, waiter.at_most, now)
             if waiter.deliveries:
                 del self._waiters[waiter]
                 reschedule(waiter.task)
                 arrived -= len(waiter.deliveries)
 
     def _keep_time(self) -> None:
-        """Set the timeout of the first in the line to the next due time, if that comes before its own deadline."""
+        """Set the timeout of the first waiting claim to the next due time, if that comes before its own deadline."""
         for waiter in self._waiters:
             due = self._store.next_due()
             moment = self._clock.in_trio(due)

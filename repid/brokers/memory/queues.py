@@ -1,16 +1,22 @@
-"""The declared queues, each with its lanes, leases and dead, and which of their topics somebody takes."""
+"""The declared queues, each with its lanes, leases and dead letters, and which of their topics a consumer takes.
+
+Invariants. A lane is in `lanes` as long as it has a live message, so topics that senders make up cost nothing later.
+`strays` are those lanes of `lanes` that no open consumer asked for: they are kept up to date when a lane is made and
+when a consumer comes or goes, so that a claim needs no look at the other consumers. A dead letter is in its queue by
+key and in `DeadLetters` by id.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
+from ...delivery import Failure, Reason
 from ...delivery.shelf import takes
 from ...errors import QueueNotDeclared
 from ...ports import AtMost, Topics
 from .lanes import Cap, Lane
-from .record import Dead, Record, is_suspected
-from .taker import Taker
+from .record import Dead, Record, Subscription, is_suspected
 
 
 class Channel:
@@ -31,8 +37,8 @@ class Channel:
         "scheduled",
         "strays",
         "suspects",
-        "takers",
-        "takers_of_all",
+        "taken_whole",
+        "topics_taken",
     )
 
     def __init__(self, name: str) -> None:
@@ -44,8 +50,8 @@ class Channel:
         self.dead: dict[int, Dead] = {}
         self.scheduled = 0
         self.paused = False
-        self.takers: Counter[str | None] = Counter()
-        self.takers_of_all = 0
+        self.topics_taken: Counter[str | None] = Counter()
+        self.taken_whole = 0
 
     @property
     def ready(self) -> int:
@@ -111,18 +117,18 @@ class Channel:
                 yield lanes[topic]
         yield from self.strays.values()
 
-    def add_taker(self, taker: Taker, step: int = 1) -> None:
+    def note_subscription(self, subscription: Subscription, step: int = 1) -> None:
         """Note that a consumer was opened (step 1) or closed (step -1)."""
-        topics = taker.queues[self.name]
+        topics = subscription.queues[self.name]
         if topics is None:
-            self.takers_of_all += step
+            self.taken_whole += step
         else:
-            self.takers.update(dict.fromkeys(topics, step))
-            self.takers = +self.takers  # without those nobody takes any more
+            self.topics_taken.update(dict.fromkeys(topics, step))
+            self.topics_taken = +self.topics_taken  # without those nobody takes any more
         self.strays = {topic: lane for topic, lane in self.lanes.items() if self._is_stray(topic)}
 
     def _is_stray(self, topic: str | None) -> bool:
-        return not self.takers_of_all and topic not in self.takers
+        return not self.taken_whole and topic not in self.topics_taken
 
 
 class Directory:
@@ -130,7 +136,7 @@ class Directory:
 
     def __init__(self) -> None:
         self.channels: dict[str, Channel] = {}
-        self._takers: dict[Taker, None] = {}
+        self._subscriptions: dict[Subscription, None] = {}
 
     def channel(self, name: str) -> Channel:
         """The declared queue of this name. Raises `QueueNotDeclared`."""
@@ -144,36 +150,36 @@ class Directory:
         for name in names:
             if name not in self.channels:
                 self.channels[name] = channel = Channel(name)
-                for taker in self._takers:
-                    if name in taker.queues:
-                        channel.add_taker(taker)
+                for subscription in self._subscriptions:
+                    if name in subscription.queues:
+                        channel.note_subscription(subscription)
 
-    def open(self, taker: Taker) -> None:
+    def open(self, subscription: Subscription) -> None:
         """From now on what this consumer takes is no stray. Raises `QueueNotDeclared`."""
-        channels = [self.channel(name) for name in taker.queues]
-        self._takers[taker] = None
+        channels = [self.channel(name) for name in subscription.queues]
+        self._subscriptions[subscription] = None
         for channel in channels:
-            channel.add_taker(taker)
+            channel.note_subscription(subscription)
 
-    def close(self, taker: Taker) -> None:
+    def close(self, subscription: Subscription) -> None:
         """The consumer takes nothing any more; what it leased stays leased."""
-        del self._takers[taker]
-        for name in taker.queues:
+        del self._subscriptions[subscription]
+        for name in subscription.queues:
             if name in self.channels:
-                self.channels[name].add_taker(taker, -1)
+                self.channels[name].note_subscription(subscription, -1)
 
-    def is_open(self, taker: Taker) -> bool:
+    def is_open(self, subscription: Subscription) -> bool:
         """Whether the consumer was opened and not closed."""
-        return taker in self._takers
+        return subscription in self._subscriptions
 
     def close_all(self) -> None:
         """Close every consumer."""
-        for taker in list(self._takers):
-            self.close(taker)
+        for subscription in list(self._subscriptions):
+            self.close(subscription)
 
-    def suspects_for(self, taker: Taker) -> list[Lane]:
+    def suspects_for(self, subscription: Subscription) -> list[Lane]:
         """The lanes this consumer may take suspects from now, none of them empty."""
-        open_channels = [(self.channels.get(name), topics) for name, topics in taker.queues.items()]
+        open_channels = [(self.channels.get(name), topics) for name, topics in subscription.queues.items()]
         return [
             lane
             for channel, topics in open_channels
@@ -181,13 +187,13 @@ class Directory:
             for lane in channel.suspects_for(topics)
         ]
 
-    def lanes_for(self, taker: Taker, at_most: AtMost) -> tuple[list[Lane], dict[Lane, list[Cap]]]:
+    def lanes_for(self, subscription: Subscription, at_most: AtMost) -> tuple[list[Lane], dict[Lane, list[Cap]]]:
         """The lanes this consumer may take from now, none of them empty, and the limits of those that have any."""
         lanes: list[Lane] = []
         caps: dict[Lane, list[Cap]] = {}
         groups = [Cap(limit) for _, limit in at_most.groups]
         is_limited = bool(at_most.topics or groups)
-        for name, topics in taker.queues.items():
+        for name, topics in subscription.queues.items():
             channel = self.channels.get(name)
             if channel is None or not channel.lanes or channel.paused:
                 continue
@@ -204,3 +210,45 @@ class Directory:
                 if found:
                     caps[lane] = found
         return lanes, caps
+
+
+class DeadLetters:
+    """Finds the dead of one id; each queue has its own by key, in the order in which they died."""
+
+    __slots__ = ("_by_id",)
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, list[Dead]] = {}
+
+    def add(self, channel: Channel, record: Record, reason: Reason, failure: Failure | None) -> None:
+        """Take in what is not live any more."""
+        extras = record.extras
+        if extras is None:
+            dead = Dead(record.envelope, 1, 0, reason, failure, None)
+        else:
+            dead = Dead(record.envelope, extras.attempt, extras.lost, reason, failure, extras.progress)
+        channel.dead[record.order] = dead
+        self._by_id.setdefault(record.envelope.id, []).append(dead)
+
+    def take(self, channel: Channel, key: int) -> None:
+        """Take one out."""
+        dead = channel.dead.pop(key)
+        self._keep(dead.envelope.id, [other for other in self._by_id[dead.envelope.id] if other is not dead])
+
+    def take_all(self, channel: Channel) -> set[str]:
+        """Take out all of one queue; their ids."""
+        ids = {dead.envelope.id for dead in channel.dead.values()}
+        for id_ in ids:
+            self._keep(id_, [other for other in self._by_id[id_] if other.envelope.queue != channel.name])
+        channel.dead.clear()
+        return ids
+
+    def last(self, id_: str) -> Dead | None:
+        """The one of this id that died last."""
+        return self._by_id[id_][-1] if id_ in self._by_id else None
+
+    def _keep(self, id_: str, namesakes: list[Dead]) -> None:
+        if namesakes:
+            self._by_id[id_] = namesakes
+        else:
+            del self._by_id[id_]
