@@ -102,17 +102,24 @@ class PayloadError(RepidError, ValueError):
 class BrokerError(RepidError):
     """Something between us and the broker went wrong."""
 
+    is_logged = False
+    """Whether the log tells of the outage already: a link does, once for each."""
+
 
 class BrokerUnavailable(BrokerError, ConnectionError):
     """The broker cannot be reached now; nothing was changed; the same call may succeed later."""
 
 
 class NoAnswer(BrokerUnavailable):
-    """The server did not answer in time: whether the call was carried out is unknown."""
+    """The link broke or the server did not answer in time: whether the call was carried out is unknown."""
+
+    is_logged = True
 
 
 class PublishUnknown(BrokerError):
     """The connection broke before the broker answered: the messages `ids` may or may not be published."""
+
+    is_logged = True
 
     def __init__(self, ids: Iterable[str]) -> None:
         self.ids = tuple(ids)

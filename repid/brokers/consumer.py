@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from ..delivery import Delivery, Progress, Settlement, Token
-from ..errors import ConfigurationError, NoAnswer, UsageError
+from ..errors import BrokerUnavailable, ConfigurationError, NoAnswer, UsageError
 from ..ports import (
     ANYTHING,
     REFUSED,
@@ -31,7 +31,7 @@ from ..ports import (
 )
 from .checks import check_progress, check_settlements
 from .shared.calls import Calls
-from .shared.hub import Hub
+from .shared.hub import Hub, Subscription
 
 _MAYBE_READY = News(ready=True, events=False, ids=())
 
@@ -93,6 +93,7 @@ class Consumer:
     ) -> list[Delivery]:
         """Lease up to `limit` ready messages by rank; wait at most `max_wait` seconds until there is one.
 
+        While the link is down it goes on waiting, and raises `BrokerUnavailable` if it still is at the end.
         `at_most`: see `AtMost`. Cancelling loses nothing: what was claimed is returned, although the caller was
         cancelled meanwhile. Raises `UsageError` when the consumer is closed, also while it waits.
         """
@@ -186,8 +187,12 @@ class Consumer:
                 self._check_open()
                 subscription.is_fresh = False
                 events = self._lost_with_the_link()
-                if self._tracking is not None:
-                    events += await self._calls("events", partial(self._tracking.events, self.key))
+                try:
+                    if self._tracking is not None:
+                        events += await self._calls("events", partial(self._tracking.events, self.key))
+                except BrokerUnavailable:
+                    if not (self._calls.is_down or events):
+                        raise
                 if events:
                     return events
                 await self._hub.wait(subscription)
@@ -204,7 +209,13 @@ class Consumer:
             while True:
                 subscription.is_fresh = False
                 claim = partial(self._driver.claim, self.key, wanted.limit, wanted.at_most)
-                claimed = await self._calls("claim", claim, count=wanted.limit)
+                try:
+                    claimed = await self._calls("claim", claim, count=wanted.limit)
+                except BrokerUnavailable:
+                    if not self._calls.is_down or trio.current_time() >= deadline:
+                        raise
+                    await self._wait_out(subscription, deadline)
+                    continue
                 if self._of_link is not None:
                     self._of_link.update(dict.fromkeys((d.token for d in claimed.deliveries), self._losses))
                 now = trio.current_time()
@@ -212,6 +223,11 @@ class Consumer:
                     return claimed.deliveries
                 await self._hub.wait(subscription, min(deadline, now + claimed.next_in))
                 self._check_open()
+
+    async def _wait_out(self, subscription: Subscription, deadline: float) -> None:
+        """The link is down: wait for news, which the link's return is."""
+        await self._hub.wait(subscription, deadline)
+        self._check_open()
 
     def _answered(self, settlement: Settlement, verdict: Verdict) -> Verdict:
         """The verdict as it is to be understood: what was asked before and not answered may have been carried out."""

@@ -7,7 +7,7 @@ import trio
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import Consumer
-from .backoff import backoff
+from .backoff import backoff, log_unavailable
 from .crew import Crew
 
 log = Log("repid.worker")
@@ -40,7 +40,7 @@ class Keeper:
                         await self._consumer.rescue()
                         self._ledger.suspects = await self._consumer.suspects()
             except BrokerUnavailable as error:
-                log.warning("cannot extend %d leases: %s", len(self._ledger.leases), error)
+                log_unavailable(log, error, "cannot extend %d leases", len(self._ledger.leases))
             self._lose_overdue()
 
     def _deadlines(self) -> list[float]:
@@ -81,5 +81,5 @@ async def heed_events(consumer: Consumer, crew: Crew) -> None:
             delays = backoff()
         except BrokerUnavailable as error:
             delay = next(delays)
-            log.warning("cannot learn of lease events, again in %.1f s: %s", delay, error)
+            log_unavailable(log, error, "cannot learn of lease events, again in %.1f s", delay)
             await trio.sleep(delay)

@@ -8,6 +8,7 @@ from ..delivery import Delivery, Progress
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import Consumer
+from .backoff import log_unavailable
 
 log = Log("repid.worker")
 
@@ -46,7 +47,7 @@ class Reporter:
         try:
             await self._consumer.report(latest)
         except BrokerUnavailable as error:  # the next report will tell more
-            log.warning("cannot report the progress of %d runs: %s", len(latest), error)
+            log_unavailable(log, error, "cannot report the progress of %d runs", len(latest))
         except Exception:
             if len(latest) == 1:  # it is only progress: the run goes on
                 log.exception("the progress of message %r cannot be reported", latest[0][0].envelope.id)

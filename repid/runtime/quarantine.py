@@ -22,6 +22,7 @@ from ..delivery import Delivery, is_suspect
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import Consumer
+from .backoff import log_unavailable
 from .ledger import Ledger
 
 log = Log("repid.worker")
@@ -72,7 +73,7 @@ class Quarantine:
         try:
             self._ledger.suspects = await self._consumer.suspects()
         except BrokerUnavailable as error:
-            log.warning("cannot ask for messages that must run alone: %s", error)
+            log_unavailable(log, error, "cannot ask for messages that must run alone")
         return self._ledger.suspects > 0
 
     async def drain(self) -> None:

@@ -26,7 +26,7 @@ from ..delivery import Delivery
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import ANYTHING, AtMost, Consumer
-from .backoff import backoff
+from .backoff import backoff, log_unavailable
 from .crew import Crew
 from .look_ahead import LookAhead
 from .quarantine import Quarantine
@@ -156,7 +156,7 @@ class Reader:
             try:
                 return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
             except BrokerUnavailable as error:
-                log.warning("cannot receive, again in %.1f s: %s", delay, error)
+                log_unavailable(log, error, "cannot receive, again in %.1f s", delay)
             finally:
                 self._is_narrow = False
             await trio.sleep(delay)

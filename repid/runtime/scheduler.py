@@ -12,6 +12,7 @@ from ..errors import BrokerError, ConfigurationError
 from ..logs import Log
 from ..ports import Broker, Schedule, StoredSchedule
 from ..schedule import DECLARE_EVERY, Due, declared, due_tick, pulled_back, tick_envelope
+from .backoff import log_unavailable
 
 log = Log("repid.worker")
 
@@ -81,7 +82,7 @@ async def run_schedules(broker: Broker, schedules: Collection[Schedule]) -> None
                 declare_at = trio.current_time() + DECLARE_EVERY
             pause = min(pause, await ticker.tick_all())
         except BrokerError as error:
-            log.warning("cannot look at the schedules: %s", error)
+            log_unavailable(log, error, "cannot look at the schedules")
         await trio.sleep(pause)
 
 

@@ -11,7 +11,7 @@ from ..delivery import Delivery, Failure, NewResult, Settlement, with_failure
 from ..errors import BrokerUnavailable, LeaseLost
 from ..logs import Log
 from ..ports import Consumer, ResultStore, Verdict
-from .backoff import backoff
+from .backoff import backoff, log_unavailable
 from .ledger import Ledger
 from .postponed import Postponed
 
@@ -136,7 +136,7 @@ class Settler:
                     batch = await self._store_results(self._result_store, batch)
                 return await self._consumer.settle(batch)
             except BrokerUnavailable as error:
-                log.warning("cannot settle %d verdicts, again in %.1f s: %s", len(batch), delay, error)
+                log_unavailable(log, error, "cannot settle %d verdicts, again in %.1f s", len(batch), delay)
                 await trio.sleep(delay)
         raise AssertionError  # backoff has no end
 

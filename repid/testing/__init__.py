@@ -9,6 +9,7 @@ tries, each with a sentence. With pytest and trio's virtual clock, one test for 
 """
 
 from .checks import CHECKS
+from .cutting import Cut
 from .judging import BrokerFailure, Check, Need
 from .lab import Lab
 from .suite import ConformanceReport, OpenBroker, check_broker
@@ -20,6 +21,7 @@ __all__ = [
     "Check",
     "Clock",
     "ConformanceReport",
+    "Cut",
     "Lab",
     "Need",
     "OpenBroker",

@@ -12,6 +12,7 @@ from ..delivery import DeadLetter, Delivery, Disposition, NewResult, Settlement
 from ..envelope import NO_OPTIONS, TOPIC, Envelope, Options
 from ..errors import NotSupported
 from ..ports import SETTLED, Broker, Capabilities, Category, Consumer, Counts, Topics, Verdict
+from .cutting import Cut
 from .expecting import expect
 from .timing import Time
 
@@ -32,6 +33,7 @@ class Lab:
         capabilities: Capabilities,
         time: Time,
         another: Callable[[Broker], Broker] | None,
+        cut: Cut | None = None,
     ) -> None:
         self.broker = broker
         self.capabilities = capabilities
@@ -39,7 +41,19 @@ class Lab:
         self.moment = time.moment
         self.slack = time.moment / 2
         self._another = another
+        self._cut = cut
         self._connection = AsyncExitStack()
+
+    @property
+    def cut(self) -> Cut:
+        """What cuts the link to the engine."""
+        assert self._cut is not None
+        return self._cut
+
+    @property
+    def ends_with_link(self) -> bool:
+        """Whether leases end with the link under which they were taken."""
+        return self.capabilities.leases == "connection"
 
     # Connections
 

@@ -12,6 +12,7 @@ import trio
 from ..errors import ConfigurationError, did_you_mean
 from ..ports import ROLES, Broker, Capabilities
 from .checks import CHECKS
+from .cutting import Cut
 from .expecting import differences
 from .judging import BrokerFailure, Check
 from .lab import Lab
@@ -35,6 +36,7 @@ async def check_broker(
     only: Iterable[str | Check] | None = None,
     clock: Clock | None = None,
     another: Callable[[Broker], Broker] | None = None,
+    cut: Cut | None = None,
 ) -> ConformanceReport:
     """Try a broker for everything the port promises and, beyond that, for what its capabilities claim.
 
@@ -43,9 +45,10 @@ async def check_broker(
     `capabilities`: what to hold it to, if not what it says itself. `only`: the checks to make, of `CHECKS`. `clock`
     moves the time of a broker that does not follow trio's; without it, and without trio's `MockClock`, checks take
     short real waits, and those that need long ones are skipped. `another` makes, of the broker under test, a second
-    client of the same storage, not connected: what `durable` and `shared` claim cannot be tried without.
+    client of the same storage, not connected: what `durable` and `shared` claim cannot be tried without. `cut` is what
+    the driver under test was wrapped with (`Cut`): without it nothing is tried of links that break.
     """
-    runner = _Runner(open_broker, capabilities, Time(clock), another)
+    runner = _Runner(open_broker, capabilities, Time(clock), another, cut)
     for check in _choose(only):
         await runner.run(check)
     if runner.failures:
@@ -60,7 +63,9 @@ class _Runner:
         capabilities: Capabilities | None,
         time: Time,
         another: Callable[[Broker], Broker] | None,
+        cut: Cut | None,
     ) -> None:
+        self._cut = cut
         self._open_broker = open_broker
         self._capabilities = capabilities
         self._time = time
@@ -90,11 +95,14 @@ class _Runner:
             "clock": self._time.jumps,
             "wall_clock": self._time.clock is not None,
             "another": self._another is not None,
+            "cut": self._cut is not None,
         }
         missing = sorted(need for need in check.needs if not _is_met(need, claimed, around))
         if missing:
             raise Skipped(f"needs {', '.join(missing)}")
-        lab = Lab(broker, claimed, self._time, self._another)
+        if self._cut is not None:
+            self._cut.reset()
+        lab = Lab(broker, claimed, self._time, self._another, self._cut)
         async with lab.open():
             await check(lab)
 

@@ -3,8 +3,9 @@
 What cancelling does depends on the driver (`Capabilities.calls`). A *local* driver works in place: the call is preceded by a
 cancellation point and followed by a pause that cannot be cancelled, so what it did is always reported. An *exact*
 driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen through within `CALL_TIME`
-although its caller was cancelled, so what it did is known and reported. Without an answer in time it raises `NoAnswer`
-and the link is opened anew.
+although its caller was cancelled, so what it did is known and reported. Where the driver cannot tell the answer, or has
+none in time, it raises `NoAnswer`: whatever the driver knows of its client, the engine may have carried it out. Then the
+link is opened anew. While it is known to be down, nothing is sent: that is `BrokerUnavailable`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class Calls:
     def state(self) -> LinkState:
         """How the link stands."""
         return CLOSED if self.link is None else self.link.state
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the link broke and is being opened again."""
+        return self.link is not None and self.link.state.state == "down"
 
     def check(self) -> None:
         """Raise `NotConnected` outside this run's connection block."""
@@ -126,7 +132,7 @@ class Calls:
                 return await ask()
             except BrokerUnavailable as error:
                 self._broke(error)
-                raise
+                raise NoAnswer(str(error)) from error
         silence = NoAnswer(f"{self.server} did not answer within {CALL_TIME:g} s")
         self._broke(silence)
         raise silence

@@ -93,7 +93,11 @@ class Link:
     def check_up(self) -> None:
         """Raises `BrokerUnavailable` while the link is down."""
         if self.state.state == "down":
-            raise BrokerUnavailable(f"{self._name} is not reachable now ({self.state.error}); it reconnects by itself")
+            error = BrokerUnavailable(
+                f"{self._name} is not reachable now ({self.state.error}); it reconnects by itself"
+            )
+            error.is_logged = True
+            raise error
 
     async def wait_change(self) -> None:
         """Wait until the state changes."""
@@ -139,7 +143,8 @@ class Link:
         self._opened.set()
 
     def _set(self, state: Literal["closed", "up", "down"], error: str | None = None) -> None:
-        self.state = LinkState(state, trio.current_time(), error)
+        since = self.state.since if state == self.state.state else trio.current_time()
+        self.state = LinkState(state, since, error)
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 

@@ -7,6 +7,7 @@ from . import (
     cancel_safety,
     cancelling,
     connections,
+    cutting,
     delays,
     handing,
     leases,
@@ -37,6 +38,7 @@ MODULES = (
     schedules,
     connections,
     refusing,
+    cutting,
 )
 
 CHECKS: tuple[Check, ...] = tuple(
