@@ -41,3 +41,19 @@ def test_files_that_the_pages_name_exist() -> None:
     for path in (ROOT / "docs").glob("*.md"):
         for name in re.findall(r"`((?:[\w.]+/)+[\w.]+\.(?:py|md))`", path.read_text(encoding="utf-8")):
             assert (ROOT / "repid" / name).exists() or (ROOT / name).exists(), (path.name, name)
+
+
+def test_the_driver_in_the_guide_is_the_one_that_is_tested() -> None:
+    code = (ROOT / "tests" / "modest_driver.py").read_text(encoding="utf-8")
+    assert f"```python\n{code}```" in page("writing-a-broker.md")
+    assert len(code.splitlines()) <= 300
+
+
+def test_the_guide_names_every_member_of_a_driver_and_every_capability() -> None:
+    from repid.ports import Capabilities, Driver
+
+    text = page("writing-a-broker.md")
+    members = re.findall(r"^\| `(\w+)", text.split("## The twelve members")[1].split("\n## ")[0], re.MULTILINE)
+    assert members == [name for name in vars(Driver) if not name.startswith("_")]
+    fields = re.findall(r"^\| (`.*?`) \|", text.split("## Capabilities")[1].split("\n## ")[0], re.MULTILINE)
+    assert sorted(re.findall(r"\w+", " ".join(fields))) == sorted(Capabilities.__struct_fields__)
