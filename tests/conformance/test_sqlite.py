@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from repid import Server
 from repid.brokers.sqlite import SQLiteServer
 from repid.brokers.sqlite.clock import MICRO, Clock
 from repid.ports import Broker
-from repid.testing import CHECKS, Check, check_broker
+from repid.testing import CHECKS, Check, Cut, check_broker
 
 
 class MovableClock(Clock):
@@ -47,4 +48,16 @@ async def test_the_sqlite_broker(check: Check, tmp_path: Path) -> None:
     report = await check_broker(
         open_broker, only=[check], clock=clock, another=lambda _: SQLiteServer(path, clock=clock)
     )
-    assert all(reason.startswith("needs not ") for reason in report.skipped.values())
+    assert all(reason.startswith(("needs not ", "needs cut")) for reason in report.skipped.values())
+
+
+@pytest.mark.parametrize("check", [check for check in CHECKS if "cut" in check.needs], ids=str)
+async def test_the_sqlite_engine_behind_a_link_that_breaks(check: Check, tmp_path: Path) -> None:
+    clock, cut = MovableClock(), Cut()
+
+    @asynccontextmanager
+    async def open_cut() -> AsyncGenerator[Broker, None]:
+        yield Server(cut(SQLiteServer(tmp_path / "repid.db", clock=clock)._driver))
+
+    report = await check_broker(open_cut, only=[check], clock=clock, cut=cut)
+    assert set(report.skipped.values()) <= {"needs leases=connection"}

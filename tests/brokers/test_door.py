@@ -1,0 +1,464 @@
+"""The front door: connections, calls, links, watchers and instruments, over a driver that does what a test says."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+from modest_driver import ModestDriver
+from msgspec.structs import replace
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from repid import (
+    BrokerRefused,
+    BrokerUnavailable,
+    Envelope,
+    InMemoryServer,
+    InternalError,
+    NoAnswer,
+    NotConnected,
+    PublishUnknown,
+    Server,
+    UsageError,
+)
+from repid.brokers.memory.driver import MemoryDriver
+from repid.brokers.shared.calls import CALL_TIME
+from repid.brokers.shared.link import CLOSING_TIME, LONGEST_PAUSE, SHORTEST_PAUSE
+from repid.ports import CallRecord, Sight
+from repid.testing import Cut
+
+from .broker_aids import ids, message
+
+
+class Obedient(ModestDriver):
+    """A modest driver that notes its calls and does `before` first, in each publish."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self.before: Callable[[], Any] = trio.lowlevel.checkpoint
+        self.events: list[str] = []
+        self.opening: Callable[[], Any] = trio.lowlevel.checkpoint
+        self.closing: Callable[[], Any] = trio.lowlevel.checkpoint
+
+    @asynccontextmanager
+    async def link(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
+        await self.opening()
+        async with super().link(watched):
+            self.events.append("opened")
+            try:
+                yield
+            finally:
+                self.events.append("closing")
+                with trio.CancelScope(shield=True):
+                    await self.closing()
+                self.events.append("closed")
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        self.batches.append(len(envelopes))
+        await self.before()
+        return await super().publish(envelopes)
+
+
+# Connections
+
+
+async def test_blocks_of_several_tasks_share_one_link_and_the_last_one_closes_it(autojump_clock: MockClock) -> None:
+    driver = Obedient()
+    server = Server(driver)
+
+    async def use(seconds: float) -> None:
+        async with server.connection():
+            await server.declare(["q"])
+            await trio.sleep(seconds)
+            assert driver.events == ["opened"]
+            await server.publish([message("1")])
+
+    async with trio.open_nursery() as nursery:
+        for seconds in (3, 1, 2, 5, 4):  # the first one to come is not the last one to leave
+            nursery.start_soon(use, seconds)
+    assert driver.events == ["opened", "closing", "closed"]
+    assert not server.is_connected
+    assert server.link.state == "closed"
+    async with server.connection():
+        assert driver.events[3:] == ["opened"]
+
+
+async def test_when_opening_fails_all_who_wait_for_it_are_told_and_it_can_be_tried_again(
+    autojump_clock: MockClock,
+) -> None:
+    driver, outcomes = Obedient(), []
+    server = Server(driver)
+
+    async def refuse() -> None:
+        await trio.sleep(1)
+        raise BrokerUnavailable("no such host")
+
+    async def use() -> None:
+        try:
+            async with server.connection():
+                outcomes.append("open")
+        except BrokerUnavailable as error:
+            outcomes.append(str(error))
+
+    driver.opening = refuse
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(use)
+    assert outcomes == ["no such host"] * 3
+    driver.opening = trio.lowlevel.checkpoint
+    await use()
+    assert outcomes[3:] == ["open"]
+
+
+async def test_opening_can_be_cancelled_and_leaves_nothing(autojump_clock: MockClock) -> None:
+    driver = Obedient()
+    server = Server(driver)
+    driver.opening = trio.sleep_forever
+    with trio.move_on_after(1) as scope:
+        async with server.connection():
+            pytest.fail("it cannot be opened")
+    assert scope.cancelled_caught
+    assert not server.is_connected
+    driver.opening = trio.lowlevel.checkpoint
+    async with server.connection():
+        await server.declare(["q"])
+
+
+async def test_what_a_driver_must_not_raise_is_named_as_a_fault_of_ours(autojump_clock: MockClock) -> None:
+    driver = Obedient()
+
+    async def fail() -> None:
+        raise ZeroDivisionError("oops")
+
+    driver.opening = fail
+    with pytest.raises(InternalError, match=r"the link of Server ended: ZeroDivisionError\('oops'\)"):
+        async with Server(driver).connection():
+            pass
+
+
+async def test_a_link_that_does_not_close_is_cut_and_the_log_says_so(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(ModestDriver):
+        @asynccontextmanager
+        async def link(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
+            async with super().link(watched):
+                yield
+                await trio.sleep_forever()
+
+    async with Server(Stubborn()).connection():
+        start = trio.current_time()
+    assert trio.current_time() - start == pytest.approx(CLOSING_TIME, abs=0.1)
+    assert caplog.messages == [f"Server did not close its link within {CLOSING_TIME:g} s; the link is cut"]
+
+
+def test_a_run_that_crashed_is_taken_over() -> None:
+    server = Server(Obedient())
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def crash() -> None:
+        tokens.append(await server._enter())  # what a run that breaks down never leaves
+        await server.declare(["q"])
+        await server.publish([message("1")])
+
+    async def go_on() -> None:
+        with pytest.raises(NotConnected, match="connected in another trio run"):
+            await server.declare(["q"])
+        async with server.connection(), server.consume({"q": None}) as consumer:
+            await server._leave(tokens[0])  # the block of the former run ends late, and closes nothing
+            assert ids(await consumer.receive(5)) == ["1"]
+        assert not server.is_connected
+
+    trio.run(crash)
+    trio.run(go_on)
+
+
+async def test_two_runs_cannot_have_it_open_at_once() -> None:
+    server = Server(ModestDriver())
+
+    async def other() -> None:
+        async with server.connection():
+            pytest.fail("it belongs to one run")
+
+    async with server.connection():
+        with pytest.raises(UsageError, match="another trio run has this Server open"):
+            await trio.to_thread.run_sync(trio.run, other)
+        await server.declare(["q"])
+
+
+# Links
+
+
+async def test_the_pauses_between_attempts_grow_and_are_jittered(autojump_clock: MockClock) -> None:
+    cut, times = Cut(), []
+
+    class Noting(ModestDriver):
+        @asynccontextmanager
+        async def link(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
+            times.append(trio.current_time())
+            if cut.is_down:
+                raise BrokerUnavailable("away")
+            async with super().link(watched):
+                yield
+
+    server = Server(cut(Noting()))
+    cut_link = cut.check
+    cut.check = lambda call, way: None if call == "link" else cut_link(call, way)  # type: ignore[method-assign]
+    async with server.connection():
+        cut.go_down()
+        with pytest.raises(BrokerUnavailable):
+            await server.declare(["q"])
+        await trio.sleep(60)
+        pauses = [later - sooner for sooner, later in pairwise(times[1:])]
+        assert all(pause <= 1.5 * LONGEST_PAUSE for pause in pauses)
+        assert SHORTEST_PAUSE / 2 <= pauses[0] <= 2 * SHORTEST_PAUSE * 1.5
+        assert len(pauses) < 30
+        assert len({round(pause, 3) for pause in pauses[-4:]}) > 1
+        cut.come_back()
+        await trio.sleep(2 * LONGEST_PAUSE)
+        assert server.link.state == "up"
+        await server.declare(["q"])
+
+
+# Calls
+
+
+async def test_a_call_to_a_remote_engine_is_seen_through_although_its_caller_is_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    driver = Obedient()
+    server = Server(driver)
+    async with server.connection():
+        await server.declare(["q"])
+        driver.before = partial(trio.sleep, 3)
+        with trio.move_on_after(1) as scope:
+            assert await server.publish([message("1")]) == [None]
+        assert not scope.cancelled_caught
+        assert trio.current_time() == pytest.approx(3)
+        with trio.move_on_after(0) as scope:
+            await server.publish([message("2")])
+        assert scope.cancelled_caught
+    assert [stored.envelope.id for stored in driver.ready] == ["1"]
+
+
+async def test_a_call_without_an_answer_ends_within_its_bound_and_the_link_is_opened_anew(
+    autojump_clock: MockClock,
+) -> None:
+    driver = Obedient()
+    server = Server(driver)
+    async with server.connection():
+        await server.declare(["q"])
+        driver.before = trio.sleep_forever
+        with pytest.raises(PublishUnknown) as info:
+            await server.publish([message("1"), message("2")])
+        assert info.value.ids == ("1", "2")
+        assert isinstance(info.value.__cause__, NoAnswer)
+        assert trio.current_time() == pytest.approx(CALL_TIME)
+        driver.before = trio.lowlevel.checkpoint
+        with pytest.raises(BrokerUnavailable, match=r"not reachable now .Server did not answer within 5 s"):
+            await server.publish([message("3")])
+        await trio.sleep(1)
+        assert await server.publish([message("4")]) == [None]
+        assert driver.events == ["opened", "closing", "closed", "opened"]
+
+
+async def test_publishes_that_come_together_are_one_request(autojump_clock: MockClock) -> None:
+    driver = Obedient()
+    server = Server(driver)
+    outcomes: list[object] = []
+
+    async def publish(number: int) -> None:
+        outcomes.extend(await server.publish([message(str(number)), message(f"r{number}", "undeclared")]))
+
+    async with server.connection():
+        await server.declare(["q"])
+        driver.before = partial(trio.sleep, 1)
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(publish, number)
+    assert len(driver.batches) <= 2
+    assert sum(driver.batches) == 100
+    assert outcomes.count(None) == 50
+
+
+async def test_publishing_nothing_asks_nobody(autojump_clock: MockClock) -> None:
+    driver = Obedient()
+    server = Server(driver)
+    async with server.connection():
+        assert await server.publish([]) == []
+    assert sum(driver.batches) == 0
+
+
+def test_ctrl_c_in_a_call_leaves_the_server_usable() -> None:
+    driver = Obedient()
+    server = Server(driver)
+
+    async def press() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    async def interrupted() -> None:
+        async with server.connection():
+            await server.declare(["q"])
+            driver.before = press
+            await server.publish([message("1")])
+            await trio.sleep(1)
+
+    async def go_on() -> None:
+        driver.before = trio.lowlevel.checkpoint
+        async with server.connection():
+            assert await server.publish([message("2")]) == [None]
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(interrupted)
+    assert not server.is_connected
+    assert driver.events == ["opened", "closing", "closed"]
+    trio.run(go_on)
+    assert [stored.envelope.id for stored in driver.ready] == ["1", "2"]
+
+
+# Consumers
+
+
+async def test_a_receive_ends_when_its_consumer_is_closed_also_while_the_link_is_down(
+    autojump_clock: MockClock,
+) -> None:
+    cut = Cut()
+    server = Server(cut(ModestDriver()))
+    for is_down in (False, True):
+        async with server.connection(), trio.open_nursery() as nursery:
+            await server.declare(["q"])
+            async with server.consume({"q": None}) as consumer:
+
+                async def receive(consumer: Any = consumer) -> None:
+                    with pytest.raises(UsageError, match="this consumer is closed"):
+                        await consumer.receive(1)
+
+                nursery.start_soon(receive)
+                await wait_all_tasks_blocked()
+                if is_down:
+                    cut.go_down()
+                    await wait_all_tasks_blocked()
+        cut.come_back()
+
+
+async def test_a_receive_with_a_limit_of_time_says_that_the_link_is_down(autojump_clock: MockClock) -> None:
+    cut = Cut()
+    server = Server(cut(ModestDriver()))
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            cut.go_down()
+            with pytest.raises(BrokerUnavailable):
+                await consumer.receive(1, max_wait=10)
+            assert trio.current_time() == pytest.approx(10, abs=0.1)
+            cut.come_back()
+
+
+# Watchers
+
+
+async def test_a_thousand_watchers_cost_one_look(autojump_clock: MockClock) -> None:
+    looks: list[int] = []
+
+    class Watched(MemoryDriver):
+        capabilities = replace(MemoryDriver.capabilities, calls="remote")
+
+        async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
+            looks.append(len(ids))
+            await trio.sleep(0.1)
+            return await super().snapshots(ids)
+
+    server = Server(Watched(60.0))
+    states: list[str] = []
+
+    async def watch() -> None:
+        seen = await server.watch("1", "1")
+        states.append((await server.watch("1", "1", seen)).state)
+
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1")])
+        async with trio.open_nursery() as nursery:
+            for _ in range(1000):
+                nursery.start_soon(watch)
+            await trio.sleep(10)
+            before = len(looks)
+            await server.cancel("1")
+    assert states == ["gone"] * 1000
+    assert len(looks) - before <= 2
+    assert before <= 6
+    assert max(looks) == 1000
+
+
+# Instruments
+
+
+async def test_an_instrument_sees_each_call_with_its_outcome(autojump_clock: MockClock) -> None:
+    calls: list[CallRecord] = []
+    driver = Obedient()
+    server = Server(driver, instruments=[calls.append])
+    async with server.connection():
+        await server.declare(["q", "r"])
+        async with server.consume({"q": None}) as consumer:
+            driver.before = partial(trio.sleep, 2)
+            await server.publish([message("1"), message("2", "undeclared")])
+            await consumer.receive(5)
+            driver.before = trio.sleep_forever
+            with pytest.raises(PublishUnknown):
+                await server.publish([message("3")])
+            await trio.sleep(1)
+        with pytest.raises(KeyError):
+            async with server.consume({"none": None}):
+                pass
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await server.declare(["s"])
+    told = [(call.name, call.count, call.outcome, round(call.duration)) for call in calls]
+    assert {call.server for call in calls} == {"Server"}
+    assert [one for one in told if one[0] != "unsubscribe"] == [
+        ("declare", 2, "done", 0),
+        ("subscribe", 1, "done", 0),
+        ("publish", 2, "done", 0),
+        ("claim", 5, "done", 0),
+        ("publish", 1, "failed", 0),
+        ("subscribe", 1, "refused", 0),
+        ("declare", 1, "cancelled", 0),
+    ]
+
+
+async def test_an_instrument_sees_the_queue_where_a_call_is_about_one() -> None:
+    calls: list[CallRecord] = []
+    server = InMemoryServer()
+    server.add_instrument(calls.append)
+    async with server.connection():
+        await server.declare(["q", "r"])
+        await server.counts("q")
+        await server.counts_of(["q", "r"])
+        await server.pause("r")
+    assert [(call.name, call.queue, call.count) for call in calls] == [
+        ("declare", None, 2),
+        ("counts", "q", 1),
+        ("counts", None, 2),
+        ("pause", "r", 1),
+    ]
+
+
+async def test_an_instrument_that_raises_harms_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[CallRecord] = []
+
+    def fail(_: CallRecord) -> None:
+        raise ZeroDivisionError
+
+    server = InMemoryServer(instruments=[fail, calls.append])
+    async with server.connection():
+        await server.declare(["q"])
+        assert await server.publish([message("1")]) == [None]
+    assert [call.name for call in calls] == ["declare", "publish"]
+    assert caplog.messages == ["an instrument failed; the call it watched is not affected"] * 2
