@@ -12,7 +12,7 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `producer`: sending. `schedule`: when schedules tick, and what declaring one changes; pure. `ports`: the protocols of
   brokers and backends.
 * `delivery`: what may happen to a message and what follows; pure. `cron`: the times of cron expressions; pure.
-  `retry`, `codec`, `names`.
+  `retry`, `codec`, `names`, `fields`.
 * `envelope`, `errors`: values. `hosts`: the bridge to asyncio.
 * `process`: its forks and its exit.
 * `logs`, `tracebacks`: loggers and words for errors that cannot fail, whatever an error or a handler does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
@@ -10,13 +11,14 @@ import msgspec
 
 from .application import Application, find_app
 from .codec import JSON, encode_json
-from .delivery import StoredResult
+from .delivery import DAY, StoredResult
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
 from .errors import ConfigurationError, NotSupported, ResultError, UsageError
+from .fields import Field
 from .hosts import hosted
 from .names import check_duration, check_id, check_known, check_name
 from .ports import Broker, Missed, Overlap, Schedule, Snapshot
-from .producer import make_options
+from .producer import copy_headers, make_options
 from .queue import Queue
 from .results import Lazy, Result, Status
 from .schedule import check_same_arguments, declared, make_schedule, schedule_name
@@ -36,8 +38,10 @@ class JobOptions(TypedDict, total=False):
     ttl: a message not started that long after it became due becomes a dead letter. Default: never.
     delay, deferred_until: it becomes due that long after enqueueing, or at that time (a datetime with a time zone).
     store_result: keep its result. Default: the actor's own option, False if it has none.
+    headers, reply_to: strings by name, and the channel for replies, as in a message.
+    server_name: of the server to send to. Default: that of its queue, else the app's default server.
     result_id, result_ttl: under which id (default: the message's), and for how long (default: a day).
-    deferred_by, cron: makes the job recurring, at this interval or at the times of a cron expression or a name such
+    every, cron: makes the job recurring, at this interval (`deferred_by` is another word for it) or at the times of a cron expression or a name such
         as "@daily" (extra: cron).
     timezone: of the cron expression. Default "UTC". What happens when its clocks change: see `repid.cron`.
     overlap: "skip" (default): no tick of a recurring job while the former one's message is live; "allow".
@@ -54,6 +58,10 @@ class JobOptions(TypedDict, total=False):
     store_result: bool | None
     result_id: str | None
     result_ttl: float | timedelta | None
+    headers: Mapping[str, str] | None
+    reply_to: str | None
+    server_name: str | None
+    every: float | timedelta | None
     deferred_by: float | timedelta | None
     cron: str | None
     timezone: str | None
@@ -61,14 +69,72 @@ class JobOptions(TypedDict, total=False):
     missed: Missed | None
 
 
+_JOB_OPTIONS = frozenset(JobOptions.__annotations__)
+
+
+def _option(name: str, default: Any) -> Callable[[Job], Any]:
+    """What a job says of this option, else its default."""
+
+    def read(job: Job) -> Any:
+        value = getattr(job._model.options, name)  # noqa: SLF001  its own
+        return default if value is None else value
+
+    return read
+
+
+def _rule(name: str) -> Callable[[Job], Any]:
+    """What the schedule of a recurring job says; None for another job."""
+    return lambda job: None if job._schedule is None else getattr(job._schedule, name)  # noqa: SLF001  its own
+
+
 class Job:
     """A call of the actor `name`, to be made by whatever worker reads `queue`.
 
     `args` are the actor's parameters: a dict, Struct or dataclass; anything msgspec can encode as a JSON object.
     `app` may be left out where the queue was given one, and inside the `magic()` block of one. Options as in `JobOptions`.
+    Each of them can be read as a field, with its default where it was not given, and not assigned; durations as seconds.
+    Of what an actor may say too (`retries`, `timeout`, `store_result`), the default stands for what the actor says.
 
     Raises `ConfigurationError` for bad arguments and `PayloadError` for args that cannot be encoded.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_app",
+        "_args",
+        "_deferred_until",
+        "_due_at",
+        "_id",
+        "_latest",
+        "_model",
+        "_queue",
+        "_schedule",
+        "_server_name",
+    )
+
+    name = Field[str](lambda job: job._model.headers[TOPIC])  # noqa: SLF001  its own, as all below
+    queue = Field[Queue](lambda job: job._queue)  # noqa: SLF001
+    args = Field[Any](lambda job: job._args)  # noqa: SLF001
+    app = Field[Application | None](lambda job: job._app)  # noqa: SLF001
+    id_ = Field[str | None](lambda job: job._id)  # noqa: SLF001
+    priority = Field[PrioritiesT](_option("priority", PrioritiesT.MEDIUM))
+    retries = Field[int](_option("retries", 0))
+    timeout = Field[float](_option("timeout", 600.0))
+    ttl = Field[float | None](_option("ttl", None))
+    delay = Field[float | None](_option("delay", None))
+    deferred_until = Field[datetime | None](lambda job: job._deferred_until)  # noqa: SLF001
+    store_result = Field[bool](_option("store_result", False))  # noqa: FBT003  the default
+    result_id = Field[str | None](_option("result_id", None))
+    result_ttl = Field[float](_option("result_ttl", DAY))
+    headers = Field[dict[str, str]](lambda job: dict(job._model.headers))  # noqa: SLF001
+    reply_to = Field[str | None](lambda job: job._model.reply_to)  # noqa: SLF001
+    server_name = Field[str | None](lambda job: job._server_name)  # noqa: SLF001
+    every = Field[float | None](_rule("every"))
+    deferred_by = Field[float | None](_rule("every"))
+    cron = Field[str | None](_rule("cron"))
+    timezone = Field[str | None](_rule("timezone"))
+    overlap = Field[Overlap | None](_rule("overlap"))
+    missed = Field[Missed | None](_rule("missed"))
 
     def __init__(
         self,
@@ -79,21 +145,24 @@ class Job:
         app: Application | None = None,
         **options: Unpack[JobOptions],
     ) -> None:
-        self.name = check_name("actor", name)
-        check_known(f"job {name!r}", options, JobOptions.__annotations__)
-        self.queue = queue if isinstance(queue, Queue) else Queue(queue, app=app)
-        self.args = args
-        self._app = self.queue.app if app is None else app
+        check_name("actor", name)
+        check_known(f"job {name!r}", options, _JOB_OPTIONS)
+        self._queue = queue if isinstance(queue, Queue) else Queue(queue, app=app)
+        self._args = args
+        self._server_name = _check_server(name, self._queue, options)
+        self._app = self._queue.app if app is None else app
         self._id = check_id(options.get("id_"), "the id_ of a job")
-        self._deferred_until = _check_moment(options)
+        self._deferred_until = options.get("deferred_until")
+        self._due_at = _check_moment(options)
+        reply_to = options.get("reply_to")
         self._latest: JobHandle | None = None
         self._model = Envelope(
             self._id or name,
             self.queue.name,
             _encode_args(name, args),
             JSON,
-            {TOPIC: self.name},
-            None,
+            _check_headers(name, options),
+            None if reply_to is None else check_name("channel", reply_to),
             make_options(
                 priority=options.get("priority"),
                 retries=options.get("retries"),
@@ -121,11 +190,6 @@ class Job:
         """Whether enqueueing it stores a schedule rather than one message."""
         return self._schedule is not None
 
-    @property
-    def id_(self) -> str | None:
-        """The id that was given."""
-        return self._id
-
     @hosted
     async def enqueue(self) -> JobHandle:
         """Publish the job; it is as durable as the server promises when this returns.
@@ -140,7 +204,7 @@ class Job:
         the job's id is alive. Cancelled: nothing was published.
         """
         app = find_app(self._app, f"job {self.name!r}")
-        broker = app.server()
+        broker = app.server(self._server_name)
         self._check_claimed(broker)
         if self._schedule is not None:
             if broker.capabilities.has("queue_admin"):
@@ -149,9 +213,9 @@ class Job:
             self._latest = JobHandle(app, broker, self._schedule.envelope, self._schedule.name)
             return self._latest
         envelope = msgspec.structs.replace(self._model, id=self._id or new_id())
-        if self._deferred_until is not None:
+        if self._due_at is not None:
             now = await broker.now() if broker.capabilities.has("schedules") else time.time()
-            delay = max(0.0, self._deferred_until - now)
+            delay = max(0.0, self._due_at - now)
             envelope = msgspec.structs.replace(envelope, options=msgspec.structs.replace(envelope.options, delay=delay))
         outcome = (await app.publisher(broker, declare=False)((envelope,)))[0]
         if outcome is not None:
@@ -198,7 +262,7 @@ class Job:
 
     def _handle_on_model(self) -> JobHandle:
         app = find_app(self._app, f"job {self.name!r}")
-        return JobHandle(app, app.server(), self._model, is_known=self._latest is not None)
+        return JobHandle(app, app.server(self._server_name), self._model, is_known=self._latest is not None)
 
     async def _declare(self, broker: Broker, schedule: Schedule) -> None:
         while True:  # once more where a tick or another program was quicker
@@ -225,15 +289,22 @@ class Job:
             )
 
     def _make_schedule(self, options: JobOptions) -> Schedule | None:
-        every: Any = options.get("deferred_by")
+        every: Any = options.get("every")
+        word = "deferred_by" if every is None else "every"
+        if options.get("deferred_by") is not None:
+            if every is not None:
+                raise ConfigurationError(
+                    f"job {self.name!r} has both every and deferred_by: they are two words, give one"
+                )
+            every = options.get("deferred_by")
         rule: dict[str, Any] = {word: options.get(word) for word in ("cron", "timezone", "overlap", "missed")}
         rule = {word: value for word, value in rule.items() if value is not None}
         what = f"job {self.name!r}"
         if every is not None:
-            rule["every"] = check_duration(f"deferred_by of {what}", every, positive=True)
+            rule["every"] = check_duration(f"{word} of {what}", every, positive=True)
         elif not rule:
             return None
-        if self._deferred_until is not None or self._model.options.delay is not None:
+        if self._due_at is not None or self._model.options.delay is not None:
             raise ConfigurationError(f"{what} is recurring and delayed: it can be one of the two")
         name = self._id or schedule_name(self.queue.name, self.name)
         return make_schedule(what, name, msgspec.structs.replace(self._model, id=name), **rule)
@@ -398,6 +469,27 @@ def _encode_args(name: str, args: Any) -> bytes:
             f"the args of job {name!r} must be the actor's parameters by name, such as {{'number': 1}}, but are {args!r}"
         )
     return payload
+
+
+def _check_headers(name: str, options: JobOptions) -> dict[str, str]:
+    given = options.get("headers")
+    if given is None:
+        return {TOPIC: name}
+    headers = copy_headers(given)
+    if headers.setdefault(TOPIC, name) != name:
+        raise ConfigurationError(f"the headers of job {name!r} name another actor as their topic: {headers[TOPIC]!r}")
+    return headers
+
+
+def _check_server(name: str, queue: Queue, options: JobOptions) -> str | None:
+    given = options.get("server_name")
+    if given is None:
+        return queue.server_name
+    if queue.server_name not in {None, check_name("server", given)}:
+        raise ConfigurationError(
+            f"job {name!r} has server_name={given!r}, but its queue is on the server {queue.server_name!r}: give one of them"
+        )
+    return given
 
 
 def _check_moment(options: JobOptions) -> float | None:

@@ -47,6 +47,7 @@ class SendOptions(TypedDict, total=False):
 
     `headers` (strings to strings; `topic` names the actor), `reply_to` (the channel for replies), `message_id`
     (unique among live messages; random if not given), `priority`, `delay` and `ttl` (seconds or timedelta),
+    `retries`, `timeout` and `store_result` (in place of the actor's own),
     `server_name` (of the server to send to), `server_specific_parameters` (handed to the broker as they are).
     """
 
@@ -56,6 +57,9 @@ class SendOptions(TypedDict, total=False):
     priority: PrioritiesT | None
     delay: float | timedelta | None
     ttl: float | timedelta | None
+    retries: int | None
+    timeout: float | timedelta | None
+    store_result: bool | None
     server_name: str | None
     server_specific_parameters: Mapping[str, Any] | None
 
@@ -164,7 +168,14 @@ def make_envelope(channel: str, payload: bytes, content_type: str | None, option
         content_type,
         copy_headers(options.get("headers")),
         None if reply_to is None else check_name("channel", reply_to),
-        make_options(priority=options.get("priority"), delay=options.get("delay"), ttl=options.get("ttl")),
+        make_options(
+            priority=options.get("priority"),
+            delay=options.get("delay"),
+            ttl=options.get("ttl"),
+            retries=options.get("retries"),
+            timeout=options.get("timeout"),
+            store_result=options.get("store_result"),
+        ),
         parameters,
     )
 

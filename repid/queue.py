@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from .application import Application, find_app
 from .errors import ConfigurationError
+from .fields import Field
 from .hosts import hosted
 from .names import check_count, check_iterable, check_name, check_one_of
 from .ports import Broker, BrowsedMessage, Category, Counts
@@ -16,20 +17,34 @@ CATEGORIES: tuple[Category, ...] = ("ready", "scheduled", "leased", "dead")
 
 
 class Queue:
-    """One named buffer on the app's default server. Two of the same name are the same queue.
+    """One named buffer on a server of the app: the one named `server_name`, else its default one.
 
-    Without `app=`, the app is the one whose `magic()` block encloses the call.
+    Without `app=`, the app is the one whose `magic()` block encloses the call. Two queues of the same name, app and server
+    are equal. What a queue was made with can be read and not assigned.
     """
 
-    def __init__(self, name: str = "default", *, app: Application | None = None) -> None:
-        self.name = check_name("queue", name)
-        self.app = app
+    __slots__ = ("__weakref__", "_app", "_name", "_server_name")
+
+    name = Field[str](lambda queue: queue._name)  # noqa: SLF001  its own
+    app = Field[Application | None](lambda queue: queue._app)  # noqa: SLF001
+    server_name = Field[str | None](lambda queue: queue._server_name)  # noqa: SLF001
+
+    def __init__(
+        self, name: str = "default", *, app: Application | None = None, server_name: str | None = None
+    ) -> None:
+        self._name = check_name("queue", name)
+        self._app = app
+        self._server_name = None if server_name is None else check_name("server", server_name)
 
     def __repr__(self) -> str:
-        return f"Queue({self.name!r})"
+        server = "" if self._server_name is None else f", server_name={self._server_name!r}"
+        return f"Queue({self._name!r}{server})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Queue) and (self.name, self.app) == (other.name, other.app)
+        return isinstance(other, Queue) and self._key() == other._key()
+
+    def _key(self) -> tuple[object, ...]:
+        return self._name, self._app, self._server_name
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -97,7 +112,7 @@ class Queue:
 
     @property
     def _broker(self) -> Broker:
-        return find_app(self.app, f"queue {self.name!r}").server()
+        return find_app(self.app, f"queue {self.name!r}").server(self._server_name)
 
 
 def _keys_of(what: str, messages: Iterable[BrowsedMessage] | None) -> list[str] | None:

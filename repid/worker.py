@@ -16,6 +16,7 @@ from .actors import Actor, Router, without_namesakes
 from .actors.options import DEFAULTS, inherit
 from .application import Application, find_app, open_apps
 from .errors import ConfigurationError, MissingExtra
+from .fields import Field
 from .hosts import MissingTrioAsyncioError, home, hosted, on_long_step, open_asyncio
 from .names import check_count, check_duration, check_flag, check_iterable, check_known
 from .ports import Broker
@@ -64,19 +65,40 @@ class Worker(Router):
 
     Of two with one channel and name the first gets the messages (see `Router`). Without `app=`, the app is the one
     whose `magic()` block encloses `run()`. Options as in `WorkerOptions`. Raises `ConfigurationError` for bad ones.
+    Each option can be read as a field, with its default where it was not given, and not assigned.
     """
+
+    __slots__ = ("_app", "_handles", "_options", "_settings")
+
+    graceful_shutdown_time = Field[float](lambda worker: worker._settings.graceful_shutdown_time)  # noqa: SLF001
+    messages_limit = Field[float](lambda worker: worker._settings.messages_limit)  # noqa: SLF001
+    tasks_limit = Field[int](lambda worker: worker._settings.tasks_limit)  # noqa: SLF001
+    threads_limit = Field[float | None](lambda worker: worker._settings.threads_limit)  # noqa: SLF001
+    processes_limit = Field[float | None](lambda worker: worker._settings.processes_limit)  # noqa: SLF001
+    claim_bytes = Field[float](lambda worker: worker._settings.claim_bytes)  # noqa: SLF001
+    auto_declare = Field[bool](lambda worker: worker._settings.auto_declare)  # noqa: SLF001
+    burst = Field[bool](lambda worker: worker._settings.burst)  # noqa: SLF001
+    handle_signals = Field[tuple[signal.Signals, ...]](lambda worker: worker._signals())  # noqa: SLF001
+    app = Field[Application | None](lambda worker: worker._app)  # noqa: SLF001
 
     def __init__(
         self, routers: Sequence[Router] = (), *, app: Application | None = None, **options: Unpack[WorkerOptions]
     ) -> None:
         super().__init__()
         self._app = app
+        signals: Any = options.get("handle_signals")
+        if isinstance(signals, Iterable):
+            options["handle_signals"] = tuple(signals)  # each run reads them
         self._options = options
-        make_settings(options, embedded=False)  # complains now rather than later
+        self._settings = make_settings(options, embedded=False)  # complains now rather than later
         self._handles: list[Handle] = []
         check_iterable("routers of a worker", routers)
         for router in routers:
             self.include_router(router)
+
+    def _signals(self) -> tuple[signal.Signals, ...]:
+        wanted = self._options.get("handle_signals")
+        return DEFAULT_SIGNALS if wanted is None else tuple(wanted)
 
     def actors(self) -> list[Actor]:
         """Every actor, in the order of declaration, with what it inherits filled in."""

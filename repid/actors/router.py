@@ -9,15 +9,24 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar, Unpack, overload
 
+from ..delivery import Mode
 from ..errors import ConfigurationError
+from ..fields import Field
 from ..inject import NO_NAMES, UnresolvedAnnotation, enclosing_names
-from .actor import Actor
+from ..retry import RetryPolicy
+from .actor import Actor, ActorMiddleware, OnError, Where
 from .declaration import build_actor, check_is_function, name_of, place_of
 from .options import DEFAULTS, ActorOptions, RouterOptions, check_options, inherit
+from .routing import RoutingStrategy
 
 log = logging.getLogger("repid.worker")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _option(name: str) -> Callable[[Router], Any]:
+    """What a router says of this option, else its default."""
+    return lambda router: router._defaults.get(name, DEFAULTS.get(name))
 
 
 class Router:
@@ -27,7 +36,27 @@ class Router:
     nearer to the actor wins. What is declared after a router was included counts too, until a worker runs. An actor is
     known by its channel and its name: of two that have both in common, the first one declared gets the messages, and a
     worker that starts warns of the other.
+
+    Each option can be read as a field, with its default where it was not given, and not assigned.
     """
+
+    __slots__ = ("__weakref__", "_defaults", "_entries")
+
+    channel = Field[str](_option("channel"))
+    timeout = Field[float](_option("timeout"))
+    retries = Field[int](_option("retries"))
+    retry_policy = Field[RetryPolicy](_option("retry_policy"))
+    concurrency = Field[float | None](_option("concurrency"))
+    confirmation_mode = Field[Mode](_option("confirmation_mode"))
+    on_error = Field[OnError | None](_option("on_error"))
+    run_in_process = Field[bool](_option("run_in_process"))
+    middlewares = Field[tuple[ActorMiddleware, ...]](_option("middlewares"))
+    routing_strategy = Field[RoutingStrategy](_option("routing_strategy"))
+    store_result = Field[bool](_option("store_result"))
+    result_ttl = Field[float](_option("result_ttl"))
+    backend = Field[Where](_option("backend"))
+    strict = Field[bool](_option("strict"))
+    queue = Field[str](_option("channel"))
 
     def __init__(self, **defaults: Unpack[RouterOptions]) -> None:
         self._defaults = check_options("a router", defaults, of_actor=False)
