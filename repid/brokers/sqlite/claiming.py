@@ -62,7 +62,7 @@ _LANES_SIDE_BY_SIDE = 8
 Head: TypeAlias = tuple[int, int, int]
 """Rank, seq and lane of a message that is ready."""
 
-_LANES_AT_ONCE = 100
+LANES_AT_ONCE = 100
 """SQLite takes at most 500 branches in one statement."""
 
 _SPLIT = f"(SELECT value / {LEASES_TOLD_APART} AS seq, value % {LEASES_TOLD_APART} AS n FROM json_each(?))"  # noqa: S608
@@ -141,7 +141,7 @@ def _leave_trail(store: Store, delivery: Delivery) -> None:
 def _lanes(store: Store, consumer: int, limit: int, at_most: AtMost) -> Iterator[tuple[Lane, int]]:
     """The lanes that may be taken from, each with how many at most."""
     lanes: Iterable[Lane] = store.directory.lanes_for(consumer, store.boot, store.boot_now)
-    if not at_most.groups and len(store.directory.lanes) > _LANES_AT_ONCE:
+    if not at_most.groups and len(store.directory.lanes) > LANES_AT_ONCE:
         lanes = _first_lanes(store, consumer, limit, at_most)
     for lane in lanes:
         cap = at_most.of(lane.queue, lane.topic) if at_most.topics else None
@@ -186,13 +186,13 @@ def count_heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> 
 
 def _heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> list[Head]:
     """The first `limit` messages of these lanes, with at most the given number of each lane."""
-    if len(lanes) > _LANES_AT_ONCE:
+    if len(lanes) > LANES_AT_ONCE:
         mine = {lane.id for lane, _ in lanes}
         first = set(store.heads.first_lanes(mine.__contains__, limit))
         lanes = [entry for entry in lanes if entry[0].id in first]
     heads: list[list[Head]] = []
-    for start in range(0, len(lanes), _LANES_AT_ONCE):
-        part = lanes[start : start + _LANES_AT_ONCE]
+    for start in range(0, len(lanes), LANES_AT_ONCE):
+        part = lanes[start : start + LANES_AT_ONCE]
         sql = " UNION ALL ".join([_BRANCH] * len(part)) + " ORDER BY rank, seq LIMIT ?"
         arguments = [value for lane, cap in part for value in (lane.id, cap)]
         heads.append(store.execute(sql, (*arguments, limit)).fetchall())

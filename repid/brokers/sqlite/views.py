@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -14,7 +14,7 @@ from ...delivery.shelf import CANCELLED
 from ...errors import ConfigurationError
 from ...ports import CATEGORIES, BrowsedMessage, Cancelled, Category, Counts, Snapshot
 from . import results
-from .claiming import count_heads
+from .claiming import LANES_AT_ONCE
 from .clock import MICRO
 from .directory import Channel
 from .rows import BODY, Key, to_failure, to_key
@@ -24,24 +24,41 @@ from .unreadable import fetch_all, show_envelope
 _unpack_progress = msgspec.msgpack.Decoder(Progress).decode
 
 _LIVE = f"message.seq, message.lane, attempt, lost, failure, {BODY}"
-_READY = f"""
-SELECT ready.rank, {_LIVE} FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ?
-ORDER BY ready.rank, ready.seq LIMIT ?
-"""  # noqa: S608
+_READY = f"SELECT rank, {_LIVE} FROM message WHERE seq = ?"  # noqa: S608
+_READY_AFTER = """
+SELECT * FROM (SELECT rank, seq FROM ready WHERE lane = ? AND (rank, seq) > (?, ?) ORDER BY rank, seq LIMIT ?)
+"""
 _SCHEDULED = f"""
 SELECT scheduled.due, {_LIVE} FROM scheduled JOIN message ON message.seq = scheduled.seq
-WHERE scheduled.lane IN (SELECT id FROM lane WHERE queue = ?) ORDER BY scheduled.due, scheduled.seq LIMIT ?
+WHERE (scheduled.due, scheduled.seq) > (?, ?) AND scheduled.lane IN (SELECT id FROM lane WHERE queue = ?)
+ORDER BY scheduled.due, scheduled.seq LIMIT ?
 """  # noqa: S608
 _LEASED = f"""
 SELECT CASE boot WHEN ? THEN until ELSE 0 END AS ending, {_LIVE} FROM lease JOIN message ON message.seq = lease.seq
-WHERE lease.lane IN (SELECT id FROM lane WHERE queue = ?) ORDER BY ending, lease.seq LIMIT ?
+WHERE (ending, lease.seq) > (?, ?) AND lease.lane IN (SELECT id FROM lane WHERE queue = ?)
+ORDER BY ending, lease.seq LIMIT ?
 """  # noqa: S608
-_DEAD = f"SELECT key, lane, reason, attempt, lost, failure, {BODY} FROM dead WHERE queue = ? ORDER BY key LIMIT ?"  # noqa: S608
+_DEAD = f"""
+SELECT key, lane, reason, attempt, lost, failure, {BODY} FROM dead WHERE queue = ? AND key > ? ORDER BY key LIMIT ?
+"""  # noqa: S608
+_FIND_DEAD = f"""
+SELECT (SELECT name FROM queue WHERE queue.id = found.queue), key, lane, reason, attempt, lost, failure, {BODY}
+FROM dead AS found WHERE id = ? ORDER BY key
+"""  # noqa: S608
+_FIND_LIVE = f"""
+SELECT lease.seq IS NOT NULL, CASE lease.boot WHEN ? THEN lease.until ELSE 0 END, scheduled.due, message.rank, {_LIVE}
+FROM message LEFT JOIN lease ON lease.seq = message.seq
+LEFT JOIN scheduled ON scheduled.due = message.due AND scheduled.seq = message.seq WHERE message.id = ?
+"""  # noqa: S608
 _PLACE = """
 SELECT message.attempt, message.progress, lease.seq IS NOT NULL, lease.progress, lease.cancelling,
     EXISTS (SELECT 1 FROM scheduled WHERE scheduled.due = message.due AND scheduled.seq = message.seq)
 FROM message LEFT JOIN lease ON lease.seq = message.seq WHERE message.id = ?
 """
+Place: TypeAlias = tuple[int, int]
+"""Where a message stands among those of its category: its rank or time, and its number."""
+
+_BEFORE_ALL: Place = (-(2**63), -(2**63))
 _LANES = "(SELECT id FROM lane WHERE queue = ?)"
 
 
@@ -60,64 +77,82 @@ def counts(store: Store, name: str) -> Counts:
 
 
 def browse(store: Store, name: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
-    """`limit` messages of the queue in that place, behind the one with the key `after`."""
-    if after is None:
-        return _browse(store, name, category, limit)
-    found = _browse(store, name, category, 2**31)
-    keys = [browsed.key for browsed in found]
-    return found[keys.index(after) + 1 :][:limit] if after in keys else []
+    """The first `limit` messages of the queue in that place, behind the one with the key `after`.
+
+    They come by rank, by due time, by end of lease, or by age of death. The key of a live message holds its place in
+    this order, so a message that has left meanwhile still tells where to go on.
+    """
+    channel = store.directory.channel(name)
+    limit = int(min(max(limit, 0), 2**31))
+    if category not in CATEGORIES:
+        raise ConfigurationError(f"no category {category!r}: it is one of {', '.join(CATEGORIES)}")
+    start = _BEFORE_ALL if after is None else _read_key(after)
+    if start is None:
+        return []
+    if category == "ready":
+        return list(_browse_ready(store, channel, start, limit))
+    if category == "scheduled":
+        rows = fetch_all(store.connection, _SCHEDULED, (*start, channel.id, limit))
+        return [_show(store, channel.name, category, row, _until(row[0], store.now)) for row in rows]
+    if category == "leased":
+        rows = fetch_all(store.connection, _LEASED, (store.boot, *start, channel.id, limit))
+        return [_show(store, channel.name, category, row, _until(row[0], store.boot_now)) for row in rows]
+    rows = fetch_all(store.connection, _DEAD, (channel.id, start[1], limit))
+    return [_show_dead(store, channel.name, row) for row in rows]
 
 
 def find(store: Store, id_: str) -> list[BrowsedMessage]:
     """The messages with this id: the live one, then dead ones."""
-    return [
-        browsed
-        for name in store.directory.channels
-        for category in CATEGORIES
-        for browsed in _browse(store, name, category, 2**31)
-        if browsed.envelope.id == id_
-    ]
+    key = to_key(id_)
+    found = [_show_live(store, row) for row in fetch_all(store.connection, _FIND_LIVE, (store.boot, key))]
+    return found + [_show_dead(store, name, row) for name, *row in fetch_all(store.connection, _FIND_DEAD, (key,))]
 
 
-def _browse(store: Store, name: str, category: Category, limit: int) -> list[BrowsedMessage]:
-    """The first `limit` messages of the queue in that place: by rank, by due time, by end of lease, by age of death."""
-    channel = store.directory.channel(name)
-    limit = int(min(max(limit, 0), 2**31))
-    if category == "ready":
-        return list(_browse_ready(store, channel, limit))
-    if category == "scheduled":
-        rows = fetch_all(store.connection, _SCHEDULED, (channel.id, limit))
-        return [_show(store, channel, category, row[1:], _until(row[0], store.now)) for row in rows]
-    if category == "leased":
-        rows = fetch_all(store.connection, _LEASED, (store.boot, channel.id, limit))
-        return [_show(store, channel, category, row[1:], _until(row[0], store.boot_now)) for row in rows]
-    if category == "dead":
-        return [_show_dead(store, channel, row) for row in fetch_all(store.connection, _DEAD, (channel.id, limit))]
-    raise ConfigurationError(f"no category {category!r}: it is one of ready, scheduled, leased, dead")
+def _show_live(store: Store, row: Sequence[Any]) -> BrowsedMessage:
+    is_leased, until, due, rank, *shown = row
+    lane = store.directory.lanes.get(shown[1])
+    queue = "" if lane is None else lane.queue  # only a damaged row has no lane
+    if is_leased:
+        return _show(store, queue, "leased", (until, *shown), _until(until, store.boot_now))
+    if due is not None:
+        return _show(store, queue, "scheduled", (due, *shown), _until(due, store.now))
+    return _show(store, queue, "ready", (rank, *shown), None)
 
 
-def _browse_ready(store: Store, channel: Channel, limit: int) -> Iterator[BrowsedMessage]:
-    lanes = [(lane, limit) for lane in channel.all_lanes()]
-    heads = count_heads(store, lanes, limit) if lanes else {}
-    rows = [row for lane, count in heads.items() for row in fetch_all(store.connection, _READY, (lane, count))]
-    rows.sort(key=lambda row: (row[0], row[1]))
-    for row in rows:
-        yield _show(store, channel, "ready", row[1:], None)
+def _browse_ready(store: Store, channel: Channel, start: Place, limit: int) -> Iterator[BrowsedMessage]:
+    lanes = [lane.id for lane in channel.all_lanes()]
+    heads: list[Place] = []
+    for begin in range(0, len(lanes), LANES_AT_ONCE):
+        part = lanes[begin : begin + LANES_AT_ONCE]
+        sql = " UNION ALL ".join([_READY_AFTER] * len(part)) + " ORDER BY rank, seq LIMIT ?"
+        arguments = [value for lane in part for value in (lane, *start, limit)]
+        heads = sorted([*heads, *store.execute(sql, (*arguments, limit)).fetchall()])[:limit]
+    for _, seq in heads:
+        for row in fetch_all(store.connection, _READY, (seq,)):
+            yield _show(store, channel.name, "ready", row, None)
+
+
+def _read_key(key: str) -> Place | None:
+    """Where the message with this key stood: its rank or time, and its number; None for a text that is no key."""
+    number, _, place = key.partition("@")
+    try:
+        found = int(place or 0), int(number)
+    except ValueError:
+        return None
+    return found if all(-(2**63) <= part < 2**63 for part in found) else None
 
 
 def _until(moment: object, now: int) -> float | None:
     return (moment - now) / MICRO if isinstance(moment, int | float) else None
 
 
-def _show(
-    store: Store, channel: Channel, category: Category, row: tuple[Any, ...], due_in: float | None
-) -> BrowsedMessage:
-    seq, lane, attempt, lost, failure, *body = row
-    envelope, unreadable = show_envelope(channel.name, _topic(store, lane), body)
+def _show(store: Store, queue: str, category: Category, row: Sequence[Any], due_in: float | None) -> BrowsedMessage:
+    place, seq, lane, attempt, lost, failure, *body = row
+    envelope, unreadable = show_envelope(queue, _topic(store, lane), body)
     return BrowsedMessage(
         envelope=envelope,
         category=category,
-        key=str(seq),
+        key=f"{seq}@{place}",
         attempt=attempt,
         lost=lost,
         due_in=due_in,
@@ -130,9 +165,9 @@ def _topic(store: Store, lane: int) -> str | None:
     return None if found is None else found.topic
 
 
-def _show_dead(store: Store, channel: Channel, row: tuple[Any, ...]) -> BrowsedMessage:
+def _show_dead(store: Store, queue: str, row: Sequence[Any]) -> BrowsedMessage:
     key, lane, reason, attempt, lost, failure, *body = row
-    envelope, unreadable = show_envelope(channel.name, _topic(store, lane), body)
+    envelope, unreadable = show_envelope(queue, _topic(store, lane), body)
     return BrowsedMessage(
         envelope=envelope,
         category="dead",
