@@ -35,7 +35,7 @@ from ..errors import (
     PublishUnknown,
     UsageError,
 )
-from ..hosts import hosted, hosted_context
+from ..hosts import hosted, hosted_context, hosted_unless
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
@@ -73,6 +73,11 @@ STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
 
 LARGEST_REQUEST = 1000
 """Messages or ids that concurrent calls put into one request."""
+
+
+def _stays(server: Server) -> bool:
+    """Whether a call of this server may run in any task: see `Calls.stays`."""
+    return server._calls.stays  # noqa: SLF001  a decorator of this class
 
 
 class Server:
@@ -216,13 +221,13 @@ class Server:
 
     # Messages
 
-    @hosted
+    @hosted_unless(_stays)
     async def declare(self, queues: Iterable[str]) -> None:
         """Create the queues that do not exist yet. Idempotent."""
         names = check_queues(queues)
         await self._calls("declare", partial(self._driver.declare, names), count=len(names))
 
-    @hosted
+    @hosted_unless(_stays)
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`).
 
@@ -275,25 +280,25 @@ class Server:
 
     # Looking after queues
 
-    @hosted
+    @hosted_unless(_stays)
     async def queues(self) -> list[str]:
         """The names of all declared queues, in order."""
         self._need("queue_admin", "list queues")
         return await self._calls("queues", self._roles.queues)
 
-    @hosted
+    @hosted_unless(_stays)
     async def counts(self, queue: str) -> Counts:
         """How many messages of the queue are in each place. Raises `QueueNotDeclared`."""
         return (await self.counts_of([queue]))[0]
 
-    @hosted
+    @hosted_unless(_stays)
     async def counts_of(self, queues: Iterable[str]) -> list[Counts]:
         """How many messages of each queue are in each place, in one call. Raises `QueueNotDeclared`."""
         self._need("queue_admin", "count messages")
         names = check_several("counts_of", queues)
         return await self._calls("counts", partial(self._roles.counts, names), queue=_only(names), count=len(names))
 
-    @hosted
+    @hosted_unless(_stays)
     async def browse(
         self, queue: str, category: Category, *, limit: int = 100, after: str | None = None
     ) -> list[BrowsedMessage]:
@@ -306,26 +311,26 @@ class Server:
         browse = partial(self._roles.browse, queue, category, max(limit, 0), after)
         return await self._calls("browse", browse, queue=queue)
 
-    @hosted
+    @hosted_unless(_stays)
     async def find(self, ids: Iterable[str]) -> list[list[BrowsedMessage]]:
         """For each id the messages that have it: the live one first, then dead ones."""
         self._need("queue_admin", "find messages")
         wanted = check_several("find", ids)
         return await self._calls("find", partial(self._roles.find, wanted), count=len(wanted))
 
-    @hosted
+    @hosted_unless(_stays)
     async def flush(self, queue: str) -> int:
         """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
         self._need("queue_admin", "flush queues")
         return await self._calls("flush", partial(self._roles.flush, queue), queue=queue)
 
-    @hosted
+    @hosted_unless(_stays)
     async def delete(self, queue: str) -> None:
         """Remove the queue with everything in it; late verdicts are refused. Where there is none, nothing happens."""
         self._need("queue_admin", "delete queues")
         await self._calls("delete", partial(self._roles.delete, queue), queue=queue)
 
-    @hosted
+    @hosted_unless(_stays)
     async def revive(self, queue: str, keys: Iterable[str] | None = None) -> list[BrokerRefused | None]:
         """Make dead messages (all of the queue's, or those with these keys) ready again, as new ones.
 
@@ -336,20 +341,20 @@ class Server:
         chosen = None if keys is None else check_several("revive", keys)
         return await self._calls("revive", partial(self._roles.revive, queue, chosen), queue=queue)
 
-    @hosted
+    @hosted_unless(_stays)
     async def delete_messages(self, queue: str, keys: Iterable[str] | None = None) -> int:
         """Remove dead messages (all of the queue's, or those with these keys) for good; how many."""
         self._need("queue_admin", "delete dead messages")
         chosen = None if keys is None else check_several("delete_messages", keys)
         return await self._calls("delete_messages", partial(self._roles.delete_messages, queue, chosen), queue=queue)
 
-    @hosted
+    @hosted_unless(_stays)
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
         self._need("queue_admin", "pause queues")
         await self._calls("pause", partial(self._roles.pause, queue, paused=True), queue=queue)
 
-    @hosted
+    @hosted_unless(_stays)
     async def resume(self, queue: str) -> None:
         """Hand out its messages again."""
         self._need("queue_admin", "resume queues")
@@ -357,7 +362,7 @@ class Server:
 
     # Following messages
 
-    @hosted
+    @hosted_unless(_stays)
     async def cancel(self, id_: str) -> Cancelled:
         """Remove the live message with this id, or have its run cancelled.
 
@@ -365,7 +370,7 @@ class Server:
         """
         return (await self.cancel_each([id_]))[0]
 
-    @hosted
+    @hosted_unless(_stays)
     async def cancel_each(self, ids: Iterable[str]) -> list[Cancelled]:
         """As `cancel`, for several ids in one call."""
         self._need("tracking", "cancel messages")
@@ -388,14 +393,14 @@ class Server:
 
     # Results
 
-    @hosted
+    @hosted_unless(_stays)
     async def store_results(self, results: Sequence[NewResult]) -> None:
         """Store results, in place of those with the same ids. Raises `ConfigurationError`, and stores none, for a bad ttl."""
         self._need("results", "store results")
         check_results(results)
         await self._calls("store_results", partial(self._results.store_results, list(results)), count=len(results))
 
-    @hosted
+    @hosted_unless(_stays)
     async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
         """The result under each id; None where there is none, or none any more."""
         self._need("results", "fetch results")
@@ -404,13 +409,13 @@ class Server:
 
     # Schedules
 
-    @hosted
+    @hosted_unless(_stays)
     async def now(self) -> float:
         """The server's clock: seconds since 1970. It may be stepped; schedules bear that."""
         self._need("schedules", "tell its time")
         return await self._calls("now", self._schedules.now)
 
-    @hosted
+    @hosted_unless(_stays)
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
         """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
         while True:
@@ -424,7 +429,7 @@ class Server:
             if await self.replace_schedule(old, new):
                 return
 
-    @hosted
+    @hosted_unless(_stays)
     async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
         """Store `new` if what is stored under its name equals `old` (None: nothing is); whether it did.
 
@@ -435,20 +440,20 @@ class Server:
         check_claimed(self._name, self.capabilities, [new.schedule.envelope])
         return await self._calls("replace_schedule", partial(self._schedules.replace_schedule, old, new))
 
-    @hosted
+    @hosted_unless(_stays)
     async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
         """All schedules, or those of these names that are there; sorted by name."""
         self._need("schedules", "keep schedules")
         chosen = None if names is None else check_several("schedules", names)
         return await self._calls("schedules", partial(self._schedules.schedules, chosen))
 
-    @hosted
+    @hosted_unless(_stays)
     async def due_schedules(self, limit: int) -> DueSchedules:
         """The schedules that are due and not paused, the next moment when one will be, and the server's time."""
         self._need("schedules", "keep schedules")
         return await self._calls("due_schedules", partial(self._schedules.due_schedules, limit))
 
-    @hosted
+    @hosted_unless(_stays)
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:
         """Hold its ticks, or let them go on. False: there is none of that name."""
         while True:
@@ -458,13 +463,13 @@ class Server:
             if await self.replace_schedule(found[0], replace(found[0], paused=paused)):
                 return True
 
-    @hosted
+    @hosted_unless(_stays)
     async def remove_schedule(self, name: str) -> bool:
         """Forget it; what it has published stays. False: there is none of that name."""
         self._need("schedules", "remove schedules")
         return await self._calls("remove_schedule", partial(self._schedules.remove_schedule, name))
 
-    @hosted
+    @hosted_unless(_stays)
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
         """Make `next_at` the schedule's next time and publish, if its next tick is still `expected_next`.
 

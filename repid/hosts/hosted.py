@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial, wraps
@@ -50,6 +51,54 @@ def hosted(function: AsyncFunction) -> AsyncFunction:
     (pyright), and a server must be what its protocol says to either of them.
     """
     return cast("AsyncFunction", wraps(function)(crossing(function)))
+
+
+def hosted_unless(stays: Callable[[Any], bool]) -> Callable[[AsyncFunction], AsyncFunction]:
+    """As `hosted`, for a method that need not cross while `stays(self)` is True: then it may run in any task.
+
+    Such a method waits for nothing but `Turns`. Its object belongs to a trio run of this thread, so whatever it wakes there
+    is run in that run's next turn.
+    """
+
+    def decorate(function: AsyncFunction) -> AsyncFunction:
+        across = crossing(function)
+
+        @wraps(function)
+        def call(self: Any, *arguments: Any, **keywords: Any) -> Coroutine[Any, Any, Any]:
+            here = trio_runs() or stays(self)
+            return (function if here else across)(self, *arguments, **keywords)
+
+        return cast("AsyncFunction", call)
+
+    return decorate
+
+
+class Turns:
+    """Gives other tasks their turn now and then: a call that never waits would keep them from running.
+
+    A pause in every call costs several times what such a call does. So there is one when `TURN` seconds have passed since
+    the last one, and the cancellation of a trio task is looked at in every call, which costs little.
+    """
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    async def take(self) -> None:
+        """To be awaited before the work. Cancelled: nothing was done."""
+        in_trio = trio_runs()
+        if time.perf_counter() < self._due:
+            if in_trio:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            return
+        if in_trio:
+            await trio.lowlevel.checkpoint()
+        else:
+            await asyncio.sleep(0)
+        self._due = time.perf_counter() + TURN
+
+
+TURN = 0.001
+"""Seconds for which one task at most keeps the others waiting by calls that never wait."""
 
 
 def crossing(function: Callable[P, Awaitable[T]], *, late: bool = False) -> Callable[P, Coroutine[Any, Any, T]]:

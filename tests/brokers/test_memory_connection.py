@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -78,7 +79,7 @@ async def test_closing_the_connection_ends_the_waiting_of_its_consumers() -> Non
     assert len(raised) == 1
 
 
-async def test_every_public_method_is_a_checkpoint(server: InMemoryServer) -> None:
+async def test_every_public_method_can_be_cancelled(server: InMemoryServer) -> None:
     async with server.consume({"q": None}) as consumer:
         await server.publish([message("1")])
         calls: list[Callable[[], Awaitable[object]]] = [
@@ -96,8 +97,28 @@ async def test_every_public_method_is_a_checkpoint(server: InMemoryServer) -> No
             lambda: server.delete("q"),
         ]
         for call in calls:
-            with trio.testing.assert_checkpoints():
+            with trio.CancelScope() as scope:
+                scope.cancel()
                 await call()
+            assert scope.cancelled_caught
+
+
+async def test_calls_one_after_another_let_others_run_every_millisecond(server: InMemoryServer) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        until = time.perf_counter() + 0.05
+        while time.perf_counter() < until:
+            await server.publish([message("1")])
+        assert turns >= 5
+        nursery.cancel_scope.cancel()
 
 
 async def test_cancelled_calls_change_nothing(server: InMemoryServer) -> None:

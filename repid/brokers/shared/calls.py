@@ -1,7 +1,8 @@
 """One call to a driver: checked, shielded and bounded where the engine is remote, and timed.
 
-What cancelling does depends on the driver (`Capabilities.calls`). A *local* driver works in place: the call is preceded by a
-cancellation point and followed by a pause that cannot be cancelled, so what it did is always reported. An *exact*
+What cancelling does depends on the driver (`Capabilities.calls`). A *local* driver works in place, under
+any host: the call is preceded by a cancellation point, and by a pause if there was none for a while (`Turns`), and then
+nothing can interrupt it. An *exact*
 driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen through within `CALL_TIME`
 although its caller was cancelled, so what it did is known and reported. Where the driver cannot tell the answer, or has
 none in time, it raises `NoAnswer`: whatever the driver knows of its client, the engine may have carried it out. Then the
@@ -18,13 +19,13 @@ from typing import TypeVar
 import trio
 from trio.lowlevel import (
     TrioToken,
-    cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
     current_trio_token,
     enable_ki_protection,
 )
 
 from ...errors import BrokerError, BrokerUnavailable, NoAnswer, NotConnected, RepidError, UsageError
+from ...hosts import Turns, current_run
 from ...logs import Log
 from ...ports import CallRecord, Driver, Instrument, LinkState, News, Outcome
 from .link import CLOSED, Link
@@ -49,8 +50,12 @@ class Calls:
         """Of the trio run that has the server open."""
         self.pid = os.getpid()
         self._driver = driver
+        self._is_local = driver.capabilities.calls == "local"
+        self._turns = Turns()
         self._is_remote = driver.capabilities.calls == "remote"
-        self._carry = {"local": _in_place, "exact": _as_it_is, "remote": self._see_through}[driver.capabilities.calls]
+        self._carry = {"local": self._in_place, "exact": _as_it_is, "remote": self._see_through}[
+            driver.capabilities.calls
+        ]
 
     @property
     def state(self) -> LinkState:
@@ -123,6 +128,16 @@ class Calls:
             await trio.sleep(min(wait, 0.1))
             return News()
 
+    @property
+    def stays(self) -> bool:
+        """Whether calls need not cross to trio: the driver is a local one, and its trio run is that of this thread."""
+        return self._is_local and self.token is not None and self.token is current_run()
+
+    async def _in_place(self, ask: Ask[T]) -> T:
+        await self._turns.take()
+        self.check()  # the connection may have been closed meanwhile
+        return await ask()
+
     async def _see_through(self, ask: Ask[T]) -> T:
         assert self.link is not None
         self.link.check_up()
@@ -147,13 +162,6 @@ class Calls:
                 instrument(call)
             except Exception:
                 log.exception("an instrument failed; the call it watched is not affected")
-
-
-async def _in_place(ask: Ask[T]) -> T:
-    await checkpoint_if_cancelled()
-    answer = await ask()
-    await cancel_shielded_checkpoint()
-    return answer
 
 
 async def _as_it_is(ask: Ask[T]) -> T:
