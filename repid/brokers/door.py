@@ -231,7 +231,8 @@ class Server:
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`).
 
-        When it returns they are as durable as the server promises, and a refused one has not harmed its neighbours.
+        When it returns they are as durable as the server promises, and a refused one has not harmed its neighbours. One
+        call is one step on a local engine, which keeps others waiting: give tens of thousands in several calls.
         A result that is stored under an accepted message's result id is removed: it was another message's.
 
         Raises `ConfigurationError`, and publishes none, where one cannot be sent. Cancelled: none was published by a

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .checker import Account
@@ -25,14 +26,23 @@ def main(command_line: Sequence[str]) -> int:
     add("--folder", type=Path, metavar="DIR", help="keep the file and the journals here (default: a temporary one)")
     options = parser.parse_args(command_line)
     plan = Plan(jobs=options.jobs, kills=options.kills, seed=options.seed, rate=options.rate)
-    with tempfile.TemporaryDirectory(prefix="repid-crash-") as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+    with _folder(options.folder) as folder:
         harness = Harness(plan, folder)
         account = harness.run()
     sys.stderr.write("\n")
     sys.stdout.write(report(account, harness.troubles) + "\n")
     return 1 if account.faults or harness.troubles else 0
+
+
+@contextmanager
+def _folder(chosen: Path | None) -> Iterator[Path]:
+    """The chosen folder, or a temporary one: only then is one made that is to be removed."""
+    if chosen is not None:
+        chosen.mkdir(parents=True, exist_ok=True)
+        yield chosen
+        return
+    with tempfile.TemporaryDirectory(prefix="repid-crash-") as temporary:
+        yield Path(temporary)
 
 
 def report(account: Account, troubles: Sequence[str], most: int = 20) -> str:

@@ -33,6 +33,9 @@ class SQLiteServer(Server):
     One thread works on the file while a connection is open. Calls that wait at the same time share a transaction, so
     many concurrent publishers cost little more than one. Of a cancelled call nothing has happened; a call that was
     being carried out when it was cancelled is seen through and returns.
+
+    What one call publishes is one transaction: all of it is in the file or nothing, and others wait for the file meanwhile,
+    some 10 to 80 ms for each 1000 messages. They wait for 10 seconds at most, so give tens of thousands in several calls.
     """
 
     def __init__(
