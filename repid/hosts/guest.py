@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from .crossing import Bridge, Crossing, TrioEndedError, bridges, is_run_by_trio, run_bridge, until
+from .tasks import containing
 
 
 async def join(loop: asyncio.AbstractEventLoop, user: object) -> Bridge:
@@ -46,6 +47,7 @@ class Guest(Bridge):
         self._closing = trio.Event()
         self._start(loop)
         bridges[loop] = self
+        self._contain(loop)
         self._owner = loop.create_task(self._own(), name="repid: trio as a guest", context=Context())
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,6 +68,18 @@ class Guest(Bridge):
             done_callback=self._ended,
             host_uses_signal_set_wakeup_fd=True,  # asyncio may, at any time; uvloop does
         )
+
+    def _contain(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Contain the tasks that actors start. Others are made as before, and afterwards all are."""
+        found = loop.get_task_factory()
+        ours = containing(found)
+        loop.set_task_factory(ours)
+
+        def restore(_: object) -> None:
+            if loop.get_task_factory() is ours:
+                loop.set_task_factory(found)
+
+        self._done.add_done_callback(restore)
 
     def enter(self, user: object) -> bool:
         """Count a user, if the guest has started and is not ending."""

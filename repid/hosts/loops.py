@@ -17,7 +17,7 @@ import trio
 from ..logs import Log
 from .crossing import Bridge, Crossing, bridges, run_bridge
 from .hosted import crossing
-from .tasks import Outside, Timed, run_on, trace_back, wait_for
+from .tasks import Outside, Timed, containing, run_on, trace_back, wait_for
 
 log = Log("repid.hosts")
 
@@ -117,7 +117,7 @@ async def open_trio_asyncio(trio_asyncio: Any) -> AsyncIterator[LoopTasks]:
         with trio.CancelScope(shield=True):
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(_log_exception)  # otherwise it ends the loop and the run
-                loop.set_task_factory(_make_task)
+                loop.set_task_factory(containing(_make_task))
                 task_status.started(loop)
                 await leaving.wait()
                 await trio_asyncio.aio_as_trio(_end_tasks)()
@@ -233,6 +233,7 @@ async def open_private() -> AsyncIterator[ThreadTasks]:
     """A private loop of asyncio's own, in a thread. What runs on it must not touch trio, or the other thread's data."""
     bridge = ThreadBridge(asyncio.new_event_loop(), trio.lowlevel.current_trio_token())
     bridge.loop.set_exception_handler(_log_exception)
+    bridge.loop.set_task_factory(containing(None))
     thread = threading.Thread(target=_run_loop, args=[bridge.loop], name="repid: asyncio", daemon=True)
     thread.start()
     try:

@@ -69,6 +69,59 @@ def _tell_if_long(began: float) -> None:
         tell(seconds)
 
 
+class Contained(Coroutine[Any, Any, Any]):
+    """A coroutine of a task that an actor has started. `sys.exit()` in a task would end the loop, and all that is on it.
+
+    It is an error of that task instead, for the actor that awaits it. A `KeyboardInterrupt` goes through: it may be Ctrl-C.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)
+
+    def send(self, value: Any) -> Any:
+        """The task's next step."""
+        try:
+            return self._coroutine.send(value)
+        except SystemExit as order:
+            raise _as_error(order) from order
+
+    def throw(self, *error: Any) -> Any:
+        """The task was cancelled, or what it awaited failed."""
+        try:
+            return self._coroutine.throw(*error)
+        except SystemExit as order:
+            raise _as_error(order) from order
+        finally:
+            del error  # its traceback holds this frame
+
+    def close(self) -> None:
+        """Abandoned with its loop."""
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self
+
+
+def _as_error(order: SystemExit) -> RuntimeError:
+    return RuntimeError(
+        f"sys.exit({order.code!r}) was called in a task that an actor had started: it ends that task only"
+    )
+
+
+def containing(factory: Any) -> Any:
+    """A task factory that contains the tasks which actors start. `factory` makes them and all others; None: asyncio's."""
+
+    def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        if on_long_step.get(None) is not None and not isinstance(coroutine, Contained):
+            coroutine = Contained(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **options) if factory is None else factory(loop, coroutine, **options)
+
+    return make_task
+
+
 class Eager(Coroutine[Any, Any, Any]):
     """A coroutine whose first step was made before its task came to it (as with `eager_start` of Python 3.12).
 

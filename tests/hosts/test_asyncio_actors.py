@@ -515,3 +515,27 @@ def test_an_actor_that_blocks_the_loop_in_a_later_step_is_named(loop: str) -> No
     assert len(named) == 1, said
     assert "actor 'blocks' (message" in named[0]
     assert "past its timeout of 0.3 s" in named[0]
+
+
+def test_an_order_to_exit_in_a_task_that_an_actor_started_is_the_failure_of_its_job_alone(loop: str) -> None:
+    run(
+        """
+        async def child():
+            await asyncio.sleep(0)
+            sys.exit(3)
+
+        @router.actor
+        async def leaves() -> None:
+            await asyncio.create_task(child())
+
+        @router.actor
+        async def innocent() -> None:
+            await asyncio.sleep(0.05)
+
+        logging.disable(logging.CRITICAL)
+        report, counts, dead = main("innocent", "leaves")
+        assert (report.succeeded, report.failed) == (1, 1), report
+        assert "sys.exit(3) was called in a task that an actor had started" in dead[0].text, dead
+        """,
+        loop,
+    )

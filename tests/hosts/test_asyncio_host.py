@@ -110,6 +110,39 @@ def test_an_actor_that_blocks_the_loop_is_named_whichever_step_does_it(
     assert "blocked the event loop for 1." in named[0]
 
 
+def test_an_order_to_exit_in_a_task_that_an_actor_started_is_the_failure_of_its_job_alone(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+        loop = asyncio.get_running_loop()
+        found = loop.get_task_factory()
+
+        async def child() -> None:
+            await asyncio.sleep(0)
+            sys.exit(3)
+
+        @router.actor
+        async def leaves() -> None:
+            await asyncio.create_task(child())
+
+        @router.actor
+        async def innocent() -> None:
+            await asyncio.sleep(0.01)
+
+        app.include_router(router)
+        async with app.magic():
+            for actor in ("innocent", "leaves"):
+                await send(app, actor)
+            report = await app.run_worker(messages_limit=2)
+            assert (report.succeeded, report.failed) == (1, 1)
+            [dead] = await Queue().get_messages("dead")
+            assert dead.failure is not None
+            assert "sys.exit(3) was called in a task that an actor had started" in dead.failure.text
+        await asyncio.sleep(0.01)
+        assert loop.get_task_factory() is found
+
+    run(main())
+
+
 def test_trio_actors_may_be_asked_for(run: Any) -> None:
     async def main() -> None:
         app = Repid(Connection(InMemoryServer()))
