@@ -55,7 +55,7 @@ _PAYLOAD = 9
 """Where the payload is in a row of `_HEADS`."""
 
 RESCUED_AT_ONCE = 300
-"""So many leases are taken back by one transaction: that takes some ten milliseconds (measured)."""
+"""Leases that one transaction takes back: that takes some ten milliseconds (measured)."""
 
 _LANES_SIDE_BY_SIDE = 8
 

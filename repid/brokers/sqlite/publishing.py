@@ -17,7 +17,7 @@ from .store import Store
 from .unreadable import read_or, to_unreadable
 
 _FEW = 20
-"""So many rows go into one statement: each one costs half of what it costs alone, and more save nothing (measured)."""
+"""Rows in one statement: each then costs half of what it costs alone, and more rows save nothing (measured)."""
 
 
 def _insert(columns: str, rows: int) -> str:
@@ -140,7 +140,7 @@ def publish_declaring(
 
 
 REVIVED_AT_ONCE = 300
-"""So many messages are revived by one transaction: that takes some ten milliseconds (measured)."""
+"""Messages that one transaction revives: that takes some ten milliseconds (measured)."""
 
 
 def revive(store: Store, queue: str, keys: Iterable[int]) -> list[BrokerRefused | None]:

@@ -107,7 +107,7 @@ CREATE INDEX message_expiry ON message (expires_at) WHERE expires_at > 0;
 Migration: TypeAlias = str | Callable[[sqlite3.Connection], None]
 
 MIGRATIONS: tuple[Migration, ...] = (_FIRST, _SCHEDULES, rename_schedules, _SUSPECTS, _EXPIRY)
-"""The n-th script or function makes a file of version n out of one of version n - 1. What was released is never changed."""
+"""The n-th script or function turns a file of version n - 1 into one of version n. What was released is never changed."""
 
 
 class Opening(NamedTuple):
@@ -121,7 +121,8 @@ class Opening(NamedTuple):
 def open_file(how: Opening, give_up_at: Callable[[], float] = lambda: math.inf) -> sqlite3.Connection:
     """Open the file, created if it does not exist, and bring it up to date.
 
-    Raises `ConfigurationError` where it cannot be used. Others that keep it locked are waited for, for some seconds or until `give_up_at`, on the monotonic clock.
+    Raises `ConfigurationError` if it cannot be used. Waits for other processes that keep it locked, for some seconds
+    or until `give_up_at` on the monotonic clock.
     """
     path = how.path
     check_place(path)

@@ -26,9 +26,10 @@ class SQLiteServer(Server):
     """A broker in one file, for any number of processes on one machine. The file is made if it does not exist.
 
     `synchronous`: with FULL, the default, what `publish` accepted survives a loss of power; see `Synchronous`.
-    `lease_timeout`: a lease that was neither settled nor extended for so many seconds may be rescued. `file_mode`: the permissions of the file, and of the files -wal and -shm beside it, if it is created; the default
-    lets nobody but its owner read them, 0o660 its group too. Those of a file that exists are left as they are.
-    `clock` is for tests. The file must be on a local disk: SQLite's locks do not work over a network.
+    `lease_timeout`: a lease that was neither settled nor extended for this many seconds may be rescued. `file_mode`: the
+    permissions of the file, and of the files -wal and -shm beside it, if it is created. By default only its owner can
+    read them; 0o660 lets its group, too. The permissions of an existing file are not changed. `clock` is for tests. The
+    file must be on a local disk: SQLite's locks do not work over a network.
 
     One thread works on the file while a connection is open. Calls that wait at the same time share a transaction, so
     many concurrent publishers cost little more than one. Of a cancelled call nothing has happened; a call that was

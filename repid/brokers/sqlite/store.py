@@ -33,13 +33,13 @@ BEATS = 4
 _NOBODY: Mapping[str, UnderWay] = {}
 
 _SEQ_BLOCK = 4096
-"""So many numbers are taken from the file at once. What is left over when the file is closed is never used."""
+"""Numbers that are taken from the file at once. Those left over when the file is closed are never used."""
 
 _NEVER = 2**62
 
 BITE = 1000
-"""So many messages are moved by one transaction because it is time: that takes some ten milliseconds (measured). Others
-get the lock before the next ones are."""
+"""Messages that one transaction moves because they are due or expired: that takes some ten milliseconds (measured).
+Other processes get the lock before the next ones are moved."""
 
 _LOOK = f"""
 SELECT {VERSION}, (SELECT min(due) FROM scheduled), (SELECT min(expires_at) FROM message WHERE expires_at > 0) FROM meta
