@@ -38,12 +38,13 @@ from ..envelope import Envelope
 from ..errors import UsageError, did_you_mean
 from ..logs import Log
 from ..producer import Publish
+from .holding import Holding
 from .ledger import Ledger
 from .limits import Limit
 from .progress import Reporter
 from .roles import Role, Roles
 from .settler import Settler
-from .timer import Holder, Timer
+from .timer import Cause, RunningTask, Timer
 
 T = TypeVar("T")
 
@@ -63,23 +64,19 @@ class Crew:
         self.context = context
         self.clock = trio.lowlevel.current_clock()
         """Of the trio run of this worker; other threads may read it."""
-        self.running: dict[Delivery, Holder] = {}
-        """Who runs what: only runs that are waiting for something, all others end before anybody could look."""
-        self.deferred: dict[Delivery, Disposition] = {}
-        """Verdicts that let a message be run again, given while its run goes on: the broker is told when that has ended."""
-        self.executors: list[Holder] = []
-        self.timer = Timer(self.running)
-        self.on_leave: Callable[[], None] = lambda: None
+        self.suspended: dict[Holding, RunningTask] = {}
+        """Who runs what: only runs that wait for something, all others end before anybody could look."""
+        self.executors: list[RunningTask] = []
+        self.timer = Timer(self.suspended)
+        self.on_room: Callable[[], None] = lambda: None
         """Called when a limit has room again."""
         self.runs_mostly_wait = False
         """Whether most runs have to wait for something."""
-        self._send, self._receive = trio.open_memory_channel[list[Delivery]](math.inf)  # the reader bounds it
+        self._send, self._receive = trio.open_memory_channel[list[Holding]](math.inf)  # the reader bounds it
         self._idle = 0
         self._hired = 0
         self._is_closed = False
         self._hire: Callable[[], None] = lambda: None
-        self._followers: dict[Delivery, Delivery] = {}
-        """By the former delivery of a message, which still runs: the latter, which waits for the end of that run."""
         self._impatience = trio.lowlevel.ParkingLot()
         self._warned: set[tuple[str, str | None]] = set()
 
@@ -92,7 +89,7 @@ class Crew:
         """Executors may be hired from now on."""
         self._hire = hire
 
-    def give(self, batch: list[Delivery]) -> None:
+    def give(self, batch: list[Holding]) -> None:
         """Put a batch into the channel; its last delivery is run first. Once closed, it is released instead."""
         try:
             self._send.send_nowait(batch)
@@ -105,14 +102,14 @@ class Crew:
             self._hired += 1
             self._hire()
 
-    def give_all(self, batch: list[Delivery]) -> None:
+    def distribute(self, batch: list[Holding]) -> None:
         """Put a batch into the channel: in one piece for one executor, or where runs have to wait, spread over many."""
         pieces = min(len(batch), self._idle + self.ledger.tasks_limit - self._hired) if self.runs_mostly_wait else 1
         size = -(-len(batch) // max(pieces, 1))
         for end in range(len(batch), 0, -size):
             self.give(batch[max(0, end - size) : end])
 
-    def pass_on(self, batch: list[Delivery]) -> None:
+    def share_rest(self, batch: list[Holding]) -> None:
         """Give the rest of a batch to two others, so that a whole batch of runs that wait starts in log(n) steps.
 
         If all are busy, it is for whoever is free first.
@@ -124,14 +121,14 @@ class Crew:
         elif batch:
             self.give(batch)
 
-    def take_nowait(self) -> list[Delivery]:
+    def take_nowait(self) -> list[Holding]:
         """The next batch; an empty one if there is none. Raises `trio.EndOfChannel` once all is over."""
         try:
             return self._receive.receive_nowait()
         except trio.WouldBlock:
             return []
 
-    async def take(self) -> list[Delivery]:
+    async def take(self) -> list[Holding]:
         """Wait for the next batch. Raises `trio.EndOfChannel` when the crew was closed and nothing is left."""
         self._idle += 1  # undone by whoever gives: a task that waits here gets what is given next
         return await self._receive.receive()
@@ -153,29 +150,23 @@ class Crew:
         for limit in self.roles.limits:
             while limit.parked:
                 self._unpark(limit)
-        for follower in list(self._followers.values()):
-            self._follow(follower)
-        self._followers.clear()
+        for former in self.suspended:
+            self._let_follow(former)
 
-    def leave(self, role: Role) -> None:
+    def release_slot(self, role: Role) -> None:
         """A delivery of an actor with limits is done with: the next one may start."""
-        for limit in role.limits:
-            limit.claimed -= 1
-            if limit.parked and not limit.is_full:
-                self._unpark(limit)
-        self.on_leave()
+        self._unpark_next(role)
+        self.on_room()
 
-    def park(self, limit: Limit, role: Role, delivery: Delivery) -> None:
+    def park(self, limit: Limit, holding: Holding) -> None:
         """The limit is reached: keep the delivery until it is not, or release it if enough are kept."""
+        role = holding.actor_role
         if len(limit.parked) < limit.most:
-            self._set_aside()
-            limit.parked[delivery] = trio.current_time() if limit is role.slots else math.inf
+            self.ledger.park(holding, limit, trio.current_time() if limit is role.slots else math.inf)
             self._impatience.unpark()
         else:
-            self._give_back(role, delivery, Crowded(random.random()))  # noqa: S311  jitter
-        for other in role.limits:  # it may have been let go by one of them that is of use to others now
-            if other.parked and not other.is_full:
-                self._unpark(other)
+            self.turn_away(holding, Crowded(random.random()))  # noqa: S311  jitter
+        self._unpark_next(role)  # it may have been let go by a limit that is of use to others now
 
     async def give_back_parked(self) -> None:
         """Release what has waited for a thread or process for too long, until cancelled. It keeps its rank."""
@@ -186,77 +177,70 @@ class Crew:
                 continue
             await trio.sleep_until(min(waiting) + LONGEST_PARKED)
             for limit in self.roles.limits:
-                late = [d for d, since in limit.parked.items() if since + LONGEST_PARKED <= trio.current_time()]
-                for delivery in late:
+                late = [each for each, since in limit.parked.items() if since + LONGEST_PARKED <= trio.current_time()]
+                for holding in late:
                     limit.mean = None  # its runs take longer than was believed
-                    if delivery in limit.parked:  # and was not let go meanwhile
-                        self._take_up(limit, delivery, Stopping())
+                    if holding.parked_by is limit:  # and was not let go meanwhile
+                        self._take_up(holding, Stopping())
 
-    def follow(self, delivery: Delivery) -> bool:
-        """Have a delivery wait whose message was lost and still runs here, until that run has ended. False: it does not."""
-        envelope = delivery.envelope
-        for former in self.running:
-            if former.envelope.id == envelope.id and former.envelope.queue == envelope.queue:
-                if former in self.ledger.leases:  # this lease proves that the former one has ended
-                    self.lose(former)
-                stale = self._followers.pop(former, None)
-                if stale is not None:
-                    self.lose(stale)
-                    self._follow(stale)
-                self._set_aside()
-                self._followers[former] = delivery
+    def follow(self, holding: Holding) -> bool:
+        """Have a delivery wait whose message was lost and still runs here, until that run has ended.
+
+        Returns False if no such run is under way.
+        """
+        envelope = holding.delivery.envelope
+        for former in self.suspended:
+            if former.delivery.envelope.id == envelope.id and former.delivery.envelope.queue == envelope.queue:
+                self.lease_lost(former)  # the new lease proves that the former one has ended
+                if former.follower is not None:
+                    self.lease_lost(former.follower)
+                    self._let_follow(former)
+                self.ledger.park(holding, None)
+                former.follower = holding
                 return True
         return False
 
-    def has_ended(self, delivery: Delivery) -> None:
+    def has_ended(self, holding: Holding) -> None:
         """A run that had to wait for something has ended."""
-        del self.running[delivery]
-        if self._followers and delivery in self._followers:
-            self._follow(self._followers.pop(delivery))
+        del self.suspended[holding]
+        self._let_follow(holding)
 
-    def _follow(self, delivery: Delivery) -> None:
-        self.ledger.parked -= 1
-        self.ledger.held += 1
-        self.give([delivery])
+    def _let_follow(self, former: Holding) -> None:
+        follower, former.follower = former.follower, None
+        if follower is not None:
+            self.ledger.unpark(follower)
+            self.give([follower])
 
-    def _set_aside(self) -> None:
-        self.ledger.held -= 1
-        self.ledger.parked += 1
-        self.ledger.notify()
-
-    def _take_up(self, limit: Limit, delivery: Delivery, event: Event) -> None:
+    def _take_up(self, holding: Holding, event: Event) -> None:
         """Settle a parked delivery without a run."""
-        del limit.parked[delivery]
-        self.ledger.parked -= 1
-        self.ledger.held += 1
-        role = self.roles.find[delivery.envelope.queue](delivery.envelope)
-        if delivery not in self.ledger.leases:
-            self.drop(role)
-        elif role is not None:
-            self._give_back(role, delivery, event)
+        self.ledger.unpark(holding)
+        if holding.is_ours:
+            self.turn_away(holding, event)
+        else:
+            self.forget(holding)
 
-    def _give_back(self, role: Role, delivery: Delivery, event: Event) -> None:
-        self.turn_away(delivery, event, role)
-        self.leave(role)
+    def forget(self, holding: Holding) -> None:
+        """A held delivery is not ours any more."""
+        self.ledger.turn_away(holding)
+        self._free(holding)
 
-    def drop(self, role: Role | None) -> None:
-        """A held delivery of this role is not ours any more."""
-        self.ledger.unstarted()
-        if role is not None and role.limits:
-            self.leave(role)
+    def _free(self, holding: Holding) -> None:
+        if holding.role is not None and holding.role.limits and not self._is_closed:
+            self.release_slot(holding.role)
 
-    def turn_away(self, delivery: Delivery, event: Event, role: Role | None = None) -> None:
-        """Settle a held delivery without a run; `role`: whose it is, if that is known and its result may be wanted."""
+    def turn_away(self, holding: Holding, event: Event) -> None:
+        """Settle a held delivery without a run."""
         disposition = decide(Phase.HELD, event)
-        if isinstance(disposition, Cancel | DeadLetter):
-            self.ledger.decided()
-        self.ledger.unstarted()
+        self.ledger.turn_away(holding, is_final=isinstance(disposition, Cancel | DeadLetter))
         if isinstance(disposition, Disposition):
+            delivery, role = holding.delivery, holding.role
             result = None if role is None else role.result(delivery.envelope, disposition)
             self.settler.put(Settlement(delivery, disposition, (), result))
+        self._free(holding)
 
-    def unrouted(self, delivery: Delivery) -> None:
+    def unrouted(self, holding: Holding) -> None:
         """No actor here takes it."""
+        delivery = holding.delivery
         envelope = delivery.envelope
         if len(self._warned) < 1000 and (envelope.queue, envelope.topic) not in self._warned:
             self._warned.add((envelope.queue, envelope.topic))
@@ -269,68 +253,80 @@ class Crew:
                 envelope.topic,
                 did_you_mean(envelope.topic or "", names),
             )
-        self.turn_away(delivery, Unrouted(delivery.unrouted_age or 0.0, random.random()))  # noqa: S311  jitter
+        self.turn_away(holding, Unrouted(delivery.unrouted_age or 0.0, random.random()))  # noqa: S311  jitter
 
-    def lose(self, delivery: Delivery) -> None:
-        """Its lease is lost: if it runs, its actor is cancelled; if it is held, it will not be started."""
-        self.ledger.lost(delivery)
-        executor = self.running.get(delivery)
-        if executor is not None:
-            executor.cut_off(delivery, LeaseExpired)
+    def lease_lost(self, holding: Holding) -> None:
+        """The lease is lost: if it runs, its actor is cancelled; if it is held, it will not be started."""
+        if holding.is_ours:
+            self.ledger.lost(holding)
+            self._cut_off(holding, LeaseExpired)
 
-    def lose_all(self, tokens: Iterable[Token]) -> None:
+    def leases_lost(self, tokens: Iterable[Token]) -> None:
         """The leases with these tokens have ended."""
         lost = set(tokens)
-        for delivery in [delivery for delivery in self.ledger.leases if delivery.token in lost]:
-            self.lose(delivery)
+        for holding in [each for each in self.ledger.holdings.values() if each.delivery.token in lost]:
+            self.lease_lost(holding)
 
     def cancel(self, tokens: Iterable[Token]) -> None:
         """Somebody cancelled the messages under these leases: what runs is cancelled, what is held is not started."""
         wanted = set(tokens)
-        for delivery in [delivery for delivery in self.ledger.leases if delivery.token in wanted]:
-            wanted.discard(delivery.token)
-            self.ledger.cancelled_leases.add(delivery)
-            executor = self.running.get(delivery)
-            if executor is not None:
-                executor.cut_off(delivery, CancelRequested)
-            elif delivery in self.ledger.kept:
-                self.ledger.kept.discard(delivery)
-                self.settle(delivery, disposition_on(Phase.RUNNING, CancelRequested()), ())
-            for limit in self.roles.limits:
-                if delivery in limit.parked:
-                    self._take_up(limit, delivery, CancelRequested())
+        for holding in [each for each in self.ledger.holdings.values() if each.delivery.token in wanted]:
+            wanted.discard(holding.delivery.token)
+            self.ledger.cancel(holding)
+            self._cut_off(holding, CancelRequested)
+            if holding.is_kept:
+                self.settle(holding.delivery, disposition_on(Phase.RUNNING, CancelRequested()), ())
+            elif holding.parked_by is not None:
+                self._take_up(holding, CancelRequested())
         for token in wanted:
-            self.ledger.foretell(token)
+            self.ledger.cancelled_before_arrival(token)
+
+    def _cut_off(self, holding: Holding, cause: Cause) -> None:
+        executor = self.suspended.get(holding)
+        if executor is not None:
+            executor.cut_off(holding, cause)
 
     def settle(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> None:
         """Hand over a verdict that was given outside a run's end, by a verb of its message say."""
-        role = self.roles.find[delivery.envelope.queue](delivery.envelope)
-        result = None if role is None else role.result(delivery.envelope, disposition)
+        holding = self.ledger.holdings.get(delivery)
+        result = None
+        if holding is not None:
+            self.ledger.take_up(holding)
+            if holding.role is not None:
+                result = holding.role.result(delivery.envelope, disposition)
         self.settler.put(Settlement(delivery, disposition, outbox, result, survived=delivery.lost > 0))
+
+    @property
+    def kept(self) -> list[Delivery]:
+        """What actors in the mode `manual` left without a verdict. May be asked from any thread."""
+        return [holding.delivery for holding in list(self.ledger.holdings.values()) if holding.is_kept]
 
     def release_kept(self) -> None:
         """The worker ends: release what actors in the mode `manual` left without a verdict."""
-        for delivery in list(self.ledger.kept):
+        for delivery in self.kept:
             log.warning(
                 "message %r was left without a verdict by its actor (confirmation_mode='manual'); it is released",
                 delivery.envelope.id,
             )
+            self.ledger.take_up(self.ledger.holdings[delivery])
             self.settler.put(Settlement(delivery, disposition_on(Phase.RUNNING, Stopping())))
-        self.ledger.kept.clear()
+
+    def _unpark_next(self, role: Role) -> None:
+        for limit in role.limits:
+            if limit.parked and not limit.is_full:
+                self._unpark(limit)
 
     def _unpark(self, limit: Limit) -> None:
-        delivery = next(iter(limit.parked))
-        del limit.parked[delivery]
-        self.ledger.parked -= 1
-        self.ledger.held += 1
-        self.give([delivery])
+        holding: Holding = next(iter(limit.parked))
+        self.ledger.unpark(holding)
+        self.give([holding])
 
-    def _release(self, batch: list[Delivery]) -> None:
-        for delivery in reversed(batch):
-            if delivery in self.ledger.leases:
-                self.turn_away(delivery, Stopping())
+    def _release(self, batch: list[Holding]) -> None:
+        for holding in reversed(batch):
+            if holding.is_ours:
+                self.turn_away(holding, Stopping())
             else:
-                self.ledger.unstarted()
+                self.forget(holding)
 
 
 class Desk:
@@ -385,7 +381,6 @@ class Desk:
             raise UsageError(
                 f"the worker that had leased message {delivery.envelope.id!r} has ended: no verdict can be given any more"
             )
-        self._ledger.kept.discard(delivery)
         self._crew.settle(delivery, disposition, outbox)
         return self._settler.expect(delivery).wait
 
@@ -395,11 +390,13 @@ class Desk:
 
     def defer(self, delivery: Delivery, disposition: Disposition) -> Callable[[], Awaitable[None]]:
         """Keep the verdict until the run has ended. What is returned is a checkpoint."""
-        self._crew.deferred[delivery] = disposition
+        holding = self._ledger.holdings.get(delivery)
+        if holding is not None:  # else the message is not ours any more
+            self._ledger.defer(holding, disposition)
         return trio.lowlevel.checkpoint
 
     def report(self, delivery: Delivery, progress: Progress) -> Callable[[], Awaitable[None]]:
         """Note how far a run has come; the broker is told now and then. What is returned is a checkpoint."""
-        if delivery in self._ledger.leases:
+        if delivery in self._ledger.holdings:
             self._reporter.note(delivery, progress)
         return trio.lowlevel.checkpoint

@@ -8,7 +8,6 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-import msgspec
 import trio
 
 from ..codec import encode_json
@@ -41,6 +40,7 @@ from .backends import UNFINISHED, abandoned
 from .crew import Crew, Desk
 from .drive import drive
 from .failures import failure_of, is_cancellation, log_failure, stems_from_cancellation, stray_cancellation
+from .holding import Holding
 from .roles import Role
 from .signals import comes_from_ctrl_c
 from .timer import Cause
@@ -59,54 +59,29 @@ LONG = 1.0
 """Seconds. An actor that keeps the event loop for so long is named in any case: other runs and leases wait for it."""
 
 
-class Run(msgspec.Struct, eq=False, gc=False):
-    """One delivery in the hands of an executor. `acked_first`: settled before the start. `began`: when its actor was
-    called, on trio's clock. `error`: what it raised when it was cut off, if that says more than the cancellation itself.
-    `named_at`: when it was last named for keeping its loop.
-    """
-
-    role: Role
-    delivery: Delivery
-    message: Message | None
-    arguments: dict[str, Any]
-    acked_first: bool = False
-    called: bool = False
-    context: Context | None = None
-    began: float = 0.0
-    error: BaseException | None = None
-    named_at: float = 0.0
-
-    @property
-    def phase(self) -> Phase:
-        """How far it has come."""
-        if self.acked_first or (self.message is not None and self.message.is_acted_on):
-            return Phase.DECIDED
-        return Phase.RUNNING
-
-
 class Executor:
     """Runs deliveries. It has one cancel scope, which is replaced when it was used; the crew's timer holds the deadlines."""
 
-    __slots__ = ("_batch", "_cause", "_crew", "_desk", "_ledger", "_run", "_scope", "_settler", "deadline")
+    __slots__ = ("_batch", "_cause", "_crew", "_desk", "_ledger", "_run", "_scope", "_settler")
 
     def __init__(self, crew: Crew, desk: Desk) -> None:
         self._crew = crew
         self._desk = desk
         self._ledger = crew.ledger
         self._settler = crew.settler
-        self._batch: list[Delivery] = []
-        self._run: Run | None = None
+        self._batch: list[Holding] = []
+        self._run: Holding | None = None
         self._cause: Cause | None = None
         self._scope = trio.CancelScope()
-        self.deadline = math.inf
-        """When the present run's timeout ends, on trio's clock."""
         crew.executors.append(self)
 
     @property
     def name(self) -> str:
         """What it runs, in words for a log."""
         run = self._run
-        return "nothing" if run is None else f"actor {run.role.actor.name!r} (message {run.delivery.envelope.id!r})"
+        return (
+            "nothing" if run is None else f"actor {run.actor_role.actor.name!r} (message {run.delivery.envelope.id!r})"
+        )
 
     @property
     def is_busy(self) -> bool:
@@ -117,7 +92,7 @@ class Executor:
     def present(self) -> tuple[Delivery, float] | None:
         """What it runs, and when the timeout of that ends, on trio's clock. May be asked from any thread."""
         run = self._run
-        return None if run is None else (run.delivery, run.began + run.role.timeout(run.delivery.envelope))
+        return None if run is None else (run.delivery, run.began + run.actor_role.timeout(run.delivery.envelope))
 
     async def work(self) -> None:
         """Run deliveries until the channel is closed. Cancelled: releases the one it holds, if any."""
@@ -136,10 +111,10 @@ class Executor:
             self._interrupted()
             raise
 
-    def cut_off(self, delivery: Delivery, cause: Cause) -> None:
-        """Cancel the run of a delivery, if it is still the present one; the cause decides its fate once it has ended."""
-        if self._run is not None and self._run.delivery is delivery:
-            self.deadline = math.inf
+    def cut_off(self, holding: Holding, cause: Cause) -> None:
+        """Cancel this run, if it is still the present one; the cause decides its fate once it has ended."""
+        if self._run is holding:
+            holding.run_ends = math.inf
             self._cause = self._cause or cause
             self._scope.cancel()
 
@@ -161,7 +136,7 @@ class Executor:
                 run = self._admit(self._batch.pop(), now)
                 if run is not None:
                     self._run = run
-                    rest = self._call(run) if run.role.starts_at_once else self._prepare_and_run(run)
+                    rest = self._call(run) if run.actor_role.starts_at_once else self._prepare_and_run(run)
                     if rest is not None:
                         await rest
                         if self._run is not None or self._cause is not None:
@@ -179,76 +154,67 @@ class Executor:
             await trio.lowlevel.checkpoint()
             await ledger.wait_to_settle()
 
-    def hand_back(self) -> list[Delivery]:
+    def hand_back(self) -> list[Holding]:
         """Give up what it has taken and not started."""
         batch, self._batch = self._batch, []
         return batch
 
-    def _admit(self, delivery: Delivery, now: float) -> Run | None:
+    def _admit(self, holding: Holding, now: float) -> Holding | None:
         """Turn a held delivery into a run; None: it was settled, parked or dropped instead."""
-        crew, ledger = self._crew, self._ledger
-        envelope = delivery.envelope
-        role = crew.roles.find[envelope.queue](envelope)
-        if ledger.leases.get(delivery, 0.0) <= now:  # lost while it was held, whether the keeper has seen it or not
-            if delivery in ledger.leases:
-                crew.lose(delivery)
-            crew.drop(role)
-            return None
-        if role is None:
-            crew.unrouted(delivery)
-            return None
-        if delivery in ledger.cancelled_leases:
-            self._turn_away(role, delivery, CancelRequested())
-        elif delivery.lost and crew.follow(delivery):
-            return None
+        crew, role, delivery = self._crew, holding.role, holding.delivery
+        if holding.lease_ends <= now or not holding.is_ours:  # lost, whether the keeper has seen it or not
+            crew.lease_lost(holding)
+            crew.forget(holding)
+        elif role is None:
+            crew.unrouted(holding)
+        elif holding.is_cancelled:
+            crew.turn_away(holding, CancelRequested())
+        elif delivery.lost and crew.follow(holding):
+            pass
         elif role.limits and (full := next((limit for limit in role.limits if limit.is_full), None)) is not None:
-            crew.park(full, role, delivery)
-        elif delivery.ttl_left is not None and ledger.has_expired(delivery):
-            self._turn_away(role, delivery, Expired())
+            crew.park(full, holding)
+        elif holding.expires_at <= now:
+            crew.turn_away(holding, Expired())
         else:
-            return self._bind(role, delivery, now)
+            return self._bind(role, holding, now)
         return None
 
-    def _bind(self, role: Role, delivery: Delivery, now: float) -> Run | None:
+    def _bind(self, role: Role, run: Holding, now: float) -> Holding | None:
         """Decode the payload to the actor's arguments; None: it does not fit, or cannot be decoded, and was settled."""
+        delivery = run.delivery
         envelope = delivery.envelope
-        message = Message(delivery, role.terms(delivery), self._desk) if role.needs_message else None
-        run = Run(role, delivery, message, _NO_ARGUMENTS, began=now)
+        if role.needs_message:
+            run.message = Message(delivery, role.terms(delivery), self._desk)
+        run.began = now
         try:
-            run.arguments = role.bind(envelope, message)
+            run.arguments = role.bind(envelope, run.message)
         except PayloadError as error:
             failure = failure_of(error)
             log.error("message %r does not fit actor %r: %s", envelope.id, role.actor.name, failure.text)  # noqa: TRY400
-            self._turn_away(role, delivery, PayloadRefused(Failure(failure.type, failure.text)))
+            run.message = None
+            self._crew.turn_away(run, PayloadRefused(Failure(failure.type, failure.text)))
             return None
         except BaseException as error:  # noqa: BLE001  from the code of a type, its `__post_init__` say
-            self._begin(role, delivery)
+            self._begin(run)
             run.called = True
             self._failed(run, error)
             return None
-        self._begin(role, delivery)
+        self._begin(run)
         return run
 
-    def _begin(self, role: Role, delivery: Delivery) -> None:
-        self._ledger.begun()
-        if delivery.ttl_left is not None:
-            self._desk.begin(delivery)
-        for limit in role.limits:
-            limit.busy += 1
+    def _begin(self, run: Holding) -> None:
+        self._ledger.begin(run)
+        if run.delivery.ttl_left is not None:
+            self._desk.begin(run.delivery)
 
-    def _turn_away(self, role: Role, delivery: Delivery, event: Event) -> None:
-        self._crew.turn_away(delivery, event, role)
-        if role.limits:
-            self._crew.leave(role)
-
-    def _call(self, run: Run) -> Awaitable[None] | None:
+    def _call(self, run: Holding) -> Awaitable[None] | None:
         """Start the actor's coroutine; what to await for the rest of it. None: it waited for nothing, all is done."""
         context = self._crew.context.copy()
         if (on_long_step := self._crew.roles.backends.on_long_step) is not None:
             context.run(on_long_step.set, self._stepped_elsewhere)
         run.called = True
         try:
-            coroutine = run.role.start(run.arguments, run.message)
+            coroutine = run.actor_role.start(run.arguments, run.message)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._failed(run, error)
             return None
@@ -263,7 +229,7 @@ class Executor:
         run.context = context
         return self._finish(run, context, coroutine, trap)
 
-    async def _finish(self, run: Run, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+    async def _finish(self, run: Holding, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
         """Go on with a coroutine whose first step has yielded `trap`."""
         try:
             self.stepped(run.began, trio.current_time())
@@ -292,18 +258,18 @@ class Executor:
         now = self._crew.clock.current_time()
         self.stepped(now - seconds, now)
 
-    def _name_if_blocking(self, run: Run, began: float, now: float) -> None:
+    def _name_if_blocking(self, run: Holding, began: float, now: float) -> None:
         """Name the actor after one step of it that was long, or during which its timeout ended and could not cut it off."""
         if began < run.named_at:
             return  # that step is a part of one for which it was named
-        timeout = run.role.timeout(run.delivery.envelope)
+        timeout = run.actor_role.timeout(run.delivery.envelope)
         is_late = began <= run.began + timeout < now
         if is_late or now - began >= LONG:
             run.named_at = now
             log.warning(
                 "actor %r (message %r) blocked the event loop for %.3g s%s: nothing else of that loop could run meanwhile; "
                 "let it await, or declare it with def, so that it runs in a thread",
-                run.role.actor.name,
+                run.actor_role.actor.name,
                 run.delivery.envelope.id,
                 now - began,
                 f", past its timeout of {timeout:g} s" if is_late else "",
@@ -313,35 +279,35 @@ class Executor:
         """The run waits for something: its timeout is watched from now on, and others take over the batch."""
         run = self._run
         assert run is not None
-        self._ledger.suspended_runs += 1
-        self._crew.pass_on(self.hand_back())
-        self._crew.running[run.delivery] = self
-        self.deadline = run.began + run.role.timeout(run.delivery.envelope)
-        self._crew.timer.watch(self.deadline)
-        if run.delivery in self._ledger.cancelled_leases:  # during its first checkpoints, when nobody could find it
-            self.cut_off(run.delivery, CancelRequested)
-        elif run.delivery not in self._ledger.leases and run.phase is Phase.RUNNING:
-            self.cut_off(run.delivery, LeaseExpired)
+        self._ledger.suspended()
+        self._crew.share_rest(self.hand_back())
+        self._crew.suspended[run] = self
+        run.run_ends = run.began + run.actor_role.timeout(run.delivery.envelope)
+        self._crew.timer.watch(run.run_ends)
+        if run.is_cancelled:  # during its first checkpoints, when nobody could find it
+            self.cut_off(run, CancelRequested)
+        elif not run.is_ours and run.phase is Phase.RUNNING:
+            self.cut_off(run, LeaseExpired)
 
-    def _disarm(self, run: Run) -> None:
-        self.deadline = math.inf
-        if run.delivery in self._crew.running:
-            self._crew.has_ended(run.delivery)
+    def _disarm(self, run: Holding) -> None:
+        run.run_ends = math.inf
+        if run in self._crew.suspended:
+            self._crew.has_ended(run)
 
-    async def _prepare_and_run(self, run: Run) -> None:
+    async def _prepare_and_run(self, run: Holding) -> None:
         """Runs that wait in any case: for the broker's word that they are acknowledged, for a thread or a process."""
-        self._crew.pass_on(self.hand_back())
-        if run.role.mode == "ack_first" and not await self._ack_first(run):
+        self._crew.share_rest(self.hand_back())
+        if run.actor_role.mode == "ack_first" and not await self._ack_first(run):
             return
         run.began = trio.current_time()
-        if run.delivery in self._ledger.cancelled_leases:
+        if run.is_cancelled:
             self._conclude(run, CancelRequested())
             return
         rest = self._call(run)
         if rest is not None:
             await rest
 
-    async def _ack_first(self, run: Run) -> bool:
+    async def _ack_first(self, run: Holding) -> bool:
         run.acked_first = True
         if run.message is not None:
             run.message.acked_first()
@@ -354,8 +320,8 @@ class Executor:
         self._done(run)  # the mode promises at most one run, so without a clear answer there is none
         return False
 
-    def _returned(self, run: Run, value: Any) -> None:
-        role = run.role
+    def _returned(self, run: Holding, value: Any) -> None:
+        role = run.actor_role
         message = run.message
         if self._cause is TimedOut:
             log.warning("%s returned after its timeout; what it returned counts", self.name)
@@ -378,7 +344,7 @@ class Executor:
                 return
         self._conclude(run, Returned(value), payload=payload)
 
-    def _failed(self, run: Run, error: BaseException) -> None:
+    def _failed(self, run: Holding, error: BaseException) -> None:
         """Record what was raised as the failure of this run, unless it was cut off: then whoever did that decides.
 
         An error that has no cancellation in it nor behind it is the actor's own, though it may come late; but what is
@@ -391,11 +357,11 @@ class Executor:
             run.error = None if is_cancellation(error) else error
             return
         if run.phase is Phase.DECIDED:
-            log.error("actor %r failed after its verdict, which stands", run.role.actor.name, exc_info=error)
+            log.error("actor %r failed after its verdict, which stands", run.actor_role.actor.name, exc_info=error)
         failure = stray_cancellation(error) if is_cancellation(error) else failure_of(error)
-        if run.role.actor.is_async:
-            failure = hint_at_the_loop(failure, error, in_trio=run.role.runs_in_trio)
-        self._conclude(run, Raised(failure, run.role.error_word(error)), error)
+        if run.actor_role.actor.is_async:
+            failure = hint_at_the_loop(failure, error, in_trio=run.actor_role.runs_in_trio)
+        self._conclude(run, Raised(failure, run.actor_role.error_word(error)), error)
 
     def _was_cut_off(self, error: BaseException) -> bool:
         """Whether a run that was cancelled and raised this owes it to that. `raise … from None` answers a timeout."""
@@ -403,9 +369,9 @@ class Executor:
             return True
         return stems_from_cancellation(error, openly=self._cause is TimedOut)
 
-    def _cut_short(self, run: Run, cause: Cause | None) -> None:
+    def _cut_short(self, run: Holding, cause: Cause | None) -> None:
         """Its run was cut off and has ended: the recorded cause decides; without one the worker is being cancelled."""
-        name = run.role.actor.name
+        name = run.actor_role.actor.name
         if run.error is not None:
             log.error("actor %r failed while it was being cancelled", name, exc_info=run.error)
             let_go(run.error)
@@ -418,10 +384,10 @@ class Executor:
             log.warning("actor %r lost the lease of message %r and was cancelled", name, run.delivery.envelope.id)
             self._conclude(run, LeaseExpired())
         else:
-            timeout = run.role.timeout(run.delivery.envelope)
+            timeout = run.actor_role.timeout(run.delivery.envelope)
             error = TimeoutError(f"actor {name!r} ran longer than its timeout of {timeout:g} s")
             error.__context__ = run.error
-            self._conclude(run, TimedOut(failure_of(error), run.role.error_word(error)), error)
+            self._conclude(run, TimedOut(failure_of(error), run.actor_role.error_word(error)), error)
         run.error = None  # its traceback holds frames that hold the run
 
     def _interrupted(self) -> None:
@@ -434,51 +400,44 @@ class Executor:
         if run.context is not None and run.context.get(abandoned, False):
             log.warning(
                 "the thread of actor %r did not end and is left behind; message %r comes back when its lease ends",
-                run.role.actor.name,
+                run.actor_role.actor.name,
                 run.delivery.envelope.id,
             )
-            self._ledger.abandon(run.delivery)
+            self._ledger.abandon(run)
             self._done(run)
         else:
             self._conclude(run, Stopping())
 
-    def _conclude(self, run: Run, event: Event, error: BaseException | None = None, payload: bytes = b"null") -> None:
+    def _conclude(
+        self, run: Holding, event: Event, error: BaseException | None = None, payload: bytes = b"null"
+    ) -> None:
         """Hand over what follows from the event."""
         delivery, message = run.delivery, run.message
-        disposition = decide(run.phase, event, run.role.terms(delivery))
+        disposition = decide(run.phase, event, run.actor_role.terms(delivery))
         if isinstance(disposition, Keep):
-            self._ledger.kept.add(delivery)
+            self._ledger.keep(run)
         elif disposition is not None:
             outbox = message.close(disposition) if message is not None else ()
-            result = run.role.result(delivery.envelope, disposition, payload)
+            result = run.actor_role.result(delivery.envelope, disposition, payload)
             survived = delivery.lost > 0 and not isinstance(event, Stopping)
             self._settler.put(Settlement(delivery, disposition, outbox, result, survived))
             if error is not None and isinstance(event, Raised | TimedOut):
-                log_failure(run.role.actor.name, delivery, disposition, error, event.failure)
+                log_failure(run.actor_role.actor.name, delivery, disposition, error, event.failure)
         if error is not None:
             let_go(error)
         self._done(run)
 
-    def _done(self, run: Run) -> None:
+    def _done(self, run: Holding) -> None:
         self._run = None
         if run.message is not None:
             self._hand_over_deferred(run, run.message)
-        if run.called:
-            self._ledger.ended()
-        else:
-            self._ledger.withdrawn()
-        if run.role.limits:
-            for limit in run.role.limits:
-                limit.ended(trio.current_time() - run.began)
-            self._crew.leave(run.role)
+        role = run.actor_role
+        self._ledger.end(run)
+        if role.limits:
+            self._crew.release_slot(role)
 
-    def _hand_over_deferred(self, run: Run, message: Message) -> None:
+    def _hand_over_deferred(self, run: Holding, message: Message) -> None:
         """The run has ended: a verb that lets its message be run again takes effect, and later ones do so at once."""
         message.is_under_way = False
-        disposition = self._crew.deferred.pop(run.delivery, None) if self._crew.deferred else None
-        if disposition is not None and run.delivery in self._ledger.leases:
-            cancelled = run.delivery in self._ledger.cancelled_leases
-            self._crew.settle(run.delivery, unless_cancelled(disposition, cancelled=cancelled), ())
-
-
-_NO_ARGUMENTS: dict[str, Any] = {}
+        if run.deferred is not None and run.is_ours:
+            self._crew.settle(run.delivery, unless_cancelled(run.deferred, cancelled=run.is_cancelled), ())

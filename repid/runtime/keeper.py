@@ -40,34 +40,35 @@ class Keeper:
                         await self._consumer.rescue()
                         self._ledger.suspects = await self._consumer.suspects()
             except BrokerUnavailable as error:
-                log_unavailable(log, error, "cannot extend %d leases", len(self._ledger.leases))
+                log_unavailable(log, error, "cannot extend %d leases", len(self._ledger.holdings))
             self._lose_overdue()
 
     def _deadlines(self) -> list[float]:
         """When leases end that could not be extended for more than half of their time."""
         horizon = trio.current_time() + 2 * self._interval
-        return [deadline for deadline in self._ledger.leases.values() if deadline < horizon]
+        return [each.lease_ends for each in self._ledger.holdings.values() if each.lease_ends < horizon]
 
     async def _extend(self) -> None:
-        leases = self._ledger.leases
-        deliveries = list(leases)
+        holdings = self._ledger.holdings
+        deliveries = list(holdings)
         if not deliveries:
             return
         asked = trio.current_time()
         for delivery, is_ours in zip(deliveries, await self._consumer.extend(deliveries), strict=True):
-            if delivery not in leases:  # settled meanwhile
+            holding = holdings.get(delivery)
+            if holding is None:  # settled meanwhile
                 continue
             if is_ours:
-                leases[delivery] = asked + self._consumer.lease_timeout
+                self._ledger.extended(holding, asked + self._consumer.lease_timeout)
             else:
-                self._crew.lose(delivery)
+                self._crew.lease_lost(holding)
 
     def _lose_overdue(self) -> None:
         """What could not be extended in time must be believed lost: another worker may have it already."""
         now = trio.current_time()
-        for delivery, deadline in list(self._ledger.leases.items()):
-            if deadline <= now:
-                self._crew.lose(delivery)
+        for holding in list(self._ledger.holdings.values()):
+            if holding.lease_ends <= now:
+                self._crew.lease_lost(holding)
 
 
 async def heed_events(consumer: Consumer, crew: Crew) -> None:
@@ -77,7 +78,7 @@ async def heed_events(consumer: Consumer, crew: Crew) -> None:
         try:
             events = await consumer.events()
             crew.cancel([event.token for event in events if event.kind == "cancel"])
-            crew.lose_all([event.token for event in events if event.kind == "lost"])
+            crew.leases_lost([event.token for event in events if event.kind == "lost"])
             delays = backoff()
         except BrokerUnavailable as error:
             delay = next(delays)

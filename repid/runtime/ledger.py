@@ -1,14 +1,34 @@
-"""The account of one worker: where each of its deliveries is, and what became of those it no longer has."""
+"""The account of one worker: where each of its deliveries is, and what became of those it no longer has.
+
+Theory. A delivery has one record, its `Holding`, and every change of its state is a method here. All of them are
+synchronous, so no other task ever sees half of a change. What holds between any two of them:
+
+* `held`, `parked` and `running` are the numbers of holdings in these states; `kept` is the number of those whose lease
+  is ours and whose actor left them without a verdict. They are counted along, because they are asked for with each run.
+* `holdings` has exactly the deliveries whose lease is ours, from `lease` to `settled`, `lost` or `abandon`, and `size`
+  the bytes of their payloads. One that is not ours is never settled, and is dropped when its turn comes.
+* A limit of an actor counts in `claimed` what is held, parked or running for it, in `busy` what is running.
+* `unsettled` verdicts were handed over and are not answered. A lease that is lost meanwhile is not counted as refused: the
+  answer decides.
+* `started` counts runs begun, and what got a final verdict without a run: `messages_limit` is about that.
+
+The reader waits here for room, and the executors for the settler: whoever changes what they wait for wakes them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 import trio
 
 from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Release, Retry, Token
+from ..envelope import Envelope
 from ..ports import Verdict
+from .holding import NO_ARGUMENTS, Holding, State
+from .limits import Limit
+from .roles import Role
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,11 +61,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ledger:
-    """Counts, and the leases with their deadlines. All changes are synchronous.
-
-    A delivery is *held* (in the channel), *parked* (a limit keeps it waiting), *running*, or none of these; its
-    lease is ours from `lease` to `settled`, `lost` or `abandon`.
-    """
+    """The holdings of one worker, and its counts. Nobody else changes the state of a holding."""
 
     def __init__(self, tasks_limit: int, messages_limit: float, claim_bytes: float = math.inf) -> None:
         self.tasks_limit = tasks_limit
@@ -55,18 +71,16 @@ class Ledger:
         """Bytes of payload of every delivery whose lease is ours."""
         self.suspects = 0
         """How many messages are believed to wait until this worker holds nothing (see `quarantine`)."""
-        self.leases: dict[Delivery, float] = {}
-        """Every delivery whose lease is ours, with the moment after which we must believe it lost."""
-        self.kept: set[Delivery] = set()
-        """Those whose actor returned without a verdict, in the mode `manual`."""
-        self.cancelled_leases: set[Delivery] = set()
-        """Those whose message somebody cancelled; their runs are being cancelled, or will not be started."""
-        self._foretold: dict[Token, None] = {}
+        self.holdings: dict[Delivery, Holding] = {}
+        """Every delivery whose lease is ours."""
+        self._cancelled_before_arrival: dict[Token, None] = {}
         """Tokens of cancelled messages whose deliveries are still on their way from the broker."""
-        self._expiries: dict[Delivery, float] = {}
+        self._lost_with_verdict: set[Delivery] = set()
+        """Those whose lease was lost while their verdict was on its way."""
         self.held = 0
         self.parked = 0
         self.running = 0
+        self.kept = 0
         self.unsettled = 0
         self.started = 0
         self.finished = 0
@@ -88,7 +102,7 @@ class Ledger:
     @property
     def holds_anything(self) -> bool:
         """Whether there is a lease that will get a verdict."""
-        return len(self.leases) > len(self.kept)
+        return len(self.holdings) > self.kept
 
     @property
     def size_left(self) -> float:
@@ -103,59 +117,124 @@ class Ledger:
         """
         return math.inf if 2 * self.size <= self.claim_bytes else self.size_left
 
-    def lease(self, deliveries: list[Delivery], asked: float, lease_timeout: float) -> None:
-        """Enter a batch as held, which was asked for at that moment."""
-        self.leases.update(dict.fromkeys(deliveries, asked + lease_timeout))
-        self._expiries.update({d: trio.current_time() + d.ttl_left for d in deliveries if d.ttl_left is not None})
-        self.held += len(deliveries)
-        self.size += sum(len(delivery.envelope.payload) for delivery in deliveries)
-        if self._foretold:
-            cancelled = [delivery for delivery in deliveries if delivery.token in self._foretold]
-            self.cancelled_leases.update(cancelled)
-            for delivery in cancelled:
-                del self._foretold[delivery.token]
+    def lease(
+        self, deliveries: list[Delivery], find: Callable[[Envelope], Role | None], asked: float, lease_timeout: float
+    ) -> list[Holding]:
+        """Enter a batch as held, which was asked for at that moment. `find` gives the role that takes an envelope."""
+        ends, now = asked + lease_timeout, trio.current_time()
+        batch = []
+        for delivery in deliveries:
+            role = find(delivery.envelope)
+            holding = self.holdings[delivery] = Holding(delivery, role, ends)
+            batch.append(holding)
+            self.size += len(delivery.envelope.payload)
+            if delivery.ttl_left is not None:
+                holding.expires_at = now + delivery.ttl_left
+            if role is not None and role.limits:
+                for limit in role.limits:
+                    limit.claimed += 1
+            if self._cancelled_before_arrival and delivery.token in self._cancelled_before_arrival:
+                del self._cancelled_before_arrival[delivery.token]
+                holding.is_cancelled = True
+        self.held += len(batch)
+        return batch
 
-    def foretell(self, token: Token) -> None:
+    def cancelled_before_arrival(self, token: Token) -> None:
         """A message was cancelled whose delivery is not here: it has been settled, or is about to come.
 
         No more are remembered than can be on their way.
         """
-        self._foretold[token] = None
-        if len(self._foretold) > 2 * self.tasks_limit:
-            del self._foretold[next(iter(self._foretold))]
+        self._cancelled_before_arrival[token] = None
+        if len(self._cancelled_before_arrival) > 2 * self.tasks_limit:
+            del self._cancelled_before_arrival[next(iter(self._cancelled_before_arrival))]
 
-    def has_expired(self, delivery: Delivery) -> bool:
-        """Whether the ttl of a held delivery has passed. Asked once, just before the start."""
-        return self._expiries.pop(delivery, math.inf) <= trio.current_time()
+    def cancel(self, holding: Holding) -> None:
+        """Somebody cancelled the message: its run is being cancelled, or will not be started."""
+        holding.is_cancelled = True
 
-    def decided(self) -> None:
-        """A held delivery has got a verdict that is final without a run: it counts for `messages_limit` as a run does."""
-        self.started += 1
-
-    def unstarted(self, deliveries: int = 1) -> None:
-        """So many left `held` without a run."""
-        self.held -= deliveries
+    def park(self, holding: Holding, limit: Limit | None, since: float = math.inf) -> None:
+        """Set a held one aside: for a limit, which keeps it in its queue with the moment since when, or a former run."""
+        holding.state = State.PARKED
+        self.held -= 1
+        self.parked += 1
+        if limit is not None:
+            holding.parked_by = limit
+            limit.parked[holding] = since
         self.notify()
 
-    def begun(self) -> None:
-        """One of the held has become a run."""
+    def unpark(self, holding: Holding) -> None:
+        """What it waited for has come: it is held again."""
+        holding.state = State.HELD
+        self.parked -= 1
+        self.held += 1
+        if holding.parked_by is not None:
+            del holding.parked_by.parked[holding]
+            holding.parked_by = None
+
+    def turn_away(self, holding: Holding, *, is_final: bool = False) -> None:
+        """A held one will not be run. `is_final`: its verdict counts for `messages_limit` as a run does."""
+        holding.state = State.ENDED
+        self.held -= 1
+        self.started += is_final
+        if holding.role is not None:
+            for limit in holding.role.limits:
+                limit.claimed -= 1
+        self.notify()
+
+    def begin(self, holding: Holding) -> None:
+        """A held one has become a run."""
+        holding.state = State.RUNNING
         self.held -= 1
         self.running += 1
         self.started += 1
+        limits = holding.actor_role.limits
+        if limits:
+            for limit in limits:
+                limit.busy += 1
         if self.held <= self._refill_at or self.started >= self.messages_limit:
             self.notify()
 
-    def withdrawn(self) -> None:
-        """A run was given up before its actor was called."""
+    def suspended(self) -> None:
+        """A run has to wait for something."""
+        self.suspended_runs += 1
+
+    def end(self, holding: Holding) -> None:
+        """A run has ended, whatever its fate, or was given up before its actor was called. What it needed is let go."""
+        holding.state = State.ENDED
         self.running -= 1
-        self.started -= 1
+        if holding.called:
+            self.finished += 1
+        else:
+            self.started -= 1
+        limits = holding.actor_role.limits
+        if limits:
+            seconds = trio.current_time() - holding.began
+            for limit in limits:
+                limit.ended(seconds)
+                limit.claimed -= 1
+        holding.message = holding.context = None
+        holding.arguments = NO_ARGUMENTS
         self.notify()
 
-    def ended(self) -> None:
-        """A run has ended, whatever its fate."""
-        self.running -= 1
-        self.finished += 1
-        self.notify()
+    def keep(self, holding: Holding) -> None:
+        """Its actor, in the mode `manual`, returned without a verdict: the lease stays with us until one comes."""
+        if holding.is_ours:
+            holding.is_kept = True
+            self.kept += 1
+
+    def defer(self, holding: Holding, disposition: Disposition) -> None:
+        """A verb gave a verdict that is to be handed over when the run has ended."""
+        holding.deferred = disposition
+
+    def take_up(self, holding: Holding) -> None:
+        """A kept one gets its verdict."""
+        if holding.is_kept:
+            holding.is_kept = False
+            self.kept -= 1
+
+    def extended(self, holding: Holding, ends: float) -> None:
+        """The lease was extended."""
+        holding.lease_ends = ends
 
     def notify(self) -> None:
         """Wake the reader if what it waits for has come about."""
@@ -179,21 +258,29 @@ class Ledger:
         """Whether executors must wait for the settler before they start more."""
         return self.unsettled >= 2 * self.tasks_limit
 
+    def handed_over(self, delivery: Delivery) -> None:
+        """A verdict is on its way to the broker."""
+        self.unsettled += 1
+        holding = self.holdings.get(delivery)
+        if holding is not None:
+            holding.has_verdict = True
+
     def settled(self, delivery: Delivery, disposition: Disposition, verdict: Verdict) -> None:
         """The broker has answered."""
-        ours = self._forget(delivery)
-        self.kept.discard(delivery)
-        self.cancelled_leases.discard(delivery)
-        self._expiries.pop(delivery, None)
+        holding = self.holdings.get(delivery)
+        if holding is not None:
+            self._give_up(holding)
         self.dropped += verdict.dropped
         if not verdict.accepted:
             if verdict.outcome == "unknown":
                 self.unknown += 1
             else:
-                self.refused += ours
+                self.refused += holding is not None or delivery in self._lost_with_verdict
+            self._lost_with_verdict.discard(delivery)
             return
-        if not ours:
-            self.refused -= 1  # it was believed lost, and counted so
+        if holding is None and delivery not in self._lost_with_verdict:
+            self.refused -= 1  # it was believed lost before it had a verdict, and counted so
+        self._lost_with_verdict.discard(delivery)
         match disposition:
             case Ack(failure=None):
                 self.succeeded += 1
@@ -209,32 +296,35 @@ class Ledger:
                 self.dead += 1
                 self.failed += reason in {"failed", "nacked"}
 
-    def answered(self, count: int) -> None:
-        """So many verdicts are no longer on their way."""
+    def verdicts_returned(self, count: int) -> None:
+        """`count` verdicts are no longer on their way."""
         self.unsettled -= count
         self._executors.unpark_all()
         self.notify()
 
-    def lost(self, delivery: Delivery) -> None:
+    def lost(self, holding: Holding) -> None:
         """Its lease is no longer ours; nothing may be settled."""
-        self._forget(delivery)
-        self.kept.discard(delivery)
-        self.cancelled_leases.discard(delivery)
-        self._expiries.pop(delivery, None)
-        self.refused += 1
+        if not holding.is_ours:
+            return
+        self._give_up(holding)
+        if holding.has_verdict:
+            self._lost_with_verdict.add(holding.delivery)
+        else:
+            self.refused += 1
         self.notify()
 
-    def abandon(self, delivery: Delivery) -> None:
+    def abandon(self, holding: Holding) -> None:
         """Leave it to its lease: its thread goes on and nobody can stop it."""
-        self._forget(delivery)
+        if holding.is_ours:
+            self._give_up(holding)
         self.abandoned += 1
 
-    def _forget(self, delivery: Delivery) -> bool:
-        """Its lease is not ours any more; whether it was."""
-        if self.leases.pop(delivery, None) is None:
-            return False
-        self.size -= len(delivery.envelope.payload)
-        return True
+    def _give_up(self, holding: Holding) -> None:
+        """Its lease is not ours any more, and a cancellation of its message none of our business."""
+        del self.holdings[holding.delivery]
+        self.size -= len(holding.delivery.envelope.payload)
+        self.take_up(holding)
+        holding.is_ours = holding.is_cancelled = False
 
     def report(self) -> Report:
         """The account as it stands."""

@@ -8,7 +8,7 @@ anyway: its queue may have been paused, other workers may be free, and messages 
 
 from __future__ import annotations
 
-from ..delivery import Delivery
+from typing import Any
 
 TRIPS_AHEAD = 8
 """The look-ahead lasts for so many round trips to the broker."""
@@ -20,7 +20,7 @@ WEIGHT = 1 / 8
 class Limit:
     """At most `most` runs at once. `busy` counts runs, `claimed` those and what is held or parked for them.
 
-    `parked`: what waits, longest waiting first, with the moment since when, or infinity for what may wait as long as it
+    `parked`: the holdings that wait, longest waiting first, with the moment since when, or infinity for what may wait as long as it
     takes. `ahead`: whether to claim ahead at all.
     """
 
@@ -31,7 +31,7 @@ class Limit:
         self.ahead = ahead
         self.busy = 0
         self.claimed = 0
-        self.parked: dict[Delivery, float] = {}
+        self.parked: dict[Any, float] = {}
         self.mean: float | None = None
         """Seconds that a run takes; None: not known, or known to be of no use."""
 

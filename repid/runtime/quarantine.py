@@ -106,7 +106,7 @@ class Quarantine:
             )
             ledger.suspects -= 1
             self._take_in(batch)
-            while delivery in ledger.leases and delivery not in ledger.kept:
+            while (holding := ledger.holdings.get(delivery)) is not None and not holding.is_kept:
                 await ledger.wait_for_change()
         finally:
             _of_this_process.release()

@@ -53,7 +53,7 @@ class Reader:
         self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
         self._is_narrow = False  # whether something was left out, since a limit was reached
         self._quarantine = Quarantine(consumer, crew.ledger, self._receive_suspect, self._take_in)
-        crew.on_leave = self._widen
+        crew.on_room = self._widen
 
     async def read(self, done: Callable[[], None]) -> None:
         """Read until `messages_limit` is reached or, in burst mode, nothing is left; then call `done`."""
@@ -90,7 +90,7 @@ class Reader:
     def _room(self) -> tuple[int, float]:
         """How many may be claimed now, and how few must be held for it to be worth asking."""
         ledger = self._ledger
-        share = max(0, ledger.tasks_limit - ledger.running - len(ledger.kept) + self.look_ahead.size)
+        share = max(0, ledger.tasks_limit - ledger.running - ledger.kept + self.look_ahead.size)
         allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
         if allowed <= 0 or ledger.size_left <= 0:
             return 0, math.inf  # any change may be the one that matters
@@ -134,16 +134,11 @@ class Reader:
         self._crew.runs_mostly_wait = look_ahead.runs_mostly_wait
         self._finished_at_room = ledger.finished
 
-    def _take_in(self, batch: list[Delivery]) -> None:
-        ledger, crew = self._ledger, self._crew
-        ledger.lease(batch, self._asked, self._consumer.lease_timeout)
-        if crew.roles.limits:
-            for delivery in batch:
-                role = crew.roles.find[delivery.envelope.queue](delivery.envelope)
-                for limit in () if role is None else role.limits:
-                    limit.claimed += 1
+    def _take_in(self, deliveries: list[Delivery]) -> None:
+        crew = self._crew
+        batch = self._ledger.lease(deliveries, crew.roles.role_for, self._asked, self._consumer.lease_timeout)
         batch.reverse()
-        crew.give_all(batch)
+        crew.distribute(batch)
 
     async def _receive_suspect(self) -> list[Delivery]:
         return await self._receive(1, 0.0, alone=True)

@@ -281,6 +281,10 @@ class Roles:
         groups = [(members, slots.room(trip)) for members, slots in self._groups]
         return AtMost(topics=topics, groups=groups, size=size, first=first, alone=False)
 
+    def role_for(self, envelope: Envelope) -> Role | None:
+        """The role that takes an envelope; None if no actor here does."""
+        return self.find[envelope.queue](envelope)
+
     def parked_for(self, kind: type[Backend]) -> int:
         """How many deliveries wait for a slot of backends of this kind."""
         return sum(len(slots.parked) for backend, slots in self._slots.items() if isinstance(backend, kind))

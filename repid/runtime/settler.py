@@ -59,7 +59,7 @@ class Settler:
 
     def _put(self, settlement: Settlement) -> None:
         self._pending.append(settlement)
-        self._ledger.unsettled += 1
+        self._ledger.handed_over(settlement.delivery)
         if self._parked:
             self._parked = False
             self._lot.unpark()
@@ -148,7 +148,7 @@ class Settler:
                 self._answer(settlement.delivery, verdict)
             if not verdict.accepted:
                 self._log_not_accepted(settlement, verdict)
-        self._ledger.answered(len(batch))
+        self._ledger.verdicts_returned(len(batch))
 
     async def _store_results(self, store: ResultStore, batch: list[Settlement]) -> list[Settlement]:
         """Results that live elsewhere are stored before the messages are settled: after a crash they are stored again."""

@@ -59,7 +59,7 @@ def statistics_of(
         waiting_for_threads=in_threads,
         waiting_for_processes=in_processes,
         waiting_for_room=ledger.parked - in_threads - in_processes,
-        kept=len(ledger.kept),
+        kept=ledger.kept,
         unsettled=ledger.unsettled,
         claimed_bytes=ledger.size,
         look_ahead=look_ahead.size,

@@ -15,6 +15,7 @@ import trio
 
 from ..delivery import CancelRequested, Delivery, LeaseExpired, TimedOut
 from ..logs import Log
+from .holding import Holding
 
 log = Log("repid.worker")
 
@@ -26,7 +27,7 @@ Cause: TypeAlias = type[LeaseExpired] | type[TimedOut] | type[CancelRequested]
 """Why a run was cut off."""
 
 
-class Holder(Protocol):
+class RunningTask(Protocol):
     """An executor, as others see it."""
 
     @property
@@ -44,26 +45,21 @@ class Holder(Protocol):
         """What it runs, and when the timeout of that ends, on trio's clock. May be asked from any thread."""
         ...
 
-    @property
-    def deadline(self) -> float:
-        """When the timeout of its present run ends, on trio's clock."""
+    def cut_off(self, holding: Holding, cause: Cause) -> None:
+        """Cancel this run, if it is still the present one; the cause decides its fate."""
         ...
 
-    def cut_off(self, delivery: Delivery, cause: Cause) -> None:
-        """Cancel the run of the delivery, if it is still the present one; the cause decides its fate."""
-        ...
-
-    def hand_back(self) -> list[Delivery]:
+    def hand_back(self) -> list[Holding]:
         """Give up what it has taken and not started."""
         ...
 
 
 class Timer:
-    """Cuts off runs at their deadlines, and names those that do not end. `running` is the crew's."""
+    """Cuts off runs at their deadlines, and names those that do not end. `suspended` is the crew's."""
 
-    def __init__(self, running: Mapping[Delivery, Holder]) -> None:
-        self._running = running
-        self._overdue: dict[Delivery, float] = {}
+    def __init__(self, suspended: Mapping[Holding, RunningTask]) -> None:
+        self._suspended = suspended
+        self._overdue: dict[Holding, float] = {}
         self._next = math.inf
         self._scope = trio.CancelScope()
 
@@ -78,19 +74,19 @@ class Timer:
             with trio.CancelScope(deadline=self._next) as self._scope:
                 await trio.sleep_forever()
             now = trio.current_time()
-            for delivery, executor in list(self._running.items()):
-                if executor.deadline <= now:
-                    executor.cut_off(delivery, TimedOut)
-                    self._overdue[delivery] = now + PATIENCE
+            for holding, executor in list(self._suspended.items()):
+                if holding.run_ends <= now:
+                    executor.cut_off(holding, TimedOut)
+                    self._overdue[holding] = now + PATIENCE
             self._warn_of_the_stubborn(now)
-            deadlines = [executor.deadline for executor in self._running.values()]
+            deadlines = [holding.run_ends for holding in self._suspended]
             self._next = min([*deadlines, *self._overdue.values()], default=math.inf)
 
     def _warn_of_the_stubborn(self, now: float) -> None:
-        for delivery, patience_ends in list(self._overdue.items()):
-            executor = self._running.get(delivery)
+        for holding, patience_ends in list(self._overdue.items()):
+            executor = self._suspended.get(holding)
             if executor is None:
-                del self._overdue[delivery]
+                del self._overdue[holding]
             elif patience_ends <= now:
-                del self._overdue[delivery]
+                del self._overdue[holding]
                 log.warning("%s was told to stop at its timeout and has not; it is waited for", executor.name)

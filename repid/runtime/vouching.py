@@ -26,7 +26,7 @@ class Voucher:
 
     def __init__(self, crew: Crew, lease_timeout: float) -> None:
         self._crew = crew
-        self._ends = crew.ledger.leases
+        self._holdings = crew.ledger.holdings
         self._margin = IN_DANGER * lease_timeout
 
     def __call__(self) -> dict[Token, float]:
@@ -36,8 +36,10 @@ class Voucher:
         left = {delivery: deadline - now for delivery, deadline in presents if deadline > now}
         longest = max(left.values(), default=0.0)
         if longest > 0:
-            left.update(dict.fromkeys([*crew.settler.handed_over, *list(crew.ledger.kept)], longest))
+            left.update(dict.fromkeys([*crew.settler.handed_over, *crew.kept], longest))
         horizon = now + self._margin
         return {
-            delivery.token: seconds for delivery, seconds in left.items() if self._ends.get(delivery, horizon) < horizon
+            delivery.token: seconds
+            for delivery, seconds in left.items()
+            if (holding := self._holdings.get(delivery)) is not None and holding.lease_ends < horizon
         }

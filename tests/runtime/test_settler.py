@@ -22,6 +22,10 @@ pytestmark = pytest.mark.real_time
 BAD = "\udcff"
 
 
+def no_actor(_: Envelope) -> None:
+    """The routing of a worker that has none."""
+
+
 @asynccontextmanager
 async def leased(path: Path) -> AsyncGenerator[tuple[SQLiteServer, Consumer, list[Delivery]], None]:
     server = SQLiteServer(path)
@@ -49,7 +53,7 @@ async def leased(path: Path) -> AsyncGenerator[tuple[SQLiteServer, Consumer, lis
 async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path, verdict: dict[str, object]) -> None:
     async with leased(tmp_path / "repid.db") as (server, consumer, (before, bad, after)):
         ledger = Ledger(10, 10)
-        ledger.lease([before, bad, after], trio.current_time(), 60)
+        ledger.lease([before, bad, after], no_actor, trio.current_time(), 60)
         settler = Settler(consumer, ledger)
         settler.put(Settlement(before, ACK))
         settler.put(Settlement(bad, **verdict))  # type: ignore[arg-type]
@@ -72,7 +76,7 @@ async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path
 async def test_a_retry_that_cannot_be_written_stays_a_retry(tmp_path: Path) -> None:
     async with leased(tmp_path / "repid.db") as (server, consumer, (before, bad, after)):
         ledger = Ledger(10, 10)
-        ledger.lease([before, bad, after], trio.current_time(), 60)
+        ledger.lease([before, bad, after], no_actor, trio.current_time(), 60)
         settler = Settler(consumer, ledger)
         for settlement in (
             Settlement(before, ACK),
@@ -122,7 +126,7 @@ async def test_verdicts_with_and_without_a_result_are_settled_together_where_res
     store = InMemoryServer()
     async with store.connection(), leased(tmp_path / "repid.db") as (server, consumer, deliveries):
         ledger = Ledger(10, 10)
-        ledger.lease(deliveries, trio.current_time(), 60)
+        ledger.lease(deliveries, no_actor, trio.current_time(), 60)
         settler = Settler(consumer, ledger, store)
         results = [None, NewResult(id="kept", state="success", payload=b"1"), None]
         for delivery, result in zip(deliveries, results, strict=True):

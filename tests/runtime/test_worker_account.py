@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from repid import Counts, Envelope, Handle, Message, Repid, Report, Router
 from repid.delivery import ACK, Delivery
-from repid.ports import REFUSED, SETTLED
+from repid.ports import REFUSED, SETTLED, Verdict
 from repid.runtime.ledger import Ledger
 
 Behaviour: TypeAlias = Literal[
@@ -617,12 +617,25 @@ async def test_free_executors_get_what_is_sent_while_others_run(app: Repid, rout
     assert sorted(started) == list(range(10))
 
 
-def test_a_verdict_that_is_accepted_after_its_lease_was_given_up_counts_once() -> None:
+async def test_a_verdict_that_is_accepted_after_its_lease_was_given_up_counts_once() -> None:
     """The broker did not answer in time, and then it did."""
     ledger = Ledger(tasks_limit=10, messages_limit=math.inf)
-    late, refused = (Delivery(Envelope(id_, "default", b""), 1, 0, id_) for id_ in ("late", "refused"))
-    ledger.leases.update({late: 1.0, refused: 1.0})
-    for delivery, verdict in ((late, SETTLED), (refused, REFUSED)):
-        ledger.lost(delivery)
-        ledger.settled(delivery, ACK, verdict)
+    deliveries = [Delivery(Envelope(id_, "default", b""), 1, 0, id_) for id_ in ("late", "refused")]
+    late, refused = ledger.lease(deliveries, lambda _: None, trio.current_time(), 1.0)
+    for holding, verdict in ((late, SETTLED), (refused, REFUSED)):
+        ledger.lost(holding)
+        ledger.settled(holding.delivery, ACK, verdict)
     assert ledger.report() == Report(succeeded=1, refused=1)
+
+
+@pytest.mark.parametrize(("verdict", "expected"), [(SETTLED, Report(succeeded=1)), (REFUSED, Report(refused=1))])
+async def test_a_lease_that_is_lost_while_its_verdict_is_on_its_way_is_counted_by_the_answer(
+    verdict: Verdict, expected: Report
+) -> None:
+    ledger = Ledger(tasks_limit=10, messages_limit=math.inf)
+    [holding] = ledger.lease([Delivery(Envelope("1", "q", b""), 1, 0, "1")], lambda _: None, trio.current_time(), 1.0)
+    ledger.handed_over(holding.delivery)
+    ledger.lost(holding)
+    assert ledger.report() == Report()
+    ledger.settled(holding.delivery, ACK, verdict)
+    assert ledger.report() == expected
