@@ -317,6 +317,8 @@ class Ledger:
         """Leave it to its lease: its thread goes on and nobody can stop it."""
         if holding.is_ours:
             self._give_up(holding)
+            if holding.has_verdict:
+                self._lost_with_verdict.add(holding.delivery)
         self.abandoned += 1
 
     def _give_up(self, holding: Holding) -> None:
