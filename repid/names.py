@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from .errors import ConfigurationError, did_you_mean
@@ -245,3 +245,11 @@ def check_one_of(name: str, value: object, known: Iterable[str]) -> None:
     if not isinstance(value, str) or value not in words:
         hint = did_you_mean(value, words) if isinstance(value, str) else ""
         raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, words))}, but is {brief(value)}{hint}")
+
+
+def onion(innermost: Callable[..., Awaitable[Any]], middlewares: Sequence[Any]) -> Callable[..., Awaitable[Any]]:
+    """The call with all middlewares around it, the first outermost. Each is called with the rest of the call first."""
+    call = innermost
+    for middleware in reversed(middlewares):
+        call = partial(awaiting(middleware), call)
+    return call

@@ -24,6 +24,7 @@ from .names import (
     check_name,
     check_retries,
     check_text,
+    onion,
 )
 from .ports import Broker
 
@@ -137,7 +138,7 @@ class Producer:
             for id_, payload in zip(new_ids(len(payloads)), payloads, strict=True)
         ]
         if envelopes:
-            raise_refused(await publish(envelopes))
+            raise_refused(await publish(envelopes), "sent")
         return envelopes
 
 
@@ -244,11 +245,11 @@ def copy_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     return copy
 
 
-def raise_refused(outcomes: Outcomes) -> None:
-    """Raises an `ExceptionGroup` of the refusals, if there are any."""
+def raise_refused(outcomes: Outcomes, done: str) -> None:
+    """Raises an `ExceptionGroup` of the refusals, if there are any; the others are `done`."""
     refused = [outcome for outcome in outcomes if outcome is not None]
     if refused:
-        raise ExceptionGroup(f"{len(refused)} of {len(outcomes)} messages were refused; the others are sent", refused)
+        raise ExceptionGroup(f"{len(refused)} of {len(outcomes)} messages were refused; the others are {done}", refused)
 
 
 async def publish_declaring(broker: Broker, envelopes: Sequence[Envelope]) -> Outcomes:
@@ -279,9 +280,7 @@ async def publish_without_results(publish: Publish, server: str, envelopes: Sequ
 
 def around(publish: Publish, middlewares: Sequence[ProducerMiddleware]) -> Publish:
     """The publisher with the middlewares around it, the first outermost."""
-    for middleware in reversed(middlewares):
-        publish = partial(middleware, publish)
-    return partial(_publish_checked, publish)
+    return partial(_publish_checked, onion(publish, middlewares))
 
 
 async def _publish_checked(publish: Publish, envelopes: Sequence[Envelope]) -> Outcomes:

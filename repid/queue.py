@@ -98,7 +98,7 @@ class Queue:
         Should some be refused because their id is alive again, an `ExceptionGroup` names them; the others are ready.
         """
         outcomes = await self._broker.revive(self.name, _keys_of("requeued", messages))
-        raise_refused(outcomes)
+        raise_refused(outcomes, "ready again")
         return len(outcomes)
 
     @hosted

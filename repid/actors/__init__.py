@@ -4,11 +4,9 @@
 * `actor`: `Actor`, a function and its policy; `declaration`: checks and compiles one, once.
 * `router`: `Router`, which collects declarations and hands its defaults down.
 * `routing`: which messages an actor takes.
-* `middleware`: the onion around a call.
 """
 
 from .actor import Actor, ActorMiddleware, CallNext, OnError
-from .middleware import onion
 from .options import ActorOptions, RouterOptions
 from .router import Router, without_namesakes
 from .routing import RoutingStrategy, catch_all_routing_strategy, topic_based_routing_strategy
@@ -23,7 +21,6 @@ __all__ = [
     "RouterOptions",
     "RoutingStrategy",
     "catch_all_routing_strategy",
-    "onion",
     "topic_based_routing_strategy",
     "without_namesakes",
 ]

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from ..actors import Actor, onion
+from ..actors import Actor
 from ..delivery import VERBS, Cancel, Delivery, Disposition, Mode, NewResult, Terms, make_result
 from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
 from ..inject import MESSAGE, Bind, Message, Plan, Supplied, SuppliedAsync, SyncMessage, Values
 from ..logs import Log
-from ..names import check_duration
+from ..names import check_duration, onion
 from ..ports import AtMost, Backend, Home, Topics
 from ..retry import default_retry_policy_factory
 from .backends import Backends, abandoned

@@ -239,7 +239,7 @@ async def test_requeueing_onto_a_live_id_is_refused_and_harms_no_other(app: Repi
     queue = Queue()
     await failing_worker(2)
     await Job("fails", id_="job 0").enqueue()
-    with pytest.raises(ExceptionGroup) as raised:
+    with pytest.raises(ExceptionGroup, match="1 of 2 messages were refused; the others are ready again") as raised:
         await queue.requeue()
     assert raised.group_contains(DuplicateId, match="job 0")
     assert await queue.counts() == Counts(ready=2, dead=1)

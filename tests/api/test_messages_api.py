@@ -860,6 +860,19 @@ async def test_a_producer_middleware_must_give_an_outcome_for_each_message(
                 await publish()
 
 
+async def test_a_producer_middleware_that_is_not_async_is_named(
+    server: UnreliableServer, autojump_clock: trio.testing.MockClock
+) -> None:
+    def hurried(call_next: Publish, envelopes: Sequence[Envelope]) -> Any:
+        return [None] * len(envelopes)
+
+    app = Repid(producer_middlewares=[hurried])
+    app.servers.register_server("default", server)
+    async with app.magic():
+        with pytest.raises(ConfigurationError, match=r"hurried.* cannot be awaited: declare it with async def"):
+            await app.send_message(channel="default", payload=b"")
+
+
 async def test_a_cancelled_send_has_sent_nothing(app: Repid, server: UnreliableServer) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()

@@ -109,7 +109,8 @@ def note(record: Record, stored: Stored[float]) -> None:
     """Change the record to what the rules say."""
     record.rank = stored.rank
     if record.extras is None:
-        if stored == Stored(rank=stored.rank, offset=stored.offset):
+        never_left = stored.attempt == 1 and not stored.lost and stored.unrouted_at is None
+        if never_left and stored.expires_at is None and not stored.is_cancelled:
             return
         record.extras = Extras(expires_at=stored.expires_at)
     extras = record.extras

@@ -336,11 +336,14 @@ class Store:
             if channel is None or record is None:
                 verdicts.append(REFUSED)
                 continue
-            if type(disposition) is Ack and record.extras is None:
+            if type(disposition) is not Ack:
+                _withdraw(record, delivery.token)
+                self._carry_out(channel, record, settlement, now)
+            elif record.extras is None:
                 del ids[record.envelope.id]
             else:
                 _withdraw(record, delivery.token)
-                self._carry_out(channel, record, settlement, now)
+                self._remove(record)
             if settlement.result is not None:
                 self._store_result(settlement.result)
             dropped = self.send(settlement.outbox, now) if settlement.outbox else 0

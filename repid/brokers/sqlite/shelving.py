@@ -21,7 +21,9 @@ SELECT rank, CAST(attempt AS INTEGER), CAST(lost AS INTEGER), CAST(expires_at AS
 FROM message WHERE seq = ?
 """
 _CHANGE = """
-UPDATE message SET lane = ?, rank = ?, attempt = ?, lost = ?, expires_at = ?, unrouted_at = ?, trail = ? WHERE seq = ?
+UPDATE message SET lane = ?, rank = ?, attempt = ?, lost = ?, expires_at = ?, unrouted_at = ?, trail = ?,
+    failure = CASE WHEN ? THEN ? ELSE failure END
+WHERE seq = ?
 """
 _END_LEASE = """
 UPDATE message SET leases = leases + 1, progress = (SELECT progress FROM lease WHERE lease.seq = message.seq) WHERE seq = ?
@@ -74,14 +76,12 @@ def shelve(store: Store, leased: Leased, shelved: Shelved[int]) -> None:
     seq, stored, end = leased.seq, shelved.stored, shelved.end
     lane = leased.lane if end is not None else store.directory.twin(leased.lane, suspects=is_suspect(stored.lost))
     if stored != leased.stored:
+        failure = None if shelved.failure is None else pack(shelved.failure)
         row = (lane, stored.rank, stored.attempt, stored.lost, stored.expires_at, stored.unrouted_at)
-        store.execute(_CHANGE, (*row, _trail(store, leased, stored), seq))
+        store.execute(_CHANGE, (*row, _trail(store, leased, stored), shelved.is_last, failure, seq))
     if end is not None:
         store.end(seq, end)
         return
-    if shelved.is_last:
-        failure = None if shelved.failure is None else pack(shelved.failure)
-        store.execute("UPDATE message SET failure = ? WHERE seq = ?", (failure, seq))
     if shelved.due is None:
         store.make_ready(seq, lane, stored.rank)
     else:
