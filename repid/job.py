@@ -15,7 +15,7 @@ from .delivery import DAY, StoredResult
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
 from .errors import ConfigurationError, NotSupported, ResultError, UsageError
 from .fields import Field
-from .hosts import hosted
+from .hosts import hosted, within
 from .names import check_duration, check_id, check_known, check_name
 from .ports import Broker, Missed, Overlap, Schedule, Snapshot
 from .producer import copy_headers, make_options
@@ -230,11 +230,19 @@ class Job:
 
     def result_as(self, type_: type[T]) -> Lazy[Result[T] | None]:
         """Like `result`, with a value of this type."""
-        return Lazy(lambda: self._result_handle().fetch(type_))
+        return Lazy(lambda: self._result_handle()._fetch(type_))  # noqa: SLF001  the other half of it
 
-    async def wait(self) -> Result[Any]:
+    async def wait(self, timeout: float | timedelta | None = None) -> Result[Any]:  # noqa: ASYNC109  a bound of its own
         """As `JobHandle.wait`."""
-        return await self._handle().wait()
+        return await self._handle().wait(timeout)
+
+    async def wait_as(
+        self,
+        type_: type[T],
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+    ) -> Result[T]:
+        """As `JobHandle.wait_as`."""
+        return await self._handle().wait_as(type_, timeout)
 
     async def status(self) -> Status:
         """As `JobHandle.status`."""
@@ -326,7 +334,7 @@ class JobHandle:
         *,
         is_known: bool = True,
     ) -> None:
-        self.is_known = is_known
+        self._is_known = is_known
         self._app = app
         self._broker = broker
         self.envelope = envelope
@@ -352,19 +360,40 @@ class JobHandle:
 
     def result_as(self, type_: type[T]) -> Lazy[Result[T] | None]:
         """Like `result`, with a value of this type."""
-        return Lazy(lambda: self.fetch(type_))
+        return Lazy(lambda: self._fetch(type_))
 
-    @hosted
-    async def wait(self) -> Result[Any]:
-        """Wait until it has ended in whatever way; the result. Cancelling, by a timeout say, loses nothing.
+    async def wait(self, timeout: float | timedelta | None = None) -> Result[Any]:  # noqa: ASYNC109  a bound of its own
+        """Wait until it has ended in whatever way; the result. Cancelling loses nothing.
 
-        Raises `ResultError` if the server knows no message of its id, and if it has ended and no result of it is
+        Raises `TimeoutError` if it has not ended after `timeout` (seconds or timedelta; None: no bound), which changes
+        nothing; `ResultError` if the server knows no message of its id, and if it has ended and no result of it is
         stored: none was asked for with `store_result`, or it has expired. The text tells which.
         """
+        return await self.wait_as(ANYTHING, timeout)
+
+    @hosted
+    async def wait_as(
+        self,
+        type_: type[T],
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+    ) -> Result[T]:
+        """Like `wait`, with a value of this type."""
+        if timeout is None:
+            return await self._wait(type_)
+        seconds = check_duration("timeout", timeout)
+        try:
+            return await within(seconds, lambda: self._wait(type_))
+        except TimeoutError:
+            found = await self._fetch(type_)  # it may have ended in this moment, or a timeout of 0 just asks
+            if found is None:
+                raise TimeoutError(f"{self!r} has not ended within {seconds:g} seconds") from None
+            return found
+
+    async def _wait(self, type_: type[T]) -> Result[T]:
         async for status in self.watch():
             if status.is_over:
                 break
-        result = await self.result
+        result = await self._fetch(type_)
         if result is None:
             raise ResultError(self._why_no_result(status.state))
         return result
@@ -404,7 +433,7 @@ class JobHandle:
         return Watch(self)
 
     @hosted
-    async def look(self, seen: Snapshot | None) -> Snapshot:
+    async def _look(self, seen: Snapshot | None) -> Snapshot:
         """How it stands, as soon as that differs from what was seen."""
         return await self._broker.watch(*await self._ids(), seen)
 
@@ -417,7 +446,7 @@ class JobHandle:
         raise UsageError(f"schedule {self.schedule_name!r} has not published a message yet")
 
     @hosted
-    async def fetch(self, type_: type[T]) -> Result[T] | None:
+    async def _fetch(self, type_: type[T]) -> Result[T] | None:
         """The result as it is now; None: there is none yet, or none any more."""
         stored = await self._stored()
         return None if stored is None else Result(stored, type_)
@@ -441,8 +470,8 @@ class Watch:
     async def __anext__(self) -> Status:
         if self._over:
             raise StopAsyncIteration
-        was_there = self._seen is not None or self._handle.is_known
-        self._seen = await self._handle.look(self._seen)
+        was_there = self._seen is not None or self._handle._is_known  # noqa: SLF001  the other half of it
+        self._seen = await self._handle._look(self._seen)  # noqa: SLF001
         status = _status(self._seen, is_known=was_there)
         self._over = status.is_over
         return status

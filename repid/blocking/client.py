@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack
@@ -159,18 +159,19 @@ class Client:
         """Publish a job, as `Job.enqueue`; needs no `app=` in the job."""
         return self.call(job.enqueue)
 
-    def result(self, job: Job | JobHandle, timeout: float | None = None) -> Result[Any]:
+    def wait(self, job: Job | JobHandle, timeout: float | timedelta | None = None) -> Result[Any]:
         """Wait until a job has ended in whatever way; its result.
 
-        Raises `TimeoutError` after so many seconds (None: never), which changes nothing, and `ResultError` as
-        `JobHandle.wait` does.
+        Raises `TimeoutError` if it has not ended after `timeout` (seconds or timedelta; None: no bound), which changes
+        nothing, and `ResultError` as `JobHandle.wait` does.
         """
-        deadline = None if timeout is None else time.monotonic() + check_duration("timeout", timeout)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        found = self._call(partial(_wait, job, left), is_waiting=True)
-        if found is None:
-            raise TimeoutError(f"{job!r} has not ended within {timeout:g} seconds")
-        return found
+        if timeout is not None:
+            check_duration("timeout", timeout)
+        return self._call(partial(job.wait, timeout), is_waiting=True)
+
+    def result(self, job: Job | JobHandle, timeout: float | timedelta | None = None) -> Result[Any]:
+        """Another word for `wait`."""
+        return self.wait(job, timeout)
 
     def cancel(self, job: Job | JobHandle) -> bool:
         """Cancel a job, as `Job.cancel`."""
@@ -258,12 +259,6 @@ class _Started:
 async def _with_app(app: Application, function: Callable[[], Awaitable[T]]) -> T:
     current.set(app)  # for this call only: it has a context of its own
     return await function()
-
-
-async def _wait(job: Job | JobHandle, seconds: float | None) -> Result[Any] | None:
-    with trio.move_on_after(float("inf") if seconds is None else seconds):
-        return await job.wait()
-    return None
 
 
 def _pass_error_on(started: Future[Handle], ended: Future[Report]) -> None:

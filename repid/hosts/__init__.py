@@ -11,7 +11,7 @@ Knows only trio and asyncio; the facades call it, the runtime does not know abou
 * `loops`: the loops on which asyncio functions run: the host's, or where trio is the host one for them alone.
 """
 
-from .hosted import Turns, at_home, crossing, current_run, hosted, hosted_context, hosted_unless, is_running
+from .hosted import Turns, at_home, crossing, current_run, hosted, hosted_context, hosted_unless, is_running, within
 from .loops import MissingTrioAsyncioError, home, open_asyncio
 from .running import LOOP_NAMES, LoopName, run_on_loop
 from .tasks import on_long_step
@@ -32,4 +32,5 @@ __all__ = [
     "on_long_step",
     "open_asyncio",
     "run_on_loop",
+    "within",
 ]

@@ -202,6 +202,13 @@ class HostedContext(AbstractAsyncContextManager[T], Generic[T]):
                 raise self._error
 
 
+async def within(seconds: float, call: Callable[[], Awaitable[T]]) -> T:
+    """What the call gives, made in trio. Raises `TimeoutError` if it takes longer, after it was cancelled."""
+    with trio.move_on_after(seconds):
+        return await call()
+    raise TimeoutError(f"there was no answer within {seconds:g} seconds")
+
+
 def at_home(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """The opposite: a function written for the host; called in a trio guest, it runs as a task of its host loop."""
 

@@ -155,6 +155,18 @@ class Received:
         """The channel on which the sender awaits a reply."""
         return self._delivery.envelope.reply_to
 
+    _terms: Terms
+
+    @property
+    def retries(self) -> int:
+        """How many times a failed run may be made again: what the sender said, else the actor's option."""
+        return self._terms.retries
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether nothing is retried any more if this run fails: the message becomes a dead letter then."""
+        return self.attempt > self.retries
+
     @property
     def attempt(self) -> int:
         """1 for the first run, one more after each failure. Interrupted runs do not count."""
@@ -218,7 +230,7 @@ class Message(Received, Producer):
                 raise UsageError("a message of an 'ack_first' actor has no outbox: it is acknowledged before the start")
             self._outbox = Outbox(self._desk)
             if self._action is not None:
-                self._outbox.close()
+                self._outbox._close()  # noqa: SLF001  the worker's side of it
         return self._outbox
 
     def ack(self) -> Coroutine[Any, Any, None]:
@@ -303,14 +315,14 @@ class Message(Received, Producer):
         """
         return self.reply(payload=encode_json(payload), content_type=JSON, headers=headers, channel=channel)
 
-    def acked_first(self) -> None:
+    def _acked_first(self) -> None:
         """The worker acknowledges it before the start, in the mode `ack_first`."""
         self._action = "acked"
 
-    def close(self, disposition: Disposition) -> tuple[Envelope, ...]:
+    def _close(self, disposition: Disposition) -> tuple[Envelope, ...]:
         """The worker has decided: no verb is possible any more. Gives what to send in the same step."""
         self._action = _ACTIONS[type(disposition)]
-        held = () if self._outbox is None else self._outbox.close()
+        held = () if self._outbox is None else self._outbox._close()  # noqa: SLF001
         return held if isinstance(disposition, Ack) and disposition.failure is None else ()
 
     def _publisher(self, server_name: str | None) -> Publish:
@@ -337,7 +349,7 @@ class Message(Received, Producer):
         """Called in the thread of the trio run: decide, and hand the verdict over."""
         self._check_open(action)
         self._action = action
-        held = () if self._outbox is None else self._outbox.close()
+        held = () if self._outbox is None else self._outbox._close()  # noqa: SLF001
         outbox = (*held, *replies) if isinstance(disposition, Ack) else ()
         if self.is_under_way and isinstance(disposition, Retry | Release):
             return self._desk.defer(self._delivery, disposition)
@@ -364,7 +376,7 @@ class Outbox(Producer):
     def __len__(self) -> int:
         return len(self._held)
 
-    def close(self) -> tuple[Envelope, ...]:
+    def _close(self) -> tuple[Envelope, ...]:
         """What is held back; later sends are refused."""
         self._closed = True
         return tuple(self._held)

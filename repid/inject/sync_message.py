@@ -85,12 +85,13 @@ class SyncMessage(SyncProducer, Received):
     Called in the event loop's thread, as by `trio.from_thread.run(message.ack)`, a verb returns what that awaits.
     """
 
-    __slots__ = ("_delivery", "_message")
+    __slots__ = ("_delivery", "_message", "_terms")
 
     def __init__(self, message: Message) -> None:
         super().__init__(message, message._desk)
         self._message = message
         self._delivery = message._delivery
+        self._terms = message._terms
 
     def __repr__(self) -> str:
         return repr(self._message).replace("<Message", "<SyncMessage", 1)

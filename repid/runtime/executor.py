@@ -310,7 +310,7 @@ class Executor:
     async def _ack_first(self, run: Holding) -> bool:
         run.acked_first = True
         if run.message is not None:
-            run.message.acked_first()
+            run.message._acked_first()  # noqa: SLF001  the worker's side of it
         self._settler.put(Settlement(run.delivery, disposition_on(Phase.HELD, Starting())))
         answer = self._settler.expect(run.delivery)
         with suppress(LeaseLost):
@@ -332,7 +332,7 @@ class Executor:
             if message is None:
                 self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN))
             elif not message.is_acted_on:
-                self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN, message.close(ON_PLAIN_RETURN)))
+                self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN, message._close(ON_PLAIN_RETURN)))  # noqa: SLF001
             self._done(run)
             return
         payload = b"null"
@@ -417,7 +417,7 @@ class Executor:
         if isinstance(disposition, Keep):
             self._ledger.keep(run)
         elif disposition is not None:
-            outbox = message.close(disposition) if message is not None else ()
+            outbox = message._close(disposition) if message is not None else ()  # noqa: SLF001
             result = run.actor_role.result(delivery.envelope, disposition, payload)
             survived = delivery.lost > 0 and not isinstance(event, Stopping)
             self._settler.put(Settlement(delivery, disposition, outbox, result, survived))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, assert_type
 import trio
 
 from repid import (
+    ActorMiddleware,
     Connection,
     Depends,
     Envelope,
@@ -66,6 +67,13 @@ async def main() -> None:
         handle = await Job("add", queue="sums", args={"a": 1, "b": 2}).enqueue()
         assert_type(handle, JobHandle)
         assert_type(await handle.wait(), Result[Any])
+        assert_type(await handle.wait_as(int, timeout=5), Result[int])
+        assert_type(await Job("add").wait(5), Result[Any])
+        assert_type(Job("add").retries, int)
+        assert_type(Job("add").server_name, str | None)
+        assert_type(Worker().graceful_shutdown_time, float)
+        assert_type(router.middlewares, tuple[ActorMiddleware, ...])
+        assert_type(Queue().name, str)
         assert_type(await handle.status(), Status)
         found = await handle.result_as(int)
         if found is not None:
@@ -78,6 +86,7 @@ async def main() -> None:
         await nursery.start(app.run_worker)
     with app.sync() as client:
         assert_type(client.enqueue(Job("add")), JobHandle)
+        assert_type(client.wait(handle, 5), Result[Any])
         assert_type(client.result(handle, timeout=5), Result[Any])
 
 
