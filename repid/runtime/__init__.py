@@ -6,7 +6,7 @@
           intake: `reader`, `scheduler`           cancelled first
 
 * `worker`: `serve`, which nests all of this; `ledger`: the account of every delivery, and the report.
-* `limits`: how many runs may go on at once, and what waits for that; `quarantine`: messages that must run alone.
+* `holding`: what is known of one delivery. `limits`: how many runs may go on at once, and what waits for that; `quarantine`: messages that must run alone.
 * `roles`: actors as this worker runs them, and which message goes to which.
 * `drive`: coroutines stepped by hand; `look_ahead`: how much is claimed ahead.
 * `statistics`: what a worker is doing, for its handle.

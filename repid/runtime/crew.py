@@ -3,6 +3,17 @@
 What travels through the channel are batches. An executor takes one and runs its deliveries one after another; as
 soon as a run has to wait for something, the executor passes the rest of its batch on, which wakes or hires others.
 So runs that never wait cost no switching between tasks, and runs that do wait spread over all executors.
+
+What holds between any two steps:
+
+* A held delivery is in the channel or in the batch of one executor; a parked one is kept by its limit, or is the
+  `follower` of an earlier run. All of them are given up by `close`, which is synchronous: after it nothing is started.
+* `suspended` has the runs that wait for something. All others end before another task could look. Only a run that is
+  found there can be cut off; one that is cancelled or lost before is cut off when it begins to wait.
+* `_idle` counts executors that wait in `take`. It is lowered by `give`, not by the executor that wakes: a second batch
+  given in the same turn must wake or hire another one. An executor that is cancelled in `take`
+  leaves it too high, which does no harm, since executors are cancelled only when the channel is closed or the worker is.
+* The channel has no bound: the reader claims no more than the executors can take.
 """
 
 from __future__ import annotations

@@ -1,4 +1,17 @@
-"""Channel → actor → verdict: one long-lived task that runs deliveries one after another."""
+"""Channel → actor → verdict: one long-lived task that runs deliveries one after another.
+
+Theory. A run costs no task and no cancel scope of its own: an executor makes one run after another in one scope, which
+is replaced only after it was used. `drive` says how the coroutines are stepped.
+
+* `_batch` is what this executor has taken and not started. It changes it between runs only; others empty it
+  through `hand_back`, which a stop does. `_run` is the present run, and None between runs.
+* A run is cut off by cancelling the scope. Whoever does so records the cause first, and the cause decides the fate once
+  the run has ended; a cancelled scope without a cause means that the worker itself is being cancelled.
+* The run has ended when its coroutine has. Only then a verdict is handed over, in the same step, so that no other
+  task sees a run that has ended and has no verdict.
+* Without a wait, others would never have their turn: there is a checkpoint after some runs, or after some time, and
+  none while verdicts are congested.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,18 @@
-"""Verdicts → broker, in the batches that happen to gather while the one before is under way."""
+"""Verdicts → broker, in the batches that happen to gather while the one before is under way.
+
+Theory. A verdict is final when `put` returns. `put` is synchronous, so nothing can be cancelled between the end of a
+run and the handing over of its verdict.
+
+* One task carries verdicts out, one batch at a time. What is put meanwhile is the next batch: batches grow with the
+  load, and a single verdict never waits for others.
+* The task is shielded, because a worker that is cancelled still has verdicts to settle. Whoever closes it bounds it;
+  what is left then comes back when the leases end, and is counted as unsettled.
+* A call without an answer is made again until it has one. What it had settled after all is answered as unknown, which
+  is no lost lease.
+* A verdict that the broker cannot write must not hold up its neighbours: the batch is settled one by one, and what was
+  wrong becomes the failure of its own message.
+* Every verdict that was put leaves `unsettled` in the ledger once, by `verdicts_returned`.
+"""
 
 from __future__ import annotations
 
