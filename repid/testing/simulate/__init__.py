@@ -9,6 +9,7 @@ decides everything, so a history that fails can be seen again, byte for byte, an
 
 * `plan`: what goes wrong, drawn from a seed; pure. `scenario`: the actors and their messages, as a test describes them.
 * `seeding`: the seed decides the order of trio's tasks, ids, jitter and the wall clock. `freezing`: stopping a process.
+* `watchdog`: notices a fleet that spins.
 * `account`: where every message must be; pure. `runs`: every second run is explained; pure. `history`: what happened.
 * `engine`: the memory driver behind an unreliable line. `world`: one history. `fleet`: the fleet that judges repid.
 * `shrinking`: to the fewest faults and messages; pure. `simulation`: many seeds. `__main__`: the command line.

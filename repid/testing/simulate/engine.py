@@ -80,6 +80,8 @@ class Engine:
                 self.history.call(now, process, name, arguments, answer)
             try:
                 self.account.judge(now, process, name, arguments, answer)
+                if name == "settle":
+                    self.runs.settled(process, arguments[1])
             except Violation as violation:
                 self.history.event(now, process, f"VIOLATION {violation}")
                 self._stop(violation)

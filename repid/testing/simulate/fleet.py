@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import trio
 
@@ -103,7 +103,7 @@ async def chained(n: int) -> None:
 @router.actor(confirmation_mode="ack_first")
 async def at_most_once(n: int) -> None:
     """Be acknowledged before the start."""
-    with running(f"job-{n}", "at_most_once"):
+    with running(f"job-{n}", "at_most_once", decides_early=True):
         await trio.sleep(0.3)
 
 
@@ -118,7 +118,7 @@ async def indulgent(n: int) -> None:
 @router.actor(confirmation_mode="manual")
 async def by_hand(n: int, message: Message) -> None:
     """Acknowledge before the end."""
-    with running(f"job-{n}", "by_hand"):
+    with running(f"job-{n}", "by_hand", decides_early=True):
         await trio.sleep(0.2)
         await message.ack()
         await trio.sleep(0.2)
@@ -135,7 +135,7 @@ async def by_word(n: int, message: Message) -> str:
 @router.actor
 async def refusing(n: int, message: Message) -> None:
     """Say no."""
-    with running(f"job-{n}", "refusing"):
+    with running(f"job-{n}", "refusing", decides_early=True):
         await trio.sleep(0.1)
         await message.nack()
 
@@ -159,14 +159,37 @@ async def telling(n: int, message: Message) -> str:
     return "told"
 
 
-ACTORS: Sequence[str] = [
-    "plain", "slow", "narrow", "failing", "hopeless", "overdue", "stubborn", "unspeakable", "chaining", "at_most_once",
-    "indulgent", "by_hand", "by_word", "refusing", "retrying", "telling",
-]  # fmt: skip
+ENDS: Mapping[str, Literal["success", "failure"]] = {
+    "plain": "success",
+    "slow": "success",
+    "narrow": "success",
+    "failing": "success",
+    "hopeless": "failure",
+    "overdue": "failure",
+    "stubborn": "success",
+    "unspeakable": "failure",
+    "chaining": "success",
+    "at_most_once": "success",
+    "indulgent": "failure",
+    "by_hand": "success",
+    "by_word": "success",
+    "refusing": "failure",
+    "retrying": "success",
+    "telling": "success",
+}
+"""The actors that jobs are sent to, and how their messages end."""
+
+ACTORS = [*ENDS]
+
+
+KINDS: Sequence[FaultKind] = (*FAULTS, "deploy", "deploy", "kill")
+"""Deploys and deaths come more often than the rest: most of what a worker can do wrong, it does at its end."""
+
+THEN: Sequence[Literal["", "wait", "watch", "cancel"]] = ("", "", "", "wait", "watch", "cancel")
 
 
 def fleet(
-    chance: Random, *, jobs: int = 20, workers: int = 2, faults: int = 3, kinds: Sequence[FaultKind] = FAULTS
+    chance: Random, *, jobs: int = 20, workers: int = 2, faults: int = 3, kinds: Sequence[FaultKind] = KINDS
 ) -> Scenario:
     """A small fleet: 20 jobs of every kind, two workers, three faults."""
     return Scenario(
@@ -180,6 +203,7 @@ def fleet(
 
 
 def _sends(chance: Random, jobs: int) -> Iterator[Send]:
+    lasts = chance.choice((0.5, 5.0))  # all at once, or bit by bit
     for n in range(jobs):
         options: dict[str, Any] = {}
         if chance.random() < 0.2:
@@ -189,14 +213,19 @@ def _sends(chance: Random, jobs: int) -> Iterator[Send]:
         actor = chance.choice(ACTORS)
         if chance.random() < 0.5 and actor != "at_most_once":
             options["store_result"] = True
-        args: dict[str, Any] = {"n": n} if chance.random() < 0.97 else {"n": "not a number"}
-        then = chance.choice(("", "", "", "wait", "watch", "cancel"))
+        fits = chance.random() < 0.97
+        args: dict[str, Any] = {"n": n} if fits else {"n": "not a number"}
+        if actor == "slow" and chance.random() < 0.2:
+            args["seconds"] = 45.0
+        then = chance.choice(THEN)
         yield Send(
             actor=actor,
             args=args,
             queue="work",
-            at=round(chance.uniform(0, 5.0), 3),
+            at=round(chance.uniform(0, lasts), 3),
             options=options,
             then=then,
             after=round(chance.uniform(0, 3.0), 3),
+            ends=ENDS[actor] if fits else "failure",
+            leads_to=[f"job-{n}-next"] if actor == "chaining" else (),
         )

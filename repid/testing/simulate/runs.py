@@ -9,10 +9,11 @@ that stops has ended its run before it gives the message back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from ...delivery import Settlement
 from .account import Account, Disturbances, Violation
 
 
@@ -23,6 +24,7 @@ class Run(msgspec.Struct, eq=False):
     process: str
     began: float
     ended: float = math.inf
+    decides_early: bool = False
 
 
 class Runs:
@@ -51,6 +53,15 @@ class Runs:
             self._stop(violation)
         earlier.append(run)
         return run
+
+    def settled(self, process: str, settlements: Sequence[Settlement]) -> None:
+        """Verdicts have reached the engine: the runs that they are about have ended, but for those that decide early."""
+        for settlement in settlements:
+            id_ = settlement.delivery.envelope.id
+            entry = self._account.entries[id_]
+            for run in self._runs.get((id_, entry.number, settlement.delivery.attempt), ()):
+                if run.process == process and run.ended == math.inf and not run.decides_early:
+                    raise Violation(f"{process} settled {id_} while its run was under way")
 
     def _check_second(self, id_: str, run: Run, other: Run) -> None:
         if self._faults.excuse(other.process, other.began - 10.0, run.began):

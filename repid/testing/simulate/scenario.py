@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import trio
@@ -23,7 +23,10 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
 
     `actor` is its name and `queue` the queue that it reads; `args` are its parameters by name. `options` are those of
     `Job`: `retries`, `timeout`, `delay`, `ttl`, `priority`, `store_result`. `then`: what a caller does with it afterwards:
-    wait for its end, watch it, or cancel it some time after it was sent.
+    "wait" for its end, "watch" it, or "cancel" it, `after` so many seconds.
+
+    `ends`: how it must end, "success" or "failure", unless somebody cancels it or its ttl passes. `leads_to`: the ids of
+    messages that its run sends in the step of its acknowledgement.
     """
 
     actor: str
@@ -31,8 +34,10 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     queue: str = "default"
     at: float = 0.0
     options: Mapping[str, Any] = {}
-    then: str = ""
+    then: Literal["", "wait", "watch", "cancel"] = ""
     after: float = 0.0
+    ends: Literal["", "success", "failure"] = ""
+    leads_to: Sequence[str] = ()
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +78,11 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def running(id_: str, actor: str, *, at_most: float = math.inf) -> Iterator[None]:
+def running(id_: str, actor: str, *, at_most: float = math.inf, decides_early: bool = False) -> Iterator[None]:
     """Around the body of an actor: a run of the message with this id. Runs that no fault explains are violations.
 
-    `at_most`: as many runs of this actor may be under way in one worker. Outside a simulated fleet nothing is judged.
+    `at_most`: as many runs of this actor may be under way in one worker. `decides_early`: its verdict may come before its end,
+    by a verb or by its confirmation mode; any other actor has ended before the engine hears of it. Outside a simulated fleet nothing is judged.
     """
     runs = runs_of.get(None)
     if runs is None:
@@ -84,6 +90,7 @@ def running(id_: str, actor: str, *, at_most: float = math.inf) -> Iterator[None
         return
     name = process.get()
     run = runs.begin(id_, actor, name, trio.current_time(), at_most)
+    run.decides_early = decides_early
     note(f"runs {id_}")
     try:
         yield

@@ -32,14 +32,18 @@ from .history import History
 from .plan import CALL_FAULTS, Fault, Stage, draw_plan
 from .scenario import MakeScenario, Scenario
 from .seeding import seeded
+from .watchdog import Watchdog
 
 T = TypeVar("T")
 
 WALL = 1_800_000_000.0
 """The wall clock at the start of each history: some moment in 2027."""
 
-PATIENCE = 3600.0
-"""Seconds in which a fleet without faults must have come to rest."""
+PATIENCE = 300.0
+"""Seconds in which the callers must have their answers, and after that the fleet must have come to rest."""
+
+HARMLESS = frozenset({"deploy", "step_clock"})
+"""What goes wrong without losing anything: a worker that is stopped settles and gives back what it holds."""
 
 ENDING_TIME = 60.0
 """Seconds in which a worker must have ended once its grace is over: what actors, verdicts and the link may take together."""
@@ -107,7 +111,9 @@ class World:
         self._is_ending = False
         self._workers: dict[str, _Process] = {}
         self._freezer = Freezer()
-        self.instruments = [self._freezer] if any(fault.kind == "freeze" for fault in plan) else []
+        self.instruments: list[trio.abc.Instrument] = [Watchdog(self._stop)]
+        if any(fault.kind == "freeze" for fault in plan):
+            self.instruments.append(self._freezer)
 
     async def live(self) -> None:
         """From the start to the rest."""
@@ -119,10 +125,13 @@ class World:
                     for n in range(1, scenario.workers + 1):
                         process = self._workers[f"worker-{n}"] = _Process(f"worker-{n}")
                         nursery.start_soon(self._keep_running, process)
-                    async with trio.open_nursery() as plan:
-                        plan.start_soon(self._produce)
-                        for n in range(len(self._plan)):
-                            plan.start_soon(self._strike, n)
+                    with trio.move_on_after(PATIENCE) as patience:
+                        async with trio.open_nursery() as plan:
+                            plan.start_soon(self._produce)
+                            for n in range(len(self._plan)):
+                                plan.start_soon(self._strike, n)
+                    if patience.cancelled_caught:
+                        self._stop(Violation("callers still wait long after the last fault"))
                     for line in engine.lines:
                         line.disarm()
                 self._say("world", "no more faults")
@@ -203,7 +212,8 @@ class World:
             line.arm(fault)
             return
         self._say(fault.process or "world", f"fault: {fault}")
-        self._faults.add(fault.process, now, now + fault.seconds + 10.0)
+        if fault.kind not in HARMLESS:
+            self._faults.add(fault.process, now, now + fault.seconds + 10.0)
         if fault.kind == "restart":
             self._engine.restart(fault.seconds)
         elif fault.kind == "step_clock":
@@ -297,7 +307,7 @@ class World:
                 await self._engine.changed.wait()
         if patience.cancelled_caught:
             alive = ", ".join(self._engine.account.alive())
-            raise Violation(f"an hour after the last fault these messages are still alive: {alive}")
+            raise Violation(f"long after the last fault these messages are still alive: {alive}")
 
     async def _end(self) -> None:
         self._is_ending = True
@@ -319,8 +329,19 @@ class World:
                 raise Violation(f"the result of {id_} says {result.state}, and its message ended as {entry.end}")
             if wanted and result is None:
                 raise Violation(f"{id_} ended as {entry.end}, and its sender finds no result")
+        for n in sorted(self._sends):
+            self._check_end(n)
         if self._engine.lines:
             raise Violation(f"at rest {len(self._engine.lines)} processes are left")
+
+    def _check_end(self, n: int) -> None:
+        """The message ended as its scenario says, or by a cancellation or its ttl."""
+        send, entry = self._scenario.sends[n], self._engine.account.entries[f"job-{n}"]
+        if send.ends and entry.end not in {send.ends, "cancelled", "expired"}:
+            raise Violation(f"job-{n} ended as {entry.end}, and {send.actor} ends as {send.ends}")
+        missing = [id_ for id_ in send.leads_to if id_ not in self._engine.account.entries]
+        if missing and entry.end == "success":
+            raise Violation(f"job-{n} was acknowledged without its outbox: {', '.join(missing)}")
 
 
 class _Process:
