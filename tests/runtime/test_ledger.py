@@ -1,0 +1,90 @@
+"""The counts of the ledger are those of its holdings, whatever happens to them in whatever order."""
+
+from __future__ import annotations
+
+import math
+
+from aids import run_virtual
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repid import Envelope, Router
+from repid.delivery import ACK, Delivery
+from repid.ports import REFUSED, SETTLED, UNKNOWN
+from repid.runtime.backends import Backends
+from repid.runtime.holding import Holding, State
+from repid.runtime.ledger import Ledger
+from repid.runtime.roles import Roles
+
+router = Router(queue="q")
+
+
+@router.actor(concurrency=3)
+async def job() -> None: ...
+
+
+def step(ledger: Ledger, holding: Holding, what: str) -> None:
+    """Make the transition, if the present state allows it."""
+    limit = holding.actor_role.limits[0]
+    match what, holding.state:
+        case "park", State.HELD:
+            ledger.park(holding, limit)
+        case "unpark", State.PARKED:
+            ledger.unpark(holding)
+        case "turn away", State.HELD:
+            ledger.turn_away(holding)
+        case "begin", State.HELD:
+            ledger.begin(holding)
+        case "end", State.RUNNING:
+            holding.called = True
+            ledger.end(holding)
+        case "keep", State.RUNNING if not holding.is_kept:
+            ledger.keep(holding)
+        case "take up", _:
+            ledger.take_up(holding)
+        case "lose", _:
+            ledger.lost(holding)
+        case "settle", _ if not holding.has_verdict:
+            ledger.handed_over(holding.delivery)
+            holding.has_verdict = True
+
+
+def check(ledger: Ledger, holdings: list[Holding]) -> None:
+    states = [holding.state for holding in holdings]
+    ours = [holding for holding in holdings if holding.is_ours]
+    assert [ledger.held, ledger.parked, ledger.running] == [
+        states.count(state) for state in (State.HELD, State.PARKED, State.RUNNING)
+    ]
+    assert list(ledger.holdings.values()) == ours
+    assert ledger.kept == sum(holding.is_kept for holding in ours)
+    assert ledger.size == sum(len(holding.delivery.envelope.payload) for holding in ours)
+    limit = holdings[0].actor_role.limits[0]
+    assert limit.claimed == len(holdings) - states.count(State.ENDED)
+    assert limit.busy == states.count(State.RUNNING)
+    assert len(limit.parked) == states.count(State.PARKED)
+
+
+STEPS = ("park", "unpark", "turn away", "begin", "end", "keep", "take up", "lose", "settle")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(STEPS)), max_size=40),
+    st.sampled_from([SETTLED, REFUSED, UNKNOWN]),
+)
+def test_the_counts_are_those_of_the_holdings_after_every_transition(
+    steps: list[tuple[int, str]], verdict: object
+) -> None:
+    async def main() -> None:
+        roles = Roles(router.actors(), Backends(None, None), 10)
+        ledger = Ledger(10, math.inf)
+        deliveries = [Delivery(Envelope(str(n), "q", b"x" * n, headers={"topic": "job"}), 1, 0, n) for n in range(4)]
+        holdings = ledger.lease(deliveries, roles.role_for, 0.0, 60.0)
+        for index, what in steps:
+            step(ledger, holdings[index], what)
+            check(ledger, holdings)
+        for holding in holdings:
+            ledger.settled(holding.delivery, ACK, verdict)  # type: ignore[arg-type]
+        check(ledger, holdings)
+        assert ledger.holdings == {}
+
+    run_virtual(main)
