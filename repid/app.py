@@ -13,6 +13,7 @@ from .actors import ActorMiddleware, Router
 from .application import open_apps
 from .blocking import Client, check_may_block
 from .errors import ConfigurationError
+from .fields import Field
 from .hosts import LoopName, at_home, hosted, hosted_context
 from .names import awaiting, check_iterable, check_middleware
 from .ports import Broker, ResultStore
@@ -33,6 +34,9 @@ class Repid(Producer):
     its acknowledgement, unless a `result_store` is given: another server, which must be open while it is used.
     """
 
+    middlewares = Field[tuple[ActorMiddleware, ...]](lambda app: app._middlewares)  # noqa: SLF001  its own
+    producer_middlewares = Field[tuple[ProducerMiddleware, ...]](lambda app: app._producer_middlewares)  # noqa: SLF001
+
     def __init__(
         self,
         connection: Connection | None = None,
@@ -52,7 +56,7 @@ class Repid(Producer):
         self._producer_middlewares = tuple(map(awaiting, map(_check_producer_middleware, producer_middlewares)))
         self._router = Router(middlewares=middlewares)
         self._latest: tuple[Broker, Publish] | None = None
-        self.middlewares: Sequence[ActorMiddleware] = tuple(middlewares)
+        self._middlewares = tuple(middlewares)
         if connection is not None:
             if not isinstance(connection, Connection):
                 raise ConfigurationError(f"the connection of an app must be Connection(broker), but is {connection!r}")

@@ -135,6 +135,7 @@ def test_a_router_tells_the_options_of_its_actors(kind: type[Router]) -> None:
     [
         (Job("greet"), ["name", "queue", "args", "app", *JobOptions.__annotations__]),
         (Queue(), ["name", "app", "server_name"]),
+        (Repid(), ["middlewares", "producer_middlewares"]),
         (Router(), RouterOptions.__annotations__),
         (Worker(), [*WorkerOptions.__annotations__, *RouterOptions.__annotations__, "app"]),
     ],
@@ -145,8 +146,9 @@ def test_assigning_a_field_is_refused_and_so_is_a_misspelt_one(thing: Any, names
         with pytest.raises(AttributeError, match=rf"^{name} of a {type(thing).__name__} cannot be assigned"):
             setattr(thing, name, "other")
         assert getattr(thing, name) is before or getattr(thing, name) == before
-    with pytest.raises(AttributeError):
-        thing.prioritty = 1
+    if not isinstance(thing, Repid):  # an app may carry what belongs to the program around it
+        with pytest.raises(AttributeError):
+            thing.prioritty = 1
 
 
 async def test_a_queue_and_a_job_go_to_the_server_that_they_name() -> None:

@@ -33,7 +33,7 @@ class History:
 
     def lines(self) -> list[str]:
         """The timeline: seconds from the start, the process, what it did."""
-        return [f"{now:10.3f}  {process:<10}  {_show(*rest)}" for now, process, *rest in self._lines]
+        return [f"{now:10.3f}  {process:<10}  {_show(*rest)}" for now, process, *rest in self._lines]  # pyright: ignore[reportArgumentType]  a tuple's rest
 
     def text(self) -> str:
         """The timeline as one text."""
