@@ -34,7 +34,6 @@ class Repid(Producer):
     its acknowledgement, unless a `result_store` is given: another server, which must be open while it is used.
     """
 
-    middlewares = Field[tuple[ActorMiddleware, ...]](lambda app: app._middlewares)  # noqa: SLF001  its own
     producer_middlewares = Field[tuple[ProducerMiddleware, ...]](lambda app: app._producer_middlewares)  # noqa: SLF001
 
     def __init__(
@@ -65,6 +64,11 @@ class Repid(Producer):
     def __repr__(self) -> str:
         servers = ", ".join(f"{name}={type(self.servers[name]).__name__}" for name in self.servers)
         return f"<Repid {self.title!r}, servers: {servers or 'none'}>"
+
+    @property
+    def middlewares(self) -> Sequence[ActorMiddleware]:
+        """Those around every run of every actor."""
+        return self._middlewares
 
     def include_router(self, router: Router) -> None:
         """Add the actors of a router. Of those that take the same message, the first one added gets it."""

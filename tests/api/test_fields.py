@@ -135,7 +135,7 @@ def test_a_router_tells_the_options_of_its_actors(kind: type[Router]) -> None:
     [
         (Job("greet"), ["name", "queue", "args", "app", *JobOptions.__annotations__]),
         (Queue(), ["name", "app", "server_name"]),
-        (Repid(), ["middlewares", "producer_middlewares"]),
+        (Repid(), ["producer_middlewares"]),
         (Router(), RouterOptions.__annotations__),
         (Worker(), [*WorkerOptions.__annotations__, *RouterOptions.__annotations__, "app"]),
     ],
@@ -149,6 +149,13 @@ def test_assigning_a_field_is_refused_and_so_is_a_misspelt_one(thing: Any, names
     if not isinstance(thing, Repid):  # an app may carry what belongs to the program around it
         with pytest.raises(AttributeError):
             thing.prioritty = 1
+
+
+def test_the_middlewares_of_an_app_are_read_and_not_assigned() -> None:
+    app: Any = Repid()
+    assert app.middlewares == ()
+    with pytest.raises(AttributeError, match="middlewares"):
+        app.middlewares = [print]
 
 
 async def test_a_queue_and_a_job_go_to_the_server_that_they_name() -> None:
