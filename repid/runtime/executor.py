@@ -75,13 +75,14 @@ LONG = 1.0
 class Executor:
     """Runs deliveries. It has one cancel scope, which is replaced when it was used; the crew's timer holds the deadlines."""
 
-    __slots__ = ("_batch", "_cause", "_crew", "_desk", "_ledger", "_run", "_scope", "_settler")
+    __slots__ = ("_batch", "_cause", "_crew", "_desk", "_ledger", "_on_long_step", "_run", "_scope", "_settler")
 
     def __init__(self, crew: Crew, desk: Desk) -> None:
         self._crew = crew
         self._desk = desk
         self._ledger = crew.ledger
         self._settler = crew.settler
+        self._on_long_step = crew.roles.backends.on_long_step
         self._batch: list[Holding] = []
         self._run: Holding | None = None
         self._cause: Cause | None = None
@@ -134,7 +135,7 @@ class Executor:
     async def _serve(self) -> None:
         """Run deliveries until the channel is closed (raises `trio.EndOfChannel`) or the scope is used up (returns)."""
         crew, ledger = self._crew, self._ledger
-        clock = trio.current_time
+        clock = trio.lowlevel.current_clock().current_time  # as trio.current_time, without looking for the clock
         while True:
             now = clock()
             runs, due = 0, now + TIME_PER_CHECKPOINT
@@ -148,8 +149,9 @@ class Executor:
                 runs += 1
                 run = self._admit(self._batch.pop(), now)
                 if run is not None:
-                    self._run = run
-                    rest = self._call(run) if run.actor_role.starts_at_once else self._prepare_and_run(run)
+                    self._run, role = run, run.role
+                    assert role is not None  # what nobody takes is no run
+                    rest = self._call(run, role) if role.starts_at_once else self._prepare_and_run(run)
                     if rest is not None:
                         await rest
                         if self._run is not None or self._cause is not None:
@@ -208,41 +210,40 @@ class Executor:
             self._crew.turn_away(run, PayloadRefused(Failure(failure.type, failure.text)))
             return None
         except BaseException as error:  # noqa: BLE001  from the code of a type, its `__post_init__` say
-            self._begin(run)
+            self._ledger.begin(run, role)
             run.called = True
             self._failed(run, error)
             return None
-        self._begin(run)
+        self._ledger.begin(run, role)
+        if delivery.ttl_left is not None:
+            self._desk.begin(delivery)
         return run
 
-    def _begin(self, run: Holding) -> None:
-        self._ledger.begin(run)
-        if run.delivery.ttl_left is not None:
-            self._desk.begin(run.delivery)
-
-    def _call(self, run: Holding) -> Awaitable[None] | None:
+    def _call(self, run: Holding, role: Role) -> Awaitable[None] | None:
         """Start the actor's coroutine; what to await for the rest of it. None: it waited for nothing, all is done."""
         context = self._crew.context.copy()
-        if (on_long_step := self._crew.roles.backends.on_long_step) is not None:
-            context.run(on_long_step.set, self._stepped_elsewhere)
+        if self._on_long_step is not None:
+            context.run(self._on_long_step.set, self._stepped_elsewhere)
         run.called = True
         try:
-            coroutine = run.actor_role.start(run.arguments, run.message)
+            coroutine = role.start(run.arguments, run.message)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._failed(run, error)
             return None
         try:
             trap = context.run(coroutine.send, None)
         except StopIteration as stop:
-            self._returned(run, stop.value)
+            self._returned(run, role, stop.value)
             return None
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._failed(run, error)
             return None
         run.context = context
-        return self._finish(run, context, coroutine, trap)
+        return self._finish(run, role, context, coroutine, trap)
 
-    async def _finish(self, run: Holding, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
+    async def _finish(
+        self, run: Holding, role: Role, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any
+    ) -> None:
         """Go on with a coroutine whose first step has yielded `trap`."""
         try:
             self.stepped(run.began, trio.current_time())
@@ -252,7 +253,7 @@ class Executor:
             self._failed(run, error)
         else:
             self._disarm(run)
-            self._returned(run, value)
+            self._returned(run, role, value)
 
     def yields(self) -> None:
         """The run lets others run: let there be others, who yield in the same turn, if there is enough to do for two."""
@@ -316,7 +317,7 @@ class Executor:
         if run.is_cancelled:
             self._conclude(run, CancelRequested())
             return
-        rest = self._call(run)
+        rest = self._call(run, run.actor_role)
         if rest is not None:
             await rest
 
@@ -333,8 +334,7 @@ class Executor:
         self._done(run)  # the mode promises at most one run, so without a clear answer there is none
         return False
 
-    def _returned(self, run: Holding, value: Any) -> None:
-        role = run.actor_role
+    def _returned(self, run: Holding, role: Role, value: Any) -> None:
         message = run.message
         if self._cause is TimedOut:
             log.warning("%s returned after its timeout; what it returned counts", self.name)
@@ -445,7 +445,7 @@ class Executor:
         if run.message is not None:
             self._hand_over_deferred(run, run.message)
         role = run.actor_role
-        self._ledger.end(run)
+        self._ledger.end(run, role)
         if role.limits:
             self._crew.release_slot(role)
 

@@ -181,15 +181,14 @@ class Ledger:
                 limit.claimed -= 1
         self.notify()
 
-    def begin(self, holding: Holding) -> None:
-        """A held one has become a run."""
+    def begin(self, holding: Holding, role: Role) -> None:
+        """A held one has become a run of its role."""
         holding.state = State.RUNNING
         self.held -= 1
         self.running += 1
         self.started += 1
-        limits = holding.actor_role.limits
-        if limits:
-            for limit in limits:
+        if role.limits:
+            for limit in role.limits:
                 limit.busy += 1
         if self.held <= self._refill_at or self.started >= self.messages_limit:
             self.notify()
@@ -198,7 +197,7 @@ class Ledger:
         """A run has to wait for something."""
         self.suspended_runs += 1
 
-    def end(self, holding: Holding) -> None:
+    def end(self, holding: Holding, role: Role) -> None:
         """A run has ended, whatever its fate, or was given up before its actor was called. What it needed is let go."""
         holding.state = State.ENDED
         self.running -= 1
@@ -206,15 +205,15 @@ class Ledger:
             self.finished += 1
         else:
             self.started -= 1
-        limits = holding.actor_role.limits
-        if limits:
+        if role.limits:
             seconds = trio.current_time() - holding.began
-            for limit in limits:
+            for limit in role.limits:
                 limit.ended(seconds)
                 limit.claimed -= 1
         holding.message = holding.context = None
         holding.arguments = NO_ARGUMENTS
-        self.notify()
+        if self.held <= self._refill_at:
+            self.notify()
 
     def keep(self, holding: Holding) -> None:
         """Its actor, in the mode `manual`, returned without a verdict: the lease stays with us until one comes."""
@@ -271,19 +270,26 @@ class Ledger:
         if holding is not None:
             self._give_up(holding)
         self.dropped += verdict.dropped
-        if not verdict.accepted:
+        if verdict.outcome != "settled":
             if verdict.outcome == "unknown":
                 self.unknown += 1
             else:
                 self.refused += holding is not None or delivery in self._lost_with_verdict
             self._lost_with_verdict.discard(delivery)
             return
-        if holding is None and delivery not in self._lost_with_verdict:
-            self.refused -= 1  # it was believed lost before it had a verdict, and counted so
-        self._lost_with_verdict.discard(delivery)
+        if holding is None:
+            if delivery in self._lost_with_verdict:
+                self._lost_with_verdict.discard(delivery)
+            else:
+                self.refused -= 1  # it was believed lost before it had a verdict, and counted so
+        if type(disposition) is Ack and disposition.failure is None:
+            self.succeeded += 1
+        else:
+            self._count(disposition)
+
+    def _count(self, disposition: Disposition) -> None:
+        """Count a disposition that is not the most usual one."""
         match disposition:
-            case Ack(failure=None):
-                self.succeeded += 1
             case Ack():
                 self.failed += 1
             case Retry():
@@ -323,9 +329,11 @@ class Ledger:
 
     def _give_up(self, holding: Holding) -> None:
         """Its lease is not ours any more, and a cancellation of its message none of our business."""
-        del self.holdings[holding.delivery]
-        self.size -= len(holding.delivery.envelope.payload)
-        self.take_up(holding)
+        delivery = holding.delivery
+        del self.holdings[delivery]
+        self.size -= len(delivery.envelope.payload)
+        if holding.is_kept:
+            self.take_up(holding)
         holding.is_ours = holding.is_cancelled = False
 
     def report(self) -> Report:

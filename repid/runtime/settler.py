@@ -160,7 +160,7 @@ class Settler:
             settled(settlement.delivery, settlement.disposition, verdict)
             if waiting and settlement.delivery in waiting:
                 self._answer(settlement.delivery, verdict)
-            if not verdict.accepted:
+            if verdict.outcome != "settled":
                 self._log_not_accepted(settlement, verdict)
         self._ledger.verdicts_returned(len(batch))
 

@@ -34,10 +34,10 @@ def step(ledger: Ledger, holding: Holding, what: str) -> None:
         case "turn away", State.HELD:
             ledger.turn_away(holding)
         case "begin", State.HELD:
-            ledger.begin(holding)
+            ledger.begin(holding, holding.actor_role)
         case "end", State.RUNNING:
             holding.called = True
-            ledger.end(holding)
+            ledger.end(holding, holding.actor_role)
         case "keep", State.RUNNING if not holding.is_kept:
             ledger.keep(holding)
         case "take up", _:

@@ -33,13 +33,13 @@ Defect = Callable[[Patch], None]
 
 
 def settles_before_the_end(patch: Patch) -> None:
-    begin: Any = Executor._begin
+    call: Any = Executor._call
 
-    def too_early(self: Executor, run: Any) -> None:
-        begin(self, run)
+    def too_early(self: Executor, run: Any, role: Role) -> Any:
         self._settler.put(Settlement(run.delivery, ACK))
+        return call(self, run, role)
 
-    patch.setattr(Executor, "_begin", too_early)
+    patch.setattr(Executor, "_call", too_early)
 
 
 def forgets_the_held_batch_on_stop(patch: Patch) -> None:
