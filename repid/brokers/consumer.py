@@ -220,6 +220,9 @@ class Consumer:
                     self._of_link.update(dict.fromkeys((d.token for d in claimed.deliveries), self._losses))
                 now = trio.current_time()
                 if claimed.deliveries or now >= deadline:
+                    await (
+                        trio.lowlevel.cancel_shielded_checkpoint()
+                    )  # other consumers have their turn before this one asks again
                     return claimed.deliveries
                 await self._hub.wait(subscription, min(deadline, now + claimed.next_in))
                 self._check_open()

@@ -57,9 +57,11 @@ class PublishesOneByOne(BrokenServer):
     """So that a cancelled call has published some."""
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        return [
-            outcome for envelope in envelopes for outcome in await super(PublishesOneByOne, self).publish([envelope])
-        ]
+        outcomes: list[BrokerRefused | None] = []
+        for envelope in envelopes:
+            outcomes += await super().publish([envelope])
+            await trio.lowlevel.checkpoint()
+        return outcomes
 
 
 class PublishesBackwards(BrokenServer):

@@ -66,6 +66,7 @@ class SettlesInTwoSteps(BrokenServer):
             for settlement, ours in zip(settlements, held, strict=True):
                 await self.server.declare([envelope.queue for envelope in settlement.outbox if ours])
                 await self.server.publish(settlement.outbox if ours else ())
+                await trio.lowlevel.checkpoint()
             return await self.sound.settle([change(settlement, outbox=()) for settlement in settlements])
 
 
