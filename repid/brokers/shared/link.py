@@ -24,8 +24,9 @@ from ...ports import LinkState
 log = Log("repid.link")
 
 SHORTEST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
-"""Seconds between two attempts to open the link again; they double, and each is jittered by half."""
+LONGEST_PAUSE = 1.25
+"""Seconds between two attempts to open the link again; they double, and each is jittered by half. So an engine that is back is
+noticed within two seconds."""
 
 CLOSING_TIME = 20.0
 """Seconds that leaving the connection waits for the engine; then the link is cut."""
