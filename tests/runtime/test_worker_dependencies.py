@@ -88,7 +88,7 @@ async def test_every_kind_of_dependency_is_given_to_the_actor(
         note(**keywords)
 
     note_async.__wrapped__ = note  # type: ignore[attr-defined] # a decorator's work
-    router.actor(name="note", middlewares=[around] if surrounded else [])(note_async if is_async else note)
+    router.actor(name="note", timeout=1e9, middlewares=[around] if surrounded else [])(note_async if is_async else note)
     await send(app, "note", number=7, a="not this")
     assert await app.run_worker(burst=True) == Report(processed=1, succeeded=1)
     assert seen == ["sync", "async", 7, "generator", "async generator", "made of async", "callable"]
