@@ -10,11 +10,10 @@ tuple, set, datetime and its kin, UUID, Decimal, Enum, `msgspec.Struct`, datacla
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -40,7 +39,7 @@ class Codec(msgspec.Struct, frozen=True, eq=False):
     encode: Callable[[Any], bytes]
     bare_decoder: Callable[[Any], Callable[[bytes | msgspec.Raw], Any]]
 
-    def decoder(self, type: Any) -> Callable[[bytes], Any]:  # noqa: A002 (the word that msgspec uses)
+    def decoder(self, type: Any) -> Callable[[bytes], Any]:  # noqa: A002  the word that msgspec uses
         """Compile a function from bytes to a value of `type`, which raises `PayloadError` for bytes that do not fit."""
         decode = self.bare_decoder(type)
 
@@ -64,7 +63,32 @@ def codec_for(content_type: str | None) -> Codec:
 
 def encode_json(value: Any) -> bytes:
     """The value as JSON. Raises `PayloadError` naming what could not be encoded, and where in the value it is."""
-    return JSON_CODEC.encode(value)
+    if value is None:
+        return b"null"
+    try:
+        payload = _plain_json(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _refusal("JSON", _plain_json, value, error) from error
+    find = payload.find  # several times faster than `in`
+    if find(b"null") >= 0 or find(b'nan":') >= 0 or find(b'inf":') >= 0:  # as keys they become text
+        _refuse_no_json(value)
+    return payload
+
+
+def encode_each_as_json(values: Sequence[Any]) -> list[bytes]:
+    """`encode_json` of each value; None becomes no payload."""
+    encode = _plain_json
+    try:
+        payloads = [b"" if value is None else encode(value) for value in values]
+    except Exception:  # noqa: BLE001  it is told which value, and why
+        return [b"" if value is None else encode_json(value) for value in values]
+    find = b"".join(payloads).find  # one search for all of them: a search takes longer to start than to find nothing
+    if find(b"null") >= 0 or find(b'nan":') >= 0 or find(b'inf":') >= 0:
+        for value in values:
+            _refuse_no_json(value)
+    return payloads
 
 
 def fault_of(error: Exception, payload: bytes = b"") -> tuple[str, str]:
@@ -100,7 +124,7 @@ def path_to(path: str, key: object) -> str:
     if not isinstance(key, str):
         try:
             return f"{path}[{key!r:.80}]"
-        except Exception:  # noqa: BLE001 (a repr may raise anything; numbers of many digits do)
+        except Exception:  # noqa: BLE001  a repr may raise anything; numbers of many digits do
             return f"{path}[…]"
     if key.isidentifier() and len(key) <= 80:
         return f"{path}.{key}"
@@ -122,18 +146,17 @@ def _codec_for(content_type: str) -> Codec:
         raise PayloadError(text) from None
 
 
-def _encode_to_json(value: Any) -> bytes:
-    """Encode with msgspec, which writes null for a number that JSON does not have; raises `_NotJSON` for one instead.
+def _refuse_no_json(value: Any) -> None:
+    """Raises `PayloadError` for a number that JSON does not have; msgspec writes null for one, or text for a key.
 
-    Only what may have been such a number is searched for one: the search takes longer than the encoding.
+    Called where the encoded value has a word that may have been such a number: the search takes longer than the
+    encoding.
     """
-    payload = _plain_json(value)
-    find = payload.find  # several times faster than `in`
-    if find(b"null") >= 0 or find(b'nan":') >= 0 or find(b'inf":') >= 0:  # as keys they become text
-        found = _find_no_json(value)
-        if found is not None:
-            raise _NotJSON(*found)
-    return payload
+    found = _find_no_json(value)
+    if found is not None:
+        path, number = found
+        text = f"{number!r} is a number that JSON does not have: send None or text in its place"
+        raise PayloadError(f"cannot encode a {_name_of(value)} as JSON", [(path, text)])
 
 
 _NO_FLOATS = frozenset({str, int, bool, bytes, type(None)})
@@ -167,28 +190,20 @@ def _path_of(place: tuple[Any, ...]) -> str:
     return path
 
 
-class _NotJSON(ValueError):  # noqa: N818  never leaves this module
-    """A number that JSON does not have, and its path."""
+def encode_message_pack(value: Any) -> bytes:
+    """The value as MessagePack. Raises `PayloadError` as `encode_json` does."""
+    try:
+        return _plain_message_pack(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _refusal("MessagePack", _plain_message_pack, value, error) from error
 
-    def __init__(self, path: str, number: float) -> None:
-        super().__init__(path, number)
-        self.fault = path, f"{number!r} is a number that JSON does not have: send None or text in its place"
 
-
-def _encoder(name: str, encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    def encode_or_explain(value: Any) -> bytes:
-        try:
-            return encode(value)
-        except MemoryError:
-            raise
-        except _NotJSON as error:
-            raise PayloadError(f"cannot encode a {_name_of(value)} as {name}", [error.fault]) from None
-        except Exception as error:
-            path, culprit, cause = _culprit(encode, value, error)
-            text = _encoding_fault(culprit, cause)
-            raise PayloadError(f"cannot encode a {_name_of(value)} as {name}", [(path, text)]) from error
-
-    return encode_or_explain
+def _refusal(name: str, encode: Callable[[Any], bytes], value: Any, error: Exception) -> PayloadError:
+    """What to raise for a value that cannot be encoded."""
+    path, culprit, cause = _culprit(encode, value, error)
+    return PayloadError(f"cannot encode a {_name_of(value)} as {name}", [(path, _encoding_fault(culprit, cause))])
 
 
 def _encoding_fault(culprit: object, error: Exception) -> str:
@@ -221,12 +236,14 @@ def _culprit(encode: Callable[[Any], bytes], value: Any, error: Exception) -> tu
 def _attempt(encode: Callable[[Any], bytes], value: Any) -> Exception | None:
     try:
         encode(value)
-    except Exception as error:  # noqa: BLE001 (any of them is the answer)
+    except Exception as error:  # noqa: BLE001  any of them is the answer
         return error
     return None
 
 
 def _children(value: Any) -> Iterable[tuple[object, Any]]:
+    import dataclasses  # noqa: PLC0415  needed only where a value cannot be encoded
+
     if isinstance(value, dict):
         return value.items()
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -252,11 +269,10 @@ def _message_pack_decoder(type: Any) -> Callable[[bytes | msgspec.Raw], Any]:  #
 
 
 _plain_json = msgspec.json.Encoder().encode
+_plain_message_pack = msgspec.msgpack.Encoder().encode
 
-JSON_CODEC = Codec("JSON", _encoder("JSON", _encode_to_json), _json_decoder)
-MESSAGE_PACK_CODEC = Codec(
-    "MessagePack", _encoder("MessagePack", msgspec.msgpack.Encoder().encode), _message_pack_decoder
-)
+JSON_CODEC = Codec("JSON", encode_json, _json_decoder)
+MESSAGE_PACK_CODEC = Codec("MessagePack", encode_message_pack, _message_pack_decoder)
 
 CODECS = {
     JSON: JSON_CODEC,

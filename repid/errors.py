@@ -5,20 +5,19 @@
 * `PayloadError`: the bytes of one message do not fit; the text lists every fault with its path.
 * `BrokerError`: the broker was not there (`BrokerUnavailable`: worth another try) or said no (`BrokerRefused`).
 * `ResultError`: a result is not what was asked for.
+* `LifespanError`: what a worker opens for all its runs failed.
 * `InternalError`: our bug. Please report it.
 
 Exceptions of client libraries are mapped to these where a broker meets its library and nowhere else.
 
-All of them survive `pickle` and `copy`, since they cross processes. Python makes an exception again by calling its class
-with `args`, which hold the finished text here and not what `__init__` takes. So `RepidError` says itself how it is made
-again: without `__init__`, from its args, its attributes and its cause.
+All of them survive `pickle` and `copy`, since they cross processes. Python makes an exception again by calling its
+class with `args`, which hold the finished text here and not what `__init__` takes. So `RepidError` says itself how it
+is made again: without `__init__`, from its args, its attributes and its cause.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
 _Error = TypeVar("_Error", bound="RepidError")
@@ -48,6 +47,8 @@ def _made_again(kind: type[_Error], *args: Any) -> _Error:
 
 
 def _can_be_pickled(error: BaseException) -> bool:
+    import pickle  # noqa: PLC0415  takes milliseconds, and is needed here only
+
     try:
         pickle.dumps(error)
     except Exception:  # noqa: BLE001  what an object raises when it is pickled is its own choice
@@ -73,6 +74,14 @@ class NotSupported(ConfigurationError):
 
 class UsageError(RepidError, RuntimeError):
     """A call came at the wrong time or in the wrong place."""
+
+
+class LifespanError(RepidError):
+    """What a worker opens for all its runs (`app.lifespan`, a dependency of the scope "worker") failed to open or to
+    close.
+
+    The error itself is the `__cause__`.
+    """
 
 
 class NotConnected(UsageError):
@@ -144,6 +153,53 @@ class QueueNotDeclared(BrokerRefused, KeyError):
         self.queue = queue
 
 
+class QueueFull(BrokerRefused):
+    """The queue holds as much as its bounds allow: the message was not published.
+
+    `when_full`: what the queue was declared with. `can_fit`: False if it would not fit into the empty queue either.
+    `readers`: how many consumers of the queue are open, in whatever process; None: the server does not know.
+    """
+
+    def __init__(
+        self, queue: str, text: str, *, when_full: str = "raise", can_fit: bool = True, readers: int | None = None
+    ) -> None:
+        super().__init__(text)
+        self.queue = queue
+        self.when_full = when_full
+        self.can_fit = can_fit
+        self.readers = readers
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether its sender is to wait for room."""
+        return self.can_fit and self.when_full == "wait"
+
+
+class SomeRefused(BrokerError, ExceptionGroup[BrokerRefused]):
+    """Of several calls that were enqueued at once the server refused some; the others are enqueued.
+
+    `outcomes` has one for each, in order: the handle of what was enqueued, or why it was refused. In another process,
+    where a handle cannot go, the id of the message is in its place.
+    """
+
+    outcomes: list[Any]
+
+    def __new__(  # noqa: D102  a group is made here
+        cls, text: str, refused: Sequence[BrokerRefused], outcomes: Iterable[Any] = ()
+    ) -> Self:
+        self = super().__new__(cls, text, refused)
+        self.outcomes = list(outcomes)
+        return self
+
+    def __init__(self, text: str, refused: Sequence[BrokerRefused], *_: Iterable[Any]) -> None:
+        super().__init__(text, refused)
+
+    def __reduce__(self) -> tuple[Callable[..., RepidError], tuple[Any, ...], dict[str, Any]]:
+        make, args, state = super().__reduce__()
+        outcomes = [each if isinstance(each, BrokerRefused) else getattr(each, "id", each) for each in self.outcomes]
+        return make, args, {**state, "outcomes": outcomes}
+
+
 class DuplicateId(BrokerRefused):
     """A message with this id is ready, scheduled or leased: the new one was not published."""
 
@@ -165,6 +221,25 @@ class ResultError(RepidError):
     """There is no such result: none was stored, the run did not succeed, or its value has another type."""
 
 
+class JobFailed(ResultError):
+    """The job has ended without a value: its actor raised, it was cancelled, or it expired.
+
+    `id`: under which its result is stored. `state`: how it ended, as in `Result.state`. `type`, `text` and `traceback`
+    are those of the error of its actor, as texts; empty where there was none.
+    """
+
+    def __init__(self, id_: str, state: str, type_: str = "", text: str = "", traceback: str = "") -> None:
+        why = f": {type_}: {text}" if type_ else ""
+        super().__init__(f"message {id_!r} has no return value: it ended as {state!r}{why}")
+        self.id = id_
+        self.state = state
+        self.type = type_
+        self.text = text
+        self.traceback = traceback
+        if traceback:
+            self.add_note(f"The actor's own traceback:\n{traceback}")
+
+
 class WorkersFailed(RepidError):
     """Worker processes crashed too often, or did not end as they should. `report`: what all of them told."""
 
@@ -184,5 +259,7 @@ def shown(text: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known word, else an empty string."""
+    from difflib import get_close_matches  # noqa: PLC0415  needed only where something is wrong
+
     close = get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

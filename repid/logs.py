@@ -5,20 +5,49 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Mapping
+from contextvars import ContextVar
 
 from .tracebacks import explain, inert, traceback_of
+
+NOTHING: Mapping[str, object] = {}
+
+context: ContextVar[Mapping[str, object]] = ContextVar("repid_log_context", default=NOTHING)
+"""What `log_context` returns."""
+
+
+def log_context() -> Mapping[str, object]:
+    """Which message is spoken of: its `message_id`, `actor`, `queue` and `attempt`; nothing if none is.
+
+    It is known while handlers and filters get a record of repid that is about a message, and in every run of a worker
+    that logs its runs (`log_runs`): for a filter that adds it to the records of actors.
+    """
+    return context.get()
 
 
 class Log:
     """The logger of that name. What its handlers raise is printed to stderr, as logging itself does with most of it.
 
-    An error that is logged along is put into words here, once and within bounds: it may be one that cannot be formatted.
-    What comes from payloads and errors cannot forge an entry: later lines are indented, control characters escaped.
-    The record holds it as `exc_info` for those handlers that look at it themselves.
+    An error that is logged along is put into words here, once and within bounds: it may be one that cannot be
+    formatted. What comes from payloads and errors cannot forge an entry: later lines are indented, control characters
+    escaped. The record holds it as `exc_info` for those handlers that look at it themselves.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, fields: Mapping[str, object] = NOTHING) -> None:
         self._logger = logging.getLogger(name)
+        self._fields = fields
+
+    def about(self, fields: Mapping[str, object]) -> Log:
+        """The same logger, whose records have these fields as `extra`."""
+        return Log(self._logger.name, fields)
+
+    def is_enabled(self, level: int) -> bool:
+        """Whether records of this level go anywhere."""
+        return self._logger.isEnabledFor(level)
+
+    def log(self, level: int, text: str, *values: object) -> None:
+        """As `Logger.log`."""
+        self._log(level, text, values)
 
     def debug(self, text: str, *values: object) -> None:
         """As `Logger.debug`."""
@@ -63,12 +92,20 @@ class Log:
                 record.msg, record.args = harmless, None
             if error is not None:
                 record.exc_text = (explain(error) if explained is None else explained).rstrip("\n")
-            logger.handle(record)
-        except Exception as fault:  # noqa: BLE001  whatever a handler raises
+            if not self._fields:
+                logger.handle(record)
+                return
+            record.__dict__.update(self._fields)
+            token = context.set(self._fields)
+            try:
+                logger.handle(record)
+            finally:
+                context.reset(token)
+        except (Exception, SystemExit) as fault:  # noqa: BLE001  whatever a handler raises, but Ctrl-C
             _report(fault)
 
 
-def _report(fault: Exception) -> None:
+def _report(fault: BaseException) -> None:
     if not logging.raiseExceptions or sys.stderr is None:
         return
     try:

@@ -19,6 +19,9 @@ LONGEST_REPR = 120
 
 LARGEST_NUMBER = 2.0**63
 
+LARGEST_COUNT = 2**63 - 1
+"""What every server can write down: a whole number of 64 bits."""
+
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]*")
 _LONGEST_NAME = 255
 _SIGNS = frozenset("_.:/-")
@@ -135,6 +138,8 @@ def check_count(name: str, value: float, *, least: int = 0) -> float:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (whole or value == math.inf) or value < least:
         raise ConfigurationError(f"{name} must be a whole number of at least {least}, but is {brief(value)}")
+    if LARGEST_COUNT < value < math.inf:
+        raise ConfigurationError(f"{name} must be at most {LARGEST_COUNT}, but is {brief(value)}")
     return value
 
 
@@ -160,6 +165,15 @@ def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
             raise ConfigurationError(
                 f"{what} has no option {word!r}{did_you_mean(word, words)}; the options are: {', '.join(sorted(words))}"
             )
+
+
+def check_hook(name: str, value: Any, *arguments: str) -> None:
+    """Raises `ConfigurationError` unless the value is a function, async or not, that takes these arguments and has no
+    yield.
+    """
+    _check_takes(name, value, arguments, {})
+    if any(yields(each) for yields in _GENERATORS for each in _forms(value)):
+        raise ConfigurationError(f"{name} must return, not yield, but {_called(value)} is a generator function")
 
 
 def check_function(name: str, value: Any, *arguments: str, **keywords: str) -> Any:

@@ -3,37 +3,94 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from .application import Application, find_app
-from .errors import ConfigurationError
+import msgspec
+
+from .application import Application, check_app, find_app
+from .delivery import UNBOUNDED, WhenFull
+from .errors import ConfigurationError, QueueNotDeclared
 from .fields import Field
 from .hosts import hosted
 from .names import check_count, check_iterable, check_name, check_one_of
-from .ports import Broker, BrowsedMessage, Category, Counts
+from .ports import Broker, BrowsedMessage, Category, Counts, Topics, make_bounds
 from .producer import raise_refused
 
 CATEGORIES: tuple[Category, ...] = ("ready", "scheduled", "leased", "dead")
 
 
+class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How one queue of a server stands: its counts, how many seconds ago the message was enqueued that is handled next
+    (None: none is ready, or that was not recorded), the names of the app's actors that read it, and what each open
+    consumer of any process takes of it, as the names of actors (None: all); `readers` is None where the server does not
+    know that.
+    """
+
+    name: str
+    counts: Counts
+    age: float | None
+    actors: tuple[str, ...]
+    readers: tuple[Topics, ...] | None
+
+
+async def look_at_queues(broker: Broker, actors: Mapping[str, Sequence[str]]) -> list[QueueStatus]:
+    """All queues of a server, by name. `actors`: those of the app that read each of them."""
+    while True:
+        try:
+            return await _look_at_queues(broker, actors)
+        except QueueNotDeclared:  # deleted meanwhile
+            continue
+
+
+async def _look_at_queues(broker: Broker, actors: Mapping[str, Sequence[str]]) -> list[QueueStatus]:
+    names = await broker.queues()
+    counts = await broker.counts_of(names) if names else []
+    readers = await broker.readers() if broker.capabilities.readers else None
+    statuses = []
+    for name, count in zip(names, counts, strict=True):
+        [*head] = await broker.browse(name, "ready", limit=1) if count.ready else []
+        enqueued_at = head[0].enqueued_at if head else None
+        age = None if enqueued_at is None else max(0.0, head[0].seen_at - enqueued_at)
+        own = tuple(actors.get(name, ()))
+        read = None if readers is None else tuple(reader[name] for reader in readers if name in reader)
+        statuses.append(QueueStatus(name=name, counts=count, age=age, actors=own, readers=read))
+    return statuses
+
+
 class Queue:
     """One named buffer on a server of the app: the one named `server_name`, else its default one.
 
-    Without `app=`, the app is the one whose `magic()` block encloses the call. Two queues of the same name, app and server
-    are equal. What a queue was made with can be read and not assigned.
+    Without `app=`, the app is the one whose `magic()` block encloses the call. Two queues of the same name, app and
+    server are equal. What a queue was made with can be read and not assigned.
+
+    `max_size`, `max_bytes`: so many messages, and bytes of their payloads, may wait (ready or scheduled; what is
+    running does not count). `when_full`: "wait" (default): who sends waits until there is room; "raise": `QueueFull` is
+    raised; "drop_oldest": the oldest waiting messages are dropped. `declare` stores that on the server, for all who use
+    the queue.
     """
 
-    __slots__ = ("__weakref__", "_app", "_name", "_server_name")
+    __slots__ = ("__weakref__", "_app", "_bounds", "_name", "_server_name")
 
     name = Field[str](lambda queue: queue._name)  # noqa: SLF001  its own
     app = Field[Application | None](lambda queue: queue._app)  # noqa: SLF001
     server_name = Field[str | None](lambda queue: queue._server_name)  # noqa: SLF001
+    max_size = Field[int | None](lambda queue: queue._bounds.max_size)  # noqa: SLF001
+    max_bytes = Field[int | None](lambda queue: queue._bounds.max_bytes)  # noqa: SLF001
+    when_full = Field[WhenFull](lambda queue: queue._bounds.when_full)  # noqa: SLF001
 
     def __init__(
-        self, name: str = "default", *, app: Application | None = None, server_name: str | None = None
+        self,
+        name: str = "default",
+        *,
+        app: Application | None = None,
+        server_name: str | None = None,
+        max_size: int | None = None,
+        max_bytes: int | None = None,
+        when_full: WhenFull | None = None,
     ) -> None:
         self._name = check_name("queue", name)
-        self._app = app
+        self._bounds = make_bounds(f"queue {name!r}", max_size, max_bytes, when_full)
+        self._app = check_app(f"queue {name!r}", app)
         self._server_name = None if server_name is None else check_name("server", server_name)
 
     def __repr__(self) -> str:
@@ -51,8 +108,19 @@ class Queue:
 
     @hosted
     async def declare(self) -> None:
-        """Create the queue, if it does not exist yet."""
-        await self._broker.declare([self.name])
+        """Create the queue, if it does not exist yet, and bound it if this one has bounds.
+
+        They take the place of those that it had. Without bounds it keeps them; `remove_bounds` removes them.
+        """
+        if self._bounds.are_none:
+            await self._broker.declare([self.name])
+        else:
+            await self._broker.set_bounds({self.name: self._bounds})
+
+    @hosted
+    async def remove_bounds(self) -> None:
+        """Let any number of messages wait from now on. The queue is created if it does not exist yet."""
+        await self._broker.set_bounds({self.name: UNBOUNDED})
 
     @hosted
     async def flush(self) -> int:
@@ -76,7 +144,9 @@ class Queue:
 
     @hosted
     async def counts(self) -> Counts:
-        """How many messages are ready, scheduled, leased and dead."""
+        """How many messages are ready, scheduled, leased and dead; the bounds of the queue, and how many it has
+        dropped.
+        """
         return await self._broker.counts(self.name)
 
     async def size(self) -> int:

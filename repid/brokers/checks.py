@@ -1,30 +1,73 @@
-"""What callers hand in, looked at before anything is changed: a bad message must not leave half a batch behind."""
+"""Checks of arguments, made before anything is changed: a bad message must not leave half a batch behind."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
-from ..delivery import Ack, Cancel, DeadLetter, Delivery, NewResult, Progress, Release, Retry, Settlement
+from ..delivery import (
+    UNBOUNDED,
+    Ack,
+    Bounds,
+    Cancel,
+    DeadLetter,
+    Delivery,
+    NewResult,
+    Progress,
+    Release,
+    Retry,
+    Settlement,
+)
 from ..envelope import NO_OPTIONS, Envelope
 from ..errors import ConfigurationError, InternalError, NotSupported
-from ..names import check_number, check_text
-from ..ports import Capabilities
-from ..retry import seconds
+from ..names import check_duration, check_function, check_iterable, check_number, check_text
+from ..ports import Capabilities, Instrument, Topics, make_bounds
+
+LARGEST_MESSAGE = 32 * 2**20
+"""Bytes of the payload and headers of a message, or of a result, that a remote engine is sent: what it takes within the
+time of a call. A larger one would time out each time, and take the link from all other calls with it."""
 
 _DISPOSITIONS = frozenset({Ack, Retry, Release, DeadLetter, Cancel})
+
+
+def check_queue(queue: str) -> str:
+    """The name of a queue itself. Raises `ConfigurationError` unless it is text that UTF-8 can write."""
+    return check_text("the name of a queue", queue)
 
 
 def check_queues(queues: Iterable[str]) -> list[str]:
     """The names of queues to be declared. Raises `ConfigurationError` unless each is text that UTF-8 can write."""
     if isinstance(queues, str):
         raise ConfigurationError(f"declare takes several names: declare([{queues!r}])")
-    return [check_text("the name of a queue", name) for name in queues]
+    return [check_queue(name) for name in queues]
+
+
+def check_bounds(bounds: Mapping[str, Bounds]) -> None:
+    """Raise `ConfigurationError` for the name of a queue that is none, and bounds that are no numbers."""
+    for queue, bound in bounds.items():
+        check_queue(queue)
+        if not isinstance(bound, Bounds):
+            raise ConfigurationError(f"the bounds of queue {queue!r} must be Bounds(...), but are {bound!r}")
+        if bound != UNBOUNDED:
+            make_bounds(f"queue {queue!r}", bound.max_size, bound.max_bytes, bound.when_full)
+
+
+def check_taken(queues: Mapping[str, Topics]) -> None:
+    """Raise `ConfigurationError` unless all queues and topics that a consumer takes are text that UTF-8 can write."""
+    for name, topics in queues.items():
+        check_queue(name)
+        for topic in topics or ():
+            check_text(f"a topic of queue {name!r}", topic)
+
+
+def check_schedule(name: str) -> str:
+    """The name of a schedule itself. Raises `ConfigurationError` unless it is text that UTF-8 can write."""
+    return check_text("the name of a schedule", name)
 
 
 def check_progress(progress: Iterable[tuple[Delivery, Progress | None]]) -> None:
-    """Raise `ConfigurationError` for numbers that are not finite and a note that is no text: nobody could wait for them."""
+    """Raise `ConfigurationError` for numbers that are not finite and a note that is not text."""
     for _, how_far in progress:
         if how_far is not None:
             check_number("the done of a progress", how_far.done)
@@ -34,10 +77,11 @@ def check_progress(progress: Iterable[tuple[Delivery, Progress | None]]) -> None
 
 
 def check_envelopes(envelopes: Iterable[Envelope]) -> None:
-    """Raise `ConfigurationError` for a payload that is not bytes, headers that are no dict, options that are no numbers,
-    and text that UTF-8 cannot write.
+    """Raise `ConfigurationError` for a payload that is not bytes, headers that are no dict, options that are no
+    numbers, and text that UTF-8 cannot write.
     """
     headers: object = None
+    options = NO_OPTIONS
     for envelope in envelopes:
         if type(envelope.payload) is not bytes or type(envelope.headers) is not dict:
             _check_types(envelope)
@@ -49,16 +93,29 @@ def check_envelopes(envelopes: Iterable[Envelope]) -> None:
                 if not (isinstance(value, str) and value.isascii() and name.isascii()):
                     _check_text(envelope, "header", name)
                     _check_text(envelope, f"header {name!r}", value)
-        if envelope.options is not NO_OPTIONS:
+        if envelope.options is not options:
+            options = envelope.options
             _check_options(envelope)
+
+
+def takes_all(claimed: Capabilities) -> bool:
+    """Whether `check_claimed` lets all messages pass."""
+    return claimed.calls != "remote" and _honours_all_options(claimed)
+
+
+def _honours_all_options(claimed: Capabilities) -> bool:
+    return claimed.priorities != "none" and claimed.delays != "none" and claimed.ttl
 
 
 def check_claimed(server: str, claimed: Capabilities, envelopes: Iterable[Envelope]) -> None:
     """Raise `NotSupported` for an option that the engine cannot honour.
 
-    That a result is wanted concerns the worker, which may keep it elsewhere: see `check_settlements`.
+    Results are checked by `check_settlements`, since a worker may keep them in another server. Raises
+    `ConfigurationError` for a message that is too large for a remote engine.
     """
-    if claimed.priorities != "none" and claimed.delays != "none" and claimed.ttl:
+    if claimed.calls == "remote":
+        check_sizes(server, envelopes)
+    if _honours_all_options(claimed):
         return
     for envelope in envelopes:
         options = envelope.options
@@ -70,9 +127,24 @@ def check_claimed(server: str, claimed: Capabilities, envelopes: Iterable[Envelo
         for option, is_refused in wanted.items():
             if is_refused:
                 raise NotSupported(
-                    f"message {envelope.id!r} has the option {option!r}, which {server} does not support: leave it out, or "
-                    "use a server that supports it, such as SQLiteServer"
+                    f"message {envelope.id!r} has the option {option!r}, which {server} does not support: leave it out, "
+                    "or use a server that supports it, such as SQLiteServer"
                 )
+
+
+def check_sizes(server: str, envelopes: Iterable[Envelope]) -> None:
+    """Raise `ConfigurationError` for a message with more bytes than `LARGEST_MESSAGE`."""
+    for envelope in envelopes:
+        size = len(envelope.payload) + sum(map(len, envelope.headers.values()))
+        if size > LARGEST_MESSAGE:
+            raise _too_large(server, f"message {envelope.id!r}", size)
+
+
+def _too_large(server: str, what: str, size: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} has {size} bytes, and {server} takes {LARGEST_MESSAGE} at most: keep large values elsewhere, in a file or an "
+        "object store, and send where they are"
+    )
 
 
 def check_several(call: str, names: Iterable[str]) -> list[str]:
@@ -83,17 +155,35 @@ def check_several(call: str, names: Iterable[str]) -> list[str]:
     for name in several:
         if not isinstance(name, str):
             raise ConfigurationError(f"{call} takes names or ids, which are text, but got {name!r}")
+        check_text(f"a name or id for {call}", name)
     return several
 
 
 def check_lease_timeout(value: float | timedelta) -> float:
-    """The time-out in seconds; raise `ConfigurationError` unless it is more than 0."""
-    lease_timeout = seconds(value)
-    if not lease_timeout > 0:
-        raise ConfigurationError(f"lease_timeout must be more than 0 seconds, but is {lease_timeout}")
+    """The time-out in seconds; raise `ConfigurationError` unless it is a positive duration."""
+    lease_timeout = check_duration("lease_timeout", value, positive=True)
     if lease_timeout == math.inf:
         raise ConfigurationError("lease_timeout must be finite: the messages of a dead worker would never come back")
     return lease_timeout
+
+
+def check_dead_ttl(value: float | timedelta | None) -> float | None:
+    """The ttl of dead letters in seconds; None: they stay. Raises `ConfigurationError` unless it is a positive
+    duration.
+    """
+    if value is None:
+        return None
+    ttl = check_duration("dead_ttl", value, positive=True)
+    return None if ttl == math.inf else ttl
+
+
+def check_instruments(instruments: Iterable[Instrument]) -> list[Instrument]:
+    """The instruments as a list; raise `ConfigurationError` for what cannot be called with one call."""
+    check_iterable("instruments", instruments)
+    several = list(instruments)
+    for each in several:
+        check_function("each of the instruments", each, "call")
+    return several
 
 
 def check_settlements(
@@ -111,21 +201,31 @@ def check_settlements(
         if settlement.result is not None:
             if not keeps_results:
                 raise NotSupported(
-                    f"{server} cannot store the result of message {settlement.delivery.envelope.id!r}: it does not have "
-                    "the role 'results'; give it another server that has it, as state=, or the app a result_store="
+                    f"{server} cannot store the result of message {settlement.delivery.envelope.id!r}: it does not "
+                    "have the role 'results'; give it another server that has it, as state=, or the app a result_store="
                 )
-            check_results([settlement.result])
+            _check_result(server, claimed, settlement.result)
 
 
-def check_results(results: Iterable[NewResult]) -> None:
-    """Raise `ConfigurationError` for a ttl that is no number."""
+def check_results(server: str, claimed: Capabilities, results: Iterable[NewResult]) -> None:
+    """Raise `ConfigurationError` for a ttl that is no number, and for a value that is too large for a remote engine."""
     for result in results:
-        if not _is_number(result.ttl):
-            raise ConfigurationError(f"the ttl of the result {result.id!r} must be a number, but is {result.ttl!r}")
+        _check_result(server, claimed, result)
+
+
+def _check_result(server: str, claimed: Capabilities, result: NewResult) -> None:
+    if len(result.payload) > LARGEST_MESSAGE and claimed.calls == "remote":
+        raise _too_large(server, f"the result {result.id!r}", len(result.payload))
+    ttl = result.ttl
+    if not (type(ttl) is float and ttl == ttl) and not _is_number(ttl):  # noqa: PLR0124  nan is no number
+        raise ConfigurationError(f"the ttl of the result {result.id!r} must be a number, but is {ttl!r}")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not math.isnan(value)
+    try:
+        return isinstance(value, int | float) and not math.isnan(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _check_types(envelope: Envelope) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import cast
 
-import msgspec
 import trio
 
 from ..delivery import Delivery, Progress, Settlement, Token
@@ -21,23 +21,27 @@ from ..ports import (
     LeaseEvent,
     News,
     ResultStore,
+    SendingRun,
     SteadyDriver,
     Topics,
     TrackingDriver,
     UnderWay,
     Verdict,
     WaitingDriver,
+    WakingDriver,
     at_most_of,
+    store_apart,
 )
 from .checks import check_progress, check_settlements
 from .shared.calls import Calls
-from .shared.hub import Hub, Subscription
+from .shared.hub import Subscription
+from .shared.lines import Lines, Place
 
-_MAYBE_READY = News(ready=True, events=False, ids=())
+_MAYBE_READY = News(ready=True, events=False, ids=(), room=False)
 
 
 class _Claim:
-    """A `receive` that goes on until it has something: how much it takes."""
+    """A `receive` that waits: how many messages it takes, and within which limits."""
 
     __slots__ = ("at_most", "limit")
 
@@ -49,15 +53,15 @@ class _Claim:
 class Consumer:
     """Leases messages of some queues of one server to one worker.
 
-    What it handed over stays leased when its block is left, until it is settled or rescued: `settle` and `extend` go on
-    working as long as the server is connected. All its calls may run at the same time. It survives a broken link.
+    Messages that it handed over stay leased when its block is left, until they are settled or rescued: `settle` and
+    `extend` work as long as the server is connected. All its calls may run at the same time. It survives a broken link.
     """
 
     def __init__(
         self,
         calls: Calls,
         driver: Driver,
-        hub: Hub,
+        lines: Lines,
         key: str,
         queues: Mapping[str, Topics],
         result_store: ResultStore | None,
@@ -67,21 +71,25 @@ class Consumer:
         self.is_open = True
         self._calls = calls
         self._driver = driver
-        self._hub = hub
+        self._lines = lines
+        self._hub = lines.hub
         self._result_store = result_store
         self._claimed = claimed = driver.capabilities
         self._keeps_results = result_store is not None or claimed.has("results")
         self._waiting: set[_Claim] = set()
         self._unanswered: set[Token] = set()
         """Tokens of leases whose settlement was sent and not answered."""
+        self._told: frozenset[LeaseEvent] = frozenset()
+        """The events in the driver's last answer: it repeats those that still matter."""
         self._of_link: dict[Token, int] | None = {} if claimed.leases == "connection" else None
         """Tokens of leases that end with the link, with how often it had broken when they were taken."""
         self._line = cast("WaitingDriver", driver) if isinstance(driver, WaitingDriver) else None
+        self._waking = cast("WakingDriver", driver) if isinstance(driver, WakingDriver) else None
         self._tracking = cast("TrackingDriver", driver) if claimed.has("tracking") else None
 
     @property
     def lease_timeout(self) -> float:
-        """A lease that was neither settled nor extended for so many seconds may be rescued."""
+        """Seconds after which a lease that was neither settled nor extended may be rescued."""
         return self._driver.lease_timeout
 
     async def receive(
@@ -93,9 +101,9 @@ class Consumer:
     ) -> list[Delivery]:
         """Lease up to `limit` ready messages by rank; wait at most `max_wait` seconds until there is one.
 
-        While the link is down it goes on waiting, and raises `BrokerUnavailable` if it still is at the end.
-        `at_most`: see `AtMost`. Cancelling loses nothing: what was claimed is returned, although the caller was
-        cancelled meanwhile. Raises `UsageError` when the consumer is closed, also while it waits.
+        While the link is down it goes on waiting, and raises `BrokerUnavailable` if the link is still down at the end.
+        `at_most`: see `AtMost`. Cancelling loses nothing: what was claimed is returned although the caller was
+        cancelled. Raises `UsageError` when the consumer is closed, also while it waits.
         """
         if limit < 1:
             raise ConfigurationError(f"receive needs a limit of at least 1, but got {limit}")
@@ -112,9 +120,11 @@ class Consumer:
             return await self._claim_until(claim, deadline)
         finally:
             self._waiting.discard(claim)
+            if self._waking is not None and not self._waiting:
+                self._waking.stop_waiting(self.key)
 
     def set_limits(self, at_most: AtMost | Mapping[tuple[str, str], int] | None) -> None:
-        """A `receive` of this consumer that waits just now heeds these limits from now on."""
+        """Have a `receive` of this consumer that is waiting use these limits from now on."""
         limits = at_most_of(at_most)
         if self._line is not None:
             self._line.set_limits(self.key, limits)
@@ -126,13 +136,14 @@ class Consumer:
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """Carry out each disposition with its outbox and result; answer in the same order.
 
-        The outbox is in the same step where the server claims that, else it is published first. Raises
-        `BrokerUnavailable` where there was no answer: make the same call again. What it settled after all is then
-        answered as unknown, not as refused. Cancelling loses nothing, as for any other call.
+        The outbox is in the same step if the server claims that, else it is published first. An outbox for which a full
+        queue has no room is answered with "full": nothing was done. Raises `BrokerUnavailable` if there was no answer:
+        make the same call again. What the first call settled is then answered as unknown, not as refused. Cancelling
+        loses nothing.
         """
         check_settlements(self._calls.server, self._claimed, settlements, keeps_results=self._keeps_results)
         if self._result_store is not None:
-            settlements = await self._store_results(self._result_store, settlements)
+            settlements = await store_apart(self._result_store, settlements)
         settle = partial(self._driver.settle, self.key, settlements)
         try:
             verdicts = await self._calls("settle", settle, count=len(settlements))
@@ -143,44 +154,56 @@ class Consumer:
             verdicts = [self._answered(one, verdict) for one, verdict in zip(settlements, verdicts, strict=True)]
         return verdicts
 
+    def turn(self, queue: str, run: SendingRun | None) -> AbstractAsyncContextManager[Place]:
+        """Wait, before the block, for this call's turn to look for room in a full queue, among all that wait for that."""
+        return self._lines.turn(queue, run)
+
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
-        """Start the lease of each anew, also of one that has ended and was not rescued yet. False: it is lost."""
+        """Start each lease anew, also one that has ended and was not rescued yet. False: that lease is lost."""
         return await self._calls("extend", partial(self._driver.extend, self.key, deliveries), count=len(deliveries))
 
     def vouch(self, under_way: UnderWay) -> None:
-        """Have an engine with a thread of its own extend what is under way while the event loop is blocked.
+        """Have a thread of the engine's driver extend these leases while the event loop is blocked.
 
-        Other engines do nothing: in this process nobody can take a lease while the loop is blocked, and from a remote
-        engine others take what is not extended in time.
+        An engine in this process has none: no lease can be taken while the loop is blocked. From a remote one whose
+        driver has none, other workers take the leases that were not extended in time.
         """
         if isinstance(self._driver, SteadyDriver):
             self._driver.vouch(self.key, under_way)
 
     async def rescue(self) -> int:
-        """Take back every lease that has ended, whoever holds it; how many, those that are poison now included."""
+        """Take back every lease that has ended, of any consumer; returns how many, with those whose message is poison
+        now.
+        """
         return await self._calls("rescue", self._driver.rescue)
 
     async def suspects(self) -> int:
-        """How many ready messages this consumer could be given if it held nothing else; 0 where nothing is isolated."""
+        """How many ready messages this consumer could get if it held no message; 0 if the engine isolates none."""
         if not self._claimed.isolates:
             return 0
         claim = partial(self._driver.claim, self.key, 0, ANYTHING)
         return (await self._calls("suspects", claim, count=0)).suspects
 
     async def report(self, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
-        """Note how far runs have come, until they are leased anew; what is not leased is passed over.
+        """Note how far runs have come, until their messages are leased anew. Deliveries whose lease is lost are left
+        out.
 
-        Raises `ConfigurationError`, and notes nothing, where a number is not finite or a note is no text.
+        Raises `ConfigurationError`, and notes nothing, if a number is not finite or a note is not text.
         """
         check_progress(progress)
         if self._tracking is not None:
             report = partial(self._tracking.report, self.key, progress)
             await self._calls("report", report, count=len(progress))
 
-    async def events(self) -> list[LeaseEvent]:
-        """Wait for lease events: leases that are lost, and runs that somebody cancels; each is given once.
+    async def wait_link(self, at_most: float) -> None:
+        """Wait this many seconds, or until the link is up again if it is down: what failed may be done then."""
+        with trio.move_on_after(at_most):
+            await self._calls.wait_up()
 
-        Cancelled, this call has taken none. Raises as `receive` when the consumer is closed.
+    async def events(self) -> list[LeaseEvent]:
+        """Wait for lease events: leases that are lost, and runs that were cancelled; each is given once.
+
+        If this call is cancelled, it has taken none. Raises as `receive` when the consumer is closed.
         """
         with self._hub.subscribed("events") as subscription:
             while True:
@@ -189,7 +212,7 @@ class Consumer:
                 events = self._lost_with_the_link()
                 try:
                     if self._tracking is not None:
-                        events += await self._calls("events", partial(self._tracking.events, self.key))
+                        events += self._new_of(await self._calls("events", partial(self._tracking.events, self.key)))
                 except BrokerUnavailable:
                     if not (self._calls.is_down or events):
                         raise
@@ -197,12 +220,10 @@ class Consumer:
                     return events
                 await self._hub.wait(subscription)
 
-    async def _store_results(self, store: ResultStore, settlements: Sequence[Settlement]) -> list[Settlement]:
-        """Store elsewhere what the engine cannot keep, before the messages are settled: after a crash, once more."""
-        results = [settlement.result for settlement in settlements if settlement.result is not None]
-        if results:
-            await store.store_results(results)
-        return [msgspec.structs.replace(settlement, result=None) for settlement in settlements]
+    def _new_of(self, events: Sequence[LeaseEvent]) -> list[LeaseEvent]:
+        """Those events of a driver's answer that were not in the answer before."""
+        told, self._told = self._told, frozenset(events)
+        return [event for event in events if event not in told]
 
     async def _claim_until(self, wanted: _Claim, deadline: float) -> list[Delivery]:
         with self._hub.subscribed("ready") as subscription:
@@ -219,6 +240,8 @@ class Consumer:
                 if self._of_link is not None:
                     self._of_link.update(dict.fromkeys((d.token for d in claimed.deliveries), self._losses))
                 now = trio.current_time()
+                if claimed.deliveries:
+                    self._lines.tell_of_room()
                 if claimed.deliveries or now >= deadline:
                     await (
                         trio.lowlevel.cancel_shielded_checkpoint()
@@ -228,12 +251,12 @@ class Consumer:
                 self._check_open()
 
     async def _wait_out(self, subscription: Subscription, deadline: float) -> None:
-        """The link is down: wait for news, which the link's return is."""
+        """Wait until the link is up again, which is news."""
         await self._hub.wait(subscription, deadline)
         self._check_open()
 
     def _answered(self, settlement: Settlement, verdict: Verdict) -> Verdict:
-        """The verdict as it is to be understood: what was asked before and not answered may have been carried out."""
+        """The verdict on a settlement. One that was sent before and not answered may have been carried out then."""
         token = settlement.delivery.token
         if self._of_link is not None:
             self._of_link.pop(token, None)

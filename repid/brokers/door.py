@@ -7,7 +7,9 @@
 * connection blocks are counted, and belong to one trio run;
 * a call is checked, shielded, bounded and shown to instruments (`shared.calls`);
 * concurrent publishes to a remote engine become one request (`shared.coalescer`);
-* whoever waits for messages, lease events or watched jobs waits for news of the engine (`shared.hub`), then asks again;
+* a call for which a full queue has no room waits in line until there is some (`shared.lines`);
+* a task that waits for messages, lease events or watched jobs waits for news of the engine (`shared.hub`), then asks
+  again;
 * the link is opened again when it breaks, and consumers survive that (`shared.link`).
 """
 
@@ -15,8 +17,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Self, cast
 
@@ -24,7 +26,7 @@ import trio
 from msgspec.structs import replace
 from trio.lowlevel import TrioToken, checkpoint_if_cancelled, current_trio_token, enable_ki_protection
 
-from ..delivery import NewResult, StoredResult
+from ..delivery import Bounds, NewResult, StoredResult
 from ..envelope import Envelope, new_id
 from ..errors import (
     BrokerError,
@@ -35,7 +37,7 @@ from ..errors import (
     PublishUnknown,
     UsageError,
 )
-from ..hosts import hosted, hosted_context, hosted_unless
+from ..hosts import hosted, hosted_context, hosted_unless, trio_runs
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
@@ -44,6 +46,7 @@ from ..ports import (
     Capabilities,
     Category,
     Counts,
+    DeadKeepingDriver,
     Driver,
     DueSchedules,
     FullDriver,
@@ -59,20 +62,43 @@ from ..ports import (
     Topics,
 )
 from ..process import inherits
-from .checks import check_claimed, check_envelopes, check_queues, check_results, check_several
+from .checks import (
+    check_bounds,
+    check_claimed,
+    check_envelopes,
+    check_instruments,
+    check_queue,
+    check_queues,
+    check_results,
+    check_schedule,
+    check_several,
+    check_sizes,
+    check_taken,
+    takes_all,
+)
 from .consumer import Consumer
 from .shared.calls import Calls
 from .shared.coalescer import Coalescer
 from .shared.hub import Hub
+from .shared.lines import LONGEST_POLL, Lines, must_wait
 from .shared.link import Link
 from .shared.ticking import tick_elsewhere
-from .shared.watching import Watchers
+from .shared.watching import Following, Watchers
 
 STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
-"""What another server can do for an engine that cannot."""
+"""The roles that another server can fill."""
 
 LARGEST_REQUEST = 1000
 """Messages or ids that concurrent calls put into one request."""
+
+LARGEST_PUBLISH = 8192
+"""Messages that one call gives to a remote engine: a tenth of what a slow one takes in the time of a call."""
+
+LARGEST_PAYLOADS = 16 * 2**20
+"""Bytes of payload in one such call, if it is about several messages."""
+
+FIRST_POLL = 0.01
+"""Seconds after which to look for room again, at first, where another process may have made room and nobody tells."""
 
 
 def _stays(server: Server) -> bool:
@@ -86,38 +112,43 @@ class Server:
     Programs under asyncio make these calls in the same way. Calls for what the engine does not claim (see
     `capabilities`) raise `NotSupported`. `instruments` are called with each call that has ended. `state` is another
     server, which keeps results and schedules where this engine cannot; it is open while this one is. A result is stored
-    there before its message is settled; nothing is stored of a message that ends without a worker (poison, a ttl). An engine that
-    cannot be asked how a message stands (role "tracking") does not know of an overlap: schedules are ticked then as with
-    overlap "allow".
+    there before its message is settled; no result is stored of a message that ends without a worker (poison, a ttl). An
+    engine without the role "tracking" does not know whether the former message of a schedule is live: it ticks
+    schedules as with overlap "allow".
     """
 
     def __init__(self, driver: Driver, *, instruments: Iterable[Instrument] = (), state: Server | None = None) -> None:
-        self._name = type(self).__name__
+        own_name, of_driver = type(self).__name__, type(driver).__name__
+        self.name = f"Server({of_driver})" if type(self) is Server else own_name
+        """What errors, log lines and instruments call it."""
         self._driver = driver
         self._state = state
         own = driver.capabilities
         self._roles = cast("FullDriver", driver)  # each role is called only after a check that it is claimed
         self._results = self._roles if state is None or own.has("results") else state
         self._schedules = self._roles if state is None or own.has("schedules") else state
-        self._calls = Calls(driver, self._name)
-        self._calls.instruments.extend(instruments)
+        self._calls = Calls(driver, self.name)
+        self._calls.instruments.extend(check_instruments(instruments))
         self._capabilities = _with_state(own, state)
+        self._takes_all = takes_all(own)
         self._depth = 0  # how many connection blocks are open
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
         self._start_anew()
-        inherits(self)
+        inherits(self, Server._start_anew_in_child)
 
     def _start_anew(self) -> None:
-        """Nothing that belonged to a connection is kept."""
+        """Forget everything that belongs to a connection."""
         self._consumers: dict[str, Consumer] = {}
         self._hub = Hub(self._calls.news)
         self._looks = Coalescer(self._look, most=LARGEST_REQUEST)
-        self._watchers = Watchers(self._hub, self._looks.ask)
-        self._publishes = Coalescer(self._publish, most=LARGEST_REQUEST)
-        self._calls.link = self._calls.token = None
+        is_local = self._driver.capabilities.calls == "local"
+        self._watchers = Watchers(self._hub, self._looks.ask, self._look if is_local else self._looks.ask)
+        self._lines = Lines(self._hub, LONGEST_POLL if is_local else FIRST_POLL)
+        self._publishes = Coalescer(self._publish_in_parts, most=LARGEST_REQUEST, weigh=_weight)
+        self._calls.detach()
 
     def __repr__(self) -> str:
-        return f"<{self._name}, {self.link.state}>"
+        return f"<{self.name}, {self.link.state}>"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -131,11 +162,11 @@ class Server:
 
     @property
     def link(self) -> LinkState:
-        """How the link to the engine stands: closed, up, or down, since when and why."""
+        """The state of the link to the engine: closed, up, or down, since when and why."""
         return self._calls.state
 
     def add_instrument(self, instrument: Instrument) -> None:
-        """Have each call to the engine shown to this instrument, when it has ended."""
+        """Show each call to the engine to this instrument when the call has ended."""
         self._calls.instruments.append(instrument)
 
     # Connection
@@ -145,8 +176,8 @@ class Server:
     async def connection(self) -> AsyncIterator[Self]:
         """Open the server for a block. Blocks nest; leaving the outermost one also closes its consumers.
 
-        Raises `BrokerUnavailable` where the engine cannot be reached, `ConfigurationError` where it can never be used
-        in this way, and `UsageError` where another trio run has this server open.
+        Raises `BrokerUnavailable` if the engine cannot be reached, `ConfigurationError` if it can never be used in this
+        way, and `UsageError` if it is open in another event loop.
         """
         async with AsyncExitStack() as stack:
             if self._state is not None:
@@ -165,7 +196,7 @@ class Server:
             self._take_over(token)
             self._depth += 1
             if self._calls.link is None:
-                self._calls.link = Link(self._name, self._open_link, self._subscribe_again)
+                self._calls.link = Link(self.name, self._open_link, self._subscribe_again)
             link = self._calls.link
         try:
             await link.open()
@@ -189,18 +220,21 @@ class Server:
             await link.close()
 
     def _take_over(self, token: TrioToken) -> None:
-        """Let this run have the server open. A run that crashed never left its block: what it had is forgotten."""
+        """Let this run open the server. A run that crashed never left its block: its connection is forgotten."""
         if self._calls.token is token:
             return
         self._calls.pid = os.getpid()
         if self._calls.token is not None:
             if _is_running(self._calls.token):
-                raise UsageError(f"another trio run has this {self._name} open: it belongs to one run at a time")
+                raise UsageError(
+                    f"this {self.name} is open in another event loop of the process (of another thread, or of a client of app.sync() "
+                    "that is not closed), and belongs to one at a time: close it there, or make a server of its own for this one"
+                )
             self._forget_connection()
-        self._calls.token = token
+        self._calls.attach(token)
 
-    def after_fork_in_child(self) -> None:
-        """Nothing of the parent's connection is touched: the child opens one of its own."""
+    def _start_anew_in_child(self) -> None:
+        """Forget the parent's connection without touching it: the child opens one of its own."""
         self._lock = threading.Lock()  # another thread may have held it
         self._forget_connection()
 
@@ -214,9 +248,10 @@ class Server:
         return self._driver.link(self._watchers.watched)
 
     async def _subscribe_again(self) -> None:
-        """The link is open anew: the engine may have forgotten who takes what."""
+        """Subscribe all consumers again: the link was opened anew, and the engine may have forgotten them."""
         for consumer in self._consumers.values():
             await self._driver.subscribe(consumer.key, consumer.queues)
+        self._lines.begin_anew()
         self._hub.tell_all()
 
     # Messages
@@ -228,19 +263,64 @@ class Server:
         await self._calls("declare", partial(self._driver.declare, names), count=len(names))
 
     @hosted_unless(_stays)
+    async def set_bounds(self, bounds: Mapping[str, Bounds]) -> None:
+        """Declare these queues, and bound them from now on, in place of former bounds; `UNBOUNDED` removes them.
+
+        Every process that uses the engine keeps them. What waits already stays, also where it is more than that. Raises
+        `NotSupported` where the engine does not claim bounds.
+        """
+        if not self._capabilities.bounds:
+            raise NotSupported(
+                f"{self.name} cannot bound queues: leave max_size, max_bytes and when_full out, or use a server that "
+                "can, such as InMemoryServer"
+            )
+        check_bounds(bounds)
+        await self._calls("set_bounds", partial(self._roles.set_bounds, bounds), count=len(bounds))
+        self._lines.tell_of_room()
+
+    @enable_ki_protection
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        """Publish all; for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`).
+        """Publish all. Returns for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`, `QueueFull`).
 
-        When it returns they are as durable as the server promises, and a refused one has not harmed its neighbours. One
-        call is one step on a local engine, which keeps others waiting: give tens of thousands in several calls.
-        A result that is stored under an accepted message's result id is removed: it was another message's.
+        Waits for room in queues that are full, if they are bounded so (`repid.delivery.bounds`). Several messages are
+        published in pieces then, as room comes: if this is cancelled meanwhile, the first ones may be published, and
+        what waits is not.
 
-        Raises `ConfigurationError`, and publishes none, where one cannot be sent. Cancelled: none was published by a
-        local engine; a remote one is waited for, at most five seconds. `PublishUnknown`: there was no answer; publish
-        again under the same ids.
+        When this returns, the messages are as durable as the server promises, and a refused one has not harmed the
+        others. On a local engine one call is one step, and other tasks wait meanwhile: publish tens of thousands in
+        several calls. A result that is stored under the result id of an accepted message is removed: it belonged to
+        another message.
+
+        Raises `ConfigurationError`, and publishes none, if one of them cannot be sent. If this is cancelled: a local
+        engine has published none; the answer of a remote one is waited for, at most five seconds. Raises
+        `PublishUnknown` if there was no answer: publish again under the same ids. A remote engine takes 32 MiB for one
+        message at most. It gets more than 8192 messages, or more than 16 MiB, in several calls, each with its five
+        seconds; what one of them raises, the former ones are published.
         """
         check_envelopes(envelopes)
-        check_claimed(self._name, self.capabilities, envelopes)
+        if not self._takes_all:
+            check_claimed(self.name, self._capabilities, envelopes)
+        if not self._calls.are_at_hand or self._lines.by_queue:
+            return await self._publish_in_turn(envelopes)
+        if trio_runs():  # the same as there, for the many: nothing is to be waited for but a cancellation
+            await checkpoint_if_cancelled()
+        outcomes = await self._driver.publish(envelopes)
+        if any(outcomes) and any(map(must_wait, outcomes)):
+            return await self._wait_for_room(envelopes, outcomes)
+        return outcomes
+
+    @hosted_unless(_stays)
+    async def _publish_in_turn(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish where that takes a crossing, a pause, an instrument, or a place behind others."""
+        if self._lines.by_queue and any(envelope.queue in self._lines.by_queue for envelope in envelopes):
+            return await self._publish_behind_others(envelopes)
+        outcomes = await self._offer(envelopes)
+        if any(outcomes) and any(map(must_wait, outcomes)):
+            return await self._wait_for_room(envelopes, outcomes)
+        return outcomes
+
+    async def _offer(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish what there is room for now."""
         if self._capabilities.calls == "remote":
             self._calls.check()
             try:
@@ -249,18 +329,39 @@ class Server:
                 raise PublishUnknown([envelope.id for envelope in envelopes]) from error
         return await self._publish(envelopes)
 
+    @hosted
+    async def _publish_behind_others(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        return await self._lines.publish_behind_others(envelopes, self._offer)
+
+    @hosted
+    async def _wait_for_room(
+        self, envelopes: Sequence[Envelope], outcomes: Sequence[BrokerRefused | None]
+    ) -> list[BrokerRefused | None]:
+        return await self._lines.publish(envelopes, outcomes, self._offer)
+
     @property
     def _result_store(self) -> ResultStore | None:
-        """Where results go that the engine cannot keep."""
+        """Where results are kept if the engine cannot keep them."""
         return self._state if self._results is self._state else None
 
     async def _publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         return await self._calls("publish", partial(self._driver.publish, envelopes), count=len(envelopes))
 
+    async def _publish_in_parts(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish on a remote engine, in as many calls as it takes for each to keep its time.
+
+        They are several for one big request only: what several callers ask for is done in one step, or not at all.
+        """
+        outcomes: list[BrokerRefused | None] = []
+        for part in _parts(envelopes):
+            outcomes += await self._publish(part)
+        return outcomes
+
     @asynccontextmanager
     async def consume(self, queues: Mapping[str, Topics]) -> AsyncIterator[Consumer]:
         """Open a consumer of these declared queues, in a trio task. Raises `QueueNotDeclared`."""
-        consumer = Consumer(self._calls, self._driver, self._hub, new_id(), queues, self._result_store)
+        check_taken(queues)
+        consumer = Consumer(self._calls, self._driver, self._lines, new_id(), queues, self._result_store)
         consumers, hub = self._consumers, self._hub
         try:
             consumers[consumer.key] = consumer
@@ -275,7 +376,7 @@ class Server:
 
     @enable_ki_protection
     async def _unsubscribe(self, consumer: Consumer) -> None:
-        """Nobody waits for this: an engine that is away learns of it by the consumer's silence."""
+        """Tell the engine that the consumer is closed. An engine that is away will notice its silence."""
         with trio.CancelScope(shield=True), suppress(BrokerError, NotConnected):
             await self._calls("unsubscribe", partial(self._driver.unsubscribe, consumer.key))
 
@@ -286,6 +387,17 @@ class Server:
         """The names of all declared queues, in order."""
         self._need("queue_admin", "list queues")
         return await self._calls("queues", self._roles.queues)
+
+    @hosted_unless(_stays)
+    async def readers(self) -> list[Mapping[str, Topics]]:
+        """What each open consumer takes, of whatever process: its queues, each with its topics (None: all).
+
+        One whose process died is among them for half a minute or so. Raises `NotSupported` where the engine does not
+        claim `readers`.
+        """
+        if not self._capabilities.readers:
+            raise NotSupported(f"{self.name} does not know the consumers of its queues")
+        return await self._calls("readers", self._roles.readers)
 
     @hosted_unless(_stays)
     async def counts(self, queue: str) -> Counts:
@@ -308,6 +420,7 @@ class Server:
         `after`: the key of the last message that was seen; what comes behind it is shown.
         """
         self._need("queue_admin", "show messages")
+        check_queue(queue)
         check_one_of("category", category, CATEGORIES)
         browse = partial(self._roles.browse, queue, category, max(limit, 0), after)
         return await self._calls("browse", browse, queue=queue)
@@ -321,24 +434,32 @@ class Server:
 
     @hosted_unless(_stays)
     async def flush(self, queue: str) -> int:
-        """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
+        """Remove every ready and scheduled message of the queue; returns how many. Leased and dead ones stay."""
         self._need("queue_admin", "flush queues")
-        return await self._calls("flush", partial(self._roles.flush, queue), queue=queue)
+        check_queue(queue)
+        removed = await self._calls("flush", partial(self._roles.flush, queue), queue=queue)
+        self._lines.tell_of_room()
+        return removed
 
     @hosted_unless(_stays)
     async def delete(self, queue: str) -> None:
-        """Remove the queue with everything in it; late verdicts are refused. Where there is none, nothing happens."""
+        """Remove the queue with everything in it; later verdicts are refused. Nothing happens if there is no such
+        queue.
+        """
         self._need("queue_admin", "delete queues")
+        check_queue(queue)
         await self._calls("delete", partial(self._roles.delete, queue), queue=queue)
+        self._lines.tell_of_room()
 
     @hosted_unless(_stays)
     async def revive(self, queue: str, keys: Iterable[str] | None = None) -> list[BrokerRefused | None]:
-        """Make dead messages (all of the queue's, or those with these keys) ready again, as new ones.
+        """Make dead messages (all of the queue, or those with these keys) ready again, as new ones.
 
-        `attempt` is 1 again, `lost` 0, and a ttl starts anew. One answer for each: `DuplicateId` where its id is alive
-        again, `BrokerRefused` where no dead one has the key.
+        `attempt` is 1 again, `lost` 0, and a ttl starts anew. Returns one answer for each: `DuplicateId` if a live
+        message has its id, `BrokerRefused` if no dead message has the key.
         """
         self._need("queue_admin", "revive dead messages")
+        check_queue(queue)
         chosen = None if keys is None else check_several("revive", keys)
         return await self._calls("revive", partial(self._roles.revive, queue, chosen), queue=queue)
 
@@ -346,19 +467,39 @@ class Server:
     async def delete_messages(self, queue: str, keys: Iterable[str] | None = None) -> int:
         """Remove dead messages (all of the queue's, or those with these keys) for good; how many."""
         self._need("queue_admin", "delete dead messages")
+        check_queue(queue)
         chosen = None if keys is None else check_several("delete_messages", keys)
         return await self._calls("delete_messages", partial(self._roles.delete_messages, queue, chosen), queue=queue)
+
+    @hosted_unless(_stays)
+    async def store_dead(self, messages: Sequence[BrowsedMessage]) -> None:
+        """Keep dead letters that `browse` has shown on another server, with the times, reasons and failures they had
+        there.
+
+        A dead letter of the same id and moment of death that is here already is left as it is, so the call may be
+        repeated. Raises `QueueNotDeclared`, and `NotSupported` where the engine cannot do that.
+        """
+        if not isinstance(self._driver, DeadKeepingDriver):
+            raise NotSupported(f"{self.name} cannot keep dead letters of other servers")
+        envelopes = [message.envelope for message in messages]
+        check_envelopes(envelopes)
+        if self._capabilities.calls == "remote":
+            check_sizes(self.name, envelopes)
+        store = partial(self._driver.store_dead, messages)
+        await self._calls("store_dead", store, count=len(messages))
 
     @hosted_unless(_stays)
     async def pause(self, queue: str) -> None:
         """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
         self._need("queue_admin", "pause queues")
+        check_queue(queue)
         await self._calls("pause", partial(self._roles.pause, queue, paused=True), queue=queue)
 
     @hosted_unless(_stays)
     async def resume(self, queue: str) -> None:
         """Hand out its messages again."""
         self._need("queue_admin", "resume queues")
+        check_queue(queue)
         await self._calls("resume", partial(self._roles.pause, queue, paused=False), queue=queue)
 
     # Following messages
@@ -376,7 +517,9 @@ class Server:
         """As `cancel`, for several ids in one call."""
         self._need("tracking", "cancel messages")
         wanted = check_several("cancel_each", ids)
-        return await self._calls("cancel", partial(self._roles.cancel, wanted), count=len(wanted))
+        answers = await self._calls("cancel", partial(self._roles.cancel, wanted), count=len(wanted))
+        self._lines.tell_of_room()
+        return answers
 
     @hosted
     async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
@@ -386,8 +529,17 @@ class Server:
         nothing. However many watch, the engine is asked for all of them at once.
         """
         self._need("tracking", "watch messages")
+        check_several("watch", (id_, result_id))
         self._calls.check()
         return await self._watchers.watch((id_, result_id), seen)
+
+    @contextmanager
+    def follow(self) -> Iterator[Following]:
+        """Follow many messages until they have ended, in a trio task: with one watch, however many there are."""
+        self._need("tracking", "watch messages")
+        self._calls.check()
+        with self._watchers.follow(self._calls.check) as following:
+            yield following
 
     async def _look(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
         return await self._calls("snapshots", partial(self._roles.snapshots, ids), count=len(ids))
@@ -396,9 +548,11 @@ class Server:
 
     @hosted_unless(_stays)
     async def store_results(self, results: Sequence[NewResult]) -> None:
-        """Store results, in place of those with the same ids. Raises `ConfigurationError`, and stores none, for a bad ttl."""
+        """Store results, in place of those with the same ids. Raises `ConfigurationError`, and stores none, for a bad
+        ttl.
+        """
         self._need("results", "store results")
-        check_results(results)
+        check_results(self.name, self.capabilities, results)
         await self._calls("store_results", partial(self._results.store_results, list(results)), count=len(results))
 
     @hosted_unless(_stays)
@@ -434,11 +588,12 @@ class Server:
     async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
         """Store `new` if what is stored under its name equals `old` (None: nothing is); whether it did.
 
-        False: a tick or somebody else was quicker, so look again.
+        False: a tick or another program was quicker, so read it again.
         """
         self._need("schedules", "keep schedules")
+        check_schedule(new.schedule.name)
         check_envelopes([new.schedule.envelope])
-        check_claimed(self._name, self.capabilities, [new.schedule.envelope])
+        check_claimed(self.name, self.capabilities, [new.schedule.envelope])
         return await self._calls("replace_schedule", partial(self._schedules.replace_schedule, old, new))
 
     @hosted_unless(_stays)
@@ -456,7 +611,7 @@ class Server:
 
     @hosted_unless(_stays)
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:
-        """Hold its ticks, or let them go on. False: there is none of that name."""
+        """Stop the ticks of a schedule, or let them go on. False: no schedule has that name."""
         while True:
             found = await self.schedules([name])
             if not found:
@@ -466,8 +621,9 @@ class Server:
 
     @hosted_unless(_stays)
     async def remove_schedule(self, name: str) -> bool:
-        """Forget it; what it has published stays. False: there is none of that name."""
+        """Remove the schedule; what it has published stays. False: no schedule has that name."""
         self._need("schedules", "remove schedules")
+        check_schedule(name)
         return await self._calls("remove_schedule", partial(self._schedules.remove_schedule, name))
 
     @hosted_unless(_stays)
@@ -477,18 +633,19 @@ class Server:
         One atomic step, unless another server (`state`) keeps the schedules: see `shared.ticking`.
         """
         self._need("schedules", "tick schedules")
+        check_schedule(name)
         if envelope is not None:
             check_envelopes([envelope])
-            check_claimed(self._name, self.capabilities, [envelope])
-            if self._state is not None and self._schedules is self._state:
-                return await tick_elsewhere(self, self._state, name, expected_next, next_at, envelope)
+            check_claimed(self.name, self.capabilities, [envelope])
+        if self._state is not None and self._schedules is self._state:
+            return await tick_elsewhere(self, self._state, name, expected_next, next_at, envelope)
         return await self._calls("tick", partial(self._schedules.tick, name, expected_next, next_at, envelope))
 
     def _need(self, role: Role, what: str) -> None:
-        """Raises `NotSupported` where neither the engine nor its `state` has the role."""
+        """Raises `NotSupported` if neither the engine nor its `state` has the role."""
         if role not in self._capabilities.roles:
             raise NotSupported(
-                f"{self._name} cannot {what}: it does not have the role {role!r}; use a server that has it, such as "
+                f"{self.name} cannot {what}: it does not have the role {role!r}; use a server that has it, such as "
                 "SQLiteServer" + (", or give it one as state=" if role in STATE_ROLES else "")
             )
 
@@ -502,6 +659,23 @@ def _with_state(own: Capabilities, state: Server | None) -> Capabilities:
         return own
     helped = state.capabilities.roles & STATE_ROLES - own.roles
     return replace(own, roles=own.roles | helped, outbox="publish_first" if "results" in helped else own.outbox)
+
+
+def _weight(envelopes: Sequence[Envelope]) -> int:
+    """How many messages they count for in a request: so many that its payloads are no more than `LARGEST_PAYLOADS`."""
+    size = sum([len(envelope.payload) for envelope in envelopes])
+    return len(envelopes) + size * LARGEST_REQUEST // LARGEST_PAYLOADS
+
+
+def _parts(envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:
+    """The envelopes in order, in parts that are small enough; one that is too big is a part of its own."""
+    start = size = 0
+    for place, envelope in enumerate(envelopes):
+        size += len(envelope.payload)
+        if place > start and (place - start >= LARGEST_PUBLISH or size > LARGEST_PAYLOADS):
+            yield envelopes[start:place]
+            start, size = place, len(envelope.payload)
+    yield envelopes[start:]
 
 
 def _only(names: Sequence[str]) -> str | None:

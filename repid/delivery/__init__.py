@@ -1,15 +1,18 @@
 """What may happen to a delivery and what follows from it: pure, without I/O, clock, chance or trio.
 
 * `lease`: `Delivery`, one lease of one envelope.
-* `blame`: whose fault a lost lease is.
+* `bounds`: what a bounded queue has room for. `blame`: whose fault a lost lease is.
 * `dispositions`: what the broker must do with a delivery.
+* `dead`: a message that has become a dead letter, as hooks are told of it.
 * `events`: what may happen to one.
 * `results`: what is stored of a message that has come to its end, and on the way there.
 * `fate`: the table from the one to the other, and what an actor's words mean.
 * `shelf`: the rules for a stored message: where it goes, and when it comes to its end. Brokers import it by its name.
 """
 
-from .blame import MOST_LOST, SUSPECT_FROM, is_poison, is_suspect, poison_failure
+from .blame import MOST_LOST, SUSPECT_FROM, is_poison, is_survived, is_suspect, poison_failure
+from .bounds import UNBOUNDED, WHEN_FULL, Bounds, WhenFull, ever_fits, has_room, is_over, refusal
+from .dead import DeadLetterHook, DeadMessage
 from .dispositions import ACK, KEEP, Ack, Cancel, DeadLetter, Disposition, Failure, Keep, Reason, Release, Retry
 from .events import (
     CancelRequested,
@@ -51,12 +54,17 @@ __all__ = [
     "MOST_LOST",
     "ON_PLAIN_RETURN",
     "SUSPECT_FROM",
+    "UNBOUNDED",
     "VERBS",
+    "WHEN_FULL",
     "Ack",
+    "Bounds",
     "Cancel",
     "CancelRequested",
     "Crowded",
     "DeadLetter",
+    "DeadLetterHook",
+    "DeadMessage",
     "Delivery",
     "Disposition",
     "Event",
@@ -84,13 +92,19 @@ __all__ = [
     "Token",
     "Unrouted",
     "Verb",
+    "WhenFull",
     "decide",
     "disposition_for",
     "disposition_on",
+    "ever_fits",
+    "has_room",
+    "is_over",
     "is_poison",
+    "is_survived",
     "is_suspect",
     "make_result",
     "poison_failure",
+    "refusal",
     "unless_cancelled",
     "unrouted_delay",
     "with_failure",

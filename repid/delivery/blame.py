@@ -1,7 +1,7 @@
 """Whose fault a lost lease is.
 
 A lease that ends without a verdict ends together with all that its worker held: the process was killed, or its event
-loop was blocked. Which of these messages was the cause nobody can say, and most of them are innocent. So:
+loop was blocked. It is not known which of these messages was the cause, and most of them are innocent. So:
 
 * A message that was lost twice is a *suspect*. It is leased only to a worker that holds nothing else, as the only one,
   and that worker claims nothing else until its verdict is settled. Innocent suspects end well then, each on its own.
@@ -16,6 +16,7 @@ run beside the cause, in other threads or tasks.
 from __future__ import annotations
 
 from .dispositions import Failure
+from .events import Event, Stopping
 
 SUSPECT_FROM = 2
 """Lost leases that make a message a suspect."""
@@ -32,6 +33,15 @@ def is_suspect(lost: int) -> bool:
 def is_poison(lost: int) -> bool:
     """Whether a message that was lost so often is dead."""
     return lost >= MOST_LOST
+
+
+def is_survived(lost: int, event: Event | None = None) -> bool:
+    """Whether a verdict forgives that a message was lost so often: a run of it has ended, and its worker lives.
+
+    `event`: what ended the run; None: its actor gave the verdict itself. A run that was cut short because its worker
+    stops proves nothing.
+    """
+    return lost > 0 and not isinstance(event, Stopping)
 
 
 def poison_failure(lost: int, worker: str, held_for: float, since_first: float) -> Failure:

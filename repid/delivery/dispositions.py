@@ -9,13 +9,13 @@ from msgspec.structs import force_setattr
 
 Reason: TypeAlias = Literal["failed", "nacked", "payload", "unrouted", "expired", "poison"]
 """Why a message is dead: the actor failed for the last time; the actor said nack; the payload does not fit;
-nobody takes it; its ttl passed; too many workers died holding it."""
+no actor takes it; its ttl passed; too many workers died holding it."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):
     """An error as it is stored: its type's name, its text, its traceback as text.
 
-    Whatever an actor raises must be recorded, so lone surrogates, which UTF-8 cannot write, become escapes.
+    Every error of an actor must be recorded, so lone surrogates, which UTF-8 cannot write, become escapes.
     """
 
     type: str
@@ -36,7 +36,7 @@ class Ack(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Make it ready again in `delay` seconds, with the next attempt's number; it has been started, so its ttl is over."""
+    """Make it ready again in `delay` seconds, with the next attempt. It was started, so it has no ttl any more."""
 
     delay: float
     failure: Failure | None = None
@@ -45,8 +45,8 @@ class Retry(msgspec.Struct, frozen=True):
 class Release(msgspec.Struct, frozen=True):
     """Make it ready again in `delay` seconds; no attempt is used.
 
-    `unrouted`: note the time if it is the first pass on which no actor took it. `started`: a run of it had begun, so its
-    ttl, which is about the first start, is over.
+    `unrouted`: note the time if it is the first pass on which no actor took it. `started`: a run of it had begun, so
+    its ttl, which is about the first start, is over.
     """
 
     delay: float = 0.0
@@ -55,14 +55,14 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """Keep it, out of reach of workers, until somebody revives or deletes it."""
+    """Keep it as a dead letter, which no worker gets, until it is revived or removed."""
 
     reason: Reason
     failure: Failure | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True):
-    """Somebody cancelled it: the message is removed."""
+    """The message was cancelled: remove it."""
 
 
 Disposition: TypeAlias = Ack | Retry | Release | DeadLetter | Cancel

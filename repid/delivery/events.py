@@ -34,9 +34,15 @@ class TimedOut(msgspec.Struct, frozen=True):
 
 
 class PayloadRefused(msgspec.Struct, frozen=True):
-    """The payload cannot be decoded or does not fit the actor's signature."""
+    """The payload cannot be decoded or does not fit the actor's signature.
+
+    `age`: where another version of the program may take it, the seconds since it was first found not to fit, or to be
+    taken by no actor; else None. `chance` is in [0, 1).
+    """
 
     failure: Failure
+    age: float | None = None
+    chance: float = 0.0
 
 
 class Unrouted(msgspec.Struct, frozen=True):
@@ -61,11 +67,11 @@ class Stopping(msgspec.Struct, frozen=True):
 
 
 class CancelRequested(msgspec.Struct, frozen=True):
-    """Somebody cancelled the message; if its actor was running it was cancelled and has ended."""
+    """The message was cancelled; if its actor was running, the actor was cancelled and has ended."""
 
 
 class LeaseExpired(msgspec.Struct, frozen=True):
-    """The lease ended without a verdict: somebody else owns the message now."""
+    """The lease ended without a verdict: another worker owns the message now."""
 
 
 Event: TypeAlias = (

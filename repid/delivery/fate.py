@@ -8,16 +8,18 @@ The rules, all of them:
   is the verdict.
 * An actor that raised or ran past its timeout: first what `on_error` says; then, while retries are left, Retry
   after the policy's delay; then DeadLetter. In the mode `always_ack`: Ack with the failure.
-* A payload that does not fit: DeadLetter, because retrying changes nothing.
-* Nobody here takes it: Release with a delay that grows with its age, so that another worker may; after
+* A payload that does not fit: DeadLetter, because retrying changes nothing. If the actor says that another version of
+  the
+  program may take it: as with a message that no actor here takes.
+* No actor here takes it: Release with a delay that grows with its age, so that another worker may; after
   `unrouted_for` DeadLetter.
 * Its actor is at its limit here: Release with a short delay.
-* Past its ttl before it was ever started: DeadLetter. A start, whatever came of it, ends the ttl.
-* A stopping worker: Release. No attempt is used, being interrupted is nobody's fault.
-* Cancelled by somebody: Cancel. It is never retried.
+* Past its ttl before it was ever started: DeadLetter. A start ends the ttl, no matter how the run ended.
+* A stopping worker: Release. No attempt is used: the message is not to blame for the interruption.
+* Cancelled: Cancel. It is never retried.
 * A verdict that was given while the run went on, and would have the message run again: Cancel, if the message was
   cancelled meanwhile.
-* A lost lease: nothing. Somebody else owns the message.
+* A lost lease: nothing. Another worker owns the message.
 * A verdict that the broker cannot write: the same one with that error as its failure, or else DeadLetter.
 
 `FATES` has a row for each event that can reach a delivery in each phase; any other is our bug and says so.
@@ -90,9 +92,9 @@ def decide(phase: Phase, event: Event, terms: Terms = NO_TERMS) -> Disposition |
     return rule(event, terms)
 
 
-def disposition_on(phase: Phase, event: Event) -> Disposition:
-    """Decide where the event alone says which disposition follows, whatever the actor is."""
-    decision = decide(phase, event)
+def disposition_on(phase: Phase, event: Event, terms: Terms = NO_TERMS) -> Disposition:
+    """Decide about an event that settles the delivery, under whatever terms."""
+    decision = decide(phase, event, terms)
     if isinstance(decision, Disposition):
         return decision
     raise InternalError(f"{type(event).__name__} alone does not settle a delivery that is {phase.value}")
@@ -172,8 +174,10 @@ def _failed(event: Raised | TimedOut, terms: Terms) -> Disposition:
     return disposition_for("retry", terms, event.failure) or DeadLetter("failed", event.failure)
 
 
-def _payload_refused(event: PayloadRefused, _: Terms) -> Disposition:
-    return DeadLetter("payload", event.failure)
+def _payload_refused(event: PayloadRefused, terms: Terms) -> Disposition:
+    if event.age is None or event.age >= terms.unrouted_for:
+        return DeadLetter("payload", event.failure)
+    return Release(unrouted_delay(event.age, event.chance), unrouted=True)
 
 
 def _unrouted(event: Unrouted, terms: Terms) -> Disposition:

@@ -19,8 +19,8 @@ class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     `attempt` counts from 1 and grows with `Retry` only. `lost` counts the leases that ended without a verdict.
     `token` fences: a verdict carrying a token that is no longer the message's own is refused. `unrouted_age` is
-    the time since no worker was first found to take it, `ttl_left` the time until it expires unless it is started, both in seconds at
-    the moment of the lease; None where it does not apply.
+    the time since no worker was first found to take it, `ttl_left` the time until it expires unless it is started, both
+    in seconds at the moment of the lease; None where it does not apply.
     """
 
     envelope: Envelope

@@ -1,4 +1,4 @@
-"""What became of a message, as it is stored for whoever asks: for terminal states only."""
+"""What became of a message, as it is stored: for terminal states only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import msgspec
 
 from .dispositions import Ack, Cancel, DeadLetter, Disposition, Failure
 
-ResultState: TypeAlias = Literal["success", "failure", "dead", "expired", "cancelled"]
+ResultState: TypeAlias = Literal["success", "failure", "dead", "expired", "cancelled", "dropped"]
 """success: the actor returned. failure: it raised for the last time, said nack, or the payload did not fit. dead: no
-worker could run it (unrouted, poison). expired: its ttl passed. cancelled: somebody cancelled it."""
+worker could run it (unrouted, poison). expired: its ttl passed. cancelled: it was cancelled.
+dropped: its queue was full (when_full="drop_oldest")."""
 
 DAY = 86_400.0
 """Seconds a result is kept where nothing else was said."""

@@ -2,7 +2,8 @@
 
 `fate` says which disposition follows from what happened to a delivery; this module says what the broker does with the
 message then, and what it decides without any worker. A broker stores, moves and counts; it decides nothing itself.
-Where one decides in bulk (a plain publish, a batch of plain acks, SQL over many rows), tests hold it against these rules.
+Where one decides in bulk (a plain publish, a batch of plain acks, SQL over many rows), tests hold it against these
+rules.
 
 A live message is ready, scheduled or leased. The rules, all of them:
 
@@ -12,14 +13,15 @@ A live message is ready, scheduled or leased. The rules, all of them:
 * Ack, Cancel: it is removed. DeadLetter: it is dead, with that reason and failure.
 * Retry. It has one more attempt, and the rank of a message that is published when the delay is over.
 * Release. It keeps its rank, and so its turn. The first unrouted release notes the time.
-* A start ends the ttl, whatever comes of the run. A message that was not started when its ttl is over is dead as
+* A start ends the ttl, no matter how the run ends. A message that was not started when its ttl is over is dead as
   `expired`: at once where it waits, and on its way back where it is leased.
 * A lost lease. It counts (`lost`), and the message keeps its rank. Too many make it dead as `poison` (see `blame`), and
   some make it a suspect. A verdict that a run survived makes the count 0 again.
 * A cancellation request. What waits is removed. What is leased is marked, and never ready or scheduled again: it is
   removed where it would have been, before anything else is looked at.
-* The result of an end that no worker had a say in: `cancelled`, `expired` or `dead`, unless the sender wants none. A
-  result that comes with a verdict is stored as it is.
+* The result of an end that no worker had a say in: `cancelled`, `expired` or `dead`, unless the sender wants none;
+  `dropped` where the sender has asked for one, since a full queue may drop very many. A result that comes with a
+  verdict is stored as it is.
 * Fitting. A consumer takes the messages of its queues with the topics it asked for (None: all). A topic that no open
   consumer of the queue asked for is a stray: every consumer of that queue takes it.
 
@@ -35,7 +37,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from ..envelope import Options, PrioritiesT
+from ..envelope import DEFAULT_PRIORITY, Options
 from .blame import is_poison
 from .dispositions import Ack, Cancel, DeadLetter, Disposition, Failure, Reason, Release, Retry
 from .fate import unless_cancelled
@@ -62,7 +64,8 @@ class Stored(msgspec.Struct, Generic[N], frozen=True, kw_only=True, gc=False):
 class End(msgspec.Struct, frozen=True, gc=False):
     """The message is live no more.
 
-    `reason`: why it is dead; None: it is removed. `state`: what its result says if no verdict brings one; None: nothing.
+    `reason`: why it is dead; None: it is removed. `state`: what its result says if no verdict brings one; None:
+    nothing.
     """
 
     reason: Reason | None = None
@@ -86,11 +89,12 @@ class Shelved(msgspec.Struct, Generic[N], frozen=True, gc=False):
 REMOVED = End()
 CANCELLED = End(state="cancelled")
 EXPIRED = End("expired", state="expired")
+DROPPED = End(state="dropped")
 
 
 def offset_of(options: Options, unit: Callable[[float], N]) -> N:
     """What the priority adds to a rank."""
-    return unit(PrioritiesT.MEDIUM if options.priority is None else options.priority)
+    return unit(DEFAULT_PRIORITY if options.priority is None else options.priority)
 
 
 def after_publishing(options: Options, now: N, unit: Callable[[float], N]) -> Shelved[N]:
@@ -152,7 +156,7 @@ def after_lost_lease(stored: Stored[N], now: N, poisoned: Callable[[int], Failur
 
 
 def after_cancellation_request(stored: Stored[N], *, leased: bool) -> Shelved[N]:
-    """Where a message goes that somebody cancels; one that is leased stays leased, and its worker is told."""
+    """Where a message goes when it is cancelled; one that is leased stays leased, and its worker is told."""
     if leased:
         return Shelved(replace(stored, is_cancelled=True))
     return Shelved(stored, end=CANCELLED)
@@ -161,6 +165,8 @@ def after_cancellation_request(stored: Stored[N], *, leased: bool) -> Shelved[N]
 def result_of_end(id_: str, options: Options, end: End) -> NewResult | None:
     """What to store where no verdict brings a result; None: nothing, or the sender wants nothing stored."""
     if end.state is None or options.store_result is False:
+        return None
+    if end.state == "dropped" and not options.store_result:
         return None
     ttl = options.result_ttl
     kept_for = DAY if ttl is None or math.isnan(ttl) else ttl

@@ -3,11 +3,12 @@
 * `broker`: `Broker` and `Consumer`: a server as the facades and the runtime see it, with the values that cross.
 * `driver`: `Driver` and the roles: what one engine does, behind the front door.
 * `capabilities`: what an engine claims to do, as data. `instrument`: what may watch the calls. `link`: how it stands.
+* `room`: waiting for room in a full queue.
 * `schedules`: the part of a server that keeps schedules.
 * `backend`: `Backend`, through which any actor runs.
 """
 
-from .backend import Backend, Home
+from .backend import Backend, HostBackend
 from .broker import (
     ANYTHING,
     CATEGORIES,
@@ -21,30 +22,40 @@ from .broker import (
     Category,
     Consumer,
     Counts,
+    Followed,
     LeaseEvent,
+    Migrating,
     ResultStore,
     Sight,
     Snapshot,
     Topics,
+    Transactional,
     UnderWay,
     Verdict,
     at_most_of,
+    name_of,
+    store_apart,
 )
 from .capabilities import EVERYTHING, ROLES, Calls, Capabilities, Role
 from .driver import (
+    BoundingDriver,
     Claimed,
+    DeadKeepingDriver,
     Driver,
     FullDriver,
     News,
     QueueAdminDriver,
+    ReadersDriver,
     ResultDriver,
     ScheduleDriver,
     SteadyDriver,
     TrackingDriver,
     WaitingDriver,
+    WakingDriver,
 )
 from .instrument import CallRecord, Instrument, Outcome
 from .link import LinkState
+from .room import SendingRun, SendingWorker, Turn, make_bounds, sending_run
 from .schedules import (
     CLOCK_SLACK,
     Declaration,
@@ -69,6 +80,7 @@ __all__ = [
     "UNKNOWN",
     "AtMost",
     "Backend",
+    "BoundingDriver",
     "Broker",
     "BrowsedMessage",
     "CallRecord",
@@ -79,26 +91,32 @@ __all__ = [
     "Claimed",
     "Consumer",
     "Counts",
+    "DeadKeepingDriver",
     "Declaration",
     "Driver",
     "DueSchedules",
+    "Followed",
     "FullDriver",
-    "Home",
+    "HostBackend",
     "Instrument",
     "LeaseEvent",
     "LinkState",
+    "Migrating",
     "Missed",
     "News",
     "Origin",
     "Outcome",
     "Overlap",
     "QueueAdminDriver",
+    "ReadersDriver",
     "ResultDriver",
     "ResultStore",
     "Role",
     "Schedule",
     "ScheduleDriver",
     "ScheduleStore",
+    "SendingRun",
+    "SendingWorker",
     "Sight",
     "Snapshot",
     "SteadyDriver",
@@ -106,8 +124,15 @@ __all__ = [
     "TickOutcome",
     "Topics",
     "TrackingDriver",
+    "Transactional",
+    "Turn",
     "UnderWay",
     "Verdict",
     "WaitingDriver",
+    "WakingDriver",
     "at_most_of",
+    "make_bounds",
+    "name_of",
+    "sending_run",
+    "store_apart",
 ]

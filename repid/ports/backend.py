@@ -14,15 +14,15 @@ class Backend(Protocol):
     ) -> Awaitable[Any]:
         """Run `function(*arguments, **keywords)`; the awaitable gives what it returns and raises what it raises.
 
-        Cancelling the awaitable asks the function to stop, and ends only when the function has ended: what is
-        settled afterwards is settled about work that no longer runs.
+        Cancelling the awaitable asks the function to stop. It ends only when the function has ended, so a verdict that
+        is given afterwards is about work that does not run any more.
         """
         ...
 
 
-class Home(Backend, Protocol):
-    """The backend on which middlewares run too, because they are written for the event loop they are called on."""
+class HostBackend(Backend, Protocol):
+    """The backend on which middlewares run too, because they are written for the event loop that calls them."""
 
-    def away(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """`call`, to be awaited by a function that runs here; it itself runs where the worker does."""
+    def back_in_trio(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Make `call` awaitable by a function that runs here; `call` itself runs where the worker does."""
         ...

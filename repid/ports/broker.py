@@ -10,16 +10,18 @@ Time is the broker's own. All durations are in seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol, TypeAlias, get_args
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import msgspec
+from msgspec.structs import replace
 
-from ..delivery import Delivery, Failure, NewResult, Progress, Reason, Settlement, StoredResult, Token
+from ..delivery import Bounds, Delivery, Failure, NewResult, Progress, Reason, Settlement, StoredResult, Token
 from ..envelope import Envelope
-from ..errors import BrokerRefused
+from ..errors import BrokerRefused, QueueFull
 from .capabilities import Capabilities
 from .link import LinkState
+from .room import SendingRun, Turn
 from .schedules import ScheduleStore
 
 Category: TypeAlias = Literal["ready", "scheduled", "leased", "dead"]
@@ -32,9 +34,10 @@ Topics: TypeAlias = frozenset[str] | None
 class AtMost(msgspec.Struct, frozen=True, kw_only=True):
     """What one `receive` may bring, besides its number.
 
-    `topics`: how many messages of one (queue, topic). `groups`: how many of several (queue, topic) together; each is in
-    one group at most, and a topic of None means the whole queue. `size`: how many bytes of payload together; `first`:
-    how many the first message may have, which may be more. `alone`: the caller holds no lease, so the list may be one suspect (see `repid.delivery.blame`).
+    `topics`: how many messages of one (queue, topic). `groups`: how many messages of several (queue, topic) together;
+    each pair is in one group at most, and a topic of None means the whole queue. `size`: how many bytes of payload all
+    messages may have together; `first`: how many the first of them may have, which may be more. `alone`: the caller
+    holds no lease, so the list may be one suspect (see `repid.delivery.blame`).
     """
 
     topics: Mapping[tuple[str, str], int] = {}
@@ -44,11 +47,11 @@ class AtMost(msgspec.Struct, frozen=True, kw_only=True):
     alone: bool = True
 
     def of(self, queue: str, topic: str | None) -> int | None:
-        """The limit of one (queue, topic); None: it has none."""
+        """The limit of one (queue, topic). Returns None if there is none."""
         return self.topics.get((queue, topic)) if topic is not None else None
 
     def group(self, queue: str, topic: str | None) -> int | None:
-        """The index of its group; None: it is in none."""
+        """The index of the group of one (queue, topic). Returns None if it is in no group."""
         for index, (members, _) in enumerate(self.groups):
             if (queue, topic) in members or (queue, None) in members:
                 return index
@@ -60,26 +63,37 @@ ANYTHING = AtMost()
 
 
 def at_most_of(limits: AtMost | Mapping[tuple[str, str], int] | None) -> AtMost:
-    """What a caller of `receive` has given, in one form."""
+    """The limits that a caller of `receive` gave, as `AtMost`."""
     if limits is None:
         return ANYTHING
     return limits if isinstance(limits, AtMost) else AtMost(topics=dict(limits))
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """How many messages of one queue are in each place, and whether it is paused."""
+    """How many messages of one queue are in each place, whether it is paused, and how it is bounded.
+
+    `bounds`: None if it is not. `dropped`: how many messages were dropped so far because the queue was full.
+    """
 
     ready: int = 0
     scheduled: int = 0
     leased: int = 0
     dead: int = 0
     paused: bool = False
+    bounds: Bounds | None = None
+    dropped: int = 0
 
 
 class BrowsedMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One message as `browse` shows it. `due_in`: seconds until a scheduled one is ready or a lease ends.
+    """One message as `browse` shows it.
 
-    `key` names this very message to `revive`, also where several dead ones carry one id.
+    `key` names this message to `revive`, also where several dead messages have the same id. Times are seconds since
+    1970 on the server's clock, `seen_at` among them, the moment at which the server looked: count ages from it. Each of
+    the other times is None where it does not apply, or where an older repid did not record it.
+
+    `enqueued_at`: when the message was published, or revived. `due_at`: when a scheduled one becomes ready, or the
+    lease of a leased one ends. `leased_at` and `leased_by`: since when it is leased (extending the lease does not
+    change that) and by which worker process. `died_at`: when it became a dead letter.
     """
 
     envelope: Envelope
@@ -87,15 +101,26 @@ class BrowsedMessage(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     attempt: int
     lost: int
-    due_in: float | None = None
+    seen_at: float
+    enqueued_at: float | None = None
+    due_at: float | None = None
+    leased_at: float | None = None
+    leased_by: str | None = None
+    died_at: float | None = None
     reason: Reason | None = None
     failure: Failure | None = None
 
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until a scheduled one is ready or a lease ends, to the microsecond."""
+        return None if self.due_at is None else round(self.due_at - self.seen_at, 6)
+
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """How one message stands. `state` is "gone" once it is neither live nor dead; `result` is what was stored of it.
+    """The state of one message. `state` is "gone" when the message is neither live nor dead; `result` is its stored
+    result.
 
-    `attempt` and `progress` are those of the present or last run, as far as they are known.
+    `attempt` and `progress` are those of the current run or the last one, as far as they are known.
     """
 
     state: Literal["ready", "scheduled", "leased", "dead", "gone"]
@@ -106,26 +131,30 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sight(msgspec.Struct, frozen=True):
-    """A snapshot, and for how many seconds it holds if nobody does anything."""
+    """A snapshot, and the number of seconds for which it stays true if no call changes the message."""
 
     snapshot: Snapshot
     holds_for: float = float("inf")
 
 
 Cancelled: TypeAlias = Literal["cancelled", "requested", "unknown"]
-"""What `cancel` did: removed a waiting message; asked the worker that runs it; or there was none."""
+"""What `cancel` did. cancelled: it removed a waiting message. requested: it asked the worker that runs the message.
+unknown: no live message has this id."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """The server's answer to one settlement.
 
-    settled: carried out. refused: the lease was no longer the delivery's (fencing); nothing was done then, the outbox
-    included. unknown: the settlement was sent before and not answered, and now the lease is over: most likely it was
-    carried out then. `dropped` counts outbox messages that were left out because their id is alive.
+    settled: it was carried out. refused: the lease was not the delivery's any more (fencing); then nothing was done,
+    and no outbox was published. unknown: the settlement was sent before and not answered, and now the lease has ended:
+    most likely it was carried out the first time. full: a bounded queue has no room for its outbox (`full` says more);
+    nothing was done, and the lease goes on: make the same call again when there is room. `dropped` counts messages of
+    the outbox that were left out because a live message has their id.
     """
 
-    outcome: Literal["settled", "refused", "unknown"]
+    outcome: Literal["settled", "refused", "unknown", "full"]
     dropped: int = 0
+    full: QueueFull | None = None
 
     @property
     def accepted(self) -> bool:
@@ -139,23 +168,26 @@ UNKNOWN = Verdict("unknown")
 
 
 class LeaseEvent(msgspec.Struct, frozen=True):
-    """What happened to the lease with this token. lost: it has ended. cancel: somebody cancels the message."""
+    """What happened to the lease with this token. lost: it has ended. cancel: the message was cancelled."""
 
     token: Token
     kind: Literal["lost", "cancel"]
 
 
 UnderWay: TypeAlias = Callable[[], Mapping[Token, float]]
-"""The leases of a worker that are about to end although the work under them goes on, each with the seconds for which it
-may be extended at most. It may be called from any thread; what it returns holds for that moment only."""
+"""Gives the leases of a worker that are about to end while the work under them goes on, each with the number of seconds
+for which it may be extended at most. It may be called from any thread. What it returns is true at that moment only."""
 
 
 class Consumer(Protocol):
-    """Leases messages of some queues to one worker. Leaving its block releases what it leased and nobody got."""
+    """Leases messages of some queues to one worker.
+
+    When its block is left, the messages that it leased and did not hand over are released.
+    """
 
     @property
     def lease_timeout(self) -> float:
-        """A lease that was neither settled nor extended for so long may be given to somebody else by `rescue`."""
+        """Seconds after which `rescue` may take back a lease that was neither settled nor extended."""
         ...
 
     async def receive(
@@ -167,81 +199,130 @@ class Consumer(Protocol):
     ) -> list[Delivery]:
         """Lease up to `limit` ready messages, by rank over all queues; wait until there is at least one.
 
-        `at_most` limits how many of one (queue, topic) may be among them, and more (`AtMost`). A message that was lost
-        twice is handed out alone, before others, and only to a caller that holds nothing else (`AtMost.alone`). After
-        `max_wait` seconds without any the list is empty; 0 asks without waiting. Cancelling loses nothing: what was
-        claimed is returned, although the caller was cancelled meanwhile.
+        `at_most` limits how many messages of one (queue, topic) may be among them, and more (`AtMost`). A message that
+        was lost twice is handed out alone, before others, and only to a caller that holds no other message
+        (`AtMost.alone`). If there is none for `max_wait` seconds, the list is empty; 0 asks without waiting. Cancelling
+        loses nothing: what was claimed is returned although the caller was cancelled.
         """
         ...
 
     def set_limits(self, at_most: AtMost | Mapping[tuple[str, str], int] | None) -> None:
-        """A `receive` of this consumer that waits just now heeds these limits from now on."""
+        """Have a `receive` of this consumer that is waiting use these limits from now on."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """Carry out each disposition, with its outbox and result; answer in the same order.
 
         A message whose cancellation was requested is never made ready again: it is removed instead, as cancelled.
-        Outbox messages to undeclared queues declare them. Raises `BrokerUnavailable` where there was no answer; make
-        the same call again: what had been settled after all is then answered as unknown.
+        Outbox messages to undeclared queues declare them. Raises `BrokerUnavailable` if the server did not
+        answer; then make the same call again. What was settled by the first call is then answered as unknown.
         """
         ...
 
+    def turn(self, queue: str, run: SendingRun | None) -> AbstractAsyncContextManager[Turn]:
+        """Wait, before the block, for this call's turn to look for room in a full queue, among all that wait for that."""
+        ...
+
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
-        """Start the lease of each anew. False: it is not ours any more. Cancelling: each may have been extended."""
+        """Start each lease anew. False: that lease is lost. If this is cancelled, each may have been extended."""
         ...
 
     def vouch(self, under_way: UnderWay) -> None:
-        """Have the leases that `under_way` names extended while the event loop is blocked, where the engine can do that.
+        """Have the leases that `under_way` names extended while the event loop is blocked.
 
-        Where it cannot (`SteadyDriver`), this does nothing.
+        Does nothing if the driver cannot do that (it is no `SteadyDriver`).
         """
         ...
 
     async def rescue(self) -> int:
-        """Make ready again what expired leases hold, whoever's (`lost` + 1; dead as poison at 10); how many."""
-        ...
+        """Take back every lease that has expired, of any consumer; returns how many.
 
-    async def suspects(self) -> int:
-        """How many ready messages this consumer could be given if it held nothing else."""
-        ...
-
-    async def report(self, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
-        """Note how far runs have come, for whoever watches, and (None) that they have begun: that ends the ttl of the
-        message, should the lease be lost. What is not leased to us any more is passed over.
+        Each message is ready again with `lost` one higher, or at 10 a dead letter with the reason poison.
         """
         ...
 
-    async def events(self) -> list[LeaseEvent]:
-        """Wait for lease events; each is given once. Cancelled, this call has taken none.
+    async def suspects(self) -> int:
+        """How many ready messages this consumer could get if it held no message."""
+        ...
 
-        Whoever is told of a cancellation cancels the run and settles with `Cancel`.
+    async def report(self, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
+        """Note how far runs have come, for those who watch them; None notes only that the run has begun. A message
+        whose run has begun has no ttl any more, even if its lease is lost. Deliveries whose lease is lost are left out.
+        """
+        ...
+
+    async def wait_link(self, at_most: float) -> None:
+        """Wait this many seconds, or until the link is up again if it is down: what failed may be done then."""
+        ...
+
+    async def events(self) -> list[LeaseEvent]:
+        """Wait for lease events; each is given once. If this call is cancelled, it has taken none.
+
+        On a cancellation the worker cancels the run and settles with `Cancel`.
+        """
+        ...
+
+
+class Followed(Protocol):
+    """The messages that one task follows until they have ended. Each is given as the id of the message and of its
+    result.
+    """
+
+    def add(self, messages: Iterable[tuple[str, str]]) -> None:
+        """Follow these from now on. Those that are not published yet must be before the next `ended`."""
+        ...
+
+    def wake(self) -> None:
+        """End the present wait of `ended`, or the next one. May be called by any task of the trio run."""
+        ...
+
+    async def ended(self) -> list[tuple[tuple[str, str], Snapshot]]:
+        """Wait until some have ended; those are followed no more. Woken, it returns an empty list. Cancelled, it loses
+        none.
+
+        A message that was never published has ended, too.
         """
         ...
 
 
 class ResultStore(Protocol):
-    """Where results are kept until they expire. A broker is one too: what it settles, it stores in the same step."""
+    """Where results are kept until they expire. A broker is one too: it stores a result as it settles."""
 
     async def store_results(self, results: Sequence[NewResult]) -> None:
-        """Store results, in place of those with the same ids."""
+        """Store results; each replaces the one with the same id."""
         ...
 
     async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
-        """The result under each id; None where there is none, or none any more."""
+        """The result under each id, or None if there is none or it has expired."""
         ...
+
+
+async def store_apart(store: ResultStore, settlements: Sequence[Settlement]) -> list[Settlement]:
+    """Store the results of settlements in a server of their own; returns the settlements without them.
+
+    To be called before the messages are settled: after a crash in between, the results are stored once more.
+    """
+    results = [settlement.result for settlement in settlements if settlement.result is not None]
+    if results:
+        await store.store_results(results)
+    return [replace(settlement, result=None) for settlement in settlements]
+
+
+def name_of(broker: Broker) -> str:
+    """What errors call a server: its class, and its driver where that is a plain `Server`."""
+    return getattr(broker, "name", type(broker).__name__)
 
 
 class Broker(ScheduleStore, ResultStore, Protocol):
     """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`.
 
-    `repid.brokers.door.Server` implements it over the driver of any engine. Programs under asyncio make these calls
-    too, all but `consume`, whose consumer works in trio.
+    `repid.brokers.door.Server` implements it over the driver of any engine. Programs under asyncio can make these calls
+    too, except `consume`, whose consumer works in trio.
     """
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it claims to do."""
+        """What the server claims to do."""
         ...
 
     @property
@@ -251,7 +332,7 @@ class Broker(ScheduleStore, ResultStore, Protocol):
 
     @property
     def link(self) -> LinkState:
-        """How the link to the engine stands."""
+        """The state of the link to the engine."""
         ...
 
     def connection(self) -> AbstractAsyncContextManager[Broker]:
@@ -262,12 +343,17 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Create the queues that do not exist yet. Idempotent."""
         ...
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        """Publish all; for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`).
+    async def set_bounds(self, bounds: Mapping[str, Bounds]) -> None:
+        """Declare these queues, and bound them from now on, in place of former bounds; `UNBOUNDED` removes them."""
+        ...
 
-        A result that is stored under an accepted message's result id is removed: it was another message's.
-        When it returns they are as durable as the server promises, and a refused one has not harmed its neighbours.
-        Cancelled: none was published by a local engine; a remote one is waited for. `PublishUnknown`: no answer came.
+    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish all. Returns for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`, `QueueFull`).
+
+        Waits for room in queues that are full and bounded so. A result that is stored under the result id of an
+        accepted message is removed: it belonged to another message. When this returns, the messages are as durable as
+        the server promises, and a refused message has not harmed the others. If this is cancelled: a local engine has
+        published none; the answer of a remote one is waited for. Raises `PublishUnknown` if no answer came.
         """
         ...
 
@@ -277,6 +363,14 @@ class Broker(ScheduleStore, ResultStore, Protocol):
 
     async def queues(self) -> list[str]:
         """The names of all declared queues, in order."""
+        ...
+
+    async def readers(self) -> list[Mapping[str, Topics]]:
+        """What each open consumer takes, of whatever process: its queues, each with its topics (None: all).
+
+        One whose process died is among them for half a minute or so. Raises `NotSupported` where the engine does not
+        claim `readers`.
+        """
         ...
 
     async def counts(self, queue: str) -> Counts:
@@ -301,50 +395,79 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         ...
 
     async def flush(self, queue: str) -> int:
-        """Remove every ready and scheduled message of the queue; how many. Leased and dead ones stay."""
+        """Remove every ready and scheduled message of the queue; returns how many. Leased and dead ones stay."""
         ...
 
     async def delete(self, queue: str) -> None:
-        """Remove the queue with everything in it. Late verdicts on its leases are refused."""
+        """Remove the queue with everything in it. Verdicts on its leases that come later are refused."""
         ...
 
     async def revive(self, queue: str, keys: Iterable[str] | None = None) -> list[BrokerRefused | None]:
-        """Make dead messages (all of the queue's, or those with these keys) ready again, as new ones.
+        """Make dead messages (all of the queue, or those with these keys) ready again, as new ones.
 
-        `attempt` is 1 again and `lost` 0. One answer for each: `DuplicateId` where its id is alive again.
+        `attempt` is 1 again and `lost` 0. Returns one answer for each: `DuplicateId` if a live message has its id.
         """
         ...
 
     async def delete_messages(self, queue: str, keys: Iterable[str] | None = None) -> int:
-        """Remove dead messages (all of the queue's, or those with these keys) for good; how many.
+        """Remove dead messages (all of the queue, or those with these keys) for ever; returns how many.
 
-        Keys of no dead message are passed over. What else is in the queue stays, and so do stored results. Cancelled:
-        some of them may be removed.
+        Keys that no dead message has are ignored. The other messages of the queue stay, and so do stored results. If
+        this is cancelled, some of the messages may be removed.
         """
         ...
 
     async def pause(self, queue: str) -> None:
-        """Hand out nothing of this queue, to no consumer, until `resume`. What is leased goes on."""
+        """Give no message of this queue to any consumer until `resume`. Messages that are leased go on."""
         ...
 
     async def resume(self, queue: str) -> None:
-        """Hand out its messages again."""
+        """Give messages of this queue to consumers again."""
         ...
 
     async def cancel(self, id_: str) -> Cancelled:
-        """Remove the live message with this id, or have its run cancelled.
+        """Remove the live message with this id, or ask its worker to cancel the run.
 
         Its result is stored as "cancelled", unless the sender wanted none stored (`store_result=False`).
         """
         ...
 
     async def cancel_each(self, ids: Iterable[str]) -> list[Cancelled]:
-        """The same for several ids in one call."""
+        """Do the same for several ids in one call."""
         ...
 
     async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
-        """How the message stands, as soon as that differs from `seen`; of several dead ones the last.
+        """Wait until the state of the message differs from `seen`, and return it. Of several dead ones it is the last
+        one's.
 
-        Waits until it does. What changes faster than it is looked at is seen in its last state only.
+        Of changes that follow each other quickly only the last one may be seen.
         """
+        ...
+
+    def follow(self) -> AbstractContextManager[Followed]:
+        """Follow many messages until they have ended, in a trio task: with one watch, however many there are."""
+        ...
+
+
+@runtime_checkable
+class Transactional(Protocol):
+    """Optional, for servers in a database: they publish in a transaction of the caller's own."""
+
+    async def publish_in(self, connection: Any, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish, as part of the transaction of this connection; one outcome for each envelope."""
+        ...
+
+
+@runtime_checkable
+class Migrating(Protocol):
+    """Optional, for servers whose tables another person may have to make: what `python -m repid migrate` calls."""
+
+    async def migrate(self) -> bool:
+        """Make the tables, or bring them up to date; returns whether there was anything to do. The server may be
+        closed.
+        """
+        ...
+
+    async def migration_sql(self) -> str:
+        """The SQL that `migrate` would execute; empty if there is nothing to do."""
         ...

@@ -1,6 +1,6 @@
 """What a server can do, as data: the runtime, the facades and the conformance suite read it.
 
-Roles are separate because engines differ in them: a facade asks for a role and says plainly that this server does not
+Roles are separate because engines differ in them: a facade asks for a role, and says so plainly if the server does not
 have it.
 """
 
@@ -20,10 +20,11 @@ ROLES: tuple[Role, ...] = get_args(Role)
 Calls: TypeAlias = Literal["local", "exact", "remote"]
 """What the calls of an engine are like.
 
-local: synchronous work in this process; a call waits for nothing, so it cannot be cancelled on the way.
-exact: a call may wait; a cancelled one has either changed nothing and raises `Cancelled`, or was carried out and returns.
-remote: a cancelled call may or may not have been carried out, so the front door shields it and limits its time; concurrent
-publishes are gathered into one; after `BrokerUnavailable` the link is opened anew."""
+local: synchronous work in this process; a call waits for nothing, so it cannot be cancelled in the middle.
+exact: a call may wait; a cancelled one has either changed nothing and raises `Cancelled`, or was carried out and
+returns.
+remote: a cancelled call may or may not have been carried out, so the front door shields it and limits its time;
+concurrent publishes are gathered into one; after `BrokerUnavailable` the link is opened anew."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     priorities: "rank": claimed by `enqueued_at + priority`, so nothing starves; "classes": HIGH before MEDIUM before
         LOW; "none": in the order in which messages came.
     delays: "exact": a message is handed out as soon as its delay is over; "coarse": some seconds later; "none".
-    ttl: messages that were not started in time become dead letters.
+    ttl: a message that was not started in time becomes a dead letter.
     unique_ids: "live": no two messages with one id are ready, scheduled or leased; "window": for some time after
         publishing; "none".
     leases: "timed": a lease ends at its time and can be extended; "connection": it ends with the connection.
@@ -43,8 +44,12 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     wakes: "push": a waiting consumer is told of new messages; "poll": it looks now and then.
     calls: what cancelling does to a call: see `Calls`. Only a publish to a "remote" engine can end as `PublishUnknown`.
     isolates: a message that was lost twice is handed out alone: see `repid.delivery.blame`.
+    dead_ttl: seconds after which a dead letter is removed, by `rescue` at the latest; None: it stays until it is
+        revived or removed by hand. The program that opens the server chooses it.
+    bounds: a queue may be bounded, and keeps that with its declaration: see `repid.delivery.bounds`.
+    readers: it knows the open consumers of all processes, and what each takes.
     durable: what was accepted survives the end of the process. shared: several processes may use it at once.
-    roles: what it can do besides: see `Role`.
+    roles: what it can do beside that: see `Role`.
     """
 
     priorities: Literal["rank", "classes", "none"] = "none"
@@ -57,6 +62,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     wakes: Literal["push", "poll"] = "poll"
     calls: Calls = "remote"
     isolates: bool = False
+    dead_ttl: float | None = None
+    bounds: bool = False
+    readers: bool = False
     durable: bool = False
     shared: bool = False
     roles: frozenset[Role] = frozenset()
@@ -78,6 +86,8 @@ EVERYTHING = Capabilities(
     isolates=True,
     durable=True,
     shared=True,
+    bounds=True,
+    readers=True,
     roles=frozenset(ROLES),
 )
 """What an engine can claim that can do all of it."""

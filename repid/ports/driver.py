@@ -2,14 +2,14 @@
 
 The front door (`repid.brokers.door.Server`) is written once for all engines. It checks arguments, crosses hosts, counts
 connections, waits for messages, keeps time limits, watches jobs and calls instruments. A driver carries out short,
-batched calls and knows nothing of all that. `docs/writing-a-broker.md` is the guide.
+batched calls and does none of this. `docs/writing-a-broker.md` is the guide.
 
 The rules for every call of a driver:
 
 * It runs in a trio task, and several calls may run at the same time.
 * It never waits for messages; only `news` waits.
-* It raises `BrokerUnavailable` where the engine cannot be reached or does not answer, and then the door may repeat it.
-* What it raises of `BrokerRefused` concerns the caller; nothing was changed then.
+* It raises `BrokerUnavailable` if the engine cannot be reached or does not answer; then the front door may repeat it.
+* If it raises `BrokerRefused`, the caller has made a mistake and nothing was changed.
 * `capabilities.calls` says what cancelling does to it.
 """
 
@@ -21,7 +21,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from ..delivery import Delivery, NewResult, Progress, Settlement, StoredResult
+from ..delivery import Bounds, Delivery, NewResult, Progress, Settlement, StoredResult
 from ..envelope import Envelope
 from ..errors import BrokerRefused
 from .broker import AtMost, BrowsedMessage, Cancelled, Category, Counts, LeaseEvent, Sight, Topics, UnderWay, Verdict
@@ -32,8 +32,8 @@ from .schedules import DueSchedules, StoredSchedule, TickOutcome
 class Claimed(msgspec.Struct, frozen=True):
     """What a claim gave.
 
-    `next_in`: seconds until something that this consumer takes will be ready, as far as is known. `suspects`: after a
-    claim of 0, how many ready messages it could be given if it held nothing else (`repid.delivery.blame`).
+    `next_in`: seconds until a message that this consumer takes will be ready, as far as the driver knows. `suspects`:
+    after a claim of 0, how many ready messages it could get if it held no message (`repid.delivery.blame`).
     """
 
     deliveries: list[Delivery]
@@ -42,15 +42,16 @@ class Claimed(msgspec.Struct, frozen=True):
 
 
 class News(msgspec.Struct, frozen=True):
-    """What may have changed since the last `news`: it is only a hint that it may be worth asking again.
+    """What may have changed since the last `news`. It is only a hint that it may be worth asking again.
 
-    ready: there may be something to claim. events: there may be lease events. ids: messages and results that may have
-    changed, of those that are watched; None: any of them.
+    ready: there may be something to claim. events: there may be lease events. room: a full queue may have room. ids:
+    messages and results that may have changed, of those that are watched; None: any of them may have.
     """
 
     ready: bool = True
     events: bool = True
     ids: Collection[str] | None = None
+    room: bool = True
 
 
 class Driver(Protocol):
@@ -66,11 +67,13 @@ class Driver(Protocol):
         """Seconds after which a lease that was neither settled nor extended may be rescued."""
         ...
 
-    def link(self, watched: Collection[str]) -> AbstractAsyncContextManager[None]:
-        """Keep the link to the engine open for a block; raise `BrokerUnavailable` where that fails.
+    def link(self, watched: Mapping[str, int]) -> AbstractAsyncContextManager[None]:
+        """Keep the link to the engine open for a block. Raises `BrokerUnavailable` if that fails.
 
-        `watched` always holds the ids of messages and results that somebody watches just now. Everything the driver
-        starts ends with the block. A link that was never left belongs to a run that crashed: drop what it left.
+        `watched` always holds the ids of the messages and results that are watched at the moment, each with the number
+        of those who want to hear of every change of it: where that is 0, news of its end is enough. Everything that the
+        driver starts ends with the block. If the link broke, the block raises `BrokerUnavailable`. A link that was
+        never left belongs to a run that crashed: forget what is left of it.
         """
         ...
 
@@ -79,15 +82,15 @@ class Driver(Protocol):
         ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        """Publish all; for each None, or why it was refused. When it returns they are as durable as is claimed."""
+        """Publish all. Returns for each None, or why it was refused. Then they are as durable as is claimed."""
         ...
 
     async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
-        """Note that a consumer takes these topics of these queues. Raises `QueueNotDeclared`. Repeating it is harmless."""
+        """Note that a consumer takes these topics of these queues. Raises `QueueNotDeclared`. May be repeated."""
         ...
 
     async def unsubscribe(self, consumer: str) -> None:
-        """The consumer takes nothing any more. What it leased stays leased."""
+        """Give the consumer no more messages. What it leased stays leased."""
         ...
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
@@ -98,22 +101,27 @@ class Driver(Protocol):
         ...
 
     async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:
-        """Carry out each disposition with its outbox (whose queues are declared if need be) and its result."""
+        """Carry out each disposition with its outbox (whose queues are declared if need be) and its result, as if one
+        after the other.
+        """
         ...
 
     async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:
-        """Start the lease of each anew; False: it is lost."""
+        """Start each lease anew. False: that lease is lost."""
         ...
 
     async def rescue(self) -> int:
-        """Take back every lease that has ended, whoever holds it; how many."""
+        """Take back every lease that has ended, of any consumer; returns how many.
+
+        Where `capabilities.dead_ttl` is set, dead letters that are older are removed too, in steps that are short.
+        """
         ...
 
     async def news(self, wait: float) -> News | None:
-        """Wait at most `wait` seconds for something to change; None: nothing has.
+        """Wait at most `wait` seconds for something to change. Returns None if nothing has.
 
-        Changes since the last call are answered at once. Called by one task at a time, and only while somebody
-        waits. Cancelling it loses nothing that a later call would not tell.
+        Changes since the last call are answered at once. It is called by one task at a time, and only while a task
+        waits for news. If it is cancelled, a later call tells what this one would have told.
         """
         ...
 
@@ -141,23 +149,23 @@ class QueueAdminDriver(Protocol):
         ...
 
     async def flush(self, queue: str) -> int:
-        """Remove every ready and scheduled message of the queue; how many."""
+        """Remove every ready and scheduled message of the queue; returns how many."""
         ...
 
     async def delete(self, queue: str) -> None:
-        """Remove the queue with everything in it. Nothing happens where there is none."""
+        """Remove the queue with everything in it. Nothing happens if there is no such queue."""
         ...
 
     async def revive(self, queue: str, keys: Sequence[str] | None) -> list[BrokerRefused | None]:
-        """Make dead messages ready again, as new ones; for each None, or why not."""
+        """Make dead messages ready again, as new ones. Returns for each None, or why it was refused."""
         ...
 
     async def delete_messages(self, queue: str, keys: Sequence[str] | None) -> int:
-        """Remove dead messages (None: all of the queue's); how many."""
+        """Remove dead messages (None: all of the queue); returns how many."""
         ...
 
     async def pause(self, queue: str, *, paused: bool) -> None:
-        """Hand out nothing of this queue, or hand out its messages again."""
+        """Give no messages of this queue to consumers, or give them again."""
         ...
 
 
@@ -165,19 +173,24 @@ class TrackingDriver(Protocol):
     """The role "tracking"."""
 
     async def cancel(self, ids: Sequence[str]) -> list[Cancelled]:
-        """Remove the live message with each id, or have its run cancelled."""
+        """Remove the live message with each id, or ask its worker to cancel the run."""
         ...
 
     async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
-        """How each message stands; the pairs are message id and result id. Of several dead ones the last."""
+        """The state of each message, given as message id and result id. Of several dead ones it is the last one's."""
         ...
 
     async def report(self, consumer: str, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:
-        """Note how far runs have come; what is not leased under its token any more is passed over."""
+        """Note how far runs have come. Deliveries whose lease is lost are left out."""
         ...
 
     async def events(self, consumer: str) -> list[LeaseEvent]:
-        """The lease events of this consumer that it was not told of yet."""
+        """The lease events of this consumer, also those that were told before: all that still matter.
+
+        A cancellation matters until its lease has ended. The front door gives each event to the worker once. So nothing
+        is
+        missed if an answer is lost on its way: the next answer repeats it.
+        """
         ...
 
 
@@ -185,11 +198,11 @@ class ResultDriver(Protocol):
     """The role "results"."""
 
     async def store_results(self, results: Sequence[NewResult]) -> None:
-        """Store results, in place of those with the same ids."""
+        """Store results; each replaces the one with the same id."""
         ...
 
     async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
-        """The result under each id; None where there is none, or none any more."""
+        """The result under each id, or None if there is none or it has expired."""
         ...
 
 
@@ -201,7 +214,7 @@ class ScheduleDriver(Protocol):
         ...
 
     async def schedules(self, names: Collection[str] | None) -> list[StoredSchedule]:
-        """All of them, or those of these names that are there; sorted by name."""
+        """All schedules, or those that have these names; sorted by name."""
         ...
 
     async def due_schedules(self, limit: int) -> DueSchedules:
@@ -213,11 +226,13 @@ class ScheduleDriver(Protocol):
         ...
 
     async def remove_schedule(self, name: str) -> bool:
-        """Forget it; what it has published stays. False: there is none of that name."""
+        """Remove the schedule; what it has published stays. False: no schedule has that name."""
         ...
 
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
-        """Move it on and publish, in one step, if its next tick is still `expected_next`."""
+        """Make `next_at` the next time of the schedule and publish, in one step, if its next time is still
+        `expected_next`.
+        """
         ...
 
 
@@ -225,32 +240,82 @@ class ScheduleDriver(Protocol):
 class WaitingDriver(Protocol):
     """Optional, for engines in this process: a waiting claim is handed its messages in the publisher's own step.
 
-    It shortens the way of a message; without it the door asks again after each `news`.
+    It saves time; without it the front door asks again after each `news`.
     """
 
     async def claim_or_wait(self, consumer: str, limit: int, at_most: AtMost, deadline: float) -> list[Delivery]:
-        """As `claim`, but wait for messages until that moment of trio's clock. Cancelled: nothing was leased.
+        """As `claim`, but wait for messages until that moment of trio's clock. If it is cancelled, nothing was leased.
 
-        The list is also empty where the consumer was closed meanwhile.
+        The list is also empty if the consumer was closed meanwhile.
         """
         ...
 
     def set_limits(self, consumer: str, at_most: AtMost) -> None:
-        """The claim of this consumer that waits just now heeds these limits from now on."""
+        """Have a claim of this consumer that is waiting use these limits from now on."""
+        ...
+
+
+@runtime_checkable
+class WakingDriver(Protocol):
+    """Optional, for engines that wake only some of the consumers that wait when a message becomes ready.
+
+    Without it, `news` must tell every client of each message that one of its consumers may take.
+    """
+
+    def stop_waiting(self, consumer: str) -> None:
+        """No `receive` of this consumer waits any more: have others woken instead of it until its next claim.
+
+        If it was woken since its last claim, others must be woken for that message. It is also called after a claim that
+        gave messages.
+        """
         ...
 
 
 @runtime_checkable
 class SteadyDriver(Protocol):
-    """Optional, for engines with a thread of their own: it extends leases while the event loop is blocked.
+    """Optional, for drivers with a thread of their own: it extends leases while the event loop is blocked.
 
     Without it a worker whose loop is blocked for longer than a lease loses what it is working on.
     """
 
     def vouch(self, consumer: str, under_way: UnderWay) -> None:
-        """Ask `under_way` several times in each lease, and extend what it names, until the consumer is closed."""
+        """Call `under_way` several times in each lease, and extend what it names, until the consumer is closed."""
         ...
 
 
-class FullDriver(Driver, QueueAdminDriver, TrackingDriver, ResultDriver, ScheduleDriver, Protocol):
+@runtime_checkable
+class DeadKeepingDriver(Protocol):
+    """Optional, for engines to which messages may be moved from others."""
+
+    async def store_dead(self, messages: Sequence[BrowsedMessage]) -> None:
+        """Keep these as dead letters, with what is known of them. Raises `QueueNotDeclared`.
+
+        Does nothing for a dead letter of the same id and moment of death that is kept already.
+        """
+        ...
+
+
+class BoundingDriver(Protocol):
+    """What `bounds` claims. `publish` answers `QueueFull` for what has no room, and for all of that queue behind it in
+    the call; `settle` answers "full" for a whole settlement. `repid.delivery.bounds` has the rules.
+    """
+
+    async def set_bounds(self, bounds: Mapping[str, Bounds]) -> None:
+        """Create the queues that do not exist yet, and store their bounds with them, for all processes."""
+        ...
+
+
+class ReadersDriver(Protocol):
+    """What `readers` claims."""
+
+    async def readers(self) -> list[Mapping[str, Topics]]:
+        """What each open consumer takes, of whatever process. One that was not closed, as its process died, is left out
+        after a time of some seconds to minutes.
+        """
+        ...
+
+
+class FullDriver(
+    Driver, QueueAdminDriver, TrackingDriver, ResultDriver, ScheduleDriver, BoundingDriver, ReadersDriver, Protocol
+):
     """A driver that has every role."""

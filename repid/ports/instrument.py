@@ -7,15 +7,15 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 Outcome: TypeAlias = Literal["done", "refused", "failed", "cancelled"]
-"""done: the server carried it out. refused: it raised an error that blames the caller or the message. failed: the server
-could not be reached, or the call went wrong. cancelled: the caller was cancelled first."""
+"""done: the server carried it out. refused: it raised an error that blames the caller or the message. failed: the
+server could not be reached, or the call went wrong. cancelled: the caller was cancelled first."""
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One call to a server, when it has ended. `duration` is in seconds.
 
-    `name` is that of the method; `server` that of the server's class; `queue` is set where the call is about one
-    queue; `count` says how many messages, ids or leases it was about.
+    `name` is that of the method; `server` what errors call the server (its class); `queue` is set where the call is
+    about one queue; `count` says how many messages, ids or leases it was about.
     """
 
     name: str
@@ -27,7 +27,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Instrument(Protocol):
-    """Called with each call to a server that has ended, on the event loop: it must be quick, and its errors are logged."""
+    """Called on the event loop with each call to a server that has ended. It must be quick. Its errors are logged."""
 
     def __call__(self, call: CallRecord, /) -> None:
         """Look at a call."""

@@ -1,4 +1,4 @@
-"""How a server's link to its engine stands."""
+"""The state of a server's link to its engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class LinkState(msgspec.Struct, frozen=True):
-    """How the link of a server stands.
+    """The state of the link of a server.
 
     `state`: "closed" outside connection blocks, "up", or "down" while the server reconnects. `since`: the moment of the
     last change in seconds on trio's clock. `error`: why it is down, or None.

@@ -17,14 +17,15 @@ Overlap: TypeAlias = Literal["skip", "allow"]
 or published all the same."""
 
 Missed: TypeAlias = Literal["one", "none"]
-"""What happens after a time in which nobody ticked: one tick catches up for all that were missed, or none does. A tick
-that is less than a minute late was not missed."""
+"""What happens after a time without a worker: one tick catches up for all that were missed, or none does. A tick that
+is less than a minute late was not missed."""
 
 Origin: TypeAlias = Literal["actor", "job", "id"]
 """What declares a schedule: an actor's options; a recurring job without an id, or with one. They may be named alike."""
 
 TickOutcome: TypeAlias = Literal["fired", "skipped", "lost"]
-"""lost: another worker was quicker, or the schedule was changed, paused or removed meanwhile."""
+"""fired: the message was published. skipped: it was not, because of an overlap. lost: another worker was quicker, or
+the schedule was changed, paused or removed meanwhile."""
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,14 +44,15 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CLOCK_SLACK = 0.001
-"""Seconds by which a time that was rounded may seem to be further away than it is."""
+"""Seconds. A rounded time may seem to be further away than it is by this much."""
 
 
 class Declaration(msgspec.Struct, frozen=True):
     """Which declaration a schedule came from, as the fingerprint of all that was declared.
 
-    `superseded`: those it took the place of, the latest last. `rival`: one of them that wants to come back, and since
-    when. `repid.schedule` has the rules.
+    `superseded`: the fingerprints that it replaced, the latest last. `rival`: one of them that another program declares
+    again, and since when. `declared_at`: of an actor's, when a worker declared it last, to within minutes; None: not known.
+    `ended_at`: when it ended because no worker declared it any more; None: it has not. `repid.schedule` has the rules.
     """
 
     origin: Origin
@@ -58,12 +60,15 @@ class Declaration(msgspec.Struct, frozen=True):
     superseded: tuple[str, ...] = ()
     rival: str | None = None
     rival_since: float = 0.0
+    declared_at: float | None = None
+    ended_at: float | None = None
 
 
 class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule and how it stands. `last_id` is the id of the last message it published.
+    """A schedule and its state. `last_id` is the id of the last message that it published.
 
-    `declaration` says where it came from; what is done to the schedule afterwards leaves that alone.
+    `declaration` says where it came from; later changes of the schedule do not change that. One that has ended is
+    paused, too.
     """
 
     schedule: Schedule
@@ -73,6 +78,11 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     last_id: str | None = None
     declaration: Declaration | None = None
+
+    @property
+    def ended_at(self) -> float | None:
+        """When it ended because no worker declared it any more; None: it has not ended."""
+        return None if self.declaration is None else self.declaration.ended_at
 
 
 class DueSchedules(msgspec.Struct, frozen=True):
@@ -89,38 +99,38 @@ class ScheduleStore(Protocol):
     """The part of a broker that keeps schedules."""
 
     async def now(self) -> float:
-        """The broker's clock: seconds since 1970. It may be stepped; schedules bear that."""
+        """The broker's clock: seconds since 1970. It may be set to another time; schedules cope with that."""
         ...
 
     async def put_schedule(self, schedule: Schedule, next_at: float) -> None:
-        """Store a schedule, in place of one of the same name, whose counts, pause and declaration it keeps."""
+        """Store a schedule. One of the same name is replaced; its counts, pause and declaration are kept."""
         ...
 
     async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
         """Store `new` if what is stored under its name equals `old` (None: nothing is), in one atomic step.
 
-        Returns whether it did. False: a tick or somebody else was quicker, so look again.
+        Returns whether it did. If not, a tick or another program was quicker: read the schedule again.
         """
         ...
 
     async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:
-        """All of them, or those of these names that are there; sorted by name."""
+        """All schedules, or those that have these names; sorted by name."""
         ...
 
     async def due_schedules(self, limit: int) -> DueSchedules:
-        """At most `limit` schedules that are due and not paused, and when the next one is, at one moment.
+        """At most `limit` schedules that are due and not paused, and when the next one is due, read at one moment.
 
         An interval's schedule is due too if its next time is further away than the interval (by more than
-        `CLOCK_SLACK`): the clock was set back. Such ones come last.
+        `CLOCK_SLACK`): then the clock was set back. These come last.
         """
         ...
 
     async def pause_schedule(self, name: str, *, paused: bool) -> bool:
-        """Hold its ticks, or let them go on. False: there is none of that name."""
+        """Stop the ticks of a schedule, or let them go on. False: no schedule has that name."""
         ...
 
     async def remove_schedule(self, name: str) -> bool:
-        """Forget it; what it has published stays. False: there is none of that name."""
+        """Remove the schedule; what it has published stays. False: no schedule has that name."""
         ...
 
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
@@ -128,6 +138,6 @@ class ScheduleStore(Protocol):
         and publish `envelope` (its queue is declared if need be), all in one atomic step.
 
         With overlap "skip", while the message `last_id` is live, the tick is counted as skipped instead. An envelope
-        whose id is live is counted as skipped too. None: the tick is passed over and counted as skipped.
+        whose id is live is counted as skipped too, and so is a tick without an envelope.
         """
         ...

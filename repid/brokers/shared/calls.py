@@ -1,12 +1,12 @@
 """One call to a driver: checked, shielded and bounded where the engine is remote, and timed.
 
-What cancelling does depends on the driver (`Capabilities.calls`). A *local* driver works in place, under
-any host: the call is preceded by a cancellation point, and by a pause if there was none for a while (`Turns`), and then
-nothing can interrupt it. An *exact*
-driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen through within `CALL_TIME`
-although its caller was cancelled, so what it did is known and reported. Where the driver cannot tell the answer, or has
-none in time, it raises `NoAnswer`: whatever the driver knows of its client, the engine may have carried it out. Then the
-link is opened anew. While it is known to be down, nothing is sent: that is `BrokerUnavailable`.
+What cancelling does depends on the driver (`Capabilities.calls`). A *local* driver works in place, under any host:
+before the call there is a cancellation point, and a pause if there was none for a while (`Turns`); then nothing can
+interrupt the call. An *exact* driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen
+through within `CALL_TIME` although its caller was cancelled, so its outcome is known and reported. If the driver cannot
+give the answer, or not in
+time, this raises `NoAnswer`: the engine may have carried out the call. Then
+the link is opened anew. While it is known to be down, nothing is sent: that is `BrokerUnavailable`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from trio.lowlevel import (
     enable_ki_protection,
 )
 
+from ...ctrl_c import let_ctrl_c_through
 from ...errors import BrokerError, BrokerUnavailable, NoAnswer, NotConnected, RepidError, UsageError
-from ...hosts import Turns, current_run
+from ...hosts import Turns
 from ...logs import Log
 from ...ports import CallRecord, Driver, Instrument, LinkState, News, Outcome
 from .link import CLOSED, Link
@@ -48,6 +49,8 @@ class Calls:
         self.link: Link | None = None
         self.token: TrioToken | None = None
         """Of the trio run that has the server open."""
+        self._root: trio.lowlevel.Task | None = None
+        """The root task of that run, which is found faster than its token."""
         self.pid = os.getpid()
         self._driver = driver
         self._is_local = driver.capabilities.calls == "local"
@@ -57,6 +60,14 @@ class Calls:
             driver.capabilities.calls
         ]
 
+    def attach(self, token: TrioToken) -> None:
+        """The present trio run, which has this token, opens the server."""
+        self.token, self._root = token, trio.lowlevel.current_root_task()
+
+    def detach(self) -> None:
+        """No trio run has the server open."""
+        self.link = self.token = self._root = None
+
     @property
     def state(self) -> LinkState:
         """How the link stands."""
@@ -64,8 +75,16 @@ class Calls:
 
     @property
     def is_down(self) -> bool:
-        """Whether the link broke and is being opened again."""
+        """Whether the link is broken and is being opened again."""
         return self.link is not None and self.link.state.state == "down"
+
+    async def wait_up(self) -> None:
+        """Wait until the link is up again. For ever if it is not down."""
+        link = self.link
+        if link is None or link.state.state != "down":
+            await trio.sleep_forever()
+        while link.state.state == "down":
+            await link.wait_change()
 
     def check(self) -> None:
         """Raise `NotConnected` outside this run's connection block."""
@@ -75,10 +94,13 @@ class Calls:
                 "server anew in the child, with `async with server.connection():` in a trio run of its own"
             )
         if self.token is None:
-            raise NotConnected(f"{self.server} is not connected: use `async with server.connection():`")
+            raise NotConnected(
+                f"{self.server} is not connected: open the app with `async with app.magic():`, or the server alone with "
+                "`async with server.connection():`"
+            )
         if self.token is not current_trio_token():
             raise NotConnected(
-                f"{self.server} is connected in another trio run: use `async with server.connection():` in this one"
+                f"{self.server} is connected in another event loop: use `async with server.connection():` in this one"
             )
 
     @enable_ki_protection
@@ -112,7 +134,7 @@ class Calls:
         return answer
 
     async def news(self, wait: float) -> News | None:
-        """The driver's news. While the link is down: everything may have changed, once it is up again."""
+        """The driver's news. If the link was down, everything may have changed when it is up again."""
         link = self.link
         if link is None or link.state.state != "up":
             with trio.move_on_after(wait):
@@ -129,13 +151,25 @@ class Calls:
             return News()
 
     @property
+    def are_at_hand(self) -> bool:
+        """Whether a call needs nothing of `__call__` but the look at a cancellation: it stays, no pause is due before it,
+        and no instrument watches.
+        """
+        return self.stays and not self.instruments and time.perf_counter() < self._turns.due
+
+    @property
     def stays(self) -> bool:
-        """Whether calls need not cross to trio: the driver is a local one, and its trio run is that of this thread."""
-        return self._is_local and self.token is not None and self.token is current_run()
+        """Whether calls can be made without crossing to trio: the driver is local, and its trio run is that of this
+        thread.
+        """
+        try:
+            return self._root is not None and self._is_local and self._root is trio.lowlevel.current_root_task()
+        except RuntimeError:  # this thread has no trio run
+            return False
 
     async def _in_place(self, ask: Ask[T]) -> T:
-        await self._turns.take()
-        self.check()  # the connection may have been closed meanwhile
+        if await self._turns.take():
+            self.check()  # the connection may have been closed meanwhile
         return await ask()
 
     async def _see_through(self, ask: Ask[T]) -> T:
@@ -160,7 +194,8 @@ class Calls:
         for instrument in self.instruments:
             try:
                 instrument(call)
-            except Exception:
+            except BaseException as error:
+                let_ctrl_c_through(error)
                 log.exception("an instrument failed; the call it watched is not affected")
 
 

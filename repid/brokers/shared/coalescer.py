@@ -3,8 +3,9 @@
 Theory. There is no background task: one of the calling tasks leads. It takes all requests that wait, carries them out
 in one call and hands out the answers; then the first request that came meanwhile leads. A request is waiting, taken or
 answered. A caller that is cancelled while its request waits takes it back, and nothing has happened; once the request
-is taken, the caller waits for the answer, which comes within the bound of the call. The call is shielded;
-the door bounds it.
+is taken, the caller waits for the answer, which comes within the bound of the call. The call is shielded; the door
+bounds it. A call that is refused as wrong (`ConfigurationError`) has done nothing, so it is made again in halves: only
+who asked for what is wrong is told so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
+from ...errors import ConfigurationError
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -40,11 +43,17 @@ class _Request(Generic[A, B]):
 
 
 class Coalescer(Generic[A, B]):
-    """Calls `call` with the items of all requests that wait, about `most` at once, and gives each caller its answers."""
+    """Calls `call` with the items of all waiting requests; gives each caller its answers.
 
-    def __init__(self, call: Callable[[list[A]], Awaitable[Sequence[B]]], *, most: int) -> None:
+    Requests go together up to `most`, as `weigh` counts; one that is more than that goes alone.
+    """
+
+    def __init__(
+        self, call: Callable[[list[A]], Awaitable[Sequence[B]]], *, most: int, weigh: Callable[[Sequence[A]], int] = len
+    ) -> None:
         self._call = call
         self._most = most
+        self._weigh = weigh
         self._waiting: dict[_Request[A, B], None] = {}
         self._has_leader = False
 
@@ -89,6 +98,14 @@ class Coalescer(Generic[A, B]):
         try:
             with CancelScope(shield=True):  # the others do not ask for less because this caller was cancelled
                 answers = list(await self._call(items))
+        except ConfigurationError as error:
+            if len(batch) == 1:
+                batch[0].error = error
+                return
+            middle = len(batch) // 2  # nothing was done: those that ask for nothing wrong are not to blame
+            await self._carry_out(batch[:middle])
+            await self._carry_out(batch[middle:])
+            return
         except Exception as error:  # noqa: BLE001  whatever it is, each caller is told
             for request in batch:
                 request.error = _for_another_caller(error)
@@ -104,7 +121,7 @@ class Coalescer(Generic[A, B]):
         batch: list[_Request[A, B]] = []
         size = 0
         for request in self._waiting:
-            size += len(request.items)
+            size += self._weigh(request.items)
             if batch and size > self._most:
                 break
             request.is_taken = True

@@ -2,12 +2,12 @@
 
 Theory. A task that waits first *subscribes*, then looks, then waits. News that arrives between the look and the wait is
 noted at the subscription, so the wait ends at once: no wake-up is lost. There is no background task. One of the waiting
-tasks leads: it calls the driver's `news` and wakes every task whom the answer concerns. When the leader leaves (there
-was news for it, its deadline passed, it was cancelled), it has the next task lead. So nothing of this outlives the
-callers, and cancelling one of them harms no other.
+tasks leads: it calls the driver's `news` and wakes every task that the answer concerns. When the leader leaves (there
+was news for it, its deadline passed, it was cancelled), it makes the next task the leader. So nothing of this outlives
+the callers, and cancelling one of them does not harm the others.
 
-The driver's `news` is asked only while somebody waits. Its first answer may tell of changes that happened long before:
-that costs one look too many, and never one too few.
+The driver's `news` is called only while a task waits. Its first answer may tell of changes that happened long before:
+that costs one call too many, never one too few.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import trio
 
 from ...ports import News
 
-Topic: TypeAlias = Literal["ready", "events", "ids"]
+Topic: TypeAlias = Literal["ready", "events", "ids", "room"]
 
 LONGEST_WAIT = 30.0
-"""Seconds that one call of `news` may wait, so that an engine which lost us is asked again."""
+"""Seconds that one call of `news` may wait, so that an engine which has lost this client is asked again."""
 
 
 class Subscription:
-    """What one task waits for. `is_fresh`: there was news since it looked last."""
+    """What one task waits for. `is_fresh`: there was news since the task looked last."""
 
     __slots__ = ("ids", "is_fresh", "rouse", "topic")
 
@@ -45,6 +45,8 @@ class Subscription:
             return news.ready
         if self.topic == "events":
             return news.events
+        if self.topic == "room":
+            return news.room
         return news.ids is None or not self.ids.isdisjoint(news.ids)
 
     def wake(self) -> None:
@@ -55,12 +57,21 @@ class Subscription:
 
 
 class Hub:
-    """All tasks that wait for news of one engine. `ask` is the driver's `news`, made safe by the door: it never raises."""
+    """All tasks that wait for news of one engine. `ask` is the driver's `news` behind the door: it never raises."""
 
     def __init__(self, ask: Callable[[float], Awaitable[News | None]]) -> None:
         self._ask = ask
         self._subscriptions: dict[Subscription, None] = {}
         self._has_leader = False
+
+    @contextmanager
+    def subscribed_as(self, subscription: Subscription) -> Iterator[None]:
+        """Note news for a block, for this subscription."""
+        self._subscriptions[subscription] = None
+        try:
+            yield
+        finally:
+            self._subscriptions.pop(subscription, None)
 
     @contextmanager
     def subscribed(self, topic: Topic, ids: frozenset[str] = frozenset()) -> Iterator[Subscription]:
@@ -81,12 +92,12 @@ class Hub:
             subscription.is_fresh = False
             await trio.lowlevel.checkpoint()
             return
-        with trio.move_on_at(until):
+        with trio.CancelScope(deadline=until) as scope:
             while not subscription.is_fresh:
                 if self._has_leader:
                     await self._follow(subscription)
                 else:
-                    await self._lead(subscription, until)
+                    await self._lead(subscription, scope)
         subscription.is_fresh = False
 
     def tell(self, news: News) -> None:
@@ -99,15 +110,15 @@ class Hub:
         """Every task must look again: a consumer or the connection was closed, or the link is back."""
         self.tell(News())
 
-    async def _lead(self, subscription: Subscription, until: float) -> None:
+    async def _lead(self, subscription: Subscription, scope: trio.CancelScope) -> None:
+        """Ask for all, until there is news for this one too: that ends its scope, as its deadline does."""
         self._has_leader = True
+        subscription.rouse = scope.cancel
         try:
-            with trio.CancelScope() as scope:
-                subscription.rouse = scope.cancel
-                while not subscription.is_fresh:
-                    news = await self._ask(max(0.0, min(until - trio.current_time(), LONGEST_WAIT)))
-                    if news is not None:
-                        self.tell(news)
+            while not subscription.is_fresh:
+                news = await self._ask(max(0.0, min(scope.deadline - trio.current_time(), LONGEST_WAIT)))
+                if news is not None:
+                    self.tell(news)
         finally:
             subscription.rouse = None
             self._has_leader = False

@@ -1,10 +1,13 @@
 """The link to the engine: opening it, noticing that it broke, opening it again.
 
-Theory. One task holds the link for as long as the server is connected: clients of remote engines have nurseries of their
-own, which one task must enter and leave. It is a system task of trio's, because connection blocks are counted and the
-last one to leave need not be the first one that came; `close` ends it and waits for that, within a bound, so it never
-outlives the connection. No error leaves the task: the first opening hands it to the caller, later ones are logged once
-for each outage. While the link is down, calls fail at once and waiting consumers go on waiting.
+Theory. One task holds the link for as long as the server is connected: clients of remote engines have nurseries of
+their own, which one task must enter and leave. It is a system task of trio's, because connection blocks are counted and
+the last one to leave need not be the first one that came; `close` ends it and waits for that, within a bound, so it
+never outlives the connection. No error leaves the task: the first opening hands it to the caller, later ones are logged
+once for each outage. While the link is down, calls fail at once and waiting consumers go on waiting.
+
+A link that broke is left with `BrokerUnavailable`, one that is closed without an error. So a driver can tell whether to take
+leave of the engine: one that is away, and says nothing, would make it wait for an answer before the link is opened again.
 """
 
 from __future__ import annotations
@@ -24,12 +27,16 @@ from ...ports import LinkState
 log = Log("repid.link")
 
 SHORTEST_PAUSE = 0.1
-LONGEST_PAUSE = 1.25
-"""Seconds between two attempts to open the link again; they double, and each is jittered by half. So an engine that is back is
-noticed within two seconds."""
+LONGEST_PAUSE = 0.75
+"""Seconds from the beginning of one attempt to open the link again to the next one; they double, and each is jittered by
+half. An attempt that lasts longer is followed by another one after the shortest. So an engine that refuses while it is away,
+and lets in within 0.8 seconds when it is back, is in use within two seconds."""
 
 CLOSING_TIME = 20.0
 """Seconds that leaving the connection waits for the engine; then the link is cut."""
+
+COMING_TIME = 5.0
+"""Seconds within which all consumers must be subscribed anew; then the link is given up and opened once more."""
 
 CLOSED = LinkState("closed", -math.inf)
 
@@ -59,7 +66,9 @@ class Link:
         self._error: BaseException | None = None
 
     async def open(self) -> None:
-        """Open the link, or wait until somebody else has. Raises what the driver raised; nothing is left of it then."""
+        """Open the link, or wait until another task has. Raises what the driver raised; then nothing of the link is
+        left.
+        """
         if not self._is_held:
             self._is_held = True
             trio.lowlevel.spawn_system_task(self._hold, name=f"link of {self._name}")
@@ -118,36 +127,64 @@ class Link:
     async def _keep_open(self) -> None:
         pause = SHORTEST_PAUSE
         while not self._closing.is_set():
+            began = trio.current_time()
             try:
                 async with self._open_link():
                     self._broken = trio.Event()
                     await self._came_up()
                     pause = SHORTEST_PAUSE
-                    if not self._closing.is_set():
-                        await self._broken.wait()
+                    await self._stay_open()
             except Exception as error:
                 if not self._opened.is_set():
                     raise
-                if not isinstance(error, BrokerUnavailable):
+                away = _as_unavailable(error)
+                if away is None:
                     log.exception("the driver of %s raised what it should not", self._name)
-                self._set("down", str(error))
+                self.broke(away or error)  # a driver may notice it before any call does
+                self._set("down", str(away or error))
             if not self._closing.is_set():
-                with trio.move_on_after(pause * (0.5 + random.random())):  # noqa: S311  jitter
-                    await self._closing.wait()
+                await self._pause(began, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _came_up(self) -> None:
-        await self._on_up()
+        with trio.move_on_after(COMING_TIME) as scope:
+            await self._on_up()
+        if scope.cancelled_caught:
+            raise BrokerUnavailable(f"{self._name} did not answer within {COMING_TIME:g} s")
         if self._opened.is_set():
             log.info("%s has its link again", self._name)
         self._set("up")
         self._opened.set()
+
+    async def _stay_open(self) -> None:
+        """Wait until the link is to be closed. Raises `BrokerUnavailable` if it broke before."""
+        if not self._closing.is_set():
+            await self._broken.wait()
+        if not self._closing.is_set():
+            raise BrokerUnavailable(self.state.error or "the link broke")
+
+    async def _pause(self, began: float, pause: float) -> None:
+        """Wait until the next attempt, or until the link is closed. `began`: when the last one did."""
+        jitter = 0.5 + random.random()  # noqa: S311  so that a fleet does not come at once
+        until = max(began + pause * jitter, trio.current_time() + SHORTEST_PAUSE * jitter)
+        with trio.move_on_at(until):
+            await self._closing.wait()
 
     def _set(self, state: Literal["closed", "up", "down"], error: str | None = None) -> None:
         since = self.state.since if state == self.state.state else trio.current_time()
         self.state = LinkState(state, since, error)
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+
+
+def _as_unavailable(error: Exception) -> BrokerUnavailable | None:
+    """What says that the engine is away; None: something else was raised, too. The nursery of a driver makes groups."""
+    if isinstance(error, BrokerUnavailable):
+        return error
+    if not isinstance(error, ExceptionGroup):
+        return None
+    found = [_as_unavailable(each) for each in error.exceptions]
+    return None if None in found else found[0]
 
 
 def _wrapped(name: str, error: Exception) -> InternalError:

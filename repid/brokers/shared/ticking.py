@@ -1,31 +1,32 @@
-"""A tick whose schedule is kept by one server (`state`) and whose message goes to another.
+"""A tick whose schedule is kept by one server (`state=`, or the `schedule_store=` of an app) and whose message goes to
+another.
 
-Theory. The two cannot change in one step, so the order decides what a crash in between does. Where the engine refuses an
-id that is alive, the message goes first, under an id that names the tick: workers that tick at once, and the one that
-ticks again after a crash, publish it once. Where it does not compare ids, the schedule is moved first, which only one
-worker can do; a crash right after that loses this one tick, which is better than each tick twice wherever two workers
-run. A message that was refused, or certainly not sent, moves the schedule back.
+Theory. The two cannot change in one step, so the order decides what a crash in between does. Where the engine refuses
+an id that is alive, the message goes first, under an id that names the tick: workers that tick at once, and the one
+that ticks again after a crash, publish it once. Where it does not compare ids, the schedule is moved first, which only
+one worker can do; a crash right after that loses this one tick, which is better than each tick twice wherever two
+workers run. A message that was refused, or certainly not sent, moves the schedule back.
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import trio
 from msgspec.structs import replace
 
 from ...envelope import Envelope
 from ...errors import BrokerRefused, BrokerUnavailable, DuplicateId
-from ...ports import Broker, StoredSchedule, TickOutcome
+from ...ports import Broker, ScheduleStore, TickOutcome
 
 PUBLISHING_TIME = 10.0
 """Seconds for which a worker that stops still tries to publish a tick whose schedule it has moved."""
 
 
 async def tick_elsewhere(
-    engine: Broker, state: ScheduleKeeper, name: str, expected_next: float, next_at: float, envelope: Envelope
+    engine: Broker, state: ScheduleStore, name: str, expected_next: float, next_at: float, envelope: Envelope | None
 ) -> TickOutcome:
     """Publish to the engine, and move the schedule that `state` keeps, if its next tick is still `expected_next`."""
+    if envelope is None:
+        return await state.tick(name, expected_next, next_at, None)
     found = await state.schedules([name])
     if not found or found[0].paused or found[0].next_at != expected_next:
         return "lost"
@@ -48,22 +49,6 @@ async def tick_elsewhere(
             await state.replace_schedule(moved, old)
             raise
     return "fired"
-
-
-class ScheduleKeeper(Protocol):
-    """What a tick needs of the server that keeps the schedules."""
-
-    async def schedules(self, names: list[str]) -> list[StoredSchedule]:
-        """Those of these names that are there."""
-        ...
-
-    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-        """Store `new` if `old` is what is stored; whether it did."""
-        ...
-
-    async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
-        """Move the schedule on."""
-        ...
 
 
 async def _publish(engine: Broker, message: Envelope) -> None:

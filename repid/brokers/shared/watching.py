@@ -2,35 +2,49 @@
 
 Theory. A watcher subscribes to news of its two ids, looks, and waits while what it sees is what it has seen. Looks that
 are asked for at the same time become one call of the driver (`Coalescer`), so a thousand watchers that are woken
-together cost one request. `watched` counts who watches which id; the driver is given it at its link and tells news of
-these ids only.
+together cost one request. `watched` counts who watches which id for every change of it, and has 0 where only followers
+do, for whom the end counts; the driver is given it at its link and tells news of these ids only.
+
+`Following` is one task that watches many messages until each has ended. It has one subscription for all of them, which
+notes the ids that news tells of, and looks at these only, in one call. So ten thousand results cost as many requests as
+there are wake-ups. Each message is looked at once at first, also one that was followed before it was published: an
+engine may tell only of what was looked at.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from heapq import heappop, heappush
 from typing import TypeAlias
 
 import trio
 
-from ...ports import Sight, Snapshot
-from .hub import Hub
+from ...ports import News, Sight, Snapshot
+from .hub import Hub, Subscription
 
 Ids: TypeAlias = tuple[str, str]
 """The id of a message and that of its result."""
 
 Look: TypeAlias = Callable[[Sequence[Ids]], Awaitable[list[Sight]]]
 
+LARGEST_LOOK = 1000
+"""Messages that one look of a follower asks for."""
+
 
 class Watchers:
-    """All who watch jobs of one server. `look` asks for several snapshots at once."""
+    """All who watch jobs of one server. `look` asks for several snapshots at once; `look_at_many` is for those who ask
+    for many already, so that putting their requests together is not worth a turn of the loop.
+    """
 
-    def __init__(self, hub: Hub, look: Look) -> None:
+    def __init__(self, hub: Hub, look: Look, look_at_many: Look) -> None:
         self.hub = hub
-        self.watched: Counter[str] = Counter()
+        self.watched: dict[str, int] = {}
+        self.followers: dict[str, int] = {}
+        """How many follow which id."""
         self._look = look
+        self._look_at_many = look_at_many
 
     async def watch(self, ids: Ids, seen: Snapshot | None) -> Snapshot:
         """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing."""
@@ -43,12 +57,159 @@ class Watchers:
                 await self.hub.wait(subscription, trio.current_time() + sight.holds_for)
 
     @contextmanager
+    def follow(self, check: Callable[[], None]) -> Iterator[Following]:
+        """Follow many messages for a block. `check` raises where the connection has been closed."""
+        following = Following(self, self._look_at_many, check)
+        try:
+            with self.hub.subscribed_as(following.subscription):
+                yield following
+        finally:
+            following.forget_all()
+
+    @contextmanager
     def _watching(self, ids: Ids) -> Iterator[None]:
-        self.watched.update(ids)
+        watched = self.watched
+        for id_ in ids:
+            watched[id_] = watched.get(id_, 0) + 1
         try:
             yield
         finally:
             for id_ in ids:
-                self.watched[id_] -= 1
-                if not self.watched[id_]:
-                    del self.watched[id_]
+                watched[id_] -= 1
+                if not (watched[id_] or id_ in self.followers):
+                    del watched[id_]
+
+
+class Following:
+    """The messages that one task follows, until each has ended. Other tasks may add some, and wake it."""
+
+    def __init__(self, watchers: Watchers, look: Look, check: Callable[[], None]) -> None:
+        self._followed: dict[str, Ids] = {}
+        """By either of its ids."""
+        self.subscription = _Many(self._followed)
+        self._watchers = watchers
+        self._look = look
+        self._check = check
+        self._again: list[tuple[float, str]] = []
+        """When what was seen of a message does not hold any more, the earliest first."""
+        self._has_result_ids = False
+        """Whether the result of any has another id than the message."""
+        self._is_woken = False
+
+    def add(self, messages: Iterable[Ids]) -> None:
+        """Follow these from now on. Those that are not published yet must be before the next `ended`."""
+        followed, changed = self._followed, self.subscription.changed
+        watched, followers = self._watchers.watched, self._watchers.followers
+        for message in messages:
+            id_, result_id = message
+            changed.add(id_)
+            if id_ not in followed:
+                followers[id_] = followers.get(id_, 0) + 1
+                watched.setdefault(id_, 0)
+            followed[id_] = message
+            if result_id != id_:
+                self._has_result_ids = True
+                if result_id not in followed:
+                    followers[result_id] = followers.get(result_id, 0) + 1
+                    watched.setdefault(result_id, 0)
+                followed[result_id] = message
+        self.subscription.wake()
+
+    def wake(self) -> None:
+        """End the present wait of `ended`, or the next one."""
+        self._is_woken = True
+        self.subscription.wake()
+
+    async def ended(self) -> list[tuple[Ids, Snapshot]]:
+        """Wait until some have ended; those are followed no more. Woken, it returns an empty list. Cancelled, it loses
+        none.
+
+        A message that was never published has ended, too.
+        """
+        subscription = self.subscription
+        while True:
+            self._check()
+            subscription.is_fresh = False
+            ended = await self._look_again()
+            if ended or self._is_woken:
+                self._is_woken = False
+                return ended
+            if not subscription.changed:
+                await self._watchers.hub.wait(subscription, self._again[0][0] if self._again else math.inf)
+
+    async def _look_again(self) -> list[tuple[Ids, Snapshot]]:
+        """Look at what may have changed. What has ended is forgotten."""
+        subscription, now = self.subscription, trio.current_time()
+        if subscription.all_changed:
+            subscription.all_changed = False
+            subscription.changed.update(self._followed)
+        while self._again and self._again[0][0] <= now:
+            subscription.changed.add(heappop(self._again)[1])
+        messages = self._take_changed()
+        if not messages:
+            return []
+        try:
+            sights = await self._look(messages)
+        except BaseException:
+            subscription.changed.update([id_ for id_, _ in messages])
+            raise
+        now, ended = trio.current_time(), []
+        for message, sight in zip(messages, sights, strict=True):
+            snapshot = sight.snapshot
+            if snapshot.state in _ENDS:
+                ended.append((message, snapshot))
+            elif sight.holds_for < math.inf:
+                heappush(self._again, (now + sight.holds_for, message[0]))
+        self._forget([message for message, _ in ended])
+        return ended
+
+    def _take_changed(self) -> list[Ids]:
+        """Those that may have changed, so many as one look may ask for. News that comes during the look is noted anew."""
+        followed, changed = self._followed, self.subscription.changed
+        taken = [changed.pop() for _ in range(min(len(changed), LARGEST_LOOK))]
+        messages = [followed[id_] for id_ in taken if id_ in followed]
+        if self._has_result_ids:  # a message may be there by either of its ids
+            messages = list(dict.fromkeys(messages))
+            changed.difference_update([result_id for _, result_id in messages], [id_ for id_, _ in messages])
+        return messages
+
+    def _forget(self, messages: Iterable[Ids]) -> None:
+        followed, watched, followers = self._followed, self._watchers.watched, self._watchers.followers
+        for message in messages:
+            for id_ in message:
+                if followed.pop(id_, None) is None:  # the message and its result may have one id
+                    continue
+                followers[id_] -= 1
+                if not followers[id_]:
+                    del followers[id_]
+                    if not watched[id_]:
+                        del watched[id_]
+
+    def forget_all(self) -> None:
+        """Follow none any more."""
+        self._forget(list(self._followed.values()))
+
+
+_ENDS = frozenset({"dead", "gone"})
+"""The states in which nothing more becomes of a message."""
+
+
+class _Many(Subscription):
+    """A subscription for ids that change. It notes which of them news has told of."""
+
+    __slots__ = ("all_changed", "changed", "followed")
+
+    def __init__(self, followed: Mapping[str, Ids]) -> None:
+        super().__init__("ids", frozenset())
+        self.followed = followed
+        self.changed: set[str] = set()
+        self.all_changed = False
+
+    def is_concerned_by(self, news: News) -> bool:
+        """Whether it is worth looking again after this news."""
+        if news.ids is None:
+            self.all_changed = True
+            return True
+        told = self.followed.keys() & news.ids
+        self.changed |= told
+        return bool(told)

@@ -1,0 +1,36 @@
+"""What may have changed since news was last taken: notes that come meanwhile become one `News`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...ports import News
+
+
+class Notes:
+    """Merged notes. False: there are none."""
+
+    __slots__ = ("_events", "_ids", "_ready")
+
+    def __init__(self) -> None:
+        self._ready = self._events = False
+        self._ids: set[str] | None = set()  # None: any
+
+    def __bool__(self) -> bool:
+        return self._ready or self._events or self._ids is None or bool(self._ids)
+
+    def add(self, *, ready: bool = False, events: bool = False, ids: Iterable[str] | None = ()) -> None:
+        """Something may have changed; see `News`."""
+        self._ready |= ready
+        self._events |= events
+        if ids is None:
+            self._ids = None
+        elif self._ids is not None:
+            self._ids.update(ids)
+
+    def take(self) -> News:
+        """All notes; there are none afterwards. Of room they say nothing: whoever waits for it is told of claims, and asks."""
+        news = News(self._ready, self._events, self._ids, room=False)
+        self._ready = self._events = False
+        self._ids = set()
+        return news

@@ -1,0 +1,71 @@
+"""What SQL engines keep packed (MessagePack) beside the content of a message. Unreadable data raises no error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ...delivery import Bounds, Failure, Progress
+
+pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
+
+
+class Trail(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What is known of a suspect: since when it is one, and who leased it last, when. Times are the engine's."""
+
+    since: int
+    worker: str = "a worker"
+    leased_at: int = 0
+
+
+_unpack_bounds = msgspec.msgpack.Decoder(Bounds).decode
+_unpack_trail = msgspec.msgpack.Decoder(Trail).decode
+_unpack_failure = msgspec.msgpack.Decoder(Failure).decode
+_unpack_progress = msgspec.msgpack.Decoder(Progress).decode
+
+
+def to_trail(packed: bytes | None) -> Trail | None:
+    """The trail that `pack` made bytes of. Returns None where it cannot be read."""
+    if packed is None:
+        return None
+    try:
+        return _unpack_trail(packed)
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return None
+
+
+def to_bounds(packed: bytes | None) -> Bounds | None:
+    """The bounds that `pack` made bytes of. Returns None where they cannot be read."""
+    if packed is None:
+        return None
+    try:
+        return _unpack_bounds(packed)
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return None
+
+
+def to_failure(packed: bytes | None) -> Failure | None:
+    """The failure that `pack` made bytes of. Where it cannot be read, returns a failure that says so."""
+    if packed is None:
+        return None
+    try:
+        return _unpack_failure(packed)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        return Failure("UnreadableRow", f"the stored failure cannot be read: {error}")
+
+
+def to_progress(packed: bytes | None) -> Progress | None:
+    """The progress that `pack` made bytes of. Returns None where it cannot be read, or where a number in it is not
+    finite: a task that waits for such a progress to change would wait for ever.
+    """
+    if packed is None:
+        return None
+    try:
+        progress = _unpack_progress(packed)
+    except (TypeError, msgspec.MsgspecError):
+        return None
+    numbers = (progress.done, 0.0 if progress.total is None else progress.total)
+    return progress if all(map(math.isfinite, numbers)) else None
