@@ -7,7 +7,7 @@ Synchronous; time comes in as an argument:
 * `queues`: the declared queues, with their lanes, leases and dead letters. `results`: results until they expire.
 * `changes`: what the front door is told of changes.
 * `store`: what may be done to messages. It carries out the rules of `repid.delivery.shelf`.
-* `schedules`: the schedules and their ticks. `views`: looking at all that.
+* `tending`: what people do to queues by hand. `schedules`: the schedules and their ticks. `views`: looking at all that.
 
 And what runs in trio:
 

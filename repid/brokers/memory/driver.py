@@ -7,6 +7,7 @@ calls directly protects itself.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ import trio
 from msgspec.structs import replace
 from trio.lowlevel import enable_ki_protection
 
-from ...delivery import Delivery, NewResult, Progress, Settlement, StoredResult
+from ...delivery import Bounds, Delivery, NewResult, Progress, Settlement, StoredResult
 from ...envelope import Envelope
 from ...errors import BrokerRefused
 from ...ports import (
@@ -25,6 +26,7 @@ from ...ports import (
     AtMost,
     BrowsedMessage,
     Cancelled,
+    Capabilities,
     Category,
     Claimed,
     Counts,
@@ -37,7 +39,7 @@ from ...ports import (
     Topics,
     Verdict,
 )
-from . import views
+from . import tending, views
 from .record import Subscription
 from .schedules import Schedules
 from .store import Store
@@ -45,25 +47,31 @@ from .waiting import Clock, Waiter, WaitingReceives
 
 T = TypeVar("T")
 
+LONGEST_GATHERING = 0.001
+"""Seconds for which news of several messages waits for news of more."""
+
 
 class MemoryDriver:
     """Messages in this object. They outlast links and trio runs, and end with it."""
 
-    capabilities = replace(EVERYTHING, calls="local", durable=False, shared=False)
+    capabilities: Capabilities = replace(EVERYTHING, calls="local", durable=False, shared=False)
 
-    def __init__(self, lease_timeout: float) -> None:
+    def __init__(self, lease_timeout: float, dead_ttl: float | None = None) -> None:
+        self.capabilities = replace(self.capabilities, dead_ttl=dead_ttl)
         self.lease_timeout = lease_timeout
-        self.store = Store(lease_timeout)
+        self.store = Store(lease_timeout, dead_ttl)
         self._clock = Clock()
         self._waiting = WaitingReceives(self.store, self._clock)
         self._schedules = Schedules(self.store)
         self._subscriptions: dict[str, Subscription] = {}
+        # those of earlier links too, while they have leases: a consumer that comes back is told of requests of then
+        self._known: weakref.WeakValueDictionary[str, Subscription] = weakref.WeakValueDictionary()
         self._last_run: weakref.ref[trio.lowlevel.TrioToken] | None = None
         self._links = 0
 
     @asynccontextmanager
-    async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
-        """Attach to this trio run. What a run that crashed left is dropped: its tasks are no more, nobody wakes them."""
+    async def link(self, watched: Mapping[str, int]) -> AsyncIterator[None]:
+        """Attach to this trio run. What a crashed run left is dropped: its tasks do not exist any more."""
         self._links += 1
         link = self._links
         self._drop()
@@ -82,7 +90,7 @@ class MemoryDriver:
 
     def _drop(self) -> None:
         self._waiting.abandon()
-        self.store.watch(())
+        self.store.watch({})
         self.store.directory.close_all()
         self._subscriptions.clear()
 
@@ -90,21 +98,31 @@ class MemoryDriver:
         """Create the queues that do not exist yet."""
         self._step(lambda _: self.store.directory.declare(queues))
 
+    async def set_bounds(self, bounds: Mapping[str, Bounds]) -> None:
+        """Create the queues that do not exist yet, and bound them."""
+        self._step(partial(tending.set_bounds, self.store, bounds))
+
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused."""
-        return self._step(partial(self.store.publish, envelopes))
+        now = self._clock.look()
+        try:
+            return self.store.publish(envelopes, now)
+        finally:
+            self._waiting.serve(now)
+            if self.store.full:
+                tending.tell_of_room(self.store)
 
     # Consumers
 
     async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
-        """What this consumer takes is no stray from now on."""
+        """Note what the consumer takes: it is no stray from now on."""
         if consumer not in self._subscriptions:
-            subscription = Subscription(queues)
+            subscription = self._known.get(consumer) or Subscription(queues)
             self._step(lambda _: self.store.directory.open(subscription))
-            self._subscriptions[consumer] = subscription
+            self._subscriptions[consumer] = self._known[consumer] = subscription
 
     async def unsubscribe(self, consumer: str) -> None:
-        """All who wait look again, because its topics are strays now."""
+        """Close the consumer. Waiting claims look again, because its topics may be strays now."""
         subscription = self._subscriptions.pop(consumer, None)
         if subscription is not None:
             self.store.directory.close(subscription)
@@ -120,7 +138,7 @@ class MemoryDriver:
 
     @enable_ki_protection
     async def claim_or_wait(self, consumer: str, limit: int, at_most: AtMost, deadline: float) -> list[Delivery]:
-        """Lease what is ready now, or what becomes so first, in the publisher's step."""
+        """Lease what is ready now, or what becomes ready first, in the step of its publisher."""
         await trio.lowlevel.checkpoint_if_cancelled()
         subscription = self._subscriptions[consumer]
         deliveries = self._step(partial(self.store.receive, subscription, limit, at_most))
@@ -138,7 +156,7 @@ class MemoryDriver:
 
     @enable_ki_protection
     def set_limits(self, consumer: str, at_most: AtMost) -> None:
-        """The waiting claim of this consumer heeds these from now on."""
+        """Have a claim of this consumer that is waiting use these limits from now on."""
         subscription = self._subscriptions.get(consumer)
         if subscription is not None:
             self._waiting.set_limits(subscription, at_most, self._clock.look())
@@ -164,8 +182,16 @@ class MemoryDriver:
             changes.ring = rung.set
             with trio.move_on_after(wait):
                 await rung.wait()
+                await self._let_more_change()
             news = changes.take()
         return news
+
+    async def _let_more_change(self) -> None:
+        """Where several have changed, wait as long as more do in every turn: to look at many at once costs less."""
+        ids, before, until = self.store.changes.ids, 1, time.perf_counter() + LONGEST_GATHERING
+        while len(ids) > before and time.perf_counter() < until:
+            before = len(ids)
+            await trio.lowlevel.checkpoint()
 
     # Looking after queues
 
@@ -173,57 +199,63 @@ class MemoryDriver:
         """The names of all queues."""
         return sorted(self.store.channels)
 
+    async def readers(self) -> list[Mapping[str, Topics]]:
+        """What each open consumer takes."""
+        return self.store.directory.takers()
+
     async def counts(self, queues: Sequence[str]) -> list[Counts]:
         """How many messages of each queue are where."""
         return self._step(lambda now: [views.counts(self.store, queue, now) for queue in queues])
 
     async def browse(self, queue: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
         """Look at messages in the order in which they would be handled."""
-        return self._step(partial(views.browse, self.store, queue, category, limit, after))
+        epoch = self._clock.epoch
+        return self._step(lambda now: views.browse(self.store, queue, category, limit, after, now, epoch))
 
     async def find(self, ids: Sequence[str]) -> list[list[BrowsedMessage]]:
         """The messages with these ids, live ones first."""
-        return self._step(lambda now: [views.find(self.store, id_, now) for id_ in ids])
+        epoch = self._clock.epoch
+        return self._step(lambda now: [views.find(self.store, id_, now, epoch) for id_ in ids])
 
     async def flush(self, queue: str) -> int:
         """Remove what is ready or scheduled; how many."""
-        return self._step(partial(self.store.flush, queue))
+        return self._step(partial(tending.flush, self.store, queue))
 
     async def delete(self, queue: str) -> None:
         """Remove the queue with everything in it."""
-        self._step(partial(self.store.delete, queue))
+        self._step(partial(tending.delete, self.store, queue))
 
     async def revive(self, queue: str, keys: Sequence[str] | None) -> list[BrokerRefused | None]:
         """Make dead messages ready again."""
-        return self._step(partial(self.store.revive, queue, keys))
+        return self._step(partial(tending.revive, self.store, queue, keys))
 
     async def delete_messages(self, queue: str, keys: Sequence[str] | None) -> int:
         """Remove dead messages; how many."""
-        return self._step(partial(self.store.delete_dead, queue, keys))
+        return self._step(partial(tending.delete_dead, self.store, queue, keys))
 
     async def pause(self, queue: str, *, paused: bool) -> None:
         """Hand out nothing of the queue, or its messages again."""
-        self._step(partial(self.store.pause if paused else self.store.resume, queue))
+        self._step(partial(tending.pause if paused else tending.resume, self.store, queue))
 
     # Following messages
 
     async def cancel(self, ids: Sequence[str]) -> list[Cancelled]:
-        """Remove what waits; have the consumers told whose runs the others are."""
+        """Remove the messages that wait; have the consumers of the others told."""
         return self._step(lambda now: [self.store.cancel(id_, now) for id_ in ids])
 
     async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
-        """How each message stands, and how long that holds if nobody does anything."""
+        """The state of each message, and how long it stays true if no call changes it."""
         epoch = self._clock.epoch
-        return self._step(lambda now: [views.look(self.store, *pair, now, epoch) for pair in ids])
+        return self._step(lambda now: views.look(self.store, ids, now, epoch))
 
     async def report(self, consumer: str, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:  # noqa: ARG002  any may
         """Note how far runs have come."""
         self._step(partial(self.store.report, progress))
 
     async def events(self, consumer: str) -> list[LeaseEvent]:
-        """Whose runs somebody has cancelled."""
+        """The cancelled runs of this consumer, until their leases have ended."""
         subscription = self._subscriptions.get(consumer)
-        return [] if subscription is None else [LeaseEvent(token, "cancel") for token in subscription.take_requests()]
+        return [] if subscription is None else [LeaseEvent(token, "cancel") for token in subscription.requests]
 
     # Results and schedules
 
@@ -252,7 +284,7 @@ class MemoryDriver:
         return self._schedules.replace(old, new)
 
     async def remove_schedule(self, name: str) -> bool:
-        """Forget it."""
+        """Remove a schedule."""
         return self._schedules.remove(name)
 
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
@@ -260,9 +292,11 @@ class MemoryDriver:
         return self._step(lambda now: self._schedules.tick(name, expected_next, next_at, envelope, now))
 
     def _step(self, operation: Callable[[float], T]) -> T:
-        """Change the store and serve those who wait for what that made ready."""
+        """Change the store, and serve the claims that wait for what that made ready."""
         now = self._clock.look()
         try:
             return operation(now)
         finally:
             self._waiting.serve(now)
+            if self.store.full:
+                tending.tell_of_room(self.store)

@@ -2,7 +2,8 @@
 
 What comes in fresh has the highest rank of its priority so far, because the broker's clock never runs backwards: a
 deque for each priority keeps those in order for eight bytes each. What comes back out of order goes to a heap. So the
-first of a lane is the first of at most four orders, and a claim over several lanes merges their heads.
+first of a lane is the first of at most four orders, and a claim over several lanes merges their heads. Where there are
+many lanes, a claim does not look at all of them: `Heads` knows which of them begin with the first messages.
 
 A record that has left (expired, cancelled, flushed) stays in a deque or heap until its turn comes, or until those that
 have left are most: taking one out of the middle would cost a search.
@@ -11,9 +12,9 @@ have left are most: taking one out of the middle would cost a search.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush, heapreplace, merge, nsmallest
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush, merge, nsmallest
+from itertools import chain, count
 from math import inf
 from typing import TypeAlias
 
@@ -35,7 +36,8 @@ class Cap:
         self.left = left
 
 
-_Head: TypeAlias = tuple[float, int, "deque[Record] | list[Entry]", "Lane"]
+Head: TypeAlias = tuple[float, int, "deque[Record] | list[Entry]", "Lane"]
+"""The first message of one order of a lane: its rank and order, where it is, and the lane."""
 
 
 class Lane:
@@ -78,31 +80,116 @@ class Lane:
             heapify(self.returned)
             self.stale = 0
 
+    def _trim(self) -> None:
+        for records in self.fresh.values():
+            while records and is_gone(records[0]):
+                records.popleft()
+                self.stale -= 1
+        while self.returned and is_gone(self.returned[0][2]):
+            heappop(self.returned)
+            self.stale -= 1
+
     def records(self) -> Iterator[Record]:
         """Every message of the lane, in no particular order."""
         entries = chain(chain.from_iterable(self.fresh.values()), (entry[2] for entry in self.returned))
         return (record for record in entries if not is_gone(record)) if self.stale else entries
 
-    def heads(self) -> Iterator[_Head]:
-        """The first entry of each order there is in the lane."""
+    def add_heads(self, heads: list[Head]) -> None:
+        """Add the first entry of each order there is in the lane, which is the first live one."""
+        if self.stale:
+            self._trim()
         for records in self.fresh.values():
             if records:
-                yield records[0].rank, records[0].order, records, self
+                first = records[0]
+                heads.append((first.rank, first.order, records, self))
         if self.returned:
-            yield self.returned[0][0], self.returned[0][1], self.returned, self
+            heads.append((self.returned[0][0], self.returned[0][1], self.returned, self))
+
+
+class Heads:
+    """Finds the first messages of many lanes without a look at each.
+
+    Every head of a live lane is in `_entries`, a heap, unless the lane is in `changed`. Whoever puts something into a
+    lane, or takes something out, enters the lane there; then the next search takes its heads in. An entry that is no
+    head any more, or is there twice, is dropped when its turn comes, or when such entries are most.
+    """
+
+    __slots__ = ("_entries", "_lanes", "_serials", "changed")
+
+    def __init__(self, lanes: Mapping[str | None, Lane]) -> None:
+        self._lanes = lanes
+        self._entries: list[tuple[float, int, int, Lane]] = []
+        self._serials = count()  # of the entries, so that lanes are never compared
+        self.changed: dict[Lane, None] = dict.fromkeys(lanes.values())
+
+    def first(self, limit: int, is_wanted: Callable[[str | None], bool]) -> list[Head]:
+        """The first heads, at most `limit`, of lanes whose topic is wanted."""
+        self._take_in()
+        heads: list[Head] = []
+        left_out: list[tuple[float, int, int, Lane]] = []
+        found: set[int] = set()
+        while self._entries and len(heads) < limit:
+            entry = heappop(self._entries)
+            _, order, _, lane = entry
+            head = self._present(entry)
+            if head is None or order in found:
+                continue
+            found.add(order)
+            if is_wanted(lane.topic):
+                heads.append(head)
+                self.changed[lane] = None
+            else:
+                left_out.append(entry)
+        for entry in left_out:
+            heappush(self._entries, entry)
+        return heads
+
+    def _present(self, entry: tuple[float, int, int, Lane]) -> Head | None:
+        _, order, _, lane = entry
+        if self._lanes.get(lane.topic) is not lane:
+            return None
+        heads: list[Head] = []
+        lane.add_heads(heads)
+        return next((head for head in heads if head[1] == order), None)
+
+    def _take_in(self) -> None:
+        if len(self._entries) > _ENTRIES_PER_LANE * len(self._lanes):
+            self._entries.clear()
+            self.changed = dict.fromkeys(self._lanes.values())
+        heads: list[Head] = []
+        for lane in self.changed:
+            lane.add_heads(heads)
+        self.changed.clear()
+        for rank, order, _, lane in heads:
+            heappush(self._entries, (rank, order, next(self._serials), lane))
+
+
+_ENTRIES_PER_LANE = 8
+"""More entries than this many for each lane are mostly old ones."""
+
+
+def heads_of(lanes: Iterable[Lane]) -> list[Head]:
+    """The heads of all these lanes."""
+    heads: list[Head] = []
+    for lane in lanes:
+        lane.add_heads(heads)
+    return heads
 
 
 def draw(
-    lanes: Iterable[Lane], limit: int, caps: Mapping[Lane, Sequence[Cap]], size: float = inf, first: float = inf
+    heads: list[Head], limit: int, caps: Mapping[Lane, Sequence[Cap]], size: float = inf, first: float = inf
 ) -> tuple[list[Record], list[Lane]]:
-    """Take out messages by rank, and say which lanes that emptied.
+    """Take out messages by rank, and say which lanes that emptied. `heads` is used up.
 
-    Up to `limit`, none that one of the caps of its lane forbids, and at most `size` bytes of payload, or one message of at most `first`.
+    Up to `limit`, none that one of the caps of its lane forbids, and at most `size` bytes of payload, or one message of
+    at most `first`.
     """
-    heads = [head for lane in lanes for head in lane.heads()]
-    if len(heads) != 1 or caps or heads[0][3].stale:
+    if len(heads) != 1 or heads[0][3].stale:
         return _draw_merged(heads, limit, caps, size, first)
     _, _, source, lane = heads[0]
+    shared = caps.get(lane, ())
+    for cap in shared:
+        limit = max(0, min(limit, cap.left))
     if isinstance(source, deque):
         take = source.popleft
         taken = [take() for _ in range(min(limit, len(source)))]
@@ -113,11 +200,15 @@ def draw(
         fitting = _how_many_fit(taken, size, first)
         for record in taken[fitting:]:
             heappush(source, (record.rank, record.order, record))
-    return taken[:fitting], [] if source else [lane]
+    for cap in shared:
+        cap.left -= fitting
+    return taken[:fitting], [] if source or lane else [lane]
 
 
 def _how_many_fit(records: Sequence[Record], size: float, first: float) -> int:
-    """How many of them, from the first one on, have at most so many bytes of payload."""
+    """How many of the first messages have together at most this many bytes of payload."""
+    if sum([len(record.envelope.payload) for record in records]) <= min(size, first):
+        return len(records)
     total = 0
     for number, record in enumerate(records):
         total += len(record.envelope.payload)
@@ -127,37 +218,34 @@ def _how_many_fit(records: Sequence[Record], size: float, first: float) -> int:
 
 
 def _draw_merged(
-    heads: list[_Head], limit: int, caps: Mapping[Lane, Sequence[Cap]], left: float, first: float
+    heads: list[Head], limit: int, caps: Mapping[Lane, Sequence[Cap]], left: float, first: float
 ) -> tuple[list[Record], list[Lane]]:
     heapify(heads)
     taken: list[Record] = []
     emptied: list[Lane] = []
     while heads and len(taken) < limit:
-        _, _, source, lane = heads[0]
-        if caps and any(cap.left <= 0 for cap in caps.get(lane, ())):
-            heappop(heads)
-            continue
-        record = source[0] if isinstance(source, deque) else source[0][2]
-        gone = bool(lane.stale) and is_gone(record)
-        if not gone:
-            size = len(record.envelope.payload)
-            left -= size
-            if left < 0 if taken else size > first:
+        _, _, source, lane = heappop(heads)
+        shared = caps.get(lane, ())
+        rank, order = heads[0][:2] if heads else (inf, 0)
+        while source and len(taken) < limit and not (shared and any(cap.left <= 0 for cap in shared)):
+            record = source[0] if isinstance(source, deque) else source[0][2]
+            if record.rank > rank or (record.rank == rank and record.order > order):  # another head is before this one
+                heappush(heads, (record.rank, record.order, source, lane))
                 break
-            taken.append(record)
-            for cap in caps.get(lane, ()):
-                cap.left -= 1
-        else:
-            lane.stale -= 1
-        if isinstance(source, deque):
-            source.popleft()
-        else:
-            heappop(source)
-        if source:
-            following = source[0] if isinstance(source, deque) else source[0][2]
-            heapreplace(heads, (following.rank, following.order, source, lane))
-        else:
-            heappop(heads)
+            if lane.stale and is_gone(record):
+                lane.stale -= 1
+            else:
+                size = len(record.envelope.payload)
+                left -= size
+                if left < 0 if taken else size > first:
+                    return taken, emptied
+                taken.append(record)
+                for cap in shared:
+                    cap.left -= 1
+            if isinstance(source, deque):
+                source.popleft()
+            else:
+                heappop(source)
         if (lane.stale or not source) and not lane:
             emptied.append(lane)
     return taken, emptied
@@ -178,7 +266,7 @@ _FEWEST_TO_COMPACT = 1024
 class Timetable:
     """Records with a moment each, the next first. Those that have gone are skipped, and swept out when they are most.
 
-    `stale` counts them: whoever lets a record go that is in here calls `lose`.
+    `stale` counts them: code that removes a record that is in here calls `lose`.
     """
 
     __slots__ = ("_entries", "_stale")

@@ -8,28 +8,36 @@ key and in `DeadLetters` by id.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-from ...delivery import Failure, Reason
-from ...delivery.shelf import takes
-from ...errors import QueueNotDeclared
+from ...delivery import refusal
+from ...delivery.shelf import End, takes
+from ...envelope import Envelope
+from ...errors import BrokerRefused, DuplicateId, QueueFull, QueueNotDeclared
 from ...ports import AtMost, Topics
-from .lanes import Cap, Lane
-from .record import Dead, Record, Subscription, is_suspected
+from .bounding import Bounded
+from .lanes import Cap, Head, Heads, Lane, heads_of
+from .record import Dead, Extras, Record, Subscription, is_suspected
 
 
 class Channel:
     """One declared queue. A lane is in `lanes` as long as it has a live message, so empty ones cost nothing.
 
-    `strays` are the lanes no open consumer has asked for: they go to whoever takes anything of the queue. `suspects` are
-    lanes too, of messages that must be leased alone.
+    `strays` are the lanes that no open consumer has asked for: every consumer of the queue may take them. `suspects`
+    are lanes too, of messages that must be leased alone.
     `leases` are in the order in which they end, because all last equally long. `scheduled` only counts; the
-    messages are in the store's timetable. While it is `paused` its lanes are handed out to nobody.
+    messages are in the store's timetable. While it is `paused` no consumer gets its messages. `bounded`: None if it is
+    not; `dropped`: how many messages were dropped because it was full. `heads`: None while there are few lanes.
     """
 
     __slots__ = (
+        "bounded",
         "dead",
+        "dropped",
+        "heads",
         "lanes",
         "leases",
         "name",
@@ -44,12 +52,15 @@ class Channel:
     def __init__(self, name: str) -> None:
         self.name = name
         self.lanes: dict[str | None, Lane] = {}
+        self.heads: Heads | None = None
         self.strays: dict[str | None, Lane] = {}
         self.suspects: dict[str | None, Lane] = {}
         self.leases: dict[int, Record] = {}
         self.dead: dict[int, Dead] = {}
         self.scheduled = 0
         self.paused = False
+        self.bounded: Bounded | None = None
+        self.dropped = 0
         self.topics_taken: Counter[str | None] = Counter()
         self.taken_whole = 0
 
@@ -57,6 +68,11 @@ class Channel:
     def ready(self) -> int:
         """How many messages are ready."""
         return sum(map(len, self.all_lanes()))
+
+    def note_waiting(self, envelope: Envelope, step: int = 1) -> None:
+        """A message waits from now on (step 1) or waits no more (step -1)."""
+        if self.bounded is not None:
+            self.bounded.note(envelope, step)
 
     def all_lanes(self) -> list[Lane]:
         """The lanes of all ready messages."""
@@ -69,6 +85,8 @@ class Channel:
             lane = self.lanes[topic] = Lane(self.name, topic)
             if self._is_stray(topic):
                 self.strays[topic] = lane
+        if self.heads is not None:
+            self.heads.changed[lane] = None
         return lane
 
     def lane_of(self, record: Record) -> Lane:
@@ -86,16 +104,28 @@ class Channel:
         lane.lose()
         if not lane:
             self.drop(lane)
+        else:
+            self.note_change(lane.topic)
+
+    def note_change(self, topic: str | None) -> None:
+        """The lane of this topic may begin with another message than before."""
+        if self.heads is not None and topic in self.lanes:
+            self.heads.changed[self.lanes[topic]] = None
 
     def drop(self, lane: Lane) -> None:
         """Forget a lane that has become empty."""
         for lanes in (self.lanes, self.strays, self.suspects):
             if lanes.get(lane.topic) is lane:
                 del lanes[lane.topic]
+        if self.heads is not None:
+            self.heads.changed.pop(lane, None)
 
     def clear_ready(self) -> None:
         """Forget every ready message."""
+        if self.bounded is not None:
+            self.bounded = Bounded(self.bounded.bounds, ())
         self.lanes.clear()
+        self.heads = None
         self.strays.clear()
         self.suspects.clear()
 
@@ -117,6 +147,28 @@ class Channel:
                 yield lanes[topic]
         yield from self.strays.values()
 
+    def heads_for(self, topics: Topics, limit: int) -> list[Head]:
+        """The first heads that a consumer of these topics may take; `limit` of them are enough for so many messages."""
+        few = max(_FEW_LANES, 4 * limit)
+        if len(self.lanes) <= _FEW_LANES:
+            self.heads = None
+        lanes = len(self.lanes) if topics is None else min(len(topics), len(self.lanes)) + len(self.strays)
+        if lanes <= few:
+            heads = heads_of(self.lanes_for(topics))
+            self.note_drawn(heads)
+            return heads
+        if self.heads is None:
+            self.heads = Heads(self.lanes)
+        if topics is None:
+            return self.heads.first(limit, lambda _: True)
+        strays = self.strays
+        return self.heads.first(limit, lambda topic: topic in topics or topic in strays)
+
+    def note_drawn(self, heads: Iterable[Head]) -> None:
+        """These heads are about to be taken out."""
+        if self.heads is not None:
+            self.heads.changed.update((lane, None) for _, _, _, lane in heads)
+
     def note_subscription(self, subscription: Subscription, step: int = 1) -> None:
         """Note that a consumer was opened (step 1) or closed (step -1)."""
         topics = subscription.queues[self.name]
@@ -124,11 +176,15 @@ class Channel:
             self.taken_whole += step
         else:
             self.topics_taken.update(dict.fromkeys(topics, step))
-            self.topics_taken = +self.topics_taken  # without those nobody takes any more
+            self.topics_taken = +self.topics_taken  # without those that no consumer takes any more
         self.strays = {topic: lane for topic, lane in self.lanes.items() if self._is_stray(topic)}
 
     def _is_stray(self, topic: str | None) -> bool:
         return not self.taken_whole and topic not in self.topics_taken
+
+
+_FEW_LANES = 64
+"""Up to so many a claim looks at every lane, which takes less time than to keep their heads in order."""
 
 
 class Directory:
@@ -136,6 +192,8 @@ class Directory:
 
     def __init__(self) -> None:
         self.channels: dict[str, Channel] = {}
+        self.has_bounds = False
+        """Whether a queue is bounded, or was."""
         self._subscriptions: dict[Subscription, None] = {}
 
     def channel(self, name: str) -> Channel:
@@ -153,6 +211,14 @@ class Directory:
                 for subscription in self._subscriptions:
                     if name in subscription.queues:
                         channel.note_subscription(subscription)
+
+    def readers(self, name: str) -> int:
+        """How many open consumers read the queue."""
+        return sum(name in subscription.queues for subscription in self._subscriptions)
+
+    def takers(self) -> list[Mapping[str, Topics]]:
+        """What each open consumer takes."""
+        return [dict(subscription.queues) for subscription in self._subscriptions]
 
     def open(self, subscription: Subscription) -> None:
         """From now on what this consumer takes is no stray. Raises `QueueNotDeclared`."""
@@ -187,9 +253,11 @@ class Directory:
             for lane in channel.suspects_for(topics)
         ]
 
-    def lanes_for(self, subscription: Subscription, at_most: AtMost) -> tuple[list[Lane], dict[Lane, list[Cap]]]:
-        """The lanes this consumer may take from now, none of them empty, and the limits of those that have any."""
-        lanes: list[Lane] = []
+    def heads_for(
+        self, subscription: Subscription, limit: int, at_most: AtMost
+    ) -> tuple[list[Head], dict[Lane, list[Cap]]]:
+        """What this consumer may take first now, enough for `limit` messages, and the limits of lanes that have any."""
+        heads: list[Head] = []
         caps: dict[Lane, list[Cap]] = {}
         groups = [Cap(limit) for _, limit in at_most.groups]
         is_limited = bool(at_most.topics or groups)
@@ -198,41 +266,84 @@ class Directory:
             if channel is None or not channel.lanes or channel.paused:
                 continue
             if not is_limited:
-                lanes.extend(channel.lanes_for(topics))
+                heads += channel.heads_for(topics, limit)
                 continue
+            of_channel: list[Head] = []
             for lane in channel.lanes_for(topics):
                 cap, group = at_most.of(name, lane.topic), at_most.group(name, lane.topic)
                 found = [] if cap is None else [Cap(cap)]
                 if group is not None:
                     found.append(groups[group])
                 if all(one.left > 0 for one in found):
-                    lanes.append(lane)
+                    lane.add_heads(of_channel)
                 if found:
                     caps[lane] = found
-        return lanes, caps
+            channel.note_drawn(of_channel)
+            heads += of_channel
+        return heads, caps
+
+
+REMOVED_AT_ONCE = 256
+"""How many dead letters `remove_old` removes at most: others wait meanwhile."""
 
 
 class DeadLetters:
-    """Finds the dead of one id; each queue has its own by key, in the order in which they died."""
+    """Finds the dead of one id, and those that have been dead for `ttl` seconds (None: they stay).
 
-    __slots__ = ("_by_id",)
+    Each queue has its own by key, in the order in which they died. `_order` has all of them in that order, where one
+    that was taken out early leaves nothing; it is kept only where there is a ttl.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_by_id", "_order", "_ttl")
+
+    def __init__(self, ttl: float | None) -> None:
+        self._ttl = ttl
         self._by_id: dict[str, list[Dead]] = {}
+        self._order: OrderedDict[int, Channel] = OrderedDict()
 
-    def add(self, channel: Channel, record: Record, reason: Reason, failure: Failure | None) -> None:
+    def add(self, channel: Channel, record: Record, end: End, now: float) -> None:
         """Take in what is not live any more."""
-        extras = record.extras
-        if extras is None:
-            dead = Dead(record.envelope, 1, 0, reason, failure, None)
-        else:
-            dead = Dead(record.envelope, extras.attempt, extras.lost, reason, failure, extras.progress)
+        assert end.reason is not None
+        extras = record.extras or Extras()
+        dead = Dead(
+            envelope=record.envelope,
+            enqueued_at=record.enqueued_at,
+            died_at=now,
+            attempt=extras.attempt,
+            lost=extras.lost,
+            reason=end.reason,
+            failure=end.failure,
+            progress=extras.progress,
+        )
         channel.dead[record.order] = dead
         self._by_id.setdefault(record.envelope.id, []).append(dead)
+        if self._ttl is not None:
+            self._order[record.order] = channel
+
+    def ends_at(self, dead: Dead) -> float:
+        """When its ttl is over; inf if it has none."""
+        return math.inf if self._ttl is None else dead.died_at + self._ttl
+
+    def next_moment(self) -> float:
+        """When the ttl of the next one is over; inf if there is none."""
+        if not self._order:
+            return math.inf
+        key, channel = next(iter(self._order.items()))
+        return self.ends_at(channel.dead[key])
+
+    def remove_old(self, now: float) -> list[str]:
+        """Remove some of those whose ttl is over; their ids."""
+        ids: list[str] = []
+        while len(ids) < REMOVED_AT_ONCE and self.next_moment() <= now:
+            key, channel = next(iter(self._order.items()))
+            ids.append(channel.dead[key].envelope.id)
+            self.take(channel, key)
+        return ids
 
     def take(self, channel: Channel, key: int) -> None:
         """Take one out."""
         dead = channel.dead.pop(key)
+        self._order.pop(key, None)
         self._keep(dead.envelope.id, [other for other in self._by_id[dead.envelope.id] if other is not dead])
 
     def take_all(self, channel: Channel) -> set[str]:
@@ -240,6 +351,8 @@ class DeadLetters:
         ids = {dead.envelope.id for dead in channel.dead.values()}
         for id_ in ids:
             self._keep(id_, [other for other in self._by_id[id_] if other.envelope.queue != channel.name])
+        for key in channel.dead:
+            self._order.pop(key, None)
         channel.dead.clear()
         return ids
 
@@ -252,3 +365,90 @@ class DeadLetters:
             self._by_id[id_] = namesakes
         else:
             del self._by_id[id_]
+
+
+class Wanted(NamedTuple):
+    """Room that was wanted in a queue in vain: for so many messages of so many bytes together."""
+
+    channel: Channel
+    size: int
+    volume: int
+
+    def at_most(self, other: Wanted | None) -> Wanted:
+        """What makes it worth asking again for either of the two."""
+        if other is None or other.channel is not self.channel:
+            return self
+        return Wanted(self.channel, min(self.size, other.size), min(self.volume, other.volume))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is that room now."""
+        return self.channel.bounded is None or self.channel.bounded.admits(self.size, self.volume)
+
+
+class Admission:
+    """Which messages of one call come in, as far as their queues are concerned. `is_forced`: also where there is no
+    room.
+
+    `full`: where to note for how much a queue had no room. `live`: the ids of live messages. `overflowing`: queues that
+    may hold too much now, and drop the oldest.
+    """
+
+    __slots__ = ("_directory", "_full", "_is_forced", "_live", "_refused", "overflowing")
+
+    def __init__(
+        self, directory: Directory, full: dict[str, Wanted], live: Collection[str], *, is_forced: bool = False
+    ) -> None:
+        self._live = live
+        self.overflowing: dict[Channel, None] = {}
+        self._directory = directory
+        self._full = full
+        self._is_forced = is_forced
+        self._refused: dict[Channel, QueueFull] = {}
+
+    def check(self, channel: Channel | None, envelope: Envelope, *, is_plain: bool) -> BrokerRefused | None:
+        """Why a message is refused; None: it comes in. If it `is_plain`, it counts from now on; others when they are
+        placed.
+        """
+        if channel is None:
+            return QueueNotDeclared(envelope.queue)
+        if envelope.id in self._live:
+            return DuplicateId(envelope.id, channel.name)
+        bounded = channel.bounded
+        if bounded is None:
+            return None
+        refused = None if self._is_forced and not bounded.drops_oldest else self.refuse(channel, envelope)
+        if refused is None and is_plain:
+            bounded.note(envelope)
+        return refused
+
+    def refuse(self, channel: Channel, *envelopes: Envelope) -> QueueFull | None:
+        """Why these are refused, which go in together or not at all; None: they come in."""
+        bounded = channel.bounded
+        if bounded is None:
+            return None
+        if bounded.drops_oldest:
+            self.overflowing[channel] = None
+        if self._is_forced:
+            return None
+        before = self._refused.get(channel)  # what comes behind one that was refused must not overtake it
+        volume = sum([len(envelope.payload) for envelope in envelopes])
+        if before is None and bounded.admits(len(envelopes), volume):
+            return None
+        name = channel.name
+        readers = self._directory.readers(name) if before is None else before.readers
+        refused = refusal(name, bounded.bounds, len(envelopes), volume, readers)
+        if refused.can_fit and before is None:
+            self._refused[channel] = refused
+            self._full[name] = Wanted(channel, len(envelopes), volume).at_most(self._full.get(name))
+        return refused
+
+    def refuse_whole(self, outbox: Iterable[Envelope]) -> QueueFull | None:
+        """Why an outbox is refused, which comes in as a whole or not at all; None: there is room for it."""
+        wanted: dict[Channel, list[Envelope]] = {}
+        for envelope in outbox:
+            channel = self._directory.channels.get(envelope.queue)
+            if channel is not None and channel.bounded is not None and envelope.id not in self._live:
+                wanted.setdefault(channel, []).append(envelope)
+        refused = (self.refuse(channel, *envelopes) for channel, envelopes in wanted.items())
+        return next((each for each in refused if each is not None), None)

@@ -22,20 +22,14 @@ from ...ports import Topics
 class Subscription:
     """What one open consumer takes, and which of its runs are to be cancelled. Compared by identity.
 
-    `requests`: the tokens of the leases whose runs are to be cancelled and of which the consumer was not told yet.
+    `requests`: the tokens of its leases whose runs are to be cancelled.
     """
 
-    __slots__ = ("queues", "requests")
+    __slots__ = ("__weakref__", "queues", "requests")
 
     def __init__(self, queues: Mapping[str, Topics]) -> None:
         self.queues = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
         self.requests: dict[int, None] = {}
-
-    def take_requests(self) -> list[int]:
-        """Return the tokens of which the consumer was not told yet, and forget them."""
-        tokens = list(self.requests)
-        self.requests.clear()
-        return tokens
 
 
 class Nowhere(enum.Enum):
@@ -51,6 +45,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     """What the records that were leased together share. Each of them has one of the tokens."""
 
     subscription: Subscription
+    since: float
     until: float
     tokens: range
 
@@ -83,6 +78,7 @@ class Record(msgspec.Struct, gc=False):
     """One live message. `order` breaks ties between equal ranks; no two records have the same."""
 
     envelope: Envelope
+    enqueued_at: float
     rank: float
     order: int
     place: Place = None
@@ -128,6 +124,8 @@ class Dead(msgspec.Struct, frozen=True, gc=False):
     """One dead message. It is no record: if it is revived it becomes a new one."""
 
     envelope: Envelope
+    enqueued_at: float
+    died_at: float
     attempt: int
     lost: int
     reason: Reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 import msgspec
@@ -10,10 +11,10 @@ import msgspec
 from ...delivery import NewResult, StoredResult
 
 SWEEP_SPAN = 10.0
-"""Results that expire within the same so many seconds are swept out together, at the end of that time."""
+"""Seconds. Results that expire within the same span of this length are removed together, at its end."""
 
 SWEPT_AT_ONCE = 256
-"""How many are swept out at once at most: nobody shall wait because a million of them expire."""
+"""How many are removed at once at most: no call must wait because a million results expire."""
 
 
 class StoredAt(msgspec.Struct, frozen=True, gc=False):
@@ -39,20 +40,27 @@ class Results:
         self._spans: dict[int, dict[str, None]] = {}
         self._numbers: list[int] = []
 
-    def store(self, result: NewResult, now: float) -> None:
-        """Store a result in place of one with the same id."""
-        self.remove(result.id)
-        kept = StoredAt(result, now, now + result.ttl)
-        if kept.expires_at > now:
-            self.kept[result.id] = kept
-            if kept.expires_at < math.inf:
-                self._note(kept)
+    def store(self, results: Iterable[NewResult], now: float) -> None:
+        """Store results, each in place of one with the same id."""
+        kept, ttl, expires_at = self.kept, 0.0, now
+        span: dict[str, None] | None = None
+        for result in results:
+            id_ = result.id
+            if id_ in kept:
+                self.remove(id_)
+            if result.ttl != ttl:  # they mostly share it, and what follows from it
+                ttl, expires_at = result.ttl, now + result.ttl
+                span = self._span_of(expires_at) if now < expires_at < math.inf else None
+            if expires_at > now:
+                kept[id_] = StoredAt(result, now, expires_at)
+                if span is not None:
+                    span[id_] = None
 
     def remove(self, id_: str) -> None:
         """Forget a result, if there is one."""
         kept = self.kept.pop(id_, None)
         if kept is not None and kept.expires_at < math.inf:
-            span = self._spans[_span(kept)]
+            span = self._span_of(kept.expires_at)
             del span[id_]
             if not span:
                 span.clear()  # which frees the memory it had for many
@@ -63,7 +71,7 @@ class Results:
         return kept if kept is not None and kept.expires_at > now else None
 
     def sweep(self, now: float) -> None:
-        """Forget some of those that have expired."""
+        """Remove some of the results that have expired."""
         left = SWEPT_AT_ONCE
         while left > 0 and self.sweep_at <= now:
             span = self._spans[self._numbers[0]]
@@ -74,22 +82,18 @@ class Results:
                 del self._spans[heappop(self._numbers)]
                 self._set_time()
 
-    def _note(self, kept: StoredAt) -> None:
-        """Put it where `sweep` finds it."""
-        number = _span(kept)
+    def _span_of(self, expires_at: float) -> dict[str, None]:
+        """Where `sweep` finds what expires then."""
+        number = int(expires_at // SWEEP_SPAN)
         span = self._spans.get(number)
         if span is None:
             span = self._spans[number] = {}
             heappush(self._numbers, number)
             self._set_time()
-        span[kept.result.id] = None
+        return span
 
     def _set_time(self) -> None:
         self.sweep_at = (self._numbers[0] + 1) * SWEEP_SPAN if self._numbers else math.inf
-
-
-def _span(kept: StoredAt) -> int:
-    return math.floor(kept.expires_at / SWEEP_SPAN)
 
 
 def show(kept: StoredAt, epoch: float) -> StoredResult:

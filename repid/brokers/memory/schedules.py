@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from heapq import heapify, heappop, heappush
+from math import inf
 
 from msgspec.structs import replace
 
@@ -11,22 +12,89 @@ from ...envelope import Envelope
 from ...ports import CLOCK_SLACK, DueSchedules, StoredSchedule, TickOutcome
 from .store import Store
 
+_FEWEST_TO_COMPACT = 1024
+
+
+class _Order:
+    """Schedules by a moment that each of them has, or has not; the first one first.
+
+    Each change of a schedule adds an entry. One that is not true any more is dropped when its turn comes, or with all
+    others of its kind when these are most.
+    """
+
+    __slots__ = ("_entries", "_moment_of", "_stored")
+
+    def __init__(
+        self, stored: Mapping[str, StoredSchedule], moment_of: Callable[[StoredSchedule], float | None]
+    ) -> None:
+        self._stored = stored
+        self._moment_of = moment_of
+        self._entries: list[tuple[float, str]] = []
+
+    def add(self, schedule: StoredSchedule) -> None:
+        """Take in a schedule that was stored or changed."""
+        moment = self._moment_of(schedule)
+        if moment is not None:
+            heappush(self._entries, (moment, schedule.schedule.name))
+        if len(self._entries) > 2 * len(self._stored) + _FEWEST_TO_COMPACT:
+            moments = ((self._moment_of(each), name) for name, each in self._stored.items())
+            self._entries = [(moment, name) for moment, name in moments if moment is not None]
+            heapify(self._entries)
+
+    def up_to(self, moment: float, limit: int) -> tuple[list[StoredSchedule], float]:
+        """The first `limit` whose moment is not later, and the first moment of the others (infinity: there is none)."""
+        found: list[tuple[float, str]] = []
+        while len(found) < limit and self._first() <= moment:
+            found.append(heappop(self._entries))
+            while self._entries[:1] == found[-1:]:  # a change that left the moment as it was has added it again
+                heappop(self._entries)
+        following = self._first()
+        for entry in found:
+            heappush(self._entries, entry)
+        return [self._stored[name] for _, name in found], following
+
+    def _first(self) -> float:
+        while self._entries:
+            moment, name = self._entries[0]
+            schedule = self._stored.get(name)
+            if schedule is not None and self._moment_of(schedule) == moment:
+                return moment
+            heappop(self._entries)
+        return inf
+
+
+def _tick_of(stored: StoredSchedule) -> float | None:
+    return None if stored.paused else stored.next_at
+
+
+def _lead_of(stored: StoredSchedule) -> float | None:
+    """Of an interval: the later it was to have ticked last, the smaller this is."""
+    every = stored.schedule.every
+    return None if stored.paused or every is None else every - stored.next_at
+
 
 class Schedules:
     """The schedules by name. Ticks publish into the store, in the same step. Times are as they were put."""
 
-    __slots__ = ("_store", "_stored")
+    __slots__ = ("_leads", "_store", "_stored", "_ticks")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._stored: dict[str, StoredSchedule] = {}
+        self._ticks = _Order(self._stored, _tick_of)
+        self._leads = _Order(self._stored, _lead_of)
 
     def replace(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
         """Store `new` if `old` is what is there; whether it was."""
         if self._stored.get(new.schedule.name) != old:
             return False
-        self._stored[new.schedule.name] = new
+        self._put(new)
         return True
+
+    def _put(self, stored: StoredSchedule) -> None:
+        self._stored[stored.schedule.name] = stored
+        self._ticks.add(stored)
+        self._leads.add(stored)
 
     def find(self, names: Collection[str] | None) -> list[StoredSchedule]:
         """All of them, or those of these names; sorted by name."""
@@ -35,21 +103,9 @@ class Schedules:
 
     def due(self, limit: int, now: float) -> DueSchedules:
         """What is due, those whose interval is too far away last, and when the next one is."""
-        due: list[StoredSchedule] = []
-        ahead: list[StoredSchedule] = []
-        next_at = math.inf
-        for stored in self._stored.values():
-            every = stored.schedule.every
-            if stored.paused:
-                continue
-            if stored.next_at <= now:
-                due.append(stored)
-            elif every is not None and stored.next_at - every > now + CLOCK_SLACK:
-                ahead.append(stored)
-            else:
-                next_at = min(next_at, stored.next_at)
-        due.sort(key=lambda stored: stored.next_at)
-        return DueSchedules((due + ahead)[:limit], next_at, now)
+        due, next_at = self._ticks.up_to(now, limit)
+        ahead, _ = self._leads.up_to(-(now + CLOCK_SLACK), limit - len(due))
+        return DueSchedules(due + ahead, next_at, now)
 
     def remove(self, name: str) -> bool:
         """Forget it. False: there is none of that name."""
@@ -65,9 +121,9 @@ class Schedules:
             return "lost"
         overlaps = found.schedule.overlap == "skip" and found.last_id is not None and self._is_live(found.last_id)
         if envelope is None or overlaps or self._store.send([envelope], now):
-            self._stored[name] = replace(found, next_at=next_at, skipped=found.skipped + 1)
+            self._put(replace(found, next_at=next_at, skipped=found.skipped + 1))
             return "skipped"
-        self._stored[name] = replace(found, next_at=next_at, fired=found.fired + 1, last_id=envelope.id)
+        self._put(replace(found, next_at=next_at, fired=found.fired + 1, last_id=envelope.id))
         return "fired"
 
     def _is_live(self, id_: str) -> bool:

@@ -2,46 +2,61 @@
 
 Theory. Where a message goes and when it ends is decided by `repid.delivery.shelf`; the store carries that out. Each
 operation first brings the store up to `now` (`advance`): what is due becomes ready, what has expired and is not leased
-ends. Then it changes places in one step, without an await, so nobody ever sees a message between two places.
+ends. Then it changes places in one step, without an await, so no task ever sees a message between two places.
 
 Invariants.
 
 * Every message is in exactly one place: a lane of its queue (ready), the timetable of scheduled ones, the leases of its
   queue, or the dead letters. The first three are live and in `_ids`, which makes live ids unique.
-* An index may still hold a record that has left its place. Its `place` is `GONE` then, it is skipped when its turn
-  comes, and who takes it out early tells the index (`lose`), which counts such entries and sweeps them out.
+* An index may still hold a record that has left its place. Its `place` is `GONE` then, and the record is skipped when
+  its turn comes. Code that takes a record out early tells the index (`lose`), which counts such entries and removes
+  them.
 * A record with a ttl is in `_expiring` from its publishing until that moment, wherever it is meanwhile.
 * `_due_at` is not later than the first moment at which `_catch_up` has anything to do.
 * The clock never runs backwards here, so a fresh message has the highest rank of its priority: lanes rely on it.
-* Only `rescue` ends a lease, however long ago its time was over.
+* Only `rescue` ends a lease, even if its time was over long ago.
+* The counts of a bounded queue change where a message comes to wait or waits no more: `publish`, `receive`, `_shelve` and
+  `_take_out`. `full` holds for how much a queue had no room since the front door was last told of room in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
+from typing import Any
 
-from ...delivery import SUSPECT_FROM, Ack, Delivery, Failure, NewResult, Progress, Settlement, poison_failure
+from ...delivery import (
+    ON_PLAIN_RETURN,
+    SUSPECT_FROM,
+    Ack,
+    Delivery,
+    Failure,
+    NewResult,
+    Progress,
+    Settlement,
+    poison_failure,
+)
 from ...delivery.shelf import (
+    DROPPED,
     EXPIRED,
     End,
     Shelved,
     after_cancellation_request,
     after_lost_lease,
     after_publishing,
-    after_reviving,
     after_start,
     after_verdict,
     has_expired,
     result_of_end,
 )
-from ...envelope import NO_OPTIONS, TOPIC, Envelope, PrioritiesT
-from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
+from ...envelope import DEFAULT_PRIORITY, NO_OPTIONS, TOPIC, Envelope, Options, PrioritiesT
+from ...errors import BrokerRefused, DuplicateId, QueueFull
 from ...ports import REFUSED, SETTLED, AtMost, Cancelled, Verdict
 from ..process import name_process
+from ..shared.dropping import DropLog
 from .changes import Changes
-from .lanes import Timetable, draw
-from .queues import Channel, DeadLetters, Directory
+from .lanes import Timetable, draw, heads_of
+from .queues import Admission, Channel, DeadLetters, Directory, Wanted
 from .record import GONE, Extras, Lease, Record, Subscription, as_stored, expiry_of, note
 from .results import Results
 
@@ -53,25 +68,28 @@ class Store:
     message and result that has changed.
     """
 
-    def __init__(self, lease_timeout: float) -> None:
+    def __init__(self, lease_timeout: float, dead_ttl: float | None = None) -> None:
         self.lease_timeout = lease_timeout
         self.arrived = 0
         self.directory = Directory()
         self.channels = self.directory.channels
         self.scheduled = Timetable()
-        self.dead = DeadLetters()
+        self.dead = DeadLetters(dead_ttl)
         self.results = Results()
         self.changes = Changes()
-        self._watched: Collection[str] = ()  # looked at on the hot path
-        self._ids: dict[str, Record] = {}
+        self._drop_log = DropLog()
+        self.full: dict[str, Wanted] = {}
+        self._watched: Mapping[str, int] = {}  # looked at on the hot path
+        self._ids = _dict_with_hashes()
+        self._forced = Admission(self.directory, self.full, self._ids, is_forced=True)
         self._expiring = Timetable()
         self._now = float("-inf")
         self._due_at = float("inf")  # nothing has to be done before
         self._order = 0
         self._token = 0
 
-    def watch(self, watched: Collection[str]) -> None:
-        """Tell `changes` of these ids from now on; the collection may change."""
+    def watch(self, watched: Mapping[str, int]) -> None:
+        """Tell `changes` of these ids from now on; they may change."""
         self._watched = self.changes.watched = watched
 
     def find(self, id_: str) -> Record | None:
@@ -81,7 +99,7 @@ class Store:
     # Time
 
     def advance(self, now: float) -> float:
-        """Bring everything up to `now`, and return the time that holds: it never runs backwards here."""
+        """Bring everything up to `now`, and return the time that counts: it never runs backwards here."""
         if now > self._now:
             self._now = now
         else:
@@ -100,127 +118,119 @@ class Store:
             channel.scheduled -= 1
             self._make_ready(channel, record)
         self.results.sweep(now)
-        self._due_at = min(self.scheduled.next_moment(), self._expiring.next_moment(), self.results.sweep_at)
+        self.changes.tell(self.dead.remove_old(now))
+        self._due_at = min(
+            self.scheduled.next_moment(),
+            self._expiring.next_moment(),
+            self.results.sweep_at,
+            self.dead.next_moment(),
+        )
 
     def next_due(self) -> float:
         """When the next scheduled message becomes ready; inf if there is none."""
         return self.scheduled.next_moment()
 
-    # Queues
-
-    def delete(self, name: str, now: float) -> None:
-        """Remove the queue with everything in it. Nothing happens where there is none."""
-        if name in self.channels:
-            self.flush(name, now)
-            channel = self.channels.pop(name)
-            for token, record in channel.leases.items():
-                _withdraw(record, token)
-                self._remove(record)
-            for id_ in self.dead.take_all(channel):
-                self.changes.tell(id_)
-
-    def flush(self, name: str, now: float) -> int:
-        """Remove what is ready or scheduled; how many."""
-        self.advance(now)
-        channel = self.directory.channel(name)
-        removed = [record for lane in channel.all_lanes() for record in lane.records()]
-        if channel.scheduled:
-            removed += self.scheduled.take_queue(name)
-            channel.scheduled = 0
-        channel.clear_ready()
-        for record in removed:
-            self._remove(record)
-        return len(removed)
-
-    def pause(self, name: str, now: float) -> None:
-        """Hand out nothing of this queue."""
-        self.advance(now)
-        self.directory.channel(name).paused = True
-
-    def resume(self, name: str, now: float) -> None:
-        """Hand out its messages again."""
-        self.advance(now)
-        channel = self.directory.channel(name)
-        if channel.paused:
-            channel.paused = False
-            self.arrived += channel.ready
-
     # Messages in
 
-    def publish(self, envelopes: Sequence[Envelope], now: float) -> list[BrokerRefused | None]:
-        """Publish all; for each None, or why it was refused."""
+    def publish(
+        self, envelopes: Sequence[Envelope], now: float, *, is_admitted: bool = False
+    ) -> list[BrokerRefused | None]:
+        """Publish all. Returns for each None, or why it was refused. `is_admitted`: also where a queue is full."""
         now = self.advance(now)
-        channels, ids, results = self.channels, self._ids, self.results.kept
-        medium, order = PrioritiesT.MEDIUM, self._order
-        rank = now + medium
+        ids, results, order = self._ids, self.results.kept, self._order
+        admission: Admission | None = None
+        guard: Admission | None = None
         outcomes: list[BrokerRefused | None] = []
+        queue, headers, options = "", _NO_HEADERS, NO_OPTIONS
         for envelope in envelopes:
-            channel = channels.get(envelope.queue)
-            if channel is None:
-                outcomes.append(QueueNotDeclared(envelope.queue))
-            elif envelope.id in ids:
-                outcomes.append(DuplicateId(envelope.id, envelope.queue))
+            if envelope.queue is not queue or envelope.headers is not headers or envelope.options is not options:
+                # a batch mostly shares these, so what follows from them is found out once
+                queue, headers, options = envelope.queue, envelope.headers, envelope.options
+                channel = self.channels.get(queue)
+                guard = None
+                if channel is None or channel.bounded is not None:
+                    guard = admission = admission or (
+                        self._forced if is_admitted else Admission(self.directory, self.full, ids)
+                    )
+                append: Callable[[Record], None] | None = None
+                rank, place = now + DEFAULT_PRIORITY, None  # as the rules say, for the many
+                if options is not NO_OPTIONS:
+                    rank, place = _place_of_new(options, now)
+            if guard is not None and (refused := guard.check(channel, envelope, is_plain=place is None)) is not None:
+                outcomes.append(refused)
+                continue
+            record = Record(envelope, now, rank, order + 1)
+            if ids.setdefault(envelope.id, record) is not record:
+                outcomes.append(DuplicateId(envelope.id, queue))
+                continue
+            outcomes.append(None)
+            order += 1
+            if results and (result_id := options.result_id or envelope.id) in results:
+                self.results.remove(result_id)
+            if place is None:
+                if append is None:
+                    assert channel is not None, "the guard has refused the message"
+                    priority = DEFAULT_PRIORITY if options.priority is None else options.priority
+                    append = channel.lane(headers.get(TOPIC)).class_of(priority).append
+                append(record)
             else:
-                outcomes.append(None)
-                order += 1
-                if results:
-                    self.results.remove(envelope.result_id)
-                if envelope.options is NO_OPTIONS:
-                    record = ids[envelope.id] = Record(envelope, rank, order)
-                    channel.lane(envelope.headers.get(TOPIC)).class_of(medium).append(record)
-                else:
-                    self._enter(channel, envelope, after_publishing(envelope.options, now, float), order)
+                assert channel is not None, "the guard has refused the message"
+                self.enter(channel, envelope, place, order)
         self.arrived += order - self._order
         self._order = order
+        if admission is not None and admission.overflowing:
+            self._drop_excess(admission)
         if self._watched:
-            self._tell_of(envelopes)
+            self.tell_of(envelopes)
         return outcomes
 
     def send(self, envelopes: Sequence[Envelope], now: float) -> int:
-        """Publish, declaring the queues; how many were dropped because their id is alive."""
+        """Publish, whether there is room or not, and declare the queues. Returns how many were left out because a live
+        message has their id.
+        """
         self.directory.declare(envelope.queue for envelope in envelopes)
-        return sum(outcome is not None for outcome in self.publish(envelopes, now))
+        outcomes = self.publish(envelopes, now, is_admitted=True)
+        return len(outcomes) - outcomes.count(None)
 
-    def revive(self, name: str, keys: Iterable[str] | None, now: float) -> list[BrokerRefused | None]:
-        """Make dead messages ready again, as new ones; for each None, or why not."""
-        now = self.advance(now)
-        channel = self.directory.channel(name)
-        return [self._revive(channel, key, now) for key in (list(channel.dead) if keys is None else map(to_key, keys))]
+    def _no_room_for(self, outbox: Sequence[Envelope]) -> QueueFull | None:
+        """Why a whole outbox is refused; None: there is room for it."""
+        if not self.directory.has_bounds:
+            return None
+        if len(outbox) == 1:  # the many
+            channel = self.channels.get(outbox[0].queue)
+            if channel is None or channel.bounded is None or channel.bounded.admits(1, len(outbox[0].payload)):
+                return None
+        return Admission(self.directory, self.full, self._ids).refuse_whole(outbox)
 
-    def _revive(self, channel: Channel, key: int, now: float) -> BrokerRefused | None:
-        dead = channel.dead.get(key)
-        if dead is None:
-            return BrokerRefused(f"no dead message in {channel.name!r} has the key {key}")
-        envelope = dead.envelope
-        if envelope.id in self._ids:
-            return DuplicateId(envelope.id, channel.name)
-        self.dead.take(channel, key)
-        self.results.remove(envelope.result_id)
-        self._enter(channel, envelope, after_reviving(envelope.options, now, float), self._next_order())
-        self._tell_of([envelope])
-        return None
+    def _drop_excess(self, admission: Admission) -> None:
+        overflowing = list(admission.overflowing)
+        admission.overflowing.clear()
+        for channel in overflowing:
+            self._drop_oldest(channel)
 
-    def delete_dead(self, name: str, keys: Iterable[str] | None, now: float) -> int:
-        """Remove dead messages for good; how many."""
-        self.advance(now)
-        channel = self.directory.channel(name)
-        chosen = [
-            key
-            for key in (list(channel.dead) if keys is None else dict.fromkeys(map(to_key, keys)))
-            if key in channel.dead
-        ]
-        ids = {channel.dead[key].envelope.id for key in chosen}
-        for key in chosen:
-            self.dead.take(channel, key)
-        for id_ in ids:
-            self.changes.tell(id_)
-        return len(chosen)
+    def _drop_oldest(self, channel: Channel) -> None:
+        """Drop what a queue holds beyond its bounds: what would be handed out first, then what would be due first."""
+        bounded, dropped = channel.bounded, 0
+        while bounded is not None and bounded.is_over:
+            taken, emptied = draw(heads_of(channel.all_lanes()), 1, {})
+            for record in taken:
+                channel.note_change(record.envelope.topic)
+            for lane in emptied:
+                channel.drop(lane)
+            if taken:
+                bounded.note(taken[0].envelope, -1)
+            else:
+                taken = self.scheduled.first_of(channel.name, 1)
+                self._take_out(taken[0])
+            self._end(channel, taken[0], DROPPED)
+            dropped += 1
+        channel.dropped += dropped
+        self._drop_log.note(channel.name, dropped)
 
-    def _tell_of(self, envelopes: Iterable[Envelope]) -> None:
-        """These were published: they, and what was stored under their result ids, may have changed."""
-        for envelope in envelopes:
-            self.changes.tell(envelope.id)
-            self.changes.tell(envelope.result_id)
+    def tell_of(self, envelopes: Iterable[Envelope]) -> None:
+        """Tell of published messages, and of what was stored under their result ids."""
+        self.changes.tell_of_steps([envelope.id for envelope in envelopes])
+        self.changes.tell_of_steps([envelope.options.result_id for envelope in envelopes if envelope.options.result_id])
 
     # Messages out
 
@@ -229,23 +239,26 @@ class Store:
         now = self.advance(now)
         suspects = self.directory.suspects_for(subscription) if at_most.alone else []
         if suspects:
-            taken, emptied = draw(suspects, 1, {})
+            taken, emptied = draw(heads_of(suspects), 1, {})
             _extras_of(taken[0]).leased_at = now
         else:
-            lanes, caps = self.directory.lanes_for(subscription, at_most)
-            if not lanes:
+            heads, caps = self.directory.heads_for(subscription, limit, at_most)
+            if not heads:
                 return []
-            taken, emptied = draw(lanes, limit, caps, at_most.size, at_most.first)
+            taken, emptied = draw(heads, limit, caps, at_most.size, at_most.first)
         deliveries = self._lease(taken, subscription, now)
+        if self.directory.has_bounds:
+            for record in taken:
+                self.channels[record.envelope.queue].note_waiting(record.envelope, -1)
         for lane in emptied:
             self.channels[lane.queue].drop(lane)
         if self._watched:
-            for record in taken:
-                self._tell(record)
+            self.changes.tell_of_steps([record.envelope.id for record in taken])
         return deliveries
 
     def _lease(self, records: Sequence[Record], subscription: Subscription, now: float) -> list[Delivery]:
-        lease = Lease(subscription, now + self.lease_timeout, range(self._token + 1, self._token + 1 + len(records)))
+        tokens = range(self._token + 1, self._token + 1 + len(records))
+        lease = Lease(subscription, now, now + self.lease_timeout, tokens)
         self._token += len(records)
         name: str | None = None
         leases: dict[int, Record] = {}
@@ -264,14 +277,14 @@ class Store:
         return deliveries
 
     def suspects(self, subscription: Subscription, now: float) -> int:
-        """How many ready messages this consumer may only be given alone."""
+        """How many ready messages this consumer may get only alone."""
         self.advance(now)
         return sum(map(len, self.directory.suspects_for(subscription)))
 
     # Leases
 
     def extend(self, deliveries: Sequence[Delivery], now: float) -> list[bool]:
-        """Start the lease of each anew, also of one that has ended but was not rescued; False where it is lost."""
+        """Start each lease anew, also one that has ended but was not rescued. False: that lease is lost."""
         now = self.advance(now)
         answers: list[bool] = []
         for delivery in deliveries:
@@ -279,14 +292,15 @@ class Store:
             channel = self.channels.get(delivery.envelope.queue)
             record = channel.leases.pop(token, None) if channel is not None else None
             if channel is not None and record is not None:
-                subscription = _lease_of(record).subscription
-                record.place = Lease(subscription, now + self.lease_timeout, range(token, token + 1))
+                former = _lease_of(record)
+                until = now + self.lease_timeout
+                record.place = Lease(former.subscription, former.since, until, range(token, token + 1))
                 channel.leases[token] = record
             answers.append(record is not None)
         return answers
 
     def rescue(self, now: float) -> int:
-        """Take back every lease that has ended; how many. The messages are ready again, or at their end."""
+        """Take back every lease that has ended; returns how many. The messages are ready again, or at their end."""
         now = self.advance(now)
         rescued = 0
         for channel in self.channels.values():
@@ -298,7 +312,7 @@ class Store:
         return rescued
 
     def _take_back(self, channel: Channel, record: Record, token: int) -> None:
-        _withdraw(record, token)
+        withdraw(record, token)
         extras = _extras_of(record)
 
         def poisoned(lost: int) -> Failure:
@@ -311,7 +325,7 @@ class Store:
         self._shelve(channel, record, shelved)
 
     def report(self, progress: Sequence[tuple[Delivery, Progress | None]], now: float) -> None:
-        """Note that runs have begun and how far they have come; those that are not leased under this token any more are passed over."""
+        """Note that runs have begun and how far they have come. Deliveries whose lease is lost are left out."""
         self.advance(now)
         for delivery, latest in progress:
             channel = self.channels.get(delivery.envelope.queue)
@@ -320,50 +334,79 @@ class Store:
                 extras = _extras_of(record)
                 note(record, after_start(as_stored(record)))
                 extras.progress = extras.progress if latest is None else latest
-                self._tell(record)
+                self._tell_of_step(record)
 
     # Verdicts
 
     def settle(self, settlements: Sequence[Settlement], now: float) -> list[Verdict]:
         """Carry out each disposition with its result and outbox, in this order: an outbox may name the same id."""
         now = self.advance(now)
-        channels, ids = self.channels, self._ids
+        ids, queue = self._ids, None
+        leases: dict[int, Record] = {}
         verdicts: list[Verdict] = []
+        results: list[NewResult] = []
         for settlement in settlements:
-            delivery, disposition = settlement.delivery, settlement.disposition
-            channel = channels.get(delivery.envelope.queue)
-            record = channel.leases.pop(delivery.token, None) if channel is not None else None
-            if channel is None or record is None:
+            delivery = settlement.delivery
+            envelope = delivery.envelope
+            if envelope.queue is not queue:
+                queue = envelope.queue
+                leases = self.channels[queue].leases if queue in self.channels else {}
+            record = leases.pop(delivery.token, None)
+            if record is None:
                 verdicts.append(REFUSED)
-                continue
-            if type(disposition) is not Ack:
-                _withdraw(record, delivery.token)
-                self._carry_out(channel, record, settlement, now)
-            elif record.extras is None:
-                del ids[record.envelope.id]
+            elif (
+                record.extras is None
+                and settlement.disposition is ON_PLAIN_RETURN
+                and not (settlement.outbox and self._no_room_for(settlement.outbox))
+            ):
+                del ids[envelope.id]  # the same as below, for the many
+                if settlement.result is not None:
+                    results.append(settlement.result)
+                if settlement.outbox:
+                    self._keep(results)
+                    verdicts.append(self._send_outbox(settlement.outbox, now))
+                else:
+                    verdicts.append(SETTLED)
             else:
-                _withdraw(record, delivery.token)
-                self._remove(record)
-            if settlement.result is not None:
-                self._store_result(settlement.result)
-            dropped = self.send(settlement.outbox, now) if settlement.outbox else 0
-            verdicts.append(Verdict("settled", dropped) if dropped else SETTLED)
+                self._keep(results)
+                verdicts.append(self._settle(self.channels[envelope.queue], record, settlement, now))
+        self._keep(results)
         if self._watched:
-            for settlement in settlements:
-                self.changes.tell(settlement.delivery.envelope.id)
+            self.changes.tell([settlement.delivery.envelope.id for settlement in settlements])
         return verdicts
 
+    def _settle(self, channel: Channel, record: Record, settlement: Settlement, now: float) -> Verdict:
+        """Carry out a verdict with its result and outbox. The lease has been taken off."""
+        token = settlement.delivery.token
+        if settlement.outbox and (full := self._no_room_for(settlement.outbox)) is not None:
+            former = _lease_of(record)  # the lease starts anew: they are in the order in which they end
+            record.place = Lease(former.subscription, former.since, now + self.lease_timeout, range(token, token + 1))
+            channel.leases[token] = record
+            return Verdict("full", full=full)
+        withdraw(record, token)
+        if type(settlement.disposition) is Ack:
+            self.remove(record)
+        else:
+            self._carry_out(channel, record, settlement, now)
+        if settlement.result is not None:
+            self._keep([settlement.result])
+        return self._send_outbox(settlement.outbox, now) if settlement.outbox else SETTLED
+
+    def _send_outbox(self, outbox: Sequence[Envelope], now: float) -> Verdict:
+        dropped = self.send(outbox, now)
+        return Verdict("settled", dropped) if dropped else SETTLED
+
     def _carry_out(self, channel: Channel, record: Record, settlement: Settlement, now: float) -> None:
-        """Carry out a verdict. The lease has been taken off."""
+        """Carry out a verdict on a record whose lease was taken off."""
         stored, survived = as_stored(record), settlement.survived
         shelved = after_verdict(stored, settlement.disposition, now, float, survived=survived)
         if shelved.is_last:
-            record.order = self._next_order()
+            record.order = self.next_order()
             _extras_of(record).failure = shelved.failure
         self._shelve(channel, record, shelved)
 
     def cancel(self, id_: str, now: float) -> Cancelled:
-        """Remove what waits; have the consumer told whose run it is."""
+        """Remove the message if it waits; if it is leased, have its consumer told."""
         self.advance(now)
         record = self.find(id_)
         if record is None:
@@ -378,22 +421,21 @@ class Store:
             token = next(token for token in lease.tokens if leases.get(token) is record)
             lease.subscription.requests[token] = None
             self.changes.tell_of_events()
-            self._tell(record)
+            self._tell_of_step(record)
         return "requested"
 
     # Results
 
-    def store_results(self, results: Iterable[NewResult], now: float) -> None:
-        """Store results, in place of those with the same ids."""
+    def store_results(self, results: Sequence[NewResult], now: float) -> None:
+        """Store results; each replaces the one with the same id."""
         self.advance(now)
-        for result in results:
-            self._store_result(result)
+        self._keep([*results])
 
     # From place to place
 
-    def _enter(self, channel: Channel, envelope: Envelope, shelved: Shelved[float], order: int) -> None:
+    def enter(self, channel: Channel, envelope: Envelope, shelved: Shelved[float], order: int) -> None:
         """Take in a new message."""
-        record = self._ids[envelope.id] = Record(envelope, 0.0, order)
+        record = self._ids[envelope.id] = Record(envelope, self._now, 0.0, order)
         self._shelve(channel, record, shelved)
         expires_at = shelved.stored.expires_at
         if expires_at is not None:
@@ -401,37 +443,42 @@ class Store:
             self._due_at = min(self._due_at, expires_at)
 
     def _shelve(self, channel: Channel, record: Record, shelved: Shelved[float]) -> None:
-        """Carry out what the rules say about a message that is in no place now."""
+        """Put a record that is in no place where the rules say."""
         note(record, shelved.stored)
         if shelved.end is not None:
             self._end(channel, record, shelved.end)
         elif shelved.due is not None:
+            channel.note_waiting(record.envelope)
             record.place = shelved.due
             channel.scheduled += 1
             self.scheduled.add(shelved.due, record)
             self._due_at = min(self._due_at, shelved.due)
         elif shelved.is_last:
+            channel.note_waiting(record.envelope)
             record.place = None
             channel.lane_of(record).class_of(priority_of(record.envelope)).append(record)
             self.arrived += 1
         else:
+            channel.note_waiting(record.envelope)
             self._make_ready(channel, record)
 
     def _make_ready(self, channel: Channel, record: Record) -> None:
-        """Make it ready at the rank it has."""
+        """Make a record ready, at the rank that it has."""
         record.place = None
         channel.lane_of(record).put_back(record)
         self.arrived += 1
-        self._tell(record)
+        self._tell_of_step(record)
 
-    def _next_order(self) -> int:
+    def next_order(self) -> int:
+        """A number that no record had before."""
         self._order += 1
         return self._order
 
     def _take_out(self, record: Record) -> Channel:
-        """Take what is ready or scheduled out of its place; its channel. The caller puts it somewhere else."""
+        """Take a ready or scheduled record out of its place; return its channel. The caller gives it a new place."""
         channel = self.channels[record.envelope.queue]
         is_ready, record.place = record.place is None, GONE
+        channel.note_waiting(record.envelope, -1)
         if is_ready:
             channel.lose(record)
         else:
@@ -442,16 +489,17 @@ class Store:
     # Ends
 
     def _end(self, channel: Channel, record: Record, end: End) -> None:
-        """Carry out the end of a record that is in no place any more. What a verdict says of its result comes later."""
-        self._remove(record)
+        """Carry out the end of a record that is in no place. A result that comes with a verdict is stored later."""
+        self.remove(record)
         if end.reason is not None:
-            self.dead.add(channel, record, end.reason, end.failure)
+            self.dead.add(channel, record, end, self._now)
+            self._due_at = min(self._due_at, self.dead.next_moment())
         result = result_of_end(record.envelope.result_id, record.envelope.options, end)
         if result is not None:
-            self._store_result(result)
+            self._keep([result])
 
-    def _remove(self, record: Record) -> None:
-        """It is not live any more. It has been taken out of its place already."""
+    def remove(self, record: Record) -> None:
+        """Forget a record that was taken out of its place: it is not live any more."""
         del self._ids[record.envelope.id]
         record.place = GONE
         extras = record.extras
@@ -459,30 +507,51 @@ class Store:
             extras is not None and extras.expires_at is not None and extras.expires_at > self._now
         ):  # else taken out when due
             self._expiring.lose()
-        self._tell(record)
+        if self._watched:
+            self.changes.tell([record.envelope.id])
 
     # Results
 
-    def _store_result(self, result: NewResult) -> None:
-        self.results.store(result, self._now)
-        self._due_at = min(self._due_at, self.results.sweep_at)
-        if self._watched:
-            self.changes.tell(result.id)
+    def _keep(self, results: list[NewResult]) -> None:
+        """Store these, and empty the list."""
+        if results:
+            self.results.store(results, self._now)
+            self._due_at = min(self._due_at, self.results.sweep_at)
+            if self._watched:
+                self.changes.tell([result.id for result in results])
+            results.clear()
 
-    def _tell(self, record: Record) -> None:
+    def _tell_of_step(self, record: Record) -> None:
         if self._watched:
-            self.changes.tell(record.envelope.id)
+            self.changes.tell_of_steps([record.envelope.id])
+
+
+_NO_HEADERS: dict[str, str] = {}
+"""Those of no envelope: each has a dictionary of its own."""
+
+
+def _place_of_new(options: Options, now: float) -> tuple[float, Shelved[float] | None]:
+    """The rank of a new message, and where it goes; None: behind its lane, with nothing to be remembered of it."""
+    shelved = after_publishing(options, now, float)
+    is_plain = shelved.due is None and shelved.stored.expires_at is None
+    return shelved.stored.rank, None if is_plain else shelved
 
 
 def priority_of(envelope: Envelope) -> PrioritiesT:
-    """Its priority, which is medium where none was given."""
+    """The priority of a message; medium if none was given."""
     priority = envelope.options.priority
-    return PrioritiesT.MEDIUM if priority is None else priority
+    return DEFAULT_PRIORITY if priority is None else priority
 
 
-def to_key(key: str) -> int:
-    """The key under which a dead message is kept; that of none for a text that is no key of ours."""
-    return int(key) if key.isdecimal() else -1
+def _dict_with_hashes() -> dict[str, Record]:
+    """An empty dictionary that keeps the hashes of its keys. CPython's does not as long as all its keys were strings.
+
+    Without them, a collision among a hundred thousand ids is a look at a string that is in no cache. With them, publishing
+    in bulk takes 15 % less time (CPython 3.11, 20 000 messages).
+    """
+    ids: dict[Any, Record] = {None: Record(Envelope("", "", b""), 0.0, 0.0, 0)}
+    del ids[None]
+    return ids
 
 
 def _extras_of(record: Record) -> Extras:
@@ -497,8 +566,8 @@ def _lease_of(record: Record) -> Lease:
     return record.place
 
 
-def _withdraw(record: Record, token: int) -> None:
-    """The run has ended: nobody need be told any more to cancel it."""
+def withdraw(record: Record, token: int) -> None:
+    """Withdraw the request to cancel a run that has ended."""
     if record.extras is not None and record.extras.cancelling:
         _lease_of(record).subscription.requests.pop(token, None)
 

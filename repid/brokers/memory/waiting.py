@@ -10,7 +10,7 @@ falls due.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
@@ -24,22 +24,24 @@ from .store import Store
 class Clock:
     """Trio's clock plus an offset, so that what is stored grows older from one trio run to the next.
 
-    The clocks of two runs have nothing to do with each other: between runs the process's monotonic clock counts,
-    within a run trio's alone (so a `MockClock` works). It never runs backwards.
+    The clocks of two runs are not related: between runs the monotonic clock of the process counts, within a run only
+    trio's (so a `MockClock` works). It never runs backwards.
 
     `epoch` is what to add to its times for seconds since 1970, as the wall clock said at first: it is not stepped.
     """
 
-    __slots__ = ("_now", "_offset", "_seen", "epoch")
+    __slots__ = ("_now", "_of_trio", "_offset", "_seen", "epoch")
 
     def __init__(self) -> None:
         self.epoch = 0.0
+        self._of_trio: Callable[[], float] = trio.current_time
         self._now: float | None = None
         self._offset = 0.0
         self._seen = 0.0
 
     def attach(self) -> None:
         """Go on in another trio run. The first run's times are trio's own."""
+        self._of_trio = trio.lowlevel.current_clock().current_time  # as trio.current_time, without a search
         if self._now is None:
             self.epoch = time.time() - trio.current_time()
         else:
@@ -47,15 +49,20 @@ class Clock:
 
     def look(self) -> float:
         """The time now."""
-        now = trio.current_time() + self._offset
-        if self._now is None or now > self._now:
-            self._now = now
+        now = self._of_trio() + self._offset
         self._seen = time.monotonic()
-        return self._now
+        if self._now is not None and now <= self._now:
+            return self._now
+        self._now = now
+        return now
 
     def reach(self, moment: float) -> None:
-        """Trio's timeout for this moment has fired: it is not earlier, whatever the rounding of the offset says."""
+        """Go to this moment: trio's timeout for it has fired, though the rounded offset may be a little behind."""
         self._now = moment if self._now is None else max(self._now, moment)
+
+    def forward(self, seconds: float) -> None:
+        """Put it forward against trio's clock."""
+        self._offset += seconds
 
     def in_trio(self, moment: float) -> float:
         """The same moment on trio's clock."""
@@ -118,7 +125,7 @@ class WaitingReceives:
         return waiter.deliveries
 
     def serve(self, now: float) -> None:
-        """Lease what became ready to the waiting claims. Must be called after each change, before anything is awaited."""
+        """Lease what became ready to the waiting claims. To be called after each change, before any await."""
         arrived, self._store.arrived = self._store.arrived, 0
         if self._waiters:
             if arrived:

@@ -4,12 +4,14 @@ Theory. Three kinds of change matter to the task that waits for news:
 
 * *Our own transactions.* `Transactions` notes them at the commit, since it knows what they did.
 * *Transactions of other connections.* SQLite's `PRAGMA data_version` is a different number after any of them. When it
-  changed, one small read finds out of what kind the change is.
+  changed, one small read finds out of what kind the change is. The number is looked at when the system tells that the
+  file was written to (`FileEvents`), from the first time on that it has told so of a commit of our own. Where it never
+  does, the number is looked at every few milliseconds.
 * *Time.* At `Store.next_event` a message falls due or expires. That is told once for each such moment: a transaction
   that then makes the message ready finds the next moment.
 
 Every `CHECK` seconds everything is told to have changed. So a mistake of a hint costs at most that time, a step of the
-wall clock is noticed, and callers that wait learn that the file was removed. Nothing is looked at while nobody waits.
+wall clock is noticed, and callers that wait learn that the file was removed. It looks at nothing while no task waits.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from functools import partial
 
 from .clock import MICRO, Clock
 from .errors import STATEMENT_FAILED
+from .file_events import FileEvents
 from .news import NewsBox
 from .requests import WakeUp
 from .store import Store
@@ -32,6 +35,14 @@ waking up at all: less than 2 % of a slow core (measured)."""
 
 _IDLE_AFTER = 1.0
 
+_FIRST_LOOK = 0.0005
+_PAUSE_GROWTH = 1.5
+_LONGEST_COMMIT = 0.25
+"""Seconds. A commit is told when it begins to be written, and can be seen when the disk has it: so after an event the
+thread looks again and again, with growing pauses. A commit that takes longer is found when everything is told to have
+changed.
+"""
+
 _ASLEEP = 5.0
 """Seconds between two looks at whether the program still runs, so that a crashed one is not kept alive."""
 
@@ -42,7 +53,16 @@ CHECK = 1.0
 class ChangeWatch:
     """What was seen of one open file last, and when. It belongs to the file's thread."""
 
-    def __init__(self, store: Store, clock: Clock, transactions: Transactions, news: NewsBox) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        transactions: Transactions,
+        news: NewsBox,
+        events: FileEvents | None = None,
+    ) -> None:
+        self._events = events
+        self._tells = False  # whether the system was seen to tell of a commit
         self._store = store
         self._clock = clock
         self._transactions = transactions
@@ -106,10 +126,30 @@ class ChangeWatch:
         until = min(now() + min(self._next_event_in(), beat), self._check_at)
         if self._ids_are_late:
             until = min(until, self._news.ids_at)
-        poll = POLL_WHEN_IDLE if now() > self._changed_at + _IDLE_AFTER else POLL
-        while (left := until - now()) > 0 and not wake_up.wait(min(poll, left)):
-            if self._version() != self._data_version:
+        events = self._events
+        if events is not None and events.take():  # that may also have been the beginning of somebody else's commit
+            self._tells = True
+            if self._look_again(wake_up, until, _FIRST_LOOK, _PAUSE_GROWTH, _LONGEST_COMMIT):
                 return
+        if events is None or not self._tells:
+            poll = POLL_WHEN_IDLE if now() > self._changed_at + _IDLE_AFTER else POLL
+            self._look_again(wake_up, until, poll)
+            return
+        while (left := until - now()) > 0 and not wake_up.wait_with(events, left):
+            if events.take() and self._look_again(wake_up, until, _FIRST_LOOK, _PAUSE_GROWTH, _LONGEST_COMMIT):
+                return
+
+    def _look_again(
+        self, wake_up: WakeUp, until: float, pause: float, growth: float = 1.0, longest: float = math.inf
+    ) -> bool:
+        """Look at the file after each pause, `longest` seconds at most. Returns whether there is something to do now."""
+        now = time.monotonic
+        end = min(until, now() + longest)
+        while (left := end - now()) > 0:
+            if wake_up.wait(min(pause, left)) or self._version() != self._data_version:
+                return True
+            pause *= growth
+        return False
 
     def _next_event_in(self) -> float:
         due = self._store.next_event

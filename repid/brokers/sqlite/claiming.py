@@ -20,10 +20,11 @@ from ...delivery.shelf import End, after_lost_lease
 from ...errors import UsageError
 from ...ports import ANYTHING, AtMost
 from ..process import name_process
+from ..shared.packing import Trail, pack, to_trail
 from .clock import MICRO
 from .directory import Lane
 from .results import purge
-from .rows import BODY, Trail, pack, to_envelope, to_list, to_trail
+from .rows import BODY, to_envelope, to_list
 from .shelving import shelve, take_lease
 from .store import LEASES_TOLD_APART, Store, split
 from .unreadable import is_unreadable, read_or, to_unreadable
@@ -44,8 +45,8 @@ FROM message JOIN ready ON ready.lane = message.lane AND ready.rank = message.ra
 WHERE message.seq = ?
 """  # noqa: S608
 _LEASE = f"""
-INSERT INTO lease (seq, n, lane, until, boot, consumer)
-SELECT ready.seq, message.leases % {LEASES_TOLD_APART}, ready.lane, ?, ?, ?
+INSERT INTO lease (seq, n, lane, until, boot, consumer, since, worker)
+SELECT ready.seq, message.leases % {LEASES_TOLD_APART}, ready.lane, ?, ?, ?, ?, ?
 FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? AND (ready.rank, ready.seq) <= (?, ?)
 """  # noqa: S608
 _TAKE = "DELETE FROM ready WHERE lane = ? AND (rank, seq) <= (?, ?)"
@@ -78,7 +79,7 @@ UPDATE message SET expires_at = NULL WHERE expires_at IS NOT NULL AND seq IN (
 
 
 def closed() -> UsageError:
-    """Somebody receives with a consumer whose block was left."""
+    """The error for a call on a consumer whose block was left."""
     return UsageError("this consumer is closed: receive inside its `async with server.consume(...)` block")
 
 
@@ -86,6 +87,13 @@ def has_any(store: Store, consumer: int, at_most: AtMost) -> bool:
     """Whether there is something that this consumer may take, or the consumer is closed and has to be told."""
     if consumer not in store.consumers:
         return True
+    try:
+        return _has_any(store, consumer, at_most)
+    except TypeError:  # a rank that is no number: a claim buries what has it
+        return True
+
+
+def _has_any(store: Store, consumer: int, at_most: AtMost) -> bool:
     lanes = [lane for lane, _ in _lanes(store, consumer, 1, at_most)]
     if at_most.first < inf and not _first_fits(store, lanes, at_most.first):
         lanes = []
@@ -97,7 +105,7 @@ def has_any(store: Store, consumer: int, at_most: AtMost) -> bool:
 
 
 def _first_fits(store: Store, lanes: Sequence[Lane], size: float) -> bool:
-    """Whether the payload of the next message of these lanes has at most so many bytes."""
+    """Whether the payload of the next message of these lanes has at most `size` bytes."""
     for _, seq, _ in _heads(store, [(lane, 1) for lane in lanes], 1):
         (length,) = store.execute("SELECT length(payload) FROM message WHERE seq = ?", (seq,)).fetchone()
         return bool(length <= size)
@@ -108,6 +116,16 @@ def claim(store: Store, consumer: int, limit: int, at_most: AtMost) -> list[Deli
     """Lease the next messages by rank, at most `limit`, or one suspect; perhaps none."""
     if consumer not in store.consumers:
         raise closed()
+    store.waiting.clear()
+    try:
+        return _claim(store, consumer, limit, at_most)
+    except TypeError:
+        if not _bury_unranked(store):
+            raise
+        return _claim(store, consumer, limit, at_most)
+
+
+def _claim(store: Store, consumer: int, limit: int, at_most: AtMost) -> list[Delivery]:
     suspects = store.directory.suspects_for(consumer, store.boot, store.boot_now) if at_most.alone else []
     if suspects and (counted := count_heads(store, [(lane, 1) for lane in suspects], 1)):
         found = _draw(store, consumer, list(counted.items()), ANYTHING)
@@ -123,14 +141,14 @@ def claim(store: Store, consumer: int, limit: int, at_most: AtMost) -> list[Deli
 
 
 def count_suspects(store: Store, consumer: int) -> int:
-    """How many ready messages this consumer may only be given alone."""
+    """How many ready messages this consumer may get only alone."""
     lanes = store.directory.suspects_for(consumer, store.boot, store.boot_now)
     counted = (store.execute("SELECT count(*) FROM ready WHERE lane = ?", (lane.id,)).fetchone() for lane in lanes)
     return sum(count for (count,) in counted)
 
 
 def _leave_trail(store: Store, delivery: Delivery) -> None:
-    """Note who leases a suspect, in case it is lost again."""
+    """Note which worker leases a suspect, in case the message is lost again."""
     seq, _ = split(delivery.token)
     (packed,) = store.execute("SELECT trail FROM message WHERE seq = ?", (seq,)).fetchone()
     known = to_trail(packed)
@@ -180,7 +198,7 @@ def _heads_within(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int, a
 
 
 def count_heads(store: Store, lanes: Sequence[tuple[Lane, int]], limit: int) -> dict[int, int]:
-    """How many of each lane are among the first `limit` of all of them, if at most so many of each are."""
+    """How many messages of each lane are among the first `limit` of all, at most the given number of each."""
     return Counter(lane for _, _, lane in _heads(store, lanes, limit))
 
 
@@ -213,20 +231,21 @@ def _draw(
     while True:
         try:
             rows = _read(store, counts, heads, at_most)
-            deliveries = [_to_delivery(store, *row[1:]) for row in rows]
+            deliveries = _to_deliveries(store, rows)
             break
         except Exception as error:
             if not is_unreadable(error) or not _bury_unreadable(store, counts):
                 raise
             heads = None
-    until = store.boot_now + store.lease_timeout
-    for lane, rank, seq in {row[2]: (row[2], row[0], row[1]) for row in rows}.values():
-        store.execute(_LEASE, (until, store.boot, consumer, lane, rank, seq))
+    terms = (store.boot_now + store.lease_timeout, store.boot, consumer, store.now, name_process())
+    lasts = {row[2]: row for row in rows}  # of each lane
+    for rank, seq, lane, *_ in lasts.values():
+        store.execute(_LEASE, (*terms, lane, rank, seq))
         store.execute(_TAKE, (lane, rank, seq))
     if not rows:  # a place without its message would look for ever as if there were something
         for lane, _ in counts:
             store.execute(_STRIKE_OUT, (lane,))
-    store.heads.took_from({row[2] for row in rows} or [lane for lane, _ in counts])
+    store.heads.took_from(lasts or [lane for lane, _ in counts])
     return deliveries
 
 
@@ -235,13 +254,14 @@ def _read(
 ) -> list[tuple[Any, ...]]:
     """Read the rows of these messages, by rank, as far as their payloads are not too big."""
     rows: list[tuple[Any, ...]] = []
-    left = at_most.size
+    left, longest = at_most.size, at_most.first
     with closing(_rows_of(store, counts, heads)) as found:
         for row in found:
-            left -= len(row[_PAYLOAD])
-            if left < 0 if rows else len(row[_PAYLOAD]) > at_most.first:
+            size = len(row[_PAYLOAD])
+            if size > longest:
                 break
             rows.append(row)
+            left = longest = left - size
     return rows
 
 
@@ -259,54 +279,65 @@ def _rows_of(
 
 
 def _bury_unreadable(store: Store, counts: Sequence[tuple[int, int]]) -> int:
-    """Make dead what cannot be read of the first so many of these lanes; how many."""
+    """Make dead letters of the messages that cannot be read among the first of these lanes; returns how many."""
     buried = 0
     for lane, count in counts:
         heads = store.execute("SELECT seq FROM ready WHERE lane = ? ORDER BY rank, seq LIMIT ?", (lane, count))
         for (seq,) in heads.fetchall():
             failure = read_or(lambda: _find_fault(store, lane, seq), to_unreadable)  # noqa: B023  called at once
-            if failure is None:
-                continue
-            log.error(
-                "a message in %r (its seq is %d) is dead: %s", store.directory.lanes[lane].queue, seq, failure.text
-            )
-            store.execute("DELETE FROM ready WHERE lane = ? AND seq = ?", (lane, seq))
-            store.heads.forget()
-            store.end(seq, End("payload", failure, "failure"))
-            buried += 1
+            if failure is not None:
+                _bury(store, lane, seq, failure)
+                buried += 1
     return buried
+
+
+def _bury_unranked(store: Store) -> int:
+    """Make dead what is ready and has a rank that is no number; how many. Ranks of several lanes cannot be compared
+    then.
+    """
+    found = store.execute("SELECT lane, seq FROM ready WHERE typeof(rank) NOT IN ('integer', 'real')").fetchall()
+    for lane, seq in found:
+        _bury(store, lane, seq, to_unreadable(TypeError("its rank is no number")))
+    return len(found)
+
+
+def _bury(store: Store, lane: int, seq: int, failure: Failure) -> None:
+    """Make dead what is ready and cannot be read."""
+    known = store.directory.lanes.get(lane)
+    log.error("a message in %r (its seq is %d) is dead: %s", known and known.queue, seq, failure.text)
+    store.execute("DELETE FROM ready WHERE lane = ? AND seq = ?", (lane, seq))
+    store.heads.forget()
+    store.end(seq, End("payload", failure, "failure"))
 
 
 def _find_fault(store: Store, lane: int, seq: int) -> None:
     """Raise where the row of a message cannot be read."""
     row = store.execute(_ONE, (lane, seq)).fetchone()
     if row is not None:
-        _to_delivery(store, *row[1:])
+        _to_deliveries(store, [row])
 
 
-def _to_delivery(
-    store: Store,
-    seq: int,
-    lane: int,
-    attempt: int,
-    lost: int,
-    leases: int,
-    unrouted_at: int | None,
-    expires_at: int | None,
-    *body: Any,
-) -> Delivery:
-    if type(attempt) is not int or type(lost) is not int:
-        raise TypeError("its counts are no numbers")
-    now = store.now
-    _, queue, topic, _ = store.directory.lanes[lane]
-    return Delivery(
-        to_envelope(queue, topic, body),
-        attempt,
-        lost,
-        seq * LEASES_TOLD_APART + leases % LEASES_TOLD_APART,
-        None if unrouted_at is None else max(0, now - unrouted_at) / MICRO,
-        None if expires_at is None else (expires_at - now) / MICRO,
-    )
+def _to_deliveries(store: Store, rows: Iterable[tuple[Any, ...]]) -> list[Delivery]:
+    """The deliveries of rows of `_HEADS`. Raises whatever comes of a row that cannot be read."""
+    now, lanes = store.now, store.directory.lanes
+    deliveries = []
+    of_lane: int | None = None
+    for _, seq, lane, attempt, lost, leases, unrouted_at, expires_at, *body in rows:
+        if type(attempt) is not int or type(lost) is not int:
+            raise TypeError("its counts are no numbers")
+        if lane != of_lane:
+            of_lane = lane
+            _, queue, topic, _ = lanes[lane]
+        delivery = Delivery(
+            to_envelope(queue, topic, body),
+            attempt,
+            lost,
+            seq * LEASES_TOLD_APART + leases % LEASES_TOLD_APART,
+            None if unrouted_at is None else max(0, now - unrouted_at) / MICRO,
+            None if expires_at is None else (expires_at - now) / MICRO,
+        )
+        deliveries.append(delivery)
+    return deliveries
 
 
 def are_valid(store: Store, tokens: Sequence[int], packed: str) -> bool:
@@ -316,7 +347,7 @@ def are_valid(store: Store, tokens: Sequence[int], packed: str) -> bool:
 
 
 def extend(store: Store, tokens: Sequence[int]) -> list[bool]:
-    """Start the lease of each anew, also of one that has ended but was not rescued; False where it is lost."""
+    """Start each lease anew, also one that has ended but was not rescued. False: that lease is lost."""
     until = store.boot_now + store.lease_timeout
     packed = to_list(tokens)
     if len(set(tokens)) == len(tokens) and are_valid(store, tokens, packed):
@@ -327,7 +358,8 @@ def extend(store: Store, tokens: Sequence[int]) -> list[bool]:
 
 
 def rescue(store: Store) -> int:
-    """Take back leases that have ended, whoever holds them; how many: if `RESCUED_AT_ONCE`, there may be more.
+    """Take back leases that have ended, of any consumer. Returns how many; if it is `RESCUED_AT_ONCE`, there may be
+    more.
 
     Clear up what else the dead left behind.
     """
@@ -362,7 +394,7 @@ def _take_back(store: Store, seq: int, n: int) -> None:
 def report(store: Store, progress: Sequence[tuple[int, bytes | None]]) -> None:
     """Note that the runs under these tokens have begun, which ends their ttl, and how far they have come.
 
-    Where a lease is lost nothing happens.
+    Nothing happens where a lease is lost.
     """
     store.each(
         "UPDATE lease SET progress = coalesce(?, progress) WHERE seq = ? AND n = ?",
@@ -371,19 +403,9 @@ def report(store: Store, progress: Sequence[tuple[int, bytes | None]]) -> None:
     store.execute(_START_ALL, (to_list([token for token, _ in progress if 0 <= token < 2**63]),))
 
 
-def has_cancellations(store: Store, consumer: int) -> bool:
-    """Whether somebody cancels what this consumer has leased, or the consumer is closed and has to be told."""
-    if consumer not in store.consumers:
-        return True
-    sql = "SELECT 1 FROM lease WHERE cancelling = 1 AND consumer = ? LIMIT 1"
-    return store.execute(sql, (consumer,)).fetchone() is not None
-
-
 def cancellations(store: Store, consumer: int) -> list[int]:
-    """The tokens of this consumer's leases that somebody cancels, each once."""
+    """The tokens of this consumer's leases whose messages were cancelled."""
     if consumer not in store.consumers:
         raise closed()
-    found = store.execute("SELECT seq, n FROM lease WHERE cancelling = 1 AND consumer = ?", (consumer,)).fetchall()
-    if found:
-        store.execute("UPDATE lease SET cancelling = 2 WHERE cancelling = 1 AND consumer = ?", (consumer,))
+    found = store.execute("SELECT seq, n FROM lease WHERE cancelling = 1 AND consumer = ?", (consumer,))
     return [seq * LEASES_TOLD_APART + n for seq, n in found]

@@ -1,4 +1,4 @@
-"""The broker's time: a wall clock for what is planned, a clock that nobody can set for leases."""
+"""The broker's time: a wall clock for planned times, and for leases a clock that cannot be set."""
 
 from __future__ import annotations
 

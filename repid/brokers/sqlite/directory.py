@@ -1,8 +1,8 @@
 """The declared queues, their lanes, and who takes what, as all processes see them.
 
-A copy of three tables. Each transaction looks first whether they have changed. New queues and lanes, which may be
-thousands, are only read themselves: their ids grow. Whoever changes anything else counts `meta.directory` up, and then
-all processes read everything anew. So a queue or lane costs the same, however many there are already.
+A copy of three tables. Each transaction first looks whether they have changed. Of new queues and lanes, which may be
+thousands, only the new rows are read: their ids grow. Any other change adds 1 to `meta.directory`, and then all
+processes read everything anew. So a new queue or lane costs the same, no matter how many there are.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from ...delivery import Bounds
 from ...delivery.shelf import is_stray, takes
 from ...errors import QueueNotDeclared
 from ...ports import Topics
-from .rows import pack
+from ..shared.packing import pack, to_bounds
 from .unreadable import fetch_all, read_or
 
 _unpack_takes = msgspec.msgpack.Decoder(dict[str, frozenset[str] | None]).decode
@@ -47,14 +48,15 @@ class Lane(NamedTuple):
 
 
 class Channel:
-    """One declared queue and its lanes by topic, those of suspects apart."""
+    """One declared queue and its lanes by topic, those of suspects apart. `bounds`: None if it has none."""
 
-    __slots__ = ("id", "lanes", "name", "paused", "suspects")
+    __slots__ = ("bounds", "id", "lanes", "name", "paused", "suspects")
 
-    def __init__(self, id_: int, name: str, paused: bool) -> None:
+    def __init__(self, id_: int, name: str, paused: bool, bounds: Bounds | None) -> None:
         self.id = id_
         self.name = name
         self.paused = paused
+        self.bounds = bounds
         self.lanes: dict[str | None, int] = {}
         self.suspects: dict[str | None, int] = {}
 
@@ -65,8 +67,8 @@ class Channel:
                 yield Lane(id_, self.name, topic, suspects)
 
 
-class Taker(NamedTuple):
-    """What one consumer takes, and until when it is believed to be there, on the boot clock of `boot`."""
+class Subscription(NamedTuple):
+    """What one consumer takes, and until when it counts as present, on the boot clock of `boot`."""
 
     boot: int
     until: int
@@ -83,8 +85,10 @@ class Directory:
         self._last = (0, 0)  # the ids of the last queue and the last lane that are known
         self.channels: dict[str, Channel] = {}
         self.lanes: dict[int, Lane] = {}
+        self.has_bounds = False
+        """Whether any queue is bounded."""
         self._names: dict[int, str] = {}  # of the queues, by id
-        self.takers: dict[int, Taker] = {}
+        self.subscriptions: dict[int, Subscription] = {}
         self._lanes_for: dict[int, tuple[int, list[Lane], list[Lane], frozenset[int]]] = {}
         self._most_lanes = _MOST_EMPTY_LANES
 
@@ -92,11 +96,11 @@ class Directory:
         """Read what is not known yet, or all if the version is not the one that is known."""
         if version != self.version:
             self._last = (0, 0)
-            self.channels, self.lanes = {}, {}
+            self.channels, self.lanes, self.has_bounds = {}, {}, False
             self._names.clear()
             self._lanes_for.clear()
-            self.takers = {
-                id_: Taker(boot, until, _read_takes(takes))
+            self.subscriptions = {
+                id_: Subscription(boot, until, _read_takes(takes))
                 for id_, boot, until, takes in self._execute("SELECT id, boot, until, takes FROM consumer")
             }
             self.version = version
@@ -105,7 +109,7 @@ class Directory:
 
     def _read_new(self) -> None:
         queue, lane = self._last
-        sql = "SELECT id, name, paused FROM queue WHERE id > ? ORDER BY id"
+        sql = "SELECT id, name, paused, bounds FROM queue WHERE id > ? ORDER BY id"
         for row in fetch_all(self._connection, sql, (queue,)):
             self._note_queue(*row)
         sql = "SELECT id, queue, topic, suspects FROM lane WHERE id > ? ORDER BY id"
@@ -113,8 +117,10 @@ class Directory:
             if queue_id in self._names:
                 self._note_lane(Lane(id_, self._names[queue_id], topic, bool(suspects)))
 
-    def _note_queue(self, id_: int, name: str, paused: int) -> None:
-        self.channels[name] = Channel(id_, name, bool(paused))
+    def _note_queue(self, id_: int, name: str, paused: int, packed: bytes | None = None) -> None:
+        bounds = to_bounds(packed)
+        self.channels[name] = Channel(id_, name, bool(paused), bounds)
+        self.has_bounds = self.has_bounds or bounds is not None
         self._names[id_] = name
         self._last = (id_, self._last[1])
 
@@ -152,7 +158,7 @@ class Directory:
                 self._note_queue(id_, name, 0)
 
     def pause(self, name: str, *, paused: bool) -> None:
-        """Hand out nothing of the queue, or hand out again."""
+        """Give no messages of the queue to consumers, or give them again."""
         channel = self.channel(name)
         if channel.paused is not paused:
             self._execute("UPDATE queue SET paused = ? WHERE id = ?", (paused, channel.id))
@@ -196,7 +202,7 @@ class Directory:
         return {lane for (lane,) in self._execute(_USED_LANES)}
 
     def remove_empty_lanes(self) -> None:
-        """Forget the lanes nothing is in, if there are many: topics may be made up by senders."""
+        """Remove empty lanes if there are many: senders may invent topics."""
         if len(self.lanes) <= self._most_lanes:
             return
         used = self.used_lanes()
@@ -210,36 +216,53 @@ class Directory:
 
     # Consumers
 
-    def open(self, queues: Mapping[str, Topics], boot: int, until: int) -> tuple[int, bytes]:
+    def open(self, queues: Mapping[str, Topics], boot: int, until: int, known: int | None = None) -> tuple[int, bytes]:
         """Enter a consumer; its id and what to give to `renew`. Raises `QueueNotDeclared`."""
         for name in queues:
             self.channel(name)
         takes = pack({name: None if topics is None else sorted(topics) for name, topics in queues.items()})
-        row = (boot, until, takes)
-        id_ = self._execute("INSERT INTO consumer (boot, until, takes) VALUES (?, ?, ?)", row).lastrowid
+        row = (known, boot, until, takes)
+        sql = "INSERT OR REPLACE INTO consumer (id, boot, until, takes) VALUES (?, ?, ?, ?)"
+        id_ = self._execute(sql, row).lastrowid
         assert id_ is not None
         self.touch()
         return id_, takes
 
     def close(self, ids: Iterable[int]) -> None:
-        """Strike consumers off; what they leased stays leased."""
+        """Remove consumers; what they leased stays leased."""
         for id_ in ids:
             self._execute("DELETE FROM consumer WHERE id = ?", (id_,))
         self.touch()
 
     def renew(self, consumers: Mapping[int, bytes], boot: int, until: int) -> None:
-        """Say that these are still there, also where somebody had believed them dead."""
+        """Say that these consumers are present, even if another process took them for dead."""
         sql = "INSERT OR REPLACE INTO consumer (id, boot, until, takes) VALUES (?, ?, ?, ?)"
         for id_, packed in consumers.items():
             self._execute(sql, (id_, boot, until, packed))
         self.touch()
 
+    def readers(self, queue: str, boot: int, now: int) -> int:
+        """How many present consumers read the queue."""
+        return sum(
+            queue in other.takes and other.boot == boot and other.until > now for other in self.subscriptions.values()
+        )
+
+    def takers(self, boot: int, now: int) -> list[Mapping[str, Topics]]:
+        """What each present consumer takes."""
+        return [dict(other.takes) for other in self.subscriptions.values() if other.boot == boot and other.until > now]
+
     def overdue(self, boot: int, now: int) -> list[int]:
         """The consumers whose process seems to be dead."""
-        return [id_ for id_, taker in self.takers.items() if taker.boot != boot or taker.until <= now]
+        return [
+            id_
+            for id_, subscription in self.subscriptions.items()
+            if subscription.boot != boot or subscription.until <= now
+        ]
 
     def lanes_for(self, consumer: int, boot: int, now: int) -> list[Lane]:
-        """The lanes this consumer may take from: those it asked for, and in its queues those nobody asked for."""
+        """The lanes this consumer may take from: those that it asked for, and in its queues those that no consumer
+        asked for.
+        """
         return self._known_lanes(consumer, boot, now)[1]
 
     def ids_for(self, consumer: int, boot: int, now: int) -> frozenset[int]:
@@ -247,15 +270,15 @@ class Directory:
         return self._known_lanes(consumer, boot, now)[3]
 
     def suspects_for(self, consumer: int, boot: int, now: int) -> list[Lane]:
-        """The same for what must be leased alone."""
+        """The lanes of messages that must be leased alone."""
         return self._known_lanes(consumer, boot, now)[2]
 
     def _known_lanes(self, consumer: int, boot: int, now: int) -> tuple[int, list[Lane], list[Lane], frozenset[int]]:
         known = self._lanes_for.get(consumer)
         if known is None or known[0] <= now:
-            taker = self.takers.get(consumer)
-            live = [other for other in self.takers.values() if other.boot == boot and other.until > now]
-            lanes = [] if taker is None else list(self._lanes_of(taker, live))
+            subscription = self.subscriptions.get(consumer)
+            live = [other for other in self.subscriptions.values() if other.boot == boot and other.until > now]
+            lanes = [] if subscription is None else list(self._lanes_of(subscription, live))
             horizon = min((other.until for other in live), default=now)
             suspects = [lane for lane in lanes if lane.suspects]
             plain = [lane for lane in lanes if not lane.suspects]
@@ -263,8 +286,8 @@ class Directory:
             self._lanes_for[consumer] = known
         return known
 
-    def _lanes_of(self, taker: Taker, live: list[Taker]) -> Iterator[Lane]:
-        for name, topics in taker.takes.items():
+    def _lanes_of(self, subscription: Subscription, live: list[Subscription]) -> Iterator[Lane]:
+        for name, topics in subscription.takes.items():
             channel = self.channels.get(name)
             if channel is None or channel.paused:
                 continue

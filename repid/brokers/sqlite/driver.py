@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 import trio
 
-from ...delivery import Delivery, NewResult, Progress, Settlement, StoredResult, Token
+from ...delivery import Bounds, Delivery, NewResult, Progress, Settlement, StoredResult
 from ...envelope import Envelope
 from ...errors import BrokerError, BrokerRefused, ConfigurationError, NotConnected, QueueNotDeclared
 from ...ports import (
@@ -18,6 +18,7 @@ from ...ports import (
     AtMost,
     BrowsedMessage,
     Cancelled,
+    Capabilities,
     Category,
     Claimed,
     Counts,
@@ -31,11 +32,13 @@ from ...ports import (
     UnderWay,
     Verdict,
 )
-from . import claiming, publishing, results, schedules, settling, views
-from .clock import MICRO, Clock
+from ..shared.keys import to_number
+from ..shared.packing import pack, to_progress
+from . import bounding, claiming, publishing, results, schedules, settling, views
+from .clock import MICRO, Clock, micros
 from .file import File
 from .requests import Publication, Request, touches_any
-from .rows import pack, to_bodies
+from .rows import to_bodies
 from .schema import Opening
 from .store import BITE, Store
 
@@ -46,17 +49,18 @@ CLOSING_TIME = 5.0
 class SQLiteDriver:
     """One file. Calls that wait at the same time share a transaction. What is cancelled while it waits was not done."""
 
-    capabilities = EVERYTHING
+    capabilities: Capabilities = EVERYTHING
 
-    def __init__(self, opening: Opening, lease_timeout: float, clock: Clock) -> None:
+    def __init__(self, opening: Opening, lease_timeout: float, clock: Clock, dead_ttl: float | None = None) -> None:
+        self.capabilities = msgspec.structs.replace(self.capabilities, dead_ttl=dead_ttl)
+        self._dead_ttl = micros(dead_ttl or 0.0)
         self.lease_timeout = lease_timeout
         self._file = File(opening, lease_timeout, clock)
-        self._ids: dict[str, int] = {}  # of the consumers, as the file has them
+        self._ids: dict[str, int] = {}  # of the consumers, as the file has them; they outlast a link, as leases do
 
     @asynccontextmanager
     async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
         """Open the file."""
-        self._ids.clear()
         async with self._file.opened(watched):
             yield
 
@@ -65,24 +69,31 @@ class SQLiteDriver:
         if not await self._file.look(lambda store: store.directory.channels.keys() >= set(queues)):
             await self._file.change(lambda store: store.directory.declare(queues))
 
+    async def set_bounds(self, bounds: Mapping[str, Bounds]) -> None:
+        """Create the queues that do not exist yet, and bound them."""
+        wanted = dict(bounds)
+        if not await self._file.look(lambda store: bounding.are_set(store, wanted)):
+            await self._file.change(lambda store: bounding.set_bounds(store, wanted))
+
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        """Publish all; for each None, or why it was refused."""
+        """Publish all. Returns for each None, or why it was refused."""
         refused: list[BrokerRefused | None] = await self._file.ask(Publication(list(envelopes), to_bodies(envelopes)))
         return refused
 
     # Consumers
 
     async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
-        """Enter a consumer."""
+        """Enter a consumer, under the id it had in an earlier link."""
+        known = self._ids.get(consumer)
         wanted = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
-        self._ids[consumer] = await self._file.change(lambda store: store.open(wanted), durable=False)
+        self._ids[consumer] = await self._file.change(lambda store: store.open(wanted, known), durable=False)
 
     async def unsubscribe(self, consumer: str) -> None:
-        """Strike it off."""
+        """Remove a consumer."""
         id_ = self._ids.pop(consumer, None)
         self._file.vouchers.pop(consumer, None)
         if id_ is not None:
-            with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME, shield=True):
+            with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME):
                 await self._file.ask(Request(lambda store: store.close([id_]), in_memory=True))
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
@@ -105,12 +116,12 @@ class SQLiteDriver:
         )
 
     async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:  # noqa: ARG002  any may
-        """Start the lease of each anew, also of one that has ended and was not rescued yet."""
+        """Start each lease anew, also one that has ended and was not rescued yet."""
         tokens = [delivery.token for delivery in deliveries]
         return await self._file.change(lambda store: claiming.extend(store, tokens), durable=False)
 
     def vouch(self, consumer: str, under_way: UnderWay) -> None:
-        """Have the thread extend what is under way while the event loop is blocked."""
+        """Have the thread extend these leases while the event loop is blocked."""
         self._file.vouchers[consumer] = under_way
 
     async def rescue(self) -> int:
@@ -119,10 +130,18 @@ class SQLiteDriver:
         while count == claiming.RESCUED_AT_ONCE:  # others get the lock in between
             count = await self._file.change(claiming.rescue, durable=False, touched=_any_if_moved)
             rescued += count
+        if self._dead_ttl:
+            await self._remove_old_dead()
         return rescued
 
+    async def _remove_old_dead(self) -> None:
+        """Remove the dead letters whose ttl is over, if there are any, in bites."""
+        ttl = self._dead_ttl
+        if await self._file.look(lambda store: views.has_old_dead(store, ttl)):
+            await self._in_bites(lambda store: views.delete_old_dead(store, ttl))
+
     async def news(self, wait: float) -> News | None:
-        """Wait until the file has changed, whoever changed it, or something in it has fallen due."""
+        """Wait until any process has changed the file, or a message in it has become due."""
         with trio.move_on_after(wait):
             return await self._file.news.next()
         return None
@@ -132,6 +151,10 @@ class SQLiteDriver:
     async def queues(self) -> list[str]:
         """The names of all queues."""
         return await self._file.look(lambda store: sorted(store.directory.channels))
+
+    async def readers(self) -> list[Mapping[str, Topics]]:
+        """What each open consumer takes."""
+        return await self._file.look(lambda store: store.directory.takers(store.boot, store.boot_now))
 
     async def counts(self, queues: Sequence[str]) -> list[Counts]:
         """How many messages of each queue are where."""
@@ -146,7 +169,7 @@ class SQLiteDriver:
         return await self._file.look(lambda store: [views.find(store, id_) for id_ in ids])
 
     async def flush(self, queue: str) -> int:
-        """Remove what is ready or scheduled; how many. In bites, so that no transaction lasts long."""
+        """Remove what is ready or scheduled; returns how many. In bites, so that no transaction lasts long."""
         removed = 0
         before = await self._file.look(lambda store: views.next_number(store, queue))
         while some := await self._file.look(partial(views.waiting, name=queue, before=before)):
@@ -170,8 +193,16 @@ class SQLiteDriver:
             answers += await self._file.change(partial(publishing.revive, queue=queue, keys=some), touched=touches_any)
         return answers
 
+    async def store_dead(self, messages: Sequence[BrowsedMessage]) -> None:
+        """Keep dead letters of another server, in bites."""
+        for start in range(0, len(messages), BITE):
+            some = messages[start : start + BITE]
+            bodies = to_bodies(message.envelope for message in some)
+            keep = partial(publishing.store_dead, messages=some, bodies=bodies)
+            await self._file.change(keep, touched=touches_any)
+
     async def delete_messages(self, queue: str, keys: Sequence[str] | None) -> int:
-        """Remove dead messages; how many. In bites, so that no transaction lasts long."""
+        """Remove dead messages; returns how many. In bites, so that no transaction lasts long."""
         if keys is None:
             last = await self._file.look(lambda store: views.last_dead(store, queue))
             return await self._in_bites(lambda store: views.delete_first_dead(store, queue, last))
@@ -184,7 +215,7 @@ class SQLiteDriver:
         return removed
 
     async def _in_bites(self, remove: Callable[[Store], int]) -> int:
-        """Remove in transactions that are short, until nothing is left to remove; how many."""
+        """Remove in short transactions until nothing is left to remove; returns how many."""
         removed = count = await self._file.change(remove, touched=touches_any)
         while count:
             count = await self._file.change(remove, touched=touches_any)
@@ -198,11 +229,11 @@ class SQLiteDriver:
     # Following messages
 
     async def cancel(self, ids: Sequence[str]) -> list[Cancelled]:
-        """Remove what waits; have the consumers told whose runs the others are."""
+        """Remove the messages that wait; have the consumers of the others told."""
         return await self._file.change(lambda store: [views.cancel(store, id_) for id_ in ids], touched=lambda _: ids)
 
     async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
-        """How each message stands; that it falls due is news."""
+        """The state of each message. That a message becomes due is news."""
         return await self._file.look(partial(self._look_at, ids))
 
     def _look_at(self, ids: Sequence[tuple[str, str]], store: Store) -> list[Sight]:
@@ -221,13 +252,10 @@ class SQLiteDriver:
         )
 
     async def events(self, consumer: str) -> list[LeaseEvent]:
-        """Whose runs somebody has cancelled."""
+        """The cancelled runs of this consumer, until their leases have ended."""
         id_ = self._ids[consumer]
-        peek = partial(claiming.has_cancellations, consumer=id_)
-        tokens: list[Token] | None = await self._file.ask(
-            Request(lambda store: claiming.cancellations(store, id_), peek=peek)
-        )
-        return [LeaseEvent(token, "cancel") for token in tokens or ()]
+        tokens = await self._file.look(lambda store: claiming.cancellations(store, id_))
+        return [LeaseEvent(token, "cancel") for token in tokens]
 
     # Results
 
@@ -263,7 +291,7 @@ class SQLiteDriver:
         return await self._file.look(lambda store: schedules.due(store, limit))
 
     async def remove_schedule(self, name: str) -> bool:
-        """Forget it."""
+        """Remove a schedule."""
         return await self._file.change(lambda store: schedules.remove(store, name))
 
     async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
@@ -292,13 +320,8 @@ def _ids_in(settlements: Sequence[Settlement]) -> Iterator[str]:
 
 
 def _any_if_moved(count: int) -> tuple[()] | None:
-    """A rescue changed any message, or none."""
+    """What a rescue may have changed: any message, or none."""
     return None if count else ()
-
-
-def to_number(key: str) -> int:
-    """The key of a dead message as the file has it; that of none for a text that is no key of ours."""
-    return int(key) if key.isdecimal() and len(key) < 20 else -1
 
 
 def _pack_progress(delivery: Delivery, progress: Progress | None) -> bytes | None:
@@ -307,7 +330,7 @@ def _pack_progress(delivery: Delivery, progress: Progress | None) -> bytes | Non
     packed = None
     with suppress(TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         packed = pack(progress)
-    if packed is None or views.to_progress(packed) is None:
+    if packed is None or to_progress(packed) is None:
         raise ConfigurationError(
             f"the progress of message {delivery.envelope.id!r} must be finite numbers and a note that is text, but is "
             f"{progress!r}"

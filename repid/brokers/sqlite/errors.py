@@ -1,8 +1,8 @@
 """From what sqlite3 raises to what repid raises: the only place that knows both.
 
 What may pass by itself or by freeing space is `BrokerUnavailable`: the transaction was rolled back, the same call
-may be made again. What needs somebody to repair or move a file is `BrokerRefused`, or `ConfigurationError` when it
-is found on opening.
+may be made again. An error that lasts until a person repairs or moves a file is `BrokerRefused`, or
+`ConfigurationError` when it is found on opening.
 """
 
 from __future__ import annotations
@@ -94,6 +94,14 @@ def moved(path: str) -> BrokerUnavailable:
     return BrokerUnavailable(
         f"{path} was removed or replaced while it was open: nothing was changed; put it back with its -wal file, "
         "or leave and enter `connection()` to begin with the new one"
+    )
+
+
+def wal_removed(path: str) -> BrokerUnavailable:
+    """The write-ahead log is not there any more, or another one is."""
+    return BrokerUnavailable(
+        f"{path}-wal was removed while {path} was open: what it held was written to {path}, which is opened again; the "
+        "files -wal and -shm belong to it and must stay beside it"
     )
 
 

@@ -71,6 +71,9 @@ class Heads:
             head = self._execute(_HEAD, (lane,)).fetchone()
             if head is None:
                 heads.pop(lane, None)
+            elif not isinstance(head[0], int | float):  # nothing can be compared with it: the next claim finds it
+                self.forget()
+                return
             elif heads.get(lane) != head:
                 heads[lane] = head
                 heapq.heappush(self._order, (*head, lane))

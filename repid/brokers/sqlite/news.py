@@ -18,6 +18,7 @@ import trio
 from trio.lowlevel import TrioToken
 
 from ...ports import News
+from ..shared.notes import Notes
 from .requests import WakeUp
 
 _LINGERING = 0.1
@@ -40,8 +41,7 @@ class NewsBox:
         self._token = token
         self._wake_up = wake_up
         self._lock = threading.Lock()
-        self._ready = self._events = False
-        self._ids: set[str] | None = set()
+        self._notes = Notes()
         self._waiting: trio.Event | None = None
         self._wanted_until = 0.0
 
@@ -50,30 +50,21 @@ class NewsBox:
     async def next(self) -> News:
         """Wait for news and take it. A checkpoint. If this is cancelled, the news stays for the next call."""
         await trio.lowlevel.checkpoint()
-        if not self._has_news():
+        if not self._notes:
             event = trio.Event()
             with self._lock:
                 self._waiting = event
             if not self.is_watched_over:
                 self._wake_up.signal()
-            if self._has_news():  # it was noted before the event was there
+            if self._notes:  # it was noted before the event was there
                 event.set()
             try:
                 await event.wait()
             finally:
                 self._waiting = None
         self._wanted_until = time.monotonic() + _LINGERING
-        return self._take()
-
-    def _has_news(self) -> bool:
-        return self._ready or self._events or self._ids is None or bool(self._ids)
-
-    def _take(self) -> News:
         with self._lock:
-            news = News(self._ready, self._events, self._ids)
-            self._ready = self._events = False
-            self._ids = set()
-        return news
+            return self._notes.take()
 
     # On the file's thread
 
@@ -83,17 +74,12 @@ class NewsBox:
         return self._waiting is not None or time.monotonic() < self._wanted_until
 
     def note(self, *, ready: bool = False, events: bool = False, ids: Iterable[str] | None = ()) -> None:
-        """Something may have changed; see `News`. Ids that nobody watches are left out."""
+        """Something may have changed; see `News`. Ids that are not watched are left out."""
         touched = None if ids is None else [id_ for id_ in ids if id_ in self.watched]
         if not (ready or events or touched is None or touched):
             return
         with self._lock:
-            self._ready |= ready
-            self._events |= events
-            if touched is None:
-                self._ids = None
-            elif self._ids is not None:
-                self._ids.update(touched)
+            self._notes.add(ready=ready, events=events, ids=touched)
             waiting, self._waiting = self._waiting, None
         if waiting is not None:
             with suppress(trio.RunFinishedError):

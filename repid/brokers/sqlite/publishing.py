@@ -9,10 +9,13 @@ from ...delivery import Failure
 from ...delivery.shelf import after_publishing, after_reviving
 from ...envelope import TOPIC, Envelope, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
+from ...ports import BrowsedMessage
+from ..shared.packing import pack
 from . import results
+from .bounding import Admission
 from .clock import micros
 from .directory import Channel
-from .rows import BODY, PLAIN, PLAIN_COLUMNS, Body, Key, lane_topic, to_envelope, to_id, to_options
+from .rows import BODY, BODY_COLUMNS, PLAIN, PLAIN_COLUMNS, Body, Key, lane_topic, to_envelope, to_id, to_options
 from .store import Store
 from .unreadable import read_or, to_unreadable
 
@@ -27,46 +30,67 @@ def _insert(columns: str, rows: int) -> str:
 
 _COLUMNS = {
     columns.count(",") + 1: (_insert(columns, 1), _insert(columns, _FEW))
-    for columns in (f"seq, lane, rank, {PLAIN}", f"seq, lane, rank, due, expires_at, {BODY}")
+    for columns in (f"seq, lane, enqueued_at, rank, {PLAIN}", f"seq, lane, enqueued_at, rank, due, expires_at, {BODY}")
 }
 """By the length of a row: the statements for one of them and for a few."""
 
 _MAKE_READY = """
 INSERT INTO ready SELECT lane, rank, seq FROM message WHERE seq BETWEEN ? AND ? AND due IS NULL
 """
+_MAKE_ONE_READY = "INSERT INTO ready (lane, rank, seq) VALUES (?, ?, ?)"
+"""For a single message, without a look at its row."""
+
 _MAKE_SCHEDULED = """
 INSERT INTO scheduled SELECT due, seq, lane FROM message WHERE seq BETWEEN ? AND ? AND due IS NOT NULL
 """
 _REVIVE = f"""
-INSERT INTO message (seq, lane, rank, expires_at, {BODY})
-SELECT ?, ?, ?, ?, {BODY} FROM dead WHERE key = ?
+INSERT INTO message (seq, lane, enqueued_at, rank, expires_at, {BODY})
+SELECT ?, ?, ?, ?, ?, {BODY} FROM dead WHERE key = ?
 """  # noqa: S608
 
-PLAIN_ROW = 3 + PLAIN_COLUMNS
+_STORE_DEAD = f"""
+INSERT INTO dead (queue, lane, {BODY}, attempt, lost, reason, failure, died_at, enqueued_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""  # noqa: S608
+
+PLAIN_ROW = 4 + PLAIN_COLUMNS
 """Columns of a row that has neither due time nor expiry nor anything else but `PLAIN`."""
 
 Row = tuple[object, ...]
 
 
-def publish(store: Store, envelopes: Sequence[Envelope], bodies: Sequence[Body]) -> list[BrokerRefused | None]:
-    """Publish all; for each None, or why it was refused. `bodies` are those of the envelopes."""
+def publish(
+    store: Store, envelopes: Sequence[Envelope], bodies: Sequence[Body], *, is_admitted: bool = False
+) -> list[BrokerRefused | None]:
+    """Publish all; for each None, or why it was refused. `bodies` are those of the envelopes.
+
+    `is_admitted`: also where a queue is full.
+    """
     outcomes: list[BrokerRefused | None] = [None] * len(envelopes)
     if not envelopes:
         return outcomes
     first = store.reserve(len(envelopes))
-    rows = _to_rows(store, first, envelopes, bodies, outcomes)
+    admission = Admission(store) if store.directory.has_bounds else None
+    rows = _to_rows(store, first, envelopes, bodies, outcomes, None if is_admitted else admission)
     if not rows:
         return outcomes
     last = first + len(envelopes) - 1
-    if _write(store, rows) != len(rows):
+    written = _write(store, rows)
+    if written != len(rows):
         _note_duplicates(store, first, last, envelopes, outcomes)
     results.forget_old(store.connection, first, last)
-    if store.execute(_MAKE_READY, (first, last)).rowcount:
+    if written == 1 == len(rows) and len(rows[0]) == PLAIN_ROW:
+        seq, lane, _, rank = rows[0][:4]
+        store.execute(_MAKE_ONE_READY, (lane, rank, seq))
         store.note_arrival()
-    events = [moment for row in rows if len(row) > PLAIN_ROW for moment in row[3:5] if isinstance(moment, int)]
+    elif store.execute(_MAKE_READY, (first, last)).rowcount:
+        store.note_arrival()
+    events = [moment for row in rows if len(row) > PLAIN_ROW for moment in row[4:6] if isinstance(moment, int)]
     if events:
         store.execute(_MAKE_SCHEDULED, (first, last))
         store.next_event = min(store.next_event, *events)
+    if admission is not None:
+        admission.finish(envelopes, is_admitted=is_admitted)
     return outcomes
 
 
@@ -76,9 +100,11 @@ def _to_rows(
     envelopes: Sequence[Envelope],
     bodies: Sequence[Body],
     outcomes: list[BrokerRefused | None],
+    admission: Admission | None,
 ) -> list[Row]:
     rows: list[Row] = []
-    rank = store.now + micros(PrioritiesT.MEDIUM)
+    now = store.now
+    rank = now + micros(PrioritiesT.MEDIUM)
     lanes: dict[tuple[str, str | None], int] = {}
     seq = first - 1
     for envelope, body in zip(envelopes, bodies, strict=True):
@@ -92,10 +118,13 @@ def _to_rows(
                 outcomes[seq - first] = QueueNotDeclared(envelope.queue)
                 continue
             lane = lanes[place] = store.directory.lane(channel, lane_topic(envelope))
+        if admission is not None and (full := admission.refuse_one(envelope)) is not None:
+            outcomes[seq - first] = full
+            continue
         if len(body) == PLAIN_COLUMNS:
-            rows.append((seq, lane, rank, *body))
+            rows.append((seq, lane, now, rank, *body))
         else:
-            rows.append((seq, lane, *_plan(store, envelope), *body))
+            rows.append((seq, lane, now, *_plan(store, envelope), *body))
     return rows
 
 
@@ -134,9 +163,29 @@ def _note_duplicates(
 def publish_declaring(
     store: Store, envelopes: Sequence[Envelope], bodies: Sequence[Body]
 ) -> list[BrokerRefused | None]:
-    """Publish, declaring the queues that do not exist."""
+    """Publish, declaring the queues that do not exist, whether there is room or not."""
     store.directory.declare(envelope.queue for envelope in envelopes)
-    return publish(store, envelopes, bodies)
+    return publish(store, envelopes, bodies, is_admitted=True)
+
+
+def store_dead(store: Store, messages: Sequence[BrowsedMessage], bodies: Sequence[Body]) -> None:
+    """Keep these as dead letters, but for those that are kept already."""
+    for message, body in zip(messages, bodies, strict=True):
+        envelope = message.envelope
+        channel = store.directory.channel(envelope.queue)
+        lane = store.directory.lane(channel, lane_topic(envelope))
+        enqueued_at, died_at = (
+            micros(message.seen_at if moment is None else moment) for moment in (message.enqueued_at, message.died_at)
+        )
+        columns: list[object] = [*body, *[None] * (BODY_COLUMNS - len(body))]
+        if (
+            store.execute("SELECT 1 FROM dead WHERE id = ? AND died_at = ?", (columns[0], died_at)).fetchone()
+            is not None
+        ):
+            continue
+        failure = None if message.failure is None else pack(message.failure)
+        state = message.attempt, message.lost, message.reason or "failed", failure, died_at, enqueued_at
+        store.execute(_STORE_DEAD, (channel.id, lane, *columns, *state))
 
 
 REVIVED_AT_ONCE = 300
@@ -151,8 +200,6 @@ def revive(store: Store, queue: str, keys: Iterable[int]) -> list[BrokerRefused 
 
 def _find_dead(store: Store, channel: Channel, key: int) -> tuple[Key, int, bytes | None] | None:
     """Id, lane and rare parts of a dead message; None: there is none. Raises where it cannot be read."""
-    if not -(2**63) <= key < 2**63:
-        return None
     sql = f"SELECT lane, {BODY} FROM dead WHERE key = ? AND queue = ?"  # noqa: S608
     row = store.execute(sql, (key, channel.id)).fetchone()
     if row is None:
@@ -174,7 +221,7 @@ def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
         return DuplicateId(to_id(id_), channel.name)
     stored = after_reviving(to_options(extra), store.now, micros).stored
     seq = store.reserve(1)
-    store.execute(_REVIVE, (seq, lane, stored.rank, stored.expires_at, key))
+    store.execute(_REVIVE, (seq, lane, store.now, stored.rank, stored.expires_at, key))
     store.execute("DELETE FROM dead WHERE key = ?", (key,))
     results.forget_old(store.connection, seq, seq)
     store.make_ready(seq, lane, stored.rank)

@@ -38,6 +38,7 @@ from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken, current_task, re
 
 from ...envelope import Envelope
 from ...errors import RepidError
+from .file_events import FileEvents
 from .publishing import publish
 from .rows import Body
 from .store import Store
@@ -47,7 +48,7 @@ Touched: TypeAlias = Callable[[Any], Iterable[str] | None]
 
 
 def touches_nothing(_: object) -> Iterable[str]:
-    """The request changes no message that anybody could watch."""
+    """The request changes no message that can be watched."""
     return ()
 
 
@@ -62,6 +63,10 @@ class State(enum.Enum):
     TAKEN = enum.auto()
     ANSWERED = enum.auto()
     WITHDRAWN = enum.auto()
+
+
+WAITING, TAKEN, ANSWERED, WITHDRAWN = State.WAITING, State.TAKEN, State.ANSWERED, State.WITHDRAWN
+"""For the hot path: CPython 3.11 takes 70 ns to find a member in its enumeration, and 2 to find a name of a module."""
 
 
 class Request:
@@ -95,7 +100,7 @@ class Request:
         self.peek = peek
         self.touched = touched
         self.in_memory = in_memory
-        self.state = State.WAITING
+        self.state = WAITING
         self.result: Any = None
         self.error: BaseException | None = None
         self.task: Task | None = None
@@ -140,6 +145,7 @@ class WakeUp:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        self._events: FileEvents | None = None  # what the thread waits for as well, while it does
 
     def signal(self) -> None:
         """Wake the thread; if it is not asleep, its next wait ends at once."""
@@ -147,10 +153,27 @@ class WakeUp:
             self._lock.release()
         except RuntimeError:  # it was signalled already
             return
+        events = self._events
+        if events is not None:
+            events.interrupt()
 
     def wait(self, timeout: float) -> bool:
         """Wait for a signal, at most `timeout` seconds. Returns whether there was one."""
         return self._lock.acquire(timeout=timeout)
+
+    def wait_with(self, events: FileEvents, timeout: float) -> bool:
+        """Wait for a signal, an event of the file, or `timeout` seconds. Returns whether there was a signal.
+
+        Who signals releases the lock first, and this looks at the lock last: no signal can come between unnoticed.
+        """
+        self._events = events
+        try:
+            if not self.wait(0):
+                events.wait(timeout)
+                return self.wait(0)
+        finally:
+            self._events = None
+        return True
 
 
 class RequestQueue:
@@ -177,14 +200,14 @@ class RequestQueue:
 
         def abort(raise_cancel: RaiseCancelT) -> Abort:
             with self._lock:
-                if request.state is State.WAITING:
-                    request.state = State.WITHDRAWN
+                if request.state is WAITING:
+                    request.state = WITHDRAWN
                     return Abort.SUCCEEDED
                 request.raise_cancel = raise_cancel
                 return Abort.FAILED
 
         await wait_task_rescheduled(abort)
-        if request.state is State.WITHDRAWN:
+        if request.state is WITHDRAWN:
             assert request.raise_cancel is not None
             request.raise_cancel()
         if request.error is not None:
@@ -201,21 +224,30 @@ class RequestQueue:
 
     def look(self) -> Waiting:
         """What waits."""
+        anything = urgent = durable = False
         with self._lock:
-            waiting = [request for request in self._waiting if request.state is State.WAITING]
-            urgent = [request for request in waiting if request.urgent]
-            return Waiting(bool(waiting), bool(urgent), any(request.durable for request in urgent))
+            for request in self._waiting:
+                if request.state is WAITING:
+                    anything = True
+                    if request.urgent:
+                        urgent = True
+                        durable = durable or request.durable
+        return Waiting(anything, urgent, durable)
 
     def take(self, wanted: Callable[[Request], bool]) -> list[Request]:
         """Take the waiting requests that are wanted. The choice is made here: others may have come since `look`."""
+        taken: list[Request] = []
+        left: list[Request] = []
         with self._lock:
-            chosen = [request for request in self._waiting if wanted(request)]
-            self._waiting = [request for request in self._waiting if not wanted(request)]
-            taken = [request for request in chosen if request.state is State.WAITING]
-            for request in taken:
-                request.state = State.TAKEN
-                self._taken[request] = None
-            return taken
+            for request in self._waiting:
+                if not wanted(request):
+                    left.append(request)
+                elif request.state is WAITING:
+                    request.state = TAKEN
+                    self._taken[request] = None
+                    taken.append(request)
+            self._waiting = left
+        return taken
 
     def put_back(self, requests: Iterable[Request]) -> None:
         """Make taken requests wait again, as urgent ones. Those whose callers were cancelled are withdrawn."""
@@ -225,10 +257,10 @@ class RequestQueue:
                 self._taken.pop(request, None)
                 request.urgent = True
                 if request.raise_cancel is None:
-                    request.state = State.WAITING
+                    request.state = WAITING
                     self._waiting.append(request)
                 else:
-                    request.state = State.WITHDRAWN
+                    request.state = WITHDRAWN
                     cancelled.append(request)
         self._wake(cancelled)
 
@@ -239,7 +271,7 @@ class RequestQueue:
             for request, result, error in answers:
                 self._taken.pop(request, None)
                 request.result, request.error = result, error
-                request.state = State.ANSWERED
+                request.state = ANSWERED
                 requests.append(request)
         self._wake(requests)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from ...delivery import NewResult, StoredResult
 from ...delivery.shelf import End, result_of_end
+from ..shared.packing import pack, to_failure
 from .clock import MICRO, micros
-from .rows import LISTED, Key, pack, to_failure, to_id, to_key, to_list, to_options
+from .rows import LISTED, Key, to_id, to_key, to_list, to_options
 from .unreadable import fetch_all, read_or
 
 _STORE = """

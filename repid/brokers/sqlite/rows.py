@@ -1,7 +1,7 @@
 """Envelope ↔ row. What most messages do not have is NULL, which costs a byte.
 
-An id of 32 hexadecimal digits is kept as its 16 bytes, any other as text. The topic is in the lane, a well-known
-content type is a number, other headers are MessagePack, and so is what is rare (`Extra`).
+An id of 32 hexadecimal digits is kept as its 16 bytes, any other id as text. The topic is in the lane, a well-known
+content type is a number; other headers and the rare parts (`Extra`) are MessagePack.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ...codec import JSON, MESSAGE_PACK
-from ...delivery import Failure
 from ...envelope import NO_OPTIONS, TOPIC, Envelope, Options
 from ...errors import ConfigurationError
+from ..shared.packing import pack
 
 Key: TypeAlias = bytes | str
 """An id as it is stored."""
@@ -25,11 +25,11 @@ Body: TypeAlias = tuple[object, ...]
 PLAIN = "id, payload, content_type"
 BODY = f"{PLAIN}, headers, extra, result_id"
 PLAIN_COLUMNS = 3
+BODY_COLUMNS = 6
 
 _CODES: dict[str | None, int | str | None] = {None: None, JSON: 1, MESSAGE_PACK: 2}
 _CONTENT_TYPES: dict[Any, Any] = {code: name for name, code in _CODES.items()}
 
-pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 unpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
 
 
@@ -41,20 +41,10 @@ class Extra(msgspec.Struct, array_like=True, frozen=True, gc=False):
     parameters: dict[str, Any] | None = None
 
 
-class Trail(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What is known of a suspect: since when it is one, and who leased it last, when. Times are the file's."""
-
-    since: int
-    worker: str = "a worker"
-    leased_at: int = 0
-
-
-_unpack_trail = msgspec.msgpack.Decoder(Trail).decode
 _unpack_extra = msgspec.msgpack.Decoder(Extra).decode
-_unpack_failure = msgspec.msgpack.Decoder(Failure).decode
 
 LISTED = "(SELECT value FROM json_each(?))"
-"""In a statement: many numbers as one argument, which `to_list` makes of them."""
+"""In a statement: many numbers as one argument; `to_list` makes it."""
 
 
 def to_list(numbers: Sequence[int]) -> str:
@@ -119,7 +109,7 @@ def _to_body(envelope: Envelope) -> Body:
 
 
 def to_envelope(queue: str, topic: str | None, body: Sequence[Any]) -> Envelope:
-    """The envelope of a row. Raises whatever comes of a row that was not written by `to_bodies`."""
+    """The envelope of a row. Raises an error of any type if `to_bodies` has not written the row."""
     key, payload, content_type, packed, extra, _ = body
     if type(payload) is not bytes:
         raise TypeError(f"its payload is of the type {type(payload).__name__}, not bytes")
@@ -143,26 +133,6 @@ def to_options(extra: bytes | None) -> Options:
         return _unpack_extra(extra).options
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         return NO_OPTIONS
-
-
-def to_trail(packed: bytes | None) -> Trail | None:
-    """The trail that `pack` made bytes of; None where it cannot be read."""
-    if packed is None:
-        return None
-    try:
-        return _unpack_trail(packed)
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        return None
-
-
-def to_failure(packed: bytes | None) -> Failure | None:
-    """The failure that `pack` made bytes of; one that says so where it cannot be read."""
-    if packed is None:
-        return None
-    try:
-        return _unpack_failure(packed)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        return Failure("UnreadableRow", f"the stored failure cannot be read: {error}")
 
 
 def lane_topic(envelope: Envelope) -> str | None:

@@ -90,11 +90,23 @@ def _read(store: Store, name: str, *row: Any) -> StoredSchedule | None:
 def due(store: Store, limit: int) -> DueSchedules:
     """What is due, those whose interval is too far away last, and when the next one is."""
     now = store.now / MICRO
-    rows = fetch_all(store.connection, DUE, (now, limit))
-    rows += fetch_all(store.connection, AHEAD, (now + CLOCK_SLACK, now, limit - len(rows)))
+    found = _read_first(store, DUE, (now,), limit)
+    found += _read_first(store, AHEAD, (now + CLOCK_SLACK, now), limit - len(found))
     [next_at] = store.execute(NEXT, (now,)).fetchone()
     next_at = next_at if isinstance(next_at, int | float) else math.inf
-    return DueSchedules(_read_all(store, rows), next_at, now)
+    return DueSchedules(found, next_at, now)
+
+
+def _read_first(store: Store, sql: str, parameters: Sequence[float], limit: int) -> list[StoredSchedule]:
+    """The first `limit` that can be read: those that cannot be read stay due, and must not keep the others from it."""
+    asked = limit
+    while asked:
+        rows = fetch_all(store.connection, sql, (*parameters, asked))
+        found = _read_all(store, rows)
+        if len(found) >= limit or len(rows) < asked:
+            return found[:limit]
+        asked *= 2
+    return []
 
 
 def _stored(
@@ -129,6 +141,7 @@ def tick(
         return "lost"
     fires = bool(envelopes) and not (schedule.overlap == "skip" and _is_live(store, last_id))
     if fires:
+        store.waiting.clear()  # ticks are not counted
         fires = publish_declaring(store, envelopes, bodies) == [None]
     if fires:
         sql = "UPDATE schedule SET next_at = ?, fired = fired + 1, last_id = ? WHERE name = ?"

@@ -6,6 +6,9 @@ the claiming order itself: lane, rank, seq. A lane is one topic of one queue. `l
 had, modulo 4096; with the seq, which is never used twice, it makes the fencing token. Times are in microseconds;
 `until` is on the boot clock of `boot`, all others on the wall clock. Messages that must be leased alone are in lanes of
 their own (`lane.suspects`), and `trail` holds what is known of who lost them.
+`queue.bounds` is packed, and `dropped` counts what it has dropped because it was full.
+`enqueued_at`, `since` and `worker` are NULL in rows that an older repid wrote; `died_at` is then when the file was
+upgraded.
 """
 
 from __future__ import annotations
@@ -104,10 +107,44 @@ DROP INDEX message_expiry;
 CREATE INDEX message_expiry ON message (expires_at) WHERE expires_at > 0;
 """
 
+_TIMES = """
+ALTER TABLE message ADD COLUMN enqueued_at INTEGER;
+ALTER TABLE lease ADD COLUMN since INTEGER;
+ALTER TABLE lease ADD COLUMN worker TEXT;
+ALTER TABLE dead ADD COLUMN enqueued_at INTEGER;
+UPDATE lease SET cancelling = 1 WHERE cancelling > 1;
+"""
+
+
+_BOUNDS = """
+ALTER TABLE queue ADD COLUMN bounds BLOB;
+ALTER TABLE queue ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+"""
+
+
+def _date_deaths(connection: sqlite3.Connection) -> None:
+    """Give dead letters the time of their death. For those in the file it is not known: their ttl counts from now.
+
+    A default is no change of any row, so this takes no longer for a million of them.
+    """
+    now = time.time_ns() // 1000
+    connection.execute(f"ALTER TABLE dead ADD COLUMN died_at INTEGER NOT NULL DEFAULT {now}")
+    connection.execute("CREATE INDEX dead_death ON dead (died_at)")
+
+
 Migration: TypeAlias = str | Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[Migration, ...] = (_FIRST, _SCHEDULES, rename_schedules, _SUSPECTS, _EXPIRY)
-"""The n-th script or function turns a file of version n - 1 into one of version n. What was released is never changed."""
+MIGRATIONS: tuple[Migration, ...] = (
+    _FIRST,
+    _SCHEDULES,
+    rename_schedules,
+    _SUSPECTS,
+    _EXPIRY,
+    _TIMES,
+    _date_deaths,
+    _BOUNDS,
+)
+"""The n-th script or function makes version n of a file of version n - 1. What was released is never changed."""
 
 
 class Opening(NamedTuple):
@@ -162,13 +199,21 @@ def check_place(path: str) -> None:
         raise ConfigurationError(
             f"this Python has SQLite {sqlite3.sqlite_version}; SQLiteServer needs {needed} or newer"
         )
-    place = Path(path)
+    try:
+        _check_folder_and_file(path, Path(path))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be the path of a file here: {error.strerror}") from error
+
+
+def _check_folder_and_file(path: str, place: Path) -> None:
     if place.is_dir():
         raise ConfigurationError(
             f"{path} is a folder: give SQLiteServer the path of a file, such as {place / 'repid.db'}"
         )
     if not place.parent.is_dir():
         raise ConfigurationError(f"the folder of {path} does not exist: make {place.parent} first")
+    if place.exists() and not place.is_file():
+        raise ConfigurationError(f"{path} is a device, pipe or socket: give SQLiteServer the path of a file")
     for found, what in ((place, "file"), (place.parent, "folder")):
         if found.exists() and not os.access(found, os.W_OK):
             raise ConfigurationError(
@@ -185,7 +230,7 @@ def _set_up_patiently(connection: sqlite3.Connection, how: Opening, give_up_at: 
         except sqlite3.OperationalError as error:
             if not is_busy(error) or time.monotonic() > min(deadline, give_up_at()):
                 raise
-        time.sleep(random.uniform(0.001, 0.01))  # noqa: S311 - so that they do not meet again
+        time.sleep(random.uniform(0.001, 0.01))  # noqa: S311  so that they do not meet again
 
 
 def _set_up(connection: sqlite3.Connection, path: str, synchronous: str) -> None:

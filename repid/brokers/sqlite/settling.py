@@ -8,6 +8,7 @@ from ...delivery import Ack, Settlement
 from ...delivery.shelf import after_verdict
 from ...ports import REFUSED, SETTLED, Verdict
 from . import results
+from .bounding import refuse_outbox
 from .claiming import are_valid
 from .clock import micros
 from .publishing import publish_declaring
@@ -42,8 +43,14 @@ def _are_plain(settlements: Sequence[Settlement]) -> bool:
 
 
 def _settle(store: Store, settlement: Settlement, bodies: Sequence[Body]) -> Verdict:
-    leased = take_lease(store, *split(settlement.delivery.token))
+    token = settlement.delivery.token
+    if settlement.outbox and store.directory.has_bounds:
+        full = refuse_outbox(store, settlement.outbox)
+        if full is not None and are_valid(store, [token], to_list([token])):
+            return Verdict("full", full=full)
+    leased = take_lease(store, *split(token))
     if leased is None:
+        store.waiting.clear()  # its outbox is counted, and does not come in
         return REFUSED
     survived = settlement.survived
     shelve(store, leased, after_verdict(leased.stored, settlement.disposition, store.now, micros, survived=survived))
@@ -53,4 +60,7 @@ def _settle(store: Store, settlement: Settlement, bodies: Sequence[Body]) -> Ver
     if settlement.outbox:
         outcomes = publish_declaring(store, settlement.outbox, bodies)
         dropped = sum(outcome is not None for outcome in outcomes)
+        if dropped:
+            store.waiting.clear()  # all of them were counted
+    store.now += 1  # what the next one puts back or sends has a later rank: where ranks are equal the seq would decide
     return Verdict("settled", dropped) if dropped else SETTLED

@@ -10,11 +10,15 @@ from typing import NamedTuple
 
 from ...delivery import is_suspect
 from ...delivery.shelf import Shelved, Stored, offset_of
+from ..shared.packing import Trail, pack
 from .clock import micros
-from .rows import Trail, pack, to_options
+from .rows import to_options
 from .store import Store
 
-_FIND = "SELECT lane, cancelling FROM lease WHERE seq = ? AND n = ?"
+_FIND = """
+SELECT lease.lane, message.lane, cancelling FROM lease JOIN message ON message.seq = lease.seq
+WHERE lease.seq = ? AND n = ?
+"""
 _READ = """
 SELECT rank, CAST(attempt AS INTEGER), CAST(lost AS INTEGER), CAST(expires_at AS INTEGER), CAST(unrouted_at AS INTEGER),
     CAST(extra AS BLOB), trail
@@ -26,7 +30,8 @@ UPDATE message SET lane = ?, rank = ?, attempt = ?, lost = ?, expires_at = ?, un
 WHERE seq = ?
 """
 _END_LEASE = """
-UPDATE message SET leases = leases + 1, progress = (SELECT progress FROM lease WHERE lease.seq = message.seq) WHERE seq = ?
+UPDATE message SET leases = leases + 1, progress = (SELECT progress FROM lease WHERE lease.seq = message.seq)
+WHERE seq = ?
 """
 
 
@@ -45,12 +50,15 @@ def take_lease(store: Store, seq: int, n: int) -> Leased | None:
     The message is in no place then: `shelve` puts it into one.
     """
     lease = store.execute(_FIND, (seq, n)).fetchone()
-    found = None if lease is None else read(store, seq, is_cancelled=bool(lease[1]))
-    if lease is None or found is None:
+    if lease is None:
+        return None
+    lane, its_own, cancelling = lease
+    found = read(store, seq, is_cancelled=bool(cancelling))
+    if found is None:
         return None
     store.execute(_END_LEASE, (seq,))
     store.execute("DELETE FROM lease WHERE seq = ?", (seq,))
-    return Leased(seq, lease[0], *found)
+    return Leased(seq, lane if lane in store.directory.lanes else its_own, *found)
 
 
 def read(store: Store, seq: int, *, is_cancelled: bool) -> tuple[Stored[int], bytes | None] | None:

@@ -1,10 +1,12 @@
 """The state of one file as one thread works on it: what every operation shares.
 
-Rules. An operation runs inside a transaction that somebody else began and will commit, maybe together with others. It
-raises what repid raises only before it has changed anything. After the commit `committed` is called, and after a
-rollback `forget`: then what was remembered of the file may not be so, and nothing of it is used before `look` has read
-it anew. What an earlier transaction committed stays: consumers opened by it are open. Numbers that were taken for
-messages are never taken again, although the file offers them again after a rollback.
+Rules. An operation runs inside a transaction that its caller began and will commit, maybe together with other
+operations. It raises errors of repid only before it has changed anything. After the commit `committed` is called, and
+after a rollback
+`forget`: then what is remembered of the file may be wrong, and none of it is used before `look` has read it anew. What
+an
+earlier transaction committed stays: consumers opened by it are open. Numbers that were taken for messages are never
+taken again, although the file offers them again after a rollback.
 """
 
 from __future__ import annotations
@@ -15,20 +17,22 @@ from typing import Any
 
 from ...delivery.shelf import EXPIRED, End
 from ...ports import Topics, UnderWay
+from ..shared.dropping import DropLog
+from ..shared.packing import pack
 from .clock import MICRO, Clock
 from .directory import VERSION, Directory
 from .heads import Heads
 from .results import conclude
-from .rows import LISTED, pack, to_list
+from .rows import LISTED, to_list
 
 LEASES_TOLD_APART = 4096
 """A token is `seq * 4096 + n`, n being the number of the message's lease modulo 4096."""
 
 CONSUMER_TIME = 30 * MICRO
-"""A consumer nobody has heard of for so long is believed dead: what only it takes may go to others."""
+"""A consumer that was silent for this long counts as dead: messages that only it takes may go to others."""
 
 BEATS = 4
-"""So often our consumers are heard of in that time, and in each lease."""
+"""How often our consumers renew their entry in that time, and in each lease."""
 
 _NOBODY: Mapping[str, UnderWay] = {}
 
@@ -62,11 +66,17 @@ _TAKE_OUT_ALL = (
     f"DELETE FROM scheduled WHERE (due, seq) IN (SELECT due, seq FROM message WHERE seq IN {LISTED})",  # noqa: S608
     f"DELETE FROM ready WHERE (lane, rank, seq) IN (SELECT lane, rank, seq FROM message WHERE seq IN {LISTED})",  # noqa: S608
 )
+_STRIKE_OUT_ALL = (
+    f"DELETE FROM scheduled WHERE seq IN {LISTED}",  # noqa: S608
+    f"DELETE FROM ready WHERE seq IN {LISTED}",  # noqa: S608
+)
+"""These read the whole table."""
+
 _BURY = """
 INSERT INTO dead (queue, lane, id, payload, content_type, headers, extra, result_id, attempt, lost, reason, failure,
-    progress)
+    died_at, enqueued_at, progress)
 SELECT lane.queue, lane, message.id, payload, content_type, headers, extra, result_id, attempt, lost, ?,
-    ?, progress
+    ?, ?, enqueued_at, progress
 FROM message JOIN lane ON lane.id = message.lane WHERE seq"""
 _BURY_ONE = f"{_BURY} = ?"
 _BURY_ALL = f"{_BURY} IN {LISTED} ORDER BY expires_at, seq"
@@ -77,8 +87,9 @@ class Store:
 
     `now` and `boot_now` are those of the present transaction, in microseconds. Since `begin_noting`, `arrived` says
     whether anything became ready, `has_moved` whether time moved any message, `has_requests` whether a cancellation was
-    requested. `next_event`: when the next message falls due or expires. `consumers`: ours, with what they take, and
-    `beat_due`: when they have to be heard of again, on the boot clock.
+    requested. `waiting`: of bounded queues, by their ids, how many messages wait and with how many bytes, as far as
+    that was counted in the present transaction. `next_event`: when the next message falls due or expires. `consumers`:
+    ours, with what they take, and `beat_due`: when they have to be heard of again, on the boot clock.
     """
 
     def __init__(
@@ -107,6 +118,8 @@ class Store:
         self.boot = 0
         self.next_event: float = _NEVER
         self.arrived = self.has_moved = self.has_requests = False
+        self.waiting: dict[int, tuple[int, int]] = {}
+        self.drop_log: DropLog = DropLog() if earlier is None else earlier.drop_log
         self.consumers: dict[int, bytes] = {} if earlier is None else earlier.consumers
         self.leaving: set[int] = set() if earlier is None else earlier.leaving  # closed, and they stand in the file yet
         self.beat_due = self.clock.boot() if self.has_consumers else _NEVER
@@ -122,6 +135,7 @@ class Store:
     def begin_noting(self) -> int:
         """Note from now on what changes for those who wait. Returns the version of the directory."""
         self.arrived = self.has_moved = self.has_requests = False
+        self.waiting = {}
         return self.directory.version
 
     def look(self) -> None:
@@ -129,8 +143,10 @@ class Store:
         self.now = self.clock.wall()
         self.boot_now = self.clock.boot()
         *version, due, expiry = self.execute(_LOOK).fetchone()
-        moments = [moment for moment in (due, expiry) if isinstance(moment, int | float)]
-        self.next_event = min(moments, default=_NEVER)
+        self.next_event = _NEVER
+        if due is not None or expiry is not None:
+            moments = [moment for moment in (due, expiry) if isinstance(moment, int | float)]
+            self.next_event = min(moments, default=_NEVER)
         self.directory.refresh(*version)
         if self._boot_id != self.clock.boot_id:
             self._find_boot()
@@ -162,7 +178,7 @@ class Store:
             self._struck_off.clear()
 
     def forget(self) -> None:
-        """The transaction was rolled back."""
+        """Forget what is remembered of the file: the transaction was rolled back."""
         self.directory.forget()
         self.heads.forget()
         self._free = range(0)
@@ -174,9 +190,9 @@ class Store:
 
     # Consumers
 
-    def open(self, queues: Mapping[str, Topics]) -> int:
-        """Enter a consumer; its id. Raises `QueueNotDeclared`."""
-        id_, takes = self.directory.open(queues, self.boot, self.boot_now + CONSUMER_TIME)
+    def open(self, queues: Mapping[str, Topics], known: int | None = None) -> int:
+        """Enter a consumer; its id, which is the one it is known by if it has one. Raises `QueueNotDeclared`."""
+        id_, takes = self.directory.open(queues, self.boot, self.boot_now + CONSUMER_TIME, known)
         self._opening[id_] = takes
         self.beat_due = min(self.beat_due, self.boot_now + self._beat_time)
         return id_
@@ -200,7 +216,7 @@ class Store:
         return bool(self.consumers or self.leaving)
 
     def _beat(self) -> None:
-        """Tell the others which of our consumers are there."""
+        """Tell the other processes which of our consumers are present."""
         if self.leaving:
             self.directory.close(self.leaving)
             self._struck_off = set(self.leaving)
@@ -210,7 +226,7 @@ class Store:
         self.beat_due = self.boot_now + self._beat_time if self.consumers else _NEVER
 
     def _extend_what_is_under_way(self) -> None:
-        """The event loop of a worker may be blocked: then nobody else extends the leases under which it works."""
+        """Extend the leases of running work: while the event loop of a worker is blocked, nothing else does."""
         for under_way in list(self._vouchers.values()):
             self.each(
                 "UPDATE lease SET until = max(until, ?) WHERE seq = ? AND n = ? AND boot = ?",
@@ -246,14 +262,14 @@ class Store:
             self.execute(_EXPIRED_ON_LEASE, (to_list(leased),))
         if waiting:
             self._take_out_all(waiting)
-            self.execute(_BURY_ALL, (EXPIRED.reason, None, to_list(waiting)))
+            self.execute(_BURY_ALL, (EXPIRED.reason, None, self.now, to_list(waiting)))
             conclude(self.connection, self.now, waiting, EXPIRED)
             self.remove_all(waiting)
 
     # Messages
 
     def note_arrival(self) -> None:
-        """Something has become ready."""
+        """Note that a message has become ready."""
         self.arrived = True
         self.heads.forget()
 
@@ -271,16 +287,19 @@ class Store:
 
     def schedule(self, seq: int, lane: int, due: int) -> None:
         """Make a message ready at that time; it is in no other place now."""
+        self.waiting.clear()
         self.execute("INSERT INTO scheduled (due, seq, lane) VALUES (?, ?, ?)", (due, seq, lane))
         self.next_event = min(self.next_event, due)
 
     def make_ready(self, seq: int, lane: int, rank: int) -> None:
         """Make a message ready; it is in no other place now."""
+        self.waiting.clear()
         self.execute("INSERT INTO ready (lane, rank, seq) VALUES (?, ?, ?)", (lane, rank, seq))
         self.note_arrival()
 
     def take_out(self, seq: int) -> None:
         """Take a message out of `ready` or `scheduled`."""
+        self.waiting.clear()
         self.heads.forget()
         lane, rank, due = self.execute("SELECT lane, rank, due FROM message WHERE seq = ?", (seq,)).fetchone()
         if due is not None and self.execute("DELETE FROM scheduled WHERE due = ? AND seq = ?", (due, seq)).rowcount:
@@ -288,38 +307,46 @@ class Store:
         self.execute("DELETE FROM ready WHERE lane = ? AND rank = ? AND seq = ?", (lane, rank, seq))
 
     def _take_out_all(self, seqs: Sequence[int]) -> None:
+        self.waiting.clear()
         self.heads.forget()
         for take_out in _TAKE_OUT_ALL:
             self.execute(take_out, (to_list(seqs),))
 
     def remove_all(self, seqs: Sequence[int]) -> None:
-        """Forget messages that are in no place any more."""
+        """Remove messages that are in no place."""
         self.execute(_REMOVE_ALL, (to_list(seqs),))
 
     def remove_waiting(self, seqs: Sequence[int]) -> int:
-        """Forget those of these messages that are ready or scheduled; how many."""
+        """Forget those of these messages that are ready or scheduled; how many.
+
+        The others have left meanwhile; or the file is damaged, and a place has no message.
+        """
         waiting = [seq for (seq,) in self.execute(_WAITING, (to_list(seqs),))]
         self._take_out_all(waiting)
         self.remove_all(waiting)
+        if len(waiting) < len(seqs):
+            others = to_list(sorted(set(seqs).difference(waiting)))
+            for strike_out in _STRIKE_OUT_ALL:
+                self.execute(strike_out, (others,))
         return len(waiting)
 
     def remove(self, seq: int) -> None:
-        """Forget a message that is in no place any more."""
+        """Remove a message that is in no place."""
         self.execute("DELETE FROM message WHERE seq = ?", (seq,))
 
     def end(self, seq: int, end: End) -> None:
-        """Carry out the end of a message that is in no place any more."""
+        """Carry out the end of a message that is in no place."""
         conclude(self.connection, self.now, [seq], end)
         if end.reason is not None:
             failure = None if end.failure is None else pack(end.failure)
-            self.execute(_BURY_ONE, (end.reason, failure, seq))
+            self.execute(_BURY_ONE, (end.reason, failure, self.now, seq))
         self.remove(seq)
 
     def each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> int:
-        """Run one statement with each of the rows; how many rows of the file that changed."""
+        """Run one statement with each of the rows; returns how many rows of the file changed."""
         return self.connection.executemany(sql, rows).rowcount
 
 
 def split(token: int) -> tuple[int, int]:
-    """Seq and n of a token; those of no lease for a number that is no token of ours."""
+    """Seq and n of a token; for a number that is no token, those of a lease that does not exist."""
     return divmod(token, LEASES_TOLD_APART) if 0 <= token < 2**63 else (-1, -1)

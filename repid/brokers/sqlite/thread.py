@@ -29,6 +29,7 @@ from ...process import forks
 from .change_watch import CHECK, ChangeWatch
 from .clock import Clock
 from .errors import STATEMENT_FAILED, explain
+from .file_events import FileEvents, watch_file
 from .news import NewsBox
 from .requests import Request, RequestQueue, Waiting
 from .schema import Opening, open_file
@@ -43,7 +44,8 @@ _BETWEEN_BITES = 0.01
 """Seconds. Who waits for the lock looks for it every few milliseconds."""
 
 CLOSING_TIME = 2.0
-"""Seconds after which a thread that is told to end waits for no other process's lock any more, whoever waits for it."""
+"""Seconds after which a thread that is told to end stops waiting for the lock of another process, even if a task waits
+for it."""
 
 _GATHERING = 0.0005
 """Seconds. A disk takes about as long to make a transaction durable."""
@@ -109,7 +111,7 @@ class Thread:
                     pause = self._serve()
         except RepidError as error:
             reason = error
-        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+        except BaseException as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
             reason = InternalError(f"the thread of {self._path} ended: {error!r}")
             reason.__cause__ = error
         finally:
@@ -134,9 +136,14 @@ class Thread:
                 store, self._queue, self._news, self._path, self._how.synchronous, lambda: self._give_up_at
             )
             self._identity = identify(self._path)
-            if not self._work(store, transactions):
-                return 0.0
+            with watch_file(f"{os.path.realpath(self._path)}-wal") as events:
+                if not self._work(store, transactions, events):
+                    return 0.0
             self._strike_off(store, transactions)
+        except BrokerUnavailable as error:
+            log.error("%s", error)  # noqa: TRY400  the text says it all
+            self._queue.refuse_taken(error)
+            return _AFTER_FAILURE
         except Exception as error:
             log.exception("the connection to %s is given up and opened again", self._path)
             self._queue.refuse_taken(explain(error, self._path))
@@ -146,9 +153,9 @@ class Thread:
                 connection.close()
         return None
 
-    def _work(self, store: Store, transactions: Transactions) -> bool:
+    def _work(self, store: Store, transactions: Transactions, events: FileEvents | None) -> bool:
         """Work until the end, or until the process is about to fork. Returns whether it is the end."""
-        watch = ChangeWatch(store, self._clock, transactions, self._news)
+        watch = ChangeWatch(store, self._clock, transactions, self._news, events)
         queue, news = self._queue, self._news
         while not forks.is_wanted:
             waiting = queue.look()
@@ -181,7 +188,7 @@ class Thread:
         now = time.monotonic()
         if now >= self._shrink_at:
             self._shrink_at = now + CHECK
-            transactions.shrink_wal()
+            transactions.look_after_wal()
 
     def _gather(self) -> None:
         """Those who were answered together often ask together again: the disk is waited for once if they all come."""

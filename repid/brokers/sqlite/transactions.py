@@ -1,8 +1,8 @@
 """Requests in, transactions on the file, answers and news out: group commit.
 
 Theory. All requests that wait go into one transaction. If that fails it is rolled back, and each request gets a
-transaction of its own, so one request's failure never harms another one. What only looks is carried out in a read
-transaction, which keeps nobody out; while a writer waits for the lock of another process, readers are served.
+transaction of its own, so one request's failure never harms another one. Requests that only read get a read
+transaction, which blocks no other process; while a writer waits for the lock of another process, readers are served.
 
 What a rollback undoes: the file, by SQLite. In memory, the answers (`Answer`, which live in local variables here until
 the commit) and what the store remembers, which becomes valid with `Store.committed` or is dropped by `Store.forget`.
@@ -20,10 +20,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import copy
 
 from ...errors import RepidError
-from .errors import explain, is_busy, moved
+from .errors import explain, is_busy, moved, wal_removed
 from .news import NewsBox
 from .publishing import publish
 from .requests import Answer, Publication, Request, RequestQueue
@@ -61,11 +62,13 @@ class Transactions:
         self._queue = queue
         self._news = news
         self._path = path
+        self._wal = f"{os.path.realpath(path)}-wal"  # SQLite follows links before it names it
         self._execute = store.connection.execute
         self._give_up_at = give_up_at
         self._execute(f"PRAGMA busy_timeout = {_FAIR_WAIT}")
         self._synchronous = self._present = synchronous
         self._identity = identify(path)
+        self._wal_identity = identify(self._wal) if os.path.exists(self._wal) else None  # noqa: PTH110  as SQLite names it
 
     def write(self, *, durable: bool) -> bool:
         """Take all that waits, as soon as the file is ours, and carry it out in one transaction; False: it failed.
@@ -74,7 +77,7 @@ class Transactions:
         """
         try:
             self._begin(write=True, durable=durable)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+        except Exception as error:  # noqa: BLE001  whatever it is, those who wait are told
             self._read_what_waits()
             self._refuse(self._queue.take(lambda request: request.urgent), error)
             return False
@@ -93,7 +96,7 @@ class Transactions:
             self._begin(write=False)
             answers, wanting = self._look(requests)
             self._end()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001  as above
             self._roll_back()
             if is_busy(error):  # being recovered: a writer has the patience
                 self._queue.put_back(requests)
@@ -114,18 +117,31 @@ class Transactions:
         for place, request in enumerate(requests):
             try:
                 self._begin(write=True, durable=request.durable)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001  as above
                 self._refuse(requests[place:], error)
                 return
             self._finish([request], may_repeat=False)
 
-    def shrink_wal(self) -> None:
-        """Move a WAL that has grown far beyond its limit into the file, if nobody is reading in it just now."""
+    def look_after_wal(self) -> None:
+        """Move a WAL that has grown far beyond its limit into the file, if no process is reading in it.
+
+        Raises `BrokerUnavailable` if somebody has removed it: no other process sees what is written to it, and it is lost
+        when this one is killed. What it holds is moved into the file first.
+        """
         try:
-            if os.stat(f"{self._path}-wal").st_size > LARGEST_WAL:  # noqa: PTH116 - called often
+            found = os.stat(self._wal)  # noqa: PTH116  called often
+            is_ours = (found.st_dev, found.st_ino) == self._wal_identity
+            is_large = found.st_size > LARGEST_WAL
+        except FileNotFoundError:
+            is_ours, is_large = False, False
+        except OSError:
+            return
+        is_lost = not is_ours and self._wal_identity is not None and _is_still(self._path, self._identity)
+        if is_large or is_lost:
+            with suppress(sqlite3.Error):  # the next one will do it
                 self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except (OSError, sqlite3.Error):
-            return  # the next one will do it
+        if is_lost:
+            raise wal_removed(self._path)
 
     def _begin(self, *, write: bool, durable: bool = False) -> None:
         check_identity(self._path, self._identity)
@@ -142,7 +158,7 @@ class Transactions:
                     raise
             else:
                 return
-            if write:  # whoever holds the lock keeps nobody from reading
+            if write:  # a process that holds the lock does not block readers
                 self._read_what_waits()
 
     def _finish(self, requests: Sequence[Request], *, may_repeat: bool) -> bool:
@@ -154,7 +170,7 @@ class Transactions:
             store.advance()
             answers = self._run(requests)
             self._execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001  as above
             self._roll_back()
             if may_repeat and requests:
                 self.each_alone(requests)
@@ -183,7 +199,7 @@ class Transactions:
             self._store.look()
             ready, events = self._execute(_NEWS).fetchone()
             self._end()
-        except Exception:  # noqa: BLE001 - those who wait ask for themselves, and are told what is wrong
+        except Exception:  # noqa: BLE001  those who wait ask for themselves, and are told what is wrong
             self._roll_back()
             return True, True
         return bool(ready), bool(events)
@@ -206,10 +222,6 @@ class Transactions:
                     answers.append(Answer(request))
             except RepidError as error:
                 answers.append(Answer(request, error=error))
-            except Exception as error:
-                if is_busy(error) or not store.connection.in_transaction:
-                    raise
-                answers.append(Answer(request, error=self.explain(error)))
         return answers, wanting
 
     def _run(self, requests: Sequence[Request]) -> list[Answer]:
@@ -270,15 +282,18 @@ def _touched_by(answers: Iterable[Answer]) -> set[str] | None:
 
 def identify(path: str) -> tuple[int, int]:
     """What tells this file from another one at the same path."""
-    found = os.stat(path)  # noqa: PTH116 - called often
+    found = os.stat(path)  # noqa: PTH116  called often
     return found.st_dev, found.st_ino
 
 
 def check_identity(path: str, identity: tuple[int, int]) -> None:
-    """Raise `BrokerUnavailable` where the file is not there any more: writing to it would help nobody."""
+    """Raise `BrokerUnavailable` if the file does not exist any more: what was written to it would be lost."""
+    if not _is_still(path, identity):
+        raise moved(path)
+
+
+def _is_still(path: str, identity: tuple[int, int]) -> bool:
     try:
-        if identify(path) == identity:
-            return
+        return identify(path) == identity
     except OSError:
-        pass
-    raise moved(path)
+        return False

@@ -1,8 +1,8 @@
-"""Rows that cannot be read: another program, another version or a bad disk has written them.
+"""Rows that cannot be read: another program, another version or a faulty disk has written them.
 
-One such row must not keep those beside it: it is shown as far as it can be, with a failure that says what is wrong,
-and a message that nobody can run is buried when its turn comes. The fast paths read rows in bulk and know nothing of
-this; they come here when that fails, and then each row is read alone.
+One such row must not block the rows beside it. It is shown as far as it can be read, with a failure that says what is
+wrong, and a message that cannot be run becomes a dead letter when its turn comes. The fast paths read rows in bulk and
+do not look for this; if that fails, the functions here read each row alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNREADABLE = "UnreadableRow"
 
 
 def is_unreadable(error: Exception) -> bool:
-    """Whether it lies in what a row holds, and not in SQLite or in the file: text that is not UTF-8 has no error code."""
+    """Whether a row causes the error, and not SQLite or the file: text that is not UTF-8 has no error code."""
     if isinstance(error, sqlite3.OperationalError):
         return not hasattr(error, "sqlite_errorcode")
     if isinstance(error, sqlite3.Error | RepidError):
@@ -38,12 +38,12 @@ def is_unreadable(error: Exception) -> bool:
 
 
 def to_unreadable(error: Exception) -> Failure:
-    """What to tell of a row that could not be read."""
+    """The failure that describes a row that could not be read."""
     return Failure(UNREADABLE, f"what is stored of this message cannot be read: {_show(error)}")
 
 
 def read_or(read: Callable[[], T], instead: Callable[[Exception], T]) -> T:
-    """What was read, or what to give where the row cannot be read. Other errors are raised."""
+    """Return what `read` returns or, if the row cannot be read, what `instead` returns. Other errors are raised."""
     try:
         return read()
     except Exception as error:
@@ -63,7 +63,7 @@ def any_text(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def fetch_all(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """All rows of a query, whatever text is in them."""
+    """All rows of a query, also those with text that is not UTF-8."""
 
     def fetch_any(_: Exception) -> list[tuple[Any, ...]]:
         with any_text(connection):
@@ -73,7 +73,7 @@ def fetch_all(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any
 
 
 def show_envelope(queue: str, topic: str | None, body: Sequence[Any]) -> tuple[Envelope, Failure | None]:
-    """The envelope of a row; where it cannot be read, what is left of it, and why."""
+    """The envelope of a row. If it cannot be read: what is left of it, and why."""
     return read_or(
         lambda: (to_envelope(queue, topic, body), None),
         lambda error: (_salvage(queue, topic, body), to_unreadable(error)),
@@ -96,5 +96,5 @@ def _salvage(queue: str, topic: object, body: Sequence[Any]) -> Envelope:
 
 
 def _show(error: Exception) -> str:
-    """The error's text without what UTF-8 has no bytes for: it is stored."""
+    """The text of the error with escapes in place of what UTF-8 cannot write, because it is stored."""
     return str(error).encode("utf-8", "backslashreplace").decode()

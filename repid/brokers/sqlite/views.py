@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
-from ...delivery import Progress, StoredResult
+from ...delivery import StoredResult
 from ...delivery.shelf import CANCELLED
-from ...errors import ConfigurationError
-from ...ports import CATEGORIES, BrowsedMessage, Cancelled, Category, Counts, Snapshot
+from ...ports import BrowsedMessage, Cancelled, Category, Counts, Snapshot
+from ..shared.keys import Place, to_place
+from ..shared.packing import to_failure, to_progress
 from . import results
 from .claiming import LANES_AT_ONCE
 from .clock import MICRO
 from .directory import Channel
-from .rows import BODY, Key, to_failure, to_key
+from .rows import BODY, Key, to_key
 from .store import BITE, Store
 from .unreadable import fetch_all, show_envelope
 
-_unpack_progress = msgspec.msgpack.Decoder(Progress).decode
-
-_LIVE = f"message.seq, message.lane, attempt, lost, failure, {BODY}"
+_LIVE = f"message.seq, message.lane, enqueued_at, attempt, lost, failure, {BODY}"
+_LEASE = f"lease.since, lease.worker, {_LIVE}"
 _READY = f"SELECT rank, {_LIVE} FROM message WHERE seq = ?"  # noqa: S608
 _READY_AFTER = """
 SELECT * FROM (SELECT rank, seq FROM ready WHERE lane = ? AND (rank, seq) > (?, ?) ORDER BY rank, seq LIMIT ?)
@@ -34,19 +33,21 @@ WHERE (scheduled.due, scheduled.seq) > (?, ?) AND scheduled.lane IN (SELECT id F
 ORDER BY scheduled.due, scheduled.seq LIMIT ?
 """  # noqa: S608
 _LEASED = f"""
-SELECT CASE boot WHEN ? THEN until ELSE 0 END AS ending, {_LIVE} FROM lease JOIN message ON message.seq = lease.seq
+SELECT CASE boot WHEN ? THEN until ELSE 0 END AS ending, {_LEASE} FROM lease JOIN message ON message.seq = lease.seq
 WHERE (ending, lease.seq) > (?, ?) AND lease.lane IN (SELECT id FROM lane WHERE queue = ?)
 ORDER BY ending, lease.seq LIMIT ?
 """  # noqa: S608
 _DEAD = f"""
-SELECT key, lane, reason, attempt, lost, failure, {BODY} FROM dead WHERE queue = ? AND key > ? ORDER BY key LIMIT ?
+SELECT key, lane, enqueued_at, died_at, reason, attempt, lost, failure, {BODY} FROM dead
+WHERE queue = ? AND key > ? ORDER BY key LIMIT ?
 """  # noqa: S608
 _FIND_DEAD = f"""
-SELECT (SELECT name FROM queue WHERE queue.id = found.queue), key, lane, reason, attempt, lost, failure, {BODY}
+SELECT (SELECT name FROM queue WHERE queue.id = found.queue), key, lane, enqueued_at, died_at, reason, attempt, lost,
+    failure, {BODY}
 FROM dead AS found WHERE id = ? ORDER BY key
 """  # noqa: S608
 _FIND_LIVE = f"""
-SELECT lease.seq IS NOT NULL, CASE lease.boot WHEN ? THEN lease.until ELSE 0 END, scheduled.due, message.rank, {_LIVE}
+SELECT lease.seq IS NOT NULL, CASE lease.boot WHEN ? THEN lease.until ELSE 0 END, scheduled.due, message.rank, {_LEASE}
 FROM message LEFT JOIN lease ON lease.seq = message.seq
 LEFT JOIN scheduled ON scheduled.due = message.due AND scheduled.seq = message.seq WHERE message.id = ?
 """  # noqa: S608
@@ -55,8 +56,6 @@ SELECT message.attempt, message.progress, lease.seq IS NOT NULL, lease.progress,
     EXISTS (SELECT 1 FROM scheduled WHERE scheduled.due = message.due AND scheduled.seq = message.seq)
 FROM message LEFT JOIN lease ON lease.seq = message.seq WHERE message.id = ?
 """
-Place: TypeAlias = tuple[int, int]
-"""Where a message stands among those of its category: its rank or time, and its number."""
 
 _BEFORE_ALL: Place = (-(2**63), -(2**63))
 _LANES = "(SELECT id FROM lane WHERE queue = ?)"
@@ -70,7 +69,8 @@ def counts(store: Store, name: str) -> Counts:
         for table in ("ready", "scheduled", "lease")
     )
     dead = store.execute("SELECT count(*) FROM dead WHERE queue = ?", (channel.id,)).fetchone()[0]
-    return Counts(ready, scheduled, leased, dead, channel.paused)
+    dropped = store.execute("SELECT dropped FROM queue WHERE id = ?", (channel.id,)).fetchone()[0]
+    return Counts(ready, scheduled, leased, dead, channel.paused, channel.bounds, dropped)
 
 
 # Browsing
@@ -84,19 +84,17 @@ def browse(store: Store, name: str, category: Category, limit: int, after: str |
     """
     channel = store.directory.channel(name)
     limit = int(min(max(limit, 0), 2**31))
-    if category not in CATEGORIES:
-        raise ConfigurationError(f"no category {category!r}: it is one of {', '.join(CATEGORIES)}")
-    start = _BEFORE_ALL if after is None else _read_key(after)
+    start = _BEFORE_ALL if after is None else to_place(after)
     if start is None:
         return []
     if category == "ready":
         return list(_browse_ready(store, channel, start, limit))
     if category == "scheduled":
         rows = fetch_all(store.connection, _SCHEDULED, (*start, channel.id, limit))
-        return [_show(store, channel.name, category, row, _until(row[0], store.now)) for row in rows]
+        return [_show(store, channel.name, category, row, due=row[0]) for row in rows]
     if category == "leased":
         rows = fetch_all(store.connection, _LEASED, (store.boot, *start, channel.id, limit))
-        return [_show(store, channel.name, category, row, _until(row[0], store.boot_now)) for row in rows]
+        return [_show_leased(store, channel.name, row) for row in rows]
     rows = fetch_all(store.connection, _DEAD, (channel.id, start[1], limit))
     return [_show_dead(store, channel.name, row) for row in rows]
 
@@ -109,14 +107,14 @@ def find(store: Store, id_: str) -> list[BrowsedMessage]:
 
 
 def _show_live(store: Store, row: Sequence[Any]) -> BrowsedMessage:
-    is_leased, until, due, rank, *shown = row
+    is_leased, until, due, rank, since, worker, *shown = row
     lane = store.directory.lanes.get(shown[1])
     queue = "" if lane is None else lane.queue  # only a damaged row has no lane
     if is_leased:
-        return _show(store, queue, "leased", (until, *shown), _until(until, store.boot_now))
+        return _show_leased(store, queue, (until, since, worker, *shown))
     if due is not None:
-        return _show(store, queue, "scheduled", (due, *shown), _until(due, store.now))
-    return _show(store, queue, "ready", (rank, *shown), None)
+        return _show(store, queue, "scheduled", (due, *shown), due=due)
+    return _show(store, queue, "ready", (rank, *shown))
 
 
 def _browse_ready(store: Store, channel: Channel, start: Place, limit: int) -> Iterator[BrowsedMessage]:
@@ -126,28 +124,32 @@ def _browse_ready(store: Store, channel: Channel, start: Place, limit: int) -> I
         part = lanes[begin : begin + LANES_AT_ONCE]
         sql = " UNION ALL ".join([_READY_AFTER] * len(part)) + " ORDER BY rank, seq LIMIT ?"
         arguments = [value for lane in part for value in (lane, *start, limit)]
-        heads = sorted([*heads, *store.execute(sql, (*arguments, limit)).fetchall()])[:limit]
+        heads = sorted([*heads, *store.execute(sql, (*arguments, limit)).fetchall()], key=_in_order)[:limit]
     for _, seq in heads:
         for row in fetch_all(store.connection, _READY, (seq,)):
-            yield _show(store, channel.name, "ready", row, None)
+            yield _show(store, channel.name, "ready", row)
 
 
-def _read_key(key: str) -> Place | None:
-    """Where the message with this key stood: its rank or time, and its number; None for a text that is no key."""
-    number, _, place = key.partition("@")
-    try:
-        found = int(place or 0), int(number)
-    except ValueError:
-        return None
-    return found if all(-(2**63) <= part < 2**63 for part in found) else None
+def _in_order(place: Place) -> tuple[bool, Place]:
+    """As SQLite has it: behind all numbers comes what is no number, which is in no order here."""
+    rank, seq = place
+    return (False, place) if isinstance(rank, int | float) else (True, (0, seq))
 
 
-def _until(moment: object, now: int) -> float | None:
-    return (moment - now) / MICRO if isinstance(moment, int | float) else None
+def _to_time(moment: object) -> float | None:
+    """A time of the file in seconds since 1970; None if there is none, or the row is damaged."""
+    return moment / MICRO if isinstance(moment, int | float) else None
 
 
-def _show(store: Store, queue: str, category: Category, row: Sequence[Any], due_in: float | None) -> BrowsedMessage:
-    place, seq, lane, attempt, lost, failure, *body = row
+def _show_leased(store: Store, queue: str, row: Sequence[Any]) -> BrowsedMessage:
+    until, since, worker, *shown = row
+    due = store.now + until - store.boot_now if isinstance(until, int | float) else None
+    live = _show(store, queue, "leased", (until, *shown), due=due)
+    return replace(live, leased_at=_to_time(since), leased_by=worker if isinstance(worker, str) else None)
+
+
+def _show(store: Store, queue: str, category: Category, row: Sequence[Any], *, due: object = None) -> BrowsedMessage:
+    place, seq, lane, enqueued_at, attempt, lost, failure, *body = row
     envelope, unreadable = show_envelope(queue, _topic(store, lane), body)
     return BrowsedMessage(
         envelope=envelope,
@@ -155,7 +157,9 @@ def _show(store: Store, queue: str, category: Category, row: Sequence[Any], due_
         key=f"{seq}@{place}",
         attempt=attempt,
         lost=lost,
-        due_in=due_in,
+        seen_at=store.now / MICRO,
+        enqueued_at=_to_time(enqueued_at),
+        due_at=_to_time(due),
         failure=to_failure(failure) or unreadable,
     )
 
@@ -166,7 +170,7 @@ def _topic(store: Store, lane: int) -> str | None:
 
 
 def _show_dead(store: Store, queue: str, row: Sequence[Any]) -> BrowsedMessage:
-    key, lane, reason, attempt, lost, failure, *body = row
+    key, lane, enqueued_at, died_at, reason, attempt, lost, failure, *body = row
     envelope, unreadable = show_envelope(queue, _topic(store, lane), body)
     return BrowsedMessage(
         envelope=envelope,
@@ -174,6 +178,9 @@ def _show_dead(store: Store, queue: str, row: Sequence[Any]) -> BrowsedMessage:
         key=str(key),
         attempt=attempt,
         lost=lost,
+        seen_at=store.now / MICRO,
+        enqueued_at=_to_time(enqueued_at),
+        died_at=_to_time(died_at),
         reason=reason,
         failure=to_failure(failure) or unreadable,
     )
@@ -183,7 +190,7 @@ def _show_dead(store: Store, queue: str, row: Sequence[Any]) -> BrowsedMessage:
 
 
 def watch(store: Store, id_: str, result_id: str) -> Snapshot:
-    """How the message stands now; of several dead ones the last."""
+    """The state of the message; of several dead ones it is the last one's."""
     key = to_key(id_)
     result = results.fetch_one(store.connection, store.now, to_key(result_id))
     row = store.execute(_PLACE, (key,)).fetchone()
@@ -207,23 +214,11 @@ def _watch_dead(store: Store, key: Key, result: StoredResult | None) -> Snapshot
     return Snapshot(state="dead", attempt=row[0], progress=to_progress(row[1]), result=result)
 
 
-def to_progress(packed: bytes | None) -> Progress | None:
-    """The progress that was packed; None where it cannot be read or is no number, which nobody could wait to change."""
-    if packed is None:
-        return None
-    try:
-        progress = _unpack_progress(packed)
-    except (TypeError, msgspec.MsgspecError):
-        return None
-    numbers = (progress.done, 0.0 if progress.total is None else progress.total)
-    return progress if all(map(math.isfinite, numbers)) else None
-
-
 # Removing
 
 
 def cancel(store: Store, id_: str) -> Cancelled:
-    """Remove the live message with this id, or ask for its run to be cancelled."""
+    """Remove the live message with this id, or ask its worker to cancel the run."""
     row = store.execute("SELECT seq FROM message WHERE id = ?", (to_key(id_),)).fetchone()
     if row is None:
         return "unknown"
@@ -238,7 +233,9 @@ def cancel(store: Store, id_: str) -> Cancelled:
 
 
 def waiting(store: Store, name: str, before: int) -> list[int]:
-    """Some of the queue's messages that are ready or scheduled and older than the number `before`; none if all have gone."""
+    """Some of the queue's messages that are ready or scheduled and older than the number `before`; none if all have
+    gone.
+    """
     channel = store.directory.channel(name)
     for table in ("ready", "scheduled"):
         sql = f"SELECT seq FROM {table} WHERE lane IN {_LANES} AND seq < ? LIMIT ?"  # noqa: S608
@@ -264,7 +261,7 @@ def dead_keys(store: Store, name: str, *, all_of_them: bool) -> list[int]:
 
 
 def _flush(store: Store, name: str) -> int:
-    """Remove what is ready or scheduled; how many."""
+    """Remove what is ready or scheduled; returns how many."""
     channel = store.directory.channel(name)
     store.heads.forget()
     removed = 0
@@ -283,22 +280,33 @@ def last_dead(store: Store, name: str) -> int:
 
 
 def delete_first_dead(store: Store, name: str, last: int) -> int:
-    """Remove the first dead messages of the queue, up to the key `last`; how many."""
+    """Remove the first dead messages of the queue, up to the key `last`; returns how many."""
     channel = store.directory.channel(name)
     chosen = "SELECT key FROM dead WHERE queue = ? AND key <= ? ORDER BY key LIMIT ?"
     return store.execute(f"DELETE FROM dead WHERE key IN ({chosen})", (channel.id, last, BITE)).rowcount  # noqa: S608
 
 
+def has_old_dead(store: Store, ttl: int) -> bool:
+    """Whether there are messages that have been dead for `ttl`."""
+    sql = "SELECT 1 FROM dead WHERE died_at <= ? LIMIT 1"
+    return store.execute(sql, (store.now - ttl,)).fetchone() is not None
+
+
+def delete_old_dead(store: Store, ttl: int) -> int:
+    """Remove the first messages that have been dead for `ttl`, in any queue; returns how many."""
+    chosen = "SELECT key FROM dead WHERE died_at <= ? ORDER BY died_at LIMIT ?"
+    return store.execute(f"DELETE FROM dead WHERE key IN ({chosen})", (store.now - ttl, BITE)).rowcount  # noqa: S608
+
+
 def delete_dead(store: Store, name: str, keys: Sequence[int]) -> int:
-    """Remove the dead messages of the queue with these keys; how many."""
+    """Remove the dead messages of the queue with these keys; returns how many."""
     channel = store.directory.channel(name)
-    known = [key for key in keys if isinstance(key, int) and 0 <= key < 2**63]
     sql = "DELETE FROM dead WHERE queue = ? AND key IN (SELECT value FROM json_each(?))"
-    return store.execute(sql, (channel.id, json.dumps(known))).rowcount
+    return store.execute(sql, (channel.id, json.dumps(keys))).rowcount
 
 
 def delete(store: Store, name: str) -> None:
-    """Remove the queue with everything in it. Nothing happens where there is none."""
+    """Remove the queue with everything in it. Nothing happens if there is no such queue."""
     channel = store.directory.channels.get(name)
     if channel is None:
         return

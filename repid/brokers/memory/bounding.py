@@ -1,0 +1,41 @@
+"""What waits in a bounded queue. The rules are `repid.delivery.bounds`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...delivery import Bounds, ever_fits, has_room, is_over
+from ...envelope import Envelope
+from .record import Record
+
+
+class Bounded:
+    """The bounds of a queue, and what counts: how many messages wait, and the bytes of their payloads.
+
+    It is the store that keeps both true, with each message that comes to wait or waits no more.
+    """
+
+    __slots__ = ("bounds", "drops_oldest", "size", "volume")
+
+    def __init__(self, bounds: Bounds, waiting: Iterable[Record]) -> None:
+        self.bounds = bounds
+        self.drops_oldest = bounds.when_full == "drop_oldest"
+        self.size = self.volume = 0
+        for record in waiting:
+            self.note(record.envelope)
+
+    def note(self, envelope: Envelope, step: int = 1) -> None:
+        """A message waits from now on (step 1) or waits no more (step -1)."""
+        self.size += step
+        self.volume += step * len(envelope.payload)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether more waits than should."""
+        return is_over(self.bounds, self.size, self.volume)
+
+    def admits(self, more: int, volume: int) -> bool:
+        """Whether so many new messages of so many bytes together may come in."""
+        if self.drops_oldest:
+            return ever_fits(self.bounds, more, volume)
+        return has_room(self.bounds, self.size, self.volume, more, volume)

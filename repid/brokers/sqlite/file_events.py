@@ -1,0 +1,96 @@
+"""The system's word that a file was written to, where it gives one: inotify on Linux.
+
+Theory. A thread that looks at the file many times a second to see what other processes do costs one or two per cent of
+a core. Linux can tell it instead. Each commit appends to the write-ahead log (the WAL), and the log stays the same file
+while any connection is open. So one watch on the log tells of every commit, our own included, as soon as it begins to
+be written; whoever is told must look a few times until the commit is complete.
+
+What is told is a hint. Not every file system tells what is done elsewhere (those of networks do not, nor do some mounts
+of containers). So nobody may rely on it who has not seen that it works: see `ChangeWatch`.
+
+The standard library has no call for inotify, and the packages that have are threads or event loops of their own; three
+functions of the C library are enough.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_IN_MODIFY = 0x2
+_MOST_AT_ONCE = 65536
+"""Bytes of events that are read in one call."""
+
+
+class FileEvents:
+    """The events of one file. It belongs to the thread that waits; `interrupt` may be called from any other."""
+
+    def __init__(self, events: int, bell: int) -> None:
+        self._events = events
+        self._bell = bell
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._poll = select.poll()
+        self._poll.register(events, select.POLLIN)
+        self._poll.register(bell, select.POLLIN)
+
+    def wait(self, timeout: float) -> None:
+        """Wait for an event, an interruption, or `timeout` seconds. The event is still there for `take`."""
+        self._poll.poll(max(0.0, timeout) * 1000)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+
+    def take(self) -> bool:
+        """Forget all events so far. Returns whether there were any."""
+        try:
+            return bool(os.read(self._events, _MOST_AT_ONCE))
+        except BlockingIOError:
+            return False
+
+    def interrupt(self) -> None:
+        """End the present wait, or the next one. After `close` it does nothing."""
+        with self._lock:
+            if not self._is_closed:
+                os.eventfd_write(self._bell, 1)
+
+    def close(self) -> None:
+        """Watch the file no longer."""
+        with self._lock:
+            self._is_closed = True
+            os.close(self._events)
+            os.close(self._bell)
+
+
+@contextmanager
+def watch_file(path: str) -> Iterator[FileEvents | None]:
+    """Watch a file that exists for a block. Gives None where the system cannot, or has too many watches."""
+    events = _open(path) if sys.platform == "linux" else None
+    try:
+        yield events
+    finally:
+        if events is not None:
+            events.close()
+
+
+def _open(path: str) -> FileEvents | None:
+    import ctypes  # noqa: PLC0415  takes some milliseconds, and is needed here only
+
+    library = ctypes.CDLL(None)
+    try:
+        open_events, add_watch = library.inotify_init1, library.inotify_add_watch
+    except AttributeError:
+        return None
+    events = open_events(os.O_NONBLOCK | os.O_CLOEXEC)
+    if events < 0:
+        return None
+    try:
+        if add_watch(events, os.fsencode(path), _IN_MODIFY) >= 0:
+            return FileEvents(events, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    except OSError:  # no more open files are allowed
+        pass
+    os.close(events)
+    return None
