@@ -1,0 +1,181 @@
+"""News of the database on its way to the one task that waits for it.
+
+Theory. A NOTIFY makes transactions that commit at the same time wait for one another, so no process notifies unless
+another waits. A process that is about to wait says so first: a row in `sleeper`. Then everybody looks once more, and
+only then it waits. Whoever has changed something looks for such rows *after* its own transaction was committed, removes
+those whom the change concerns and notifies once for all of them. So either the change is seen by that last look, or the
+row is seen by whoever made the change. Between being woken and saying anew that it waits a process is not notified
+again, however much happens.
+
+Where notifications do not get through (a pooler in transaction mode, `listen=False`), the process looks now and then
+whether its row is still there: the same flag, polled. And every `CHECK` seconds everything is told to have changed, so
+what was missed, for whatever reason, costs at most that time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable
+
+import trio
+
+from ...errors import BrokerUnavailable
+from ...ports import News
+from ..shared.notes import Notes
+from .binding import Step, statement
+from .rows import MICRO, to_key
+
+CHECK = 5.0
+"""Seconds after which a waiting process looks although it was not woken."""
+
+POLLS = (0.01, 0.25)
+"""Seconds between two looks at the flag where nothing is notified: from the first to the second, growing."""
+
+SLEEPER_TIME = 60
+"""Seconds after which a process that waits and was not heard of is believed dead."""
+
+MOST_WATCHED = 2000
+"""Ids that a process asks to be woken for; others it looks at every `CHECK` seconds."""
+
+_FALL_ASLEEP = statement(
+    """
+    INSERT INTO {s}.sleeper (id, wants_ready, ids, listens, until) VALUES ($1, true, $2, $3, {s}.clock() + $4)
+    ON CONFLICT (id) DO UPDATE SET ids = excluded.ids, until = excluded.until
+    """,
+    "int8",
+    "bytea[]",
+    "bool",
+    "int8",
+)
+_WAKE = statement(
+    """
+    WITH asleep AS MATERIALIZED (
+        SELECT id, listens FROM {s}.sleeper WHERE id <> $1 AND ($2 OR ids && $3) FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM {s}.sleeper WHERE id = ANY(ARRAY(SELECT id FROM asleep))
+    )
+    SELECT pg_notify($4, '') FROM asleep WHERE listens LIMIT 1
+    """,
+    "int8",
+    "bool",
+    "bytea[]",
+    "text",
+)
+_TELL = statement("SELECT pg_notify($1, '')", "text")
+_IS_ASLEEP = statement("SELECT 1 FROM {s}.sleeper WHERE id = $1", "int8")
+_LEAVE = statement("DELETE FROM {s}.sleeper WHERE id = $1", "int8")
+NEW_MEMBER = Step(statement("SELECT nextval('{s}.member')"))
+BURY_SLEEPERS = Step(statement("DELETE FROM {s}.sleeper WHERE until < {s}.clock()"))
+IS_WATCHED = Step(statement("SELECT EXISTS (SELECT FROM {s}.sleeper WHERE ids <> '{}')"))
+
+
+def channel_of(schema: str) -> str:
+    """The channel on which the processes that use a schema are notified; PostgreSQL allows 63 bytes."""
+    return f"repid:{schema}".encode()[:63].decode(errors="ignore")
+
+
+class NewsBox:
+    """Merged notes, and whether this process has said that it waits. `member`: its number in `sleeper`."""
+
+    def __init__(
+        self,
+        member: int,
+        channel: str,
+        watched: Collection[str],
+        ask: Callable[[Step], Awaitable[object]],
+        *,
+        listens: bool,
+    ) -> None:
+        self._member = member
+        self._channel = channel
+        self._watched = watched
+        self._ask = ask
+        self._listens = listens
+        self._asleep = False
+        self._declared: frozenset[str] = frozenset()
+        self._error: BrokerUnavailable | None = None
+        self._notes = Notes()
+        self._event = trio.Event()
+
+    # Waking others
+
+    def waking(self, *, ready: bool, ids: Iterable[str] = ()) -> Step:
+        """What wakes the others whom this concerns; for a transaction of its own, behind the one that made the change."""
+        return Step(_WAKE, (self._member, ready, [to_key(id_) for id_ in ids], self._channel))
+
+    def telling(self) -> Step:
+        """What notifies everybody of what a transaction made ready; for the transaction itself, however long it takes."""
+        return Step(_TELL, (self._channel,))
+
+    # Being woken
+
+    def note(self, *, ready: bool = False, events: bool = False, ids: Iterable[str] | None = ()) -> None:
+        """Something may have changed; see `News`."""
+        touched = None if ids is None else [id_ for id_ in ids if id_ in self._watched]
+        if ready or events or touched is None or touched:
+            self._notes.add(ready=ready, events=events, ids=touched)
+            self._event.set()
+
+    def woken(self) -> None:
+        """Somebody has notified: anything may have changed, and we are not asleep any more."""
+        self._asleep = False
+        self.note(ready=True, events=True, ids=None)
+
+    def watching(self, ids: Iterable[str]) -> None:
+        """These are looked at, and maybe watched from now on: those that wait must say so again."""
+        if self._asleep and not self._declared.issuperset(ids):
+            self._asleep = False
+            self._event.set()
+
+    def broke(self, error: BrokerUnavailable) -> None:
+        """The link is broken: tell all that wait."""
+        self._error = error
+        self._event.set()
+
+    async def next(self) -> News:
+        """Wait for news and take it. Cancelled: it stays for the next call."""
+        await trio.lowlevel.checkpoint()
+        while not self._notes:
+            if self._error is not None:
+                raise self._error
+            if self._asleep:
+                await self._wait()
+            else:
+                await self._fall_asleep()
+        self._event = trio.Event()
+        return self._notes.take()
+
+    async def _fall_asleep(self) -> None:
+        """Say that we wait; then everybody has to look once more."""
+        declared = frozenset(list(self._watched)[:MOST_WATCHED])
+        keys = [to_key(id_) for id_ in declared]
+        with trio.CancelScope(shield=True):  # a wait is cancelled often; the door bounds it by closing the link
+            await self._ask(Step(_FALL_ASLEEP, (self._member, keys, self._listens, SLEEPER_TIME * MICRO)))
+        self._asleep, self._declared = True, declared
+        self.note(ready=True, events=True, ids=None)
+
+    async def _wait(self) -> None:
+        with trio.move_on_after(CHECK):
+            if self._listens:
+                await self._event.wait()
+            else:
+                await self._poll()
+            return
+        self._asleep = False  # and it is said anew, lest the others believe us dead
+        self.note(ready=True, events=True, ids=None)
+
+    async def _poll(self) -> None:
+        pause, longest = POLLS
+        while True:
+            with trio.move_on_after(pause):
+                await self._event.wait()
+                return
+            with trio.CancelScope(shield=True):
+                rows = await self._ask(Step(_IS_ASLEEP, (self._member,)))
+            if not rows:
+                self.woken()
+                return
+            pause = min(1.5 * pause, longest)
+
+    def leaving(self) -> Step:
+        """What takes our row away."""
+        return Step(_LEAVE, (self._member,))

@@ -1,0 +1,224 @@
+"""One connection to PostgreSQL, driven by trio.
+
+Theory. psycopg's own connections wait with asyncio or in threads. What is below them, `psycopg.pq`, is documented:
+libpq's calls that never block. So this module waits with trio and lets libpq do the rest: it sends statements, asks
+whether the answer is there, and waits for the socket. A connection is made on a thread, since libpq looks up names and
+reads password files then, which may block.
+
+Statements are sent in libpq's pipeline mode: those of one group are one transaction, unless they say otherwise, and all
+groups go in one round trip. Each statement is prepared once for each connection, unless a pooler is between us and the
+server.
+
+A wire that was cancelled while it waited for an answer cannot be used any more, and is closed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import trio
+from trio.lowlevel import wait_readable, wait_writable
+
+from .binding import Bound, Statement, Step, bind
+from .errors import ServerError, explain_connect, lost
+from .library import Connection, DiagnosticField, Error, ExecStatus, PGconn, PGresult, TransactionStatus, Transformer
+
+Rows: TypeAlias = list[tuple[Any, ...]]
+
+_threads = trio.CapacityLimiter(4)
+"""Threads that make connections, in each trio run."""
+
+
+class Wire:
+    """One connection. It is used by one task at a time. `prepares`: whether statements are kept by the server."""
+
+    def __init__(self, connection: Connection[Any], schema: str, *, prepares: bool) -> None:
+        self._connection = connection
+        self._pgconn: PGconn = connection.pgconn
+        self._pgconn.nonblocking = 1
+        self._pgconn.enter_pipeline_mode()
+        self._schema = schema
+        self._prepares = prepares
+        self._bound: dict[Statement, tuple[bytes, Bound]] = {}
+        self._names = itertools.count(1)
+        self._rows = Transformer(connection)
+        self.is_usable = True
+
+    @property
+    def pid(self) -> int:
+        """The number of the server's process."""
+        return self._pgconn.backend_pid
+
+    def is_alive(self) -> bool:
+        """Whether the connection stands, as far as that can be seen without waiting."""
+        if not self.is_usable:
+            return False
+        with suppress(Error):
+            self._pgconn.consume_input()  # maybe the server's last words,
+            self._pgconn.consume_input()  # and then the end
+            return True
+        self.close()
+        return False
+
+    def close(self) -> None:
+        """Close the connection; the server ends what it was doing for it."""
+        self.is_usable = False
+        self._connection.close()
+
+    async def run(self, *groups: Sequence[Step]) -> list[Rows]:
+        """Carry out the statements of all groups in one round trip; the rows of each statement.
+
+        A group is one transaction. Raises `ServerError` where the server refused one: the rest of its group was not
+        done.
+        """
+        expected = self._send(groups)
+        self.is_usable = False  # until all answers are here
+        try:
+            await flush(self._pgconn)
+            answers = await self._answers(expected)
+        except Error as error:
+            self.close()
+            raise lost(error) from error
+        except BaseException:
+            self.close()
+            raise
+        self.is_usable = True
+        for answer in answers:
+            if isinstance(answer, ServerError):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, list)]
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether a transaction was begun and has not ended."""
+        return self._pgconn.transaction_status != TransactionStatus.IDLE
+
+    async def notified(self) -> bool:
+        """Wait until the server says something by itself; whether that is a notification. Cancelling loses nothing."""
+        await wait_readable(self._pgconn.socket)
+        found = False
+        try:
+            self._pgconn.consume_input()
+            while self._pgconn.notifies() is not None:
+                found = True
+        except Error as error:
+            self.close()
+            raise lost(error) from error
+        return found
+
+    def _send(self, groups: Sequence[Sequence[Step]]) -> list[bool]:
+        """Hand the statements to libpq. Returns for each answer to come whether it is one of a statement of ours."""
+        expected: list[bool] = []
+        send = self._pgconn
+        try:
+            for group in groups:
+                for statement, arguments in group:
+                    name, bound = self._bound.get(statement) or self._bind(statement, expected)
+                    send.send_query_prepared(name, bound.encode(arguments), bound.formats, 1)
+                    expected.append(True)
+                send.pipeline_sync()
+                expected.append(False)
+        except Error as error:
+            self.close()
+            raise lost(error) from error
+        return expected
+
+    def _bind(self, statement: Statement, expected: list[bool]) -> tuple[bytes, Bound]:
+        bound = bind(statement, self._schema)
+        name = b"repid_%d" % next(self._names) if self._prepares else b""
+        self._pgconn.send_prepare(name, bound.text, bound.oids)
+        expected.append(False)
+        if self._prepares:
+            self._bound[statement] = name, bound
+        return name, bound
+
+    async def _answers(self, expected: Sequence[bool]) -> list[Rows | ServerError | None]:
+        answers: list[Rows | ServerError | None] = []
+        for is_ours in expected:
+            result = await next_result(self._pgconn)
+            assert result is not None, "libpq has no result for a statement that was sent"
+            status = result.status
+            if status == ExecStatus.PIPELINE_SYNC:
+                continue
+            if status == ExecStatus.FATAL_ERROR:
+                self._bound.clear()  # what was to be prepared may not be
+                answers.append(refusal(result))
+            elif is_ours and status != ExecStatus.PIPELINE_ABORTED:
+                answers.append(self._load(result))
+            if await next_result(self._pgconn) is not None:
+                raise AssertionError("one statement gave two results")
+        return answers
+
+    def _load(self, result: PGresult) -> Rows:
+        if not result.ntuples:
+            return []
+        self._rows.set_pgresult(result)
+        return self._rows.load_rows(0, result.ntuples, tuple)
+
+
+async def flush(pgconn: PGconn) -> None:
+    """Have everything sent. What the server says meanwhile is read, lest both wait for each other."""
+    while pgconn.flush():
+        async with trio.open_nursery() as nursery:
+
+            async def until_readable(scope: trio.CancelScope) -> None:
+                await wait_readable(pgconn.socket)
+                pgconn.consume_input()
+                scope.cancel()
+
+            nursery.start_soon(until_readable, nursery.cancel_scope)
+            await wait_writable(pgconn.socket)
+            nursery.cancel_scope.cancel()
+
+
+async def next_result(pgconn: PGconn) -> PGresult | None:
+    """The next result of a statement; None behind its last one."""
+    while pgconn.is_busy():
+        await wait_readable(pgconn.socket)
+        pgconn.consume_input()
+    return pgconn.get_result()
+
+
+def refusal(result: PGresult) -> ServerError:
+    """Why the server refused a statement."""
+    code = result.error_field(DiagnosticField.SQLSTATE) or b""
+    return ServerError(code.decode(), result.get_error_message())
+
+
+async def connect(conninfo: str, options: Mapping[str, Any], schema: str, *, prepares: bool) -> Wire:
+    """A new connection. Raises what `explain_connect` makes of a failure. Cancelled: none is left open."""
+    lock, abandoned = threading.Lock(), False
+
+    def make() -> Connection[Any] | None:
+        connection = Connection.connect(conninfo, autocommit=True, **options)
+        with lock:
+            if not abandoned:
+                return connection
+        connection.close()
+        return None
+
+    try:
+        connection = await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=_threads)
+    except Error as error:
+        raise explain_connect(error) from error
+    except BaseException:
+        with lock:
+            abandoned = True
+        raise
+    assert connection is not None
+    return Wire(connection, schema, prepares=prepares)
+
+
+def run_apart(conninfo: str, options: Mapping[str, Any], schema: str, step: Step) -> None:
+    """Carry out one statement on a connection of its own. Blocks, so it is for threads. Raises psycopg's errors, and
+    `ServerError` where the server refused it.
+    """
+    bound = bind(step.statement, schema)
+    with Connection.connect(conninfo, autocommit=True, **options) as connection:
+        result = connection.pgconn.exec_params(bound.text, bound.encode(step.arguments), bound.oids, bound.formats)
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise refusal(result)

@@ -1,0 +1,203 @@
+"""Enqueueing in the caller's own transaction: what is sent lives and dies with the caller's data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+from engines.postgres import Postgres
+from psycopg.sql import SQL, Identifier
+
+from repid import (
+    BrokerRefused,
+    ConfigurationError,
+    Connection,
+    DuplicateId,
+    InMemoryServer,
+    Job,
+    NotSupported,
+    PostgresServer,
+    Queue,
+    QueueFull,
+    Repid,
+    Router,
+    UsageError,
+)
+from repid.delivery import ACK, Settlement
+
+pytestmark = pytest.mark.real_time
+
+router = Router()
+
+
+@router.actor
+async def greet(name: str) -> None:
+    pass
+
+
+@pytest.fixture
+def app(postgres: Postgres, schema: str) -> Repid:
+    app = Repid(Connection(PostgresServer(postgres.url, schema=schema)))
+    app.include_router(router)
+    return app
+
+
+@pytest.fixture
+def connection(postgres: Postgres) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(postgres.url) as connection:
+        yield connection
+
+
+async def ready(app: Repid) -> int:
+    return (await app.server().counts("default")).ready
+
+
+async def test_what_is_sent_is_there_when_the_caller_commits(app: Repid, connection: psycopg.Connection) -> None:
+    async with app.magic():
+        await Queue("default", app=app).declare()
+        connection.execute("CREATE TEMPORARY TABLE orders (number int)")
+        connection.execute("INSERT INTO orders VALUES (1)")
+        await Job("greet", args={"name": "Ada"}, app=app).enqueue(connection=connection)
+        await app.send_message_json(channel="default", payload={}, headers={"topic": "greet"}, connection=connection)
+        await app.using(connection=connection).enqueue(greet, "Grace")
+        assert await ready(app) == 0
+        connection.commit()
+        assert await ready(app) == 3
+        assert connection.execute("SELECT * FROM orders").fetchall() == [(1,)]
+
+
+async def test_a_full_queue_is_not_waited_for_in_the_callers_transaction(
+    app: Repid, connection: psycopg.Connection
+) -> None:
+    async with app.magic():
+        await Queue("default", app=app, max_size=2).declare()
+        await app.using(connection=connection).enqueue(greet, "Ada")
+        await app.using(connection=connection).enqueue(greet, "Grace")
+        with pytest.raises(QueueFull, match="queue 'default' is full"):
+            await app.using(connection=connection).enqueue(greet, "Edsger")
+        connection.commit()
+        assert await ready(app) == 2
+
+
+async def test_nothing_is_sent_when_the_caller_rolls_back(app: Repid, connection: psycopg.Connection) -> None:
+    async with app.magic():
+        await app.send_message_json(channel="default", payload={}, connection=connection)  # it begins the transaction
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+        connection.rollback()
+        with connection.transaction(force_rollback=True):
+            await app.send_messages_json(channel="default", payloads=[1, 2], connection=connection)
+        assert await ready(app) == 0
+
+
+async def test_an_idle_worker_is_woken_by_the_commit(app: Repid, connection: psycopg.Connection) -> None:
+    received: list[float] = []
+    server = app.server()
+    async with app.magic():
+        await server.declare(["default"])
+        async with server.consume({"default": None}) as consumer, trio.open_nursery() as nursery:
+
+            async def work() -> None:
+                deliveries = await consumer.receive(1)
+                received.append(trio.current_time())
+                await consumer.settle([Settlement(delivery, ACK) for delivery in deliveries])
+
+            nursery.start_soon(work)
+            await trio.sleep(0.2)
+            await app.send_message_json(channel="default", payload={}, connection=connection)
+            await trio.sleep(0.2)
+            assert not received
+            committed = trio.current_time()
+            connection.commit()
+            with trio.fail_after(2):
+                while not received:
+                    await trio.sleep(0.005)
+            assert received[0] - committed < 1
+
+
+async def test_an_id_that_is_alive_is_refused_and_the_transaction_goes_on(
+    app: Repid, connection: psycopg.Connection
+) -> None:
+    async with app.magic():
+        await app.send_message_json(channel="default", payload={}, message_id="one")
+        with pytest.raises(DuplicateId):
+            await app.send_message_json(channel="default", payload={}, message_id="one", connection=connection)
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
+
+
+async def test_a_snapshot_that_is_older_than_the_queue(app: Repid, connection: psycopg.Connection) -> None:
+    connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+    connection.execute("SELECT 1")
+    async with app.magic():
+        await app.send_message_json(channel="default", payload={}, connection=connection)
+        connection.commit()
+        assert await ready(app) == 1
+
+
+async def test_a_connection_that_commits_by_itself(app: Repid, postgres: Postgres) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        async with app.magic():
+            await app.send_message_json(channel="default", payload={}, connection=connection)
+            assert await ready(app) == 1
+
+
+def test_a_connection_of_asyncio(app: Repid, postgres: Postgres) -> None:
+    async def main() -> tuple[int, int]:
+        async with app.magic(), await psycopg.AsyncConnection.connect(postgres.url) as connection:
+            await connection.execute("SELECT 1")
+            await Queue("default", app=app).declare()
+            await Job("greet", args={"name": "Ada"}, app=app).enqueue(connection=connection)
+            before = await ready(app)
+            await connection.commit()
+            return before, await ready(app)
+
+    assert asyncio.run(main()) == (0, 1)
+
+
+def test_a_connection_of_a_program_that_blocks(app: Repid, connection: psycopg.Connection) -> None:
+    with app.sync() as client:
+        client.send_message_json(channel="default", payload={}, connection=connection)
+        connection.rollback()
+        client.send_message_json(channel="default", payload={}, connection=connection)
+        connection.commit()
+        assert client.run(lambda: ready(app)) == 1
+
+
+async def test_what_cannot_be_done(app: Repid, postgres: Postgres, schema: str, connection: psycopg.Connection) -> None:
+    def send(connection: Any) -> Any:
+        return app.send_message_json(channel="default", payload={}, connection=connection)
+
+    async with app.magic():
+        with pytest.raises(ConfigurationError, match="connection= must be an open connection of psycopg 3"):
+            await send("postgresql://")
+        with connection.pipeline():
+            with pytest.raises(UsageError, match="pipeline mode"):
+                await send(connection)
+        with pytest.raises(psycopg.Error):
+            connection.execute("no SQL")
+        with pytest.raises(UsageError, match="has failed: roll it back"):
+            await send(connection)
+        connection.rollback()
+        job = Job("greet", args={"name": "Ada"}, every=60, app=app)
+        with pytest.raises(ConfigurationError, match="the recurring job 'greet' stores a schedule"):
+            await job.enqueue(connection=connection)
+        postgres.execute(SQL("ALTER TABLE {}.message RENAME TO elsewhere").format(Identifier(schema)))
+        try:
+            with pytest.raises(BrokerRefused, match="refused to publish on the connection="):
+                await send(connection)
+        finally:
+            connection.rollback()
+            postgres.execute(SQL("ALTER TABLE {}.elsewhere RENAME TO message").format(Identifier(schema)))
+        connection.close()
+        with pytest.raises(UsageError, match="closed or broken"):
+            await send(connection)
+
+
+async def test_other_servers_say_that_they_cannot(connection: psycopg.Connection) -> None:
+    app = Repid(Connection(InMemoryServer()))
+    async with app.magic():
+        with pytest.raises(NotSupported, match="which InMemoryServer cannot: use PostgresServer"):
+            await app.send_message_json(channel="default", payload={}, connection=connection)

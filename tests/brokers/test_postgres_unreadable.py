@@ -1,0 +1,37 @@
+"""Rows of PostgreSQL that cannot be read: each is buried or shown as far as it can be, and those beside it go on."""
+
+from __future__ import annotations
+
+import pytest
+from engines.postgres import Postgres
+
+from repid import Counts, PostgresServer
+
+from .broker_aids import ids, message, now_ready
+
+pytestmark = pytest.mark.real_time
+
+
+@pytest.mark.parametrize("rare", [b"\xc1", b"\x94\xc0\xc0\xc0\x05"], ids=["no MessagePack", "of another version"])
+async def test_a_message_that_cannot_be_read_is_buried_and_the_rest_goes_on(
+    postgres: Postgres, schema: str, rare: bytes
+) -> None:
+    server = PostgresServer(postgres.url, schema=schema)
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("before"), message("bad"), message("after")])
+        postgres.execute(f"UPDATE {schema}.message SET rare = %s WHERE id = %s", rare, b"bad\xff")
+        assert ids(await server.browse("q", "ready")) == ["before", "bad", "after"]  # type: ignore[arg-type]  # they have envelopes, too
+        async with server.consume({"q": None}) as consumer:
+            assert ids(await now_ready(consumer)) == ["before", "after"]
+            assert await server.counts("q") == Counts(leased=2, dead=1)
+            [[letter]] = await server.find(["bad"])
+            assert letter.reason == "payload"
+            assert letter.failure is not None
+            assert "cannot be read" in letter.failure.text
+            [result] = await server.fetch_results(["bad"])
+            assert result is not None
+            assert result.state == "failure"
+            await server.revive("q")
+            assert await now_ready(consumer) == []
+            assert await server.counts("q") == Counts(leased=2, dead=1)
