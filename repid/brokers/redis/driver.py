@@ -1,0 +1,864 @@
+"""The driver of the Redis engine: each call is one script, or several that are sent together.
+
+Theory. The scripts decide and change in one step; this module makes their arguments and reads their answers. What a call
+gives is cut into batches of `BATCH`, because a script keeps everybody else waiting; they are sent without waiting for each
+other, and the server carries them out in their order.
+
+Nobody polls. A claim that finds nothing enters its consumer among the sleepers in the same step, with what it would take.
+What makes a message ready wakes, in its own step, as many of the sleepers that would take it as there are messages. A
+consumer that stops waiting withdraws its entry (`_withdraw`); if it was woken before that, the others are woken instead.
+Whether another task of its process waits for news tells nothing of that. `SURE_TIME` bounds what a lost wake-up costs.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from copy import copy
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from ...delivery import (
+    UNBOUNDED,
+    Ack,
+    Bounds,
+    Cancel,
+    DeadLetter,
+    Delivery,
+    NewResult,
+    Progress,
+    Release,
+    Retry,
+    Settlement,
+    StoredResult,
+    Token,
+    refusal,
+)
+from ...envelope import Envelope
+from ...errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    DuplicateId,
+    QueueNotDeclared,
+    RepidError,
+)
+from ...logs import Log
+from ...ports import (
+    EVERYTHING,
+    REFUSED,
+    SETTLED,
+    AtMost,
+    BrowsedMessage,
+    Cancelled,
+    Capabilities,
+    Category,
+    Claimed,
+    Counts,
+    DueSchedules,
+    LeaseEvent,
+    News,
+    Sight,
+    Snapshot,
+    StoredSchedule,
+    TickOutcome,
+    Topics,
+    UnderWay,
+    Verdict,
+)
+from ..process import name_process
+from ..shared.dropping import DropLog
+from ..shared.extender import Extender
+from ..shared.keys import to_number
+from . import schedules
+from .address import Address
+from .errors import FAILED, Refused, explain_open
+from .finding import ANSWER_TIME
+from .layout import (
+    LEASE_HEAD,
+    LONGEST_NAME,
+    MICRO,
+    UNREADABLE,
+    Packed,
+    lane_of,
+    micros,
+    pack,
+    pack_bounds,
+    pack_failure,
+    pack_result,
+    prefix_of,
+    takes_of,
+    to_argument,
+    to_bounds,
+    to_delivery,
+    to_entries,
+    to_id,
+    to_key,
+    to_progress,
+    to_result,
+    to_takes,
+)
+from .news import NewsBox
+from .showing import show, unreadable
+from .wire import Wire, opened
+
+T = TypeVar("T")
+
+log = Log("repid.redis")
+
+BATCH = 100
+"""Messages that one script takes in or settles."""
+
+BATCH_SIZE = 1_000_000
+"""Bytes of payload after which a batch ends."""
+
+MOST_CLAIMED = 1000
+"""Messages that one claim leases."""
+
+ADMIN_BATCH = 1000
+"""Messages that one script removes or looks for, results that it stores or fetches, or leases that it takes back."""
+
+CONSUMER_TIME = 30.0
+"""Seconds after which a consumer of which nothing was heard is believed dead: what only it takes goes to others."""
+
+BEAT_TIME = 7.5
+"""Seconds between two signs of life."""
+
+WATCH_TIME = 30.0
+"""Seconds after which who watches a message looks again, and is entered anew."""
+
+MOST = 2**31
+"""More than anything is counted to."""
+
+
+class Subscription(msgspec.Struct):
+    """A consumer: what it takes, packed for the scripts, and the messages that it has leased, with their tokens.
+
+    `claims`: how many were made. `is_asleep`: the server may have entered it among the sleepers at the last one, also if
+    it has woken it since.
+    """
+
+    takes: bytes
+    fields: list[bytes]
+    prefixes: list[bytes]
+    held: dict[str, bytes]
+    claims: int = 0
+    is_asleep: bool = False
+
+
+class RedisDriver:
+    """One prefix of one database of one server."""
+
+    capabilities: Capabilities = msgspec.structs.replace(EVERYTHING, calls="remote")
+
+    def __init__(
+        self,
+        address: Address,
+        context: ssl.SSLContext | None,
+        prefix: str,
+        *,
+        lease_timeout: float,
+        dead_ttl: float | None,
+        wait_replicas: int,
+    ) -> None:
+        self.capabilities = msgspec.structs.replace(self.capabilities, dead_ttl=dead_ttl)
+        self.lease_timeout = lease_timeout
+        self._lease = micros(lease_timeout)
+        self._address = address
+        self._context = context
+        self._prefix = prefix
+        self._wait_replicas = wait_replicas
+        self._extender = Extender(lease_timeout, self._extend_from_a_thread)
+        self._wire: Wire | None = None
+        self._nursery: trio.Nursery | None = None  # set together with the wire
+        self._was_open = False
+        self._channel = ""
+        self._news = NewsBox()
+        self._drop_log = DropLog()
+        self._worker = name_process().encode()[:200]
+        self._subscriptions: dict[bytes, Subscription] = {}
+        self._known: dict[bytes, Subscription] = {}  # those of the link before, until they come back
+
+    # The link
+
+    @asynccontextmanager
+    async def link(self, watched: Collection[str]) -> AsyncIterator[None]:  # noqa: ARG002  the server is told at each look
+        """Open both connections, and see that the server can be used."""
+        self._channel = f"{{{self._prefix}}}:link:{secrets.token_hex(8)}"
+        self._news = news = NewsBox()
+        self._known, self._subscriptions = self._subscriptions, {}
+        try:
+            async with opened(self._address, self._context, self._prefix, f"repid-{os.getpid()}") as wire:
+                with trio.fail_after(ANSWER_TIME):
+                    await self._check(wire)
+                async with trio.open_nursery() as nursery:
+                    with trio.fail_after(ANSWER_TIME):
+                        await self._listen(wire, news)
+                    nursery.start_soon(self._beat, wire)
+                    self._wire, self._nursery = wire, nursery
+                    self._was_open = True
+                    try:
+                        with self._extender.working():
+                            yield
+                    finally:
+                        self._wire = self._nursery = None
+                        news.close()
+                    nursery.cancel_scope.cancel()
+        except FAILED as error:
+            raise explain_open(error, str(self._address), is_first=not self._was_open) from error
+        except BaseExceptionGroup as group:
+            ours, others = group.split((RepidError, *FAILED))
+            if ours is None or others is not None:
+                raise
+            leaf = _leaf(ours)
+            said = isinstance(leaf, BrokerRefused) or isinstance(leaf.__cause__, Refused)
+            if isinstance(leaf, RepidError) and not said:
+                raise leaf from leaf.__cause__
+            leaf = leaf.__cause__ or leaf
+            raise explain_open(leaf, str(self._address), is_first=not self._was_open) from leaf
+
+    async def _check(self, wire: Wire) -> None:
+        """Raise where the server evicts keys, cannot write, or has too few replicas."""
+        info = await wire.command(b"INFO")
+        found = dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
+        policy = found.get("maxmemory_policy", "noeviction")
+        if policy.startswith("allkeys"):
+            raise ConfigurationError(
+                f"{self._address} throws messages away when its memory is full (maxmemory-policy {policy}): set "
+                "maxmemory-policy to noeviction"
+            )
+        if int(found.get("connected_slaves", 0)) < self._wait_replicas:
+            raise BrokerUnavailable(
+                f"{self._address} has {found.get('connected_slaves', 0)} replicas, but wait_replicas={self._wait_replicas}"
+            )
+        await wire.command(b"PUBLISH", self._channel, b"e")  # whoever may not do that may not subscribe
+        await wire.run("beat", self._signs_of_life())
+
+    def _signs_of_life(self) -> tuple[int, list[tuple[bytes, list[bytes]]]]:
+        return micros(CONSUMER_TIME), [(key, one.fields) for key, one in self._subscriptions.items()]
+
+    async def _beat(self, wire: Wire) -> None:
+        while True:
+            await trio.sleep(BEAT_TIME)
+            with trio.fail_after(ANSWER_TIME):
+                await wire.run("beat", self._signs_of_life())
+                await wire.sign_of_life()
+
+    async def _listen(self, wire: Wire, news: NewsBox) -> None:
+        async def tell(message: bytes) -> None:
+            if message == b"r":
+                news.note_ready()
+            elif message == b"e":
+                news.note_events()
+            else:
+                news.note_id(message[1:])
+
+        await wire.listen([self._channel, f"{{{self._prefix}}}:all"], tell)
+
+    @property
+    def wire(self) -> Wire:
+        """The open connections."""
+        if self._wire is None:
+            raise BrokerUnavailable(f"{self._address} is not connected")
+        return self._wire
+
+    # Messages in
+
+    async def declare(self, queues: Sequence[str]) -> None:
+        """Create the queues that do not exist yet."""
+        await self._sure(self.wire.run("declare", [_to_name(queue) for queue in queues]))
+
+    async def set_bounds(self, bounds: Mapping[str, Bounds]) -> None:
+        """Create the queues that do not exist yet, and bound them."""
+        packed = [(_to_name(queue), pack_bounds(one)) for queue, one in bounds.items()]
+        await self._sure(self.wire.run("set_bounds", packed))
+
+    async def _bounds_of(self, queue: str) -> tuple[Bounds, int]:
+        """The bounds of a queue as they are now, and how many consumers read it."""
+        packed, readers = await self.wire.run("bounds", queue.encode())
+        return to_bounds(packed) or UNBOUNDED, readers
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """Publish all; for each None, or why it was refused. Where the memory is full that is why."""
+        wire = self.wire
+        batches = list(_batches(envelopes, to_entries(envelopes)))
+        sent = [wire.ask("publish", batch) for batch in batches]
+        outcomes: list[BrokerRefused | None] = []
+        full: dict[str, tuple[Bounds, int]] = {}
+        for batch, answer in zip(batches, sent, strict=True):
+            try:
+                found = await answer.get()
+            except BrokerRefused as error:
+                outcomes += [copy(error) for _ in batch]  # each is raised on its own
+                continue
+            letters = self._without_dropped(found)
+            start = len(outcomes)
+            for place, letter in enumerate(letters, start):
+                if letter == _FULL:
+                    queue, size = envelopes[place].queue, len(envelopes[place].payload)
+                    if queue not in full:
+                        full[queue] = await self._bounds_of(queue)
+                    outcomes.append(refusal(queue, full[queue][0], 1, size, full[queue][1]))
+                else:
+                    outcomes.append(None if letter == _ACCEPTED else _refusal(letter, envelopes[place]))
+        await self._sure()
+        return outcomes
+
+    def _without_dropped(self, found: Any) -> Any:
+        """What a script answered; what it has dropped from full queues is noted (`with_dropped` in part_bounds.lua)."""
+        if not (isinstance(found, list) and found and isinstance(found[-1], list)):
+            return found
+        answers, told = found
+        for queue, count in zip(told[::2], told[1::2], strict=True):
+            self._drop_log.note(_text(queue), count)
+        return answers
+
+    # Consumers
+
+    async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
+        """Enter a consumer. One that was entered before finds its queues declared, whatever the server forgot."""
+        key, takes = consumer.encode(), takes_of(queues)
+        known = self._subscriptions.get(key) or self._known.pop(key, None)
+        fields = [field for prefix, _, lanes in takes for field in ([prefix] if isinstance(lanes, bool) else [*lanes])]
+        packed = to_argument((self._channel, takes))
+        missing = await self.wire.run("subscribe", (key, micros(CONSUMER_TIME), known is not None, fields), packed)
+        if missing:
+            raise QueueNotDeclared(_text(missing))
+        prefixes = [prefix for prefix, _, _ in takes]
+        if known is None:
+            self._subscriptions[key] = Subscription(packed, fields, prefixes, {})
+        else:
+            known.takes = packed
+            self._subscriptions[key] = known
+
+    async def unsubscribe(self, consumer: str) -> None:
+        """Strike it off; what it leased stays leased."""
+        key = consumer.encode()
+        self._extender.forget(consumer)
+        self._subscriptions.pop(key, None)
+        await self.wire.run("unsubscribe", key)
+
+    async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
+        """Lease what is ready now."""
+        key = consumer.encode()
+        one = self._subscriptions[key]
+        if limit > 0:
+            one.claims += 1
+            one.is_asleep = True  # already now: the answer may never come
+        nonce = secrets.token_bytes(16)
+        request = (
+            key,
+            min(limit, MOST_CLAIMED),
+            self._lease,
+            nonce,
+            at_most.alone,
+            at_most.size,
+            at_most.first,
+            self._worker,
+            [(lane_of(queue, topic), most) for (queue, topic), most in at_most.topics.items()],
+            [
+                ([prefix_of(queue) if topic is None else lane_of(queue, topic) for queue, topic in members], most)
+                for members, most in at_most.groups
+            ],
+        )
+        now, due_in, suspects, *found = await self.wire.run("claim", request, one.takes)
+        deliveries: list[Delivery] = []
+        bad: list[tuple[bytes, Exception]] = []
+        held, at = one.held, LEASE_HEAD + len(self._worker)
+        for lease, record in zip(found[::2], found[1::2], strict=True):
+            try:
+                delivery = to_delivery(lease, record, at, now)
+            except UNREADABLE as error:
+                bad.append((lease, error))
+            else:
+                deliveries.append(delivery)
+                held[delivery.envelope.id] = lease
+        if limit > 0:
+            one.is_asleep = not found
+        if bad:
+            await self._bury(bad)
+        return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
+
+    def stop_waiting(self, consumer: str) -> None:
+        """Have its entry among the sleepers withdrawn soon, unless it claims again before that."""
+        key = consumer.encode()
+        one = self._subscriptions.get(key)
+        if one is not None and one.is_asleep and self._wire is not None and self._nursery is not None:
+            one.is_asleep = False
+            self._nursery.start_soon(self._withdraw, self._wire, key, one, one.claims)
+
+    async def _withdraw(self, wire: Wire, key: bytes, one: Subscription, claims: int) -> None:
+        """Withdraw the entry of a consumer that has stopped waiting after so many claims.
+
+        If it claims meanwhile, it looks once more: the entry of that claim may have been withdrawn, where the server had
+        to be given the script first.
+        """
+        if one.claims != claims:
+            return
+        with trio.fail_after(ANSWER_TIME):
+            await wire.run("withdraw", (key, one.prefixes))
+        if one.claims != claims:
+            self._news.note_ready()
+
+    async def _bury(self, bad: Iterable[tuple[bytes, Exception]]) -> None:
+        """Make dead what nobody can read: it must not come again and again."""
+        for lease, error in bad:
+            failure = unreadable(error)
+            log.error("a message on %s (its lease is %r) is dead: %s", self._address, lease, failure.text)
+            await self.wire.run("bury", (lease, pack_failure(failure)))
+
+    async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:
+        """Carry out each disposition with its outbox and result in one step."""
+        wire = self.wire
+        sent = [
+            (plain, batch, wire.ask("ack", *_plain(batch)) if plain else wire.ask("settle", [*map(_verdict, batch)]))
+            for plain, batch in _runs(settlements)
+        ]
+        verdicts: list[Verdict] = []
+        for plain, batch, answer in sent:
+            found = self._without_dropped(await answer.get())
+            if plain and _INVALID not in found:
+                verdicts += [SETTLED] * len(batch)
+            elif plain:
+                verdicts += [SETTLED if letter == _VALID else REFUSED for letter in found]
+            else:
+                verdicts += [
+                    await self._no_room(one, each) if isinstance(each, bytes) else _to_verdict(each)
+                    for one, each in zip(batch, found, strict=True)
+                ]
+        await self._sure()
+        one = self._subscriptions.get(consumer.encode())
+        if one is not None:
+            for settlement, verdict in zip(settlements, verdicts, strict=True):
+                if verdict.full is None:
+                    one.held.pop(settlement.delivery.envelope.id, None)
+        return verdicts
+
+    async def _no_room(self, settlement: Settlement, queue: bytes) -> Verdict:
+        name = _text(queue)
+        sizes = [len(envelope.payload) for envelope in settlement.outbox if envelope.queue == name]
+        bounds, readers = await self._bounds_of(name)
+        return Verdict("full", full=refusal(name, bounds, len(sizes), sum(sizes), readers))
+
+    async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:
+        """Start the lease of each anew, also of one that has ended and was not rescued yet."""
+        wire = self.wire
+        leases = [_lease_of(delivery) for delivery in deliveries]
+        sent = [wire.ask("extend", (self._lease, some)) for some in _bites(leases, MOST_CLAIMED)]
+        answers = [letter == _VALID for answer in sent for letter in await answer.get()]
+        one = self._subscriptions.get(consumer.encode())
+        if one is not None:
+            for delivery, is_ours in zip(deliveries, answers, strict=True):
+                if not is_ours:
+                    one.held.pop(delivery.envelope.id, None)
+        return answers
+
+    def vouch(self, consumer: str, under_way: UnderWay) -> None:
+        """Have a thread extend these leases while the event loop is blocked."""
+        self._extender.vouch(consumer, under_way)
+
+    def _extend_from_a_thread(self, left: Mapping[Token, float]) -> None:
+        """Extend these leases while the event loop is blocked, in a loop of the thread's own."""
+
+        async def extend() -> None:
+            with trio.fail_after(ANSWER_TIME):
+                async with opened(self._address, self._context, self._prefix, f"repid-leases-{os.getpid()}") as wire:
+                    seconds, more = await wire.command(b"TIME")
+                    now = int(seconds) * MICRO + int(more)
+                    ends = [
+                        each for token, time in left.items() for each in (now + min(micros(time), self._lease), token)
+                    ]
+                    await wire.command(b"ZADD", f"{{{self._prefix}}}:leases", b"XX", b"GT", *ends)
+
+        trio.run(extend)
+
+    async def rescue(self) -> int:
+        """Take back every lease that has ended."""
+        rescued = count = await self.wire.run("rescue", ADMIN_BATCH)
+        while count == ADMIN_BATCH:
+            count = await self.wire.run("rescue", ADMIN_BATCH)
+            rescued += count
+        ttl = self.capabilities.dead_ttl
+        while ttl is not None and await self.wire.run("remove_old", (micros(ttl), ADMIN_BATCH)) == ADMIN_BATCH:
+            pass
+        return int(rescued)
+
+    async def news(self, wait: float) -> News | None:
+        """Wait until the server tells of a change. After `wait` seconds without any it may be worth asking all the same."""
+        news = self._news
+        if self._wire is None:
+            raise BrokerUnavailable(f"{self._address} is not connected")
+        found = await news.next(wait)
+        if news.is_closed:
+            raise BrokerUnavailable(f"the connection to {self._address} was closed")
+        return found
+
+    # Looking after queues
+
+    async def queues(self) -> list[str]:
+        """The names of all queues."""
+        names = await self.wire.command(b"HKEYS", f"{{{self._prefix}}}:queues")
+        return sorted(_text(name) for name in names)
+
+    async def readers(self) -> list[Mapping[str, Topics]]:
+        """What each open consumer takes."""
+        return [to_takes(fields) for fields in await self.wire.run("readers", None)]
+
+    async def counts(self, queues: Sequence[str]) -> list[Counts]:
+        """How many messages of each queue are where."""
+        found = await self.wire.run("counts", [queue.encode() for queue in queues])
+        if isinstance(found, bytes):
+            raise QueueNotDeclared(found.decode())
+        return [
+            Counts(ready, scheduled, leased, dead, bool(paused), to_bounds(bounds), dropped)
+            for ready, scheduled, leased, dead, paused, bounds, dropped in found
+        ]
+
+    async def browse(self, queue: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
+        """Look at messages in the order in which they would be handled."""
+        place = None if after is None else _to_place(after, category)
+        if after is not None and place is None:
+            return []
+        argument = (queue.encode(), category, min(limit, MOST), place if place is not None else False)
+        found = await self.wire.run("browse", argument)
+        if isinstance(found, bytes):
+            raise QueueNotDeclared(queue)
+        now, *messages = found
+        return [show(one, queue, now) for one in messages]
+
+    async def find(self, ids: Sequence[str]) -> list[list[BrowsedMessage]]:
+        """The messages with these ids, live ones first."""
+        wire = self.wire
+        keys = [to_key(id_) for id_ in ids]
+        found: list[list[BrowsedMessage]] = []
+        for answer in [wire.ask("find", some) for some in _bites(keys, ADMIN_BATCH)]:
+            now, *shown = await answer.get()
+            found += [[show(one, "", now) for one in some] for some in shown]
+        return found
+
+    async def flush(self, queue: str) -> int:
+        """Remove what is ready or scheduled; how many. What comes in meanwhile may stay."""
+        [counted] = await self.counts([queue])
+        left = counted.ready + counted.scheduled
+        removed = 0
+        while left > 0:
+            count = await self.wire.run("flush", (queue.encode(), min(ADMIN_BATCH, left)))
+            if count <= 0:
+                break
+            removed, left = removed + count, left - count
+        return removed
+
+    async def delete(self, queue: str) -> None:
+        """Remove the queue with everything in it."""
+        name = queue.encode()
+        while not await self.wire.run("delete", name):
+            while await self.wire.run("flush", (name, ADMIN_BATCH)) > 0:
+                pass
+            await self.delete_messages(queue, None)
+
+    async def revive(self, queue: str, keys: Sequence[str] | None) -> list[BrokerRefused | None]:
+        """Make dead messages ready again, as new ones."""
+        chosen = await self._dead_keys(queue) if keys is None else [_to_bytes(key) for key in keys]
+        answers: list[BrokerRefused | None] = []
+        for start in range(0, max(len(chosen), 1), BATCH):
+            some = chosen[start : start + BATCH]
+            for key, letter in zip(some, await self._reviving(queue, some), strict=True):
+                if letter[:1] == b"d":
+                    answers.append(DuplicateId(to_id(letter[1:]), queue))
+                elif letter in {b"n", b"u"}:
+                    shown = int.from_bytes(key, "big")
+                    answers.append(
+                        BrokerRefused(
+                            f"no dead message in {queue!r} has the key {shown}"
+                            if letter == b"n"
+                            else f"the dead message in {queue!r} with the key {shown} cannot be read: it can only be deleted"
+                        )
+                    )
+                else:
+                    answers.append(None)
+        return answers
+
+    async def _reviving(self, queue: str, keys: Sequence[bytes]) -> list[bytes]:
+        found: list[bytes] = await self.wire.run("revive", (queue.encode(), keys))
+        if found == [b"q"]:
+            raise QueueNotDeclared(queue)
+        return found
+
+    async def _dead_keys(self, queue: str) -> list[bytes]:
+        keys: list[bytes] = []
+        while True:
+            found = await self.wire.run("dead_keys", (queue.encode(), keys[-1] if keys else False, ADMIN_BATCH))
+            if isinstance(found, bytes):
+                raise QueueNotDeclared(queue)
+            keys += found
+            if len(found) < ADMIN_BATCH:
+                return keys
+
+    async def delete_messages(self, queue: str, keys: Sequence[str] | None) -> int:
+        """Remove dead messages; how many."""
+        chosen = await self._dead_keys(queue) if keys is None else [_to_bytes(key) for key in keys]
+        removed = 0
+        for start in range(0, max(len(chosen), 1), ADMIN_BATCH):
+            count = await self.wire.run("delete_dead", (queue.encode(), chosen[start : start + ADMIN_BATCH]))
+            if count < 0:
+                raise QueueNotDeclared(queue)
+            removed += count
+        return removed
+
+    async def store_dead(self, messages: Sequence[BrowsedMessage]) -> None:
+        """Keep dead letters of another server."""
+        entries = to_entries(message.envelope for message in messages)
+        for batch, some in zip(_bites(entries, BATCH), _bites(messages, BATCH), strict=True):
+            undeclared = await self.wire.run("store_dead", (batch, [_to_end(message) for message in some]))
+            if undeclared:
+                raise QueueNotDeclared(_text(undeclared))
+        await self._sure()
+
+    async def pause(self, queue: str, *, paused: bool) -> None:
+        """Hand out nothing of the queue, or its messages again."""
+        if not await self.wire.run("pause", (queue.encode(), paused)):
+            raise QueueNotDeclared(queue)
+
+    # Following messages
+
+    async def cancel(self, ids: Sequence[str]) -> list[Cancelled]:
+        """Remove what waits; have the consumers told whose runs the others are."""
+        wire = self.wire
+        keys = [to_key(id_) for id_ in ids]
+        sent = [wire.ask("cancel", some) for some in _bites(keys, BATCH)]
+        return [_CANCELLED[word] for answer in sent for word in await answer.get()]
+
+    async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
+        """How each message stands. Changes are told to this client from now on, for a while."""
+        wire = self.wire
+        channel, lasts = self._channel.encode(), micros(WATCH_TIME)
+        pairs = [(to_key(id_), to_key(result_id)) for id_, result_id in ids]
+        sent = [wire.ask("snapshots", (channel, lasts, some)) for some in _bites(pairs, BATCH)]
+        found = [one for answer in sent for one in await answer.get()]
+        return [_to_sight(result_id, *one) for (_, result_id), one in zip(ids, found, strict=True)]
+
+    async def report(self, consumer: str, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:  # noqa: ARG002  any may
+        """Note that runs have begun and how far they have come."""
+        noted = [(_lease_of(delivery), False if how_far is None else pack(how_far)) for delivery, how_far in progress]
+        await self.wire.run("report", noted)
+
+    async def events(self, consumer: str) -> list[LeaseEvent]:
+        """Whose runs somebody has cancelled, until their leases have ended."""
+        one = self._subscriptions.get(consumer.encode())
+        if one is None or not one.held:
+            return []
+        held = list(one.held.items())
+        marks = await self.wire.run("requests", [to_key(id_) for id_, _ in held])
+        return [LeaseEvent(token, "cancel") for (_, token), mark in zip(held, marks, strict=True) if mark]
+
+    # Results
+
+    async def store_results(self, results: Sequence[NewResult]) -> None:
+        """Store results, in place of those with the same ids."""
+        wire = self.wire
+        for answer in [wire.ask("store_results", some) for some in _bites([*map(pack_result, results)], ADMIN_BATCH)]:
+            await answer.get()
+        await self._sure()
+
+    async def fetch_results(self, ids: Sequence[str]) -> list[StoredResult | None]:
+        """The result under each id, or None."""
+        wire = self.wire
+        sent = [wire.ask("fetch_results", some) for some in _bites([*map(to_key, ids)], ADMIN_BATCH)]
+        found = [stored for answer in sent for stored in await answer.get()]
+        return [to_result(id_, stored) for id_, stored in zip(ids, found, strict=True)]
+
+    # Schedules
+
+    async def now(self) -> float:
+        """The server's clock: seconds since 1970."""
+        return (await schedules.due(self.wire, 0)).now
+
+    async def schedules(self, names: Collection[str] | None) -> list[StoredSchedule]:
+        """All of them, or those of these names."""
+        return await schedules.find(self.wire, self._prefix, names)
+
+    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
+        """Store a schedule, if the old one is what is there."""
+        return bool(await self._sure(schedules.replace(self.wire, self._prefix, old, new)))
+
+    async def due_schedules(self, limit: int) -> DueSchedules:
+        """Those that are due."""
+        return await schedules.due(self.wire, limit)
+
+    async def remove_schedule(self, name: str) -> bool:
+        """Forget it."""
+        return bool(await self.wire.run("remove_schedule", name.encode()))
+
+    async def tick(self, name: str, expected_next: float, next_at: float, envelope: Envelope | None) -> TickOutcome:
+        """Move the schedule on and publish, if it is still where it was expected to be."""
+        entries = to_entries([] if envelope is None else [envelope])
+        found = await self._sure(schedules.tick(self.wire, name, expected_next, next_at, entries))
+        outcome: TickOutcome = self._without_dropped(found).decode()
+        return outcome
+
+    async def _sure(self, call: Awaitable[T] | None = None) -> Any:
+        """Wait until as many replicas as was asked for have what was written before."""
+        answer = None if call is None else await call
+        if self._wait_replicas:
+            wait = round(ANSWER_TIME / 2 * 1000)
+            reached = await self.wire.command(b"WAIT", self._wait_replicas, wait)
+            if reached < self._wait_replicas:
+                raise BrokerUnavailable(
+                    f"{self._address} has it, but only {reached} of {self._wait_replicas} replicas (wait_replicas) "
+                    f"confirmed it within {wait / 1000:g} s"
+                )
+        return answer
+
+
+_ACCEPTED, _FULL, _VALID, _INVALID = ord("a"), ord("f"), ord("1"), ord("0")
+_CANCELLED: dict[bytes, Cancelled] = {b"cancelled": "cancelled", b"requested": "requested", b"unknown": "unknown"}
+
+
+def _to_name(queue: str) -> bytes:
+    """The name of a queue that is to be declared."""
+    name = queue.encode()
+    if len(name) > LONGEST_NAME:
+        raise ConfigurationError(f"the name of queue {queue[:40]!r}… is longer than {LONGEST_NAME} bytes")
+    return name
+
+
+def _refusal(letter: int, envelope: Envelope) -> BrokerRefused:
+    if letter == ord("q"):
+        return QueueNotDeclared(envelope.queue)
+    return DuplicateId(envelope.id, envelope.queue)
+
+
+def _batches(envelopes: Sequence[Envelope], entries: Sequence[Packed]) -> Iterable[list[Packed]]:
+    batch: list[Packed] = []
+    size = 0
+    for envelope, entry in zip(envelopes, entries, strict=True):
+        if batch and (len(batch) == BATCH or size + len(envelope.payload) > BATCH_SIZE):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += len(envelope.payload)
+    if batch:
+        yield batch
+
+
+def _bites(whole: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    return (whole[start : start + size] for start in range(0, len(whole), size))
+
+
+def _runs(settlements: Sequence[Settlement]) -> Iterable[tuple[bool, list[Settlement]]]:
+    """The settlements in their order, in batches that are all plain acks, or not."""
+    batch: list[Settlement] = []
+    tokens: set[Any] = set()
+    is_plain = True
+    for one in settlements:
+        plain = type(one.disposition) is Ack and not one.outbox and one.delivery.token not in tokens
+        if batch and (plain is not is_plain or len(batch) == BATCH):
+            yield is_plain, batch
+            batch = []
+        tokens.add(one.delivery.token)
+        is_plain = plain
+        batch.append(one)
+    if batch:
+        yield is_plain, batch
+
+
+def _plain(batch: Sequence[Settlement]) -> tuple[Any, ...]:
+    """Plain acks as their script takes them: the results, if there are any, and the leases."""
+    results = [one.result for one in batch]
+    packed: list[Any] = []
+    if results.count(None) < len(results):
+        packed = [False if result is None else pack_result(result) for result in results]
+    return packed, *[_lease_of(one.delivery) for one in batch]
+
+
+def _verdict(one: Settlement) -> tuple[Any, ...]:
+    kind, delay, reason, failure, marks = _parts(one)
+    result = False if one.result is None else pack_result(one.result)
+    return _lease_of(one.delivery), kind, delay, reason, failure, marks, result, to_entries(one.outbox)
+
+
+def _parts(one: Settlement) -> tuple[str, int, str, bytes, tuple[bool, bool, bool]]:
+    marks = (False, False, one.survived)
+    match one.disposition:
+        case Retry(delay, failure):
+            return "retry", max(micros(delay), 0), "", pack_failure(failure), marks
+        case Release(delay, unrouted, started):
+            return "release", max(micros(delay), 0), "", b"", (unrouted, started, one.survived)
+        case DeadLetter(reason, failure):
+            return "dead", 0, reason, pack_failure(failure), marks
+        case Cancel():
+            return "cancel", 0, "", b"", marks
+        case _:
+            return "ack", 0, "", b"", marks
+
+
+def _to_verdict(dropped: int) -> Verdict:
+    if dropped < 0:
+        return REFUSED
+    return Verdict("settled", dropped) if dropped else SETTLED
+
+
+def _lease_of(delivery: Delivery) -> bytes:
+    """The token, which is the member of `leases`. One that is none of ours finds nothing."""
+    token = delivery.token
+    return token if type(token) is bytes else b""
+
+
+def _to_sight(
+    result_id: str, state: bytes, attempt: int, progress: bytes, cancelling: int, result: bytes, holds: int
+) -> Sight:
+    snapshot = Snapshot(
+        state=_PLACES[state],
+        attempt=attempt,
+        progress=to_progress(progress),
+        cancelling=bool(cancelling),
+        result=to_result(result_id, result),
+    )
+    return Sight(snapshot, holds / MICRO)
+
+
+_PLACES: Mapping[bytes, Any] = {place.encode(): place for place in ("ready", "scheduled", "leased", "dead", "gone")}
+
+
+def _to_place(key: str, category: Category) -> bytes | None:
+    """Where the message with this key stood; None for a text that is no key."""
+    if category == "dead":
+        return _to_bytes(key)
+    try:
+        place = bytes.fromhex(key)
+    except ValueError:
+        return None
+    return place if len(place) >= 14 else None
+
+
+def _to_end(message: BrowsedMessage) -> tuple[int, int, int, int, bytes, bytes]:
+    """What is told of a dead letter besides its envelope. A moment that is not known is when it was seen."""
+    moments = (message.seen_at if moment is None else moment for moment in (message.enqueued_at, message.died_at))
+    enqueued, died = (round(moment * MICRO) for moment in moments)
+    return (
+        message.attempt,
+        message.lost,
+        enqueued,
+        died,
+        (message.reason or "failed").encode(),
+        pack_failure(message.failure),
+    )
+
+
+def _to_bytes(key: str) -> bytes:
+    """The key of a dead message as the server has it; that of none for a text that is no key of ours."""
+    return max(to_number(key), 0).to_bytes(8, "big")
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The error itself, or the first one of a group."""
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,114 @@
+"""Which server to connect to: the one of the address, the primary that a sentinel names, or the node of a cluster that
+has our keys.
+
+It is asked anew each time the link is opened. So a failover needs nothing else: the old primary closes its connections,
+or does not answer any more, and the link is opened to the new one. Those who are asked are taken in random order: one
+that is cut off from the others may go on naming a server that is no primary any more.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import hiredis
+import trio
+from msgspec.structs import replace
+
+from ...errors import BrokerUnavailable
+from .address import Address
+from .errors import FAILED, Refused, moved_to
+from .layout import keys_of
+
+ANSWER_TIME = 5.0
+"""Seconds within which the server must have let us in, and have answered what the driver asks by itself."""
+
+ASKING_TIME = 1.0
+"""Seconds within which a sentinel, or a node of a cluster, must have said where to go; then the next one is asked."""
+
+MOST_MOVES = 5
+"""How often one node of a cluster may send us to another one, when the link is opened."""
+
+
+@asynccontextmanager
+async def open_stream(address: Address, context: ssl.SSLContext | None) -> AsyncIterator[trio.abc.Stream]:
+    """A stream to one server; it is closed without ceremony, since nothing is said at the end."""
+    with trio.fail_after(ANSWER_TIME):
+        stream: trio.abc.Stream
+        if address.path is not None:
+            stream = await trio.open_unix_socket(address.path)
+        else:
+            stream = await trio.open_tcp_stream(address.host, address.port)
+        if context is not None:
+            stream = trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
+    try:
+        yield stream
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def find_server(address: Address, context: ssl.SSLContext | None, prefix: str) -> Address:
+    """The address of the one server to connect to. Raises what `FAILED` names."""
+    if address.kind == "sentinel":
+        return await _first(address, lambda node: _ask_sentinel(node, context))
+    if address.kind == "cluster":
+        return await _first(address, lambda node: _follow(node, context, keys_of(prefix)[0]))
+    return address
+
+
+async def _first(address: Address, ask: Callable[[Address], Awaitable[Address]]) -> Address:
+    """What the first of the nodes says that can be asked."""
+    wrong = []
+    for host, port in random.sample(address.nodes, len(address.nodes)):
+        try:
+            with trio.fail_after(ASKING_TIME):
+                return await ask(replace(address, host=host, port=port))
+        except FAILED as error:
+            wrong.append(f"{host}:{port}: {str(error) or 'no answer'}")
+    raise BrokerUnavailable(f"{address} does not say which server to connect to ({'; '.join(wrong)})")
+
+
+async def _ask_sentinel(node: Address, context: ssl.SSLContext | None) -> Address:
+    found = await _ask(node, context, node.sentinel_login, b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", node.service)
+    if found is None:
+        raise BrokerUnavailable(f"it knows no primary called {node.service!r}")
+    host, port = found
+    return replace(node, kind="server", host=host.decode(), port=int(port))
+
+
+async def _follow(node: Address, context: ssl.SSLContext | None, key: bytes) -> Address:
+    """From any node of a cluster to the one that holds the key."""
+    for _ in range(MOST_MOVES):
+        try:
+            await _ask(node, context, node.login, b"EXISTS", key)
+        except Refused as error:
+            place = moved_to(str(error))
+            if place is None:
+                raise
+            host, port = place
+            node = replace(node, host=host or node.host, port=port)
+        else:
+            return replace(node, kind="server")
+    raise BrokerUnavailable(f"its nodes sent us from one to the other {MOST_MOVES} times: it is being changed")
+
+
+async def _ask(node: Address, context: ssl.SSLContext | None, login: tuple[str, ...], *command: Any) -> Any:
+    """The answer to one command, on a connection of its own."""
+    commands = [command] if not login else [("AUTH", *login), command]
+    reader = hiredis.Reader(replyError=Refused)
+    replies: list[Any] = []
+    async with open_stream(node, context) as stream:
+        await stream.send_all(b"".join(map(hiredis.pack_command, commands)))
+        while len(replies) < len(commands):
+            if not (data := await stream.receive_some()):
+                raise ConnectionResetError("the server closed the connection")
+            reader.feed(bytes(data))
+            while (reply := reader.gets()) is not False:
+                replies.append(reply)
+    for reply in replies:
+        if isinstance(reply, Refused):
+            raise reply
+    return replies[-1]

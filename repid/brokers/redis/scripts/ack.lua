@@ -1,0 +1,26 @@
+-- The plain way, for acks that send nothing: the results, or none at all; ARGV[2] and all that follow: the leases.
+-- Answers '1' or '0' for each.
+local results, given = arg, #ARGV - 1
+local scores = call('ZMSCORE', L, unpack(ARGV, 2))
+local valid, gone, answers = {}, {}, {}
+for i = 1, given do
+  answers[i] = scores[i] and '1' or '0'
+  if scores[i] then
+    local lease = ARGV[i + 1]
+    local id = id_in(lease)
+    valid[#valid + 1] = lease
+    gone[#gone + 1] = id
+    if watching then note(id) end
+    local result = results[i]
+    if result then store_result(result[1], result[2], result[3], result[4], result[5]) end
+  end
+end
+if #valid > 0 then
+  call('ZREM', L, unpack(valid))
+  call('HDEL', M, unpack(gone))
+  if call('EXISTS', Z) == 1 then call('ZREM', Z, unpack(gone)) end
+  forget_extras(gone)
+  if #results > 0 then purge(2 * #valid) end
+  tell()
+end
+return table.concat(answers)

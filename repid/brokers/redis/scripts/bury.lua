@@ -1,0 +1,9 @@
+-- {lease, failure}: makes dead what was leased just now and cannot be read.
+local lease, failure = arg[1], arg[2]
+if call('ZREM', L, lease) == 1 then
+  local id = id_in(lease)
+  bury_damaged(lease, id, call('HGET', M, id) or '', failure)
+  store_result(id, 2, '', failure, DAY)
+end
+tell()
+return 1

@@ -1,0 +1,214 @@
+-- {consumer, limit, lease, nonce, alone, size, first, worker, {{lane, most}, ...}, {{{lane or prefix, ...}, most}, ...}}
+-- ARGV[2] is how the consumer is entered in SL: {channel, takes}.
+local consumer, limit, lease, nonce, alone, size, first, worker, caps, groups =
+  arg[1], arg[2], arg[3], arg[4], arg[5], arg[6], arg[7], arg[8], arg[9], arg[10]
+local entry = cmsgpack.unpack(ARGV[2])
+advance()
+
+local cap_of, group_of, full = {}, {}, {}
+for _, cap in ipairs(caps) do
+  cap_of[cap[1]] = cap[2]
+  if cap[2] <= 0 then full[#full + 1] = cap[1] end
+end
+for _, group in ipairs(groups) do
+  local shared = {left = group[2]}
+  for _, name in ipairs(group[1]) do
+    group_of[name] = group_of[name] or shared
+    if shared.left <= 0 then full[#full + 1] = name end
+  end
+end
+
+-- Calls visit(lane, prefix) for each lane of this set that has a message and that the consumer may take from.
+local function each_lane(set, visit)
+  for _, take in ipairs(entry[2]) do
+    local prefix, lanes = take[1], take[3]
+    if call('HGET', Q, take[2]) == '' then
+      local wanted = {}
+      for _, lane in ipairs(lanes or {}) do wanted[lane] = true end
+      local start, stop = '[' .. prefix, '(' .. prefix .. '\255'
+      while true do
+        local found = call('ZRANGEBYLEX', set, start, stop, 'LIMIT', 0, 1)
+        if not found[1] then break end
+        local lane = lane_in(found[1], #prefix)
+        if not lanes or wanted[lane] or is_stray(lane, prefix) then visit(lane, prefix, found[1]) end
+        start = '[' .. lane .. '\255'
+      end
+    end
+  end
+end
+
+if limit == 0 then
+  local count = 0
+  each_lane(U, function(lane)
+    count = count + call('ZLEXCOUNT', U, '[' .. lane, '(' .. lane .. '\255')
+  end)
+  wake()
+  tell()
+  return {now, -1, count}
+end
+
+local function place_of(member, lane)
+  return read('>I8I6I4', member, #lane + 1)
+end
+
+local taken, lanes_of, set = {}, {}, R
+local is_stretch = false  -- whether what is taken is one stretch of R
+
+local function draw_suspect()
+  local best_rank, best_order
+  each_lane(U, function(lane, _, member)
+    local rank, order = place_of(member, lane)
+    if not best_rank or rank < best_rank or (rank == best_rank and order < best_order) then
+      best_rank, best_order, taken[1], lanes_of[1] = rank, order, member, lane
+    end
+  end)
+  set = taken[1] and U or R
+end
+
+local is_too_big = false
+
+-- The lanes that may be taken from are in a heap, by the rank of the first message of each that is left.
+local heap = {}
+
+local function is_before(one, other)
+  return one.rank < other.rank or (one.rank == other.rank and one.order < other.order)
+end
+
+local function sink(at)
+  local size_, moved = #heap, heap[at]
+  while 2 * at <= size_ do
+    local child = 2 * at
+    if child < size_ and is_before(heap[child + 1], heap[child]) then child = child + 1 end
+    if not is_before(heap[child], moved) then break end
+    heap[at] = heap[child]
+    at = child
+  end
+  heap[at] = moved
+end
+
+local function drop_first()
+  heap[1] = heap[#heap]
+  heap[#heap] = nil
+  if #heap > 1 then sink(1) end
+end
+
+-- What was first of a lane is taken: let the next one of it be first, or the lane be out.
+local function advance_first(at_once)
+  local first_ = heap[1]
+  first_.left, first_.at = first_.left - 1, first_.at + 1
+  if first_.left > 0 and first_.at > #first_.found then
+    local after, stop = '(' .. first_.member, '(' .. first_.lane .. '\255'
+    first_.found = call('ZRANGEBYLEX', R, after, stop, 'LIMIT', 0, math.min(first_.left, at_once))
+    first_.at = 1
+  end
+  first_.member = first_.left > 0 and first_.found[first_.at]
+  if first_.member then
+    first_.rank, first_.order, first_.size = place_of(first_.member, first_.lane)
+    sink(1)
+  else
+    drop_first()
+  end
+end
+
+local function draw_one_lane(cursor)
+  local lane = cursor.lane
+  is_stretch = true
+  local found = call('ZRANGEBYLEX', R, '[' .. lane, '(' .. lane .. '\255', 'LIMIT', 0, cursor.left)
+  for i, member in ipairs(found) do
+    local own = read('>I4', member, #lane + 15)
+    size = size - own
+    if (i > 1 and size < 0) or (i == 1 and own > first) then
+      is_too_big = i == 1
+      return
+    end
+    taken[i], lanes_of[i] = member, lane
+  end
+end
+
+local function draw()
+  each_lane(R, function(lane, prefix, member)
+    local group = group_of[lane] or group_of[prefix]
+    local left = math.min(cap_of[lane] or limit, group and group.left or limit, limit)
+    if left > 0 then
+      local cursor = {lane = lane, left = left, group = group, member = member, found = {member}, at = 1}
+      cursor.rank, cursor.order, cursor.size = place_of(member, lane)
+      heap[#heap + 1] = cursor
+    end
+  end)
+  if #heap == 1 then return draw_one_lane(heap[1]) end
+  local at_once = #heap > 8 and 8 or limit
+  for at = math.floor(#heap / 2), 1, -1 do sink(at) end
+  while #taken < limit and heap[1] do
+    local best = heap[1]
+    if best.group and best.group.left <= 0 then
+      drop_first()
+    else
+      size = size - best.size
+      if (#taken > 0 and size < 0) or (#taken == 0 and best.size > first) then
+        is_too_big = #taken == 0
+        return
+      end
+      taken[#taken + 1], lanes_of[#taken + 1] = best.member, best.lane
+      if best.group then best.group.left = best.group.left - 1 end
+      advance_first(at_once)
+    end
+  end
+end
+
+if alone and call('EXISTS', U) == 1 then draw_suspect() end
+if #taken == 0 then draw() end
+
+local due
+for _, take in ipairs(entry[2]) do
+  local moment = tonumber(call('ZSCORE', D, take[1]) or nil)
+  if moment and (not due or moment < due) then due = moment end
+end
+local answer = {now, due and math.max(due - now, 0) or -1, 0}
+if #taken == 0 then
+  if is_too_big then
+    call('HDEL', SL, consumer)
+  elseif #full > 0 then
+    call('HSET', SL, consumer, cmsgpack.pack({entry[1], entry[2], full}))
+  else
+    call('HSET', SL, consumer, ARGV[2])
+  end
+else
+  local ids, leases, tails = {}, {}, {}
+  local until_, since = score_of(now + lease), pack('>I8B', now, #worker) .. worker
+  for i, member in ipairs(taken) do
+    local lane = lanes_of[i]
+    local tail = tails[lane]
+    if not tail then
+      tail = since .. queue_of(lane)
+      tails[lane] = tail
+    end
+    local id = sub(member, #lane + 19)
+    ids[i] = id
+    leases[2 * i - 1] = until_
+    leases[2 * i] = nonce .. pack('>I2', i) .. tail .. id
+    if watching then note(id) end
+  end
+  if is_stretch then
+    call('ZREMRANGEBYLEX', R, '[' .. taken[1], '[' .. taken[#taken])
+  else
+    many('ZREM', set, taken)
+  end
+  many('ZADD', L, leases)
+  for i = 1, #ids, 1000 do
+    local records = call('HMGET', M, unpack(ids, i, math.min(i + 999, #ids)))
+    for j, record in ipairs(records) do
+      local at = 2 * (i + j - 1)
+      answer[at + 2] = leases[at]
+      answer[at + 3] = record or ''
+    end
+  end
+  if call('EXISTS', E) == 1 then
+    local fields = {}
+    for i, id in ipairs(ids) do fields[i] = 'p' .. id end
+    many('HDEL', E, fields)
+  end
+  call('HDEL', SL, consumer)
+end
+wake()
+tell()
+return answer

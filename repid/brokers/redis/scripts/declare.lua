@@ -1,0 +1,4 @@
+for _, queue in ipairs(arg) do
+  call('HSETNX', Q, queue, '')
+end
+return 1

@@ -1,0 +1,65 @@
+-- Messages in. An entry is {id, queue, lane, size, offset, delay, ttl or -1, kept flags, rest}.
+-- Returns a letter for each: 'a' accepted, 'd' its id is alive, 'q' its queue is not declared, 'f' it is full.
+local function publish(entries, declaring)
+  local order = call('INCRBY', N, #entries) - #entries
+  local answers, known, adds, results = {}, {}, {}, {}
+  for i, entry in ipairs(entries) do
+    local id, queue, lane = entry[1], entry[2], entry[3]
+    local is_known = known[queue]
+    if is_known == nil then
+      is_known = call('HEXISTS', Q, queue) == 1
+      if declaring and not is_known then
+        call('HSET', Q, queue, '')
+        is_known = true
+      end
+      known[queue] = is_known
+    end
+    local b = is_known and is_bounded and bounds_of(queue)
+    if not is_known then
+      answers[i] = 'q'
+    elseif b and not declaring and is_refused(b, id, entry[4]) then
+      answers[i] = 'f'
+    else
+      local size, offset, delay, ttl, flags, rest = entry[4], entry[5], entry[6], entry[7], entry[8], entry[9]
+      local start = now + delay
+      local times = ''
+      local all_flags = flags
+      if delay > 0 then all_flags, times = all_flags + FLAG_DUE, pack('>I8', start) end
+      if ttl >= 0 then all_flags, times = all_flags + FLAG_EXPIRES, times .. pack('>I8', start + ttl) end
+      local rank = start + offset
+      local record = pack('>BI4I2I8I6I4I4I8', all_flags, 1, 0, rank, order + i, offset, size, now)
+        .. times .. pack('>I2', #lane) .. lane .. rest
+      if call('HSETNX', M, id, record) == 0 then
+        answers[i] = 'd'
+      else
+        answers[i] = 'a'
+        note(id)
+        if b then b.size, b.volume = b.size + 1, b.volume + size end
+        results[#results + 1] = (result_in(flags, rest, id))
+        if ttl >= 0 then call('ZADD', Z, start + ttl, id) end
+        local member = lane .. pack('>I8I6I4', rank, order + i, size) .. id
+        if delay > 0 then
+          local prefix = queue_of(lane)
+          call('ZADD', S, 0, prefix .. pack('>I8B', start, 0) .. member)
+          local first = call('ZSCORE', D, prefix)
+          if not first or start < tonumber(first) then
+            call('ZADD', D, start, prefix)
+            earlier[prefix] = true
+          end
+        else
+          adds[#adds + 1] = '0'
+          adds[#adds + 1] = member
+          arrived[lane] = (arrived[lane] or 0) + 1
+        end
+      end
+    end
+  end
+  if #adds > 0 then many('ZADD', R, adds) end
+  if #results > 0 and call('EXISTS', V) == 1 then
+    many('HDEL', V, results)
+    many('ZREM', VX, results)
+    for _, id in ipairs(results) do note(id) end
+  end
+  if is_bounded then drop_excess() end  -- at last: what is dropped at once may leave a result
+  return table.concat(answers)
+end

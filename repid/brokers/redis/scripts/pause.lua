@@ -1,0 +1,8 @@
+-- {queue, paused}
+if call('HEXISTS', Q, arg[1]) == 0 then return 0 end
+call('HSET', Q, arg[1], arg[2] and 'p' or '')
+if not arg[2] then
+  earlier[pack('>I2', #arg[1]) .. arg[1]] = true
+  wake()
+end
+return 1

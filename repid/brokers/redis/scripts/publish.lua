@@ -1,0 +1,4 @@
+local answers = publish(arg, false)
+wake()
+tell()
+return with_dropped(answers)

@@ -1,0 +1,7 @@
+-- The fields under which each consumer is entered that is believed alive.
+local found = {}
+for _, consumer in ipairs(call('ZRANGEBYSCORE', CA, now, '+inf')) do
+  local packed = call('HGET', C, consumer)
+  if packed then found[#found + 1] = cmsgpack.unpack(packed) end
+end
+return found

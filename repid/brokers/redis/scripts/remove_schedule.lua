@@ -1,0 +1,3 @@
+call('ZREM', SN, arg)
+call('ZREM', SA, arg)
+return call('HDEL', SC, arg)

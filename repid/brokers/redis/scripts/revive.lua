@@ -1,0 +1,35 @@
+-- {queue, {key, ...}}: a letter for each: 'a', 'd' its id is alive, 'n' there is no such dead message,
+-- 'u' it cannot be read; or 'q'.
+local queue = arg[1]
+if call('HEXISTS', Q, queue) == 0 then return {'q'} end
+local prefix = pack('>I2', #queue) .. queue
+local answers = {}
+advance()
+for i, key in ipairs(arg[2]) do
+  local letter = call('ZSCORE', X, prefix .. key) and call('HGET', Y, key)
+  if not letter then
+    answers[i] = 'n'
+  else
+    local id, _, record = read_letter(letter)
+    local t = parse(record)
+    if t.damaged then
+      answers[i] = 'u'
+    elseif call('HEXISTS', M, id) == 1 then
+      answers[i] = 'd' .. id
+    else
+      forget_dead(prefix, key, id)
+      t.attempt, t.lost, t.due, t.unrouted, t.expires = 1, 0, nil, nil, nil
+      if bit.band(t.kept, FLAG_TTL) ~= 0 then t.expires = now + read('>I8', t.rest) end
+      t.rank, t.order, t.enqueued = now + t.offset, call('INCR', N), now
+      local result_id = result_in(t.kept, t.rest, id)
+      call('HDEL', V, result_id)
+      call('ZREM', VX, result_id)
+      note(result_id)
+      put_back(t, id)
+      answers[i] = 'a'
+    end
+  end
+end
+wake()
+tell()
+return answers

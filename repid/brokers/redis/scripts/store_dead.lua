@@ -1,0 +1,25 @@
+-- {entries, rest}: messages as publish takes them, and for each {attempt, lost, enqueued, died, reason, failure}.
+-- Returns the first queue that is not declared, or ''. What is kept already under the same id and moment is left as it is.
+local entries, rest = arg[1], arg[2]
+for _, entry in ipairs(entries) do
+  if call('HEXISTS', Q, entry[2]) == 0 then return entry[2] end
+end
+for i, entry in ipairs(entries) do
+  local id, lane, size, offset, flags = entry[1], entry[3], entry[4], entry[5], entry[8]
+  local attempt, lost, enqueued, died, reason, failure = unpack(rest[i])
+  local head = pack('>I2', #id) .. id
+  local key = died
+  local kept = call('HGET', Y, pack('>I8', key))
+  while kept and sub(kept, 1, #head) ~= head do
+    key = key + 1
+    kept = call('HGET', Y, pack('>I8', key))
+  end
+  if not kept then
+    local record = render({kept = flags, attempt = attempt, lost = lost, rank = enqueued + offset, order = 0,
+      offset = offset, size = size, enqueued = enqueued, lane = lane, rest = entry[9]})
+    keep_letter(key, queue_of(lane), id, reason, failure, '', record)
+    note(id)
+  end
+end
+tell()
+return ''

@@ -1,0 +1,6 @@
+for _, result in ipairs(arg) do
+  store_result(result[1], result[2], result[3], result[4], result[5])
+end
+purge(2 * #arg)
+tell()
+return 1

@@ -1,0 +1,13 @@
+-- {consumer, alive for, declaring, {field, ...}}; ARGV[2]: {channel, takes}. Answers '' or the queue that is not declared.
+for _, take in ipairs(cmsgpack.unpack(ARGV[2])[2]) do
+  if call('HEXISTS', Q, take[2]) == 0 then
+    if not arg[3] then return take[2] end
+    call('HSET', Q, take[2], '')
+  end
+end
+call('HSET', C, arg[1], cmsgpack.pack(arg[4]))
+call('ZADD', CA, now + arg[2], arg[1])
+for _, field in ipairs(arg[4]) do
+  if tonumber(call('HGET', W, field) or '0') < now + arg[2] then call('HSET', W, field, now + arg[2]) end
+end
+return ''

@@ -1,0 +1,3 @@
+strike_off({arg})
+wake()
+return 1

@@ -1,0 +1,257 @@
+"""Who waits on Redis asks nothing, is woken at once, and no wake-up is swallowed."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+from engines.redis import Redis, embedded
+
+from repid import Connection, Repid, Router
+from repid.brokers.consumer import Consumer
+from repid.brokers.redis import RedisServer
+from repid.brokers.redis.layout import keys_of
+from repid.delivery import Ack, Settlement
+from repid.ports import AtMost, Topics
+
+from .broker_aids import message
+
+pytestmark = pytest.mark.real_time
+
+SOON = 3.0
+"""Seconds that are far less than those after which it is asked again without a wake-up, on a busy machine."""
+
+
+def is_asleep(redis: Redis, prefix: str, consumer: Consumer) -> bool:
+    """Whether the server believes that it waits, and has not woken it."""
+    return bool(redis.execute("HEXISTS", f"{{{prefix}}}:sleepers", consumer.key))
+
+
+async def falls_asleep(redis: Redis, prefix: str, consumer: Consumer) -> None:
+    while not is_asleep(redis, prefix, consumer):
+        await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def waiting(
+    redis: Redis, prefix: str, topics: Topics = None, at_most: AtMost | None = None
+) -> AsyncGenerator[list[str], None]:
+    """A client of its own that receives and acknowledges; the ids of what it got."""
+    got: list[str] = []
+
+    async def receive(consumer: Consumer) -> None:
+        while True:
+            deliveries = await consumer.receive(10, at_most=at_most)
+            got.extend(delivery.envelope.id for delivery in deliveries)
+            await consumer.settle([Settlement(delivery, Ack()) for delivery in deliveries])
+
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": topics}) as consumer, trio.open_nursery() as nursery:
+            nursery.start_soon(receive, consumer)
+            await falls_asleep(redis, prefix, consumer)
+            yield got
+            nursery.cancel_scope.cancel()
+
+
+async def arrives(got: list[str], *ids: str) -> None:
+    with trio.fail_after(SOON):
+        while not set(ids) <= set(got):
+            await trio.sleep(0.005)
+
+
+async def test_a_client_that_waits_asks_nothing(redis: Redis, prefix: str) -> None:
+    async with waiting(redis, prefix):
+        redis.execute("CONFIG", "RESETSTAT")
+        await trio.sleep(1.5)
+        stats = redis.execute("INFO", "commandstats").decode()
+    asked = {line.partition(":")[0] for line in stats.splitlines() if line.startswith("cmdstat_")}
+    assert asked <= {"cmdstat_config|resetstat", "cmdstat_info"}
+
+
+async def test_one_message_wakes_one_of_many_clients(redis: Redis, prefix: str) -> None:
+    async with waiting(redis, prefix) as one, waiting(redis, prefix) as two, waiting(redis, prefix) as three:
+        server = RedisServer(redis.url, prefix=prefix)
+        async with server.connection():
+            await server.publish([message("0")])
+            await arrives_anywhere({"0"}, one, two, three)
+            sleeping = redis.execute("HLEN", f"{{{prefix}}}:sleepers")
+            assert sleeping >= 2
+            await server.publish([message(str(number)) for number in range(1, 30)])
+            await arrives_anywhere({str(number) for number in range(30)}, one, two, three)
+
+
+async def arrives_anywhere(ids: set[str], *clients: list[str]) -> None:
+    with trio.fail_after(SOON):
+        while {id_ for got in clients for id_ in got} != ids:
+            await trio.sleep(0.005)
+
+
+async def test_a_message_is_for_whoever_takes_its_topic_and_has_room(redis: Redis, prefix: str) -> None:
+    full = AtMost(topics={("q", "b"): 0})
+    async with (
+        waiting(redis, prefix, frozenset({"a"})) as others,
+        waiting(redis, prefix, frozenset({"b"}), full) as no_room,
+        waiting(redis, prefix, frozenset({"b"})) as mine,
+    ):
+        server = RedisServer(redis.url, prefix=prefix)
+        async with server.connection():
+            for number in range(5):
+                await server.publish([message(str(number), topic="b")])
+                await arrives(mine, str(number))
+        assert others == no_room == []
+
+
+async def test_a_wake_up_for_a_client_that_was_killed_goes_to_another(redis: Redis, prefix: str) -> None:
+    program = f"""
+import trio
+from repid import RedisServer
+
+async def main():
+    server = RedisServer({redis.url!r}, prefix={prefix!r})
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({{"q": None}}) as consumer, trio.open_nursery() as nursery:
+            nursery.start_soon(consumer.receive, 1)
+            await trio.sleep(0.3)
+            print("waits", flush=True)
+
+trio.run(main)
+"""
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(trio.run_process, [sys.executable, "-c", program], stdout=-1, check=False)
+        )
+        assert (await process.stdout.receive_some(100)).strip() == b"waits"
+        async with waiting(redis, prefix) as got:
+            process.kill()
+            await process.wait()
+            await trio.sleep(0.05)
+            server = RedisServer(redis.url, prefix=prefix)
+            async with server.connection():
+                for number in range(3):
+                    await server.publish([message(str(number))])
+                    await arrives(got, str(number))
+
+
+async def test_a_client_that_was_woken_and_does_not_wait_passes_it_on(redis: Redis, prefix: str) -> None:
+    idle = RedisServer(redis.url, prefix=prefix)
+    async with idle.connection():
+        await idle.declare(["q"])
+        async with idle.consume({"q": None}) as looked:
+            assert await looked.receive(1, max_wait=0) == []  # it is entered among the sleepers, and goes away
+            async with waiting(redis, prefix) as got:
+                for number in range(3):
+                    await idle.publish([message(str(number))])
+                    await arrives(got, str(number))
+
+
+async def test_a_client_that_stops_waiting_before_it_hears_that_it_was_woken_has_another_woken(
+    redis: Redis, prefix: str
+) -> None:
+    async def publish() -> None:
+        server = RedisServer(redis.url, prefix=prefix)
+        async with server.connection():
+            await server.publish([message("0")])
+
+    async def receive(consumer: Consumer) -> None:
+        with scope:
+            await consumer.receive(1)
+
+    scope = trio.CancelScope()
+    stopped = RedisServer(redis.url, prefix=prefix)
+    async with stopped.connection():
+        await stopped.declare(["q"])
+        async with stopped.consume({"q": None}) as consumer, trio.open_nursery() as nursery:
+            nursery.start_soon(receive, consumer)
+            await falls_asleep(redis, prefix, consumer)
+            async with waiting(redis, prefix) as got:
+                thread = threading.Thread(target=trio.run, args=[publish])
+                thread.start()
+                thread.join()  # nothing is heard here meanwhile
+                assert not is_asleep(redis, prefix, consumer)
+                scope.cancel()
+                await arrives(got, "0")
+
+
+async def test_a_delay_that_ends_earlier_than_the_others_is_heeded_by_who_waits(redis: Redis, prefix: str) -> None:
+    async with waiting(redis, prefix) as got:
+        server = RedisServer(redis.url, prefix=prefix)
+        async with server.connection():
+            await server.publish([message("late", delay=60)])
+            await trio.sleep(0.1)
+            await server.publish([message("soon", delay=0.5)])
+            await arrives(got, "soon")
+    assert got == ["soon"]
+
+
+async def test_a_record_that_cannot_be_read_is_a_dead_letter_and_harms_no_other(redis: Redis, prefix: str) -> None:
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1"), message("2")])
+        redis.execute("HSET", f"{{{prefix}}}:messages", "t1", "nonsense")
+        async with server.consume({"q": None}) as consumer:
+            found = await consumer.receive(10, max_wait=0)
+            assert [delivery.envelope.id for delivery in found] == ["2"]
+        [dead] = await server.browse("q", "dead")
+        assert (dead.envelope.id, dead.reason) == ("1", "payload")
+        assert "cannot be read" in (dead.failure.text if dead.failure else "")
+        assert await server.delete_messages("q") == 1
+
+
+async def test_a_replica_that_must_have_it_has_it(redis: Redis, prefix: str) -> None:
+    from repid.brokers.redis.address import parse_address
+
+    with embedded("--replicaof", f"127.0.0.1 {parse_address(redis.url).port}") as replica:
+        with trio.fail_after(20):
+            while b"connected_slaves:1" not in redis.execute("INFO", "replication") or (
+                b"state=online" not in redis.execute("INFO", "replication")
+            ):
+                await trio.sleep(0.05)
+        server = RedisServer(redis.url, prefix=prefix, wait_replicas=1)
+        async with server.connection():
+            await server.declare(["q"])
+            await server.publish([message("1")])
+            assert replica.execute("HLEN", keys_of(prefix)[1]) == 1
+
+
+async def test_calls_that_are_followed_before_they_are_published_are_told_of(redis: Redis, prefix: str) -> None:
+    router = Router(queue="q")
+
+    @router.actor
+    async def double(number: int) -> int:
+        return 2 * number
+
+    app = Repid(Connection(RedisServer(redis.url, prefix=prefix)))
+    app.include_router(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        await nursery.start(app.run_worker)
+        with trio.fail_after(SOON):
+            async with app.map(double, range(50), limit=7) as results:
+                assert [result async for result in results] == [2 * number for number in range(50)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_messages_of_very_many_queues_fall_due_in_several_steps(redis: Redis, prefix: str) -> None:
+    queues = [f"q{n}" for n in range(500)]
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(queues)
+        await server.publish([message(queue, queue, delay=0.3) for queue in queues])
+        await trio.sleep(0.4)
+        await server.counts("q0")
+        left = redis.execute("ZCARD", f"{{{prefix}}}:scheduled")
+        assert 0 < left < 500
+        async with server.consume(dict.fromkeys(queues)) as consumer:
+            received: list[str] = []
+            with trio.fail_after(10):
+                while len(received) < 500:
+                    received += [delivery.envelope.id for delivery in await consumer.receive(100)]
+    assert sorted(received) == sorted(queues)
