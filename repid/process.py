@@ -11,6 +11,8 @@ as far as it had come, and what another thread had locked stays locked. Two rule
    as soon as `is_wanted` is True. A fork waits until nothing is held, and while it is under way nothing is opened.
    The rest of the process goes on: no loop is closed, no call is refused.
 2. *The child starts with fresh locks and forgets what belongs to its parent.* Each `Inheritor` is told so.
+3. *A child does not return into its parent's worker.* Where the code of a run has forked, the child ends with that code:
+   `end_child`.
 
 If a holder does not leave in time, or the fork was made in C past Python's hooks, the child is told what was open
 (`Forks.left_open`), and must refuse to use that.
@@ -22,22 +24,19 @@ a thread alive must be closed earlier: when the main thread has ended. `Exit` do
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, TypeVar
+
+from .tracebacks import explain
+
+T = TypeVar("T")
 
 HOLDING_TIME = 15.0
 """Seconds for which a fork waits for those that hold something open; SQLite may be waiting for another process."""
-
-
-class Inheritor(Protocol):
-    """An object that a forked child inherits and that has to be put in order there."""
-
-    def after_fork_in_child(self) -> None:
-        """Replace the locks, forget what only the parent has. No other thread runs yet."""
-        ...
 
 
 class Forks:
@@ -106,18 +105,42 @@ class Forks:
 forks = Forks()
 """Those of this process."""
 
-_inheritors: weakref.WeakSet[Inheritor] = weakref.WeakSet()
+_inherited: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 
-def inherits(inheritor: Inheritor) -> None:
-    """Have an object told, as long as it lives, that it is in a forked child."""
-    _inheritors.add(inheritor)
+def inherits(owner: T, start_anew: Callable[[T], None]) -> None:
+    """Have `start_anew(owner)` called in a forked child, as long as the owner lives: a function of its class.
+
+    It replaces locks and forgets what only the parent has. No other thread runs yet.
+    """
+    _inherited[owner] = start_anew
 
 
 def _after_fork_in_child() -> None:
     forks.after_in_child()
-    for inheritor in list(_inheritors):
-        inheritor.after_fork_in_child()
+    for owner, start_anew in list(_inherited.items()):
+        start_anew(owner)
+
+
+def end_child(error: BaseException | None) -> NoReturn:
+    """End this process, a forked child, where the code that forked it has ended: by returning, or with this error.
+
+    Its caller belongs to the parent, and so do the event loop, the connections and the leases behind that: a child that
+    went on would run what the parent runs. It ends as a child of multiprocessing does, without the parent's `finally`
+    blocks and `atexit` functions.
+    """
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            sys.stderr.write(f"{error.code}\n")
+    elif error is not None:
+        code = 1
+        sys.stderr.write(explain(error))
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # closed, or there is nobody to read it
+            stream.flush()
+    os._exit(code & 0xFF)
 
 
 class Exit:
@@ -146,7 +169,7 @@ class Exit:
         with self._lock:
             self._closing.discard(close)
 
-    def after_fork_in_child(self) -> None:
+    def start_anew(self) -> None:
         """What the parent closes is not the child's to close."""
         self._closing, self._lock, self._watched = set(), threading.Lock(), None
 
@@ -161,6 +184,6 @@ class Exit:
 at_exit = Exit()
 """That of this process."""
 
-inherits(at_exit)
+inherits(at_exit, Exit.start_anew)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=forks.before, after_in_parent=forks.after_in_parent, after_in_child=_after_fork_in_child)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import msgspec
 
 from .codec import JSON_CODEC
 from .delivery import Failure, ResultState, StoredResult
-from .errors import PayloadError, ResultError
+from .errors import JobFailed, PayloadError, ResultError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any, covariant=True)  # noqa: PLC0105  `Result`, `Job` or `JobHandle` alone is one of any type
+else:
+    T = typing.TypeVar("T", covariant=True)  # noqa: PLC0105
+
+ANYTHING = cast("type[Any]", Any)
+"""For a result whose type nobody has said."""
 
 
 class Result(Generic[T]):
@@ -31,7 +41,7 @@ class Result(Generic[T]):
 
     @property
     def state(self) -> ResultState:
-        """success, failure, dead, expired or cancelled."""
+        """success, failure, dead, expired, cancelled or dropped."""
         return self._stored.state
 
     @property
@@ -61,25 +71,60 @@ class Result(Generic[T]):
 
     @property
     def value(self) -> T:
-        """What the actor returned. Raises `ResultError` if it did not, or returned something of another type."""
-        if not self.is_success:
-            failure = self._stored.failure
-            why = f": {failure.type}: {failure.text}" if failure is not None else ""
-            raise ResultError(f"message {self.id!r} has no return value: it ended as {self.state!r}{why}")
-        try:
-            value: T = JSON_CODEC.decoder(self._type)(self._stored.payload)
-        except PayloadError as error:
-            raise ResultError(f"the result of message {self.id!r} is not what was asked for: {error}") from error
+        """What the actor returned. Raises `JobFailed` if it did not, and `ResultError` if that is of another type."""
+        value: T = value_of(self._stored, self._type)
         return value
+
+
+def value_of(stored: StoredResult, type_: Any) -> Any:
+    """The value of a result, as `Result.value` gives it."""
+    if stored.state != "success":
+        raise failed(stored)
+    try:
+        return _decoder_of(type_)(stored.payload)
+    except PayloadError as error:
+        raise ResultError(f"the result of message {stored.id!r} is not what was asked for: {error}") from error
+
+
+def failed(stored: StoredResult) -> JobFailed:
+    """The error that stands for a result without a value."""
+    failure = stored.failure
+    if failure is None:
+        return JobFailed(stored.id, stored.state)
+    return JobFailed(stored.id, stored.state, failure.type, failure.text, failure.traceback)
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """In place of the type of a result: the actor's annotation cannot be read, and why."""
+
+    why: str
+
+
+def _decoder_of(type_: Any) -> Callable[[bytes], Any]:
+    """The decoder to this type. Raises `ResultError` if there can be none."""
+    try:
+        return _compile(type_)
+    except TypeError:  # it cannot be compared, so it is compiled anew; or there is none
+        return _compile.__wrapped__(type_)
+
+
+@lru_cache(maxsize=256)
+def _compile(type_: Any) -> Callable[[bytes], Any]:
+    if isinstance(type_, Unreadable):
+        raise ResultError(f"{type_.why}: ask for it with result_as() or wait_as()")
+    try:
+        return JSON_CODEC.decoder(type_)
+    except Exception as error:
+        raise ResultError(f"no result can be decoded to {type_!r}: {error}") from error
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How a job stands.
 
-    `state` is ready, scheduled, running or cancelling; once all is over: success, failure, dead, expired or
-    cancelled, and gone where no result is stored. It is unknown where the server has no message of this id and this
-    job was not enqueued here: it may never have been, or it ended long ago. `done` of `total` (None: unknown) and `note` are what its actor
-    last told of its progress.
+    `state` is ready, scheduled, running or cancelling; once all is over: success, failure, dead, expired, cancelled or
+    dropped, and gone where no result is stored. It is unknown where the server has no message of this id and this job
+    was not enqueued here: it may never have been, or it ended long ago. `done` of `total` (None: unknown) and `note`
+    are what its actor last told of its progress.
     """
 
     state: str
@@ -91,7 +136,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_over(self) -> bool:
         """Whether nothing will change any more."""
-        return self.state in {"success", "failure", "dead", "expired", "cancelled", "gone", "unknown"}
+        return self.state in {"success", "failure", "dead", "expired", "cancelled", "dropped", "gone", "unknown"}
 
 
 class Lazy(Generic[T]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 
@@ -18,7 +19,11 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 class Servers:
-    """Named brokers. The first one registered is the default until another is made so."""
+    """The servers of an app, by name. The first one registered is the default until another is made so.
+
+    `app.server(name)` finds one of them. What finds one here (`get_server`, `default`, `servers[name]`) is the same by
+    the names that upstream gave it.
+    """
 
     def __init__(self) -> None:
         self._servers: dict[str, Broker] = {}
@@ -41,12 +46,26 @@ class Servers:
 
     def get_server(self, name: str | None = None) -> Broker:
         """The server of that name; None: the default one. Raises `ConfigurationError` if there is none."""
-        if name is None:
-            name = self._default
-        if name is None:
+        if name is not None:
+            self._check_registered(name)
+            return self._servers[name]
+        if self._default is None:
             raise ConfigurationError("the app has no server: app.servers.register_server('default', InMemoryServer())")
-        self._check_registered(name)
-        return self._servers[name]
+        return self._servers[self._default]
+
+    @contextmanager
+    def replaced(self, servers: Mapping[str, Broker]) -> Iterator[None]:
+        """For tests: in the block these are the servers, by name. The default stays if it is among them, else it is the
+        first.
+        """
+        former = self._servers, self._default
+        self._servers = dict(servers)
+        if self._default not in self._servers:
+            self._default = next(iter(self._servers), None)
+        try:
+            yield
+        finally:
+            self._servers, self._default = former
 
     def _check_registered(self, name: str) -> None:
         if not isinstance(name, str) or name not in self._servers:

@@ -1,25 +1,29 @@
 """Errors put into words: in bounded time and size, and without fail.
 
-An error that an actor raised is an object of somebody else's making. Reading any attribute of it, even `__class__`,
-may run code that raises, lies or goes on for ever; its text may be 100 MB long; its chain of causes may have 20 000 links,
-or go in a circle; a group may have 100 000 members. What is written here about an error must not depend on its
-good will, since a failure that cannot be recorded would be run again by one worker after another. So:
+An error that an actor raised is an object of somebody else's making. Reading any attribute of it, even `__class__`, may
+run code that raises, lies or goes on for ever; its text may be 100 MB long; its chain of causes may have 20 000 links,
+or go in a circle; a group may have 100 000 members. What is written here about an error must not depend on its good
+will, since a failure that cannot be recorded would be run again by one worker after another. So:
 
 * `type(error)` is asked instead of `isinstance`, and the fields are read through the descriptors of `BaseException`.
 * Its text is asked for once, and cut. Whatever that raises is a part of the answer.
-* No function recurses along a chain. The depth and the width of groups, the links of a chain and the frames of a traceback
-  have limits, and all errors together have one more.
+* No function recurses along a chain. The depth and the width of groups, the links of a chain and the frames of a
+  traceback have limits, and all errors together have one more.
 
-`traceback.TracebackException` cannot be used for this: it visits everything first and cuts afterwards.
+`traceback.TracebackException` cannot be used for this: it visits everything first and cuts afterwards. And it puts
+each frame into words anew, for which Python parses the line of source: some hundred microseconds for each error, where
+a job that succeeds takes ten. Jobs that fail for one reason fail in the same places, so the words for a place are kept.
 """
 
 from __future__ import annotations
 
 import re
 import traceback
+from collections import deque
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any
+from itertools import groupby, repeat
+from types import CodeType, TracebackType
+from typing import Any, NoReturn
 
 LONGEST_TEXT = 16_000
 """Characters of an error's own text that are kept: its beginning."""
@@ -38,6 +42,12 @@ DEEPEST_GROUP = 5
 
 MOST_FRAMES = 100
 """Frames of one error that are shown: the innermost."""
+
+MOST_REPEATED = 3
+"""Of frames of the same place, one after another, so many are shown, as Python does."""
+
+MOST_PLACES = 1000
+"""Places in code whose words are kept."""
 
 MOST_ERRORS = 60
 """Errors that one traceback shows."""
@@ -107,6 +117,15 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     return _traceback.__get__(error)  # type: ignore[no-any-return]
 
 
+def raise_again(error: BaseException) -> NoReturn:
+    """Raise an error that keeps its context, although another one is being handled."""
+    context = _context.__get__(error)
+    try:
+        raise error
+    finally:
+        _context.__set__(error, context)
+
+
 def let_go(error: BaseException) -> None:
     """Drop the tracebacks of an error that has been recorded and logged, and of those that it came from.
 
@@ -139,14 +158,16 @@ def cut(text: str, longest: int) -> str:
 
 
 def inert(text: str) -> str:
-    """The text for a log or a terminal: its later lines are indented, so that none of them passes for an entry of its own,
-    and control characters are escaped.
+    """The text for a log or a terminal: its later lines are indented, so that none of them passes for an entry of its
+    own, and control characters are escaped.
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", "\n    ")
 
 
 def explain(error: BaseException, text: str | None = None) -> str:
-    """The error with its traceback and what it comes from, as Python would show it, cut. `text`: what it says, if known."""
+    """The error with its traceback and what it comes from, as Python would show it, cut. `text`: what it says, if
+    known.
+    """
     try:
         known = {} if text is None else {id(error): text}
         lines = "".join(_Account(known).of(error, DEEPEST_GROUP))
@@ -182,8 +203,8 @@ class _Account:
 
     def _one(self, error: BaseException, depth: int) -> list[str]:
         self._left -= 1
-        frames = traceback.extract_tb(traceback_of(error), limit=-MOST_FRAMES)
-        lines = ["Traceback (most recent call last):\n", *frames.format()] if frames else []
+        frames = list(_frames_of(traceback_of(error)))
+        lines = ["Traceback (most recent call last):\n", *frames] if frames else []
         lines += [f"{_full_name(error)}: {self._text(error)}\n", *_notes(error)]
         within = members(error)
         for number, member in enumerate(within[:WIDEST_GROUP], 1):
@@ -195,6 +216,37 @@ class _Account:
 
     def _text(self, error: BaseException) -> str:
         return inert(cut(self._texts.get(id(error)) or text_of(error), LONGEST_LINE))
+
+
+_places: dict[tuple[int, int], tuple[CodeType, str]] = {}
+"""The words for places in code, by the identity of the code, which is kept for that, and the place in it."""
+
+
+def _frames_of(outermost: TracebackType | None) -> Iterator[str]:
+    """What Python would write of each frame."""
+    for words, same in groupby(map(_words_for, deque(_links(outermost), MOST_FRAMES))):
+        count = len(list(same))
+        yield from repeat(words, min(count, MOST_REPEATED))
+        more = count - MOST_REPEATED
+        if more > 0:
+            yield f"  [Previous line repeated {more} more time{'s' if more > 1 else ''}]\n"
+
+
+def _links(link: TracebackType | None) -> Iterator[TracebackType]:
+    while link is not None:
+        yield link
+        link = link.tb_next
+
+
+def _words_for(link: TracebackType) -> str:
+    code = link.tb_frame.f_code
+    place = id(code), link.tb_lasti
+    kept = _places.get(place)
+    if kept is None:
+        if len(_places) >= MOST_PLACES:
+            _places.clear()
+        kept = _places[place] = code, "".join(traceback.extract_tb(link, limit=1).format())
+    return kept[1]
 
 
 def _origin(error: BaseException) -> tuple[str, BaseException | None]:

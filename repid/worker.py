@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -12,19 +12,37 @@ from typing import Any, TypedDict, Unpack
 
 import trio
 
-from .actors import Actor, Router, without_namesakes
+from .actors import Actor, Callees, Router, overridden, without_namesakes
 from .actors.options import DEFAULTS, inherit
-from .application import Application, find_app, open_apps
+from .application import (
+    Application,
+    check_app,
+    find_app,
+    open_apps,
+    publisher,
+    schedules_of,
+    stores,
+    through_middlewares,
+)
+from .brokers.shared.ticking import tick_elsewhere
+from .calls import Callee
 from .errors import ConfigurationError, MissingExtra
 from .fields import Field
-from .hosts import MissingTrioAsyncioError, home, hosted, on_long_step, open_asyncio
+from .hosts import MissingTrioAsyncioError, host_backend, hosted, on_long_step, open_asyncio
+from .inject import GivenValues
+from .logs import Log
 from .names import check_count, check_duration, check_flag, check_iterable, check_known
 from .ports import Broker
-from .runtime import Elsewhere, Handle, Outlet, Report, Settings, serve
-from .runtime.backends import HERE
+from .producer import Publish, check_compares_ids
+from .runtime import AppServices, Control, Handle, LoopBackends, Report, Settings, serve
+from .runtime.backends import IN_TASK
+from .runtime.lifespan import open_lifespan
+from .runtime.scheduler import Scheduling
 from .runtime.signals import can_listen
 from .runtime.statistics import statistics_of
 from .runtime.worker import CLAIM_BYTES, usable_signals
+
+log = Log("repid.worker")
 
 DEFAULT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,6 +65,9 @@ class WorkerOptions(TypedDict, total=False):
         runs in the main thread and was not started into a nursery; else none.
     auto_declare: declare the queues of the actors. Default True.
     burst: return when nothing is ready and nothing is running; what is scheduled does not count. Default False.
+    log_runs: log a line for each run, at INFO. Default: at DEBUG, if that level is enabled when the worker starts. Its `extra`
+        fields are message_id, actor, queue, attempt, duration in seconds, and fate; `repid.log_context()` gives the first four
+        in every run then, for filters of records that actors log.
     """
 
     graceful_shutdown_time: float | timedelta
@@ -58,6 +79,7 @@ class WorkerOptions(TypedDict, total=False):
     handle_signals: Iterable[signal.Signals] | None
     auto_declare: bool
     burst: bool
+    log_runs: bool
 
 
 class Worker(Router):
@@ -68,7 +90,7 @@ class Worker(Router):
     Each option can be read as a field, with its default where it was not given, and not assigned.
     """
 
-    __slots__ = ("_app", "_handles", "_options", "_settings")
+    __slots__ = ("_app", "_controls", "_options", "_settings")
 
     graceful_shutdown_time = Field[float](lambda worker: worker._settings.graceful_shutdown_time)  # noqa: SLF001
     messages_limit = Field[float](lambda worker: worker._settings.messages_limit)  # noqa: SLF001
@@ -78,6 +100,7 @@ class Worker(Router):
     claim_bytes = Field[float](lambda worker: worker._settings.claim_bytes)  # noqa: SLF001
     auto_declare = Field[bool](lambda worker: worker._settings.auto_declare)  # noqa: SLF001
     burst = Field[bool](lambda worker: worker._settings.burst)  # noqa: SLF001
+    log_runs = Field[bool](lambda worker: worker._settings.log_runs)  # noqa: SLF001
     handle_signals = Field[tuple[signal.Signals, ...]](lambda worker: worker._signals())  # noqa: SLF001
     app = Field[Application | None](lambda worker: worker._app)  # noqa: SLF001
 
@@ -85,13 +108,13 @@ class Worker(Router):
         self, routers: Sequence[Router] = (), *, app: Application | None = None, **options: Unpack[WorkerOptions]
     ) -> None:
         super().__init__()
-        self._app = app
+        self._app = check_app("the worker", app)
         signals: Any = options.get("handle_signals")
         if isinstance(signals, Iterable):
             options["handle_signals"] = tuple(signals)  # each run reads them
         self._options = options
         self._settings = make_settings(options, embedded=False)  # complains now rather than later
-        self._handles: list[Handle] = []
+        self._controls: list[Control] = []
         check_iterable("routers of a worker", routers)
         for router in routers:
             self.include_router(router)
@@ -106,8 +129,8 @@ class Worker(Router):
 
     def stop(self) -> None:
         """Stop every run of it gracefully; `run()` returns when it is done. Without one in progress: nothing happens."""
-        for handle in self._handles:
-            handle.stop()
+        for control in self._controls:
+            control.stop()
 
     @hosted
     async def run(self, *, task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED) -> Report:
@@ -126,12 +149,12 @@ class Worker(Router):
                 "the worker has no actors, and those of its app are run by app.run_worker(): call that, or give the "
                 "worker the routers whose actors it shall run, Worker(routers=[...])"
             )
-        handle = Handle()
-        self._handles.append(handle)
+        control = Control()
+        self._controls.append(control)
         try:
-            return await run_actors(app, app.server(), actors, self._options, handle, task_status)
+            return await run_actors(app, app.server(), actors, self._options, control, task_status)
         finally:
-            self._handles.remove(handle)
+            self._controls.remove(control)
 
     def _actors_under(self, middlewares: Sequence[Any]) -> list[Actor]:
         inherited = inherit(DEFAULTS, {"middlewares": tuple(middlewares)})
@@ -143,16 +166,17 @@ async def run_actors(
     broker: Broker,
     actors: Sequence[Actor],
     options: WorkerOptions,
-    handle: Handle,
+    control: Control,
     task_status: trio.TaskStatus[Handle],
+    given: GivenValues = (),
 ) -> Report:
-    """Run these actors on this broker until they are stopped or done."""
+    """Run these actors on this broker until they are stopped or done. `given`: what is open already of what they share."""
     settings = make_settings(options, embedded=task_status is not trio.TASK_STATUS_IGNORED)
-    handle.observe(lambda: statistics_of(broker))
+    control.read = lambda: statistics_of(broker)
     try:
-        return await _run_actors(app, broker, without_namesakes(actors), settings, handle, task_status)
+        return await _run_actors(app, broker, without_namesakes(actors), settings, control, task_status, given)
     finally:
-        handle.ended()
+        control.end()
 
 
 async def _run_actors(
@@ -160,42 +184,86 @@ async def _run_actors(
     broker: Broker,
     actors: Sequence[Actor],
     settings: Settings,
-    handle: Handle,
+    control: Control,
     task_status: trio.TaskStatus[Handle],
+    given: GivenValues,
 ) -> Report:
     if not actors:
-        task_status.started(handle)
+        log.warning("the worker has no actors, so it ends at once: add them to its app with app.include_router(router)")
+        task_status.started(control.handle)
         await trio.lowlevel.checkpoint()
         return Report()
-    own = app.publisher(broker, declare=True)
+    own = publisher(app, broker, declare=True)
 
-    def publisher(server_name: str | None) -> Any:
-        return own if server_name is None else app.publisher(app.server(server_name), declare=True)
+    def publisher_to(server_name: str | None, named: bool) -> Any:
+        there = broker if server_name is None else app.server(server_name)
+        if named:
+            check_compares_ids(there)
+        return own if there is broker else publisher(app, there, declare=True)
 
-    outlet = Outlet(publisher, app.around, app.result_store)
-    started = partial(task_status.started, handle)
-    async with _elsewhere(actors) as elsewhere:
+    exchange = _Exchange(app, broker, actors)
+    around = partial(through_middlewares, app) if app.producer_middlewares else _as_it_is
+    services = AppServices(
+        publisher_to,
+        around,
+        exchange,
+        app.result_store,
+        _scheduling(app, broker),
+        stores(app),
+        app.dead_letter_hooks,
+    )
+    actors = [overridden(actor, app.overrides) for actor in actors]
+    started = partial(task_status.started, control.handle)
+    lifespan = partial(open_lifespan, app.lifespans, actors, given=given)
+    async with _loop_backends(actors) as loop_backends:
         with open_apps.entered(app):  # for the actors: each finds the app of its worker
-            return await serve(broker, actors, outlet, settings, handle, started, elsewhere)
+            return await serve(broker, actors, services, settings, control, started, loop_backends, lifespan)
+
+
+def _as_it_is(publish: Publish) -> Publish:
+    return publish
+
+
+def _scheduling(app: Application, broker: Broker) -> Scheduling | None:
+    store = schedules_of(app, broker)
+    if store is None:
+        return None
+    return Scheduling(store, broker.tick if store is broker else partial(tick_elsewhere, broker, store))
+
+
+class _Exchange:
+    """Where calls go that actors of a worker make: to its own server, for its own actors and those of its app."""
+
+    def __init__(self, app: Application, broker: Broker, actors: Sequence[Actor]) -> None:
+        self._app = app
+        self._broker = broker
+        self._callees = Callees(lambda: actors)
+        self.result_store = app.result_store
+
+    def server(self, server_name: str | None = None) -> Broker:
+        return self._broker if server_name is None else self._app.server(server_name)
+
+    def callee(self, function: Callable[..., Any]) -> Callee:
+        return self._callees.find(function) or self._app.callee(function)
 
 
 @asynccontextmanager
-async def _elsewhere(actors: Iterable[Actor]) -> AsyncIterator[Elsewhere]:
+async def _loop_backends(actors: Iterable[Actor]) -> AsyncIterator[LoopBackends]:
     """Where async actors run if not in trio: on the host's loop, if that is asyncio's; else on one made for those
     that say backend="asyncio".
     """
-    at_home = home()
-    if at_home is not None:
-        yield Elsewhere({"host": at_home, "asyncio": at_home}, at_home, on_long_step)
+    host = host_backend()
+    if host is not None:
+        yield LoopBackends({"host": host, "asyncio": host}, host, on_long_step)
     elif any(actor.is_async and actor.backend == "asyncio" for actor in actors):
         try:
             loop = open_asyncio()
         except MissingTrioAsyncioError:
             raise MissingExtra('backend="asyncio"', "asyncio") from None
         async with loop as tasks:
-            yield Elsewhere({"asyncio": tasks}, on_long_step=on_long_step)
+            yield LoopBackends({"asyncio": tasks}, on_long_step=on_long_step)
     else:
-        yield HERE
+        yield IN_TASK
 
 
 def _optional_count(name: str, value: float | None) -> float | None:
@@ -212,10 +280,12 @@ def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
     if wanted is None:
         wanted = DEFAULT_SIGNALS if can_listen() and not embedded else ()
     check_iterable("handle_signals", wanted)
-    wanted = tuple(wanted)
+    wanted = tuple(dict.fromkeys(wanted))  # one given twice would count twice when it comes
     for number in wanted:
         if not isinstance(number, signal.Signals):
             raise ConfigurationError(f"handle_signals must be signals such as signal.SIGTERM, but hold {number!r}")
+        if number.name in {"SIGKILL", "SIGSTOP"}:
+            raise ConfigurationError(f"handle_signals hold {number.name}, which no program can handle: leave it out")
     return Settings(
         graceful_shutdown_time=check_duration("graceful_shutdown_time", options.get("graceful_shutdown_time", 25.0)),
         messages_limit=check_count("messages_limit", options.get("messages_limit", math.inf)),
@@ -226,4 +296,5 @@ def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
         signals=usable_signals(wanted),
         auto_declare=check_flag("auto_declare", options.get("auto_declare", True)),
         burst=check_flag("burst", options.get("burst", False)),
+        log_runs=check_flag("log_runs", options.get("log_runs", False)),
     )

@@ -2,25 +2,33 @@
 
 * `options`: every option of an actor, checked; what is not given is inherited.
 * `actor`: `Actor`, a function and its policy; `declaration`: checks and compiles one, once.
+* `called`: what it takes to call an actor by message, and which actor a function is.
 * `router`: `Router`, which collects declarations and hands its defaults down.
 * `routing`: which messages an actor takes.
 """
 
 from .actor import Actor, ActorMiddleware, CallNext, OnError
-from .options import ActorOptions, RouterOptions
-from .router import Router, without_namesakes
+from .called import Callees, no_actor
+from .declaration import overridden
+from .options import ActorOptions, BatchOptions, RouterOptions
+from .router import Router, bounds_of, without_namesakes
 from .routing import RoutingStrategy, catch_all_routing_strategy, topic_based_routing_strategy
 
 __all__ = [
     "Actor",
     "ActorMiddleware",
     "ActorOptions",
+    "BatchOptions",
     "CallNext",
+    "Callees",
     "OnError",
     "Router",
     "RouterOptions",
     "RoutingStrategy",
+    "bounds_of",
     "catch_all_routing_strategy",
+    "no_actor",
+    "overridden",
     "topic_based_routing_strategy",
     "without_namesakes",
 ]

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from ..delivery import Mode, Verb
+from ..delivery import UNBOUNDED, Bounds, Mode, Verb
 from ..inject import Message, Plan
 from ..ports import Schedule
 from ..retry import RetryPolicy
@@ -15,6 +15,9 @@ from .routing import Predicate
 
 OnError: TypeAlias = Verb | Callable[[BaseException], Verb | None]
 """What to do when the actor raises: a verb, or a callable from the exception to one (None: the usual retries)."""
+
+Misfit: TypeAlias = Literal["dead_letter", "release"]
+"""What becomes of a message whose payload does not fit."""
 
 Where: TypeAlias = Literal["host", "trio", "asyncio"]
 """On which event loop an async function runs."""
@@ -38,7 +41,9 @@ class ActorMiddleware(Protocol):
 class Actor(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What a declaration has become, with everything inherited filled in. Times are in seconds.
 
-    `takes` is None for an actor that takes the messages whose topic is its name.
+    `takes` is None for an actor that takes the messages whose topic is its name. `batch`: how many messages one run
+    gets at most, None for an actor that gets one and not a list; `batch_wait`: how long the first of them waits for
+    more. `bounds`: those of its channel, as far as its declaration says.
     """
 
     name: str
@@ -58,4 +63,8 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     store_result: bool
     result_ttl: float
     backend: Where = "host"
+    on_misfit: Misfit = "dead_letter"
+    batch: int | None = None
+    batch_wait: float = 0.0
+    bounds: Bounds = UNBOUNDED
     schedule: Schedule | None = None

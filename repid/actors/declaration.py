@@ -8,15 +8,30 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..codec import JSON
 from ..delivery import Mode
 from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
-from ..inject import MESSAGE, NO_NAMES, Dependencies, Kind, Plan, compile_plan, kind_of, plain_function
+from ..inject import (
+    MESSAGE,
+    NO_NAMES,
+    Dependencies,
+    GivenValues,
+    Kind,
+    Overrides,
+    Plan,
+    Reader,
+    compile_plan,
+    kind_of,
+    plain_function,
+)
 from ..names import check_name
-from ..ports import Schedule
+from ..ports import Schedule, make_bounds
 from ..schedule import make_schedule, schedule_name
 from .actor import Actor
+from .options import BATCH_WAIT
 from .routing import Predicate, RoutingStrategy, topic_based_routing_strategy
 
 
@@ -32,14 +47,15 @@ def build_actor(
     is_async = is_async_function(function)
     mode: Mode = options["confirmation_mode"]
     _check_mode(name, mode, options)
-    plan = compile_plan(function, strict=options["strict"], local_names=local_names)
+    batch = options.get("batch")
+    _check_batch(name, batch, options)
+    plan = compile_plan(function, strict=options["strict"], of_batch=batch is not None, local_names=local_names)
     schedule = _schedule_of(name, options)
     if schedule is not None:
         _check_needs_no_payload(name, plan, options)
     if options["run_in_process"]:
         _check_importable(name, function, is_async=is_async)
-        _check_dependencies_importable(name, plan.dependencies)
-        _check_takes_no_message(name, plan)
+        _check_runs_in_process(name, plan)
     return Actor(
         name=name,
         channel=options["channel"],
@@ -49,7 +65,7 @@ def build_actor(
         timeout=options["timeout"],
         retries=options["retries"],
         retry_policy=options["retry_policy"],
-        concurrency=options.get("concurrency"),
+        concurrency=options.get("concurrency", None if batch is None else 1),
         mode=mode,
         on_error=options.get("on_error"),
         run_in_process=options["run_in_process"],
@@ -58,8 +74,24 @@ def build_actor(
         store_result=options["store_result"],
         result_ttl=options["result_ttl"],
         backend=options["backend"],
+        on_misfit=options["on_misfit"],
+        batch=batch,
+        batch_wait=options.get("batch_wait", BATCH_WAIT),
+        bounds=make_bounds(f"actor {name!r}", *map(options.get, ("max_size", "max_bytes", "when_full"))),
         schedule=schedule,
     )
+
+
+def overridden(actor: Actor, overrides: Overrides, given: GivenValues = ()) -> Actor:
+    """The actor with other functions in the place of some of its dependencies, and with the values that were given once
+    for its worker. Raises `ConfigurationError`.
+    """
+    if actor.plan.dependencies is None or not (overrides or given):
+        return actor
+    plan = actor.plan.overridden(overrides, given)
+    if actor.run_in_process:
+        _check_runs_in_process(actor.name, plan)
+    return replace(actor, plan=plan)
 
 
 def place_of(function: Callable[..., Any], frame: FrameType | None) -> str:
@@ -71,7 +103,9 @@ def place_of(function: Callable[..., Any], frame: FrameType | None) -> str:
 
 
 def check_is_function(what: str, function: Callable[..., Any]) -> None:
-    """Raises `ConfigurationError` for what cannot be an actor: what is not callable, a class, a method without its object."""
+    """Raises `ConfigurationError` for what cannot be an actor: what is not callable, a class, a method without its
+    object.
+    """
     if not callable(function):
         raise ConfigurationError(f"an actor must be a function, but is {function!r}")
     if isinstance(function, type):
@@ -105,6 +139,32 @@ def _check_mode(name: str, mode: Mode, options: Mapping[str, Any]) -> None:
             f"actor {name!r} has store_result=True and confirmation_mode='ack_first', under which a message is settled "
             "before there is a result: drop one of them"
         )
+
+
+def _check_batch(name: str, batch: int | None, options: Mapping[str, Any]) -> None:
+    if batch is None:
+        if "batch_wait" in options:
+            raise ConfigurationError(
+                f"actor {name!r} has batch_wait, but no batch: say how many messages it gets at most"
+            )
+        return
+    if options["confirmation_mode"] == "ack_first":
+        raise ConfigurationError(
+            f"actor {name!r} has batch={batch} and confirmation_mode='ack_first', under which each message is acknowledged "
+            "before its run: drop one of them"
+        )
+    if options["strict"]:
+        raise ConfigurationError(
+            f"actor {name!r} has batch={batch} and strict=True, but a whole payload is one element of its list: have the type "
+            "of the elements refuse unknown fields, as a msgspec.Struct with forbid_unknown_fields=True does; where a router "
+            "says it for all of its actors, give this one strict=False"
+        )
+    for rule in ("every", "cron"):
+        if rule in options:
+            raise ConfigurationError(
+                f"actor {name!r} has batch={batch} and {rule}={options[rule]!r}, whose messages carry no payload: have "
+                "another actor on the schedule send the messages"
+            )
 
 
 def _check_needs_no_payload(name: str, plan: Plan, options: Mapping[str, Any]) -> None:
@@ -167,6 +227,24 @@ def _check_importable(name: str, function: Callable[..., Any], *, is_async: bool
         )
 
 
+def _check_runs_in_process(name: str, plan: Plan) -> None:
+    for step in () if plan.dependencies is None else plan.dependencies.inner.steps:
+        if isinstance(step.function, Reader):
+            raise ConfigurationError(
+                f"actor {name!r} cannot run in a process with a dependency that has a {step.function!r}: the message cannot "
+                "leave the process of its worker; make the dependency async, so that it runs there, or have the actor itself "
+                "take the value"
+            )
+    if plan.for_worker:
+        raise ConfigurationError(
+            f"actor {name!r} cannot run in a process with its dependency {plan.for_worker[0].function!r}, whose scope is the "
+            "worker: its value lives in the process of the worker; use one that is called for each run, or drop "
+            "run_in_process"
+        )
+    _check_dependencies_importable(name, plan.dependencies)
+    _check_dependencies_take_no_message(name, plan)
+
+
 def _check_dependencies_importable(name: str, dependencies: Dependencies | None) -> None:
     for step in () if dependencies is None else dependencies.inner.steps:
         if not _is_importable(step.function):
@@ -176,21 +254,15 @@ def _check_dependencies_importable(name: str, dependencies: Dependencies | None)
             )
 
 
-def _check_takes_no_message(name: str, plan: Plan) -> None:
-    """A message's verbs, and all that hangs on them, are in the process of the worker."""
-    if plan.signature.messages:
-        raise ConfigurationError(
-            f"actor {name!r} cannot run in a process with its parameter {plan.signature.messages[0]!r}: a Message "
-            "cannot leave the process of its worker; take the values it needs as arguments, have an async dependency "
-            "give them, or drop run_in_process"
-        )
+def _check_dependencies_take_no_message(name: str, plan: Plan) -> None:
+    """Raises `ConfigurationError`: only the actor itself is given its message in a process."""
     for step in () if plan.dependencies is None else plan.dependencies.inner.steps:
         for parameter, number in step.wants:
             if number == MESSAGE:
                 raise ConfigurationError(
                     f"actor {name!r} cannot run in a process with the parameter {parameter!r} of its dependency "
-                    f"{step.function!r}: a Message cannot leave the process of its worker; make the dependency async, "
-                    "so that it runs there, or drop run_in_process"
+                    f"{step.function!r}: only the actor itself is given its message there; make the dependency async, so "
+                    "that it runs in the process of the worker, or drop run_in_process"
                 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypedDict, get_args
 
-from ..delivery import DAY, MODES, VERBS, Mode
+from ..delivery import DAY, MODES, VERBS, Mode, WhenFull
 from ..errors import ConfigurationError
 from ..names import (
     check_count,
@@ -21,9 +21,9 @@ from ..names import (
     check_one_of,
     check_retries,
 )
-from ..ports import Missed, Overlap
+from ..ports import Missed, Overlap, make_bounds
 from ..retry import RetryPolicy, default_retry_policy_factory
-from .actor import ActorMiddleware, OnError, Where
+from .actor import ActorMiddleware, Misfit, OnError, Where
 from .routing import RoutingStrategy, topic_based_routing_strategy
 
 
@@ -39,9 +39,10 @@ class RouterOptions(TypedDict, total=False):
         however it ends; "ack_first": before it starts, at most once; "manual": by the message's verbs only;
         "manual_explicit": by the word the actor returns.
     on_error: a verb, or a callable from the exception to one; asked before retries. None: the retries decide.
-    run_in_process: run a sync function in a process that a timeout really kills. Default: in a thread. The `Message`
-        does not go there, but what an async dependency takes from it does. Children that the function forks in its main
-        thread are killed with the process, on Linux only; elsewhere, and those of its other threads, go on alone.
+    run_in_process: run a sync function in a process that a timeout really kills. Default: in a thread. It gets a
+        `SyncMessage` there, whose verbs go to the worker; its sync dependencies get none. Children that the function
+        forks in its main thread are killed with the process, on Linux only; elsewhere, and those of its other threads,
+        go on alone.
     middlewares: around every run; those of the app come first, then routers from the outside in, then the actor's.
     routing_strategy: which messages of the channel the actor takes. Default: those with its name as `topic`.
     store_result: keep what the function returns, or how it failed, for whoever asks. Default False.
@@ -49,6 +50,11 @@ class RouterOptions(TypedDict, total=False):
     backend: where an async function runs. "host" (default): on the event loop that called the worker, asyncio's or
         trio's; "trio"; "asyncio" (extra: asyncio). Sync functions run in threads wherever they are called.
     strict: refuse payloads with fields the function does not have. Default: ignore them.
+    on_misfit: what becomes of a message whose payload does not fit. "dead_letter" (default), at once; "release": it is
+        released with a growing delay for at most an hour, since a worker with another version of the program may take it.
+    max_size, max_bytes, when_full: the bounds of the channel, as in `Queue`; stored when the app opens its servers and
+        when a worker starts. They go with the channel: what names another channel does not inherit them, and is refused
+        where the router has bounds and names no channel.
     """
 
     channel: str
@@ -66,6 +72,10 @@ class RouterOptions(TypedDict, total=False):
     result_ttl: float | timedelta
     backend: Where
     strict: bool
+    on_misfit: Misfit
+    max_size: int | None
+    max_bytes: int | None
+    when_full: WhenFull
 
 
 class ActorOptions(RouterOptions, total=False):
@@ -88,6 +98,22 @@ class ActorOptions(RouterOptions, total=False):
     missed: Missed
 
 
+class BatchOptions(ActorOptions, total=False):
+    """The options of an actor that is given many messages at once; `batch` itself is how many at most.
+
+    Its function has one parameter that is a list; the whole payload of each message is an element of it. All options
+    hold for a batch as for one message, but `concurrency` counts batches, and its default is 1.
+
+    batch_wait: seconds or timedelta that the first message waits for more at most. Default 0.1. A full batch starts at
+        once, and so does one to which no more can come.
+    """
+
+    batch_wait: float | timedelta
+
+
+BATCH_WAIT = 0.1
+"""Seconds that the first message of a batch waits for more, where nothing else was said."""
+
 DEFAULTS: RouterOptions = {
     "channel": "default",
     "timeout": 600.0,
@@ -101,10 +127,22 @@ DEFAULTS: RouterOptions = {
     "result_ttl": DAY,
     "backend": "host",
     "strict": False,
+    "on_misfit": "dead_letter",
 }
 
+_BOUNDS = ("max_size", "max_bytes", "when_full")
 _ROUTER_OPTIONS = tuple(RouterOptions.__annotations__)
-_ACTOR_OPTIONS = (*_ROUTER_OPTIONS, "name", "every", "cron", "timezone", "overlap", "missed")
+_ACTOR_OPTIONS = (
+    *_ROUTER_OPTIONS,
+    "name",
+    "every",
+    "cron",
+    "timezone",
+    "overlap",
+    "missed",
+    "batch",
+    "batch_wait",
+)
 
 
 def check_options(what: str, options: Mapping[str, Any], *, of_actor: bool) -> dict[str, Any]:
@@ -118,11 +156,26 @@ def check_options(what: str, options: Mapping[str, Any], *, of_actor: bool) -> d
     checked = {"channel" if key == "queue" else key: value for key, value in options.items()}
     for key, value in checked.items():
         checked[key] = _CHECKS[key](f"{key} of {what}", value)
+    make_bounds(what, *map(checked.get, _BOUNDS))
     return checked
 
 
+def check_bounds_hold(router: Mapping[str, Any], what: str, options: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` where a channel is named without bounds in a router that has some and names no channel:
+    they would bound the channel "default", which is hardly meant.
+    """
+    bounds = [f"{name}={router[name]!r}" for name in _BOUNDS if router.get(name) is not None]
+    if bounds and "channel" not in router and "channel" in options and not any(name in options for name in _BOUNDS):
+        raise ConfigurationError(
+            f"{what} names the channel {options['channel']!r}, which {', '.join(bounds)} of its router does not bound, since the "
+            "router names no channel: give the bounds where the channel is named, or channel= to the router"
+        )
+
+
 def inherit(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
-    """The inner options over the outer ones; middlewares add up."""
+    """The inner options over the outer ones; middlewares add up, and bounds go with their channel."""
+    if "channel" in inner:
+        outer = {key: value for key, value in outer.items() if key not in _BOUNDS}
     middlewares = (*outer.get("middlewares", ()), *inner.get("middlewares", ()))
     return {**outer, **inner, "middlewares": middlewares}
 
@@ -144,6 +197,20 @@ def _check_concurrency(name: str, value: Any) -> float | None:
     return None if limit == math.inf else limit
 
 
+def _check_batch(name: str, value: Any) -> int:
+    count = check_count(name, value, least=1)
+    if count == math.inf:
+        raise ConfigurationError(f"{name} must be finite: all messages of a batch are in memory at once")
+    return int(count)
+
+
+def _check_batch_wait(name: str, value: Any) -> float:
+    wait = check_duration(name, value)
+    if wait == math.inf:
+        raise ConfigurationError(f"{name} must be finite: messages would wait for ever for a batch that never fills")
+    return wait
+
+
 def _check_mode(name: str, value: Any) -> Any:
     check_one_of(name, value, MODES)
     return value
@@ -151,6 +218,11 @@ def _check_mode(name: str, value: Any) -> Any:
 
 def _check_backend(name: str, value: Any) -> Any:
     check_one_of(name, value, get_args(Where))
+    return value
+
+
+def _check_on_misfit(name: str, value: Any) -> Any:
+    check_one_of(name, value, get_args(Misfit))
     return value
 
 
@@ -186,6 +258,10 @@ def _check_missed(name: str, value: Any) -> Any:
     return value
 
 
+def _check_in_bounds(_: str, value: Any) -> Any:
+    return value  # they are checked together
+
+
 def _check_middlewares(name: str, value: Any) -> tuple[Any, ...]:
     check_iterable(name, value)
     return tuple(check_middleware(f"each of the {name}", each, "call_next", "message", "actor") for each in value)
@@ -207,9 +283,15 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "result_ttl": _check_timeout,
     "backend": _check_backend,
     "strict": check_flag,
+    "on_misfit": _check_on_misfit,
     "every": _check_timeout,
     "cron": _check_text,
     "timezone": _check_text,
     "overlap": _check_overlap,
     "missed": _check_missed,
+    "batch": _check_batch,
+    "batch_wait": _check_batch_wait,
+    "max_size": _check_in_bounds,
+    "max_bytes": _check_in_bounds,
+    "when_full": _check_in_bounds,
 }

@@ -4,24 +4,54 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from ..delivery import Mode
+from ..calls import BatchActor
+from ..delivery import UNBOUNDED, Bounds, Mode, WhenFull
 from ..errors import ConfigurationError
 from ..fields import Field
 from ..inject import NO_NAMES, UnresolvedAnnotation, enclosing_names
 from ..retry import RetryPolicy
-from .actor import Actor, ActorMiddleware, OnError, Where
+from .actor import Actor, ActorMiddleware, Misfit, OnError, Where
 from .declaration import build_actor, check_is_function, name_of, place_of
-from .options import DEFAULTS, ActorOptions, RouterOptions, check_options, inherit
+from .options import DEFAULTS, ActorOptions, BatchOptions, RouterOptions, check_bounds_hold, check_options, inherit
 from .routing import RoutingStrategy
 
 log = logging.getLogger("repid.worker")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+A = TypeVar("A")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+
+
+class DeclareBatch(Protocol):
+    """Declares a batch actor. What each message gets as its result is what the function returns a list of."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Q], Coroutine[Any, Any, None]], /
+    ) -> BatchActor[A, Q, Coroutine[Any, Any, None], None]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Q], Coroutine[Any, Any, Sequence[R | Exception] | None]], /
+    ) -> BatchActor[A, Q, Coroutine[Any, Any, Sequence[R | Exception] | None], R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[list[A], Q], None], /) -> BatchActor[A, Q, None, None]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Q], Sequence[R | Exception] | None], /
+    ) -> BatchActor[A, Q, Sequence[R | Exception] | None, R]: ...
+
+    def __call__(self, function: Any, /) -> Any:
+        """The function itself."""
+        ...
 
 
 def _option(name: str) -> Callable[[Router], Any]:
@@ -56,6 +86,10 @@ class Router:
     result_ttl = Field[float](_option("result_ttl"))
     backend = Field[Where](_option("backend"))
     strict = Field[bool](_option("strict"))
+    on_misfit = Field[Misfit](_option("on_misfit"))
+    max_size = Field[int | None](_option("max_size"))
+    max_bytes = Field[int | None](_option("max_bytes"))
+    when_full = Field[WhenFull](lambda router: router._defaults.get("when_full", UNBOUNDED.when_full))
     queue = Field[str](_option("channel"))
 
     def __init__(self, **defaults: Unpack[RouterOptions]) -> None:
@@ -66,29 +100,37 @@ class Router:
     def actor(self, function: Function, /) -> Function: ...
 
     @overload
+    def actor(self, /, *, batch: int, **options: Unpack[BatchOptions]) -> DeclareBatch: ...
+
+    @overload
     def actor(self, /, **options: Unpack[ActorOptions]) -> Callable[[Function], Function]: ...
 
-    def actor(
-        self, function: Function | None = None, /, **options: Unpack[ActorOptions]
-    ) -> Function | Callable[[Function], Function]:
+    def actor(self, function: Any = None, /, **options: Any) -> Any:
         """Declare an actor: `@router.actor` or `@router.actor(name=..., ...)`, options as in `ActorOptions`.
 
         The function stays what it was, and may go on being called as such. Raises `ConfigurationError`, with file and
         line of the function, for whatever is wrong with it or with the options. Annotations that name what the module
         defines later are read when the router is included.
+
+        `batch`: up to so many messages become one call, with a list that has an element for each (see `BatchOptions`).
+        The function returns None, or a list with an entry for each message: its result, or the exception with which
+        this message alone has failed. A parameter `messages: list[Message]` has the messages, whose verbs work one by
+        one. What the function raises is the failure of all that have no verdict yet.
         """
         caller = inspect.currentframe()
         if function is not None:
             return self._declare(function, options, caller and caller.f_back)
 
-        def declare(function: Function) -> Function:
+        def declare(function: Callable[..., Any]) -> Any:
             caller = inspect.currentframe()
             return self._declare(function, options, caller and caller.f_back)
 
         return declare
 
-    def _declare(self, function: Function, options: ActorOptions, caller: FrameType | None) -> Function:
+    def _declare(self, function: Function, options: Mapping[str, Any], caller: FrameType | None) -> Function:
         declaration = _Declaration(function, options, caller)
+        with declaration.placed():
+            check_bounds_hold(self._defaults, declaration.what, declaration.options)
         with suppress(UnresolvedAnnotation):  # it may name what the module defines later
             declaration.build(inherit(DEFAULTS, self._defaults))
         self._entries.append(declaration)
@@ -104,6 +146,7 @@ class Router:
             raise ConfigurationError(f"only a Router can be included, but this is {router!r}")
         if router._contains(self):
             raise ConfigurationError("a router cannot include itself, not by way of others either")
+        check_bounds_hold(self._defaults, "an included router", router._defaults)
         for _ in router._resolve(inherit(DEFAULTS, self._defaults)):
             pass
         self._entries.append(router)
@@ -147,24 +190,45 @@ def without_namesakes(actors: Iterable[Actor]) -> list[Actor]:
     return kept
 
 
+def bounds_of(actors: Iterable[Actor]) -> dict[str, Bounds]:
+    """The bounds of the channels that these actors read, where they have any. Raises `ConfigurationError` if they
+    differ.
+    """
+    found: dict[str, Bounds] = {}
+    for actor in actors:
+        if not actor.bounds.are_none and found.setdefault(actor.channel, actor.bounds) != actor.bounds:
+            raise ConfigurationError(
+                f"actor {actor.name!r} bounds channel {actor.channel!r} by {actor.bounds}, when_full="
+                f"{actor.bounds.when_full!r}, and another actor does so by {found[actor.channel]}, when_full="
+                f"{found[actor.channel].when_full!r}: a channel has one bound, so give it in one router"
+            )
+    return found
+
+
 class _Declaration:
     """A function, the options given with it, and the local names it mentions. Errors tell its file and line."""
 
-    def __init__(self, function: Callable[..., Any], options: ActorOptions, caller: FrameType | None) -> None:
+    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any], caller: FrameType | None) -> None:
         self._function: Callable[..., Any] = function.__func__ if isinstance(function, staticmethod) else function
         self._place = place_of(self._function, caller)
-        with self._placed():
-            what = f"actor {options.get('name') or name_of(self._function)!r}"
-            check_is_function(what, self._function)
-            self._options = check_options(what, options, of_actor=True)
+        with self.placed():
+            self.what = f"actor {options.get('name') or name_of(self._function)!r}"
+            check_is_function(self.what, self._function)
+            self.options = check_options(self.what, options, of_actor=True)
         self._local_names = enclosing_names(self._function, caller) or NO_NAMES
+        self._latest: tuple[Mapping[str, Any], Actor] | None = None
+        """What was built last, and with which options: a router, a worker and each of its runs ask for the same."""
 
     def build(self, inherited: Mapping[str, Any]) -> Actor:
-        with self._placed():
-            return build_actor(self._function, inherit(inherited, self._options), self._local_names)
+        options = inherit(inherited, self.options)
+        if self._latest is None or self._latest[0] != options:
+            with self.placed():
+                self._latest = options, build_actor(self._function, options, self._local_names)
+        return self._latest[1]
 
     @contextmanager
-    def _placed(self) -> Iterator[None]:
+    def placed(self) -> Iterator[None]:
+        """Add file and line of the function to a `ConfigurationError`."""
         try:
             yield
         except ConfigurationError as error:

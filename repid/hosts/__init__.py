@@ -4,33 +4,41 @@ Knows only trio and asyncio; the facades call it, the runtime does not know abou
 
 * `crossing`: one call carried from an asyncio task to trio and back, with its result, exception and cancellation; the
   bridge it crosses, and the trio tasks that carry it.
+* `detecting`: which of them the calling code runs on.
 * `guest`: trio as a guest of the running asyncio loop; one per loop, alive while somebody uses it.
+* `carrying`: how an asyncio task calls a function of trio's, and enters its context managers.
 * `hosted`: what the facades put around their functions and context managers; detects the host at each call.
 * `tasks`: the other direction: a function that runs as an asyncio task while a trio task waits for it.
 * `running`: a whole run from blocking code, on trio, asyncio or uvloop.
-* `loops`: the loops on which asyncio functions run: the host's, or where trio is the host one for them alone.
+* `loops`: the loops on which asyncio functions run: the host's, or where trio is the host one for them alone; `backends`
+  opens them.
+
+Importing the package does not import asyncio. What needs it is imported where an asyncio loop is used: `guest`, `carrying`,
+`tasks`, `loops`.
 """
 
-from .hosted import Turns, at_home, crossing, current_run, hosted, hosted_context, hosted_unless, is_running, within
-from .loops import MissingTrioAsyncioError, home, open_asyncio
+from .backends import MissingTrioAsyncioError, host_backend, open_asyncio
+from .crossing import on_long_step
+from .detecting import current_run, is_running, trio_runs
+from .hosted import Turns, crossing, hosted, hosted_context, hosted_unless, on_host, within
 from .running import LOOP_NAMES, LoopName, run_on_loop
-from .tasks import on_long_step
 
 __all__ = [
     "LOOP_NAMES",
     "LoopName",
     "MissingTrioAsyncioError",
     "Turns",
-    "at_home",
     "crossing",
     "current_run",
-    "home",
+    "host_backend",
     "hosted",
     "hosted_context",
     "hosted_unless",
     "is_running",
+    "on_host",
     "on_long_step",
     "open_asyncio",
     "run_on_loop",
+    "trio_runs",
     "within",
 ]

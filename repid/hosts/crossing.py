@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
+
+from ..process import inherits
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -48,6 +52,8 @@ class Crossing(Generic[T]):
 
         Cancelled: the call is cancelled and waited for; then the cancellation goes on, unless the call raised.
         """
+        import asyncio  # noqa: PLC0415  it is there already; programs on trio do without
+
         try:
             await self.answer()
         except asyncio.CancelledError:
@@ -64,6 +70,8 @@ class Crossing(Generic[T]):
 
     async def call_off(self) -> bool:
         """Cancel the call and see it through. Whether it raised something of its own, which wins over a cancellation."""
+        import asyncio  # noqa: PLC0415  as above
+
         self.bridge.to_trio(self._cancel)
         while not self.finished:
             with suppress(asyncio.CancelledError):  # it is being cancelled already
@@ -158,6 +166,12 @@ class Bridge:
         self.rest = Context()
         """In which idle carriers wait: a caller's context must not live longer than its call."""
         self.is_retired = False
+        self.is_of_parent = False
+        """Whether this is the copy in a child that was forked on the loop, which has no right to it."""
+        inherits(self, Bridge._note_fork)
+
+    def _note_fork(self) -> None:
+        self.is_of_parent = True
 
     def enter(self, user: object) -> bool:  # noqa: ARG002
         """Somebody is about to cross; the nursery stays until they have left. False: `join` has to be awaited."""
@@ -283,14 +297,5 @@ bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = weakref.
 run_bridge: trio.lowlevel.RunVar[Bridge | None] = trio.lowlevel.RunVar("repid_bridge", default=None)
 """In a trio run that is the guest of a loop: their bridge."""
 
-
-async def until(done: asyncio.Future[Any]) -> None:
-    """Wait until a future is done, come what may; a cancellation in between is raised afterwards."""
-    cancelled: asyncio.CancelledError | None = None
-    while not done.done():
-        try:
-            await asyncio.wait([done])
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
-    if cancelled is not None:
-        raise cancelled
+on_long_step: ContextVar[Callable[[float], None]] = ContextVar("on_long_step")
+"""Called in the context of an asyncio task with the seconds of each step of it that kept its loop for long."""

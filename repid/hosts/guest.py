@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from .crossing import Bridge, Crossing, TrioEndedError, bridges, is_run_by_trio, run_bridge, until
+from .crossing import Bridge, Crossing, TrioEndedError, bridges, is_run_by_trio, run_bridge
 from .tasks import containing
 
 
@@ -202,3 +202,15 @@ def _is_interrupt(error: BaseException) -> bool:
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+async def until(done: asyncio.Future[Any]) -> None:
+    """Wait until a future is done, come what may; a cancellation in between is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+    if cancelled is not None:
+        raise cancelled

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, NoReturn
@@ -15,36 +13,19 @@ from typing import Any, NoReturn
 import trio
 
 from ..logs import Log
-from .crossing import Bridge, Crossing, bridges, run_bridge
+from .crossing import Bridge, Crossing, bridges
 from .hosted import crossing
-from .tasks import Outside, Timed, containing, run_on, trace_back, wait_for
+from .tasks import Outside, TasksOf, Timed, containing, trace_back, wait_for
 
 log = Log("repid.hosts")
 
 
-class HostTasks:
+class HostTasks(TasksOf):
     """Functions run as tasks of the host loop, whose guest trio is."""
 
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-
-    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        """Run it as a task. Cancelling cancels the task, and waits until it is really done."""
-        return await run_on(self._bridge, function, arguments, keywords)
-
-    def away(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def back_in_trio(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """`call`, to be awaited by a function that runs here; it itself runs in trio."""
         return crossing(call, late=True)
-
-
-def home() -> HostTasks | None:
-    """Tasks of the host loop, where trio is its guest; None where trio itself is the host."""
-    bridge = run_bridge.get()
-    return None if bridge is None else HostTasks(bridge)
-
-
-class MissingTrioAsyncioError(ImportError):
-    """trio-asyncio is not installed."""
 
 
 class LoopTasks:
@@ -89,23 +70,6 @@ def unwrap(task: asyncio.Task[Any], cancel: Callable[[], NoReturn] | None) -> An
         raise error
     finally:
         del error, result, task  # as above
-
-
-def open_asyncio() -> AbstractAsyncContextManager[LoopTasks | ThreadTasks]:
-    """An asyncio loop in a trio run: trio-asyncio's, or a private one where Python is too new for that.
-
-    Raises `MissingTrioAsyncioError`. Importing trio-asyncio patches asyncio in the whole process.
-    """
-    if sys.version_info >= (3, 14):
-        return open_private()
-    try:
-        trio_asyncio = importlib.import_module("trio_asyncio")
-    except ModuleNotFoundError as error:
-        raise MissingTrioAsyncioError from error
-    except Exception as error:  # noqa: BLE001  it looks into the internals of asyncio and trio, which change
-        log.warning("trio-asyncio cannot be imported, a private asyncio loop is used instead: %r", error)
-        return open_private()
-    return open_trio_asyncio(trio_asyncio)
 
 
 @asynccontextmanager

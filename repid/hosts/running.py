@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -26,6 +25,8 @@ def run_on_loop(loop: LoopName, function: Callable[..., Coroutine[Any, Any, T]],
     """
     if loop == "trio":
         return trio.run(function, *arguments)
+    import asyncio  # noqa: PLC0415  programs on trio do without
+
     factory = importlib.import_module("uvloop").new_event_loop if loop == "uvloop" else None
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(hosted(function)(*arguments))

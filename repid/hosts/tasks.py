@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio"
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -13,8 +14,10 @@ from typing import Any, NoReturn
 import trio
 from trio._core._run import GLOBAL_RUN_CONTEXT  # private, and the only way to hide a task
 
+from ..ctrl_c import let_ctrl_c_through
+from ..process import end_child
 from ..tracebacks import family, is_a
-from .crossing import Bridge
+from .crossing import Bridge, on_long_step
 
 _NOTHING: Any = object()
 
@@ -24,9 +27,6 @@ _library: Any = getattr(sys.modules.get("sniffio"), "thread_local", SimpleNamesp
 
 NOTICEABLE = 0.05
 """Seconds. Of a step that takes less nobody is told."""
-
-on_long_step: ContextVar[Callable[[float], None]] = ContextVar("on_long_step")
-"""Called in the context of a task with the seconds of each step of it that kept its loop for long."""
 
 
 class Timed(Coroutine[Any, Any, Any]):
@@ -72,7 +72,7 @@ def _tell_if_long(began: float) -> None:
 class Contained(Coroutine[Any, Any, Any]):
     """A coroutine of a task that an actor has started. `sys.exit()` in a task would end the loop, and all that is on it.
 
-    It is an error of that task instead, for the actor that awaits it. A `KeyboardInterrupt` goes through: it may be Ctrl-C.
+    It is an error of that task instead, for the actor that awaits it. So is a `KeyboardInterrupt`, unless it is Ctrl-C.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -85,14 +85,16 @@ class Contained(Coroutine[Any, Any, Any]):
         """The task's next step."""
         try:
             return self._coroutine.send(value)
-        except SystemExit as order:
+        except (SystemExit, KeyboardInterrupt) as order:
+            let_ctrl_c_through(order)
             raise _as_error(order) from order
 
     def throw(self, *error: Any) -> Any:
         """The task was cancelled, or what it awaited failed."""
         try:
             return self._coroutine.throw(*error)
-        except SystemExit as order:
+        except (SystemExit, KeyboardInterrupt) as order:
+            let_ctrl_c_through(order)
             raise _as_error(order) from order
         finally:
             del error  # its traceback holds this frame
@@ -105,10 +107,9 @@ class Contained(Coroutine[Any, Any, Any]):
         return self
 
 
-def _as_error(order: SystemExit) -> RuntimeError:
-    return RuntimeError(
-        f"sys.exit({order.code!r}) was called in a task that an actor had started: it ends that task only"
-    )
+def _as_error(order: SystemExit | KeyboardInterrupt) -> RuntimeError:
+    what = f"sys.exit({order.code!r}) was called" if isinstance(order, SystemExit) else "KeyboardInterrupt was raised"
+    return RuntimeError(f"{what} in a task that an actor had started: it ends that task only")
 
 
 def containing(factory: Any) -> Any:
@@ -122,43 +123,28 @@ def containing(factory: Any) -> Any:
     return make_task
 
 
-class Eager(Coroutine[Any, Any, Any]):
+class Begun(Coroutine[Any, Any, Any]):
     """A coroutine whose first step was made before its task came to it (as with `eager_start` of Python 3.12).
 
-    Most actors that wait for nothing end in that step. An order to end the process is kept for the worker, to
-    which it is a failure like others; in a task it would stop the loop at once.
-
-    The first step is made in the middle of a step of a trio task, whose cancel scopes and nurseries the coroutine must
-    not get hold of: it would leave them in later steps, which are no part of that task. So the task is hidden from it,
-    and a call of trio fails in the first step as it does in the others: "must be called from async context".
+    `ended`: it ended in that step. An order to end the process is kept as its `error` for the worker, to which it is a
+    failure like others; in a task it would stop the loop at once. Its long steps are told of, as with `Timed`.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    __slots__ = ("_bridge", "_coroutine", "_first", "ended", "error")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], bridge: Bridge, *, ended: bool) -> None:
         self._coroutine = coroutine
+        self._bridge = bridge
         self._first: Any = _NOTHING
-        self.ended = False
-        self.value: Any = None
+        self.ended = ended
         self.error: BaseException | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._coroutine, name)  # cr_frame and the like, for whoever prints a task
 
-    def begin(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, context: Context) -> None:
-        """Make the first step, as the task would."""
-        asyncio._enter_task(loop, task)  # noqa: SLF001  documented in "Extending asyncio"
-        said, _library.name = _library.name, None
-        hidden = GLOBAL_RUN_CONTEXT.task
-        del GLOBAL_RUN_CONTEXT.task
-        try:
-            self._first = context.run(self._coroutine.send, None)
-        except StopIteration as stop:
-            self.value, self.ended = stop.value, True
-        except BaseException as error:  # noqa: BLE001  it belongs to who waits
-            self.error, self.ended = error, True
-        finally:
-            GLOBAL_RUN_CONTEXT.task = hidden
-            _library.name = said
-            asyncio._leave_task(loop, task)  # noqa: SLF001
+    def waits_for(self, first: Any) -> None:
+        """Its first step has ended with this, which is what it waits for."""
+        self._first = first
 
     def send(self, value: Any) -> Any:
         """The task's next step."""
@@ -167,10 +153,14 @@ class Eager(Coroutine[Any, Any, Any]):
         if self._first is not _NOTHING:
             first, self._first = self._first, _NOTHING
             return first
+        began = perf_counter()
         try:
             return self._coroutine.send(value)
         except (KeyboardInterrupt, SystemExit) as order:
             self._keep(order)
+        finally:
+            self._check_process()
+            _tell_if_long(began)
 
     def throw(self, *error: Any) -> Any:
         """The task was cancelled, or what it awaited failed."""
@@ -180,12 +170,15 @@ class Eager(Coroutine[Any, Any, Any]):
             first, self._first = self._first, _NOTHING
             if asyncio.isfuture(first):
                 first.cancel()
+        began = perf_counter()
         try:
             return self._coroutine.throw(*error)
         except (KeyboardInterrupt, SystemExit) as order:
             self._keep(order)
         finally:
+            self._check_process()
             del error  # its traceback holds this frame
+            _tell_if_long(began)
 
     def close(self) -> None:
         """Abandoned with its loop."""
@@ -194,13 +187,18 @@ class Eager(Coroutine[Any, Any, Any]):
     def __await__(self) -> Any:
         return self
 
+    def _check_process(self) -> None:
+        if self._bridge.is_of_parent:
+            error = sys.exception()
+            end_child(self.error if error is None or isinstance(error, StopIteration) else error)
+
     def _keep(self, order: BaseException) -> NoReturn:
         self.error = order
         raise StopIteration from None
 
 
 class Outside(Coroutine[Any, Any, Any]):
-    """A coroutine for a task of an asyncio loop that is itself a trio task, which every step hides; see `Eager`.
+    """A coroutine for a task of an asyncio loop that is itself a trio task, which every step hides; see `TasksOf.call`.
 
     What asyncio asks for is hidden with it, and said by other means: which loop runs.
     """
@@ -228,7 +226,7 @@ class Outside(Coroutine[Any, Any, Any]):
         return self
 
     def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        hidden = GLOBAL_RUN_CONTEXT.__dict__.pop("task", _NOTHING)  # it is hidden already in an `Eager` first step
+        hidden = GLOBAL_RUN_CONTEXT.__dict__.pop("task", _NOTHING)  # it is hidden already in a first step
         said = asyncio._get_running_loop()  # noqa: SLF001  in asyncio.__all__, for those who make loops
         asyncio._set_running_loop(self._loop)  # noqa: SLF001
         try:
@@ -239,32 +237,106 @@ class Outside(Coroutine[Any, Any, Any]):
                 GLOBAL_RUN_CONTEXT.task = hidden
 
 
-async def run_on(
-    bridge: Bridge, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]
-) -> Any:
-    """Run a coroutine function as a task of the bridge's loop; called in trio, on the thread of the loop.
+class RunTask(asyncio.Task[Any]):
+    """The task of one run, which goes on with `begun`. `ended`: the run has ended in its first step."""
 
-    Cancelling cancels the task, and waits until it is really done.
+    __slots__ = ("begun", "ended", "origin")
+
+    begun: Begun
+    ended: bool
+    origin: tuple[Coroutine[Any, Any, Any], Bridge, Context]
+
+    def make(self) -> RunTask:
+        """It is made already."""
+        return self
+
+
+class UnmadeTask(RunTask):
+    """The task of a run that has waited for nothing yet, and at which nobody has looked.
+
+    To make a task, and have the loop step it, takes longer than most such runs, and they need no more of it than an
+    object that `asyncio.current_task()` gives. Whatever is asked of that object makes it the task it stands for, so the
+    only difference is that `asyncio.all_tasks()` does not have it before. `origin`: coroutine, bridge and context.
     """
-    loop = bridge.loop
-    call = Timed(function(*arguments, **keywords))
-    coroutine = Eager(Outside(call, loop) if bridge.is_run_by_trio else call)
-    context = copy_context()
-    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context)
-    coroutine.begin(task, loop, context)
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        return getattr(UnmadeTask.make(self), name)
+
+    def __await__(self) -> Any:
+        return UnmadeTask.make(self).__await__()
+
+    __iter__ = __await__
+
+    def make(self) -> RunTask:
+        """Make it a task, which has the same layout. The loop steps it in its next turn."""
+        self.__class__ = RunTask  # type: ignore[assignment]
+        coroutine, bridge, context = self.origin
+        self.begun = Begun(coroutine, bridge, ended=self.ended)
+        asyncio.Task.__init__(self, self.begun, loop=bridge.loop, context=context)
+        return self
+
+
+class TasksOf:
+    """Functions run as tasks of a loop, which is the host of trio, or a trio task itself."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run it as a task; called in trio, on the thread of the loop. Cancelling cancels the task, and waits until it
+        is really done.
+
+        Most actors that wait for nothing end in their first step, which is made here, in the middle of a step of a trio
+        task. The coroutine must not get hold of that one's cancel scopes and nurseries: it would leave them in later steps,
+        which are no part of it. So the trio task is hidden, and a call of trio fails in the first step as it does in the
+        others: "must be called from async context". How long it takes is for the trio task to tell.
+        """
+        bridge, context = self._bridge, copy_context()
+        loop = bridge.loop
+        coroutine = function(*arguments, **keywords)
+        if bridge.is_run_by_trio:
+            coroutine = Outside(coroutine, loop)
+        task = UnmadeTask.__new__(UnmadeTask)
+        task.origin = coroutine, bridge, context
+        task.ended = False
+        first = _NOTHING
+        _enter_task(loop, task)
+        said, _library.name = _library.name, None
+        here = GLOBAL_RUN_CONTEXT.__dict__
+        hidden = here.pop("task")
+        try:
+            first = context.run(coroutine.send, None)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            if bridge.is_of_parent:
+                end_child(sys.exception())
+            here["task"] = hidden
+            _library.name = said
+            _leave_task(loop, task)
+            if first is _NOTHING:
+                task.ended = True
+                if type(task) is RunTask:  # somebody has looked at it
+                    task.begun.ended = True
+        return await _finish(task.make(), first)
+
+
+async def _finish(task: RunTask, first: Any) -> Any:
+    """Wait for the rest of a run whose first step has ended with what it waits for."""
+    begun = task.begun
+    begun.waits_for(first)
     try:
-        if not coroutine.ended:
-            cancel = await wait_for(task)
-            if cancel is not None and coroutine.error is not None:
-                trace_back(coroutine.error, cancel)
-            if coroutine.error is None:
-                return task.result()
-        if coroutine.error is not None:
-            raise coroutine.error
-        return coroutine.value
+        cancel = await wait_for(task)
+        if begun.error is None:
+            return task.result()
+        if cancel is not None:
+            trace_back(begun.error, cancel)
+        raise begun.error
     finally:
-        coroutine.error = None
-        del task, coroutine  # a traceback holds this frame, which would hold the error and all that its frames have
+        begun.error = None
+        del task, begun  # a traceback holds this frame, which would hold the error and all that its frames have
 
 
 async def wait_for(task: asyncio.Task[Any]) -> Callable[[], NoReturn] | None:

@@ -1,9 +1,9 @@
 """Constraints in annotations: those of `annotated_types` become msgspec's, so that they are checked with the payload.
 
-msgspec checks its own `msgspec.Meta` and passes over any other metadata, as Python asks of tools that do not know it. To
-the author of `Annotated[int, Gt(0)]` that is a check that never happens, so a constraint that cannot be translated, or
-stands where it cannot be (in a field of a class, which msgspec reads by itself), is refused when the actor is declared.
-Neither library is imported: the constraints are known by their modules and names.
+msgspec checks its own `msgspec.Meta` and passes over any other metadata, as Python asks of tools that do not know it.
+To the author of `Annotated[int, Gt(0)]` that is a check that never happens, so a constraint that cannot be translated,
+or stands where it cannot be (in a field of a class, which msgspec reads by itself), is refused when the actor is
+declared. Neither library is imported: the constraints are known by their modules and names.
 """
 
 from __future__ import annotations

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from inspect import Parameter as P  # noqa: N817 (its constants are all that is used)
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter as P  # noqa: N817  its constants are all that is used
 from typing import Any
 
 from ..errors import ConfigurationError
-from .depends import Kind, kind_of
-from .hints import Names, dependency_of, is_message, names_of
-from .signature import Signature, check_by_name, check_default, check_on_the_loop, name_of, open_parameters
-from .supply import MESSAGE, Dependencies, Step, Supplied, SuppliedAsync, Wants
+from .depends import Depends, Kind, Scope, kind_of
+from .hints import EXAMPLES, Names, is_message, marker_of, names_of
+from .reading import Reader
+from .signature import (
+    Signature,
+    check_by_name,
+    check_default,
+    check_is_injected,
+    check_on_the_loop,
+    name_of,
+    open_parameters,
+)
+from .supply import MESSAGE, Dependencies, Given, Step, Supplied, SuppliedAsync, Wants
 
 
 def compile_dependencies(
-    function: Callable[..., Any], signature: Signature, local_names: Mapping[str, Any]
+    function: Callable[..., Any],
+    signature: Signature,
+    local_names: Mapping[str, Any],
+    overrides: Mapping[Any, Callable[..., Any]],
+    given: Sequence[tuple[Callable[..., Any], Any]],
 ) -> Dependencies | None:
-    """The dependencies of a function with this signature; None: it has none. Raises `ConfigurationError`."""
+    """The dependencies of a function with this signature; None: it has none. Raises `ConfigurationError`.
+
+    `overrides`: functions, and what is called in their places. `given`: functions of the scope "worker", and the values
+    that they have given.
+    """
     if not signature.dependencies:
         return None
-    search = _Search(signature.function, local_names)
+    search = _Search(f"a dependency of {signature.function}()", local_names, overrides, given)
     wants = tuple(
-        (name, search.number_of(depends.function, f"parameter {name!r} of {signature.function}()", ()))
+        (name, search.number_of(depends, f"parameter {name!r} of {signature.function}()", ()))
         for name, depends in signature.dependencies
     )
     is_async = kind_of(function) is Kind.ASYNC
@@ -35,6 +52,15 @@ def compile_dependencies(
     takes_message = any(MESSAGE in _wanted(step.wants) for step in search.steps)
     passed_on = _wanted(wants, *(step.wants for step in steps)).difference(step.number for step in steps)
     return Dependencies(outer, inner, passed_on, takes_message)
+
+
+def compile_lifespan(
+    function: Callable[..., Any], local_names: Mapping[str, Any], overrides: Mapping[Any, Callable[..., Any]]
+) -> tuple[Step, ...]:
+    """The steps of a lifespan, itself the last one: all of the scope "worker". Raises `ConfigurationError`."""
+    search = _Search("a lifespan", local_names, overrides, ())
+    search.number_of(Depends(function, "worker"), "a lifespan", ())
+    return tuple(search.steps)
 
 
 def _needed_by_async(steps: list[Step]) -> set[int]:
@@ -53,15 +79,25 @@ def _wanted(*wants: Wants) -> frozenset[int]:
 class _Search:
     """One walk through what an actor depends on; each function is met once and becomes one of the `steps`."""
 
-    def __init__(self, actor: str, local_names: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        role: str,
+        local_names: Mapping[str, Any],
+        overrides: Mapping[Any, Callable[..., Any]],
+        given: Sequence[tuple[Callable[..., Any], Any]],
+    ) -> None:
         self.steps: list[Step] = []
         self.messages: dict[Any, tuple[Any, str]] = {}
         """Of the functions that want the message: the type they annotate it with, and where."""
-        self._actor = actor
+        self._role = role
         self._local_names = local_names
+        self._overrides = overrides
+        self._given = given
 
-    def number_of(self, function: Any, where: str, path: tuple[Any, ...]) -> int:
-        """The number of the value of `function`, whose steps are added. `path`: what led here, for finding circles."""
+    def number_of(self, depends: Depends, where: str, path: tuple[Any, ...]) -> int:
+        """The number of the value of a function, whose steps are added. `path`: what led here, for finding circles."""
+        function: Any = depends.function
+        function = next((other for each, other in self._overrides.items() if each == function), function)
         if not callable(function):
             raise ConfigurationError(
                 f"{where} depends on {function!r}, which cannot be called: Depends takes a function, a generator "
@@ -70,31 +106,55 @@ class _Search:
         if function in path:
             circle = " → ".join(f"{name_of(each)}()" for each in (*path[path.index(function) :], function))
             raise ConfigurationError(f"{where} depends on itself: {circle}; dependencies must not go in a circle")
-        known = next((step.number for step in self.steps if step.function == function), None)
-        if known is not None:
-            return known
-        wants = self._wants(function, (*path, function))
-        self.steps.append(Step(len(self.steps) + 1, function, kind_of(function), wants))
+        if depends.scope == "worker":
+            value = next((Given(value) for each, value in self._given if each == function), None)
+            if value is not None:
+                return self._add(value, (), "run")
+        for step in self.steps:
+            if step.function == function and step.scope == depends.scope:
+                return step.number
+        return self._add(function, self._wants(function, (*path, function), depends.scope), depends.scope)
+
+    def _add(self, function: Callable[..., Any], wants: Wants, scope: Scope) -> int:
+        self.steps.append(Step(len(self.steps) + 1, function, kind_of(function), wants, scope))
         return len(self.steps)
 
-    def _wants(self, function: Any, path: tuple[Any, ...]) -> Wants:
+    def _wants(self, function: Any, path: tuple[Any, ...], scope: Scope) -> Wants:
         name = name_of(function)
         names = names_of(function, self._local_names)
         wants: list[tuple[str, int]] = []
         for parameter in open_parameters(function, name):
-            where = f"parameter {parameter.name!r} of {name}(), a dependency of {self._actor}()"
+            where = f"parameter {parameter.name!r} of {name}(), {self._role}"
             check_default(parameter, where)
             hint = _hint(parameter, names, where)
-            depends = dependency_of(hint, where)
-            if depends is None and not is_message(hint):
+            marker = marker_of(hint, where)
+            if marker is None and not is_message(hint):
                 _check_left_alone(parameter, where)
                 continue
             check_by_name(parameter, where)
-            if depends is None:
+            if scope == "worker":
+                _check_outlives_runs(marker, parameter, where)
+            if isinstance(marker, Depends):
+                number = self.number_of(marker, where, path)
+            elif marker is None:
                 self.messages[function] = hint, where
-            number = MESSAGE if depends is None else self.number_of(depends.function, where, path)
+                number = MESSAGE
+            else:
+                number = self._add(Reader(parameter, marker, hint, where), ((_MESSAGE_OF_READER, MESSAGE),), "run")
             wants.append((parameter.name, number))
         return tuple(wants)
+
+
+_MESSAGE_OF_READER = "message"
+"""The parameter of `Reader.__call__`."""
+
+
+def _check_outlives_runs(marker: object, parameter: P, where: str) -> None:
+    if not (isinstance(marker, Depends) and marker.scope == "worker"):
+        raise ConfigurationError(
+            f"{where}, is filled for each run, but the function is called once for each worker: it may only have "
+            f'parameters that are so too, {parameter.name}: Annotated[T, Depends(function, scope="worker")]'
+        )
 
 
 def _hint(parameter: P, names: Names, where: str) -> Any:
@@ -102,16 +162,17 @@ def _hint(parameter: P, names: Names, where: str) -> Any:
     try:
         return names.hint_of(parameter, where)
     except ConfigurationError:
-        if _is_required(parameter) or "Depends" in str(parameter.annotation):
+        if _is_required(parameter) or any(name in str(parameter.annotation) for name in EXAMPLES):
             raise
         return Any
 
 
 def _check_left_alone(parameter: P, where: str) -> None:
+    check_is_injected(parameter, where)
     if _is_required(parameter):
         raise ConfigurationError(
-            f"{where} is filled by nobody: a dependency gets other dependencies and the Message, but no payload; "
-            f"give it a default, or write {parameter.name}: Annotated[T, Depends(function)]"
+            f"{where} is filled by nobody: a dependency gets other dependencies, the Message, and what is marked; give it a "
+            f"default, or write {parameter.name}: Annotated[T, Depends(function)], or Payload() or Header('name') there"
         )
 
 

@@ -6,9 +6,14 @@ import functools
 import inspect
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
+
+from ..names import check_one_of
+
+Scope: TypeAlias = Literal["run", "worker"]
+"""How long the value of a dependency lives."""
 
 
 class Depends(msgspec.Struct, frozen=True, eq=False):
@@ -18,8 +23,13 @@ class Depends(msgspec.Struct, frozen=True, eq=False):
     the value, and what comes after is carried out when the actor has ended, however it ended. What the actor raised
     is raised at the `yield`; the generator may raise something else, but not make a success of it.
 
-    Its own parameters may be dependencies too, or the `Message`; others need defaults. Within one run each function
-    is called once, and its value shared.
+    Its own parameters may be dependencies too, the `Message`, or what a `Header` or `Payload` marks; others need
+    defaults. Within one run each function is called once, and its value shared.
+
+    `scope="worker"`: it is called once for each worker, before that consumes, and its value shared by all runs: a pool
+    of connections, say. What comes after its `yield` is carried out when the last run has ended. It runs on the loop
+    that the worker was called on, and its own parameters are of that scope, too. What it raises stops the worker with a
+    `LifespanError`.
 
     A dependency runs where it would if the actor had called it: that of an async actor in its task, where a sync one
     must not block; a sync one of a sync actor in its thread or process. Async ones of a sync actor, and sync ones
@@ -27,6 +37,10 @@ class Depends(msgspec.Struct, frozen=True, eq=False):
     """
 
     function: Callable[..., Any]
+    scope: Scope = "run"
+
+    def __post_init__(self) -> None:
+        check_one_of("scope of a Depends", self.scope, get_args(Scope))
 
 
 class Kind(Enum):

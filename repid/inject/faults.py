@@ -53,13 +53,28 @@ def find_faults(codec: Codec, payload: bytes, shape: Shape, error: Exception) ->
     `error` is what the fast path raised; it stands where the search finds nothing. Bytes that cannot be decoded at
     all are one fault.
     """
+
+    def look(search: _Search) -> Fault | None:
+        fault = _not_an_object(codec, payload)
+        if fault is None:
+            search.look_into_object("$", shape, payload, 0)
+        return fault
+
+    return _find(codec, payload, look, error)
+
+
+def find_faults_of_value(codec: Codec, payload: bytes, hint: Any, error: Exception) -> list[Fault]:
+    """The same for a payload that should be a value of this type."""
+    return _find(codec, payload, lambda search: search.look_at("$", hint, payload, 0), error)
+
+
+def _find(codec: Codec, payload: bytes, look: Callable[[_Search], Fault | None], error: Exception) -> list[Fault]:
     search = _Search(codec)
     try:
-        fault = _undecodable(codec, payload) or _not_an_object(codec, payload)
+        fault = _undecodable(codec, payload) or look(search)
         if fault is not None:
             return [fault]
-        search.look_into_object("$", shape, payload, 0)
-    except Exception:  # noqa: BLE001 (whatever happens in the search, the payload did not fit before it)
+    except Exception:  # noqa: BLE001  whatever happens in the search, the payload did not fit before it
         return [*search.faults, fault_of(error, payload)]
     if len(search.faults) >= MOST_FAULTS:
         search.faults.append(("$", f"there may be more: the search ends after {MOST_FAULTS} faults"))
@@ -99,7 +114,7 @@ class _Search:
             return
         try:
             self._once(self._codec.bare_decoder, hint)(raw)
-        except Exception as error:  # noqa: BLE001 (a class's own __post_init__ may raise anything)
+        except Exception as error:  # noqa: BLE001  a class's own __post_init__ may raise anything
             before = len(self.faults)
             look = self._once(_way_inside, hint) if depth < DEEPEST else None
             if look is not None:

@@ -14,6 +14,7 @@ import msgspec
 from ..codec import JSON_CODEC
 from ..errors import ConfigurationError
 from .depends import Depends
+from .markers import Header, Payload
 from .message import Message
 from .sync_message import SyncMessage
 
@@ -80,6 +81,14 @@ def is_for_threads(hint: Any) -> bool:
     return _messages_in(hint) == {SyncMessage}
 
 
+def element_of(hint: Any) -> Any:
+    """The type `T` of a hint that is `list[T]`, `Any` of a bare `list`, also within `Annotated` or an alias; else None."""
+    hint = bare(hint)
+    if hint is list:
+        return Any
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
+
+
 def _messages_in(hint: Any) -> set[Any]:
     """Which of `Message` and `SyncMessage` a hint consists of; an empty set if there is anything else in it."""
     hint = bare(hint)
@@ -89,26 +98,37 @@ def _messages_in(hint: Any) -> set[Any]:
     return {hint} if hint is Message or hint is SyncMessage else set()
 
 
-def dependency_of(hint: Any, where: str) -> Depends | None:
-    """The `Depends` that a hint bears, if it does. Raises `ConfigurationError` where it would mean nothing."""
+MARKERS = (Depends, Header, Payload)
+"""What says, within `Annotated`, where a parameter comes from."""
+
+
+def marker_of(hint: Any, where: str) -> Depends | Header | Payload | None:
+    """The `Depends`, `Header` or `Payload` that a hint bears. Raises `ConfigurationError` where it would mean nothing."""
     *outer, inner = _layers(hint)
-    found = [each for layer in outer for each in getattr(layer, "__metadata__", ()) if isinstance(each, Depends)]
-    if len(found) > 1 or _mentions_depends(inner) or (not found and _mentions_depends(hint)):
+    found = [each for layer in outer for each in getattr(layer, "__metadata__", ()) if isinstance(each, MARKERS)]
+    mentioned = _mentioned(inner) or (None if found else _mentioned(hint))
+    if len(found) > 1 or mentioned is not None:
+        name = mentioned or type(found[0]).__name__
         raise ConfigurationError(
-            f"{where}: its Depends cannot be read from {hint!r}: write Annotated[T, Depends(function)], with one "
-            "Depends and nothing around it"
+            f"{where}: its {name} cannot be read from {hint!r}: write Annotated[T, {EXAMPLES[name]}], with one "
+            "of Depends, Header and Payload, and nothing around it"
         )
     return found[0] if found else None
 
 
-def _mentions_depends(hint: Any, aliases: tuple[Any, ...] = ()) -> bool:
-    """Whether there is a `Depends`, or the bare class, anywhere in a hint. `aliases`: what it was reached through."""
-    if isinstance(hint, Depends) or hint is Depends:
-        return True
+EXAMPLES = {"Depends": "Depends(function)", "Header": "Header('name')", "Payload": "Payload()"}
+
+
+def _mentioned(hint: Any, aliases: tuple[Any, ...] = ()) -> str | None:
+    """The name of a marker, or of the bare class, anywhere in a hint. `aliases`: what it was reached through."""
+    if isinstance(hint, MARKERS):
+        return type(hint).__name__
+    if any(hint is each for each in MARKERS):
+        return str(hint.__name__)
     if _is_alias(hint):
-        return hint not in aliases and _mentions_depends(hint.__value__, (*aliases, hint))
+        return None if hint in aliases else _mentioned(hint.__value__, (*aliases, hint))
     parts = hint if isinstance(hint, list) else typing.get_args(hint)
-    return any(_mentions_depends(part, aliases) for part in parts)
+    return next((name for name in (_mentioned(part, aliases) for part in parts) if name is not None), None)
 
 
 def _is_alias(hint: Any) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
+from ..calls import CallerWithOptions, Exchange
 from ..codec import JSON, encode_json
 from ..delivery import (
     Ack,
@@ -50,7 +51,7 @@ _ACTIONS: dict[type[Disposition], Action] = {
 Wait: TypeAlias = Callable[[], Awaitable[None]]
 
 
-class Desk(Protocol):
+class MessageContext(Protocol):
     """Where the verbs of a message go. The worker gives one to each message."""
 
     def in_trio(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -69,8 +70,8 @@ class Desk(Protocol):
         ...
 
     def defer(self, delivery: Delivery, disposition: Disposition) -> Wait:
-        """Take the verdict, at once and for good, and tell the broker of it when the run has ended; what is returned is a
-        checkpoint.
+        """Take the verdict, at once and for good, and tell the broker of it when the run has ended; what is returned is
+        a checkpoint.
         """
         ...
 
@@ -78,12 +79,20 @@ class Desk(Protocol):
         """Note how far the run has come; what is returned is a checkpoint."""
         ...
 
-    def publisher(self, server_name: str | None, /) -> Publish:
-        """Where messages sent now go; None: to the server this message came from."""
+    def publisher(self, server_name: str | None, named: bool, /) -> Publish:
+        """Where messages sent now go; a `server_name` of None: to the server this message came from.
+
+        `named`: the caller chose their ids. Raises `NotSupported` where the server does not compare ids.
+        """
         ...
 
     def holder(self, hold: Publish, /) -> Publish:
         """`hold` with the app's producer middlewares around it."""
+        ...
+
+    @property
+    def exchange(self) -> Exchange:
+        """Where calls of other actors go; its own server is the one this message came from."""
         ...
 
 
@@ -173,7 +182,7 @@ class Received:
         return self._delivery.attempt
 
 
-class Message(Received, Producer):
+class Message(Received, Producer, CallerWithOptions):
     """One message in the hands of an actor.
 
     At most one verb decides its fate: `ack`, `nack`, `reject`, `retry`, `snooze`, `reply` or `reply_json`. It is
@@ -184,13 +193,22 @@ class Message(Received, Producer):
     Two runs of one message never overlap: after `reject`, `retry` and `snooze` the message becomes ready again, after
     their delay, when the actor has ended. Only then the broker is told, so awaiting these waits for no answer.
 
-    `send_message`, `send_message_json` and their plural forms send at once, whatever becomes of this message;
-    the same methods of `outbox` hold back until the message is acknowledged. Sending has to be awaited.
+    `enqueue`, `send_message`, `send_message_json` and their plural forms send at once, whatever becomes of this
+    message; the same methods of `outbox` hold back until the message is acknowledged. Sending has to be awaited.
 
     An actor that is a plain function (`def`) is given a `SyncMessage` instead.
     """
 
-    __slots__ = ("_action", "_delivery", "_desk", "_outbox", "_terms", "arguments", "is_under_way")
+    __slots__ = (
+        "_action",
+        "_batch",
+        "_delivery",
+        "_message_context",
+        "_outbox",
+        "_terms",
+        "arguments",
+        "is_under_way",
+    )
 
     arguments: dict[str, Any]
     """What the actor is called with, by parameter name, but for its dependencies. A middleware may change it before the
@@ -200,17 +218,23 @@ class Message(Received, Producer):
     is_under_way: bool
     """Whether its actor has not ended yet. The worker says so."""
 
-    def __init__(self, delivery: Delivery, terms: Terms, desk: Desk) -> None:
+    def __init__(self, delivery: Delivery, terms: Terms, message_context: MessageContext) -> None:
         self._delivery = delivery
         self._terms = terms
-        self._desk = desk
+        self._message_context = message_context
         self._action: Action | None = None
         self._outbox: Outbox | None = None
         self.arguments = {}
+        self._batch: Sequence[Message] | None = None
         self.is_under_way = True
 
     def __repr__(self) -> str:
         return f"<Message {self.message_id!r} on {self.channel!r}, attempt {self.attempt}, {self._action or 'open'}>"
+
+    @property
+    def batch(self) -> Sequence[Message]:
+        """The messages of its run: this one alone, or all of the batch in which it is, in order."""
+        return (self,) if self._batch is None else self._batch
 
     @property
     def is_acted_on(self) -> bool:
@@ -228,7 +252,7 @@ class Message(Received, Producer):
         if self._outbox is None:
             if self._terms.mode == "ack_first":
                 raise UsageError("a message of an 'ack_first' actor has no outbox: it is acknowledged before the start")
-            self._outbox = Outbox(self._desk)
+            self._outbox = Outbox(self._message_context)
             if self._action is not None:
                 self._outbox._close()  # noqa: SLF001  the worker's side of it
         return self._outbox
@@ -274,7 +298,7 @@ class Message(Received, Producer):
             None if total is None else check_number("total", total),
             check_text("the note of a progress", note),
         )
-        return Said(self._desk.in_trio(self._desk.report, self._delivery, progress))
+        return Said(self._message_context.in_trio(self._message_context.report, self._delivery, progress))
 
     def reply(
         self,
@@ -301,7 +325,7 @@ class Message(Received, Producer):
             return [None] * len(envelopes)
 
         reply = make_envelope(target, payload, content_type, {"headers": headers})
-        publish = self._desk.holder(hold)
+        publish = self._message_context.holder(hold)
         if publish is hold:
             return self._decide("replied", "ack", (reply,))
         return self._reply_through(publish, reply, replies)
@@ -325,8 +349,12 @@ class Message(Received, Producer):
         held = () if self._outbox is None else self._outbox._close()  # noqa: SLF001
         return held if isinstance(disposition, Ack) and disposition.failure is None else ()
 
-    def _publisher(self, server_name: str | None) -> Publish:
-        return self._desk.publisher(server_name)
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+        return self._message_context.publisher(server_name, named)
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self._message_context.exchange
 
     def _check_open(self, action: Action) -> None:
         if self._action is not None:
@@ -343,7 +371,7 @@ class Message(Received, Producer):
                 f"message {self.message_id!r} cannot be {action}: attempt {self._terms.attempt} is the last "
                 f"(retries={self._terms.retries})"
             )
-        return Said(self._desk.in_trio(self._take, action, disposition, replies))
+        return Said(self._message_context.in_trio(self._take, action, disposition, replies))
 
     def _take(self, action: Action, disposition: Disposition, replies: Sequence[Envelope]) -> Wait:
         """Called in the thread of the trio run: decide, and hand the verdict over."""
@@ -352,24 +380,29 @@ class Message(Received, Producer):
         held = () if self._outbox is None else self._outbox._close()  # noqa: SLF001
         outbox = (*held, *replies) if isinstance(disposition, Ack) else ()
         if self.is_under_way and isinstance(disposition, Retry | Release):
-            return self._desk.defer(self._delivery, disposition)
-        return self._desk.hand_over(self._delivery, disposition, outbox)
+            return self._message_context.defer(self._delivery, disposition)
+        return self._message_context.hand_over(self._delivery, disposition, outbox)
 
     async def _reply_through(self, publish: Publish, reply: Envelope, replies: Sequence[Envelope]) -> None:
         accepted(reply, await publish((reply,)))
         await self._decide("replied", "ack", replies)
 
 
-class Outbox(Producer):
+class Outbox(Producer, CallerWithOptions):
     """Sends held back until the message is acknowledged; dropped with any other verdict.
 
-    Sending raises `AlreadySettled` once the verdict is given.
+    Sending raises `AlreadySettled` once the verdict is given. The handle of an enqueued call is on a message that is
+    not there yet: wait for it elsewhere, after the acknowledgement.
     """
 
-    __slots__ = ("_closed", "_desk", "_held")
+    __slots__ = ("_closed", "_held", "_message_context")
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    @property
+    def _sends_now(self) -> bool:
+        return False
+
+    def __init__(self, message_context: MessageContext) -> None:
+        self._message_context = message_context
         self._held: list[Envelope] = []
         self._closed = False
 
@@ -381,13 +414,19 @@ class Outbox(Producer):
         self._closed = True
         return tuple(self._held)
 
-    def _publisher(self, server_name: str | None) -> Publish:
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
         if server_name is not None:
             raise UsageError(
                 f"an outbox sends to the server its message came from, not to {server_name!r}: "
                 "only there can both happen in one step; use message.send_message for another server"
             )
-        return self._desk.holder(self._hold)
+        if named:
+            self._message_context.publisher(None, named)  # refuses what the server cannot do
+        return self._message_context.holder(self._hold)
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self._message_context.exchange
 
     async def _hold(self, envelopes: Sequence[Envelope]) -> Outcomes:
         if self._closed:

@@ -11,7 +11,7 @@ plain good JSON takes the long way, which decides anew and explains what is wron
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NotRequired, TypeAlias
 
@@ -19,13 +19,20 @@ import msgspec
 
 from ..codec import JSON, JSON_CODEC, Codec, codec_for
 from ..envelope import Envelope
-from ..errors import PayloadError
+from ..errors import ConfigurationError, PayloadError
 from .dependencies import compile_dependencies
-from .faults import Shape, find_faults
+from .faults import Shape, find_faults, find_faults_of_value
 from .hints import typed_dict
 from .message import Message
+from .reading import Reader
 from .signature import NO_REST, Signature, read_signature
-from .supply import Dependencies
+from .supply import MESSAGE, Dependencies, Step
+
+Overrides: TypeAlias = Mapping[Any, Callable[..., Any]]
+"""Dependencies, and the functions that take their places."""
+
+GivenValues: TypeAlias = Sequence[tuple[Callable[..., Any], Any]]
+"""Functions of the scope "worker", and the values that they have given."""
 
 Decode: TypeAlias = Callable[[bytes], dict[str, Any]]
 TheLongWay: TypeAlias = Callable[[Envelope], dict[str, Any]]
@@ -34,22 +41,47 @@ Bind: TypeAlias = Callable[[Envelope, Message | None], dict[str, Any]]
 NO_NAMES: Mapping[str, Any] = MappingProxyType({})
 
 
+class BatchPlan(msgspec.Struct, frozen=True, eq=False):
+    """How many messages become one call: the list `parameter` has what `read` gives for each of them.
+
+    `read` raises `PayloadError` with every fault it found, and what the code of the element's type raises.
+    """
+
+    parameter: str
+    read: Callable[[Envelope], Any]
+
+
 class Plan(msgspec.Struct, frozen=True, eq=False):
     """How messages become calls of one function: `function(**plan.bind(envelope, message))`.
 
     `bind` returns a new dict with all arguments but the dependencies, or raises `PayloadError` with every fault it
-    found, and nothing else. It does not look at the message, which may be None unless `takes_message`.
-    `dependencies`: what fills the rest, where there is any.
+    found, and nothing else. It does not look at the message, which may be None unless `takes_message`. `dependencies`:
+    what fills the rest, where there is any. `overridden`: the same plan with other dependencies in the place of some,
+    and with what was given; raises `ConfigurationError` for such as do not fit. `batch`: of a function that is given
+    many at once; `bind` gives what one message adds to its list then.
     """
 
     takes_message: bool
     bind: Bind
     signature: Signature
     dependencies: Dependencies | None
+    overridden: Callable[[Overrides, GivenValues], Plan]
+    batch: BatchPlan | None = None
+
+    @property
+    def for_worker(self) -> tuple[Step, ...]:
+        """The dependencies that a worker has to give a value, each after those that it wants."""
+        return tuple(step for step in _steps_of(self.dependencies) if step.scope == "worker")
 
 
 def compile_plan(
-    function: Callable[..., Any], *, strict: bool = False, local_names: Mapping[str, Any] = NO_NAMES
+    function: Callable[..., Any],
+    *,
+    strict: bool = False,
+    of_batch: bool = False,
+    local_names: Mapping[str, Any] = NO_NAMES,
+    overrides: Overrides = NO_NAMES,
+    given: GivenValues = (),
 ) -> Plan:
     """Compile the binding of payloads to the function's parameters. Raises `ConfigurationError`.
 
@@ -57,18 +89,106 @@ def compile_plan(
     parameter go to `**kwargs`, or are ignored, or with `strict` refused. No payload at all is an empty object; a
     function without payload parameters takes any payload and does not look at it, unless `strict`.
 
-    `local_names`: what names in the annotations mean that no module knows; see `enclosing_names`.
+    `local_names`: what names in the annotations mean that no module knows; see `enclosing_names`. `overrides`: what is
+    called in the place of some dependencies. `given`: the values of those that are not called in a run. `of_batch`: the
+    function is given many messages at once, and the whole payload of each is an element of its list.
     """
-    signature = read_signature(function, local_names)
-    dependencies = compile_dependencies(function, signature, local_names)
+    signature = read_signature(function, local_names, of_batch=of_batch)
+    dependencies = compile_dependencies(function, signature, local_names, overrides, given)
     takes_message = bool(signature.messages) or (dependencies is not None and dependencies.takes_message)
-    return Plan(takes_message, _bind(signature, strict=strict), signature, dependencies)
+
+    def overridden(others: Overrides, given: GivenValues) -> Plan:
+        both = {**overrides, **others}
+        return compile_plan(
+            function, strict=strict, of_batch=of_batch, local_names=local_names, overrides=both, given=given
+        )
+
+    if of_batch:
+        _check_once_for_many(signature, dependencies)
+        batch = BatchPlan(signature.fields[0].name, _read_element(signature))
+        return Plan(takes_message, _bind_one(batch), signature, dependencies, overridden, batch)
+    read_by_steps = tuple(step.function for step in _steps_of(dependencies) if isinstance(step.function, Reader))
+    bind = _reading(_bind(signature, read_by_steps, strict=strict), signature.headers, read_by_steps)
+    return Plan(takes_message, bind, signature, dependencies, overridden)
 
 
-def _bind(signature: Signature, *, strict: bool) -> Bind:
+def _steps_of(dependencies: Dependencies | None) -> tuple[Step, ...]:
+    """All steps, in the order of their numbers."""
+    if dependencies is None:
+        return ()
+    return tuple(sorted((*dependencies.outer, *dependencies.inner.steps), key=lambda step: step.number))
+
+
+def _check_once_for_many(signature: Signature, dependencies: Dependencies | None) -> None:
+    """Raises `ConfigurationError` for a dependency that wants the message, of which there are many."""
+    for step in _steps_of(dependencies):
+        for parameter, number in step.wants:
+            if number == MESSAGE:
+                reader = step.function if isinstance(step.function, Reader) else None
+                what = f"the parameter {parameter!r} of {step.function!r}" if reader is None else repr(reader)
+                raise ConfigurationError(
+                    f"{signature.function}() has a dependency with {what}, which is filled from the message, but "
+                    "dependencies are called once for a whole batch: let the actor itself take messages: list[Message]"
+                )
+
+
+def _bind_one(batch: BatchPlan) -> Bind:
+    name, read = batch.parameter, batch.read
+    return lambda envelope, _: {name: read(envelope)}
+
+
+def _read_element(signature: Signature) -> Callable[[Envelope], Any]:
+    """Reads a payload that is, as a whole, of the type of the only field."""
+    hint = signature.fields[0].hint
+    decoders = {JSON_CODEC.name: JSON_CODEC.bare_decoder(hint)}
+    decode_json = decoders[JSON_CODEC.name]
+
+    def read(envelope: Envelope) -> Any:
+        if envelope.content_type == JSON:
+            try:
+                return decode_json(envelope.payload)
+            except Exception:  # noqa: BLE001, S110  the long way raises it again and explains it
+                pass
+        return take_the_long_way(envelope)
+
+    def take_the_long_way(envelope: Envelope) -> Any:
+        payload = envelope.payload or b"{}"
+        codec = codec_for(envelope.content_type) if envelope.payload else JSON_CODEC
+        if codec.name not in decoders:
+            decoders[codec.name] = codec.bare_decoder(hint)
+        try:
+            return decoders[codec.name](payload)
+        except MemoryError:  # not the payload's fault
+            raise
+        except Exception as error:
+            faults = find_faults_of_value(codec, payload, hint, error)
+            text = f"the payload is no element of the list {signature.fields[0].name!r} of {signature.function}()"
+            raise PayloadError(text, faults) from error
+
+    return read
+
+
+def _reading(bind: Bind, headers: Sequence[Reader], read_by_steps: Sequence[Reader]) -> Bind:
+    """The binding with what is read from headers, and with a look at what the dependencies of the run will read."""
+    if not (headers or read_by_steps):
+        return bind
+
+    def bind_all(envelope: Envelope, message: Message | None) -> dict[str, Any]:
+        arguments = bind(envelope, message)
+        for reader in headers:
+            arguments[reader.parameter] = reader.read(envelope)
+        for reader in read_by_steps:
+            reader.read(envelope)
+        return arguments
+
+    return bind_all
+
+
+def _bind(signature: Signature, read_by_steps: Sequence[Reader], *, strict: bool) -> Bind:
     messages = signature.messages
     if signature.fields or signature.rest is not NO_REST or strict:
-        decoding = _Decoding(signature, strict=strict)
+        also = frozenset(reader.field for reader in read_by_steps if reader.field is not None)
+        decoding = _Decoding(signature, also, strict=strict)
         decode_json = decoding.decoder(JSON_CODEC)
         if len(messages) == 1:
             return _bind_payload_and_message(decode_json, decoding.take_the_long_way, messages[0])
@@ -85,7 +205,7 @@ def _bind_payload(decode_json: Decode, take_the_long_way: TheLongWay) -> Bind:
         if envelope.content_type == JSON:
             try:
                 return decode_json(envelope.payload)
-            except Exception:  # noqa: BLE001, S110 (the long way raises it again and explains it)
+            except Exception:  # noqa: BLE001, S110  the long way raises it again and explains it
                 pass
         return take_the_long_way(envelope)
 
@@ -97,7 +217,7 @@ def _bind_payload_and_message(decode_json: Decode, take_the_long_way: TheLongWay
         if envelope.content_type == JSON:
             try:
                 arguments = decode_json(envelope.payload)
-            except Exception:  # noqa: BLE001 (the long way raises it again and explains it)
+            except Exception:  # noqa: BLE001  the long way raises it again and explains it
                 arguments = take_the_long_way(envelope)
         else:
             arguments = take_the_long_way(envelope)
@@ -108,10 +228,15 @@ def _bind_payload_and_message(decode_json: Decode, take_the_long_way: TheLongWay
 
 
 class _Decoding:
-    """The decoders of one signature, one for each codec, and what to do when they fail."""
+    """The decoders of one signature, one for each codec, and what to do when they fail.
 
-    def __init__(self, signature: Signature, *, strict: bool) -> None:
+    `also`: fields of the payload that its dependencies read.
+    """
+
+    def __init__(self, signature: Signature, also: frozenset[str], *, strict: bool) -> None:
         self._signature = signature
+        self._names = {field.name for field in signature.fields}
+        self._also = also - self._names
         self._strict = strict
         self._decoders: dict[str, Decode] = {}
 
@@ -143,7 +268,7 @@ class _Decoding:
         return self._strictly(decode, codec) if self._strict else decode
 
     def _with_rest(self, decode: Decode, codec: Codec) -> Decode:
-        names = {field.name for field in self._signature.fields}
+        names = self._names | self._also
         reserved = self._signature.reserved
         strict = self._strict
         split = codec.bare_decoder(dict[str, msgspec.Raw])
@@ -162,7 +287,7 @@ class _Decoding:
         return decode_with_rest
 
     def _strictly(self, decode: Decode, codec: Codec) -> Decode:
-        names = frozenset(field.name for field in self._signature.fields)
+        names = self._names | self._also
         split = codec.bare_decoder(dict[str, msgspec.Raw])
 
         def decode_strictly(payload: bytes) -> dict[str, Any]:
@@ -174,9 +299,10 @@ class _Decoding:
         return decode_strictly
 
     def _shape(self) -> Shape:
-        fields = {field.name: (field.hint, field.required) for field in self._signature.fields}
+        fields = dict.fromkeys(self._also, (Any, False))
+        fields |= {field.name: (field.hint, field.required) for field in self._signature.fields}
         return Shape(fields, self._signature.rest, self._signature.reserved, self._strict)
 
 
-class _Surplus(Exception):  # noqa: N818 (never leaves this module)
+class _Surplus(Exception):  # noqa: N818  never leaves this module
     """There are fields that a strict signature does not know; the slow path finds them."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from typing import Any, TypeAlias
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 import msgspec
 
 from ..errors import ConfigurationError
-from .depends import Kind
+from ..tracebacks import raise_again, traceback_of
+from .depends import Kind, Scope
 from .message import Message
 
 Values: TypeAlias = dict[int, Any]
@@ -26,12 +28,28 @@ MESSAGE = 0
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One dependency: what is called, how, with what, and the number of what it gives."""
+    """One dependency: what is called, how, with what, and the number of what it gives.
+
+    One of the scope "worker" is not carried out in a run: a worker that starts has it give its value, and puts a
+    `Given` in its place.
+    """
 
     number: int
     function: Callable[..., Any]
     kind: Kind
     wants: Wants
+    scope: Scope = "run"
+
+
+class Given:
+    """In the place of a dependency of the scope "worker": gives the value that is there."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __call__(self) -> Any:
+        """The value."""
+        return self._value
 
 
 class Supplied(msgspec.Struct, frozen=True):
@@ -47,9 +65,9 @@ class Supplied(msgspec.Struct, frozen=True):
     def __call__(self, given: Values, arguments: dict[str, Any]) -> Any:
         """Carry out the steps and call the function."""
         values = dict(given)
-        with ExitStack() as stack:
+        with Opened() as opened:
             for step in self.steps:
-                values[step.number] = _enter(step, values, stack)
+                values[step.number] = _enter(step, values, opened)
             return self.function(**{**arguments, **_pick(self.wants, values)})
 
 
@@ -59,8 +77,8 @@ class SuppliedAsync(Supplied, frozen=True):
     async def __call__(self, given: Values, arguments: dict[str, Any]) -> Any:
         """Carry out the steps and call the function."""
         values = dict(given)
-        async with AsyncExitStack() as stack:
-            await _enter_all(self.steps, values, stack)
+        async with Opened() as opened:
+            await enter_all(self.steps, values, opened)
             return await self.function(**{**arguments, **_pick(self.wants, values)})
 
 
@@ -77,42 +95,94 @@ class Dependencies(msgspec.Struct, frozen=True):
     async def around(self, call: Callable[[Message, Values], Awaitable[Any]], message: Message) -> Any:
         """Carry out the outer steps around a call of `inner`."""
         values: Values = {MESSAGE: message}
-        async with AsyncExitStack() as stack:
-            await _enter_all(self.outer, values, stack)
+        async with Opened() as opened:
+            await enter_all(self.outer, values, opened)
             return await call(message, {number: values[number] for number in self.passed_on})
 
 
-async def _enter_all(steps: Iterable[Step], values: Values, stack: AsyncExitStack) -> None:
+class Opened:
+    """The generators that were entered, to be left in the reverse order. None of them may make a success of a failure.
+
+    An exit stack of `contextlib` would walk along the contexts of the errors. These may run code that raises, and a
+    chain of them that goes in a circle would keep it walking for ever.
+    """
+
+    __slots__ = ("_managers",)
+
+    def __init__(self) -> None:
+        self._managers: list[AbstractContextManager[Any] | AbstractAsyncContextManager[Any]] = []
+
+    def add(self, manager: AbstractContextManager[Any] | AbstractAsyncContextManager[Any]) -> None:
+        """Note one that was entered."""
+        self._managers.append(manager)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        raised = error
+        while self._managers:
+            manager = self._managers.pop()
+            assert isinstance(manager, AbstractContextManager)  # others are entered on the event loop only
+            try:
+                manager.__exit__(*_parts(raised))
+            except BaseException as another:  # noqa: BLE001  it is raised when all are left
+                raised = another
+        if raised is not None and raised is not error:
+            raise_again(raised)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        raised = error
+        while self._managers:
+            manager = self._managers.pop()
+            try:
+                if isinstance(manager, AbstractAsyncContextManager):
+                    await manager.__aexit__(*_parts(raised))
+                else:
+                    manager.__exit__(*_parts(raised))
+            except BaseException as another:  # noqa: BLE001  as above
+                raised = another
+        if raised is not None and raised is not error:
+            raise_again(raised)
+
+    async def aclose(self) -> None:
+        """Leave all of them."""
+        await self.__aexit__(None, None, None)
+
+
+def _parts(
+    error: BaseException | None,
+) -> tuple[type[BaseException] | None, BaseException | None, TracebackType | None]:
+    return (None, None, None) if error is None else (type(error), error, traceback_of(error))
+
+
+async def enter_all(steps: Iterable[Step], values: Values, opened: Opened) -> None:
+    """Carry out the steps on the event loop; what comes after their yields is left to `opened`."""
     for step in steps:
         if step.kind is Kind.ASYNC:
             values[step.number] = await step.function(**_pick(step.wants, values))
         elif step.kind is Kind.ASYNC_GENERATOR:
-            values[step.number] = await _enter_async(step, values, stack)
+            values[step.number] = await _enter_async(step, values, opened)
         else:
-            values[step.number] = _enter(step, values, stack)
+            values[step.number] = _enter(step, values, opened)
 
 
-async def _enter_async(step: Step, values: Values, stack: AsyncExitStack) -> Any:
+async def _enter_async(step: Step, values: Values, opened: Opened) -> Any:
     manager = asynccontextmanager(step.function)(**_pick(step.wants, values))
     value = await manager.__aenter__()
-
-    async def leave(*error: Any) -> None:
-        await manager.__aexit__(*error)
-
-    stack.push_async_exit(leave)
+    opened.add(manager)
     return value
 
 
-def _enter(step: Step, values: Values, stack: ExitStack | AsyncExitStack) -> Any:
+def _enter(step: Step, values: Values, opened: Opened) -> Any:
     if step.kind is Kind.SYNC:
         return _checked(step, step.function(**_pick(step.wants, values)))
     manager = contextmanager(step.function)(**_pick(step.wants, values))
     value = manager.__enter__()
-
-    def leave(*error: Any) -> None:
-        manager.__exit__(*error)
-
-    stack.push(leave)
+    opened.add(manager)
     return value
 
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
+from ..calls import Caller, UsingOptions
 from ..envelope import Envelope
-from ..producer import Producer, SendOptions
-from .message import Action, Desk, Message, Outbox, Received
+from ..producer import SendOptions
+from ..sync_calls import SyncCaller, SyncUsing, read_here
+from .message import Action, Message, MessageContext, Outbox, Received
 
 T = TypeVar("T")
 
 
-class SyncProducer:
-    """The verbs of sending for code that blocks. They raise what those of `Producer` raise."""
+class SyncProducer(SyncCaller):
+    """The verbs of sending for code that blocks. They raise what those of `Producer` and `Caller` raise."""
 
-    __slots__ = ("_desk", "_producer")
+    __slots__ = ("_message_context", "_producer")
 
-    def __init__(self, producer: Producer, desk: Desk) -> None:
+    def __init__(self, producer: Message | Outbox, message_context: MessageContext) -> None:
         self._producer = producer
-        self._desk = desk
+        self._message_context = message_context
+
+    def using(self, **options: Unpack[UsingOptions]) -> SyncUsing:
+        """`enqueue` and `enqueue_many` with these options, as in `UsingOptions`."""
+        return SyncUsing(self, options)
+
+    @property
+    def _caller(self) -> Caller:
+        return self._producer
 
     def send_message(
         self, *, channel: str, payload: bytes, content_type: str | None = None, **options: Unpack[SendOptions]
@@ -43,7 +53,7 @@ class SyncProducer:
         **options: Unpack[SendOptions],
     ) -> list[Envelope]:
         """Send many messages in one step, as `Repid.send_messages`. The payloads are read in the caller's thread."""
-        batch = _read(payloads)
+        batch = read_here("payloads", payloads)
         send = self._producer.send_messages
         return self._wait_for(send, channel=channel, payloads=batch, content_type=content_type, **options)
 
@@ -51,16 +61,11 @@ class SyncProducer:
         self, *, channel: str, payloads: Iterable[Any], **options: Unpack[SendOptions]
     ) -> list[Envelope]:
         """Send many messages in one step, as `Repid.send_messages_json`."""
-        batch = _read(payloads)
+        batch = read_here("payloads", payloads)
         return self._wait_for(self._producer.send_messages_json, channel=channel, payloads=batch, **options)
 
     def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, T]], *arguments: Any, **keywords: Any) -> T:
-        return self._desk.wait_for(partial(verb, *arguments, **keywords))
-
-
-def _read(payloads: Iterable[Any]) -> Iterable[Any]:
-    """Read what may be a generator that blocks. What is no iterable is left for the verb, which says so."""
-    return list(payloads) if isinstance(payloads, Iterator) else payloads
+        return self._message_context.wait_for(partial(verb, *arguments, **keywords))
 
 
 class SyncOutbox(SyncProducer):
@@ -68,8 +73,8 @@ class SyncOutbox(SyncProducer):
 
     __slots__ = ("_outbox",)
 
-    def __init__(self, outbox: Outbox, desk: Desk) -> None:
-        super().__init__(outbox, desk)
+    def __init__(self, outbox: Outbox, message_context: MessageContext) -> None:
+        super().__init__(outbox, message_context)
         self._outbox = outbox
 
     def __len__(self) -> int:
@@ -88,7 +93,7 @@ class SyncMessage(SyncProducer, Received):
     __slots__ = ("_delivery", "_message", "_terms")
 
     def __init__(self, message: Message) -> None:
-        super().__init__(message, message._desk)
+        super().__init__(message, message._message_context)
         self._message = message
         self._delivery = message._delivery
         self._terms = message._terms
@@ -109,7 +114,7 @@ class SyncMessage(SyncProducer, Received):
     @property
     def outbox(self) -> SyncOutbox:
         """Sends that happen together with the acknowledgement (`ack`, `reply` or a successful return), or never."""
-        return SyncOutbox(self._message.outbox, self._desk)
+        return SyncOutbox(self._message.outbox, self._message_context)
 
     def ack(self) -> None:
         """Done: remove the message, and send what the outbox holds in the same step.

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -22,8 +22,13 @@ import trio
 from ..actors import Actor
 from ..errors import MissingExtra
 from ..inject import refuse_unfinished
-from ..ports import Backend, Home
+from ..ports import Backend, HostBackend
+from ..process import end_child
+from ..waiting_threads import WaitingThreads, held_thread
 from .offspring import prepare_for_children
+
+if TYPE_CHECKING:
+    from .process_verbs import ProcessVerbs
 
 MOMENT = 0.5
 """Seconds in which a thread may still end that is asked to stop by a worker whose grace is over."""
@@ -38,19 +43,19 @@ abandoned: ContextVar[bool] = ContextVar("abandoned", default=False)
 """True in the context of a run whose thread was left behind."""
 
 
-class Elsewhere(msgspec.Struct, frozen=True):
+class LoopBackends(msgspec.Struct, frozen=True):
     """Where async functions run that are no part of an executor's task, by the word of their actor's `backend`.
 
-    `home`: where middlewares run, and those actors that say "host"; None: in the executor's task. `on_long_step`: what is
-    set there in the context of a run is called with the seconds for which one step of that run has kept its loop.
+    `host`: where middlewares run, and those actors that say "host"; None: in the executor's task. `on_long_step`: what
+    is set there in the context of a run is called with the seconds for which one step of that run has kept its loop.
     """
 
     tasks: Mapping[str, Backend] = {}
-    home: Home | None = None
+    host: HostBackend | None = None
     on_long_step: ContextVar[Callable[[float], None]] | None = None
 
 
-HERE = Elsewhere()
+IN_TASK = LoopBackends()
 """Every async function is a part of its executor's task."""
 
 
@@ -70,6 +75,7 @@ class ThreadBackend:
 
     def __init__(self, slots: float) -> None:
         self.slots = slots
+        self.waiting = WaitingThreads(slots)
         self._unlimited = trio.CapacityLimiter(float("inf"))
         self._waits: set[trio.CancelScope] = set()
         self._abandoning_at = math.inf
@@ -83,13 +89,14 @@ class ThreadBackend:
         ended = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
-        outcome = _Outcome()
+        outcome, process = Outcome(), os.getpid()
 
         def body() -> None:
+            held_thread.set((self.waiting, function))
             try:
-                outcome.value = function(*arguments, **keywords)
-            except BaseException as error:  # noqa: BLE001  nobody but us may handle it: it may be one that bites
-                outcome.error = error
+                outcome.note(function, arguments, keywords)
+                if os.getpid() != process:
+                    end_child(outcome.error)
             finally:
                 with suppress(trio.RunFinishedError):  # left behind, and trio is gone
                     token.run_sync_soon(ended.set)
@@ -122,33 +129,56 @@ class ThreadBackend:
 class ProcessBackend:
     """Runs functions in a pool of processes. Cancelling kills the process. Whoever calls it keeps to the `slots`."""
 
-    def __init__(self, run_sync: Callable[..., Any], slots: float) -> None:
+    def __init__(self, run_sync: Callable[..., Any], slots: float, verbs: ProcessVerbs | None = None) -> None:
         self.slots = slots
+        self._verbs = verbs
         self._unlimited = trio.CapacityLimiter(float("inf"))
         self._run_sync = run_sync
 
     async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        """Run it in a process of its own choice; arguments and result are pickled."""
+        """Run it in a process of its own choice; arguments and result are pickled. What a message in them is told,
+        comes here.
+        """
+        if self._verbs is None:
+            return await self._run(function, arguments, keywords)
+        with self._verbs.lent((tuple(arguments), dict(keywords))) as (lent_arguments, lent_keywords):
+            return await self._run(function, lent_arguments, lent_keywords)
+
+    async def _run(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         call = partial(_called, function, *arguments, **keywords)
         return await self._run_sync(call, kill_on_cancel=True, limiter=self._unlimited)
 
 
 def _called(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """For a process: what cannot be sent back is to be named by what it is."""
-    value = function(*arguments, **keywords)
+    process = os.getpid()
+    try:
+        value = function(*arguments, **keywords)
+    finally:
+        if os.getpid() != process:
+            end_child(sys.exception())
     if type(value) in UNFINISHED:
         raise refuse_unfinished(f"{function!r}", value)
     return value
 
 
-class _Outcome:
-    """What a function in a thread has come to."""
+class Outcome:
+    """What a function in a thread has come to. An error is kept from everybody but us: reading it may run code that
+    raises.
+    """
 
     __slots__ = ("error", "value")
 
     def __init__(self) -> None:
         self.value: Any = None
         self.error: BaseException | None = None
+
+    def note(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+        """Call the function in this thread. Raises nothing."""
+        try:
+            self.value = function(*arguments, **keywords)
+        except BaseException as error:  # noqa: BLE001  whatever it is, `unwrap` raises it
+            self.error = error
 
     def unwrap(self) -> Any:
         """What it returned; raises what it raised."""
@@ -165,19 +195,24 @@ class Backends:
     """The backends of one worker. A pool of processes exists only where an actor needs one."""
 
     def __init__(
-        self, threads: ThreadBackend | None, processes: ProcessBackend | None, elsewhere: Elsewhere = HERE
+        self, threads: ThreadBackend | None, processes: ProcessBackend | None, loop_backends: LoopBackends = IN_TASK
     ) -> None:
         self._threads = threads
         self._processes = processes
-        self._tasks = elsewhere.tasks
-        self.home = elsewhere.home
-        self.on_long_step = elsewhere.on_long_step
+        self._tasks = loop_backends.tasks
+        self.host = loop_backends.host
+        self.on_long_step = loop_backends.on_long_step
 
     def of(self, actor: Actor) -> Backend | None:
         """The backend an actor runs on; None: it is async and runs as part of the executor's task."""
         if actor.is_async:
             return self._tasks.get(actor.backend)
         return (self._processes if actor.run_in_process else None) or self._threads or InlineBackend()
+
+    @property
+    def waiting_threads(self) -> WaitingThreads | None:
+        """Which of the threads wait for jobs; None where there are no threads."""
+        return None if self._threads is None else self._threads.waiting
 
     def abandon(self) -> None:
         """Leave threads that do not end to themselves."""
@@ -188,7 +223,7 @@ class Backends:
 @asynccontextmanager
 async def open_backends(
     actors: Sequence[Actor],
-    elsewhere: Elsewhere = HERE,
+    loop_backends: LoopBackends = IN_TASK,
     platform: str = sys.platform,
     *,
     threads: float | None = None,
@@ -199,15 +234,20 @@ async def open_backends(
     At most so many `threads` (None: as many as trio's own limiter allows) and `processes` (None: one for each core).
     """
     if platform == "emscripten":
-        yield Backends(None, None, elsewhere)
+        yield Backends(None, None, loop_backends)
         return
     async with AsyncExitStack() as stack:
         in_processes = None
         if any(actor.run_in_process for actor in actors):
             pool = await stack.enter_async_context(_open_pool())
-            in_processes = ProcessBackend(pool.run_sync, processes or os.cpu_count() or 1)
+            verbs = None
+            if any(actor.run_in_process and actor.plan.signature.messages for actor in actors):
+                from .process_verbs import listen_to_processes  # noqa: PLC0415  few workers have such actors
+
+                verbs = await stack.enter_async_context(listen_to_processes())
+            in_processes = ProcessBackend(pool.run_sync, processes or os.cpu_count() or 1, verbs)
         in_threads = ThreadBackend(threads or trio.to_thread.current_default_thread_limiter().total_tokens)
-        yield Backends(in_threads, in_processes, elsewhere)
+        yield Backends(in_threads, in_processes, loop_backends)
 
 
 def _open_pool() -> AbstractAsyncContextManager[Any]:

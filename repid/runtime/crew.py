@@ -8,11 +8,14 @@ What holds between any two steps:
 
 * A held delivery is in the channel or in the batch of one executor; a parked one is kept by its limit, or is the
   `follower` of an earlier run. All of them are given up by `close`, which is synchronous: after it nothing is started.
+* What is for a batch actor is parked by its `Gathering` from the beginning. When a batch is due, an empty `Batch` goes
+  through the channel, or waits for a limit as a delivery does. The executor that begins with it fills it with what has
+  gathered by then. Until then it holds nothing, so it may be dropped.
 * `suspended` has the runs that wait for something. All others end before another task could look. Only a run that is
   found there can be cut off; one that is cancelled or lost before is cut off when it begins to wait.
 * `_idle` counts executors that wait in `take`. It is lowered by `give`, not by the executor that wakes: a second batch
-  given in the same turn must wake or hire another one. An executor that is cancelled in `take`
-  leaves it too high, which does no harm, since executors are cancelled only when the channel is closed or the worker is.
+  given in the same turn must wake or hire another one. An executor that is cancelled in `take` leaves it too high,
+  which does no harm, since executors are cancelled only when the channel is closed or the worker is.
 * The channel has no bound: the reader claims no more than the executors can take.
 """
 
@@ -20,10 +23,9 @@ from __future__ import annotations
 
 import math
 import random
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import trio
 
@@ -37,23 +39,25 @@ from ..delivery import (
     Event,
     LeaseExpired,
     Phase,
-    Progress,
+    Release,
     Settlement,
     Stopping,
     Token,
     Unrouted,
     decide,
     disposition_on,
+    is_survived,
+    is_suspect,
 )
 from ..envelope import Envelope
-from ..errors import UsageError, did_you_mean
+from ..errors import did_you_mean
 from ..logs import Log
-from ..producer import Publish
-from .holding import Holding
+from ..process import inherits
+from .actor_runners import ActorRunner, ActorRunners
+from .holding import Batch, Holding, about, members_of
 from .ledger import Ledger
 from .limits import Limit
-from .progress import Reporter
-from .roles import Role, Roles
+from .sending import Sending
 from .settler import Settler
 from .timer import Cause, RunningTask, Timer
 
@@ -64,14 +68,21 @@ log = Log("repid.worker")
 LONGEST_PARKED = 1.0
 """Seconds for which a delivery waits for a thread or process before it is released."""
 
+CROWDED_GRACE = 1.0
+"""Seconds within which the broker has settled a release, as a rule, from when its delay counts."""
+
 
 class Crew:
     """Hands deliveries to executors, and hires these as they are needed, up to `tasks_limit`."""
 
-    def __init__(self, roles: Roles, ledger: Ledger, settler: Settler, context: Context) -> None:
-        self.roles = roles
+    def __init__(
+        self, runners: ActorRunners, ledger: Ledger, settler: Settler, sending: Sending, context: Context
+    ) -> None:
+        self.runners = runners
         self.ledger = ledger
         self.settler = settler
+        self.sending = sending
+        sending.count_busy = self._count_busy
         self.context = context
         self.clock = trio.lowlevel.current_clock()
         """Of the trio run of this worker; other threads may read it."""
@@ -81,15 +92,27 @@ class Crew:
         self.timer = Timer(self.suspended)
         self.on_room: Callable[[], None] = lambda: None
         """Called when a limit has room again."""
+        self.log_level: int | None = None
+        """The level at which each run is logged; None: none is."""
+        self.crowded_until = -math.inf
+        """When all that was turned away because too much waited here already should be ready again."""
         self.runs_mostly_wait = False
         """Whether most runs have to wait for something."""
         self._send, self._receive = trio.open_memory_channel[list[Holding]](math.inf)  # the reader bounds it
         self._idle = 0
         self._hired = 0
+        self.is_of_parent = False
+        """Whether this is the copy in a child that was forked in this trio run, which has no right to any of it."""
+        inherits(self, Crew._note_fork)
         self._is_closed = False
         self._hire: Callable[[], None] = lambda: None
         self._impatience = trio.lowlevel.ParkingLot()
+        self._next_batch = trio.CancelScope()
+        """Its deadline is when the next batch is due that has not filled by then."""
         self._warned: set[tuple[str, str | None]] = set()
+
+    def _note_fork(self) -> None:
+        self.is_of_parent = True
 
     @property
     def is_closed(self) -> bool:
@@ -115,10 +138,75 @@ class Crew:
 
     def distribute(self, batch: list[Holding]) -> None:
         """Put a batch into the channel: in one piece for one executor, or where runs have to wait, spread over many."""
+        if self.runners.batching:
+            batch = self._without_gathered(batch)
+            if not batch:
+                return
         pieces = min(len(batch), self._idle + self.ledger.tasks_limit - self._hired) if self.runs_mostly_wait else 1
         size = -(-len(batch) // max(pieces, 1))
         for end in range(len(batch), 0, -size):
             self.give(batch[max(0, end - size) : end])
+
+    def _without_gathered(self, batch: list[Holding]) -> list[Holding]:
+        """Have those wait together that are for batch actors; gives the others."""
+        for runner in self.runners.batching:
+            mine = [holding for holding in reversed(batch) if holding.runner is runner]
+            self.gather(runner, mine)
+            if len(mine) == len(batch):
+                return []
+        return [holding for holding in batch if holding.runner is None or holding.runner.gathering is None]
+
+    def gather(self, runner: ActorRunner, holdings: list[Holding]) -> None:
+        """Have held ones wait for the next batch of their actor, and start it if it is due."""
+        gathering = runner.gathering
+        if gathering is None or not holdings:
+            return
+        if self._is_closed:
+            self._release(holdings[::-1])
+            return
+        room = int(max(0, gathering.most - len(gathering.parked)))
+        self.ledger.gather(holdings[:room], gathering)
+        if is_suspect(holdings[0].delivery.lost):
+            gathering.is_flushed = True  # it came alone, and runs alone: nothing is claimed before it has ended
+        for holding in holdings[room:]:
+            self.turn_away(holding, Crowded(random.random()))  # noqa: S311  jitter
+        self.start_if_due(runner)
+
+    def start_if_due(self, runner: ActorRunner) -> None:
+        """Call an executor for a batch of this actor if there is one to be started, or see to it that it is started in
+        time.
+        """
+        gathering = runner.gathering
+        if gathering is None:
+            return
+        if gathering.due <= trio.current_time():
+            batch = Batch.of(runner)
+            self.ledger.call_batch(batch, gathering)
+            self.give([batch])
+        else:
+            self._next_batch.deadline = min(self._next_batch.deadline, gathering.due)
+
+    def start_gathered(self) -> None:
+        """Wait for no more: nothing can come."""
+        for runner in self.runners.batching:
+            if runner.gathering is not None and runner.gathering.parked:
+                runner.gathering.is_flushed = True
+                self.start_if_due(runner)
+
+    async def start_due_batches(self) -> None:
+        """Start batches that have waited for long enough, until cancelled."""
+        while True:
+            due = min(runner.gathering.due for runner in self.runners.batching if runner.gathering is not None)
+            with trio.CancelScope(deadline=due) as self._next_batch:
+                await trio.sleep_forever()
+            for runner in self.runners.batching:
+                self.start_if_due(runner)
+
+    @property
+    def only_gathers(self) -> bool:
+        """Whether there is something in hand, and all of it waits for batches to fill."""
+        ledger = self.ledger
+        return 0 < ledger.parked == self.runners.gathered and not (ledger.held or ledger.running or ledger.unsettled)
 
     def share_rest(self, batch: list[Holding]) -> None:
         """Give the rest of a batch to two others, so that a whole batch of runs that wait starts in log(n) steps.
@@ -131,6 +219,11 @@ class Crew:
             self.give(batch[:half])
         elif batch:
             self.give(batch)
+
+    def _count_busy(self) -> int:
+        """How many runs are under way, but for those whose verdict waits for room: a verb waits for that."""
+        aside = {settlement.delivery for settlement in self.settler.set_aside.all}
+        return sum(any(delivery not in aside for delivery, _ in executor.present) for executor in self.executors)
 
     def take_nowait(self) -> list[Holding]:
         """The next batch; an empty one if there is none. Raises `trio.EndOfChannel` once all is over."""
@@ -158,69 +251,87 @@ class Crew:
                 self._release(self._receive.receive_nowait())
             except (trio.EndOfChannel, trio.WouldBlock):
                 break
-        for limit in self.roles.limits:
+        for limit in self.runners.limits:
             while limit.parked:
                 self._unpark(limit)
+        for runner in self.runners.batching:
+            while runner.gathering is not None and runner.gathering.parked:
+                self._unpark(runner.gathering)
         for former in self.suspended:
-            self._let_follow(former)
+            for member in members_of(former):
+                self._let_follow(member)
 
-    def release_slot(self, role: Role) -> None:
+    def release_slot(self, runner: ActorRunner) -> None:
         """A delivery of an actor with limits is done with: the next one may start."""
-        self._unpark_next(role)
+        self._unpark_next(runner)
         self.on_room()
 
     def park(self, limit: Limit, holding: Holding) -> None:
         """The limit is reached: keep the delivery until it is not, or release it if enough are kept."""
-        role = holding.actor_role
-        if len(limit.parked) < limit.most:
-            self.ledger.park(holding, limit, trio.current_time() if limit is role.slots else math.inf)
+        runner = holding.actor_runner
+        if len(limit.parked) < limit.most or sum(not isinstance(each, Batch) for each in limit.parked) < limit.most:
+            self.ledger.park(holding, limit, trio.current_time() if limit is runner.slots else math.inf)
             self._impatience.unpark()
         else:
             self.turn_away(holding, Crowded(random.random()))  # noqa: S311  jitter
-        self._unpark_next(role)  # it may have been let go by a limit that is of use to others now
+        self._unpark_next(runner)  # it may have been let go by a limit that is of use to others now
+
+    def park_batch(self, limit: Limit, batch: Batch) -> None:
+        """The limit is reached: the batch that was to be started waits for its turn, and more gathers meanwhile."""
+        limit.parked[batch] = math.inf
+        self._unpark_next(batch.actor_runner)
 
     async def give_back_parked(self) -> None:
         """Release what has waited for a thread or process for too long, until cancelled. It keeps its rank."""
         while True:
-            waiting = [since for limit in self.roles.limits for since in limit.parked.values() if since < math.inf]
+            waiting = [since for limit in self.runners.limits for since in limit.parked.values() if since < math.inf]
             if not waiting:
                 await self._impatience.park()
                 continue
             await trio.sleep_until(min(waiting) + LONGEST_PARKED)
-            for limit in self.roles.limits:
+            for limit in self.runners.limits:
                 late = [each for each, since in limit.parked.items() if since + LONGEST_PARKED <= trio.current_time()]
                 for holding in late:
                     limit.mean = None  # its runs take longer than was believed
                     if holding.parked_by is limit:  # and was not let go meanwhile
                         self._take_up(holding, Stopping())
 
+    def former_of(self, holding: Holding) -> Holding | None:
+        """The run of the same message that is still under way here, from a lease that was lost; None if there is none."""
+        envelope = holding.delivery.envelope
+        for run in self.suspended:
+            for former in members_of(run):
+                if former.delivery.envelope.id == envelope.id and former.delivery.envelope.queue == envelope.queue:
+                    return former
+        return None
+
     def follow(self, holding: Holding) -> bool:
         """Have a delivery wait whose message was lost and still runs here, until that run has ended.
 
         Returns False if no such run is under way.
         """
-        envelope = holding.delivery.envelope
-        for former in self.suspended:
-            if former.delivery.envelope.id == envelope.id and former.delivery.envelope.queue == envelope.queue:
-                self.lease_lost(former)  # the new lease proves that the former one has ended
-                if former.follower is not None:
-                    self.lease_lost(former.follower)
-                    self._let_follow(former)
-                self.ledger.park(holding, None)
-                former.follower = holding
-                return True
-        return False
+        former = self.former_of(holding)
+        if former is None:
+            return False
+        self.lease_lost(former)  # the new lease proves that the former one has ended
+        if former.follower is not None:
+            self.lease_lost(former.follower)
+            self._let_follow(former)
+        self.ledger.park(holding, None)
+        former.follower = holding
+        return True
 
     def has_ended(self, holding: Holding) -> None:
         """A run that had to wait for something has ended."""
         del self.suspended[holding]
-        self._let_follow(holding)
+        for member in members_of(holding):
+            self._let_follow(member)
 
     def _let_follow(self, former: Holding) -> None:
         follower, former.follower = former.follower, None
         if follower is not None:
             self.ledger.unpark(follower)
-            self.give([follower])
+            self.distribute([follower])
 
     def _take_up(self, holding: Holding, event: Event) -> None:
         """Settle a parked delivery without a run."""
@@ -236,17 +347,19 @@ class Crew:
         self._free(holding)
 
     def _free(self, holding: Holding) -> None:
-        if holding.role is not None and holding.role.limits and not self._is_closed:
-            self.release_slot(holding.role)
+        if holding.runner is not None and holding.runner.limits and not self._is_closed:
+            self.release_slot(holding.runner)
 
     def turn_away(self, holding: Holding, event: Event) -> None:
         """Settle a held delivery without a run."""
         disposition = decide(Phase.HELD, event)
         self.ledger.turn_away(holding, is_final=isinstance(disposition, Cancel | DeadLetter))
+        if isinstance(event, Crowded) and isinstance(disposition, Release):
+            self.crowded_until = trio.current_time() + disposition.delay + CROWDED_GRACE
         if isinstance(disposition, Disposition):
-            delivery, role = holding.delivery, holding.role
-            result = None if role is None else role.result(delivery.envelope, disposition)
-            self.settler.put(Settlement(delivery, disposition, (), result))
+            delivery, runner = holding.delivery, holding.runner
+            result = None if runner is None else runner.result(delivery.envelope, disposition)
+            self.settler.put(Settlement(delivery, disposition, (), result), holding)
         self._free(holding)
 
     def unrouted(self, holding: Holding) -> None:
@@ -255,8 +368,8 @@ class Crew:
         envelope = delivery.envelope
         if len(self._warned) < 1000 and (envelope.queue, envelope.topic) not in self._warned:
             self._warned.add((envelope.queue, envelope.topic))
-            names = self.roles.names(envelope.queue)
-            log.warning(
+            names = self.runners.names(envelope.queue)
+            log.about(about(delivery)).warning(
                 "message %r on channel %r has the topic %r, which no actor here takes%s; it is released for others, "
                 "and becomes a dead letter if nobody takes it",
                 envelope.id,
@@ -293,9 +406,15 @@ class Crew:
             self.ledger.cancelled_before_arrival(token)
 
     def _cut_off(self, holding: Holding, cause: Cause) -> None:
-        executor = self.suspended.get(holding)
+        run: Holding = holding
+        if holding.batch is not None:
+            run = holding.batch
+            if holding.batch.is_worth_while:
+                return
+            self.ledger.give_up_batch(holding.batch, cancelled=cause is CancelRequested)
+        executor = self.suspended.get(run)
         if executor is not None:
-            executor.cut_off(holding, cause)
+            executor.cut_off(run, cause)
 
     def settle(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> None:
         """Hand over a verdict that was given outside a run's end, by a verb of its message say."""
@@ -303,9 +422,9 @@ class Crew:
         result = None
         if holding is not None:
             self.ledger.take_up(holding)
-            if holding.role is not None:
-                result = holding.role.result(delivery.envelope, disposition)
-        self.settler.put(Settlement(delivery, disposition, outbox, result, survived=delivery.lost > 0))
+            if holding.runner is not None:
+                result = holding.runner.result(delivery.envelope, disposition)
+        self.settler.put(Settlement(delivery, disposition, outbox, result, is_survived(delivery.lost)), holding)
 
     @property
     def kept(self) -> list[Delivery]:
@@ -314,100 +433,33 @@ class Crew:
 
     def release_kept(self) -> None:
         """The worker ends: release what actors in the mode `manual` left without a verdict."""
-        for delivery in self.kept:
-            log.warning(
+        for holding in [each for each in self.ledger.holdings.values() if each.is_kept]:
+            delivery = holding.delivery
+            log.about(about(delivery)).warning(
                 "message %r was left without a verdict by its actor (confirmation_mode='manual'); it is released",
                 delivery.envelope.id,
             )
-            self.ledger.take_up(self.ledger.holdings[delivery])
-            self.settler.put(Settlement(delivery, disposition_on(Phase.RUNNING, Stopping())))
+            self.ledger.take_up(holding)
+            self.settler.put(Settlement(delivery, disposition_on(Phase.RUNNING, Stopping())), holding)
 
-    def _unpark_next(self, role: Role) -> None:
-        for limit in role.limits:
+    def _unpark_next(self, runner: ActorRunner) -> None:
+        for limit in runner.run_limits:
             if limit.parked and not limit.is_full:
                 self._unpark(limit)
 
     def _unpark(self, limit: Limit) -> None:
         holding: Holding = next(iter(limit.parked))
-        self.ledger.unpark(holding)
+        if isinstance(holding, Batch):
+            del limit.parked[holding]
+        else:
+            self.ledger.unpark(holding)
         self.give([holding])
 
     def _release(self, batch: list[Holding]) -> None:
         for holding in reversed(batch):
+            if isinstance(holding, Batch):
+                continue  # it is empty: what gathers for it is released where that is parked
             if holding.is_ours:
                 self.turn_away(holding, Stopping())
             else:
                 self.forget(holding)
-
-
-class Desk:
-    """Where the verbs of this worker's messages go.
-
-    All that it knows belongs to the thread of the worker's trio run. Other code of that thread, as asyncio's tasks
-    where trio is a guest, may call it between two steps of trio; other threads go through `in_trio` or `wait_for`.
-    """
-
-    def __init__(
-        self,
-        crew: Crew,
-        reporter: Reporter,
-        publisher: Callable[[str | None], Publish],
-        holder: Callable[[Publish], Publish],
-    ) -> None:
-        self._crew = crew
-        self._ledger = crew.ledger
-        self._settler = crew.settler
-        self._reporter = reporter
-        self.publisher = publisher
-        self.holder = holder
-        self._thread = threading.get_ident()
-        self._token = trio.lowlevel.current_trio_token()
-
-    def in_trio(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a sync function in the thread of the trio run, and wait for it where this is another one."""
-        if threading.get_ident() == self._thread:
-            return function(*arguments)
-        try:
-            return trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
-        except trio.RunFinishedError:
-            raise UsageError("the worker that ran this actor has ended, and its event loop with it") from None
-
-    def wait_for(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Make an async call in the trio run, and wait for it in this thread.
-
-        In the thread of the run itself nobody can wait: there the call comes back, for the caller to await.
-        """
-        if threading.get_ident() == self._thread:
-            return cast("T", call())
-        try:
-            return trio.from_thread.run(call, trio_token=self._token)
-        except trio.RunFinishedError:
-            raise UsageError("the worker that ran this actor has ended, and its event loop with it") from None
-
-    def hand_over(
-        self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]
-    ) -> Callable[[], Awaitable[None]]:
-        """Take the verdict at once; what is returned waits for the broker's answer."""
-        if self._settler.has_ended:
-            raise UsageError(
-                f"the worker that had leased message {delivery.envelope.id!r} has ended: no verdict can be given any more"
-            )
-        self._crew.settle(delivery, disposition, outbox)
-        return self._settler.expect(delivery).wait
-
-    def begin(self, delivery: Delivery) -> None:
-        """A message with a ttl has been started."""
-        self._reporter.note_start(delivery)
-
-    def defer(self, delivery: Delivery, disposition: Disposition) -> Callable[[], Awaitable[None]]:
-        """Keep the verdict until the run has ended. What is returned is a checkpoint."""
-        holding = self._ledger.holdings.get(delivery)
-        if holding is not None:  # else the message is not ours any more
-            self._ledger.defer(holding, disposition)
-        return trio.lowlevel.checkpoint
-
-    def report(self, delivery: Delivery, progress: Progress) -> Callable[[], Awaitable[None]]:
-        """Note how far a run has come; the broker is told now and then. What is returned is a checkpoint."""
-        if delivery in self._ledger.holdings:
-            self._reporter.note(delivery, progress)
-        return trio.lowlevel.checkpoint

@@ -12,19 +12,26 @@ from ..actors import Actor
 from ..delivery import NewResult, StoredResult
 from ..errors import NotSupported
 from ..logs import Log
-from ..ports import Broker, ResultStore
+from ..ports import Broker, ResultStore, name_of
 
 log = Log("repid.worker")
 
 
-def check_demands(broker: Broker, actors: Iterable[Actor], result_store: ResultStore | None) -> None:
-    """Raise `NotSupported` for an actor with a schedule, or with results, where nobody could keep them."""
-    claimed, name = broker.capabilities, type(broker).__name__
+def check_demands(
+    broker: Broker, actors: Iterable[Actor], result_store: ResultStore | None, *, has_schedules: bool
+) -> None:
+    """Raise `NotSupported` for an actor with a schedule, results or bounds, where nobody could keep them."""
+    claimed, name = broker.capabilities, name_of(broker)
     for actor in actors:
-        if actor.schedule is not None and not claimed.has("schedules"):
+        if actor.schedule is not None and not has_schedules:
             raise NotSupported(
-                f"actor {actor.name!r} has a schedule, but {name} keeps no schedules: give the server another one that "
-                "does, as state=, or take the schedule away"
+                f"actor {actor.name!r} has a schedule, but {name} keeps no schedules: give the app a schedule_store=, give "
+                "the server another one that does, as state=, or take the schedule away"
+            )
+        if not (actor.bounds.are_none or claimed.bounds):
+            raise NotSupported(
+                f"the channel {actor.channel!r} of actor {actor.name!r} is bounded ({actor.bounds}), but {name} cannot bound "
+                "queues: leave max_size and max_bytes out, or use a server that can, such as InMemoryServer"
             )
         if actor.store_result and result_store is None and not claimed.has("results"):
             raise NotSupported(

@@ -16,6 +16,7 @@ is replaced only after it was used. `drive` says how the coroutines are stepped.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from contextvars import Context
@@ -23,47 +24,47 @@ from typing import Any
 
 import trio
 
-from ..codec import encode_json
+from ..ctrl_c import comes_from_ctrl_c
 from ..delivery import (
     ON_PLAIN_RETURN,
     CancelRequested,
     Delivery,
     Event,
     Expired,
-    Failure,
-    Keep,
     LeaseExpired,
-    PayloadRefused,
     Phase,
-    Raised,
-    Returned,
     Settlement,
     Starting,
     Stopping,
     TimedOut,
-    decide,
     disposition_on,
-    unless_cancelled,
 )
 from ..errors import LeaseLost, PayloadError
 from ..inject import Message, refuse_unfinished
 from ..logs import Log
+from ..logs import context as log_context
+from ..ports import SendingRun, sending_run
+from ..process import end_child
 from ..tracebacks import let_go
+from .actor_runners import ActorRunner
 from .backends import UNFINISHED, abandoned
-from .crew import Crew, Desk
+from .crew import Crew
 from .drive import drive
-from .failures import failure_of, is_cancellation, log_failure, stems_from_cancellation, stray_cancellation
-from .holding import Holding
-from .roles import Role
-from .signals import comes_from_ctrl_c
+from .endings import Endings
+from .failures import failure_of, in_words, is_cancellation, stems_from_cancellation
+from .filling import Filling
+from .holding import Batch, Holding, members_of
 from .timer import Cause
-from .wrong_loop import hint_at_the_loop
+from .verbs import MessageContext
 
 log = Log("repid.worker")
 
-RUNS_PER_CHECKPOINT = 16
+RUNS_PER_CHECKPOINT = 64
 TIME_PER_CHECKPOINT = 0.001
 """After so many runs, or seconds, without one there is a checkpoint."""
+
+WORTH_SHARING = 16
+"""Runs. So many are enough to do for two executors."""
 
 NOTICEABLE = 0.05
 """Seconds. An actor that keeps the event loop for less is not named, even if its timeout ends meanwhile."""
@@ -73,16 +74,37 @@ LONG = 1.0
 
 
 class Executor:
-    """Runs deliveries. It has one cancel scope, which is replaced when it was used; the crew's timer holds the deadlines."""
+    """Runs deliveries. It has one cancel scope, which is replaced when it was used; the crew's timer holds the
+    deadlines.
+    """
 
-    __slots__ = ("_batch", "_cause", "_crew", "_desk", "_ledger", "_on_long_step", "_run", "_scope", "_settler")
+    __slots__ = (
+        "_batch",
+        "_cause",
+        "_context",
+        "_crew",
+        "_endings",
+        "_filling",
+        "_ledger",
+        "_log_level",
+        "_message_context",
+        "_run",
+        "_scope",
+        "_settler",
+    )
 
-    def __init__(self, crew: Crew, desk: Desk) -> None:
+    def __init__(self, crew: Crew, message_context: MessageContext) -> None:
         self._crew = crew
-        self._desk = desk
+        self._message_context = message_context
         self._ledger = crew.ledger
         self._settler = crew.settler
-        self._on_long_step = crew.roles.backends.on_long_step
+        self._log_level = crew.log_level
+        self._endings = Endings(crew)
+        self._filling = Filling(crew, self._endings, message_context)
+        self._context = crew.context.copy()
+        self._context.run(sending_run.set, SendingRun(crew.sending, self))
+        if (on_long_step := crew.runners.backends.on_long_step) is not None:
+            self._context.run(on_long_step.set, self._stepped_elsewhere)
         self._batch: list[Holding] = []
         self._run: Holding | None = None
         self._cause: Cause | None = None
@@ -93,9 +115,7 @@ class Executor:
     def name(self) -> str:
         """What it runs, in words for a log."""
         run = self._run
-        return (
-            "nothing" if run is None else f"actor {run.actor_role.actor.name!r} (message {run.delivery.envelope.id!r})"
-        )
+        return "nothing" if run is None else f"actor {run.actor_runner.actor.name!r} ({run.subject})"
 
     @property
     def is_busy(self) -> bool:
@@ -103,10 +123,13 @@ class Executor:
         return self._run is not None
 
     @property
-    def present(self) -> tuple[Delivery, float] | None:
+    def present(self) -> list[tuple[Delivery, float]]:
         """What it runs, and when the timeout of that ends, on trio's clock. May be asked from any thread."""
         run = self._run
-        return None if run is None else (run.delivery, run.began + run.actor_role.timeout(run.delivery.envelope))
+        if run is None:
+            return []
+        ends = run.began + run.timeout
+        return [(each.delivery, ends) for each in members_of(run)]
 
     async def work(self) -> None:
         """Run deliveries until the channel is closed. Cancelled: releases the one it holds, if any."""
@@ -135,11 +158,12 @@ class Executor:
     async def _serve(self) -> None:
         """Run deliveries until the channel is closed (raises `trio.EndOfChannel`) or the scope is used up (returns)."""
         crew, ledger = self._crew, self._ledger
+        most_unsettled = ledger.most_unsettled
         clock = trio.lowlevel.current_clock().current_time  # as trio.current_time, without looking for the clock
         while True:
             now = clock()
             runs, due = 0, now + TIME_PER_CHECKPOINT
-            while not ledger.is_congested:
+            while ledger.unsettled < most_unsettled:
                 if not self._batch:
                     self._batch = crew.take_nowait()
                     if not self._batch:
@@ -147,11 +171,13 @@ class Executor:
                         now = clock()
                         runs, due = 0, now + TIME_PER_CHECKPOINT
                 runs += 1
-                run = self._admit(self._batch.pop(), now)
-                if run is not None:
-                    self._run, role = run, run.role
-                    assert role is not None  # what nobody takes is no run
-                    rest = self._call(run, role) if role.starts_at_once else self._prepare_and_run(run)
+                holding = self._batch.pop()
+                arguments = self._admit(holding, now)
+                if arguments is not None:
+                    self._run, runner = holding, holding.runner
+                    assert runner is not None  # what nobody takes is no run
+                    start = self._call if runner.starts_at_once else self._prepare_and_run
+                    rest = start(holding, runner, arguments)
                     if rest is not None:
                         await rest
                         if self._run is not None or self._cause is not None:
@@ -159,13 +185,11 @@ class Executor:
                         runs, due = 0, clock() + TIME_PER_CHECKPOINT
                 now = clock()
                 if now >= due:
-                    if run is not None and now - run.began >= NOTICEABLE:
-                        self._name_if_blocking(run, run.began, now)
+                    if arguments is not None and now - holding.began >= NOTICEABLE:
+                        self._name_if_blocking(holding, holding.began, now)
                     break
                 if runs >= RUNS_PER_CHECKPOINT:
                     break
-            if self._batch:
-                crew.give(self.hand_back())
             await trio.lowlevel.checkpoint()
             await ledger.wait_to_settle()
 
@@ -174,75 +198,66 @@ class Executor:
         batch, self._batch = self._batch, []
         return batch
 
-    def _admit(self, holding: Holding, now: float) -> Holding | None:
-        """Turn a held delivery into a run; None: it was settled, parked or dropped instead."""
-        crew, role, delivery = self._crew, holding.role, holding.delivery
+    def _admit(self, holding: Holding, now: float) -> dict[str, Any] | None:
+        """Turn a held delivery into a run, with these arguments; None: it was settled, parked or dropped instead."""
+        crew, runner, delivery = self._crew, holding.runner, holding.delivery
         if holding.lease_ends <= now or not holding.is_ours:  # lost, whether the keeper has seen it or not
+            if isinstance(holding, Batch):  # it has no lease
+                return self._filling.fill(holding, now)
             crew.lease_lost(holding)
             crew.forget(holding)
-        elif role is None:
+        elif runner is None:
             crew.unrouted(holding)
         elif holding.is_cancelled:
             crew.turn_away(holding, CancelRequested())
         elif delivery.lost and crew.follow(holding):
             pass
-        elif role.limits and (full := next((limit for limit in role.limits if limit.is_full), None)) is not None:
+        elif runner.limits and (full := next((limit for limit in runner.limits if limit.is_full), None)) is not None:
             crew.park(full, holding)
         elif holding.expires_at <= now:
             crew.turn_away(holding, Expired())
         else:
-            return self._bind(role, holding, now)
+            if runner.needs_message:
+                holding.message = Message(delivery, runner.terms(delivery), self._message_context)
+            holding.began = now
+            try:
+                arguments = runner.bind(delivery.envelope, holding.message)
+            except PayloadError as error:
+                holding.message = None
+                self._endings.misfit(holding, runner, failure_of(error))
+                return None
+            except BaseException as error:  # noqa: BLE001  it is the message's failure
+                self._endings.unreadable(holding, runner, error)
+                return None
+            self._ledger.begin(holding, runner)
+            if delivery.ttl_left is not None:
+                self._message_context.begin(delivery)
+            return arguments
         return None
 
-    def _bind(self, role: Role, run: Holding, now: float) -> Holding | None:
-        """Decode the payload to the actor's arguments; None: it does not fit, or cannot be decoded, and was settled."""
-        delivery = run.delivery
-        envelope = delivery.envelope
-        if role.needs_message:
-            run.message = Message(delivery, role.terms(delivery), self._desk)
-        run.began = now
-        try:
-            run.arguments = role.bind(envelope, run.message)
-        except PayloadError as error:
-            failure = failure_of(error)
-            log.error("message %r does not fit actor %r: %s", envelope.id, role.actor.name, failure.text)  # noqa: TRY400
-            run.message = None
-            self._crew.turn_away(run, PayloadRefused(Failure(failure.type, failure.text)))
-            return None
-        except BaseException as error:  # noqa: BLE001  from the code of a type, its `__post_init__` say
-            self._ledger.begin(run, role)
-            run.called = True
-            self._failed(run, error)
-            return None
-        self._ledger.begin(run, role)
-        if delivery.ttl_left is not None:
-            self._desk.begin(delivery)
-        return run
-
-    def _call(self, run: Holding, role: Role) -> Awaitable[None] | None:
+    def _call(self, run: Holding, runner: ActorRunner, arguments: dict[str, Any]) -> Awaitable[None] | None:
         """Start the actor's coroutine; what to await for the rest of it. None: it waited for nothing, all is done."""
-        context = self._crew.context.copy()
-        if self._on_long_step is not None:
-            context.run(self._on_long_step.set, self._stepped_elsewhere)
-        run.called = True
+        context = self._context.copy()
+        if self._log_level is not None:
+            context.run(log_context.set, run.fields)
         try:
-            coroutine = role.start(run.arguments, run.message)
+            coroutine = runner.start(arguments, run.message)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._failed(run, error)
             return None
         try:
             trap = context.run(coroutine.send, None)
         except StopIteration as stop:
-            self._returned(run, role, stop.value)
+            self._returned(run, runner, stop.value)
             return None
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._failed(run, error)
             return None
         run.context = context
-        return self._finish(run, role, context, coroutine, trap)
+        return self._finish(run, runner, context, coroutine, trap)
 
     async def _finish(
-        self, run: Holding, role: Role, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any
+        self, run: Holding, runner: ActorRunner, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any
     ) -> None:
         """Go on with a coroutine whose first step has yielded `trap`."""
         try:
@@ -253,17 +268,22 @@ class Executor:
             self._failed(run, error)
         else:
             self._disarm(run)
-            self._returned(run, role, value)
+            if self._cause is TimedOut:
+                log.about(run.fields).warning("%s returned after its timeout; what it returned counts", self.name)
+            self._returned(run, runner, value)
 
     def yields(self) -> None:
         """The run lets others run: let there be others, who yield in the same turn, if there is enough to do for two."""
-        if len(self._batch) >= RUNS_PER_CHECKPOINT:
+        if len(self._batch) >= WORTH_SHARING:
             half = len(self._batch) // 2
             later, self._batch = self._batch[:half], self._batch[half:]
             self._crew.give(later)
 
     def stepped(self, began: float, ended: float) -> None:
         """The run has kept the event loop from then to then."""
+        if self._crew.is_of_parent:
+            error = sys.exception()
+            end_child(None if isinstance(error, StopIteration) else error)
         if ended - began >= NOTICEABLE and self._run is not None:
             self._name_if_blocking(self._run, began, ended)
 
@@ -273,18 +293,20 @@ class Executor:
         self.stepped(now - seconds, now)
 
     def _name_if_blocking(self, run: Holding, began: float, now: float) -> None:
-        """Name the actor after one step of it that was long, or during which its timeout ended and could not cut it off."""
+        """Name the actor after one step of it that was long, or during which its timeout ended and could not cut it
+        off.
+        """
         if began < run.named_at:
             return  # that step is a part of one for which it was named
-        timeout = run.actor_role.timeout(run.delivery.envelope)
+        timeout = run.timeout
         is_late = began <= run.began + timeout < now
         if is_late or now - began >= LONG:
             run.named_at = now
-            log.warning(
-                "actor %r (message %r) blocked the event loop for %.3g s%s: nothing else of that loop could run meanwhile; "
+            log.about(run.fields).warning(
+                "actor %r (%s) blocked the event loop for %.3g s%s: nothing else of that loop could run meanwhile; "
                 "let it await, or declare it with def, so that it runs in a thread",
-                run.actor_role.actor.name,
-                run.delivery.envelope.id,
+                run.actor_runner.actor.name,
+                run.subject,
                 now - began,
                 f", past its timeout of {timeout:g} s" if is_late else "",
             )
@@ -296,7 +318,7 @@ class Executor:
         self._ledger.suspended()
         self._crew.share_rest(self.hand_back())
         self._crew.suspended[run] = self
-        run.run_ends = run.began + run.actor_role.timeout(run.delivery.envelope)
+        run.run_ends = run.began + run.timeout
         self._crew.timer.watch(run.run_ends)
         if run.is_cancelled:  # during its first checkpoints, when nobody could find it
             self.cut_off(run, CancelRequested)
@@ -308,73 +330,75 @@ class Executor:
         if run in self._crew.suspended:
             self._crew.has_ended(run)
 
-    async def _prepare_and_run(self, run: Holding) -> None:
+    async def _prepare_and_run(self, run: Holding, runner: ActorRunner, arguments: dict[str, Any]) -> None:
         """Runs that wait in any case: for the broker's word that they are acknowledged, for a thread or a process."""
+        run.is_prepared = True
         self._crew.share_rest(self.hand_back())
-        if run.actor_role.mode == "ack_first" and not await self._ack_first(run):
+        if runner.mode == "ack_first" and not await self._ack_first(run):
             return
         run.began = trio.current_time()
         if run.is_cancelled:
             self._conclude(run, CancelRequested())
             return
-        rest = self._call(run, run.actor_role)
+        run.is_prepared = False
+        rest = self._call(run, runner, arguments)
         if rest is not None:
             await rest
+        elif (now := trio.current_time()) - run.began >= NOTICEABLE:
+            self._name_if_blocking(run, run.began, now)
 
     async def _ack_first(self, run: Holding) -> bool:
         run.acked_first = True
         if run.message is not None:
             run.message._acked_first()  # noqa: SLF001  the worker's side of it
-        self._settler.put(Settlement(run.delivery, disposition_on(Phase.HELD, Starting())))
+        self._settler.put(Settlement(run.delivery, disposition_on(Phase.HELD, Starting())), run)
         answer = self._settler.expect(run.delivery)
         with suppress(LeaseLost):
             await answer.wait()
         if answer.verdict is not None and answer.verdict.accepted:
             return True
-        self._done(run)  # the mode promises at most one run, so without a clear answer there is none
+        self._done(run, run.actor_runner)  # the mode promises at most one run, so without a clear answer there is none
         return False
 
-    def _returned(self, run: Holding, role: Role, value: Any) -> None:
+    def _returned(self, run: Holding, runner: ActorRunner, value: Any) -> None:
+        if self._crew.is_of_parent:
+            end_child(None)
         message = run.message
-        if self._cause is TimedOut:
-            log.warning("%s returned after its timeout; what it returned counts", self.name)
-        if type(value) in UNFINISHED:
-            self._failed(run, refuse_unfinished(f"actor {role.actor.name!r} ({role.actor.function!r})", value))
+        if value is not None and type(value) in UNFINISHED:
+            self._failed(run, refuse_unfinished(f"actor {runner.actor.name!r} ({runner.actor.function!r})", value))
             return
-        if role.is_plain and not run.delivery.envelope.options.store_result:  # the same as below, for the many
+        if runner.is_plain and not run.delivery.envelope.options.store_result:  # the same as below, for the many
             if message is None:
-                self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN))
+                self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN), run)
             elif not message.is_acted_on:
-                self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN, message._close(ON_PLAIN_RETURN)))  # noqa: SLF001
-            self._done(run)
-            return
-        payload = b"null"
-        if role.stores_result(run.delivery.envelope):
-            try:
-                payload = encode_json(value)
-            except BaseException as error:  # noqa: BLE001  a value may have code of its own
-                self._failed(run, error)
-                return
-        self._conclude(run, Returned(value), payload=payload)
+                outbox = message._close(ON_PLAIN_RETURN)  # noqa: SLF001  the worker's side of it
+                self._settler.put(Settlement(run.delivery, ON_PLAIN_RETURN, outbox), run)
+            if self._log_level is not None:
+                action = None if message is None else message.action
+                fate = in_words(ON_PLAIN_RETURN) if action in {None, "acked"} else str(action)
+                self._endings.log_run(run, self._log_level, fate)
+        elif isinstance(run, Batch):
+            self._endings.batch_returned(run, runner, value)
+        else:
+            self._endings.returned(run, runner, value)
+        self._done(run, runner)
 
     def _failed(self, run: Holding, error: BaseException) -> None:
         """Record what was raised as the failure of this run, unless it was cut off: then whoever did that decides.
 
         An error that has no cancellation in it nor behind it is the actor's own, though it may come late; but what is
-        cancelled or lost is never tried again. Only Ctrl-C goes through: `SystemExit`, and a `KeyboardInterrupt` that the
-        code itself has raised, are failures like others.
+        cancelled or lost is never tried again. Only Ctrl-C goes through: `SystemExit`, and a `KeyboardInterrupt` that
+        the code itself has raised, are failures like others.
         """
+        if self._crew.is_of_parent:
+            end_child(error)
         if comes_from_ctrl_c(error):
             raise error
         if trio.current_effective_deadline() == -math.inf and self._was_cut_off(error):
             run.error = None if is_cancellation(error) else error
             return
-        if run.phase is Phase.DECIDED:
-            log.error("actor %r failed after its verdict, which stands", run.actor_role.actor.name, exc_info=error)
-        failure = stray_cancellation(error) if is_cancellation(error) else failure_of(error)
-        if run.actor_role.actor.is_async:
-            failure = hint_at_the_loop(failure, error, in_trio=run.actor_role.runs_in_trio)
-        self._conclude(run, Raised(failure, run.actor_role.error_word(error)), error)
+        self._endings.raised(run, error)
+        self._done(run, run.actor_runner)
 
     def _was_cut_off(self, error: BaseException) -> bool:
         """Whether a run that was cancelled and raised this owes it to that. `raise … from None` answers a timeout."""
@@ -384,23 +408,22 @@ class Executor:
 
     def _cut_short(self, run: Holding, cause: Cause | None) -> None:
         """Its run was cut off and has ended: the recorded cause decides; without one the worker is being cancelled."""
-        name = run.actor_role.actor.name
+        name = run.actor_runner.actor.name
         if run.error is not None:
-            log.error("actor %r failed while it was being cancelled", name, exc_info=run.error)
+            log.about(run.fields).error("actor %r failed while it was being cancelled", name, exc_info=run.error)
             let_go(run.error)
         if cause is None:
             self._interrupted()
         elif cause is CancelRequested:
-            log.info("actor %r was cancelled with its message %r", name, run.delivery.envelope.id)
+            log.about(run.fields).info("actor %r was cancelled with %s", name, run.subject)
             self._conclude(run, CancelRequested())
         elif cause is LeaseExpired:
-            log.warning("actor %r lost the lease of message %r and was cancelled", name, run.delivery.envelope.id)
+            log.about(run.fields).warning("actor %r lost the lease of %s and was cancelled", name, run.subject)
             self._conclude(run, LeaseExpired())
         else:
-            timeout = run.actor_role.timeout(run.delivery.envelope)
-            error = TimeoutError(f"actor {name!r} ran longer than its timeout of {timeout:g} s")
+            error = TimeoutError(f"actor {name!r} ran longer than its timeout of {run.timeout:g} s")
             error.__context__ = run.error
-            self._conclude(run, TimedOut(failure_of(error), run.actor_role.error_word(error)), error)
+            self._conclude(run, TimedOut(failure_of(error), run.actor_runner.error_word(error)), error)
         run.error = None  # its traceback holds frames that hold the run
 
     def _interrupted(self) -> None:
@@ -411,46 +434,32 @@ class Executor:
         if run is None:
             return
         if run.context is not None and run.context.get(abandoned, False):
-            log.warning(
-                "the thread of actor %r did not end and is left behind; message %r comes back when its lease ends",
-                run.actor_role.actor.name,
-                run.delivery.envelope.id,
+            log.about(run.fields).warning(
+                "the thread of actor %r did not end and is left behind; %s comes back when its lease ends",
+                run.actor_runner.actor.name,
+                run.subject,
             )
-            self._ledger.abandon(run)
-            self._done(run)
+            for member in members_of(run):
+                self._ledger.abandon(member)
+            self._done(run, run.actor_runner)
         else:
             self._conclude(run, Stopping())
 
-    def _conclude(
-        self, run: Holding, event: Event, error: BaseException | None = None, payload: bytes = b"null"
-    ) -> None:
+    def _conclude(self, run: Holding, event: Event, error: BaseException | None = None) -> None:
         """Hand over what follows from the event."""
-        delivery, message = run.delivery, run.message
-        disposition = decide(run.phase, event, run.actor_role.terms(delivery))
-        if isinstance(disposition, Keep):
-            self._ledger.keep(run)
-        elif disposition is not None:
-            outbox = message._close(disposition) if message is not None else ()  # noqa: SLF001
-            result = run.actor_role.result(delivery.envelope, disposition, payload)
-            survived = delivery.lost > 0 and not isinstance(event, Stopping)
-            self._settler.put(Settlement(delivery, disposition, outbox, result, survived))
-            if error is not None and isinstance(event, Raised | TimedOut):
-                log_failure(run.actor_role.actor.name, delivery, disposition, error, event.failure)
-        if error is not None:
-            let_go(error)
-        self._done(run)
+        self._endings.conclude(run, event, error)
+        self._done(run, run.actor_runner)
 
-    def _done(self, run: Holding) -> None:
+    def _done(self, run: Holding, runner: ActorRunner) -> None:
         self._run = None
-        if run.message is not None:
-            self._hand_over_deferred(run, run.message)
-        role = run.actor_role
-        self._ledger.end(run, role)
-        if role.limits:
-            self._crew.release_slot(role)
-
-    def _hand_over_deferred(self, run: Holding, message: Message) -> None:
-        """The run has ended: a verb that lets its message be run again takes effect, and later ones do so at once."""
-        message.is_under_way = False
-        if run.deferred is not None and run.is_ours:
-            self._crew.settle(run.delivery, unless_cancelled(run.deferred, cancelled=run.is_cancelled), ())
+        if runner.gathering is not None and isinstance(run, Batch):
+            if runner.needs_message:
+                for member in run.members:
+                    self._endings.let_go(member)
+            self._ledger.end_batch(run, runner.gathering)
+        else:
+            if run.message is not None:
+                self._endings.let_go(run)
+            self._ledger.end(run, runner)
+        if runner.limits:
+            self._crew.release_slot(runner)

@@ -7,6 +7,7 @@ import trio
 from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Failure, Release, Retry
 from ..logs import Log
 from ..tracebacks import explain, family, is_a, leaves, name_of, text_of
+from .holding import about
 
 log = Log("repid.worker")
 
@@ -36,13 +37,11 @@ def stray_cancellation(error: BaseException) -> Failure:
     return Failure(name_of(error), text, explain(error))
 
 
-def log_failure(
-    actor: str, delivery: Delivery, disposition: Disposition, error: BaseException, failure: Failure
-) -> None:
-    """Say what failed and what becomes of the message."""
+def in_words(disposition: Disposition | None) -> str:
+    """What becomes of a message. None: nothing more, since its verdict was given before."""
     match disposition:
-        case Ack():
-            fate = "acknowledged all the same"
+        case Ack(failure=failure):
+            fate = "acknowledged" if failure is None else "acknowledged with its failure"
         case Retry(delay=delay):
             fate = f"again in {delay:.3g} s"
         case Release():
@@ -51,7 +50,17 @@ def log_failure(
             fate = "cancelled"
         case DeadLetter(reason=reason):
             fate = f"dead letter ({reason})"
-    log.error(
+        case None:
+            fate = "nothing more, its verdict was given before"
+    return fate
+
+
+def log_failure(
+    actor: str, delivery: Delivery, disposition: Disposition, error: BaseException, failure: Failure
+) -> None:
+    """Say what failed and what becomes of the message."""
+    fate = "acknowledged all the same" if isinstance(disposition, Ack) else in_words(disposition)
+    log.about(about(delivery, actor)).error(
         "actor %r failed on message %r in attempt %d: %s",
         actor,
         delivery.envelope.id,

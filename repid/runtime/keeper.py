@@ -19,7 +19,11 @@ extending their leases too, so they get a full round to do so first."""
 
 
 class Keeper:
-    """Keeps the leases of one worker until their verdicts are settled."""
+    """Keeps the leases of one worker until their verdicts are settled.
+
+    Two tasks: one calls the broker; the other believes leases lost when they end, even while the broker does not
+    answer.
+    """
 
     def __init__(self, consumer: Consumer, crew: Crew) -> None:
         self._consumer = consumer
@@ -28,10 +32,10 @@ class Keeper:
         self._interval = consumer.lease_timeout / EXTENSIONS_PER_LEASE
 
     async def keep(self) -> None:
-        """Go on until cancelled."""
+        """Extend and rescue until cancelled."""
         while True:
             planned = trio.current_time() + self._interval
-            await trio.sleep_until(min([planned, *self._deadlines()]))
+            await trio.sleep_until(planned)
             late = trio.current_time() - planned > LATE
             try:
                 with trio.move_on_after(self._interval):
@@ -41,6 +45,18 @@ class Keeper:
                         self._ledger.suspects = await self._consumer.suspects()
             except BrokerUnavailable as error:
                 log_unavailable(log, error, "cannot extend %d leases", len(self._ledger.holdings))
+
+    async def watch(self) -> None:
+        """Believe leases lost at the moments when they end, until cancelled.
+
+        While the event loop was blocked, nobody asked the broker, and its thread may have extended them. So then the
+        other task asks first.
+        """
+        while True:
+            planned = min([trio.current_time() + self._interval, *self._deadlines()])
+            await trio.sleep_until(planned)
+            if trio.current_time() - planned > self._interval:
+                await trio.sleep(self._interval)
             self._lose_overdue()
 
     def _deadlines(self) -> list[float]:
@@ -83,4 +99,4 @@ async def heed_events(consumer: Consumer, crew: Crew) -> None:
         except BrokerUnavailable as error:
             delay = next(delays)
             log_unavailable(log, error, "cannot learn of lease events, again in %.1f s", delay)
-            await trio.sleep(delay)
+            await consumer.wait_link(delay)

@@ -4,13 +4,16 @@ Theory. A delivery has one record, its `Holding`, and every change of its state 
 synchronous, so no other task ever sees half of a change. What holds between any two of them:
 
 * `held`, `parked` and `running` are the numbers of holdings in these states; `kept` is the number of those whose lease
-  is ours and whose actor left them without a verdict. They are counted along, because they are asked for with each run.
+  is ours and whose actor left them without a verdict. What is asked for with each run is counted along.
 * `holdings` has exactly the deliveries whose lease is ours, from `lease` to `settled`, `lost` or `abandon`, and `size`
   the bytes of their payloads. One that is not ours is never settled, and is dropped when its turn comes.
 * A limit of an actor counts in `claimed` what is held, parked or running for it, in `busy` what is running.
-* `unsettled` verdicts were handed over and are not answered. A lease that is lost meanwhile is not counted as refused: the
-  answer decides.
-* `started` counts runs begun, and what got a final verdict without a run: `messages_limit` is about that.
+* `unsettled` verdicts were handed over and are not answered; each leaves that number once, by `settled`. A lease that
+  is lost meanwhile is not counted as refused: the answer decides.
+* The messages of a batch are begun and ended together; each counts as a run, but for the room of its worker, where
+  `companions` counts those that run in another one's run.
+* `started` counts runs begun, and what got a final verdict without a run: `messages_limit` is about that. A run that
+  ends before its actor was called is taken for one that was not begun.
 
 The reader waits here for room, and the executors for the settler: whoever changes what they wait for wakes them.
 """
@@ -18,17 +21,27 @@ The reader waits here for room, and the executors for the settler: whoever chang
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
 
-from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Release, Retry, Token
-from ..envelope import Envelope
-from ..ports import Verdict
-from .holding import NO_ARGUMENTS, Holding, State
-from .limits import Limit
-from .roles import Role
+from ..delivery import (
+    ON_PLAIN_RETURN,
+    Ack,
+    Cancel,
+    DeadLetter,
+    Delivery,
+    Disposition,
+    Release,
+    Retry,
+    Settlement,
+    Token,
+)
+from ..ports import SETTLED, Verdict
+from .actor_runners import ActorRunner
+from .holding import ENDED, HELD, PARKED, RUNNING, Batch, Holding
+from .limits import Gathering, Limit
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +78,8 @@ class Ledger:
 
     def __init__(self, tasks_limit: int, messages_limit: float, claim_bytes: float = math.inf) -> None:
         self.tasks_limit = tasks_limit
+        self.most_unsettled = 2 * tasks_limit
+        """With so many unsettled verdicts, executors wait for the settler before they start more."""
         self.messages_limit = messages_limit
         self.claim_bytes = claim_bytes
         self.size = 0
@@ -79,25 +94,49 @@ class Ledger:
         """Those whose lease was lost while their verdict was on its way."""
         self.held = 0
         self.parked = 0
-        self.running = 0
         self.kept = 0
         self.unsettled = 0
-        self.started = 0
+        self.set_aside = 0
+        """Verdicts that wait for room for their outbox; they are not among the unsettled."""
+        self.begun = 0
+        """How many runs were begun."""
         self.finished = 0
+        """How many of them have ended."""
+        self.companions = 0
+        """How many messages run in a batch, beside its first."""
+        self._refused = 0
+        """How many deliveries got a final verdict without a run."""
         self.succeeded = self.failed = self.retried = self.released = self.dead = self.cancelled = 0
         self.dropped = self.refused = self.unknown = self.abandoned = 0
         self.suspended_runs = 0
         """How many runs had to wait for something."""
         self.finished_when_woken = 0
         """How many runs had ended when the reader was last told that there is room."""
+        self.on_dead: Callable[[Delivery, DeadLetter], None] = lambda *_: None
+        """Told of each message that has become a dead letter."""
         self._refill_at = -1.0
         self._reader = trio.lowlevel.ParkingLot()
         self._executors = trio.lowlevel.ParkingLot()
 
     @property
+    def running(self) -> int:
+        """How many runs are under way."""
+        return self.begun - self.finished
+
+    @property
+    def runs(self) -> int:
+        """The same, with a batch as one."""
+        return self.running - self.companions
+
+    @property
+    def started(self) -> int:
+        """What counts for `messages_limit`."""
+        return self.begun + self._refused
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is held, running or waiting for its settlement."""
-        return not (self.held or self.parked or self.running or self.unsettled)
+        return not (self.held or self.parked or self.running or self.unsettled or self.set_aside)
 
     @property
     def holds_anything(self) -> bool:
@@ -118,25 +157,28 @@ class Ledger:
         return math.inf if 2 * self.size <= self.claim_bytes else self.size_left
 
     def lease(
-        self, deliveries: list[Delivery], find: Callable[[Envelope], Role | None], asked: float, lease_timeout: float
+        self, deliveries: Sequence[Delivery], runners: Sequence[ActorRunner | None], asked: float, lease_timeout: float
     ) -> list[Holding]:
-        """Enter a batch as held, which was asked for at that moment. `find` gives the role that takes an envelope."""
+        """Enter a batch as held, which was asked for at that moment. `runners`: for each delivery the one that takes
+        it.
+        """
         ends, now = asked + lease_timeout, trio.current_time()
-        batch = []
-        for delivery in deliveries:
-            role = find(delivery.envelope)
-            holding = self.holdings[delivery] = Holding(delivery, role, ends)
-            batch.append(holding)
-            self.size += len(delivery.envelope.payload)
-            if delivery.ttl_left is not None:
-                holding.expires_at = now + delivery.ttl_left
-            if role is not None and role.limits:
-                for limit in role.limits:
-                    limit.claimed += 1
-            if self._cancelled_before_arrival and delivery.token in self._cancelled_before_arrival:
-                del self._cancelled_before_arrival[delivery.token]
-                holding.is_cancelled = True
+        batch = [
+            Holding(delivery, runner, ends, math.inf if delivery.ttl_left is None else now + delivery.ttl_left)
+            for delivery, runner in zip(deliveries, runners, strict=True)
+        ]
+        self.holdings.update(zip(deliveries, batch, strict=True))
+        self.size += sum([len(delivery.envelope.payload) for delivery in deliveries])
         self.held += len(batch)
+        for runner in runners:
+            if runner is not None and runner.limits:
+                for limit in runner.limits:
+                    limit.claimed += 1
+        if self._cancelled_before_arrival:
+            for holding in batch:
+                if holding.delivery.token in self._cancelled_before_arrival:
+                    del self._cancelled_before_arrival[holding.delivery.token]
+                    holding.is_cancelled = True
         return batch
 
     def cancelled_before_arrival(self, token: Token) -> None:
@@ -154,7 +196,7 @@ class Ledger:
 
     def park(self, holding: Holding, limit: Limit | None, since: float = math.inf) -> None:
         """Set a held one aside: for a limit, which keeps it in its queue with the moment since when, or a former run."""
-        holding.state = State.PARKED
+        holding.state = PARKED
         self.held -= 1
         self.parked += 1
         if limit is not None:
@@ -164,54 +206,114 @@ class Ledger:
 
     def unpark(self, holding: Holding) -> None:
         """What it waited for has come: it is held again."""
-        holding.state = State.HELD
+        holding.state = HELD
         self.parked -= 1
         self.held += 1
         if holding.parked_by is not None:
             del holding.parked_by.parked[holding]
             holding.parked_by = None
 
+    def gather(self, holdings: Sequence[Holding], gathering: Gathering) -> None:
+        """Set held ones aside until a batch starts."""
+        for holding in holdings:
+            holding.state = PARKED
+            holding.parked_by = gathering
+        gathering.parked.update(dict.fromkeys(holdings, trio.current_time()))
+        self.held -= len(holdings)
+        self.parked += len(holdings)
+        self.notify()
+
+    def call_batch(self, batch: Batch, gathering: Gathering) -> None:
+        """A batch is about to be started: it takes its place among what its limits are claimed for."""
+        gathering.is_called = True
+        for limit in batch.actor_runner.run_limits:
+            limit.claimed += 1
+
+    def drop_batch(self, batch: Batch) -> None:
+        """Nothing was left for it."""
+        for limit in batch.actor_runner.run_limits:
+            limit.claimed -= 1
+
+    def begin_batch(self, batch: Batch, gathering: Gathering) -> None:
+        """Gathered ones have become the members of a batch, which is one run."""
+        parked = gathering.parked
+        for holding in batch.members:
+            del parked[holding]
+            holding.state = RUNNING
+            holding.parked_by = None
+            holding.batch = batch
+        size = len(batch.members)
+        self.parked -= size
+        self.begun += size
+        self.companions += size - 1
+        for limit in batch.actor_runner.run_limits:
+            limit.busy += 1
+        self.notify()
+
+    def end_batch(self, batch: Batch, gathering: Gathering) -> None:
+        """A batch has ended, whatever the fates of its messages."""
+        for holding in batch.members:
+            holding.state = ENDED
+            holding.message = holding.batch = None
+        size = len(batch.members)
+        self.finished += size
+        self.companions -= size - 1
+        gathering.claimed -= size
+        for limit in batch.actor_runner.run_limits:
+            limit.ended(trio.current_time() - batch.began)
+            limit.claimed -= 1
+        batch.context = None
+        batch.message = None
+        self.notify()
+
+    def give_up_batch(self, batch: Batch, *, cancelled: bool) -> None:
+        """All messages of a run were cancelled, or their leases lost."""
+        if cancelled:
+            batch.is_cancelled = True
+        else:
+            batch.is_ours = False
+
     def turn_away(self, holding: Holding, *, is_final: bool = False) -> None:
         """A held one will not be run. `is_final`: its verdict counts for `messages_limit` as a run does."""
-        holding.state = State.ENDED
+        holding.state = ENDED
         self.held -= 1
-        self.started += is_final
-        if holding.role is not None:
-            for limit in holding.role.limits:
+        self._refused += is_final
+        if holding.runner is not None:
+            for limit in holding.runner.limits:
                 limit.claimed -= 1
         self.notify()
 
-    def begin(self, holding: Holding, role: Role) -> None:
-        """A held one has become a run of its role."""
-        holding.state = State.RUNNING
+    def begin(self, holding: Holding, runner: ActorRunner) -> None:
+        """A held one has become a run."""
+        holding.state = RUNNING
         self.held -= 1
-        self.running += 1
-        self.started += 1
-        if role.limits:
-            for limit in role.limits:
+        self.begun += 1
+        if runner.limits:
+            for limit in runner.limits:
                 limit.busy += 1
-        if self.held <= self._refill_at or self.started >= self.messages_limit:
+        if self.held <= self._refill_at:
             self.notify()
 
     def suspended(self) -> None:
         """A run has to wait for something."""
         self.suspended_runs += 1
 
-    def end(self, holding: Holding, role: Role) -> None:
+    def end(self, holding: Holding, runner: ActorRunner) -> None:
         """A run has ended, whatever its fate, or was given up before its actor was called. What it needed is let go."""
-        holding.state = State.ENDED
-        self.running -= 1
-        if holding.called:
-            self.finished += 1
+        holding.state = ENDED
+        if holding.is_prepared:
+            self.begun -= 1
         else:
-            self.started -= 1
-        if role.limits:
+            self.finished += 1
+        if runner.limits:
             seconds = trio.current_time() - holding.began
-            for limit in role.limits:
+            for limit in runner.limits:
                 limit.ended(seconds)
                 limit.claimed -= 1
-        holding.message = holding.context = None
-        holding.arguments = NO_ARGUMENTS
+        if runner.needs_message:
+            holding.message = None
+        if holding.context is not None:
+            holding.context = None
         if self.held <= self._refill_at:
             self.notify()
 
@@ -242,54 +344,86 @@ class Ledger:
             self.finished_when_woken = self.finished
             self._reader.unpark()
 
+    @property
+    def is_reader_waiting(self) -> bool:
+        """Whether the reader waits for a change."""
+        return len(self._reader) > 0
+
     async def wait_for_change(self, *, held: float = math.inf) -> None:
         """Wait until something has changed and at most so many deliveries are held."""
         self._refill_at = held
         await self._reader.park()
 
     async def wait_to_settle(self) -> None:
-        """Wait while more verdicts are unsettled than a worker may have: 2 × tasks_limit."""
-        while self.unsettled >= 2 * self.tasks_limit:
+        """Wait while so many verdicts are unsettled that executors must not start more."""
+        while self.unsettled >= self.most_unsettled:
             await self._executors.park()
 
-    @property
-    def is_congested(self) -> bool:
-        """Whether executors must wait for the settler before they start more."""
-        return self.unsettled >= 2 * self.tasks_limit
+    def all_handed_over(self, holdings: Sequence[Holding]) -> None:
+        """The same for many, whose leases are ours."""
+        self.unsettled += len(holdings)
+        for holding in holdings:
+            holding.has_verdict = True
 
-    def handed_over(self, delivery: Delivery) -> None:
-        """A verdict is on its way to the broker."""
+    def handed_over(self, holding: Holding | None) -> None:
+        """A verdict is on its way to the broker. None: on a delivery whose lease is not ours any more."""
         self.unsettled += 1
-        holding = self.holdings.get(delivery)
         if holding is not None:
             holding.has_verdict = True
 
-    def settled(self, delivery: Delivery, disposition: Disposition, verdict: Verdict) -> None:
-        """The broker has answered."""
-        holding = self.holdings.get(delivery)
-        if holding is not None:
-            self._give_up(holding)
+    def put_aside(self, count: int) -> None:
+        """So many verdicts wait for room from now on; below 0: they are tried again."""
+        self.unsettled -= count
+        self.set_aside += count
+        self._executors.unpark_all()
+        self.notify()
+
+    def settled(self, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]) -> None:
+        """The broker has answered: these verdicts are no longer on their way."""
+        holdings, size, acknowledged = self.holdings, 0, 0
+        for settlement, verdict in zip(settlements, verdicts, strict=True):
+            delivery = settlement.delivery
+            holding = holdings.get(delivery)
+            if (
+                holding is not None
+                and settlement.disposition is ON_PLAIN_RETURN
+                and verdict is SETTLED
+                and not holding.is_kept
+            ):
+                del holdings[delivery]  # the same as below, for the many
+                size += len(delivery.envelope.payload)
+                holding.is_ours = holding.is_cancelled = False
+                acknowledged += 1
+                continue
+            if holding is not None:
+                self._give_up(holding)
+            self._answered(delivery, settlement.disposition, verdict, was_ours=holding is not None)
+        self.size -= size
+        self.succeeded += acknowledged
+        self.unsettled -= len(settlements)
+        self._executors.unpark_all()
+        self.notify()
+
+    def _answered(self, delivery: Delivery, disposition: Disposition, verdict: Verdict, *, was_ours: bool) -> None:
+        """Count a verdict as the broker has answered it."""
+        is_counted = was_ours or delivery in self._lost_with_verdict  # else as refused, when it was believed lost
+        self._lost_with_verdict.discard(delivery)
         self.dropped += verdict.dropped
-        if verdict.outcome != "settled":
-            if verdict.outcome == "unknown":
+        match verdict.outcome:
+            case "settled":
+                self.refused -= not is_counted
+                self._count(disposition)
+                if type(disposition) is DeadLetter:
+                    self.on_dead(delivery, disposition)
+            case "refused":
+                self.refused += is_counted
+            case "unknown":
                 self.unknown += 1
-            else:
-                self.refused += holding is not None or delivery in self._lost_with_verdict
-            self._lost_with_verdict.discard(delivery)
-            return
-        if holding is None:
-            if delivery in self._lost_with_verdict:
-                self._lost_with_verdict.discard(delivery)
-            else:
-                self.refused -= 1  # it was believed lost before it had a verdict, and counted so
-        if type(disposition) is Ack and disposition.failure is None:
-            self.succeeded += 1
-        else:
-            self._count(disposition)
 
     def _count(self, disposition: Disposition) -> None:
-        """Count a disposition that is not the most usual one."""
         match disposition:
+            case Ack(None):
+                self.succeeded += 1
             case Ack():
                 self.failed += 1
             case Retry():
@@ -301,12 +435,6 @@ class Ledger:
             case DeadLetter(reason=reason):
                 self.dead += 1
                 self.failed += reason in {"failed", "nacked"}
-
-    def verdicts_returned(self, count: int) -> None:
-        """`count` verdicts are no longer on their way."""
-        self.unsettled -= count
-        self._executors.unpark_all()
-        self.notify()
 
     def lost(self, holding: Holding) -> None:
         """Its lease is no longer ours; nothing may be settled."""
@@ -350,5 +478,5 @@ class Ledger:
             refused=self.refused,
             unknown=self.unknown,
             abandoned=self.abandoned,
-            unsettled=self.unsettled,
+            unsettled=self.unsettled + self.set_aside,
         )

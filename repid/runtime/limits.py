@@ -4,10 +4,14 @@ What a worker claims follows its limits: as many messages as may still run, and 
 in comparison with a round trip to the broker. What was claimed and cannot run yet is *parked*: it does not count as
 running, a stop gives it back, and a cancellation reaches it. What has waited long for a thread or process is given back
 anyway: its queue may have been paused, other workers may be free, and messages with a higher priority may have come.
+
+A batch counts as one run. What an actor's batches are made of is bounded by the `Gathering`: as many messages as its
+runs may have, and one batch more, which fills meanwhile.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 TRIPS_AHEAD = 8
@@ -20,8 +24,8 @@ WEIGHT = 1 / 8
 class Limit:
     """At most `most` runs at once. `busy` counts runs, `claimed` those and what is held or parked for them.
 
-    `parked`: the holdings that wait, longest waiting first, with the moment since when, or infinity for what may wait as long as it
-    takes. `ahead`: whether to claim ahead at all.
+    `parked`: the holdings that wait, longest waiting first, with the moment since when, or infinity for what may wait
+    as long as it takes. `ahead`: whether to claim ahead at all.
     """
 
     __slots__ = ("ahead", "busy", "claimed", "mean", "most", "parked")
@@ -56,3 +60,30 @@ class Limit:
         if self.mean <= TRIPS_AHEAD * trip:
             return self.most
         return int(self.most * TRIPS_AHEAD * trip / self.mean)
+
+
+class Gathering(Limit):
+    """What a batch actor will be given next. Its messages are parked here, longest waiting first, with the moment since
+    when each of them waits; `claimed` counts them and those that run.
+
+    The first one waits at most `wait` seconds for a batch of `size`. `is_called`: an executor was told to start a
+    batch, and has not begun. `is_flushed`: no more are waited for.
+    """
+
+    __slots__ = ("is_called", "is_flushed", "size", "wait")
+
+    def __init__(self, size: int, wait: float, runs: int) -> None:
+        super().__init__(size * (runs + 1), ahead=False)
+        self.size = size
+        self.wait = wait
+        self.is_called = False
+        self.is_flushed = False
+
+    @property
+    def due(self) -> float:
+        """When a batch is to be started, unless one is called already."""
+        if not self.parked or self.is_called:
+            return math.inf
+        if self.is_flushed or len(self.parked) >= self.size:
+            return -math.inf
+        return next(iter(self.parked.values())) + self.wait

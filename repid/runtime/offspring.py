@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 _DIE_WITH_PARENT = 1
@@ -57,6 +56,8 @@ class _Family:
 
 def _open_files() -> frozenset[int]:
     """The numbers of all open files, but for the standard ones and that of multiprocessing's resource tracker."""
+    from multiprocessing import resource_tracker  # noqa: PLC0415  loaded in processes of a pool only
+
     kept = {0, 1, 2, getattr(resource_tracker._resource_tracker, "_fd", None)}  # noqa: SLF001  it has no other name
     for place in _PLACES:
         with suppress(OSError):

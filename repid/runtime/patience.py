@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 log = Log("repid.worker")
 
+LONGEST = 1.25
+"""Seconds: nobody tells that the broker is back, and a start goes on within two seconds of that."""
+
 
 class Patience:
     """Makes the calls that a start needs, each again until the broker answers. The first refusal is logged, no other."""
@@ -24,7 +27,7 @@ class Patience:
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
         """What the call returns, once it does. Raises what it raises but `BrokerUnavailable`."""
-        for delay in backoff():
+        for delay in backoff(LONGEST):
             try:
                 return await call()
             except BrokerUnavailable as error:

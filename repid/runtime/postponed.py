@@ -16,6 +16,7 @@ import trio
 from msgspec.structs import replace
 
 from ..delivery import Release, Retry, Settlement
+from .holding import Holding
 
 MOST = 10_000
 """So many verdicts are held back at most; then those that are due first are handed over early."""
@@ -24,21 +25,21 @@ MOST = 10_000
 class Postponed:
     """Holds verdicts back; `put` takes them when they are due."""
 
-    def __init__(self, put: Callable[[Settlement], None]) -> None:
+    def __init__(self, put: Callable[[Settlement, Holding | None], None]) -> None:
         self._put = put
-        self._heap: list[tuple[float, int, Settlement]] = []
+        self._heap: list[tuple[float, int, Settlement, Holding | None]] = []
         self._numbers = count()
         self._is_closed = False
         self._added = trio.Event()
 
-    def hold_back(self, settlement: Settlement) -> bool:
+    def hold_back(self, settlement: Settlement, holding: Holding | None) -> bool:
         """Hold a verdict back if it has a delay. Returns whether it did."""
         disposition = settlement.disposition
         if self._is_closed or not isinstance(disposition, Retry | Release) or disposition.delay <= 0:
             return False
         due = trio.current_time() + disposition.delay
         at_once = replace(settlement, disposition=replace(disposition, delay=0.0))
-        heappush(self._heap, (due, next(self._numbers), at_once))
+        heappush(self._heap, (due, next(self._numbers), at_once, holding))
         if len(self._heap) > MOST:
             self._hand_over()
         self._added.set()
@@ -60,4 +61,5 @@ class Postponed:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        self._put(heappop(self._heap)[2])
+        _, _, settlement, holding = heappop(self._heap)
+        self._put(settlement, holding)

@@ -9,6 +9,7 @@ from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import Consumer
 from .backoff import log_unavailable
+from .holding import about
 
 log = Log("repid.worker")
 
@@ -48,9 +49,10 @@ class Reporter:
             await self._consumer.report(latest)
         except BrokerUnavailable as error:  # the next report will tell more
             log_unavailable(log, error, "cannot report the progress of %d runs", len(latest))
-        except Exception:
+        except Exception:  # noqa: BLE001  whatever is wrong with it, it is only progress
             if len(latest) == 1:  # it is only progress: the run goes on
-                log.exception("the progress of message %r cannot be reported", latest[0][0].envelope.id)
+                told = log.about(about(latest[0][0]))
+                told.exception("the progress of message %r cannot be reported", latest[0][0].envelope.id)
                 return
             for one in latest:
                 await self._report([one])

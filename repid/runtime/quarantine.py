@@ -23,6 +23,7 @@ from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import Consumer
 from .backoff import log_unavailable
+from .holding import about
 from .ledger import Ledger
 
 log = Log("repid.worker")
@@ -101,7 +102,7 @@ class Quarantine:
                     self._take_in(batch)
                 return bool(batch)
             delivery = batch[0]
-            log.warning(
+            log.about(about(delivery)).warning(
                 "message %r was lost %d times by its workers; it runs alone", delivery.envelope.id, delivery.lost
             )
             ledger.suspects -= 1

@@ -7,12 +7,14 @@ Theory. The reader is one task, and the only one that claims; there is at most o
   cancellation cannot come between. A claim that is cancelled loses nothing (see `Consumer.receive`).
 * The lease of what it gives began after the broker was asked. `_asked` is therefore the moment from which the ledger
   counts, and a claim waits for a part of a lease at most: a message that came at its end has most of its lease left.
-* No claim can exceed `messages_limit`: the limit counts runs started, and what is held or parked may be started. Nor can
-  a claim exceed `claim_bytes`, but for one message that is bigger than what is left while half of the bound is free.
+* No claim can exceed `messages_limit`: the limit counts runs started, and what is held or parked may be started. Nor
+  can a claim exceed `claim_bytes`, but for one message that is bigger than what is left while half of the bound is
+  free.
 * Limits of actors travel with a claim. When one of them has room again while a claim waits, the claim is told
   (`set_limits`); it is never cancelled for that.
 * In burst mode the reader ends when the broker has nothing and nothing was under way before it was asked: a run that
-  ended meanwhile might have sent something.
+  ended meanwhile might have sent something. Nor may there be leases that have ended: where all workers end soon, nobody
+  else would rescue what one of them left when it died.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
 earliest, so waiting for a message must not take long."""
 
+MOST_SET_ASIDE = 4
+"""With so many times `tasks_limit` verdicts that wait for room nothing more is claimed. A worker whose actors send to
+other queues than they read comes to twice the limit at most."""
+
 
 class Reader:
     """Claims for the crew: for executors that are free, and ahead of them as `look_ahead` says."""
@@ -53,13 +59,16 @@ class Reader:
         self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
         self._is_narrow = False  # whether something was left out, since a limit was reached
         self._quarantine = Quarantine(consumer, crew.ledger, self._receive_suspect, self._take_in)
-        crew.on_room = self._widen
+        crew.on_room = crew.settler.set_aside.on_room = self._widen
+        crew.sending.can_start = self._can_start
 
     async def read(self, done: Callable[[], None]) -> None:
         """Read until `messages_limit` is reached or, in burst mode, nothing is left; then call `done`."""
         ledger = self._ledger
         while ledger.started < ledger.messages_limit:
             limit, refill_at = self._room()
+            if refill_at == math.inf:
+                self._crew.start_gathered()  # nothing more can come to them
             if ledger.suspects and limit > 0 and await self._serve_suspects(limit):
                 continue
             if limit <= 0 or ledger.held > refill_at:
@@ -67,11 +76,16 @@ class Reader:
                     break
                 await ledger.wait_for_change(held=refill_at)
                 continue
-            was_idle = ledger.is_idle
+            was_idle, only_gathers = ledger.is_idle, self._burst and self._crew.only_gathers
             if await self._claim(limit, 0.0 if self._burst else self._max_wait):
                 continue
-            if self._burst and was_idle and not await self._quarantine.find():
-                break  # had anything been under way, it might have sent something meanwhile
+            if only_gathers:
+                self._crew.start_gathered()
+            if self._burst and was_idle and not await self._quarantine.find() and not await self._rescue():
+                still_away = self._crew.crowded_until - trio.current_time()
+                if still_away <= 0:
+                    break  # had anything been under way, it might have sent something meanwhile
+                await self._claim(limit, still_away)
             if self._burst and not ledger.is_idle:
                 await self._claim_or_wait_for_change(limit)
         done()
@@ -90,9 +104,9 @@ class Reader:
     def _room(self) -> tuple[int, float]:
         """How many may be claimed now, and how few must be held for it to be worth asking."""
         ledger = self._ledger
-        share = max(0, ledger.tasks_limit - ledger.running - ledger.kept + self.look_ahead.size)
+        share = max(0, ledger.tasks_limit - ledger.runs - ledger.kept + self.look_ahead.size)
         allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
-        if allowed <= 0 or ledger.size_left <= 0:
+        if allowed <= 0 or ledger.size_left <= 0 or ledger.set_aside >= MOST_SET_ASIDE * ledger.tasks_limit:
             return 0, math.inf  # any change may be the one that matters
         return int(min(share - ledger.held, allowed)), share // 2
 
@@ -125,6 +139,15 @@ class Reader:
             await self._ledger.wait_for_change()
             nursery.cancel_scope.cancel()
 
+    async def _rescue(self) -> bool:
+        """Whether leases had ended, whose messages are ready now: a worker that soon ends may be gone before its keeper
+        rescues.
+        """
+        try:
+            return await self._consumer.rescue() > 0
+        except BrokerUnavailable:
+            return False
+
     def _learn(self, *, is_full: bool) -> None:
         """Learn from the claim that has just ended, from the moment there was room to the moment it is filled."""
         ledger, look_ahead = self._ledger, self.look_ahead
@@ -136,7 +159,8 @@ class Reader:
 
     def _take_in(self, deliveries: list[Delivery]) -> None:
         crew = self._crew
-        batch = self._ledger.lease(deliveries, crew.roles.role_for, self._asked, self._consumer.lease_timeout)
+        runners = crew.runners.runners_for(deliveries)
+        batch = self._ledger.lease(deliveries, runners, self._asked, self._consumer.lease_timeout)
         batch.reverse()
         crew.distribute(batch)
 
@@ -154,13 +178,22 @@ class Reader:
                 log_unavailable(log, error, "cannot receive, again in %.1f s", delay)
             finally:
                 self._is_narrow = False
-            await trio.sleep(delay)
+            await self._consumer.wait_link(delay)
         raise AssertionError  # backoff has no end
 
     def _limits(self) -> AtMost:
-        return self._crew.roles.at_most(self.look_ahead.trip, self._ledger.size_left, self._ledger.first_left)
+        sources = self._crew.settler.set_aside.sources
+        ledger = self._ledger
+        return self._crew.runners.at_most(self.look_ahead.trip, ledger.size_left, ledger.first_left, sources)
 
     def _widen(self) -> None:
         """A limit has room again: what is asked of the broker just now may be too narrow."""
         if self._is_narrow:
             self._consumer.set_limits(self._limits())
+
+    def _can_start(self, queue: str) -> bool:
+        """Whether a message of this queue would be claimed, and its run started, if it were ready now."""
+        ledger = self._ledger
+        if ledger.is_reader_waiting or ledger.runs >= ledger.tasks_limit or ledger.unsettled >= ledger.most_unsettled:
+            return False
+        return self._crew.runners.can_start(queue, self._crew.settler.set_aside.sources)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 
+import msgspec
 import trio
 
 from ..envelope import Envelope
 from ..errors import BrokerError, ConfigurationError
 from ..logs import Log
-from ..ports import Broker, Schedule, StoredSchedule
+from ..ports import Schedule, ScheduleStore, StoredSchedule, TickOutcome
 from ..schedule import DECLARE_EVERY, Due, declared, due_tick, pulled_back, tick_envelope
 from .backoff import log_unavailable
 
@@ -23,7 +24,17 @@ AT_ONCE = 100
 """So many schedules tick at once."""
 
 
-async def store_schedules(broker: Broker, schedules: Collection[Schedule], *, starting: bool = True) -> None:
+class Scheduling(msgspec.Struct, frozen=True):
+    """Where the schedules of a worker are kept, and how one of them ticks: see `ScheduleStore.tick`. `reported`: those
+    that the worker has named because nobody has their actor.
+    """
+
+    store: ScheduleStore
+    tick: Callable[[str, float, float, Envelope | None], Awaitable[TickOutcome]]
+    reported: set[str] = set()
+
+
+async def store_schedules(store: ScheduleStore, schedules: Collection[Schedule], *, starting: bool = True) -> None:
     """Store what actors declare. See `repid.schedule` for what that changes where something is stored already.
 
     Not `starting`: what was removed meanwhile stays removed.
@@ -31,54 +42,45 @@ async def store_schedules(broker: Broker, schedules: Collection[Schedule], *, st
     if not schedules:
         return
     names = [schedule.name for schedule in schedules]
-    there = {stored.schedule.name: stored for stored in await broker.schedules(names)}
-    now = await broker.now()
+    there = {stored.schedule.name: stored for stored in await store.schedules(names)}
+    now = await store.now()
     for schedule in schedules:
         stored = there.get(schedule.name)
         if stored is not None or starting:
-            await _declare(broker, stored, schedule, now)
+            await _declare(store, stored, schedule, now)
 
 
-async def _declare(broker: Broker, stored: StoredSchedule | None, schedule: Schedule, now: float) -> None:
+async def _declare(store: ScheduleStore, stored: StoredSchedule | None, schedule: Schedule, now: float) -> None:
     while True:
         try:
             wanted = declared(stored, schedule, "actor", now)
         except ConfigurationError as error:
             log.error("the schedule of actor %r is not stored: %s", schedule.envelope.topic, error)  # noqa: TRY400  no bug
             return
-        if wanted is stored or await broker.replace_schedule(stored, wanted):
+        if wanted is stored:
             return
-        found = await broker.schedules([schedule.name])  # a tick or another worker was quicker
+        if await store.replace_schedule(stored, wanted):
+            if stored is not None and stored.ended_at is not None:
+                log.info("schedule %r had ended and ticks again: its actor declares it", schedule.name)
+            return
+        found = await store.schedules([schedule.name])  # a tick or another worker was quicker
         stored = found[0] if found else None
 
 
-async def report_unhandled(broker: Broker, find: Mapping[str, Callable[[Envelope], object | None]]) -> None:
-    """Warn of schedules whose messages go to a queue that is read here, but to an actor that is not here.
-
-    `find`: for each queue that is read, what gives the actor for an envelope.
-    """
-    for stored in await broker.schedules():
-        model = stored.schedule.envelope
-        if model.queue in find and find[model.queue](model) is None and not stored.paused:
-            log.warning(
-                "schedule %r sends messages for actor %r to queue %r, but this worker, which reads that queue, has no "
-                "such actor: if no other worker has it either, remove the schedule: app.schedules.remove(%r)",
-                stored.schedule.name,
-                model.topic,
-                model.queue,
-                stored.schedule.name,
-            )
+async def tick_due(scheduling: Scheduling) -> None:
+    """Tick what is due now, for callers without a worker that goes on. Raises `BrokerUnavailable`."""
+    await _Ticker(scheduling).tick_all()
 
 
-async def run_schedules(broker: Broker, schedules: Collection[Schedule]) -> None:
+async def run_schedules(scheduling: Scheduling, schedules: Collection[Schedule]) -> None:
     """Tick until cancelled, and declare again what actors have declared."""
-    ticker = _Ticker(broker)
+    ticker = _Ticker(scheduling)
     declare_at = trio.current_time() + DECLARE_EVERY
     while True:
         pause = LONGEST_SLEEP
         try:
             if trio.current_time() >= declare_at:
-                await store_schedules(broker, schedules, starting=False)
+                await store_schedules(scheduling.store, schedules, starting=False)
                 declare_at = trio.current_time() + DECLARE_EVERY
             pause = min(pause, await ticker.tick_all())
         except BrokerError as error:
@@ -89,14 +91,16 @@ async def run_schedules(broker: Broker, schedules: Collection[Schedule]) -> None
 class _Ticker:
     """Ticks what is due. `_unable`: schedules that are due but cannot tick in this version of the program."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(self, scheduling: Scheduling) -> None:
+        self._store, self._tick_one = scheduling.store, scheduling.tick
         self._unable: dict[str, Schedule] = {}
 
     async def tick_all(self) -> float:
         """Tick what is due, all at once, so that the broker may do it in one step; the seconds until more is due."""
         limit = AT_ONCE + len(self._unable)
-        found = await self._broker.due_schedules(limit)
+        found = await self._store.due_schedules(limit)
+        if not found.due:
+            return max(0.0, found.next_at - found.now)
         upcoming = [found.next_at if len(found.due) < limit else found.now]
         failures: list[BrokerError] = []
 
@@ -118,14 +122,14 @@ class _Ticker:
         name = stored.schedule.name
         earlier = pulled_back(stored, now)
         if earlier is not None:
-            if await self._broker.replace_schedule(stored, earlier):
+            if await self._store.replace_schedule(stored, earlier):
                 log.warning("the clock was set back: the next tick of schedule %r is pulled back", name)
             return earlier.next_at
         due = self._due_tick(stored, now)
         if due is None:
             return math.inf
         envelope = tick_envelope(stored) if due.fires else None
-        outcome = await self._broker.tick(name, stored.next_at, due.next_at, envelope)
+        outcome = await self._tick_one(name, stored.next_at, due.next_at, envelope)
         if outcome == "skipped":
             log.info("a tick of schedule %r was skipped", name)
         return due.next_at

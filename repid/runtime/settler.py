@@ -9,25 +9,39 @@ run and the handing over of its verdict.
   what is left then comes back when the leases end, and is counted as unsettled.
 * A call without an answer is made again until it has one. What it had settled after all is answered as unknown, which
   is no lost lease.
+* A verdict whose outbox has no room in a full queue is set aside (`set_aside`). Where the queue is bounded otherwise,
+  or nothing can make room, its run has failed with `QueueFull`.
 * A verdict that the broker cannot write must not hold up its neighbours: the batch is settled one by one, and what was
   wrong becomes the failure of its own message.
-* Every verdict that was put leaves `unsettled` in the ledger once, by `verdicts_returned`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import msgspec
 import trio
 
-from ..delivery import Delivery, Failure, NewResult, Settlement, with_failure
-from ..errors import BrokerUnavailable, LeaseLost
+from ..delivery import (
+    Delivery,
+    Failure,
+    NewResult,
+    Phase,
+    Raised,
+    Settlement,
+    Stopping,
+    disposition_on,
+    with_failure,
+)
+from ..errors import BrokerUnavailable, LeaseLost, QueueFull
 from ..logs import Log
-from ..ports import Consumer, ResultStore, Verdict
+from ..ports import SETTLED, Consumer, ResultStore, Verdict, store_apart
 from .backoff import backoff, log_unavailable
+from .failures import failure_of, log_failure
+from .holding import Holding, about
 from .ledger import Ledger
 from .postponed import Postponed
+from .sending import Sending
+from .set_aside import Note, SetAside, without_room
 
 log = Log("repid.worker")
 
@@ -36,14 +50,22 @@ class Settler:
     """Takes verdicts synchronously, so that nothing can come between "ended" and "handed over", and carries them out.
 
     `result_store` is given where results live elsewhere than the messages. `can_delay`: whether the server can make a
-    message ready later; otherwise `postponed` holds such verdicts back. `run` is shielded: it ends when `close` was called and everything is settled. Whoever closes it bounds it.
+    message ready later; otherwise `postponed` holds such verdicts back. `run` is shielded: it ends when `close` was
+    called and everything is settled. Whoever closes it bounds it.
     """
 
     def __init__(
-        self, consumer: Consumer, ledger: Ledger, result_store: ResultStore | None = None, *, can_delay: bool = True
+        self,
+        consumer: Consumer,
+        ledger: Ledger,
+        sending: Sending,
+        result_store: ResultStore | None = None,
+        *,
+        can_delay: bool = True,
     ) -> None:
-        self.postponed = Postponed(self._put)
+        self.postponed = Postponed(self.put)
         self._can_delay = can_delay
+        self.set_aside = SetAside(consumer, ledger, sending, self._carry_out, self._note, self._fail)
         self._consumer = consumer
         self._result_store = result_store
         self._ledger = ledger
@@ -64,16 +86,22 @@ class Settler:
     @property
     def handed_over(self) -> list[Delivery]:
         """Those with a verdict that is not known to be carried out. May be asked from any thread."""
-        return [settlement.delivery for settlement in [*self._on_their_way, *self._pending]]
+        return [settlement.delivery for settlement in [*self._on_their_way, *self._pending, *self.set_aside.all]]
 
-    def put(self, settlement: Settlement) -> None:
-        """Hand a verdict over: from here on it is final."""
-        if self._can_delay or not self.postponed.hold_back(settlement):
-            self._put(settlement)
-
-    def _put(self, settlement: Settlement) -> None:
+    def put(self, settlement: Settlement, holding: Holding | None = None) -> None:
+        """Hand a verdict over: from here on it is final. With the holding, if its lease is ours."""
+        if not self._can_delay and self.postponed.hold_back(settlement, holding):
+            return
         self._pending.append(settlement)
-        self._ledger.handed_over(settlement.delivery)
+        self._ledger.handed_over(holding)
+        if self._parked:
+            self._parked = False
+            self._lot.unpark()
+
+    def put_acks(self, settlements: Sequence[Settlement], holdings: Sequence[Holding]) -> None:
+        """Hand over many at once, of which none is to be held back."""
+        self._pending.extend(settlements)
+        self._ledger.all_handed_over(holdings)
         if self._parked:
             self._parked = False
             self._lot.unpark()
@@ -87,12 +115,18 @@ class Settler:
         """Settle until closed and empty, or cut off."""
         try:
             with self._scope:
-                while self._pending or not self._closed:
-                    if self._pending:
-                        await self._settle_pending()
-                    else:
-                        self._parked = True
-                        await self._lot.park()
+                async with trio.open_nursery() as nursery:
+                    self.set_aside.open(nursery)
+                    while self._pending or not self._closed:
+                        if self._pending:
+                            await self._settle_pending()
+                        else:
+                            self._parked = True
+                            await self._lot.park()
+                    nursery.cancel_scope.cancel()
+                self._pending += map(_released, self.set_aside.close())
+                while self._pending:
+                    await self._settle_pending()
         finally:
             self._ended.set()
             for delivery in list(self._waiting):
@@ -116,6 +150,15 @@ class Settler:
     async def _settle_pending(self) -> None:
         batch = self._on_their_way = self._pending
         self._pending = []
+        if self.set_aside:
+            batch = self._on_their_way = self.set_aside.divert(batch)
+            if not batch:
+                return
+        await self._carry_out(batch, self._note)
+        self._on_their_way = []
+
+    async def _carry_out(self, batch: list[Settlement], note: Note) -> None:
+        """Settle them. `note` takes the answers as they come, with what was written in the end in the place of each."""
         try:
             verdicts = await self._settle(batch)
         except Exception as error:  # noqa: BLE001  whatever is wrong with one of them, the others are settled
@@ -123,10 +166,9 @@ class Settler:
                 log.warning("%d verdicts could not be settled together, each is settled alone: %s", len(batch), error)
             for settlement in batch:
                 written, verdict = await self._settle_alone(settlement)
-                self._note([written], [verdict])
+                note([written], [verdict])
         else:
-            self._note(batch, verdicts)
-        self._on_their_way = []
+            note(batch, verdicts)
 
     async def _settle_alone(self, settlement: Settlement) -> tuple[Settlement, Verdict]:
         """Settle it; where that can never be done, what was wrong becomes the failure of the message."""
@@ -139,7 +181,9 @@ class Settler:
                 except Exception:  # noqa: BLE001, S112  the first error says more
                     continue
                 kind = type(settlement.disposition).__name__
-                log.exception("verdict %s on message %r cannot be written", kind, settlement.delivery.envelope.id)
+                log.about(about(settlement.delivery)).exception(
+                    "verdict %s on message %r cannot be written", kind, settlement.delivery.envelope.id
+                )
                 return instead, verdict
             raise
 
@@ -147,29 +191,56 @@ class Settler:
         for delay in backoff():
             try:
                 if self._result_store is not None:
-                    batch = await self._store_results(self._result_store, batch)
+                    batch = await store_apart(self._result_store, batch)
                 return await self._consumer.settle(batch)
             except BrokerUnavailable as error:
                 log_unavailable(log, error, "cannot settle %d verdicts, again in %.1f s", len(batch), delay)
-                await trio.sleep(delay)
+                await self._consumer.wait_link(delay)
         raise AssertionError  # backoff has no end
 
     def _note(self, batch: list[Settlement], verdicts: list[Verdict]) -> None:
-        settled, waiting = self._ledger.settled, self._waiting
+        are_settled = verdicts.count(SETTLED) == len(verdicts)
+        if not are_settled and (full := without_room(batch, verdicts)):
+            batch = [one for one, verdict in zip(batch, verdicts, strict=True) if verdict.full is None]
+            verdicts = [verdict for verdict in verdicts if verdict.full is None]
+            for settlement, error in full:
+                self._no_room(settlement, error)
+        self._ledger.settled(batch, verdicts)
+        if not self._waiting and are_settled:
+            return
         for settlement, verdict in zip(batch, verdicts, strict=True):
-            settled(settlement.delivery, settlement.disposition, verdict)
-            if waiting and settlement.delivery in waiting:
+            if settlement.delivery in self._waiting:
                 self._answer(settlement.delivery, verdict)
             if verdict.outcome != "settled":
                 self._log_not_accepted(settlement, verdict)
-        self._ledger.verdicts_returned(len(batch))
 
-    async def _store_results(self, store: ResultStore, batch: list[Settlement]) -> list[Settlement]:
-        """Results that live elsewhere are stored before the messages are settled: after a crash they are stored again."""
-        results = [settlement.result for settlement in batch if settlement.result is not None]
-        if results:
-            await store.store_results(results)
-        return [msgspec.structs.replace(settlement, result=None) for settlement in batch]
+    def _no_room(self, settlement: Settlement, full: QueueFull) -> None:
+        """The outbox had no room: wait for some, or let the run have failed."""
+        if not full.can_wait:
+            self._fail(settlement, full)
+        elif not self.set_aside.add(settlement, full.queue):
+            self._put_instead(_released(settlement))
+
+    def _fail(self, settlement: Settlement, error: QueueFull) -> None:
+        """The run has failed with this error, which came when its outbox was to be sent."""
+        delivery = settlement.delivery
+        holding = self._ledger.holdings.get(delivery)
+        if holding is None or holding.runner is None:  # not ours any more: it will be refused
+            self._put_instead(_released(settlement))
+            return
+        runner, failure = holding.runner, failure_of(error)
+        event = Raised(failure, runner.error_word(error))
+        disposition = disposition_on(Phase.RUNNING, event, runner.terms(delivery))
+        result = runner.result(delivery.envelope, disposition)
+        log_failure(runner.actor.name, delivery, disposition, error, failure)
+        self._put_instead(Settlement(delivery, disposition, (), result, settlement.survived))
+
+    def _put_instead(self, settlement: Settlement) -> None:
+        """Put a verdict in place of one that was handed over, and is counted, already."""
+        self._pending.append(settlement)
+        if self._parked:
+            self._parked = False
+            self._lot.unpark()
 
     def _answer(self, delivery: Delivery, verdict: Verdict | None) -> None:
         answer = self._waiting.pop(delivery)
@@ -178,23 +249,31 @@ class Settler:
 
     def _log_not_accepted(self, settlement: Settlement, verdict: Verdict) -> None:
         what, id_ = type(settlement.disposition).__name__, settlement.delivery.envelope.id
+        told = log.about(about(settlement.delivery))
         if verdict.outcome == "unknown":
-            log.warning(
+            told.warning(
                 "verdict %s on message %r was sent and not answered, and now its lease is over: most likely the broker "
                 "had carried the verdict out; if not, the message is run again",
                 what,
                 id_,
             )
         else:
-            log.warning(
+            told.warning(
                 "verdict %s on message %r came too late: its lease had ended and it belongs to another worker",
                 what,
                 id_,
             )
 
 
+def _released(settlement: Settlement) -> Settlement:
+    """Give the message back in place of an outbox that cannot be sent before the worker ends."""
+    delivery = settlement.delivery
+    return Settlement(delivery, disposition_on(Phase.RUNNING, Stopping()), survived=settlement.survived)
+
+
 def _instead_of(settlement: Settlement, error: Exception) -> Iterator[Settlement]:
-    """What to settle where the broker does not take the verdict itself, the best first: without its outbox, as a failure.
+    """What to settle where the broker does not take the verdict itself, the best first: without its outbox, as a
+    failure.
 
     A retry stays one. The actor has ended: what it did is done, so the message is not run again for this alone.
     """

@@ -41,7 +41,7 @@ class RunningTask(Protocol):
         ...
 
     @property
-    def present(self) -> tuple[Delivery, float] | None:
+    def present(self) -> list[tuple[Delivery, float]]:
         """What it runs, and when the timeout of that ends, on trio's clock. May be asked from any thread."""
         ...
 

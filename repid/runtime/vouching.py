@@ -32,7 +32,7 @@ class Voucher:
     def __call__(self) -> dict[Token, float]:
         """The tokens of the leases in danger, each with the seconds for which it may be extended at most."""
         crew, now = self._crew, self._crew.clock.current_time()
-        presents = [present for executor in list(crew.executors) if (present := executor.present) is not None]
+        presents = [present for executor in list(crew.executors) for present in executor.present]
         left = {delivery: deadline - now for delivery, deadline in presents if deadline > now}
         longest = max(left.values(), default=0.0)
         if longest > 0:

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 
 import msgspec
 import trio
 
-from ..actors import Actor
-from ..errors import UsageError
+from ..actors import Actor, bounds_of, overridden
+from ..calls import Exchange
+from ..delivery import DeadLetterHook
+from ..inject import GivenValues
 from ..logs import Log
-from ..ports import Broker, Consumer, ResultStore
+from ..ports import Broker, Consumer, HostBackend, ResultStore, name_of
 from ..producer import Publish
-from .backends import HERE, Elsewhere, open_backends
-from .crew import Crew, Desk
+from .actor_runners import ActorRunners, check_actors
+from .backends import IN_TASK, LoopBackends, open_backends
+from .crew import Crew
+from .dead_letters import DeadLetterHooks
 from .demands import Nowhere, check_demands
 from .executor import Executor
+from .handle import Control
 from .keeper import Keeper, heed_events
 from .ledger import Ledger, Report
+from .orphans import Orphans
 from .patience import Patience
 from .progress import Reporter
 from .reader import Reader
-from .roles import Roles, check_actors
-from .scheduler import report_unhandled, run_schedules, store_schedules
+from .scheduler import Scheduling, run_schedules, store_schedules
+from .sending import Sending
 from .settler import Settler
 from .signals import check_can_listen, listen
-from .statistics import WorkerStatistics, statistics_of
+from .statistics import statistics_of
+from .unread import Unread
+from .unwrapping import unwrapped
+from .verbs import MessageContext
 from .vouching import Voucher
 
 CLAIM_BYTES = 64 * 1024 * 1024
@@ -48,11 +59,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker works. Times are in seconds.
 
     graceful_shutdown_time: how long actors may go on after a stop. messages_limit: stop after so many runs.
-    tasks_limit: at most so many runs at once. threads_limit, processes_limit: of these so many in threads, in processes;
-    None: as many as trio's own limiter allows, one for each core. claim_bytes: of payloads at most so many bytes at once,
-    or one message that is bigger. signals: the first stops, the second also ends the grace,
-    the third ends the process.
-    auto_declare: declare the queues of the actors. burst: stop when nothing is ready and nothing is running.
+    tasks_limit: at most so many runs at once. threads_limit, processes_limit: of these so many in threads, in
+    processes; None: as many as trio's own limiter allows, one for each core. claim_bytes: of payloads at most so many
+    bytes at once, or one message that is bigger. signals: the first stops, the second also ends the grace, the third
+    ends the process. auto_declare: declare the queues of the actors. burst: stop when nothing is ready and nothing is
+    running. log_runs: log each run at INFO; else at DEBUG.
     """
 
     graceful_shutdown_time: float = 25.0
@@ -64,125 +75,77 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signals: Sequence[signal.Signals] = ()
     auto_declare: bool = True
     burst: bool = False
+    log_runs: bool = False
 
 
-class Outlet(msgspec.Struct, frozen=True):
+class AppServices(msgspec.Struct, frozen=True):
     """Where what actors produce goes: the publisher of a server by its name (None: the worker's own), what puts the
-    app's producer middlewares around an outbox, and the store of results if that is not the worker's server.
+    app's producer middlewares around an outbox, where calls of actors go, and the store of results if that is not the
+    worker's server.
+
+    `scheduling`: where schedules are kept; None: nowhere. `stores`: other servers that keep results and schedules,
+    which the worker opens.
     """
 
-    publisher: Callable[[str | None], Publish]
+    publisher: Callable[[str | None, bool], Publish]
     around: Callable[[Publish], Publish]
+    exchange: Exchange
     result_store: ResultStore | None = None
+    scheduling: Scheduling | None = None
+    stores: Sequence[Broker] = ()
+    dead_letter_hooks: Sequence[DeadLetterHook] = ()
 
 
-class Handle:
-    """A worker as the one who started it sees it: ways to end it, what it is doing, and what it has done."""
-
-    def __init__(self) -> None:
-        self._stop: Callable[[], None] | None = None
-        self._cut_short: Callable[[], None] | None = None
-        self._stopped = False
-        self._signalled = False
-        self._read: Callable[[], WorkerStatistics] = _not_started
-        self._ended = trio.Event()
-
-    def statistics(self) -> WorkerStatistics:
-        """What the worker is doing now. It costs no call to the server and may be asked at any rate, in its trio run."""
-        return self._read()
-
-    @property
-    def report(self) -> Report:
-        """What the worker has done so far; when it has ended, what `run` returned."""
-        return self.statistics().report
-
-    async def wait(self) -> Report:
-        """Wait until nothing of the worker is running any more; returns what it has done. Cancelling only ends the waiting.
-
-        What the worker raised, if it failed, is raised where it was started, not here.
-        """
-        await self._ended.wait()
-        return self.report
-
-    def stop(self) -> None:
-        """Start nothing more, release what was not started, give the actors their grace. May be called again."""
-        self._stopped = True
-        if self._stop is not None:
-            self._stop()
-
-    def cut_short(self) -> None:
-        """Stop, and end the grace: what still runs is cancelled and released."""
-        self.stop()
-        if self._cut_short is not None:
-            self._cut_short()
-
-    def on_signal(self) -> None:
-        """The first signal stops, the second ends the grace; a stop by other means does not count. See `signals` for a third."""
-        if self._signalled:
-            self.cut_short()
-        else:
-            self._signalled = True
-            self.stop()
-
-    def observe(self, read: Callable[[], WorkerStatistics]) -> None:
-        """Where the statistics come from, from now on."""
-        self._read = read
-
-    def ended(self) -> None:
-        """Nothing of the worker is running any more: keep its last statistics, and nothing else of it."""
-        last = msgspec.structs.replace(self._read(), state="ended")
-        self._read = lambda: last
-        self._stop = self._cut_short = None
-        self._ended.set()
-
-    def attach(self, stop: Callable[[], None], cut_short: Callable[[], None]) -> None:
-        """What to call. A stop that was asked for before now takes effect."""
-        self._stop, self._cut_short = stop, cut_short
-        if self._stopped:
-            stop()
-
-
-def _not_started() -> WorkerStatistics:
-    raise UsageError("this worker has not been started: a handle is given by nursery.start(app.run_worker)")
+Lifespan = Callable[[HostBackend | None], AbstractAsyncContextManager[GivenValues]]
+"""Opens what all runs of a worker share, on the loop where they run, and closes it after the last one."""
 
 
 async def serve(
     broker: Broker,
     actors: Sequence[Actor],
-    outlet: Outlet,
+    services: AppServices,
     settings: Settings,
-    handle: Handle,
+    control: Control,
     on_started: Callable[[], None],
-    elsewhere: Elsewhere = HERE,
+    loop_backends: LoopBackends = IN_TASK,
+    lifespan: Lifespan | None = None,
 ) -> Report:
     """Run a worker until it is stopped, has reached its limit, or in burst mode until nothing is left.
 
-    When it returns or raises, nothing of it is running any more but threads reported as abandoned. Cancelling it
-    skips the grace: what runs is cancelled, what was leased is released, within the five seconds a broker may take.
-    A broker that is not available when it starts is waited for.
+    When it returns or raises, nothing of it is running any more but threads reported as abandoned. Cancelling it skips
+    the grace: what runs is cancelled, what was leased is released, within the five seconds a broker may take. A broker
+    that is not available when it starts is waited for. `lifespan` opens, before it consumes, what all runs share.
     """
     check_actors(actors)
-    check_demands(broker, actors, outlet.result_store)
+    bounds = bounds_of(actors)
+    check_demands(broker, actors, services.result_store, has_schedules=services.scheduling is not None)
     check_can_listen(settings.signals)
     patiently = Patience()
-    opened = open_backends(actors, elsewhere, threads=settings.threads_limit, processes=settings.processes_limit)
+    opened = open_backends(actors, loop_backends, threads=settings.threads_limit, processes=settings.processes_limit)
     ledger = Ledger(settings.tasks_limit, settings.messages_limit, settings.claim_bytes)
-    handle.observe(lambda: statistics_of(broker, ledger))
+    control.read = lambda: statistics_of(broker, ledger)
     with trio.CancelScope() as starting:
-        handle.attach(starting.cancel, starting.cancel)  # a stop ends the start, until there is a worker to stop
+        control.attach(starting.cancel, starting.cancel)  # a stop ends the start, until there is a worker to stop
         async with AsyncExitStack() as stack:
-            await patiently(lambda: stack.enter_async_context(broker.connection()))
-            roles = Roles(actors, await stack.enter_async_context(opened), settings.tasks_limit)
-            topics = roles.topics
+            await patiently(partial(_open, stack, broker))
+            if lifespan is not None:
+                given = await stack.enter_async_context(lifespan(loop_backends.host))
+                actors = [overridden(actor, {}, given) for actor in actors]
+            runners = ActorRunners(actors, await stack.enter_async_context(opened), settings.tasks_limit)
+            topics = runners.topics
             if settings.auto_declare:
                 await patiently(lambda: broker.declare(topics))
-            if broker.capabilities.has("schedules"):
-                await patiently(lambda: store_schedules(broker, roles.schedules))
-                await patiently(lambda: report_unhandled(broker, roles.find))
+                if bounds:
+                    await patiently(lambda: broker.set_bounds(bounds))
+            for other in services.stores:
+                await patiently(partial(_open, stack, other))
+            if services.scheduling is not None:
+                await patiently(partial(store_schedules, services.scheduling.store, runners.schedules))
+                await patiently(Orphans(services.scheduling, runners, broker).report)
             consumer = await patiently(lambda: stack.enter_async_context(broker.consume(topics)))
             await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which a stop ends the start
             try:
-                await _keep_up(broker, consumer, roles, ledger, outlet, settings, handle, on_started)
+                await _keep_up(broker, consumer, runners, ledger, services, settings, control, on_started)
             except BaseExceptionGroup as group:
                 raise unwrapped(group) from None
     if starting.cancelled_caught:
@@ -190,86 +153,91 @@ async def serve(
     return ledger.report()
 
 
+async def _open(stack: AsyncExitStack, server: Broker) -> None:
+    await stack.enter_async_context(server.connection())
+
+
 async def _keep_up(
     broker: Broker,
     consumer: Consumer,
-    roles: Roles,
+    runners: ActorRunners,
     ledger: Ledger,
-    outlet: Outlet,
+    services: AppServices,
     settings: Settings,
-    handle: Handle,
+    control: Control,
     on_started: Callable[[], None],
 ) -> None:
     """The outer nursery: what must go on until the last verdict is settled."""
     claimed = broker.capabilities
-    store = outlet.result_store
+    store = services.result_store
     if store is None and not claimed.has("results"):
-        store = Nowhere(type(broker).__name__)
-    settler = Settler(consumer, ledger, store, can_delay=claimed.delays != "none")
-    crew = Crew(roles, ledger, settler, contextvars.copy_context())
+        store = Nowhere(name_of(broker))
+    sending = Sending(runners.topics)
+    settler = Settler(consumer, ledger, sending, store, can_delay=claimed.delays != "none")
+    crew = Crew(runners, ledger, settler, sending, contextvars.copy_context())
+    level = logging.INFO if settings.log_runs else logging.DEBUG
+    crew.log_level = level if log.is_enabled(level) else None
     reporter = Reporter(consumer)
-    desk = Desk(crew, reporter, outlet.publisher, outlet.around)
+    message_context = MessageContext(crew, reporter, services.publisher, services.around, services.exchange)
     consumer.vouch(Voucher(crew, consumer.lease_timeout))
     async with trio.open_nursery() as upkeep:
         upkeep.start_soon(settler.run)
-        upkeep.start_soon(Keeper(consumer, crew).keep)
+        keeper = Keeper(consumer, crew)
+        upkeep.start_soon(keeper.keep)
+        upkeep.start_soon(keeper.watch)
         if claimed.delays == "none":
             upkeep.start_soon(settler.postponed.run)
         if claimed.has("tracking") or claimed.leases == "connection":
             upkeep.start_soon(heed_events, consumer, crew)
         upkeep.start_soon(reporter.run)
+        hooks = DeadLetterHooks(services.dead_letter_hooks, runners.backends.host)
+        if services.dead_letter_hooks:
+            ledger.on_dead = hooks.note
+        upkeep.start_soon(hooks.run)
         try:
-            await _run_actors(broker, consumer, crew, desk, settings, handle, on_started)
+            await _run_actors(
+                broker, consumer, crew, message_context, services.scheduling, settings, control, on_started
+            )
         finally:
             crew.release_kept()
             await settler.close(SETTLING_TIME)
+            await hooks.close(SETTLING_TIME)
         upkeep.cancel_scope.cancel()
-
-
-def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What to raise for what came out of the nurseries, which are nobody's business but ours.
-
-    An order to stop the process comes first, a single error comes bare, several stay a group.
-    """
-    orders = group.subgroup((KeyboardInterrupt, SystemExit))
-    leaves = list(_leaves(orders or group))
-    return leaves[0] if orders or len(leaves) == 1 else group
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
 
 
 async def _run_actors(
     broker: Broker,
     consumer: Consumer,
     crew: Crew,
-    desk: Desk,
+    message_context: MessageContext,
+    scheduling: Scheduling | None,
     settings: Settings,
-    handle: Handle,
+    control: Control,
     on_started: Callable[[], None],
 ) -> None:
     """The inner nurseries: the intake, the executors, and around them what leaves threads behind when cancelled."""
     reader = Reader(consumer, crew, burst=settings.burst)
-    handle.observe(lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead))
-    with listen(settings.signals, handle.on_signal):  # during the grace too: the second signal ends it
+    log.info("the worker reads %s on %s", _in_words(crew.runners), name_of(broker))
+    control.read = lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead)
+    with listen(settings.signals, control.on_signal):  # during the grace too: the second signal ends it
         async with trio.open_nursery() as actors:
             ended = trio.Event()
             actors.start_soon(_see_off, crew, ended)
             actors.start_soon(crew.timer.run)
             try:
                 async with trio.open_nursery() as executors:
-                    crew.open(lambda: executors.start_soon(Executor(crew, desk).work))
+                    crew.open(lambda: executors.start_soon(Executor(crew, message_context).work))
                     try:
                         async with trio.open_nursery() as intake:
-                            handle.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
-                            if broker.capabilities.has("schedules"):
-                                intake.start_soon(run_schedules, broker, crew.roles.schedules)
+                            control.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
+                            if scheduling is not None:
+                                intake.start_soon(run_schedules, scheduling, crew.runners.schedules)
+                                intake.start_soon(Orphans(scheduling, crew.runners, broker).watch)
+                            if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
+                                intake.start_soon(Unread(broker).watch)
                             intake.start_soon(crew.give_back_parked)
+                            if crew.runners.batching:
+                                intake.start_soon(crew.start_due_batches)
                             intake.start_soon(reader.read, intake.cancel_scope.cancel)
                             on_started()
                     finally:
@@ -278,6 +246,11 @@ async def _run_actors(
             finally:
                 ended.set()
             actors.cancel_scope.cancel()
+
+
+def _in_words(runners: ActorRunners) -> str:
+    """What a worker reads: each queue with its actors."""
+    return ", ".join(f"{queue!r} ({', '.join(dict.fromkeys(runners.names(queue)))})" for queue in runners.topics)
 
 
 def _stop(crew: Crew, intake: trio.Nursery) -> None:
@@ -290,7 +263,7 @@ async def _see_off(crew: Crew, ended: trio.Event) -> None:
     try:
         await trio.sleep_forever()
     finally:
-        crew.roles.backends.abandon()
+        crew.runners.backends.abandon()
         with trio.move_on_after(LINGERING_TIME, shield=True) as patience:
             await ended.wait()
         if patience.cancelled_caught:

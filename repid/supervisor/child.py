@@ -17,17 +17,18 @@ from typing import IO
 import msgspec
 import trio
 
-from ..errors import BrokerError, ConfigurationError, UsageError
+from ..application import Application
+from ..errors import BrokerError, ConfigurationError, LifespanError, UsageError
 from ..hosts import run_on_loop
 from ..runtime import Handle, Report
 from ..runtime.patience import Patience
 from ..runtime.signals import MOST_SIGNALS, end_process
-from ..runtime.worker import unwrapped
+from ..runtime.unwrapping import unwrapped
 from .collector import spared_collector
 from .memory import resident
 from .orphan import end_with
 from .process import Account, Brief, inherited_pipe
-from .target import AnyApp, load_target
+from .target import load_target
 
 log = logging.getLogger("repid.processes")
 
@@ -45,7 +46,7 @@ is_child = False
 
 def main() -> None:
     """Run the worker that the first line of standard input describes, until that says otherwise or ends."""
-    global is_child  # noqa: PLW0603 - it is a fact about the process
+    global is_child  # noqa: PLW0603  it is a fact about the process
     is_child = True
     pipe = os.fdopen(os.dup(0), "rb")
     with Path(os.devnull).open("rb") as nothing:
@@ -74,8 +75,8 @@ def _run(brief: Brief, orders: Orders) -> Account:
             return run_on_loop(brief.loop, _work, app, brief, orders)
     except (ConfigurationError, UsageError) as error:
         return Account(Report(), refused=str(error)[:_LONGEST_REFUSAL])
-    except BrokerError as error:  # not our bug, and not the program's
-        log.error("worker %d has failed: %s", brief.number, error)  # noqa: TRY400 - the text says it all
+    except (BrokerError, LifespanError) as error:  # not our bug; the log has told of the program's
+        log.error("worker %d has failed: %s", brief.number, error)  # noqa: TRY400  the text says it all
         sys.exit(1)
 
 
@@ -136,7 +137,7 @@ def _listen(pipe: IO[bytes], orders: Orders) -> None:
     os._exit(1)
 
 
-async def _work(app: AnyApp, brief: Brief, orders: Orders) -> Account:
+async def _work(app: Application, brief: Brief, orders: Orders) -> Account:
     token = trio.lowlevel.current_trio_token()
     report, is_too_large = Report(), False
 
@@ -191,7 +192,7 @@ def _hand_on(token: trio.lowlevel.TrioToken, function: Callable[[], None]) -> No
 
 
 async def _watch_memory(limit: int, recycle: Callable[[], None]) -> None:
-    while resident() <= limit:  # noqa: ASYNC110 - the kernel sends no event for this
+    while resident() <= limit:  # noqa: ASYNC110  the kernel sends no event for this
         await trio.sleep(_MEMORY_INTERVAL)
     log.info(
         "this process takes %d MB, more than the %d it may: it ends and is replaced", resident() >> 20, limit >> 20

@@ -1,7 +1,7 @@
 """The last resort against orphans: a process whose supervisor was killed ends, whatever it is stuck in.
 
-`child` hears of its supervisor's death in a thread, releases its jobs and ends. That takes the interpreter's lock, and C
-code that never gives it back would outlive everybody. So on Linux the kernel is asked for a signal at that death
+`child` hears of its supervisor's death in a thread, releases its jobs and ends. That takes the interpreter's lock, and
+C code that never gives it back would outlive everybody. So on Linux the kernel is asked for a signal at that death
 (`PR_SET_PDEATHSIG`), and its handler is no Python: it is libc's `alarm`, which POSIX lists among what a handler may
 call, and which takes the number of the signal for seconds. When they have passed, SIGALRM ends the process.
 
@@ -31,7 +31,7 @@ def end_with(supervisor: int) -> None:
     if sys.platform != "linux" or NOTICE is None:
         return
     with suppress(ImportError, OSError):  # a Python without ctypes, or all in one static file
-        import ctypes  # noqa: PLC0415 - see above
+        import ctypes  # noqa: PLC0415  see above
 
         libc = ctypes.CDLL(None, use_errno=True)
         libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)

@@ -27,17 +27,17 @@ _START = "import sys; sys.path[:] = {path!r}; from repid.supervisor.child import
 def _this_python() -> list[str]:
     """The interpreter, with the flags this process has: -O, -W, -X dev and so on."""
     # Private, but what multiprocessing starts its processes with; nothing public says which flags there are.
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001  see above
     return [sys.executable, *flags]
 
 
 def _how_to_start(pipe: int) -> tuple[int, dict[str, Any]]:
     """Arguments for a process of its own group that inherits the pipe, and as what: a file descriptor or a handle."""
     if sys.platform == "win32":
-        import msvcrt  # noqa: PLC0415 - of Windows only
+        import msvcrt  # noqa: PLC0415  of Windows only
 
         handle = msvcrt.get_osfhandle(pipe)
-        os.set_handle_inheritable(handle, True)  # noqa: FBT003 - it takes no keyword
+        os.set_handle_inheritable(handle, True)  # noqa: FBT003  it takes no keyword
         only = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
         return handle, {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP, "startupinfo": only}
     return pipe, {"process_group": 0, "pass_fds": [pipe]}
@@ -46,11 +46,11 @@ def _how_to_start(pipe: int) -> tuple[int, dict[str, Any]]:
 def inherited_pipe(number: int) -> int:
     """The pipe that was passed to this process, as a file descriptor that is not passed on."""
     if sys.platform == "win32":
-        import msvcrt  # noqa: PLC0415 - of Windows only
+        import msvcrt  # noqa: PLC0415  of Windows only
 
-        os.set_handle_inheritable(number, False)  # noqa: FBT003 - it takes no keyword
+        os.set_handle_inheritable(number, False)  # noqa: FBT003  it takes no keyword
         return msvcrt.open_osfhandle(number, os.O_WRONLY)
-    os.set_inheritable(number, False)  # noqa: FBT003 - it takes no keyword
+    os.set_inheritable(number, False)  # noqa: FBT003  it takes no keyword
     return number
 
 
@@ -95,7 +95,7 @@ class Process:
         self._account, theirs = os.pipe()
         try:
             account, arguments = _how_to_start(theirs)
-            self._popen = subprocess.Popen(  # noqa: S603 - itself; here, not in one of trio's threads: see `orphan`
+            self._popen = subprocess.Popen(  # noqa: S603  itself; here, not in one of trio's threads: see `orphan`
                 [*_this_python(), "-c", _START.format(path=sys.path), f"worker {brief.number} of {brief.target.name}"],
                 stdin=subprocess.PIPE,
                 bufsize=0,

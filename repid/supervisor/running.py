@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 import msgspec
 import trio
 
+from ..application import Application
 from ..errors import ConfigurationError, MissingExtra, UsageError, did_you_mean
 from ..hosts import LOOP_NAMES, LoopName, run_on_loop
 from ..names import check_count, check_flag
@@ -26,7 +27,7 @@ from .collector import spared_collector
 from .memory import resident
 from .process import Brief
 from .supervisor import Plan, Supervisor
-from .target import AnyApp, Target, find_target
+from .target import Target, find_target
 
 log = logging.getLogger("repid.processes")
 
@@ -52,7 +53,7 @@ class ProcessOptions(TypedDict, total=False):
     loop: LoopName
 
 
-def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, options: WorkerOptions) -> Report:
+def run_app(app: Application, server_name: str | None, processes: ProcessOptions, options: WorkerOptions) -> Report:
     """Run the app's actors until they are stopped or done; what was done, by all processes together."""
     if child.is_child:
         raise UsageError(
@@ -73,13 +74,18 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
         _check_finite("max_jobs", max_jobs)
     if max_memory is not None and resident() > _check_finite("max_memory", max_memory):
         raise ConfigurationError(f"max_memory of {max_memory} bytes is less than the app takes when it starts")
+    target = processes.get("target")
+    if not app.queues():
+        raise ConfigurationError(
+            f"the app {'' if target is None else f'{target!r} '}has no actors to run: add them to it with "
+            "app.include_router(router); those of a Worker are run by its own run() only, or by app.include_router(worker)"
+        )
     if count == 1 and max_jobs is None and max_memory is None and not reload:
         here: WorkerOptions = {**options, "handle_signals": settings.signals}
         with spared_collector(settings.tasks_limit):
             return run_on_loop(loop, _run_here, app, server_name, here)
     if reload and importlib.util.find_spec("watchfiles") is None:
         raise MissingExtra("reload", "reload")
-    target = processes.get("target")
     brief = Brief(
         target=find_target(app) if target is None else Target(target),
         argv=sys.argv,
@@ -103,7 +109,7 @@ def run_app(app: AnyApp, server_name: str | None, processes: ProcessOptions, opt
     return trio.run(Supervisor(plan).run)
 
 
-async def _run_here(app: AnyApp, server_name: str | None, options: WorkerOptions) -> Report:
+async def _run_here(app: Application, server_name: str | None, options: WorkerOptions) -> Report:
     async with AsyncExitStack() as stack:
         await Patience()(lambda: stack.enter_async_context(app.magic()))
         report: Report = await app.run_worker(server_name=server_name, task_status=_LogStart(), **options)

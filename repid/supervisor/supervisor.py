@@ -14,7 +14,7 @@ import trio
 from ..errors import ConfigurationError, WorkersFailed
 from ..runtime import Report
 from ..runtime.signals import listen
-from ..runtime.worker import unwrapped
+from ..runtime.unwrapping import unwrapped
 from .process import Account, Brief, Order, Process
 from .restarts import Restarts
 
@@ -208,7 +208,7 @@ class Supervisor:
         return None
 
     async def _watch(self) -> None:
-        from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - an extra; `run_app` has looked whether it is there
+        from watchfiles import PythonFilter, awatch  # noqa: PLC0415  an extra; `run_app` has looked whether it is there
 
         async for changes in awatch(*self._plan.watched, watch_filter=PythonFilter(), stop_event=self._no_more_changes):
             log.info("%s changed: reloading", ", ".join(sorted({Path(path).name for _, path in changes})))

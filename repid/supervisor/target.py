@@ -7,14 +7,15 @@ import importlib.util
 import runpy
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 import msgspec
 
 from ..actors import Router
+from ..application import Application
 from ..errors import ConfigurationError, did_you_mean
-from ..ports import Broker
 from ..worker import Worker
 
 SPAWNED = "__mp_main__"
@@ -30,26 +31,8 @@ class Target(msgspec.Struct, frozen=True):
     main_path: str | None = None
 
 
-class AnyApp(Protocol):
-    """An app, as far as that can be told."""
-
-    @property
-    def run_worker(self) -> Any:
-        """Runs its actors."""
-        ...
-
-    @property
-    def magic(self) -> Any:
-        """Opens its servers."""
-        ...
-
-    def server(self, server_name: str | None = None) -> Broker:
-        """The server of that name."""
-        ...
-
-
-def load_app(target: str) -> AnyApp:
-    """The app that `module:attribute` names; a function without arguments is called for it.
+def load_object(target: str) -> Any:
+    """The object that `module:attribute` names; a function without arguments is called for it.
 
     Raises `ConfigurationError` saying what is wrong with it. What the module itself raises comes through.
     """
@@ -66,11 +49,26 @@ def load_app(target: str) -> AnyApp:
     found: Any = _import(module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            hint = did_you_mean(part, [name for name in vars(found) if not name.startswith("_")])
-            raise ConfigurationError(f"module {module_name!r} has no {attribute!r}{hint}")
+            raise ConfigurationError(f"module {module_name!r} has no {attribute!r}{_hint(part, vars(found))}")
         found = getattr(found, part)
     if isinstance(found, types.FunctionType):
         found = found()
+    return found
+
+
+def _hint(name: str, there: Mapping[str, Any]) -> str:
+    """The name that was probably meant, else those of the apps."""
+    objects = {each: value for each, value in there.items() if not each.startswith("_") and not isinstance(value, type)}
+    apps = [each for each, value in objects.items() if _is_app(value)]
+    return did_you_mean(name, objects) or (f"; its apps are: {', '.join(apps)}" if apps else "")
+
+
+def load_app(target: str) -> Application:
+    """The app that `module:attribute` names; a function without arguments is called for it.
+
+    Raises `ConfigurationError` saying what is wrong with it. What the module itself raises comes through.
+    """
+    found = load_object(target)
     if isinstance(found, Router):
         kind, option = ("Worker", "worker") if isinstance(found, Worker) else ("Router", "router")
         raise ConfigurationError(
@@ -92,11 +90,11 @@ def _import(name: str) -> types.ModuleType:
         raise ConfigurationError(f"there is no module {what}: looked in {Path.cwd()} and in sys.path") from None
 
 
-def _is_app(value: object) -> TypeGuard[AnyApp]:
+def _is_app(value: object) -> TypeGuard[Application]:
     return not isinstance(value, type) and hasattr(value, "run_worker") and hasattr(value, "magic")
 
 
-def find_target(app: AnyApp) -> Target:
+def find_target(app: Application) -> Target:
     """Where another process finds this app: it must be a global of the program, or of a module that is imported.
 
     Raises `ConfigurationError` if it is none.
@@ -124,7 +122,7 @@ def _main_target(main: types.ModuleType, name: str) -> Target:
     return Target(name, main_path=str(Path(file).absolute()))
 
 
-def load_target(target: Target) -> AnyApp:
+def load_target(target: Target) -> Application:
     """The app, in a process that was started to run it."""
     if target.main_module is None and target.main_path is None:
         return load_app(target.name)

@@ -2,69 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from ..actors import Actor
+from ..ctrl_c import let_ctrl_c_through
 from ..delivery import VERBS, Cancel, Delivery, Disposition, Mode, NewResult, Terms, make_result
 from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
 from ..inject import MESSAGE, Bind, Message, Plan, Supplied, SuppliedAsync, SyncMessage, Values
 from ..logs import Log
 from ..names import check_duration, onion
-from ..ports import AtMost, Backend, Home, Topics
+from ..ports import AtMost, Backend, HostBackend, Topics
 from ..retry import default_retry_policy_factory
 from .backends import Backends, abandoned
-from .limits import Limit
-from .signals import let_ctrl_c_through
+from .limits import Gathering, Limit
 
 log = Log("repid.worker")
 
 _FALLBACK = default_retry_policy_factory()
 
 
-class Role:
-    """One actor with what this worker knows of it. `limits`: those that its runs keep to, its own first.
+class ActorRunner:
+    """One actor with what this worker knows of it. `limits`: those that count its messages, its own first;
+    `run_limits`: those that its runs keep to, which are the same, but of a batch actor, whose messages are counted by
+    its `gathering`.
 
     `slots`: the last of them, if what is claimed follows it, so that what is given back does not come again at once.
     """
 
     __slots__ = (
+        "_first_terms",
         "actor",
         "bind",
+        "gathering",
         "is_plain",
         "limits",
         "mode",
         "needs_message",
+        "run_limits",
         "runs_in_trio",
         "slots",
         "start",
         "starts_at_once",
     )
 
-    def __init__(self, actor: Actor, backend: Backend | None, home: Home | None, limits: tuple[Limit, ...]) -> None:
+    def __init__(
+        self, actor: Actor, backend: Backend | None, host: HostBackend | None, limits: tuple[Limit, ...]
+    ) -> None:
         self.actor = actor
         self.runs_in_trio = backend is None
         self.mode: Mode = actor.mode
         self.bind = actor.plan.bind if actor.is_async else _bind_for_threads(actor.plan)
-        self.limits = limits
+        self.run_limits = limits
+        self.gathering = _gathering_of(actor)
+        self.limits = limits if self.gathering is None else (self.gathering,)
         self.slots: Limit | None = None
         self.needs_message = actor.plan.takes_message or _is_surrounded(actor)
-        self.start = _starter(actor, backend, home)
-        self.is_plain = actor.mode == "auto" and not actor.store_result
+        self.start = _starter(actor, backend, host)
+        self.is_plain = actor.mode == "auto" and not actor.store_result and actor.batch is None
+        self._first_terms = Terms(mode=actor.mode, attempt=1, retries=actor.retries, retry_delay=self.retry_delay)
         self.starts_at_once = getattr(backend, "slots", None) is None and actor.mode != "ack_first"
 
     def terms(self, delivery: Delivery) -> Terms:
         """The terms of one delivery: the envelope's options over the actor's."""
         retries = delivery.envelope.options.retries
-        may_retry = self.mode not in {"always_ack", "ack_first"}
-        return Terms(
-            mode=self.mode,
-            attempt=delivery.attempt,
-            retries=self.actor.retries if retries is None or not may_retry else retries,
-            retry_delay=self.retry_delay,
-        )
+        if retries is None or self.mode in {"always_ack", "ack_first"}:
+            if delivery.attempt == 1:
+                return self._first_terms
+            retries = self.actor.retries
+        return Terms(mode=self.mode, attempt=delivery.attempt, retries=retries, retry_delay=self.retry_delay)
 
     def timeout(self, envelope: Envelope) -> float:
         """Seconds a run may take: the envelope's option over the actor's."""
@@ -83,6 +91,12 @@ class Role:
             return None
         ttl = envelope.options.result_ttl
         return make_result(envelope.result_id, self.actor.result_ttl if ttl is None else ttl, disposition, payload)
+
+    def success(self, envelope: Envelope, payload: bytes) -> NewResult:
+        """What to store for a run that has returned, whose result is wanted."""
+        options = envelope.options
+        ttl = self.actor.result_ttl if options.result_ttl is None else options.result_ttl
+        return NewResult(id=options.result_id or envelope.id, state="success", payload=payload, ttl=ttl)
 
     def retry_delay(self, retry_number: int) -> float:
         """The policy's delay in seconds; should the policy fail, the default's, and the error is logged."""
@@ -114,6 +128,17 @@ class Role:
         return None
 
 
+def _gathering_of(actor: Actor) -> Gathering | None:
+    if actor.batch is None:
+        return None
+    return Gathering(
+        actor.batch, actor.batch_wait, MOST_BATCHES if actor.concurrency is None else int(actor.concurrency)
+    )
+
+
+MOST_BATCHES = 100
+"""So many batches of an actor may run at once where it has no limit."""
+
 Start = Callable[[dict[str, Any], Message | None], Coroutine[Any, Any, Any]]
 Call = Callable[..., Awaitable[Any]]
 """Called with the message, and with the values of dependencies where it has any."""
@@ -137,11 +162,11 @@ def _is_surrounded(actor: Actor) -> bool:
     return bool(actor.middlewares) or (dependencies is not None and bool(dependencies.outer))
 
 
-def _starter(actor: Actor, backend: Backend | None, home: Home | None) -> Start:
+def _starter(actor: Actor, backend: Backend | None, host: HostBackend | None) -> Start:
     """How to get the coroutine of one run."""
     function = actor.function
     if _is_surrounded(actor):
-        return _start_around(actor, backend, home)
+        return _start_around(actor, backend, host)
     if actor.plan.dependencies is not None:
         return _start_supplied(actor.plan.dependencies.inner, backend)
     if backend is None:
@@ -160,34 +185,34 @@ def _start_supplied(supplied: Supplied, backend: Backend | None) -> Start:
     return lambda arguments, message: call(supplied, ({MESSAGE: _for_threads(message)}, arguments), {})
 
 
-def _start_around(actor: Actor, backend: Backend | None, home: Home | None) -> Start:
+def _start_around(actor: Actor, backend: Backend | None, host: HostBackend | None) -> Start:
     """The same with middlewares around it, and within these the dependencies that do not run where it does."""
     dependencies = actor.plan.dependencies
     call = (
-        _call(actor.function, backend, home)
+        _call(actor.function, backend, host)
         if dependencies is None
-        else _call_supplied(dependencies.inner, backend, home)
+        else _call_supplied(dependencies.inner, backend, host)
     )
-    away = None if home is None or backend is home else _Away(call, home)
-    innermost: Call = call if away is None else away
+    back = None if host is None or backend is host else _BackInTrio(call, host)
+    innermost: Call = call if back is None else back
     if dependencies is not None:
         innermost = partial(dependencies.around, innermost)
     around = _around(actor, innermost)
-    return around if home is None else _start_at_home(around, away, home)
+    return around if host is None else _start_on_host(around, back, host)
 
 
-def _call(function: Callable[..., Any], backend: Backend | None, home: Home | None) -> Call:
+def _call(function: Callable[..., Any], backend: Backend | None, host: HostBackend | None) -> Call:
     async def call(message: Message) -> Any:
-        if backend is None or backend is home:
+        if backend is None or backend is host:
             return await function(**message.arguments)
         return await backend.call(function, (), message.arguments)
 
     return call
 
 
-def _call_supplied(supplied: Supplied, backend: Backend | None, home: Home | None) -> Call:
+def _call_supplied(supplied: Supplied, backend: Backend | None, host: HostBackend | None) -> Call:
     async def call(message: Message, given: Values) -> Any:
-        if backend is None or backend is home:
+        if backend is None or backend is host:
             return await supplied(given, message.arguments)
         if MESSAGE in given and not isinstance(supplied, SuppliedAsync):
             given = {**given, MESSAGE: _for_threads(message)}
@@ -196,15 +221,15 @@ def _call_supplied(supplied: Supplied, backend: Backend | None, home: Home | Non
     return call
 
 
-def _start_at_home(around: Start, away: _Away | None, home: Home) -> Start:
-    """What runs around a call does so at home, wherever the function runs."""
+def _start_on_host(around: Start, back: _BackInTrio | None, host: HostBackend) -> Start:
+    """What runs around a call does so on the host loop, wherever the function runs."""
 
     async def start(arguments: dict[str, Any], message: Message | None) -> Any:
         try:
-            return await home.call(around, (arguments, message), {})
+            return await host.call(around, (arguments, message), {})
         finally:
-            if away is not None and message in away.left_behind:
-                away.left_behind.discard(message)
+            if back is not None and message in back.left_behind:
+                back.left_behind.discard(message)
                 abandoned.set(True)
 
     return start
@@ -227,16 +252,18 @@ def _around(actor: Actor, call: Call) -> Start:
     return start_around
 
 
-class _Away:
-    """A call made from home to where the worker runs. `left_behind`: whose thread was, for the executor to know."""
+class _BackInTrio:
+    """A call made from the host loop to where the worker runs. `left_behind`: whose thread was, for the executor to
+    know.
+    """
 
-    def __init__(self, call: Call, home: Home) -> None:
+    def __init__(self, call: Call, host: HostBackend) -> None:
         self._call = call
-        self._away = home.away(self._watch)
+        self._back = host.back_in_trio(self._watch)
         self.left_behind: set[Message | None] = set()
 
     async def __call__(self, message: Message, *given: Values) -> Any:
-        return await self._away(message, *given)
+        return await self._back(message, *given)
 
     async def _watch(self, message: Message, *given: Values) -> Any:
         try:
@@ -246,48 +273,91 @@ class _Away:
                 self.left_behind.add(message)
 
 
-Find = Callable[[Envelope], Role | None]
-
-
-class Roles:
-    """All roles of a worker, by queue."""
+class ActorRunners:
+    """All runners of a worker, by queue."""
 
     def __init__(self, actors: Iterable[Actor], backends: Backends, tasks_limit: int) -> None:
         self.backends = backends
         self._tasks_limit = tasks_limit
         self._slots: dict[Backend, Limit] = {}
         """By the backend that has them: the threads and the processes."""
-        self._roles: dict[str, list[Role]] = {}
+        self._runners: dict[str, list[ActorRunner]] = {}
         for actor in actors:
             backend = backends.of(actor)
-            role = Role(actor, backend, backends.home, self._limits_of(actor, backend))
-            self._roles.setdefault(actor.channel, []).append(role)
-        self.find: dict[str, Find] = {queue: _finder(roles) for queue, roles in self._roles.items()}
-        """For each queue: from an envelope to the role that takes it, if one does."""
-        schedules = [role.actor.schedule for role in self if role.actor.schedule is not None]
+            runner = ActorRunner(actor, backend, backends.host, self._limits_of(actor, backend))
+            self._runners.setdefault(actor.channel, []).append(runner)
+        self._by_topic: dict[str, dict[str | None, ActorRunner]] = {
+            queue: {runner.actor.name: runner for runner in reversed(runners)}  # of one name the first declared wins
+            for queue, runners in self._runners.items()
+            if not any(runner.actor.takes for runner in runners)
+        }
+        """For each queue whose messages go by their topic alone: the runner for each topic."""
+        schedules = [runner.actor.schedule for runner in self if runner.actor.schedule is not None]
         self.schedules = [*{schedule.name: schedule for schedule in reversed(schedules)}.values()]
         """Of two actors of one name on one queue, the first declared has the say here too."""
-        self.limits: list[Limit] = list(dict.fromkeys(limit for role in self for limit in role.limits))
+        self.limits: list[Limit] = list(dict.fromkeys(limit for runner in self for limit in runner.run_limits))
+        self.batching: list[ActorRunner] = [runner for runner in self if runner.gathering is not None]
+        """Those whose actors are given many messages at once."""
         self._topics = [
-            ((role.actor.channel, role.actor.name), role.limits[0])
-            for role in self
-            if role.actor.concurrency is not None and role.actor.takes is None
+            ((runner.actor.channel, runner.actor.name), runner.limits[0])
+            for runner in self
+            if (runner.actor.concurrency is not None or runner.gathering is not None) and runner.actor.takes is None
         ]
         self._groups = [(frozenset(self._members(slots)), slots) for slots in self._slots.values()]
+        if backends.waiting_threads is not None:
+            backends.waiting_threads.find_parent = self._name_of
+            backends.waiting_threads.find_child = self._thread_actor_for
 
-    def at_most(self, trip: float, size: float, first: float) -> AtMost:
-        """What may be claimed now, if a round trip to the broker takes `trip` seconds. `size`, `first`: as in `AtMost`."""
+    def at_most(self, trip: float, size: float, first: float, without: Collection[tuple[str, str]]) -> AtMost:
+        """What may be claimed now, if a round trip to the broker takes `trip` seconds. `size`, `first`: as in `AtMost`.
+
+        `without`: nothing of these (queue, topic).
+        """
         topics = {topic: limit.room(trip) for topic, limit in self._topics}
+        if without:
+            topics.update(dict.fromkeys(without, 0))
         groups = [(members, slots.room(trip)) for members, slots in self._groups]
         return AtMost(topics=topics, groups=groups, size=size, first=first, alone=False)
 
-    def role_for(self, envelope: Envelope) -> Role | None:
-        """The role that takes an envelope; None if no actor here does."""
-        return self.find[envelope.queue](envelope)
+    def can_start(self, queue: str, without: Collection[tuple[str, str]]) -> bool:
+        """Whether an actor that reads the queue may begin a run now; `without`: none with these (queue, topic)."""
+        return any(
+            (queue, runner.actor.name) not in without and not any(limit.is_full for limit in runner.run_limits)
+            for runner in self._runners.get(queue, ())
+        )
 
-    def parked_for(self, kind: type[Backend]) -> int:
-        """How many deliveries wait for a slot of backends of this kind."""
-        return sum(len(slots.parked) for backend, slots in self._slots.items() if isinstance(backend, kind))
+    def runner_for(self, envelope: Envelope) -> ActorRunner | None:
+        """The runner that takes an envelope; None if no actor here does."""
+        by_topic = self._by_topic.get(envelope.queue)
+        if by_topic is not None:
+            return by_topic.get(envelope.topic)
+        return next((runner for runner in self._runners[envelope.queue] if _takes(runner.actor, envelope)), None)
+
+    def runners_for(self, deliveries: Iterable[Delivery]) -> list[ActorRunner | None]:
+        """For each delivery what `runner_for` gives."""
+        by_topic = self._by_topic
+        if len(by_topic) < len(self._runners):
+            return [self.runner_for(delivery.envelope) for delivery in deliveries]
+        return [by_topic[(each := delivery.envelope).queue].get(each.headers.get(TOPIC)) for delivery in deliveries]
+
+    def _name_of(self, function: Callable[..., Any]) -> str | None:
+        """The name of the actor with this function, or with this one around it."""
+        plain = getattr(function, "function", function)
+        return next((runner.actor.name for runner in self if runner.actor.function in {function, plain}), None)
+
+    def _thread_actor_for(self, envelope: Envelope) -> str | None:
+        """The name of the actor that takes an envelope, if it runs in a thread."""
+        runner = self.runner_for(envelope) if envelope.queue in self._runners else None
+        return None if runner is None or runner.actor.is_async or runner.actor.run_in_process else runner.actor.name
+
+    def parked_for(self, kind: type[Backend]) -> list[Any]:
+        """What waits for a slot of backends of this kind."""
+        return [each for backend, slots in self._slots.items() if isinstance(backend, kind) for each in slots.parked]
+
+    @property
+    def gathered(self) -> int:
+        """How many deliveries wait for a batch to start."""
+        return sum(len(runner.gathering.parked) for runner in self.batching if runner.gathering is not None)
 
     def _limits_of(self, actor: Actor, backend: Backend | None) -> tuple[Limit, ...]:
         own = () if actor.concurrency is None else (Limit(int(actor.concurrency), ahead=False),)
@@ -300,36 +370,27 @@ class Roles:
 
     def _members(self, slots: Limit) -> Iterator[tuple[str, str | None]]:
         """The (queue, topic) whose messages need one of these slots, as far as the topic tells."""
-        for queue, roles in self._roles.items():
-            is_whole = all(slots in role.limits for role in roles)
-            for role in roles:
-                if slots in role.limits and (is_whole or role.actor.takes is None):
-                    role.slots = slots
-                    yield queue, None if is_whole else role.actor.name
+        for queue, runners in self._runners.items():
+            is_whole = all(slots in runner.limits for runner in runners)
+            for runner in runners:
+                if slots in runner.limits and (is_whole or runner.actor.takes is None):
+                    runner.slots = slots
+                    yield queue, None if is_whole else runner.actor.name
 
     def __iter__(self) -> Any:
-        return (role for roles in self._roles.values() for role in roles)
+        return (runner for runners in self._runners.values() for runner in runners)
 
     @property
     def topics(self) -> dict[str, Topics]:
         """For each queue the topics that are taken; None where an actor decides by more than the topic."""
         return {
-            queue: None if any(r.actor.takes for r in roles) else frozenset(r.actor.name for r in roles)
-            for queue, roles in self._roles.items()
+            queue: None if any(r.actor.takes for r in runners) else frozenset(r.actor.name for r in runners)
+            for queue, runners in self._runners.items()
         }
 
     def names(self, queue: str) -> list[str]:
         """The names of the actors that read a queue."""
-        return [role.actor.name for role in self._roles[queue]]
-
-
-def _finder(roles: list[Role]) -> Find:
-    if any(role.actor.takes for role in roles):
-        return lambda envelope: next((role for role in roles if _takes(role.actor, envelope)), None)
-    by_name: dict[str | None, Role] = {}
-    for role in roles:
-        by_name.setdefault(role.actor.name, role)  # the first one declared wins
-    return lambda envelope: by_name.get(envelope.headers.get(TOPIC))
+        return [runner.actor.name for runner in self._runners[queue]]
 
 
 def _takes(actor: Actor, envelope: Envelope) -> bool:

@@ -1,0 +1,127 @@
+"""From an actor to what it takes to call it by message, and which actor a function is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ..calls import Callee
+from ..codec import encode_json
+from ..errors import ConfigurationError
+from ..inject import NO_REST, Plan
+from .actor import Actor
+from .declaration import place_of
+
+
+def callee_of(actor: Actor) -> Callee:
+    """What it takes to call this actor by message."""
+    signature = actor.plan.signature
+    kinds = inspect.signature(actor.function).parameters
+    by_position = [
+        each.name for each in signature.fields if kinds[each.name].kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    by_name = [each.name for each in signature.fields if each.name not in by_position]
+    return Callee(
+        name=actor.name,
+        function=signature.function,
+        channel=actor.channel,
+        names=(*by_position, *by_name),
+        positional=len(by_position),
+        injected=frozenset(signature.messages).union(name for name, _ in signature.dependencies),
+        takes_rest=signature.rest is not NO_REST,
+        payload_of=encode_json if actor.plan.batch is None else _payload_of_element(actor.plan.batch.parameter),
+        is_of_batch=actor.plan.batch is not None,
+        check=_check_of(actor.plan),
+        returns=signature.returns,
+    )
+
+
+def _payload_of_element(parameter: str) -> Callable[[Mapping[str, Any]], bytes]:
+    return lambda given: encode_json(given[parameter])
+
+
+def _check_of(plan: Plan) -> Callable[[Any, None], object]:
+    return plan.bind
+
+
+class Callees:
+    """The actors among which functions are looked up. `actors` is asked again for what is not known yet."""
+
+    __slots__ = ("_actors", "_known", "_seen")
+
+    def __init__(self, actors: Callable[[], Iterable[Actor]]) -> None:
+        self._actors = actors
+        self._seen = _Seen(())
+        self._known: dict[Any, Callee] = {}
+
+    def find(self, function: Callable[..., Any]) -> Callee | None:
+        """The actor that was declared with this function, or with what it wraps. Returns None if there is none.
+
+        Raises `ConfigurationError` if its messages would not reach it, or where it was declared as several actors.
+        """
+        known = self._known.get(function)
+        if known is None:
+            actor = self._seen.find(function)
+            if actor is None:
+                self._seen = _Seen(self._actors())
+                actor = self._seen.find(function)
+            if actor is not None:
+                known = self._known[function] = callee_of(actor)
+        return known
+
+
+class _Seen:
+    """The actors there were at one time: by their functions, and which one gets the messages for a name on a channel."""
+
+    def __init__(self, actors: Iterable[Actor]) -> None:
+        self._by_function: dict[Any, list[Actor]] = {}
+        self._reached: dict[tuple[str, str], Actor] = {}
+        for actor in actors:
+            self._by_function.setdefault(actor.function, []).append(actor)
+            if actor.takes is None:
+                self._reached.setdefault((actor.channel, actor.name), actor)
+
+    def find(self, function: Any) -> Actor | None:
+        """The actor of a function or of what it wraps. Raises `ConfigurationError` if its messages do not reach it."""
+        while function is not None:
+            if found := self._by_function.get(function):
+                self._check_reached(found)
+                return found[0]
+            function = getattr(function, "__wrapped__", None)
+        return None
+
+    def _check_reached(self, mine: list[Actor]) -> None:
+        actor = mine[0]
+        if len({(each.channel, each.name) for each in mine}) > 1:
+            raise ConfigurationError(
+                f"{actor.plan.signature.function}() was declared as {len(mine)} actors: "
+                + ", ".join(f"{each.name!r} on channel {each.channel!r}" for each in mine)
+                + "; say which one is meant with Job(name, queue=channel)"
+            )
+        first = self._reached.get((actor.channel, actor.name), actor)  # one with a strategy of its own may take them
+        if first is not actor:
+            raise ConfigurationError(
+                f"messages for {actor.name!r} on channel {actor.channel!r} go to the actor declared first, at "
+                f"{place_of(first.function, None)}, and never to the one at {place_of(actor.function, None)}: give one of "
+                "them another name or channel"
+            )
+
+
+def no_actor(what: str, function: Any) -> ConfigurationError:
+    """The error for a function that is no actor here."""
+    if isinstance(function, str):
+        return ConfigurationError(
+            f"a call is enqueued by the function itself, but {function!r} is text: use Job({function!r}, queue=..., "
+            "args=...) for an actor that is known by its name only"
+        )
+    name = getattr(function, "__qualname__", None) or repr(function)
+    if inspect.iscoroutine(function):
+        function.close()
+        return ConfigurationError(
+            f"{name} was called here, and its coroutine is no actor: give the function, and its arguments beside it"
+        )
+    return ConfigurationError(
+        f"{name} is no actor of {what}: declare it with @router.actor and include its router with "
+        "app.include_router(router); for an actor that is known by its name only, use Job(name, queue=..., args=...)"
+    )

@@ -1,0 +1,46 @@
+"""Which event loop the calling code runs on.
+
+Every call of a facade asks this, so neither this module nor `crossing` loads asyncio: programs on trio do without, and
+no asyncio task can run before somebody has imported it.
+"""
+
+from __future__ import annotations
+
+from sys import modules
+
+import trio
+from trio._core._run import GLOBAL_RUN_CONTEXT  # private, and the only way to ask it cheaply
+from trio.lowlevel import TrioToken, current_trio_token
+
+from .crossing import bridges, is_run_by_trio
+
+
+def trio_runs() -> bool:
+    """Whether this is trio's code, and not that of an asyncio task: where one is the guest of the other, they take
+    turns.
+    """
+    if "task" not in GLOBAL_RUN_CONTEXT.__dict__:  # as in_trio_task(), which takes seven times as long to say no
+        return False
+    asyncio = modules.get("asyncio")
+    running_loop = getattr(asyncio, "_get_running_loop", None)  # not there yet while another thread imports asyncio
+    if asyncio is None or running_loop is None:
+        return True
+    loop = running_loop()
+    return loop is None or asyncio.current_task(loop) is None or not (loop in bridges or is_run_by_trio(loop))
+
+
+def current_run() -> TrioToken | None:
+    """The trio run of this thread, also where an asyncio task calls whose loop is its host. None: there is none."""
+    try:
+        return current_trio_token()
+    except RuntimeError:
+        return None
+
+
+def is_running(run: TrioToken) -> bool:
+    """Whether a trio run has not ended yet."""
+    try:
+        run.run_sync_soon(lambda: None)
+    except trio.RunFinishedError:
+        return False
+    return True

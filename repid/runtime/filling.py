@@ -1,0 +1,113 @@
+"""What has gathered for a batch actor becomes a run: the messages, their values, and the arguments of the call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..delivery import CancelRequested, Expired
+from ..errors import PayloadError
+from ..inject import BatchPlan, Message, SyncMessage
+from .actor_runners import ActorRunner
+from .crew import Crew
+from .endings import Endings
+from .failures import failure_of
+from .holding import Batch, Holding
+from .limits import Gathering
+from .verbs import MessageContext
+
+
+class Filling:
+    """Fills the batches of one worker. What cannot run any more, or does not fit, is dealt with alone and not taken."""
+
+    def __init__(self, crew: Crew, endings: Endings, message_context: MessageContext) -> None:
+        self._crew = crew
+        self._ledger = crew.ledger
+        self._endings = endings
+        self._message_context = message_context
+
+    def fill(self, batch: Batch, now: float) -> dict[str, Any] | None:
+        """Begin with a batch of what has gathered; the arguments of the call. None: nothing is left, or a limit is
+        reached.
+        """
+        runner = batch.actor_runner
+        gathering, plan = runner.gathering, runner.actor.plan.batch
+        assert gathering is not None
+        assert plan is not None  # it is a batch actor's
+        full = next((limit for limit in runner.run_limits if limit.is_full), None)
+        if full is not None:
+            self._crew.park_batch(full, batch)
+            return None
+        values = self._take(batch, gathering, plan, now)
+        gathering.is_called = False
+        gathering.is_flushed = gathering.is_flushed and len(gathering.parked) > len(values)
+        if not values:
+            self._ledger.drop_batch(batch)
+            self._crew.start_if_due(runner)
+            return None
+        batch.delivery, batch.began = batch.members[0].delivery, now
+        self._ledger.begin_batch(batch, gathering)
+        self._crew.start_if_due(runner)
+        arguments = {plan.parameter: values}
+        return arguments | self._messages(batch, runner) if runner.needs_message else arguments
+
+    def _take(self, batch: Batch, gathering: Gathering, plan: BatchPlan, now: float) -> list[Any]:
+        """Make members of those that have waited longest, as far as they may run and fit; the value of each."""
+        members, read, size = batch.members, plan.read, gathering.size
+        values: list[Any] = []
+        for holding in list(gathering.parked):
+            if len(members) == size:
+                break
+            delivery = holding.delivery
+            is_late = holding.lease_ends <= now or holding.expires_at <= now
+            if (is_late or holding.is_cancelled or delivery.lost or not holding.is_ours) and not self._may_run(
+                holding, now
+            ):
+                continue
+            try:
+                values.append(read(delivery.envelope))
+            except PayloadError as error:
+                self._ledger.unpark(holding)
+                self._endings.misfit(holding, batch.actor_runner, failure_of(error))
+                continue
+            except BaseException as error:  # noqa: BLE001  it is the message's failure
+                self._ledger.unpark(holding)
+                holding.began = now
+                self._endings.unreadable(holding, batch.actor_runner, error)
+                continue
+            members.append(holding)
+            if delivery.ttl_left is not None:
+                self._message_context.begin(delivery)
+        return values
+
+    def _may_run(self, holding: Holding, now: float) -> bool:
+        """Whether it may run in spite of what seems to be against it. What may not is dealt with."""
+        crew, delivery = self._crew, holding.delivery
+        if holding.lease_ends <= now or not holding.is_ours:  # lost, whether the keeper has seen it or not
+            self._ledger.unpark(holding)
+            crew.lease_lost(holding)
+            crew.forget(holding)
+        elif holding.is_cancelled:
+            self._ledger.unpark(holding)
+            crew.turn_away(holding, CancelRequested())
+        elif holding.expires_at <= now:
+            self._ledger.unpark(holding)
+            crew.turn_away(holding, Expired())
+        elif delivery.lost and crew.former_of(holding) is not None:
+            self._ledger.unpark(holding)
+            crew.follow(holding)
+        else:
+            return True
+        return False
+
+    def _messages(self, batch: Batch, runner: ActorRunner) -> dict[str, Any]:
+        """Make the messages, and give them to the parameters that ask for them."""
+        messages = [
+            Message(each.delivery, runner.terms(each.delivery), self._message_context) for each in batch.members
+        ]
+        for holding, message in zip(batch.members, messages, strict=True):
+            holding.message = message
+            message._batch = messages  # noqa: SLF001  the worker's side of it
+        batch.message = messages[0]
+        names = runner.actor.plan.signature.messages
+        given: list[Any] = messages if runner.actor.is_async else [SyncMessage(message) for message in messages]
+        return {name: list(given) for name in names}

@@ -1,0 +1,98 @@
+"""A worker as others see it: the handle for its owner, and the control behind it, for the worker itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from ..errors import UsageError
+from .ledger import Report
+from .statistics import WorkerStatistics
+
+
+class Control:
+    """Connects a handle with its worker, which tells here how it is stopped and where its statistics come from."""
+
+    def __init__(self) -> None:
+        self.handle = Handle(self)
+        self.read: Callable[[], WorkerStatistics] = _not_started
+        """Gives the statistics."""
+        self.has_ended = trio.Event()
+        self._stop: Callable[[], None] | None = None
+        self._cut_short: Callable[[], None] | None = None
+        self._stopped = False
+        self._signalled = False
+
+    def attach(self, stop: Callable[[], None], cut_short: Callable[[], None]) -> None:
+        """Call these from now on. A stop that was asked for before takes effect now."""
+        self._stop, self._cut_short = stop, cut_short
+        if self._stopped:
+            stop()
+
+    def stop(self) -> None:
+        """Stop the worker, or let it stop as soon as it has started."""
+        self._stopped = True
+        if self._stop is not None:
+            self._stop()
+
+    def cut_short(self) -> None:
+        """Stop, and end the grace."""
+        self.stop()
+        if self._cut_short is not None:
+            self._cut_short()
+
+    def on_signal(self) -> None:
+        """Stop at the first signal, end the grace at the second; a stop by other means does not count. See `signals`
+        for a third.
+        """
+        if self._signalled:
+            self.cut_short()
+        else:
+            self._signalled = True
+            self.stop()
+
+    def end(self) -> None:
+        """Nothing of the worker is running any more: keep its last statistics, and nothing else of it."""
+        last = msgspec.structs.replace(self.read(), state="ended")
+        self.read = lambda: last
+        self._stop = self._cut_short = None
+        self.has_ended.set()
+
+
+class Handle:
+    """A worker as the one who started it sees it: ways to end it, what it is doing, and what it has done."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def statistics(self) -> WorkerStatistics:
+        """What the worker is doing now. It costs no call to the server and may be asked at any rate, in its trio run."""
+        return self._control.read()
+
+    @property
+    def report(self) -> Report:
+        """What the worker has done so far; when it has ended, what `run` returned."""
+        return self.statistics().report
+
+    async def wait(self) -> Report:
+        """Wait until nothing of the worker is running any more; returns what it has done. Cancelling only ends the
+        waiting.
+
+        What the worker raised, if it failed, is raised where it was started, not here.
+        """
+        await self._control.has_ended.wait()
+        return self.report
+
+    def stop(self) -> None:
+        """Start nothing more, release what was not started, give the actors their grace. May be called again."""
+        self._control.stop()
+
+    def cut_short(self) -> None:
+        """Stop, and end the grace: what still runs is cancelled and released."""
+        self._control.cut_short()
+
+
+def _not_started() -> WorkerStatistics:
+    raise UsageError("this worker has not been started: a handle is given by nursery.start(app.run_worker)")

@@ -1,0 +1,36 @@
+"""What of a worker waits for room in full queues, and whether the worker itself could still make some.
+
+Only claims make room. A worker whose runs all wait for room, and which can start no other run, claims nothing for long
+that could help them: what it claims in advance it gives back. `repid.brokers.shared.lines` asks for that, and decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+
+class Sending:
+    """The sends of one worker.
+
+    `can_start`: whether it could run a message of a queue now; the reader sets it. `count_busy`: how many runs are under
+    way, but for those whose verdict waits for room; the crew sets it.
+    """
+
+    def __init__(self, queues: Collection[str]) -> None:
+        self.can_start: Callable[[str], bool] = lambda _: True
+        self.count_busy: Callable[[], int] = lambda: 0
+        self.calls = 0
+        """How many calls of its runs wait for room."""
+        self._queues = frozenset(queues)
+
+    def reads(self, queue: str) -> bool:
+        """Whether its consumer takes messages of the queue."""
+        return queue in self._queues
+
+    def can_only_wait(self, queues: frozenset[str], runs: int) -> bool:
+        """Whether it does nothing but wait, if `runs` of its runs wait for room in these queues."""
+        return runs == self.count_busy() and not any(self.reads(each) and self.can_start(each) for each in queues)
+
+    def waits(self, change: int) -> None:
+        """So many more (or fewer) calls of its runs wait for room."""
+        self.calls += change

@@ -1,0 +1,78 @@
+"""Threads that wait for jobs. Where all threads of a worker do, a job that needs one itself is not started there.
+
+A sync actor holds its thread while it waits for a job in it (`app.sync().wait(...)`), so parents that wait for children
+may use up all that `threads_limit` allows. Nothing can be done about that here: another worker may take the child, and
+a thread more would only put the same moment off. But whoever waits is told, once for each actor that is waited for.
+
+The counts are changed in the thread of the worker's trio run only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from .envelope import Envelope
+from .logs import Log
+
+log = Log("repid.worker")
+
+Function = Callable[..., Any]
+
+
+def _nobody(_: object) -> None:
+    return None
+
+
+class WaitingThreads:
+    """How many of the threads of one worker wait for a job.
+
+    `find_parent`: the name of the actor with this function. `find_child`: the name of the actor that takes a message in
+    a thread of this worker, None if none does.
+    """
+
+    def __init__(self, slots: float) -> None:
+        self._slots = slots
+        self._count = 0
+        self._told: set[str] = set()
+        self.find_parent: Callable[[Function], str | None] = _nobody
+        self.find_child: Callable[[Envelope], str | None] = _nobody
+
+    @contextmanager
+    def one_more(self, function: Function, envelope: Envelope) -> Iterator[None]:
+        """The thread in which this function runs waits for the job of this message, for a block."""
+        self._count += 1
+        try:
+            child = self.find_child(envelope) if self._count >= self._slots else None
+            if child is not None and child not in self._told:
+                self._told.add(child)
+                log.warning(
+                    "actor %r waits for job %r of actor %r, which needs a thread as well, but all threads of this worker "
+                    "(threads_limit=%d) wait for jobs: if no other worker takes it, they wait for ever; raise "
+                    "threads_limit, run the children in another worker, or declare one of the actors with async def",
+                    self.find_parent(function) or repr(function),
+                    envelope.id,
+                    child,
+                    self._slots,
+                )
+            yield
+        finally:
+            self._count -= 1
+
+
+held_thread: ContextVar[tuple[WaitingThreads, Function] | None] = ContextVar("held_thread", default=None)
+"""In the thread of a sync actor: those of its worker, and what runs in it."""
+
+
+@contextmanager
+def waiting_for(envelope: Envelope) -> Iterator[None]:
+    """Whoever calls waits for the job of this message, for a block: perhaps in the thread of a sync actor."""
+    held = held_thread.get()
+    if held is None:
+        yield
+        return
+    waiting, function = held
+    with waiting.one_more(function, envelope):
+        yield
