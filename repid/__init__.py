@@ -2,22 +2,29 @@
 
 The map, from the edge inwards; each layer imports only from those below it:
 
-* `cli`: the commands of `python -m repid`.
+* `contrib`: repid within other frameworks, each with an extra of its own: `contrib.django`, a backend for Django's tasks.
+* `cli`: the commands of `python -m repid`. `pytest_plugin`: fixtures for tests of an app; `testing` is what they give.
 * `app`: `Repid`, the composition root; `servers`: its brokers by name.
 * `blocking`: a client for callers that block. `supervisor`: workers in processes of their own.
-* `worker`, `job`, `queue`, `results`, `recurring`: what people declare, run and ask about.
+* `app_calls`: what an app adds to calls: jobs from functions, and waiting for values.
+* `mapping`, `gathering`: many calls at once, and many results. `worker`, `job`, `queue`, `recurring`: what people declare and run.
+* `moving`: all that waits, from one server to another.
 * `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
 * `actors`: functions with a policy; `Router` collects them.
 * `inject`: from a signature to arguments; `Message` and `SyncMessage`, the handles an actor gets; `Depends`.
+* `calls`, `sync_calls`: enqueueing by the function itself. `handle`, `results`: what was enqueued, and what became of it.
 * `producer`: sending. `schedule`: when schedules tick, and what declaring one changes; pure. `ports`: the protocols of
   brokers and backends.
 * `delivery`: what may happen to a message and what follows; pure. `cron`: the times of cron expressions; pure.
-  `retry`, `codec`, `names`, `fields`.
+  `retry`, `codec`, `names`, `fields`. `waiting_threads`: those of a worker that wait for jobs. `may_block`: where a
+  call that blocks is refused.
 * `envelope`, `errors`: values. `hosts`: the bridge to asyncio.
 * `process`: its forks and its exit.
+* `ctrl_c`: which `KeyboardInterrupt` is a real one.
 * `logs`, `tracebacks`: loggers and words for errors that cannot fail, whatever an error or a handler does.
 """
 
+import importlib as _importlib
 import inspect as _inspect
 import types as _types
 import typing as _typing
@@ -27,6 +34,7 @@ from .actors import (
     Actor,
     ActorMiddleware,
     ActorOptions,
+    BatchOptions,
     CallNext,
     Router,
     RouterOptions,
@@ -34,9 +42,10 @@ from .actors import (
     topic_based_routing_strategy,
 )
 from .app import Repid
-from .blocking import Client
-from .brokers import InMemoryMessageBroker, InMemoryServer, Server, SQLiteMessageBroker, SQLiteServer
-from .delivery import Failure
+from .app_calls import AppCallOptions, AppUsing
+from .brokers import InMemoryMessageBroker, InMemoryServer, Server
+from .calls import BatchActor, CallOptions, Using, UsingOptions
+from .delivery import Bounds, DeadMessage, Failure
 from .envelope import Envelope, PrioritiesT
 from .errors import (
     AlreadySettled,
@@ -46,7 +55,9 @@ from .errors import (
     ConfigurationError,
     DuplicateId,
     InternalError,
+    JobFailed,
     LeaseLost,
+    LifespanError,
     MissingExtra,
     NoAnswer,
     NoCurrentApp,
@@ -54,55 +65,80 @@ from .errors import (
     NotSupported,
     PayloadError,
     PublishUnknown,
+    QueueFull,
     QueueNotDeclared,
     RepidError,
     ResultError,
+    SomeRefused,
     UsageError,
     WorkersFailed,
 )
-from .inject import Depends, Message, SyncMessage
-from .job import Job, JobHandle, JobOptions, Watch
+from .handle import JobHandle, Watch
+from .inject import INJECTED, Depends, Header, Message, Payload, SyncMessage
+from .job import Job, JobOptions
+from .logs import log_context
+from .mapping import Map
 from .ports import BrowsedMessage, CallRecord, Capabilities, Counts, Instrument, LinkState, Schedule, StoredSchedule
 from .producer import Outcomes, ProducerMiddleware, Publish, SendOptions
-from .queue import Queue
+from .queue import Queue, QueueStatus
 from .recurring import Schedules
 from .results import Lazy, Result, Status
 from .retry import RetryPolicy, RetryPolicyT, default_retry_policy_factory, with_jitter
 from .runtime import Handle, Report, WorkerStatistics
 from .servers import Connection, Servers
+from .sync_calls import SyncUsing
 from .worker import Worker, WorkerOptions
 
+if _typing.TYPE_CHECKING:
+    from .blocking import Client, ClientUsing
+    from .brokers import SQLiteMessageBroker, SQLiteServer
+    from .brokers.postgres import PostgresServer as PostgresServer
+    from .brokers.redis import RedisServer as RedisServer
+
 __all__ = [
+    "INJECTED",
     "Actor",
     "ActorMiddleware",
     "ActorOptions",
     "AlreadySettled",
+    "AppCallOptions",
+    "AppUsing",
+    "BatchActor",
+    "BatchOptions",
+    "Bounds",
     "BrokerError",
     "BrokerRefused",
     "BrokerUnavailable",
     "BrowsedMessage",
     "CallNext",
+    "CallOptions",
     "CallRecord",
     "Capabilities",
     "Client",
+    "ClientUsing",
     "ConfigurationError",
     "Connection",
     "Counts",
+    "DeadMessage",
     "Depends",
     "DuplicateId",
     "Envelope",
     "Failure",
     "Handle",
+    "Header",
     "InMemoryMessageBroker",
     "InMemoryServer",
     "Instrument",
     "InternalError",
     "Job",
+    "JobFailed",
     "JobHandle",
     "JobOptions",
     "Lazy",
     "LeaseLost",
+    "LifespanError",
     "LinkState",
+    "Map",
     "Message",
     "MissingExtra",
     "NoAnswer",
@@ -110,13 +146,16 @@ __all__ = [
     "NotConnected",
     "NotSupported",
     "Outcomes",
+    "Payload",
     "PayloadError",
     "PrioritiesT",
     "ProducerMiddleware",
     "Publish",
     "PublishUnknown",
     "Queue",
+    "QueueFull",
     "QueueNotDeclared",
+    "QueueStatus",
     "Repid",
     "RepidError",
     "Report",
@@ -133,10 +172,14 @@ __all__ = [
     "SendOptions",
     "Server",
     "Servers",
+    "SomeRefused",
     "Status",
     "StoredSchedule",
     "SyncMessage",
+    "SyncUsing",
     "UsageError",
+    "Using",
+    "UsingOptions",
     "Watch",
     "Worker",
     "WorkerOptions",
@@ -145,24 +188,46 @@ __all__ = [
     "__version__",
     "catch_all_routing_strategy",
     "default_retry_policy_factory",
+    "log_context",
     "topic_based_routing_strategy",
     "with_jitter",
 ]
 
 
-def _name_as_public() -> None:
+_AT_FIRST_USE = {
+    "Client": "repid.blocking",
+    "ClientUsing": "repid.blocking",
+    "PostgresServer": "repid.brokers.postgres",
+    "RedisServer": "repid.brokers.redis",
+    "SQLiteMessageBroker": "repid.brokers.sqlite",
+    "SQLiteServer": "repid.brokers.sqlite",
+}
+"""Public names whose modules are loaded when they are asked for: most programs use none or one of them.
+
+A star import asks for all that `__all__` names, so it leaves out what needs an extra.
+"""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(_importlib.import_module(_AT_FIRST_USE[name]), name)
+    _name_as_public(found)
+    globals()[name] = found
+    return found
+
+
+def _name_as_public(value: object) -> None:
     """Let what is public say that it is `repid.X`, wherever it is written: in reprs, tracebacks, pickles, documentation.
 
-    Annotations that are texts are read in the module that a class names, so they are resolved before.
+    Annotations that are texts are read in the module that a class names, so they are resolved before. Those of a
+    `TypedDict` are no texts: each knows its module.
     """
-    for name in __all__:
-        value = globals()[name]
-        if isinstance(value, type):
-            own = _inspect.get_annotations(value)
-            hints = _typing.get_type_hints(value, include_extras=True) if own else {}
-            value.__annotations__ = {field: hints[field] for field in own}
-        if isinstance(value, type | _types.FunctionType):
-            value.__module__ = __name__
+    if isinstance(value, type) and not _typing.is_typeddict(value):
+        value.__annotations__ = _inspect.get_annotations(value, eval_str=True)
+    if isinstance(value, type | _types.FunctionType):
+        value.__module__ = __name__
 
 
-_name_as_public()
+for _name in set(__all__).difference(_AT_FIRST_USE):
+    _name_as_public(globals()[_name])

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 
-def main() -> None:
-    """Run the command line, which is an extra."""
+def main(arguments: Sequence[str] | None = None, program: str | None = None, target: str | None = None) -> None:
+    """Run the command line, which is an extra.
+
+    `arguments`: those of the process by default. `program`: what it is called. `target`: the app, for each command
+    that takes one.
+    """
     try:
-        from .cli import run  # noqa: PLC0415 - it imports the extra
+        from .cli import run  # noqa: PLC0415  it imports the extra
     except ModuleNotFoundError as error:
         if error.name not in {"typer", "rich"}:
             raise
         sys.exit(_explain(error.name))
-    run()
+    run(arguments, program, target)
 
 
 def _explain(missing: str) -> int:

@@ -7,21 +7,31 @@ notes in which trio run it is open, and the only one that is open in a run is fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol
 
 from .actors import ActorMiddleware
-from .errors import ConfigurationError, NoCurrentApp
-from .hosts import current_run, is_running
-from .ports import Broker, ResultStore
+from .calls import Callee
+from .delivery import DeadLetterHook
+from .envelope import Envelope
+from .errors import ConfigurationError, NoCurrentApp, did_you_mean
+from .hosts import current_run, is_running, on_host
+from .inject import Overrides, Step
+from .logs import Log
+from .names import brief
+from .ports import Broker, ResultStore, ScheduleStore, name_of
 from .process import inherits
-from .producer import Publish
+from .producer import ProducerMiddleware, Publish, around, publish_declaring, publish_within, publish_without_results
+
+log = Log("repid")
 
 
 class Application(Protocol):
-    """What a facade needs of an app."""
+    """An app, as the rest of repid sees it: `Repid` is the one implementation."""
 
     @property
     def middlewares(self) -> Sequence[ActorMiddleware]:
@@ -29,8 +39,33 @@ class Application(Protocol):
         ...
 
     @property
+    def producer_middlewares(self) -> Sequence[ProducerMiddleware]:
+        """Those around every send, the first outermost."""
+        ...
+
+    @property
     def result_store(self) -> ResultStore | None:
         """Where results are kept; None: on the server the message came from."""
+        ...
+
+    @property
+    def schedule_store(self) -> ScheduleStore | None:
+        """Where the schedules of the default server are kept; None: on that server."""
+        ...
+
+    @property
+    def overrides(self) -> Overrides:
+        """What workers that start now call in the place of some dependencies."""
+        ...
+
+    @property
+    def dead_letter_hooks(self) -> Sequence[DeadLetterHook]:
+        """What is told of the messages that become dead letters in its workers."""
+        ...
+
+    @property
+    def lifespans(self) -> Sequence[Sequence[Step]]:
+        """What a worker opens before it consumes, each with the dependencies that it wants before it."""
         ...
 
     def queues(self) -> list[str]:
@@ -41,16 +76,103 @@ class Application(Protocol):
         """The server of that name; None: the default one. Raises `ConfigurationError` if there is none."""
         ...
 
-    def publisher(self, broker: Broker, *, declare: bool) -> Publish:
-        """Publishes to a broker through the app's producer middlewares.
-
-        `declare`: queues that do not exist are declared; otherwise their messages are refused.
-        """
+    def magic(self) -> AbstractAsyncContextManager[Any]:
+        """Open every server for a block."""
         ...
 
-    def around(self, publish: Publish) -> Publish:
-        """The app's producer middlewares around a publisher."""
+    def callee(self, function: Callable[..., Any]) -> Callee:
+        """The actor of the app that the function was declared as. Raises `ConfigurationError` if it is none."""
         ...
+
+    @property
+    def run_worker(self) -> Callable[..., Awaitable[Any]]:
+        """Runs its actors; gives a `Report`."""
+        ...
+
+    @property
+    def send_message(self) -> Callable[..., Awaitable[Envelope]]:
+        """Sends bytes."""
+        ...
+
+    @property
+    def send_message_json(self) -> Callable[..., Awaitable[Envelope]]:
+        """Sends what can be encoded as JSON."""
+        ...
+
+    @property
+    def send_messages(self) -> Callable[..., Awaitable[list[Envelope]]]:
+        """Sends bytes, many times."""
+        ...
+
+    @property
+    def send_messages_json(self) -> Callable[..., Awaitable[list[Envelope]]]:
+        """Sends what can be encoded as JSON, many times."""
+        ...
+
+
+def check_app(what: str, app: Application | None) -> Application | None:
+    """The value itself; raises `ConfigurationError` unless it is an app, or None."""
+    if app is not None and (isinstance(app, type) or not hasattr(app, "producer_middlewares")):
+        raise ConfigurationError(f"the app of {what} must be a Repid, but is {brief(app)}")
+    return app
+
+
+def publisher(app: Application, broker: Broker, *, declare: bool, connection: Any = None) -> Publish:
+    """What publishes to a server through the app's producer middlewares.
+
+    `declare`: queues that do not exist are declared; otherwise their messages are refused. `connection`: in whose
+    transaction; None: in none of the caller's.
+    """
+    publish: Publish = broker.publish
+    if connection is not None:
+        publish = partial(publish_within, broker, connection, declare=declare)
+    elif declare:
+        publish = publish_declaring(broker, _Readers(app).warn_of_new)
+    if app.result_store is None and not broker.capabilities.has("results"):
+        publish = partial(publish_without_results, publish, name_of(broker))
+    return through_middlewares(app, publish)
+
+
+class _Readers:
+    """Which queues the actors of an app read. An app has ever more actors, so they are looked at again for others only."""
+
+    __slots__ = ("_app", "_read")
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._read: frozenset[str] = frozenset()
+
+    def warn_of_new(self, queues: AbstractSet[str]) -> None:
+        """Say that nobody is known to read these queues, which did not exist until now."""
+        if queues <= self._read:
+            return
+        self._read = frozenset(self._app.queues())
+        for queue in sorted(queues - self._read):
+            log.warning(
+                "the channel %r did not exist when a message was sent to it, and no actor of this app reads it%s: its "
+                "messages wait until a worker does",
+                queue,
+                did_you_mean(queue, self._read),
+            )
+
+
+def through_middlewares(app: Application, publish: Publish) -> Publish:
+    """The app's producer middlewares around a publisher."""
+    middlewares = app.producer_middlewares
+    return on_host(around(publish, middlewares)) if middlewares else publish
+
+
+def stores(app: Application) -> list[Broker]:
+    """The servers that keep results and schedules for others, to be opened with the app."""
+    given: tuple[Any, ...] = (app.result_store, app.schedule_store)
+    return [store for store in given if hasattr(store, "connection")]
+
+
+def schedules_of(app: Application, broker: Broker) -> ScheduleStore | None:
+    """Where the schedules of a server are kept. Returns None if nobody can keep them."""
+    if app.schedule_store is not None and broker is app.server():
+        return app.schedule_store
+    return broker if broker.capabilities.has("schedules") else None
 
 
 current: ContextVar[Application] = ContextVar("repid_app")
@@ -62,7 +184,7 @@ class OpenApps:
 
     def __init__(self) -> None:
         self._open: list[tuple[Application, Any]] = []
-        inherits(self)
+        inherits(self, OpenApps.start_anew)
 
     @contextmanager
     def entered(self, app: Application) -> Iterator[None]:
@@ -87,7 +209,7 @@ class OpenApps:
         found = [app for app, run in list(self._open) if here in (None, run) and is_running(run)]
         return list({id(app): app for app in found}.values())
 
-    def after_fork_in_child(self) -> None:
+    def start_anew(self) -> None:
         """The runs are the parent's."""
         self._open = []
 
@@ -98,14 +220,10 @@ open_apps = OpenApps()
 def find_app(app: Application | None, what: str) -> Application:
     """The app given, else the current one, else the only one that is open here.
 
-    Raises `NoCurrentApp` naming who needs it, and `ConfigurationError` for what is no app.
+    Raises `NoCurrentApp` naming who needs it.
     """
     found = app if app is not None else current.get(None)
-    if found is None:
-        found = _only_app(what)
-    if not hasattr(found, "publisher"):
-        raise ConfigurationError(f"the app of {what} must be a Repid, but is {found!r}")
-    return found
+    return _only_app(what) if found is None else found
 
 
 def _only_app(what: str) -> Application:

@@ -10,20 +10,27 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, TypeVar, cast, get_type_hints
 
+import msgspec
+import trio
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from ._version import __version__
 from .app import Repid
+from .brokers import Server as AnyServer
+from .brokers import server_at
 from .envelope import TOPIC
 from .errors import (
     BrokerRefused,
@@ -36,13 +43,16 @@ from .errors import (
     shown,
 )
 from .hosts import LoopName
-from .ports import Broker, Counts
+from .moving import Account, Move
+from .ports import Broker, BrowsedMessage, Counts, Migrating, name_of
 from .producer import Outcomes
-from .supervisor import load_app
+from .supervisor import load_app, load_object
 from .supervisor.child import FORMAT
 from .worker import WorkerOptions
 
 T = TypeVar("T")
+
+log = logging.getLogger("repid")
 
 EXAMPLES = """\b
 Examples:
@@ -55,6 +65,9 @@ Examples:
   repid dead shop.jobs:app mail               the dead messages of the queue mail, and why
   repid requeue shop.jobs:app mail            let them run again
   repid delete shop.jobs:app mail --all       remove them for good
+  repid schedules shop.jobs:app               what recurs, when next, and what has ended
+  repid migrate shop.jobs:app --sql           the SQL that makes the tables in PostgreSQL
+  repid move jobs.db postgresql://db/shop     all that waits, to another server
 """
 
 EXITS = """\b
@@ -69,9 +82,10 @@ Signals:
 Exit codes:
   0     it drained, or was cut short by a second signal; or it had nothing left
         to do (--burst, --messages-limit)
-  1     the module raised an error, or one came out of the worker; or a process
-        crashed more than five times within a minute, or died or had to be
-        killed while it was stopping; or some messages were not requeued
+  1     the module raised an error, or one came out of the worker, as when a
+        lifespan failed to open; or a process crashed more than five times within
+        a minute, or died or had to be killed while it was stopping; or some
+        messages were not requeued
   2     wrong usage: no such module, app, server, queue or message, or one not
         set up right; an app without actors
   130   Ctrl-C before the worker had started
@@ -154,6 +168,7 @@ def worker(
         float | None, typer.Option(min=0, help="Seconds that actors have to end when it is stopped. Default: 25.")
     ] = None,
     burst: Annotated[bool, typer.Option("--burst", help="End when nothing is ready.")] = False,
+    log_runs: Annotated[bool, typer.Option("--log-runs", help="Log a line for each run.")] = False,
     loop: Annotated[
         str,
         typer.Option(metavar="trio|asyncio|uvloop", help="The event loop that async actors and middlewares run on."),
@@ -165,7 +180,7 @@ def worker(
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when a Python file here changes.")] = False,
 ) -> None:
     """Run the app's actors until a signal comes."""
-    options: WorkerOptions = {"burst": burst}
+    options: WorkerOptions = {"burst": burst, "log_runs": log_runs}
     if tasks_limit is not None:
         options["tasks_limit"] = tasks_limit
     if threads_limit is not None:
@@ -180,13 +195,14 @@ def worker(
         options["graceful_shutdown_time"] = graceful_shutdown_time
     size = None if max_memory is None else parse_size(max_memory)
     app = find_app(target)
-    find_server(app, server)
-    if not app.queues():
-        raise ConfigurationError(
-            f"the app {target!r} has no actors to run: add them to it with app.include_router(router); "
-            "those of a Worker are run by its own run() only, or by app.include_router(worker)"
-        )
+    broker = app.server(server)
     logging.basicConfig(level=logging.INFO, format=FORMAT)
+    if not broker.capabilities.shared:
+        log.warning(
+            "%s is in the memory of this process: no other process can send to this worker, and its messages end with it; take a server "
+            "that processes share, such as SQLiteServer",
+            name_of(broker),
+        )
     app.run(
         server_name=server,
         processes=processes,
@@ -204,26 +220,95 @@ def queues(
     target: Target,
     names: Annotated[list[str] | None, typer.Argument(help="Which queues. Default: those of the app's actors.")] = None,
     server: Server = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every queue of the server, also such as no actor of the app reads.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Show how many messages are ready, scheduled, leased and dead."""
+    """Show how many messages are ready, scheduled, leased and dead, since when the next ready one waits, how many open
+    consumers read the queue in all processes, and the bounds.
+    """
     app = find_app(target)
     broker = find_server(app, server)
+    wanted = names or (ask(app, broker.queues) if every else app.queues())
 
-    async def look() -> dict[str, Counts]:
-        return {name: await broker.counts(name) for name in names or app.queues()}
+    async def look() -> tuple[list[Counts], list[list[BrowsedMessage]], list[int | None]]:
+        heads = [await broker.browse(name, "ready", limit=1) for name in wanted]
+        return await broker.counts_of(wanted), heads, await count_readers(broker, wanted)
 
-    counts = ask(app, look)
+    counts, heads, readers = ask(app, look)
     if as_json:
-        typer.echo(json.dumps({name: {key: getattr(each, key) for key in COUNTS} for name, each in counts.items()}))
+        found = {
+            name: {key: getattr(each, key) for key in COUNTS}
+            | {"next_enqueued_at": head[0].enqueued_at if head else None}
+            | {"bounds": msgspec.to_builtins(each.bounds), "dropped": each.dropped, "readers": read_by}
+            for name, each, head, read_by in zip(wanted, counts, heads, readers, strict=True)
+        }
+        typer.echo(json.dumps(found))
         return
-    table = Table("queue", *COUNTS)
-    for name, each in counts.items():
-        add_row(table, name, *[str(getattr(each, key)) for key in COUNTS[:-1]], "yes" if each.paused else "")
+    are_bounded = any(each.bounds for each in counts)
+    table = Table("queue", *COUNTS, "next enqueued", "readers", *(["bounds"] if are_bounded else []))
+    for name, each, head, read_by in zip(wanted, counts, heads, readers, strict=True):
+        cells = [str(getattr(each, key)) for key in COUNTS[:-1]] + ["yes" if each.paused else ""]
+        cells += [ago(head[0].enqueued_at, head[0].seen_at) if head else "", "?" if read_by is None else str(read_by)]
+        add_row(table, name, *cells, *([_bounds_of(each)] if are_bounded else []))
     show(table)
 
 
+async def count_readers(broker: Broker, names: Sequence[str]) -> list[int | None]:
+    """How many open consumers read each of these queues; None where the server does not know."""
+    if not broker.capabilities.readers:
+        return [None for _ in names]
+    readers = await broker.readers()
+    return [sum(name in reader for reader in readers) for name in names]
+
+
+def _bounds_of(counts: Counts) -> str:
+    bounds = counts.bounds
+    if bounds is None:
+        return ""
+    return f"{bounds}, {bounds.when_full}" + (f", {counts.dropped} dropped" if counts.dropped else "")
+
+
 COUNTS = ("ready", "scheduled", "leased", "dead", "paused")
+
+
+def ago(moment: float | None, now: float) -> str:
+    """How long ago a moment was, in the largest unit that fits; nothing if the moment is not known."""
+    if moment is None:
+        return ""
+    passed = max(0, round(now - moment))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if passed >= size:
+            return f"{passed // size} {unit} ago"
+    return f"{passed} s ago"
+
+
+@cli.command()
+def schedules(target: Target) -> None:
+    """Show the schedules: when each ticks next, how often it has ticked and skipped, and which are paused or have ended."""
+    app = find_app(target)
+    find_server(app, None)
+    table = Table("schedule", "actor", "queue", "rule", "next", "fired", "skipped", "state")
+    for stored in ask(app, app.schedules.list):
+        schedule, model = stored.schedule, stored.schedule.envelope
+        rule = f"every {schedule.every:g} s" if schedule.every is not None else f"{schedule.cron} {schedule.timezone}"
+        next_at = "" if stored.paused else moment(stored.next_at)
+        state = "" if not stored.paused else "paused" if stored.ended_at is None else f"ended {moment(stored.ended_at)}"
+        counts = [str(stored.fired), str(stored.skipped)]
+        add_row(table, schedule.name, model.topic or "", model.queue, rule, next_at, *counts, state)
+    show(table)
+
+
+def moment(at: float) -> str:
+    """A moment in UTC, to the second."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+WHOLE_ID = 32
+"""Ids of this length, and the ids that repid makes have it, stand in one line also where the terminal is narrow: they
+are given to other commands.
+"""
 
 
 @cli.command()
@@ -236,13 +321,17 @@ def dead(
     """Show the dead messages of a queue, and why they are dead."""
     app = find_app(target)
     messages = ask(app, partial(find_server(app, server).browse, queue, "dead", limit=min(limit, sys.maxsize)))
-    table = Table("id", "actor", "attempt", "reason", "error")
+    whole = Column(
+        "id", min_width=min(WHOLE_ID, max((len(each.envelope.id) for each in messages), default=0)), overflow="fold"
+    )
+    table = Table(whole, "actor", "attempt", "enqueued", "died", "reason", "error")
     for message in messages:
         failure = message.failure
         error = "" if failure is None else f"{failure.type}: {failure.text}"
         topic = message.envelope.headers.get(TOPIC, "")
         error = error.replace("\n", " ")  # the faults of a payload are lines
-        add_row(table, message.envelope.id, topic, str(message.attempt), message.reason or "", error)
+        times = [ago(moment, message.seen_at) for moment in (message.enqueued_at, message.died_at)]
+        add_row(table, message.envelope.id, topic, str(message.attempt), *times, message.reason or "", error)
     show(table)
 
 
@@ -310,16 +399,95 @@ async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[str]:
 
 
 @cli.command()
+def migrate(
+    target: Target,
+    server: Server = None,
+    as_sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL, for whoever applies it.")] = False,
+) -> None:
+    """Make the tables of a server, or bring them up to date, with a role that may (PostgresServer(migrate=False))."""
+    broker = find_app(target).server(server)
+    if not isinstance(broker, Migrating):
+        raise UsageError(f"{type(broker).__name__} has nothing to migrate: it keeps itself up to date")
+    if as_sql:
+        typer.echo(trio.run(broker.migration_sql), nl=False)
+    else:
+        typer.echo(
+            "the tables are up to date now" if trio.run(broker.migrate) else "the tables were up to date already"
+        )
+
+
+PLACE = "An address (postgresql://…, redis://…), the path of a SQLite file, or MODULE:NAME of an app or a server."
+
+
+@cli.command()
+def move(
+    source: Annotated[str, typer.Argument(metavar="FROM", help=PLACE)],
+    target: Annotated[str, typer.Argument(metavar="TO", help=PLACE)],
+    names: Annotated[list[str] | None, typer.Argument(help="Which queues. Default: all, and the schedules.")] = None,
+) -> None:
+    """Move all that waits, dead letters and schedules from one server to another. If it is cut off, run it again:
+    nothing is lost or doubled.
+
+    Stop the workers on FROM first. Queues are paused on TO until they have moved, and stay paused on FROM.
+    """
+    if ":" not in source and not Path(source).exists():
+        raise UsageError(f"there is no file {source!r} to move from")
+    old, new = find_place(source), find_place(target)
+    account = trio.run(carry_over, old, new, names or None)
+    table = Table("queue", "ready", "scheduled", "dead", "there before", "left on FROM", "paused")
+    for moved in account.queues:
+        counts = (moved.ready, moved.scheduled, moved.dead, moved.was_there, moved.left + moved.leased)
+        add_row(table, moved.name, *map(str, counts), "yes" if moved.is_paused else "")
+    show(table)
+    typer.echo(f"{len(account.schedules)} schedule(s) moved")
+    if account.left_behind:
+        lines = "".join(f"\n  {shown(line)}" for line in account.left_behind)
+        raise BrokerRefused(f"not everything has moved:{lines}")
+
+
+async def carry_over(old: AnyServer, new: AnyServer, names: Sequence[str] | None) -> Account:
+    """Open both servers and move, and show how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks = {name: progress.add_task(shown(name), total=None) for name in names or ()}
+
+        def tell(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(shown(name))
+            progress.update(tasks[name], completed=done, total=max(done, total))
+
+        async with old.connection(), new.connection():
+            return await Move(old, new, tell).run(names)
+
+
+def find_place(text: str) -> AnyServer:
+    """The server that an address, a path or MODULE:NAME means."""
+    if Path(text).exists() or not re.fullmatch(r"[\w.]+:[\w.]+", text):
+        return server_at(text)
+    find_modules_here()
+    found = load_object(text)
+    found = found.server() if isinstance(found, Repid) else found
+    if not isinstance(found, AnyServer):
+        raise ConfigurationError(f"{text!r} is no server and no app, but {found!r}")
+    return found
+
+
+@cli.command()
 def version() -> None:
     """Show the version."""
     typer.echo(__version__)
 
 
-def find_app(target: str) -> Repid:
-    """The app; like `python -m`, modules of the working directory are found."""
+def find_modules_here() -> None:
+    """Like `python -m`, find modules of the working directory."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+
+
+def find_app(target: str) -> Repid:
+    """The app that MODULE:APP names."""
+    find_modules_here()
     app = load_app(target)
     if not isinstance(app, Repid):
         raise ConfigurationError(f"{target!r} is no Repid app, but {app!r}")
@@ -342,7 +510,7 @@ def ask(app: Repid, function: Callable[[], Awaitable[T]]) -> T:
     """Carry one call out where the app's servers are open. Raises `UsageError` for a queue that does not exist."""
     try:
         with app.sync() as client:
-            return client.call(function)
+            return client.run(function)
     except QueueNotDeclared as error:
         known = app.queues()
         hint = did_you_mean(error.queue, known) or f"; the app's actors read {', '.join(known) or 'none'}"
@@ -362,16 +530,39 @@ def show(table: Table) -> None:
     console.print(table)
 
 
-def run() -> None:
+def commands_about_apps() -> set[str]:
+    """The names of the commands that take MODULE:APP."""
+    callbacks = [command.callback for command in cli.registered_commands if command.callback is not None]
+    return {each.__name__ for each in callbacks if Target in get_type_hints(each, include_extras=True).values()}
+
+
+def run(arguments: Sequence[str] | None = None, program: str | None = None, target: str | None = None) -> None:
     """The command line. What is wrong with its use is one line, and exit code 2."""
+    if arguments and target is not None and arguments[0] in commands_about_apps():
+        arguments = [arguments[0], target, *arguments[1:]]
     try:
-        cli()
+        cli(arguments, program)
     except (ConfigurationError, UsageError) as error:
         _fail(error, 2)
     except RepidError as error:
         _fail(error, 1)
+    except OSError as error:
+        if not comes_from_printing(error):
+            raise
+        # what was not written would be tried again at the end of the process, and fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"the output cannot be written: {error.strerror}", 1)
 
 
-def _fail(error: BaseException, code: int) -> None:
+def comes_from_printing(error: OSError) -> bool:
+    """Whether it was raised by what prints for us: the disk is full, say, that the output goes to."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] in {"typer", "click", "rich"}
+
+
+def _fail(error: object, code: int) -> None:
     typer.echo(f"repid: {error}", err=True)
     sys.exit(code)

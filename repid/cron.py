@@ -19,12 +19,15 @@ are ours: an instant that is returned is later than the one that was given by co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, MissingExtra, did_you_mean
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 NAMED = {
     "@hourly": "0 * * * *",
@@ -36,6 +39,9 @@ NAMED = {
     "@annually": "0 0 1 1 *",
 }
 """Names for expressions, as crontab(5) has them."""
+
+_ONE_VALUE = re.compile(r"(?<![\w-])(\w+)-\1/0*[1-9]\d*(?!\w)", re.IGNORECASE)
+"""A range of one value with a step, such as `4-4/19`. It is that value; cronsim takes it for `4/19`, which goes on."""
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  a wall-clock time, as all naive ones here
 _DAY = 86400
@@ -145,7 +151,8 @@ def _matches(what: str, expression: str, after: datetime) -> Iterator[datetime]:
     """The wall-clock times later than `after` that match, in order."""
     cron_times, error = _cronsim()
     try:
-        return iter(cron_times(_expand(what, expression), after.replace(microsecond=0)))
+        expanded = _ONE_VALUE.sub(r"\1", _expand(what, expression))
+        return iter(cron_times(expanded, after.replace(microsecond=0)))
     except (error, ValueError) as reason:
         if isinstance(reason, ConfigurationError):
             raise
@@ -183,6 +190,8 @@ def _expand(what: str, expression: str) -> str:
 def _find_zone(what: str, name: str) -> ZoneInfo:
     if not isinstance(name, str):
         raise ConfigurationError(f"timezone of {what} must be text such as 'Europe/Berlin', but is {name!r}")
+    from zoneinfo import ZoneInfo  # noqa: PLC0415  few programs have a cron, and it reads how Python was built
+
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
-from .codec import JSON, MESSAGE_PACK_CODEC, encode_json
+from .codec import JSON, MESSAGE_PACK_CODEC, encode_each_as_json, encode_json
 from .envelope import NO_OPTIONS, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, QueueNotDeclared
 from .names import (
@@ -26,7 +27,7 @@ from .names import (
     check_text,
     onion,
 )
-from .ports import Broker
+from .ports import Broker, Transactional, name_of
 
 Outcomes: TypeAlias = list[BrokerRefused | None]
 """One for each envelope: None, or why it was refused."""
@@ -46,10 +47,12 @@ class ProducerMiddleware(Protocol):
 class SendOptions(TypedDict, total=False):
     """What may be said about any message besides its channel and payload.
 
-    `headers` (strings to strings; `topic` names the actor), `reply_to` (the channel for replies), `message_id`
-    (unique among live messages; random if not given), `priority`, `delay` and `ttl` (seconds or timedelta),
-    `retries`, `timeout` and `store_result` (in place of the actor's own),
-    `server_name` (of the server to send to), `server_specific_parameters` (handed to the broker as they are).
+    `headers` (strings to strings; `topic` names the actor), `reply_to` (the channel for replies), `message_id` (unique
+    among live messages, and refused by a server that does not compare ids; random if not given), `priority`, `delay`
+    and `ttl` (seconds or timedelta), `retries`, `timeout` and `store_result` (in place of the actor's own),
+    `server_name` (of the server to send to), `server_specific_parameters` (handed to the broker as they are),
+    `connection` (of psycopg, SQLAlchemy or Django to the database of a `PostgresServer`: the message is sent if your
+    own transaction on it is committed).
     """
 
     headers: Mapping[str, str] | None
@@ -63,10 +66,12 @@ class SendOptions(TypedDict, total=False):
     store_result: bool | None
     server_name: str | None
     server_specific_parameters: Mapping[str, Any] | None
+    connection: Any
 
 
+_NAMES_OF_OPTIONS = ("priority", "delay", "ttl", "timeout", "retries", "store_result", "result_ttl")
 _SEND_OPTIONS = frozenset(SendOptions.__annotations__)
-_PLAIN = frozenset({"headers"})
+_PLAIN = frozenset({"headers", "connection"})
 
 
 class Producer:
@@ -76,9 +81,22 @@ class Producer:
 
     __slots__ = ()
 
-    def _publisher(self, server_name: str | None) -> Publish:
-        """Where this producer's envelopes go."""
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+        """Where this producer's envelopes go. `named`: the caller chose their ids, so the server must compare ids."""
         raise NotImplementedError
+
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publish:  # noqa: ARG002  of those who can
+        """The same within a transaction of the caller's."""
+        raise ConfigurationError(
+            "connection= is for what an app sends or a job enqueues: what a message sends goes out with its own settlement"
+        )
+
+    def _publisher_for(self, options: SendOptions) -> Publish:
+        if len(options) == ("headers" in options):  # nothing but headers: the common case
+            return self._publisher(None, named=False)
+        if options.get("connection") is not None:
+            return self._publisher_within(options.get("connection"), options.get("server_name"))
+        return self._publisher(options.get("server_name"), named=options.get("message_id") is not None)
 
     async def send_message(
         self, *, channel: str, payload: bytes, content_type: str | None = None, **options: Unpack[SendOptions]
@@ -89,7 +107,7 @@ class Producer:
         """
         check_payload(payload)
         envelope = make_envelope(channel, payload, content_type, options)
-        return accepted(envelope, await self._publisher(options.get("server_name"))((envelope,)))
+        return accepted(envelope, await self._publisher_for(options)((envelope,)))
 
     async def send_message_json(self, *, channel: str, payload: Any = None, **options: Unpack[SendOptions]) -> Envelope:
         """Like `send_message`, with anything msgspec can encode as JSON (None: no payload).
@@ -97,7 +115,7 @@ class Producer:
         That is: dict, list, str, numbers, bool, datetime, UUID, Decimal, Enum, Struct, dataclass, TypedDict…
         """
         envelope = make_envelope(channel, b"" if payload is None else encode_json(payload), JSON, options)
-        return accepted(envelope, await self._publisher(options.get("server_name"))((envelope,)))
+        return accepted(envelope, await self._publisher_for(options)((envelope,)))
 
     async def send_messages(
         self,
@@ -122,15 +140,14 @@ class Producer:
     ) -> list[Envelope]:
         """Like `send_messages`, with payloads that are encoded as JSON."""
         check_iterable("payloads", payloads)
-        batch = [b"" if payload is None else encode_json(payload) for payload in payloads]
-        return await self._send_all(channel, batch, JSON, options)
+        return await self._send_all(channel, encode_each_as_json(list(payloads)), JSON, options)
 
     async def _send_all(
         self, channel: str, payloads: list[bytes], content_type: str | None, options: SendOptions
     ) -> list[Envelope]:
         if options.get("message_id") is not None:
             raise ConfigurationError("message_id cannot be given for many messages at once: ids must differ")
-        publish = self._publisher(options.get("server_name"))
+        publish = self._publisher_for(options)
         model = make_envelope(channel, b"", content_type, options)
         queue, headers, reply_to = model.queue, model.headers, model.reply_to
         envelopes = [
@@ -169,30 +186,14 @@ def make_envelope(channel: str, payload: bytes, content_type: str | None, option
         content_type,
         copy_headers(options.get("headers")),
         None if reply_to is None else check_name("channel", reply_to),
-        make_options(
-            priority=options.get("priority"),
-            delay=options.get("delay"),
-            ttl=options.get("ttl"),
-            retries=options.get("retries"),
-            timeout=options.get("timeout"),
-            store_result=options.get("store_result"),
-        ),
+        given_options(options),
         parameters,
     )
 
 
-def make_options(
-    *,
-    priority: PrioritiesT | None = None,
-    delay: float | timedelta | None = None,
-    ttl: float | timedelta | None = None,
-    retries: int | None = None,
-    timeout: float | timedelta | None = None,
-    store_result: bool | None = None,
-    result_id: str | None = None,
-    result_ttl: float | timedelta | None = None,
-) -> Options:
-    """The options of an envelope, checked; None stays None: not given."""
+def given_options(given: Mapping[str, Any]) -> Options:
+    """The options of an envelope out of what a caller has given, checked; what is not given stays None."""
+    priority, delay, ttl, timeout, retries, store_result, result_ttl = map(given.get, _NAMES_OF_OPTIONS)
     options = Options(
         priority=None if priority is None else check_priority(priority),
         delay=None if delay is None else check_duration("delay", delay),
@@ -200,7 +201,7 @@ def make_options(
         retries=None if retries is None else check_retries("retries", retries),
         timeout=None if timeout is None else check_duration("timeout", timeout, positive=True),
         store_result=store_result if store_result is None else check_flag("store_result", store_result),
-        result_id=check_id(result_id, "result_id"),
+        result_id=check_id(given.get("result_id"), "result_id"),
         result_ttl=None if result_ttl is None else check_duration("result_ttl", result_ttl, positive=True),
     )
     return NO_OPTIONS if options == NO_OPTIONS else options
@@ -252,18 +253,68 @@ def raise_refused(outcomes: Outcomes, done: str) -> None:
         raise ExceptionGroup(f"{len(refused)} of {len(outcomes)} messages were refused; the others are {done}", refused)
 
 
-async def publish_declaring(broker: Broker, envelopes: Sequence[Envelope]) -> Outcomes:
-    """Publish; queues that turn out not to be declared are declared, and theirs published then."""
-    outcomes = await broker.publish(envelopes)
-    if not any(outcomes):  # errors are true, None is not
+def publish_declaring(broker: Broker, on_new: Callable[[AbstractSet[str]], None]) -> Publish:
+    """What publishes to the broker; queues that turn out not to be declared are declared, and theirs published then.
+    `on_new` is told of them.
+    """
+
+    async def publish(envelopes: Sequence[Envelope]) -> Outcomes:
+        outcomes = await broker.publish(envelopes)
+        if not any(outcomes):  # errors are true, None is not
+            return outcomes
+        missing = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, QueueNotDeclared)]
+        if not missing:
+            return outcomes
+        queues = {envelopes[i].queue for i in missing}
+        await broker.declare(queues)
+        on_new(queues)
+        for i, outcome in zip(missing, await broker.publish([envelopes[i] for i in missing]), strict=True):
+            outcomes[i] = outcome
         return outcomes
-    missing = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, QueueNotDeclared)]
-    if not missing:
-        return outcomes
-    await broker.declare({envelopes[i].queue for i in missing})
-    for i, outcome in zip(missing, await broker.publish([envelopes[i] for i in missing]), strict=True):
-        outcomes[i] = outcome
-    return outcomes
+
+    return publish
+
+
+async def publish_within(broker: Broker, connection: Any, envelopes: Sequence[Envelope], *, declare: bool) -> Outcomes:
+    """Publish in the caller's transaction. Raises `NotSupported` where the server is in no database that has such."""
+    if not isinstance(broker, Transactional):
+        raise NotSupported(
+            f"connection= publishes in a transaction of yours, which {name_of(broker)} cannot: use PostgresServer"
+        )
+    if declare:
+        await broker.declare({envelope.queue for envelope in envelopes})
+    return await broker.publish_in(connection, envelopes)
+
+
+def psycopg_connection(connection: Any) -> Any:
+    """The psycopg connection in what was given as `connection=`: itself, or that of a connection of SQLAlchemy or
+    Django.
+
+    To be called in the caller's thread: what Django gives is another connection in each thread. Raises
+    `ConfigurationError`.
+    """
+    found = connection
+    for _ in range(_DEEPEST):
+        if hasattr(found, "pgconn"):
+            return found
+        found = getattr(found, "driver_connection", None) or getattr(found, "connection", None)
+    raise ConfigurationError(
+        "connection= must be an open connection of psycopg 3, or one of SQLAlchemy or Django that holds one, but is "
+        f"{connection!r}"
+    )
+
+
+_DEEPEST = 3
+"""Objects within objects that are looked into for a psycopg connection."""
+
+
+def check_compares_ids(broker: Broker) -> None:
+    """Raise `NotSupported` where an id that the caller chose would not be unique."""
+    if broker.capabilities.unique_ids == "none":
+        raise NotSupported(
+            f"message_id was given, which makes a message unique, but {name_of(broker)} does not compare ids: leave "
+            "message_id out, or use a server that does, such as SQLiteServer"
+        )
 
 
 async def publish_without_results(publish: Publish, server: str, envelopes: Sequence[Envelope]) -> Outcomes:
@@ -280,7 +331,18 @@ async def publish_without_results(publish: Publish, server: str, envelopes: Sequ
 
 def around(publish: Publish, middlewares: Sequence[ProducerMiddleware]) -> Publish:
     """The publisher with the middlewares around it, the first outermost."""
-    return partial(_publish_checked, onion(publish, middlewares))
+    return partial(_publish_checked, onion(partial(_publish_given, publish), middlewares))
+
+
+async def _publish_given(publish: Publish, envelopes: Sequence[Envelope]) -> Outcomes:
+    """Publish what the middlewares hand on. Raises `ConfigurationError` unless these are messages."""
+    for given in envelopes if isinstance(envelopes, Sequence) else [envelopes]:
+        if not isinstance(given, Envelope):
+            raise ConfigurationError(
+                f"a producer middleware called call_next with {brief(given)}: give it a list of messages (Envelope), those that "
+                "it got or others"
+            )
+    return await publish(envelopes)
 
 
 async def _publish_checked(publish: Publish, envelopes: Sequence[Envelope]) -> Outcomes:

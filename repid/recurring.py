@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
-from .application import Application
-from .errors import ConfigurationError, did_you_mean
+from .application import Application, schedules_of
+from .errors import ConfigurationError, NotSupported, did_you_mean
 from .hosts import hosted
 from .names import check_duration
-from .ports import Broker, StoredSchedule
-from .schedule import first_tick, make_schedule, resumed
+from .ports import ScheduleStore, StoredSchedule, name_of
+from .schedule import first_tick, make_schedule, paused, resumed
 
 
 class Schedules:
     """The stored schedules. That of a job with an id has the id as its name; those of other jobs and of actors are
     named "queue:name", where a colon in one of the two is written %3A. A change or a pause outlasts restarts: a change
     holds until the program declares something else than before, a pause until `resume`.
+
+    The schedule of an actor ends (`StoredSchedule.ended_at`) when no worker has declared it for ten minutes while one
+    reads its queue: it does not tick any more. A worker that declares it brings it back, and so does `resume`.
 
     Every method that is given a name raises `ConfigurationError` if there is none of that name.
     """
@@ -26,31 +30,28 @@ class Schedules:
     @hosted
     async def list(self) -> list[StoredSchedule]:
         """All of them, by name: their rules, when they tick next, how often they have ticked and skipped."""
-        return await self._broker.schedules()
+        return await self._store.schedules()
 
     @hosted
     async def get(self, name: str) -> StoredSchedule:
         """The one of that name."""
-        found = await self._broker.schedules([name])
+        found = await self._store.schedules([name])
         if not found:
-            known = [stored.schedule.name for stored in await self._broker.schedules()]
+            known = [stored.schedule.name for stored in await self._store.schedules()]
             raise ConfigurationError(f"there is no schedule named {name!r}{did_you_mean(name, known)}")
         return found[0]
 
     @hosted
     async def pause(self, name: str) -> None:
         """Hold its ticks until `resume`; those in between count as missed."""
-        await self.get(name)
-        await self._broker.pause_schedule(name, paused=True)
+        await self._alter(name, lambda stored, _: paused(stored))
 
     @hosted
     async def resume(self, name: str) -> None:
-        """Let it tick again. If ticks were due meanwhile, one catches up now; with `missed="none"` none does."""
-        while True:  # once more where somebody else was quicker
-            stored = await self.get(name)
-            wanted = resumed(stored, await self._broker.now())
-            if wanted is stored or await self._broker.replace_schedule(stored, wanted):
-                return
+        """Let it tick again, after a pause or its end. If ticks were due meanwhile, one catches up now; with
+        `missed="none"` none does.
+        """
+        await self._alter(name, resumed)
 
     @hosted
     async def change(
@@ -80,14 +81,28 @@ class Schedules:
             overlap=rule.overlap,
             missed=rule.missed,
         )
-        await self._broker.put_schedule(schedule, first_tick(schedule, await self._broker.now()))
+        await self._store.put_schedule(schedule, first_tick(schedule, await self._store.now()))
 
     @hosted
     async def remove(self, name: str) -> None:
         """Forget it; what it has published stays. One that an actor declares comes back with the next worker."""
         await self.get(name)
-        await self._broker.remove_schedule(name)
+        await self._store.remove_schedule(name)
+
+    async def _alter(self, name: str, alter: Callable[[StoredSchedule, float], StoredSchedule]) -> None:
+        while True:  # once more where somebody else was quicker
+            stored = await self.get(name)
+            wanted = alter(stored, await self._store.now())
+            if wanted is stored or await self._store.replace_schedule(stored, wanted):
+                return
 
     @property
-    def _broker(self) -> Broker:
-        return self._app.server()
+    def _store(self) -> ScheduleStore:
+        broker = self._app.server()
+        store = schedules_of(self._app, broker)
+        if store is None:
+            raise NotSupported(
+                f"{name_of(broker)} keeps no schedules: give the app a schedule_store=, give the server another "
+                "one that does, as state=, or use one that does, such as SQLiteServer"
+            )
+        return store

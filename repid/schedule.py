@@ -17,13 +17,21 @@ any time. So a declaration that was replaced does not come back at once. It beco
 every worker declares again every `DECLARE_EVERY` seconds, and one with the declaration that holds sends the rival away.
 A rival that was not sent away for `RIVAL_WAITS` seconds takes over: no worker with the other declaration is left, so it
 was rolled back. A declaration that nobody has seen before takes over at once.
+
+**Ends.** The schedule of an actor that was removed from the program ends; it is not deleted. While a worker with the
+actor lives, it declares the schedule, in whatever version; every `RENEW_EVERY` seconds that is noted as `declared_at`.
+A worker that reads the queue and does not declare the schedule looks whether that moves (`repid.runtime.orphans`). If
+it does not for long enough, no live worker has the actor, and the schedule is `ended`: it is paused, and says so. Any
+declaration of an actor takes that back: a worker that starts, or one that was cut off from the server meanwhile and
+declares again. So a wrong end costs ticks, and no schedule. What is never ended: a job that a program enqueued by hand,
+as that program need not be running; what is paused; and what was declared by a version of repid that noted no
+`declared_at`, since its workers would not take the end back.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
-from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec.structs import replace
@@ -44,6 +52,9 @@ LONGEST_INTERVAL = 100 * 366 * 86400.0
 DECLARE_EVERY = 20.0
 RIVAL_WAITS = 60.0
 """Seconds; see above. The second is longer than the first by a missed turn."""
+
+RENEW_EVERY = 300.0
+"""Seconds between two notes that a schedule is declared. Each is a write for each schedule of an actor."""
 
 _SUPERSEDED_KEPT = 8
 
@@ -117,18 +128,24 @@ def pulled_back(stored: StoredSchedule, now: float) -> StoredSchedule | None:
 
 
 def resumed(stored: StoredSchedule, now: float) -> StoredSchedule:
-    """The schedule without its pause. What was due meanwhile was missed."""
+    """The schedule without its pause, or its end. What was due meanwhile was missed."""
     if not stored.paused:
         return stored
+    stored = _without_end(stored)
     if stored.schedule.missed == "one" or stored.next_at > now:
         return replace(stored, paused=False)
     next_at = _after(stored.schedule, stored.next_at, now)
     return replace(stored, paused=False, next_at=next_at, skipped=stored.skipped + 1)
 
 
+def paused(stored: StoredSchedule) -> StoredSchedule:
+    """The schedule held by an operator: also one that has ended, which a declaration does not bring back then."""
+    return replace(_without_end(stored), paused=True)
+
+
 def tick_envelope(stored: StoredSchedule) -> Envelope:
     """What the tick that is due publishes. Its id is made of the schedule's name and the tick's time."""
-    moment = datetime.fromtimestamp(stored.next_at, ZoneInfo("UTC")).isoformat(timespec="milliseconds")
+    moment = datetime.fromtimestamp(stored.next_at, UTC).isoformat(timespec="milliseconds")
     return replace(stored.schedule.envelope, id=f"{stored.schedule.name}@{moment}")
 
 
@@ -147,14 +164,16 @@ def _after(schedule: Schedule, last: float, now: float) -> float:
 
 def declared(stored: StoredSchedule | None, schedule: Schedule, origin: Origin, now: float) -> StoredSchedule:
     """What is to be stored for what a program declares at its start; `stored` itself: nothing is to be changed."""
-    mark = fingerprint(schedule)
-    if stored is None:
-        return StoredSchedule(
-            schedule=schedule, next_at=first_tick(schedule, now), declaration=Declaration(origin, mark)
-        )
+    mark, declared_at = fingerprint(schedule), now if origin == "actor" else None
+    if stored is None or (stored.ended_at is not None and origin != "actor"):
+        declaration = Declaration(origin, mark, declared_at=declared_at)
+        return StoredSchedule(schedule=schedule, next_at=first_tick(schedule, now), declaration=declaration)
     holds = stored.declaration or Declaration(origin, fingerprint(stored.schedule))
     if holds.origin != origin:
         raise ConfigurationError(_taken(schedule, holds.origin))
+    if origin == "actor" and (renewed := _renewed(holds, now)) is not holds:
+        noted = replace(stored, declaration=renewed)
+        stored, holds = noted if holds.ended_at is None else resumed(noted, now), renewed
     if mark == holds.fingerprint:
         return (
             stored if holds.rival is None else replace(stored, declaration=replace(holds, rival=None, rival_since=0.0))
@@ -170,13 +189,41 @@ def declared(stored: StoredSchedule | None, schedule: Schedule, origin: Origin, 
         stored,
         schedule=schedule,
         next_at=stored.next_at if is_kept else first_tick(schedule, now),
-        declaration=Declaration(origin, mark, superseded),
+        declaration=Declaration(origin, mark, superseded, declared_at=holds.declared_at),
     )
+
+
+def _renewed(holds: Declaration, now: float) -> Declaration:
+    """The declaration with a note that it was made again, unless there is a fresh one, and without its end."""
+    if holds.ended_at is not None:  # nobody was left who could send a rival away: what is declared takes over at once
+        return replace(holds, superseded=(), rival=None, rival_since=0.0, declared_at=now, ended_at=None)
+    is_fresh = holds.declared_at is not None and 0 <= now - holds.declared_at < RENEW_EVERY
+    return holds if is_fresh else replace(holds, declared_at=now)
+
+
+def may_end(stored: StoredSchedule) -> bool:
+    """Whether the schedule ends if no worker declares it any more."""
+    holds = stored.declaration
+    return holds is not None and holds.declared_at is not None and not stored.paused
+
+
+def ended(stored: StoredSchedule, now: float) -> StoredSchedule:
+    """The schedule after its end: it does not tick until it is declared again, or resumed."""
+    assert stored.declaration is not None
+    return replace(stored, paused=True, declaration=replace(stored.declaration, ended_at=now))
+
+
+def _without_end(stored: StoredSchedule) -> StoredSchedule:
+    if stored.ended_at is None or stored.declaration is None:
+        return stored
+    return replace(stored, declaration=replace(stored.declaration, ended_at=None))
 
 
 def check_same_arguments(stored: StoredSchedule | None, schedule: Schedule) -> None:
     """Raises `ConfigurationError` if a job without an id would take the place of one with other arguments."""
-    if stored is not None and stored.schedule.envelope.payload != schedule.envelope.payload:
+    if stored is None or stored.ended_at is not None:
+        return
+    if stored.schedule.envelope.payload != schedule.envelope.payload:
         actor, queue = schedule.envelope.topic, schedule.envelope.queue
         raise ConfigurationError(
             f"job {actor!r} recurs on queue {queue!r} already, with other arguments: give each of these jobs an id_ "

@@ -2,66 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, Unpack
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 import trio
 
-from ..application import Application, current, open_apps
+from ..app_calls import AppCaller
+from ..application import Application, check_app, current, open_apps
+from ..calls import BatchActor
 from ..envelope import Envelope
-from ..errors import UsageError
-from ..job import Job, JobHandle
-from ..names import check_duration, check_iterable
+from ..errors import ConfigurationError, UsageError
+from ..gathering import first_of, gather, one_by_one
+from ..handle import JobHandle
+from ..job import Job
+from ..may_block import check_may_block, one_call
+from ..names import brief, check_duration
 from ..producer import SendOptions
 from ..results import Result
 from ..runtime import Handle, Report
+from ..sync_calls import read_here
 from ..worker import WorkerOptions
+from .calls import ClientCaller, for_another_thread
 from .loop import Loop, call_in, shared_loops
-from .may_block import check_may_block, one_call
 
+P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
+A = TypeVar("A")
 
 
-class BlockingApplication(Application, Protocol):
-    """What the client needs of an app."""
-
-    def magic(self) -> AbstractAsyncContextManager[Any]:
-        """Open every server for a block."""
-        ...
-
-    @property
-    def send_message(self) -> Callable[..., Awaitable[Envelope]]:
-        """Send bytes."""
-        ...
-
-    @property
-    def send_message_json(self) -> Callable[..., Awaitable[Envelope]]:
-        """Send JSON."""
-        ...
-
-    @property
-    def send_messages(self) -> Callable[..., Awaitable[list[Envelope]]]:
-        """Send bytes, many times."""
-        ...
-
-    @property
-    def send_messages_json(self) -> Callable[..., Awaitable[list[Envelope]]]:
-        """Send JSON, many times."""
-        ...
-
-    @property
-    def run_worker(self) -> Callable[..., Awaitable[Report]]:
-        """Run the app's actors."""
-        ...
-
-
-class Client:
+class Client(ClientCaller):
     """The app's verbs for code that blocks: Django, Flask, scripts. Any number of threads may share one client.
 
     Where the app is open already, calls go there: in a sync actor through its worker, in a thread of a web server
@@ -82,7 +59,9 @@ class Client:
     until a thread has ended must not have that thread call: both would wait for ever.
     """
 
-    def __init__(self, app: BlockingApplication) -> None:
+    def __init__(self, app: Application) -> None:
+        if check_app("a client", app) is None:
+            raise ConfigurationError("a client needs its app: app.sync(), or Client(app)")
         self._app = app
         self._shared = shared_loops.of(app)
 
@@ -124,13 +103,15 @@ class Client:
         self, *, channel: str, payload: bytes, content_type: str | None = None, **options: Unpack[SendOptions]
     ) -> Envelope:
         """Send bytes to a channel, as `Repid.send_message`."""
-        return self.call(
+        options = for_another_thread(options)
+        return self.run(
             partial(self._app.send_message, channel=channel, payload=payload, content_type=content_type, **options)
         )
 
     def send_message_json(self, *, channel: str, payload: Any = None, **options: Unpack[SendOptions]) -> Envelope:
         """Send anything that can be encoded as JSON, as `Repid.send_message_json`."""
-        return self.call(partial(self._app.send_message_json, channel=channel, payload=payload, **options))
+        options = for_another_thread(options)
+        return self.run(partial(self._app.send_message_json, channel=channel, payload=payload, **options))
 
     def send_messages(
         self,
@@ -141,9 +122,9 @@ class Client:
         **options: Unpack[SendOptions],
     ) -> list[Envelope]:
         """Send many messages in one step, as `Repid.send_messages`."""
-        check_iterable("payloads", payloads)
-        batch = list(payloads)  # here, in the caller's thread: it may be a generator that blocks
-        return self.call(
+        batch = read_here("payloads", payloads)
+        options = for_another_thread(options)
+        return self.run(
             partial(self._app.send_messages, channel=channel, payloads=batch, content_type=content_type, **options)
         )
 
@@ -151,35 +132,146 @@ class Client:
         self, *, channel: str, payloads: Iterable[Any], **options: Unpack[SendOptions]
     ) -> list[Envelope]:
         """Send many messages in one step, as `Repid.send_messages_json`."""
-        check_iterable("payloads", payloads)
-        batch = list(payloads)
-        return self.call(partial(self._app.send_messages_json, channel=channel, payloads=batch, **options))
+        batch = read_here("payloads", payloads)
+        options = for_another_thread(options)
+        return self.run(partial(self._app.send_messages_json, channel=channel, payloads=batch, **options))
 
-    def enqueue(self, job: Job) -> JobHandle:
-        """Publish a job, as `Job.enqueue`; needs no `app=` in the job."""
-        return self.call(job.enqueue)
+    @overload
+    def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> JobHandle[R]: ...
 
-    def wait(self, job: Job | JobHandle, timeout: float | timedelta | None = None) -> Result[Any]:
+    @overload
+    def enqueue(
+        self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]: ...
+
+    @overload
+    def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+
+    @overload
+    def enqueue(self, job: Job[R], /) -> JobHandle[R]: ...
+
+    def enqueue(  # pyright: ignore[reportIncompatibleMethodOverride]  an overload more, which pyright cannot match with P
+        self, actor: Any, /, *args: Any, **kwargs: Any
+    ) -> JobHandle[Any]:
+        """Publish a call of the actor with these arguments, as `Repid.enqueue`; or a job, which needs no `app=` then."""
+        if isinstance(actor, Job):
+            return self.run(actor.enqueue)
+        return super().enqueue(actor, *args, **kwargs)
+
+    @overload
+    def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+
+    @overload
+    def enqueue_many(
+        self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
+    ) -> list[JobHandle[R]]: ...
+
+    @overload
+    def enqueue_many(self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+
+    @overload
+    def enqueue_many(self, jobs: Iterable[Job[R]], /) -> list[JobHandle[R]]: ...
+
+    def enqueue_many(self, actor: Any, items: Iterable[Any] | None = None, /) -> list[JobHandle[Any]]:
+        """Publish one call of the actor for each item, or these jobs, as `Repid.enqueue_many`."""
+        if items is not None:
+            return super().enqueue_many(actor, items)
+        return self.run(partial(self._caller.enqueue_many, read_here("the jobs of enqueue_many", actor)))
+
+    def wait(self, job: Job[R] | JobHandle[R], timeout: float | timedelta | None = None) -> Result[R]:
         """Wait until a job has ended in whatever way; its result.
 
         Raises `TimeoutError` if it has not ended after `timeout` (seconds or timedelta; None: no bound), which changes
         nothing, and `ResultError` as `JobHandle.wait` does.
         """
+        _check_job("wait", job)
         if timeout is not None:
             check_duration("timeout", timeout)
         return self._call(partial(job.wait, timeout), is_waiting=True)
 
-    def result(self, job: Job | JobHandle, timeout: float | timedelta | None = None) -> Result[Any]:
+    @overload
+    def gather(
+        self,
+        handles: Iterable[JobHandle[R]],
+        /,
+        *,
+        on_error: Literal["raise"] = "raise",
+        timeout: float | timedelta | None = None,
+    ) -> list[R]: ...
+
+    @overload
+    def gather(
+        self,
+        handles: Iterable[JobHandle[R]],
+        /,
+        *,
+        on_error: Literal["return"],
+        timeout: float | timedelta | None = None,
+    ) -> list[Result[R]]: ...
+
+    @overload
+    def gather(
+        self,
+        *handles: JobHandle[R],
+        on_error: Literal["raise"] = "raise",
+        timeout: float | timedelta | None = None,
+    ) -> list[R]: ...
+
+    @overload
+    def gather(
+        self, *handles: JobHandle[R], on_error: Literal["return"], timeout: float | timedelta | None = None
+    ) -> list[Result[R]]: ...
+
+    def gather(self, *handles: Any, on_error: Any = "raise", timeout: float | timedelta | None = None) -> list[Any]:
+        """Wait until all have ended, and return their values, as `Repid.gather`."""
+        waited_for = read_here("the handles of gather", one_by_one(handles))
+        wait: Callable[[], Awaitable[list[Any]]] = partial(gather, waited_for, on_error=on_error, timeout=timeout)
+        return self._call(wait, is_waiting=True)
+
+    @overload
+    def first_of(
+        self,
+        handles: Iterable[JobHandle[R]],
+        /,
+        *,
+        cancel_others: bool = False,
+        timeout: float | timedelta | None = None,
+    ) -> Result[R]: ...
+
+    @overload
+    def first_of(
+        self, *handles: JobHandle[R], cancel_others: bool = False, timeout: float | timedelta | None = None
+    ) -> Result[R]: ...
+
+    def first_of(
+        self, *handles: Any, cancel_others: bool = False, timeout: float | timedelta | None = None
+    ) -> Result[Any]:
+        """Wait until the first of them has ended; its result, as `Repid.first_of`."""
+        waited_for = read_here("the handles of first_of", one_by_one(handles))
+        wait: Callable[[], Awaitable[Result[Any]]] = partial(
+            first_of, waited_for, cancel_others=cancel_others, timeout=timeout
+        )
+        return self._call(wait, is_waiting=True)
+
+    def result(self, job: Job[R] | JobHandle[R], timeout: float | timedelta | None = None) -> Result[R]:
         """Another word for `wait`."""
         return self.wait(job, timeout)
 
-    def cancel(self, job: Job | JobHandle) -> bool:
+    def cancel(self, job: Job[Any] | JobHandle[Any]) -> bool:
         """Cancel a job, as `Job.cancel`."""
-        return self.call(job.cancel)
+        _check_job("cancel", job)
+        return self.run(job.cancel)
 
-    def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Carry out any async call where the servers are open: `client.call(Queue("mail").counts)`."""
-        return self._call(function, is_waiting=False)
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Carry out any async call where the servers are open: `client.run(Queue("mail").counts)`."""
+        if not callable(function):
+            if inspect.iscoroutine(function):
+                function.close()
+            raise ConfigurationError(
+                f"client.run takes an async function, which it calls where the servers are open, but was given {brief(function)}: "
+                "leave out the call, or put it into a lambda"
+            )
+        return self._call(partial(_begun, function), is_waiting=False)
 
     @contextmanager
     def worker(self, server_name: str | None = None, **options: Unpack[WorkerOptions]) -> Iterator[Handle]:
@@ -211,7 +303,11 @@ class Client:
 
     async def _work(self, started: Future[Handle], server_name: str | None, options: WorkerOptions) -> Report:
         status = _Started(started)
-        return await self._app.run_worker(server_name=server_name, task_status=status, **options)
+        return cast("Report", await self._app.run_worker(server_name=server_name, task_status=status, **options))
+
+    @property
+    def _caller(self) -> AppCaller:
+        return cast("AppCaller", self._app)
 
     def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
         call = partial(_with_app, self._app, function)
@@ -264,3 +360,17 @@ async def _with_app(app: Application, function: Callable[[], Awaitable[T]]) -> T
 def _pass_error_on(started: Future[Handle], ended: Future[Report]) -> None:
     if not started.done():
         started.set_exception(ended.exception() or InterruptedError("the worker ended before it had started"))
+
+
+def _check_job(verb: str, job: object) -> None:
+    if not isinstance(job, Job | JobHandle):
+        raise ConfigurationError(
+            f"client.{verb} takes a job, or the handle that enqueueing gives, but was given {brief(job)}"
+        )
+
+
+def _begun(function: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+    begun = function()
+    if not inspect.isawaitable(begun):
+        raise ConfigurationError(f"client.run takes an async function, but {function!r:.80} returned {brief(begun)}")
+    return begun

@@ -179,7 +179,7 @@ class Loop:
     def _run(self) -> None:
         try:
             trio.run(self._main)
-        except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits, or at the next call
+        except BaseException as error:  # noqa: BLE001  it is raised where somebody waits, or at the next call
             self._error = error
             if not self._ready.done():
                 self._ready.set_exception(error)
@@ -187,7 +187,9 @@ class Loop:
             at_exit.discard(self.close)
 
     async def _main(self) -> None:
-        async with self._open_servers():
+        open_servers = self._open_servers
+        del self._open_servers  # which is of the app: a loop that has ended must not keep it alive
+        async with open_servers():
             self._closed = trio.Event()
             async with trio.open_nursery() as self._nursery:
                 self._ready.set_result(trio.lowlevel.current_trio_token())
@@ -230,7 +232,7 @@ class SharedLoop:
         self._lock = threading.Lock()
         self._loop: Loop | None = None
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
-        inherits(self)
+        inherits(self, SharedLoop.start_anew)
 
     @property
     def loop(self) -> Loop | None:
@@ -263,7 +265,7 @@ class SharedLoop:
                 self._loop = None
                 loop.close()
 
-    def after_fork_in_child(self) -> None:
+    def start_anew(self) -> None:
         """The loop is the parent's."""
         if self._loop is not None:
             _left_behind.append(self._loop)
@@ -276,7 +278,7 @@ class SharedLoops:
     def __init__(self) -> None:
         self._of: weakref.WeakKeyDictionary[Any, SharedLoop] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
-        inherits(self)
+        inherits(self, SharedLoops.start_anew)
 
     def of(self, app: object) -> SharedLoop:
         """That of one app."""
@@ -286,7 +288,7 @@ class SharedLoops:
                 shared = self._of[app] = SharedLoop()
             return shared
 
-    def after_fork_in_child(self) -> None:
+    def start_anew(self) -> None:
         """Another thread may have held the lock."""
         self._lock = threading.Lock()
 

@@ -1,4 +1,8 @@
-"""For tests: of brokers, ours and yours.
+"""For tests: of your app, and of brokers, ours and yours.
+
+`TestClient` runs your app's actors on the memory server, one message at a time; `DirectMessage` is a message for
+calling an actor directly. The plugin for pytest (`repid.pytest_plugin`) gives the fixtures `repid_app` and
+`repid_client`. See `docs/testing.md`.
 
 `check_broker` tries a broker for everything the port promises (`repid.ports.broker`); `CHECKS` is the list of what it
 tries, each with a sentence. With pytest and trio's virtual clock, one test for each:
@@ -9,9 +13,12 @@ tries, each with a sentence. With pytest and trio's virtual clock, one test for 
 """
 
 from .checks import CHECKS
+from .client import TestClient
 from .cutting import Cut
+from .direct import DirectMessage
 from .judging import BrokerFailure, Check, Need
 from .lab import Lab
+from .recording import Fate, Run, RunFailed
 from .suite import ConformanceReport, OpenBroker, check_broker
 from .timing import Clock
 
@@ -22,8 +29,13 @@ __all__ = [
     "Clock",
     "ConformanceReport",
     "Cut",
+    "DirectMessage",
+    "Fate",
     "Lab",
     "Need",
     "OpenBroker",
+    "Run",
+    "RunFailed",
+    "TestClient",
     "check_broker",
 ]

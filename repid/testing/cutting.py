@@ -8,16 +8,16 @@
 
     await check_broker(open_my_server, cut=cut)
 
-Theory. What a client sees of a broken link is silence, so a call that is lost on its way and one whose answer is lost end
-in the same error; they differ in whether the engine has done the work. Nothing is said of a driver that is cut off by
-itself, so one whose calls are local is treated as a remote one here.
+Theory. What a client sees of a broken link is silence, so a call that is lost on its way and one whose answer is lost
+end in the same error; they differ in whether the engine has done the work. Nothing is said of a driver that is cut off
+by itself, so one whose calls are local is treated as a remote one here.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar, cast
 
@@ -86,7 +86,7 @@ class Cut:
 
 
 class _CutDriver:
-    """Hands each call on, through the cut. The short cut of drivers in this process (`claim_or_wait`) is not offered."""
+    """Hands each call on, through the cut. It does not offer `claim_or_wait` of drivers in this process."""
 
     def __init__(self, driver: Driver, cut: Cut) -> None:
         self._driver = driver
@@ -97,7 +97,7 @@ class _CutDriver:
         return replace(self._driver.capabilities, calls="remote")
 
     @asynccontextmanager
-    async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
+    async def link(self, watched: Mapping[str, int]) -> AsyncIterator[None]:
         self._cut.check("link", "before")
         async with self._driver.link(watched):
             self._cut.links += 1

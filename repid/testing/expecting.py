@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 
-class Difference(AssertionError):  # noqa: N818 - it is a finding; `BrokerFailure` is what callers see
+class Difference(AssertionError):  # noqa: N818  it is a finding; `BrokerFailure` is what callers see
     """The broker did one thing and should have done another."""
 
     def __init__(self, what: str, expected: object, actual: object) -> None:

@@ -12,7 +12,7 @@ import trio
 T = TypeVar("T")
 
 AWAITS = 10
-"""At how many of its awaits a call is cancelled, and so many turns of the scheduler after its start, at the most."""
+"""The number of awaits at which a call is cancelled, and the most turns of the scheduler after its start."""
 
 PAUSES = (0.0001, 0.0005, 0.001, 0.003, 0.01)
 """After how many seconds a call is cancelled whose broker works elsewhere: in a thread, in another process."""
@@ -89,5 +89,5 @@ def _cancel_at(call: Awaitable[T], scope: trio.CancelScope, at: int) -> Generato
         waits += 1
         try:
             value, error = (yield trap), None
-        except BaseException as raised:  # noqa: BLE001 - it is thrown into the call
+        except BaseException as raised:  # noqa: BLE001  it is thrown into the call
             value, error = None, raised

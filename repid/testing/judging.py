@@ -11,12 +11,12 @@ from .expecting import differences
 from .lab import Lab
 
 Need: TypeAlias = str
-"""What a check cannot do without. `name` or `name=value`: a capability that the server claims ("ttl", "leases=timed"); the
-name of a role; a clock that jumps ("clock") or can be stepped ("wall_clock"); a second client of the same storage
+"""What a check cannot do without. `name` or `name=value`: a capability that the server claims ("ttl", "leases=timed");
+the name of a role; a clock that jumps ("clock") or can be stepped ("wall_clock"); a second client of the same storage
 ("another"); a way to cut the link ("cut"). "not" before it: the server must not claim it ("not queue_admin")."""
 
 
-class BrokerFailure(AssertionError):  # noqa: N818 - named for what happened, as in repid.errors
+class BrokerFailure(AssertionError):  # noqa: N818  named for what happened, as in repid.errors
     """One check failed. `check` is its name; `expected` and `actual` are None where the broker raised instead."""
 
     def __init__(self, check: Check, error: BaseException) -> None:

@@ -92,7 +92,7 @@ class Lab:
     # Time
 
     async def advance(self, seconds: float) -> None:
-        """Let so much of the broker's time pass."""
+        """Let this much of the broker's time pass."""
         await self.time.advance(seconds)
 
     async def outlive(self, consumer: Consumer) -> None:
@@ -100,13 +100,13 @@ class Lab:
         await self.time.advance(self.time.bearable(consumer.lease_timeout) * 1.1)
 
     async def idle(self) -> None:
-        """Until everybody waits."""
+        """Wait until all tasks wait."""
         await wait_all_tasks_blocked(self.time.cushion)
 
     async def soon(self, what: str, condition: Callable[[], Awaitable[bool]]) -> None:
         """Until the condition holds, which should be soon."""
         with trio.move_on_after(self.time.patience):
-            while not await condition():  # noqa: ASYNC110 - the condition is the broker's, which has no event for it
+            while not await condition():  # noqa: ASYNC110  the condition is the broker's, which has no event for it
                 await trio.sleep(self.time.cushion or 0.001)
             return
         expect(what, actual="waited in vain", expected="soon")
@@ -118,7 +118,7 @@ class Lab:
         expect("the outcomes of publish", await self.broker.publish(envelopes), [None] * len(envelopes))
 
     async def take(self, consumer: Consumer, count: int) -> list[Delivery]:
-        """Receive so many, in as many calls as it needs."""
+        """Receive `count` messages, in as many calls as that needs."""
         deliveries: list[Delivery] = []
         with trio.move_on_after(self.time.patience):
             while len(deliveries) < count:
@@ -204,7 +204,9 @@ class Lab:
         return [browsed.envelope.id for browsed in await self.broker.browse(queue, category)]
 
     async def placed(self, what: str, expected: Mapping[str, str]) -> None:
-        """Expect the messages of "q" and "r" to be in these places, and no others. Says nothing where none can be shown."""
+        """Expect the messages of "q" and "r" to be in these places, and no others. Says nothing where none can be
+        shown.
+        """
         if self.capabilities.has("queue_admin"):
             expect(what, await self.places(), expected)
 
@@ -248,7 +250,7 @@ def message(
 
 
 def messages(count: int, prefix: str = "m", queue: str = "q") -> list[Envelope]:
-    """So many envelopes, with ids in order."""
+    """`count` envelopes, with ids in order."""
     return [message(f"{prefix}{n}", queue) for n in range(count)]
 
 

@@ -80,7 +80,7 @@ class _Runner:
                 async with self._open_broker() as broker:
                     await self._try(check, broker)
             self.passed.append(check.name)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the check failed, and the others go on
+        except Exception as error:  # noqa: BLE001  whatever it was, the check failed, and the others go on
             skip = _skip_in(error)
             if skip is not None and not any(differences(error)):
                 self.skipped[check.name] = str(skip)

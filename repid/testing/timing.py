@@ -12,7 +12,7 @@ class Clock(Protocol):
     """Moves the time of a broker that does not follow trio's clock, for tests."""
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass, for every clock the broker reads."""
+        """Let this much time pass, for every clock that the broker reads."""
         ...
 
     def step_wall(self, seconds: float) -> None:
@@ -20,14 +20,14 @@ class Clock(Protocol):
         ...
 
 
-class Skipped(Exception):  # noqa: N818 - no error
+class Skipped(Exception):  # noqa: N818  no error
     """A check cannot be made on this broker; the text says why."""
 
 
 class Time:
     """The broker's time: a clock that is moved by order, trio's virtual clock, or real time in short steps.
 
-    `jumps`: passing time costs nothing. `cushion`: how long nothing must happen until everybody is said to wait.
+    `jumps`: passing time costs nothing. `cushion`: how long nothing must happen until all tasks count as waiting.
     `patience`: how soon "soon" is. `limit`: how long one check may take. In seconds of trio's clock.
     """
 
@@ -54,7 +54,7 @@ class Time:
         self.clock.step_wall(seconds)
 
     def bearable(self, lease_timeout: float) -> float:
-        """The same lease time-out. Raises `Skipped` where nobody would wait for it."""
+        """The same lease time-out. Raises `Skipped` if it is too long to wait for."""
         if not self.jumps and lease_timeout > 5:
             raise Skipped(
                 f"leases of {lease_timeout} s outlast our patience: open the broker with at most 5, or a clock"

@@ -19,7 +19,7 @@ from .cancelling import cancelled
 
 @check("queue_admin", "delays")
 async def a_cancelled_publish_published_nothing(lab: Lab) -> None:
-    """Cancelled at any await, `publish` has published all and returns, or none. `PublishUnknown` says it is not known."""
+    """Cancelled at any await, `publish` has published all and returns, or none; or it raises `PublishUnknown`."""
     for number, when in enumerate(interruptions()):
         batch = [message(f"{number}{n}", options=Options(delay=1e6) if n == "c" else Options()) for n in "abc"]
         places = {f"{number}a": "ready", f"{number}b": "ready", f"{number}c": "scheduled"}

@@ -31,7 +31,7 @@ def cancelled(events: Iterable[LeaseEvent]) -> list[Token]:
 
 @check("queue_admin", "tracking", "delays=exact", "ttl", "not unique_ids=window")
 async def a_waiting_message_is_cancelled_by_removing_it(lab: Lab) -> None:
-    """Cancelling what is ready or scheduled removes it at once; its id is free; nobody ever gets it."""
+    """Cancelling what is ready or scheduled removes it at once; its id is free; no consumer ever gets it."""
     options = Options(delay=2 * lab.moment, ttl=4 * lab.moment)
     await lab.publish(message("ready"), message("late", options=options), message("stays"))
     answers = [await lab.broker.cancel(id_) for id_ in ("ready", "late", "ready", "unknown")]
@@ -176,7 +176,7 @@ async def _see(lab: Lab, id_: str, seen: Snapshot | None, cause: Callable[[], Aw
 
 @check("queue_admin", "tracking")
 async def who_watches_a_dead_message_sees_it_removed(lab: Lab) -> None:
-    """A dead message that is removed is gone, also for somebody who is waiting to see that."""
+    """A dead message that is removed is gone, also for a task that watches it."""
     await lab.kill(message("1"))
     dead = await lab.broker.watch("1", "1")
     expect("the state before", dead.state, "dead")
@@ -212,7 +212,7 @@ async def watch_shows_each_state(lab: Lab) -> None:
 
 @check("tracking")
 async def watch_shows_progress_and_cancelling(lab: Lab) -> None:
-    """Progress that is reported, and that somebody asked to cancel, is a change; so is death."""
+    """Reported progress and a request to cancel are changes; so is death."""
     async with lab.consumer() as consumer:
         await lab.publish(message("1"))
         delivery = await lab.take_one(consumer)
@@ -261,7 +261,7 @@ async def watch_shows_the_last_of_several_dead(lab: Lab) -> None:
 
 @check("tracking", "results", "leases=timed", "ttl")
 async def watch_shows_what_happens_by_itself(lab: Lab) -> None:
-    """A result that is stored, the end of a ttl and a rescue are changes, though nobody touched the message."""
+    """A result that is stored, the end of a ttl and a rescue are changes, although no call touched the message."""
     seen = await lab.broker.watch("1", "1")
     seen = await _see(lab, "1", seen, lambda: lab.broker.store_results([NewResult(id="1", state="success")]))
     expect("when a result is stored", (seen.state, seen.result and seen.result.state), ("gone", "success"))
@@ -280,7 +280,7 @@ async def watch_shows_what_happens_by_itself(lab: Lab) -> None:
 
 @check("tracking")
 async def watching_one_message_does_not_see_another(lab: Lab) -> None:
-    """What happens to other messages wakes nobody who watches this one."""
+    """What happens to other messages does not wake a task that watches this one."""
     await lab.publish(message("1"))
     seen = await lab.broker.watch("1", "1")
 
@@ -296,7 +296,7 @@ async def watching_one_message_does_not_see_another(lab: Lab) -> None:
 
 @check("tracking")
 async def a_stale_report_is_passed_over(lab: Lab) -> None:
-    """Progress of a lease that is not ours any more is not noted, and harms nobody."""
+    """Progress of a lease that is not ours any more is not noted, and does no harm."""
     async with lab.consumer() as consumer, lab.consumer() as other:
         await lab.publish(message("1"))
         stale = await lab.take_one(consumer)

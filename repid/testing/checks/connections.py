@@ -80,6 +80,8 @@ def _calls(lab: Lab) -> Calls:
         "declare": lambda: broker.declare(["q"]),
         "publish": lambda: broker.publish([message("1")]),
     }
+    if lab.capabilities.readers:
+        calls["readers"] = broker.readers
     for role, its_calls in calls_of(broker).items():
         if lab.capabilities.has(role):
             calls |= its_calls
@@ -106,7 +108,9 @@ async def every_call_outside_a_connection_is_refused(lab: Lab) -> None:
 
 @check()
 async def every_call_may_be_made_under_asyncio(lab: Lab) -> None:
-    """In an asyncio task `connection()` and every call of the broker work as in a trio task; only `consume` need not."""
+    """In an asyncio task `connection()` and every call of the broker work as in a trio task; `consume` is the
+    exception.
+    """
     await lab.close()
     errors: dict[str, BaseException] = {}
 
@@ -115,13 +119,13 @@ async def every_call_may_be_made_under_asyncio(lab: Lab) -> None:
             for name, call in _calls(lab).items():
                 try:
                     await call()
-                except Exception as error:  # noqa: BLE001 - told below, and the others are tried too
+                except Exception as error:  # noqa: BLE001  told below, and the others are tried too
                     errors[name] = error
 
     def run() -> None:
         try:
             asyncio.run(program())
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001  as above
             errors["connection"] = error
 
     thread = threading.Thread(target=run)
@@ -253,6 +257,27 @@ async def two_clients_share_one_broker(lab: Lab) -> None:
         await lab.broker.resume("q")
         woken = await lab.woken(there, lambda: lab.publish(message("3")))
         expect("what wakes the other client", woken, ["3"])
+
+
+@check("queue_admin", "schedules", "shared", "another")
+async def a_queue_that_another_client_has_deleted_is_declared_anew(lab: Lab) -> None:
+    """The outbox of a settlement and a tick declare the queue that they go to, also if this client knew it until just
+    now.
+    """
+    async with lab.another() as other, lab.consumer() as consumer:
+        await lab.publish(message("1"), message("former", "r"))
+        await lab.broker.put_schedule(Schedule(name="s", envelope=message("tick", "r"), every=1), 1)
+        delivery = await lab.take_one(consumer)
+        await other.delete("r")
+        expect("the verdict", await lab.settle(consumer, delivery, ACK, message("sent", "r")), SETTLED)
+        expect("what was sent", await _ready(lab, "r"), ["sent"])
+        await other.delete("r")
+        expect("the tick", await lab.broker.tick("s", 1, 2, message("tick", "r")), "fired")
+        expect("what has ticked", await _ready(lab, "r"), ["tick"])
+
+
+async def _ready(lab: Lab, queue: str) -> list[str]:
+    return [found.envelope.id for found in await lab.broker.browse(queue, "ready")]
 
 
 @check("shared", "another")

@@ -8,7 +8,7 @@ import trio
 
 from ...delivery import ACK
 from ...errors import BrokerUnavailable, DuplicateId, PublishUnknown
-from ...ports import REFUSED, SETTLED, UNKNOWN, Consumer, Verdict
+from ...ports import REFUSED, SETTLED, UNKNOWN, Consumer, LeaseEvent, Verdict
 from ..cutting import Way
 from ..expecting import expect
 from ..judging import check
@@ -124,7 +124,7 @@ async def a_consumer_survives_a_broken_link(lab: Lab) -> None:
 
 @check("cut")
 async def while_the_engine_is_away_calls_fail_at_once(lab: Lab) -> None:
-    """Once the link is known to be down, a call raises `BrokerUnavailable` and was not sent: a publish is not unknown."""
+    """When the link is known to be down, a call raises `BrokerUnavailable` and is not sent: no publish is unknown."""
     lab.cut.go_down()
     expect("whether it is up", await _is_up(lab), expected=False)
     try:
@@ -156,6 +156,37 @@ async def a_claim_whose_answer_was_lost_loses_nothing(lab: Lab) -> None:
         await consumer.rescue()
         received = {delivery.envelope.id: delivery.lost for delivery in await lab.take(consumer, 2)}
         expect("what is received, and how often it was lost", received, {"m0": 1, "m1": 0})
+
+
+@check("cut", "tracking", "leases=timed")
+async def a_cancellation_whose_answer_was_lost_is_told(lab: Lab) -> None:
+    """`events` tells of a cancellation although the first answer was lost on its way; then once, not again."""
+    told: list[LeaseEvent] = []
+    async with lab.consumer() as consumer, trio.open_nursery() as nursery:
+
+        async def listen() -> None:
+            while True:
+                try:
+                    told.extend(await consumer.events())
+                except BrokerUnavailable:
+                    await trio.sleep(lab.time.cushion or 0.001)
+
+        await lab.publish(*messages(2))
+        one, two = await lab.take(consumer, 2)
+        nursery.start_soon(listen)
+        await lab.idle()
+        lab.cut.at("events", "after")
+        await lab.broker.cancel(one.envelope.id)
+        await lab.soon("the cancellation is told", lambda: _has(told, 1))
+        await lab.broker.cancel(two.envelope.id)
+        await lab.soon("the other one is told", lambda: _has(told, 2))
+        await lab.idle()
+        expect("what is told", told, [LeaseEvent(one.token, "cancel"), LeaseEvent(two.token, "cancel")])
+        nursery.cancel_scope.cancel()
+
+
+async def _has(told: list[LeaseEvent], count: int) -> bool:
+    return len(told) >= count
 
 
 @check("cut", "leases=connection")

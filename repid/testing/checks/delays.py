@@ -1,4 +1,4 @@
-"""Delays, times to live, and how long nobody has taken a message."""
+"""Delays, times to live, and how long no actor has taken a message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..lab import Lab, ids, message
 
 @check("queue_admin", "delays=exact")
 async def a_delayed_message_is_scheduled_until_it_is_due(lab: Lab) -> None:
-    """A message with a delay is scheduled and handed to nobody; when the delay is over it is ready."""
+    """A message with a delay is scheduled and not handed out; when the delay is over it is ready."""
     await lab.publish(message("late", options=Options(delay=4 * lab.moment)), message("now", options=Options(delay=0)))
     expect("the counts", await lab.broker.counts("q"), Counts(ready=1, scheduled=1))
     async with lab.consumer() as consumer:
@@ -28,7 +28,7 @@ async def a_delayed_message_is_scheduled_until_it_is_due(lab: Lab) -> None:
 
 @check("queue_admin", "delays=exact")
 async def delays_end_in_their_own_order(lab: Lab) -> None:
-    """Messages that are scheduled become ready when each is due, whatever the order of publishing."""
+    """Messages that are scheduled become ready when each is due, in any order of publishing."""
     await lab.publish(*(message(str(n), options=Options(delay=n * lab.moment)) for n in (7, 1, 5, 3)))
     expect("the order as browsed", await lab.browsed("scheduled"), ["1", "3", "5", "7"])
     async with lab.consumer() as consumer:

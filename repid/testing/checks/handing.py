@@ -53,7 +53,7 @@ async def only_declared_queues_are_published_to_and_consumed(lab: Lab) -> None:
 
 @check()
 async def what_was_accepted_is_handed_out_once(lab: Lab) -> None:
-    """Every accepted message is handed out, once; what was acknowledged never comes back, whatever time passes."""
+    """Every accepted message is handed out, once; what was acknowledged never comes back, however much time passes."""
     await lab.publish(*messages(30))
     for envelope in messages(5, "single"):
         await lab.publish(envelope)
@@ -80,7 +80,7 @@ async def the_order_of_sending_is_the_order_of_receiving(lab: Lab) -> None:
 
 @check()
 async def a_retry_counts_and_a_release_does_not(lab: Lab) -> None:
-    """`attempt` grows with a retry alone, `lost` with neither; a dead letter is handed to nobody."""
+    """`attempt` grows with a retry alone, `lost` with neither; a dead letter is not handed out."""
     async with lab.consumer() as consumer:
         await lab.publish(message("1"))
         delivery, attempt = await lab.take_one(consumer), 1
@@ -96,7 +96,7 @@ async def a_retry_counts_and_a_release_does_not(lab: Lab) -> None:
 
 @check()
 async def a_stale_verdict_is_refused(lab: Lab) -> None:
-    """A second verdict, and one on a lease that has ended, are refused whatever they say, and publish no outbox."""
+    """A second verdict, and one on a lease that has ended, are refused in every case, and publish no outbox."""
     async with lab.consumer(None, "q", "r") as consumer:
         await lab.publish(message("acked"), message("released"))
         acked, released = await lab.take(consumer, 2)
@@ -115,7 +115,9 @@ async def a_stale_verdict_is_refused(lab: Lab) -> None:
 
 @check()
 async def an_outbox_goes_with_its_settlement(lab: Lab) -> None:
-    """The outbox of a settlement is published in order, to queues that are declared if need be, whatever is decided."""
+    """The outbox of a settlement is published in order, to queues that are declared if they are missing, with every
+    disposition.
+    """
     async with lab.consumer() as consumer, lab.consumer(None, "r") as others:
         dispositions: tuple[Disposition, ...] = (ACK, Retry(0), Release(), DeadLetter("failed"))
         for number, disposition in enumerate(dispositions):
@@ -140,7 +142,9 @@ def ids_of(envelopes: list[Envelope]) -> list[str]:
 
 @check("leases=timed")
 async def a_lost_lease_is_handed_out_again(lab: Lab) -> None:
-    """What nobody settled or extended is rescued by anybody, with `lost` one higher, and its old lease settles nothing."""
+    """A lease that was not settled or extended can be rescued by any consumer; `lost` is one higher, and the old lease
+    settles nothing.
+    """
     async with lab.consumer() as gone, lab.consumer() as other:
         await lab.publish(message("lost"), message("kept"))
         lost, kept = await lab.take(gone, 2)
@@ -160,7 +164,7 @@ async def a_lost_lease_is_handed_out_again(lab: Lab) -> None:
 
 @check("leases=timed")
 async def closing_a_consumer_releases_nothing_that_was_handed_over(lab: Lab) -> None:
-    """Its leases outlast it: nobody else is given the messages before their time, and its verdicts are accepted."""
+    """Its leases outlast it: no other consumer gets the messages before their time, and its verdicts are accepted."""
     await lab.publish(*messages(3))
     async with lab.consumer() as consumer:
         one, two = await lab.take(consumer, 2)
@@ -176,7 +180,7 @@ async def closing_a_consumer_releases_nothing_that_was_handed_over(lab: Lab) -> 
 
 @check("leases=timed")
 async def a_message_is_not_lost_for_ever(lab: Lab) -> None:
-    """After the tenth lease without a verdict a message is handed to nobody any more."""
+    """After the tenth lease without a verdict a message is not handed out any more."""
     async with lab.consumer() as consumer:
         await lab.publish(message("1"))
         for lost in range(MOST_LOST):
@@ -220,7 +224,7 @@ async def concurrent_consumers_never_share_a_message(lab: Lab) -> None:
         while len(acked) < SENDERS * EACH:
             for delivery in await consumer.receive(3, max_wait=lab.moment / 10):
                 id_ = delivery.envelope.id
-                expect(f"whether {id_} is with nobody else", id_ in held, expected=False)
+                expect(f"whether {id_} is with this consumer", id_ in held, expected=False)
                 held.add(id_)
                 await trio.lowlevel.checkpoint()
                 held.discard(id_)
@@ -242,7 +246,9 @@ async def concurrent_consumers_never_share_a_message(lab: Lab) -> None:
 
 @check()
 async def a_cancelled_publish_is_all_or_nothing(lab: Lab) -> None:
-    """Cancelled at any await, `publish` has published all and returns, or none; `PublishUnknown` says that either may be."""
+    """Cancelled at any await, `publish` has published all and returns, or none; `PublishUnknown` says that either may
+    be.
+    """
     async with lab.consumer() as consumer:
         for number, when in enumerate(interruptions()):
             batch = [message(f"{number}{n}") for n in "abc"]

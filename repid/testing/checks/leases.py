@@ -15,7 +15,7 @@ from .settling import DISPOSITIONS
 
 @check("leases=timed")
 async def a_live_lease_is_not_rescued(lab: Lab) -> None:
-    """Before its time-out a lease is nobody else's, and `rescue` and `receive` leave it alone."""
+    """Before its time-out a lease stays with its consumer: `rescue` and `receive` do not touch it."""
     async with lab.consumer() as consumer, lab.consumer() as other:
         await lab.publish(message("1"))
         delivery = await lab.take_one(consumer)
@@ -27,7 +27,7 @@ async def a_live_lease_is_not_rescued(lab: Lab) -> None:
 
 @check("leases=timed")
 async def an_expired_lease_is_rescued_by_anybody(lab: Lab) -> None:
-    """`rescue` makes ready again what expired leases hold, whoever's: `lost` grows, `attempt` does not."""
+    """`rescue` makes the messages of expired leases ready again, of any consumer: `lost` grows, `attempt` does not."""
     async with lab.consumer() as gone, lab.consumer(None, "q", "r") as other:
         await lab.publish(message("1"), message("2"))
         one, two = await lab.take(gone, 2)
@@ -47,7 +47,7 @@ async def an_expired_lease_is_rescued_by_anybody(lab: Lab) -> None:
 
 @check("leases=timed", "not unique_ids=window")
 async def a_rescued_lease_settles_nothing(lab: Lab) -> None:
-    """A verdict that comes after a rescue is refused, whatever it says, also once the message is leased anew."""
+    """A verdict that comes after a rescue is refused in every case, also when the message is leased anew."""
     async with lab.consumer() as consumer, lab.consumer() as other:
         await lab.publish(message("1"))
         stale = await lab.take_one(consumer)

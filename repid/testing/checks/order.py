@@ -109,7 +109,7 @@ async def a_consumer_gets_its_topics_and_not_those_of_others(lab: Lab) -> None:
 
 @check("filters_topics")
 async def strays_go_to_whoever_is_there(lab: Lab) -> None:
-    """What no open consumer takes is handed over all the same, so that somebody finds that it has no actor."""
+    """A message that no open consumer takes is handed out, so that a worker finds that it has no actor."""
     await lab.publish(message("c", topic="c"), message("none"), message("b", topic="b"))
     async with lab.consumer(frozenset({"a"})) as one:
         async with lab.consumer(frozenset({"b"})):

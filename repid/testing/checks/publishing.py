@@ -44,7 +44,7 @@ async def declaring_is_idempotent(lab: Lab) -> None:
 
 @check("queue_admin")
 async def an_undeclared_queue_is_refused(lab: Lab) -> None:
-    """Whatever names a queue that is not declared says `QueueNotDeclared`; only deleting it does nothing."""
+    """Every call with a queue that is not declared raises `QueueNotDeclared`; only deleting it does nothing."""
     broker = lab.broker
 
     async def consume() -> None:
@@ -152,7 +152,7 @@ async def a_refused_message_does_not_harm_its_neighbours(lab: Lab) -> None:
 
 @check("queue_admin", "delays", "unique_ids")
 async def a_live_id_is_refused_in_every_queue(lab: Lab) -> None:
-    """A second message with the id of one that is ready, scheduled or leased is refused, whatever its queue."""
+    """A second message with the id of one that is ready, scheduled or leased is refused, in any queue."""
     async with lab.consumer() as consumer:
         await lab.publish(message("leased"))
         await lab.take(consumer, 1)
@@ -196,7 +196,7 @@ async def an_id_stays_taken_while_its_message_comes_back(lab: Lab) -> None:
 
 @check("queue_admin", "unique_ids")
 async def concurrent_publishers_do_not_disturb_each_other(lab: Lab) -> None:
-    """Of many that publish at once, those with the same id find one accepted; whatever else they send is accepted."""
+    """Of many that publish at once, of those with the same id one is accepted; all else that they send is accepted."""
     outcomes: Counter[tuple[str, str]] = Counter()
 
     async def publish(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Many at once: whatever the order in which things happen, every message is accounted for."""
+"""Many at once: in any order of events, every message is accounted for."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Storm:
 @check("queue_admin", "delays")
 async def a_storm_loses_and_doubles_nothing(lab: Lab) -> None:
     """Publishers, workers, double verdicts and cancelled calls together: each message ends once, or is still there."""
-    storm = _Storm(lab, random.Random(1))  # noqa: S311 - the same storm every time
+    storm = _Storm(lab, random.Random(1))  # noqa: S311  the same storm every time
     async with (
         lab.consumer(None, "q", "r") as one,
         lab.consumer(None, "r") as two,

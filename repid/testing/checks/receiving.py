@@ -193,9 +193,40 @@ async def who_stops_waiting_takes_nothing_along(lab: Lab) -> None:
     expect("what was received", served, [str(number) for number in range(6)])
 
 
+@check("another", "shared")
+async def a_client_that_has_stopped_waiting_is_not_woken_in_place_of_another(lab: Lab) -> None:
+    """A message reaches the client that waits for it, also if one that began to wait earlier now waits for lease events
+    only.
+    """
+    async with (
+        lab.another() as other,
+        lab.consumer() as here,
+        other.consume({"q": None}) as there,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(here.events)
+        scope = trio.CancelScope()
+
+        async def receive() -> None:
+            with scope:
+                await here.receive(1)
+
+        async def publish() -> None:
+            scope.cancel()
+            await lab.idle()
+            await lab.publish(message("1"))
+
+        nursery.start_soon(receive)
+        await lab.idle()
+        expect("what the one that waits received", await lab.woken(there, publish), ["1"])
+        nursery.cancel_scope.cancel()
+
+
 @check("leases=timed")
 async def a_closed_consumer_keeps_only_what_it_handed_over(lab: Lab) -> None:
-    """Leaving a consumer's block releases what nobody got; what was handed over stays leased until it is rescued."""
+    """Leaving a consumer's block releases what was not handed over; what was handed over stays leased until it is
+    rescued.
+    """
     await lab.publish(*messages(3))
     async with lab.consumer() as consumer:
         expect("what was received", ids(await lab.take(consumer, 1)), ["m0"])
@@ -224,7 +255,7 @@ async def a_consumer_sees_its_own_queues_only(lab: Lab) -> None:
 
 @check("leases=timed")
 async def a_dead_letter_is_never_received(lab: Lab) -> None:
-    """What is dead is handed to nobody, rescued or not."""
+    """A dead message is not handed out, rescued or not."""
     async with lab.consumer() as consumer:
         await lab.publish(message("1"))
         await lab.settle(consumer, await lab.take_one(consumer), DeadLetter("failed"))

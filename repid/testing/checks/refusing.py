@@ -40,7 +40,7 @@ async def following_messages_is_refused(lab: Lab) -> None:
 
 @check("not results")
 async def results_are_refused(lab: Lab) -> None:
-    """Without the role "results" its calls are refused, and so is a settlement with a result, which is not carried out."""
+    """Without the role "results" its calls are refused, and a settlement with a result is refused as a whole."""
     await _refuses_the_calls_of(lab, "results")
     async with lab.consumer() as consumer:
         await lab.publish(message("1"))

@@ -74,7 +74,7 @@ async def a_result_expires(lab: Lab) -> None:
 
 @check("results")
 async def a_settlement_stores_its_result(lab: Lab) -> None:
-    """A result goes with the settlement, whatever the disposition, under its own id."""
+    """A result is stored with its settlement, with every disposition, under its own id."""
     async with lab.consumer() as consumer:
         await lab.publish(message("1"), message("2"), message("3"))
         one, two, three = await lab.take(consumer, 3)
@@ -195,7 +195,7 @@ async def a_cancelled_message_leaves_a_result(lab: Lab) -> None:
 
 @check("tracking", "results", "outbox=atomic")
 async def a_cancelled_run_leaves_a_result(lab: Lab) -> None:
-    """The run that was asked to end and settles with Cancel leaves "cancelled"; one that ended first, its own result."""
+    """A run that settles with Cancel as it was asked leaves "cancelled"; one that ended first, its own result."""
     async with lab.consumer() as consumer:
         await lab.publish(message("1"), message("2"), message("3", options=Options(store_result=False)))
         deliveries = await lab.take(consumer, 3)

@@ -214,8 +214,8 @@ async def putting_a_schedule_again_does_not_forget_its_message(lab: Lab) -> None
 
 @check("schedules")
 async def a_schedule_is_replaced_only_if_nothing_has_changed(lab: Lab) -> None:
-    """`replace_schedule` stores all it is given where what is there equals what is expected, and else changes nothing."""
-    declaration = Declaration("actor", "mark", ("former",), "former", AT)
+    """`replace_schedule` stores what it is given if the stored one is as expected, and else changes nothing."""
+    declaration = Declaration("actor", "mark", ("former",), "former", AT, AT + 0.5, AT + 0.7)
     new = StoredSchedule(
         schedule=every(), next_at=AT, paused=True, fired=3, skipped=2, last_id="x", declaration=declaration
     )
@@ -263,7 +263,7 @@ async def schedules_are_found_by_their_names(lab: Lab) -> None:
 
 @check("schedules")
 async def what_is_due_is_given_with_the_time_of_what_is_next(lab: Lab) -> None:
-    """`due_schedules` gives at most `limit` that are due and not paused, the longest waiting first, and the next time."""
+    """`due_schedules` gives at most `limit` that are due and not paused, the oldest first, and the next time."""
     nothing = await lab.broker.due_schedules(10)
     expect("without schedules", (nothing.due, nothing.next_at), ([], float("inf")))
     now = nothing.now
@@ -315,7 +315,7 @@ async def a_removed_schedule_leaves_its_messages(lab: Lab) -> None:
 
 @check("schedules")
 async def a_late_ticker_doubles_nothing(lab: Lab) -> None:
-    """Somebody whose clock is behind, and who ticks what was ticked, has lost: nothing is published twice."""
+    """A ticker whose clock is behind, and that ticks again, has lost: nothing is published twice."""
     await lab.broker.put_schedule(every(overlap="allow"), AT)
     times = [AT + 60 * n for n in range(3)]
     fired = [await tick(lab, at, f"{n}") for n, at in enumerate(times)]

@@ -179,7 +179,7 @@ async def _refuses_everything(lab: Lab, consumer: Consumer, stale: Delivery) -> 
 
 @check("queue_admin")
 async def an_outbox_is_published_with_every_disposition(lab: Lab) -> None:
-    """Whatever a settlement says, its outbox is published with it, and in order."""
+    """With every disposition the outbox is published, and in order."""
     async with lab.consumer() as consumer:
         for number, (disposition, _) in enumerate(DISPOSITIONS):
             await lab.publish(message(f"m{number}"))
@@ -230,6 +230,17 @@ async def an_outbox_may_send_the_settled_message_anew(lab: Lab) -> None:
         verdict = await lab.settle(consumer, delivery, Retry(0), message("1", "r"))
         expect("the verdict on a retry", verdict, Verdict("settled", 1))
         expect("what is ready", ids(await lab.drain(consumer)), ["1"])
+
+
+@check("queue_admin", "unique_ids=live")
+async def an_outbox_cannot_use_an_id_that_is_settled_behind_it(lab: Lab) -> None:
+    """Of several settlements in one call each is carried out whole before the next: an id that the next one frees is alive."""
+    async with lab.consumer() as consumer:
+        await lab.publish(message("1"), message("2"))
+        first, second = await lab.take(consumer, 2)
+        verdicts = await consumer.settle([Settlement(first, ACK, (message("2", "r"),)), Settlement(second, ACK)])
+        expect("the verdicts", verdicts, [Verdict("settled", 1), SETTLED])
+    expect("what is in r", await lab.browsed("ready", "r"), [])
 
 
 @check("queue_admin")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import trio
+
 from ...delivery import ACK, DeadLetter, Release, Retry
 from ...envelope import Options, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
-from ...ports import REFUSED, SETTLED, Counts
+from ...ports import REFUSED, SETTLED, Category, Counts
 from ..expecting import expect, expect_between
 from ..judging import check
 from ..lab import CATEGORIES, Lab, ids, message, messages
+from ..timing import Skipped
 
 LATE = Options(delay=1e6)
 
@@ -77,6 +80,83 @@ async def browse_shows_all_there_is_to_know(lab: Lab) -> None:
             expect(f"the reason of {name}", browsed.reason, "nacked" if category == "dead" else None)
     [leased, _] = await lab.broker.browse("q", "leased")
     expect_between("the end of a lease", leased.due_in, 0, 1e6)
+
+
+@check("queue_admin")
+async def browsed_messages_tell_since_when(lab: Lab) -> None:
+    """What is browsed tells when it was enqueued, since when and by whom it is leased, and when it died."""
+
+    async def ages(category: Category) -> dict[str, float | None]:
+        """How long ago each of its times was; later ones are below 0."""
+        [one] = await lab.broker.browse("q", category)
+        expect("what `find` tells of it", [each.category for [each] in await lab.broker.find(["1"])], [category])
+        expect(f"whether the worker is named of one that is {category}", bool(one.leased_by), category == "leased")
+        times = {"enqueued": one.enqueued_at, "leased": one.leased_at, "died": one.died_at}
+        return {name: None if time is None else one.seen_at - time for name, time in times.items()}
+
+    def expect_age(what: str, age: float | None, moments: int) -> None:
+        late = lab.slack if lab.time.jumps else lab.time.patience
+        expect_between(f"how long ago it {what}", age, (moments - 0.5) * lab.moment, moments * lab.moment + late)
+
+    await lab.publish(message("1"))
+    await lab.advance(lab.moment)
+    found = await ages("ready")
+    expect_age("was enqueued", found["enqueued"], 1)
+    expect("what else a ready one tells", (found["leased"], found["died"]), (None, None))
+    async with lab.consumer() as consumer:
+        delivery = await lab.take_one(consumer)
+        await lab.advance(lab.moment)
+        await consumer.extend([delivery])
+        found = await ages("leased")
+        expect_age("was enqueued", found["enqueued"], 2)
+        expect_age("was leased, although the lease was extended", found["leased"], 1)
+        await lab.settle(consumer, delivery, Release())
+        expect_age("was enqueued, although it was released", (await ages("ready"))["enqueued"], 2)
+        await lab.settle(consumer, await lab.take_one(consumer), DeadLetter("nacked"))
+    await lab.advance(lab.moment)
+    found = await ages("dead")
+    expect_age("was enqueued", found["enqueued"], 3)
+    expect_age("died", found["died"], 1)
+    expect("since when a dead one is leased", found["leased"], None)
+    await lab.broker.revive("q")
+    expect_age("was enqueued, now that it is revived", (await ages("ready"))["enqueued"], 0)
+
+
+@check("queue_admin", "dead_ttl")
+async def dead_letters_go_when_their_time_is_over(lab: Lab) -> None:
+    """What has been dead for `dead_ttl` seconds is removed, at the next rescue at the latest, and nothing else is."""
+    ttl = lab.time.bearable(lab.capabilities.dead_ttl or 0.0)
+
+    def check_pace(since: float) -> None:
+        if trio.current_time() - since >= ttl:
+            raise Skipped(f"this machine is too busy to look at dead letters within {ttl:g} s")
+
+    began = trio.current_time()
+    await lab.kill(message("old"), message("there", "r"))
+    await lab.kill(message("revived"))
+    await lab.publish(message("live"))
+    await lab.advance(0.6 * ttl)
+    async with lab.consumer() as consumer:
+        await consumer.rescue()
+        shown = await lab.places()
+        check_pace(began)
+        expect("before it is over", shown, {"old": "dead", "there": "dead", "revived": "dead", "live": "ready"})
+        keys = [found.key for found in await lab.broker.browse("q", "dead") if found.envelope.id == "revived"]
+        answers = await lab.broker.revive("q", keys)
+        check_pace(began)
+        expect("the answers to a revival", answers, [None])
+        killed = trio.current_time()
+        await lab.kill(message("young", "r"))
+        await lab.advance(0.6 * ttl)
+        await consumer.rescue()
+        shown = await lab.places()
+        check_pace(killed)
+        expect("when it is over", shown, {"young": "dead", "revived": "ready", "live": "ready"})
+        expect("what is found of one that is gone", await lab.broker.find(["old"]), [[]])
+        expect("the answer to a revival of one that is gone", await lab.broker.revive("q"), [])
+        await lab.advance(ttl)
+        await consumer.rescue()
+        await lab.placed("at last", {"revived": "ready", "live": "ready"})
 
 
 @check("queue_admin", "not unique_ids=window")

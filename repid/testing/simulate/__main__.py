@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from functools import partial
 
 from .fleet import fleet
 from .scenario import MakeScenario
-from .simulation import command_for, smaller, tell
+from .simulation import command_for, search, smaller, tell
 from .world import live
 
 DESCRIPTION = """\
@@ -26,13 +28,14 @@ EXAMPLES = """\
 examples:
   python -m repid.testing.simulate --seeds 0:1000                  a thousand histories of repid's own fleet
   python -m repid.testing.simulate --seeds 0:100000 --processes 8  a hundred thousand, on eight cores
+  python -m repid.testing.simulate --seeds 0:100000 --within 120   as many of them as fit into two minutes
   python -m repid.testing.simulate --scenario tests.bank:bank      your own actors: a function from a random.Random
                                                                    to a Scenario, see docs/simulate.md
   python -m repid.testing.simulate --seeds 17 --show               the timeline of one history, whatever comes out
   python -m repid.testing.simulate --seeds 17 --faults 0,2         only two of the faults that the seed gives
 """
 
-PIECE = 25
+PIECE = 10
 """Seeds that a process takes at a time."""
 
 
@@ -43,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.show or options.faults is not None or options.messages is not None:
         return _show(make, options.seeds[0], options.faults, options.messages)
     began = time.monotonic()
-    found = _first_bad(make, options.seeds, options.processes)
+    done, found = _first_bad(make, options.seeds, options.processes, began + options.within)
     if found is None:
-        print(f"{len(options.seeds)} histories, all well, in {time.monotonic() - began:.1f} s")  # noqa: T201  its output
+        print(f"{done} histories, all well, in {time.monotonic() - began:.1f} s")  # noqa: T201  its output
         return 0
     small = smaller(make, live(make, found))
     print(tell(small, command_for(make, small)))  # noqa: T201  its output
@@ -58,18 +61,22 @@ def _show(make: MakeScenario, seed: int, faults: list[int] | None, sends: list[i
     return int(outcome.error is not None)
 
 
-def _first_bad(make: MakeScenario, seeds: range, processes: int) -> int | None:
+def _first_bad(make: MakeScenario, seeds: range, processes: int, until: float) -> tuple[int, int | None]:
+    """How many histories were lived through by then, and the first seed of those whose history fails."""
     pieces = [seeds[start : start + PIECE] for start in range(0, len(seeds), PIECE)]
     done = 0
-    for piece, bad in zip(pieces, _search_all(make, pieces, processes), strict=True):
-        done += len(piece)
-        _show_progress(done, len(seeds))
-        if bad is not None:
-            return bad
-    return None
+    with closing(_search_all(make, pieces, processes)) as searched:
+        for piece, bad in zip(pieces, searched, strict=True):
+            done += len(piece)
+            _show_progress(done, len(seeds))
+            if bad is not None:
+                return done, bad
+            if time.monotonic() >= until:
+                break
+    return done, None
 
 
-def _search_all(make: MakeScenario, pieces: Sequence[range], processes: int) -> Iterator[int | None]:
+def _search_all(make: MakeScenario, pieces: Sequence[range], processes: int) -> Generator[int | None]:
     if processes == 1:
         yield from map(partial(search, make), pieces)
         return
@@ -78,11 +85,6 @@ def _search_all(make: MakeScenario, pieces: Sequence[range], processes: int) -> 
             yield from pool.map(partial(search, make), pieces)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def search(make: MakeScenario, seeds: range) -> int | None:
-    """The first of these seeds whose history fails; None: all are well."""
-    return next((seed for seed in seeds if live(make, seed).error is not None), None)
 
 
 def _show_progress(done: int, total: int) -> None:
@@ -111,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="search in so many processes at once (default 1)"
+    )
+    parser.add_argument(
+        "--within", type=float, default=math.inf, metavar="SECONDS", help="stop after so many seconds (default: never)"
     )
     parser.add_argument(
         "--faults", type=_numbers, metavar="N,N", help="keep only these of the seed's faults, counted from 0; or none"

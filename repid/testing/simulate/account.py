@@ -9,7 +9,9 @@ the engine carried them out, and compares the answer with its own. So it holds, 
 * attempts, lost leases and ttls are what `delivery.fate` and `delivery.blame` say;
 * a verdict is accepted if, and only if, it was given under the live lease; the same for an extension;
 * no lease ends without a verdict unless a fault struck the process that held it;
-* a schedule ticks once for each of its times.
+* a claim gives what its consumer takes, within its limits, by rank, and nothing of a paused queue;
+* a schedule ticks once for each of its times, not while it is paused, and not while its former message lives;
+* what is new is refused if, and only if, its bounded queue has no room for it, and then it is nowhere.
 
 `Disturbances` are what the faults of the plan and the shutdowns excuse; nothing else is excused.
 """
@@ -18,13 +20,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from ...delivery import (
+    UNBOUNDED,
     Ack,
+    Bounds,
     Cancel,
     DeadLetter,
     Delivery,
@@ -35,14 +39,22 @@ from ...delivery import (
     ResultState,
     Retry,
     Settlement,
+    ever_fits,
+    has_room,
+    is_over,
     is_poison,
     is_suspect,
 )
-from ...envelope import Envelope
-from ...errors import DuplicateId, QueueNotDeclared
-from ...ports import Claimed, Verdict
+from ...delivery.shelf import is_stray, takes
+from ...envelope import Envelope, PrioritiesT
+from ...errors import DuplicateId, QueueFull, QueueNotDeclared
+from ...ports import AtMost, Claimed, StoredSchedule, Topics, Verdict
 
 Place: TypeAlias = Literal["waiting", "leased", "dead", "gone"]
+
+
+LONGEST_TRIPS = 3.0
+"""How many latencies an answer and the next call may be under way, at the most: one and a half each."""
 
 
 class Violation(Exception):  # noqa: N818  it is what was found
@@ -50,13 +62,17 @@ class Violation(Exception):  # noqa: N818  it is what was found
 
 
 class Entry(msgspec.Struct, gc=False):
-    """One message as the account has it; `number` counts those of one id. `holder`: the process that has, or had last, its lease; since `leased_at`."""
+    """One message as the account has it; `number` counts those of one id. `holder`: the process that has, or had last,
+    its lease; since `leased_at`.
+    """
 
     envelope: Envelope
     published_at: float
     due: float
     expires_at: float
     number: int
+    rank: tuple[float, int]
+    """From which moment on it may be run, with its priority, and how many came before it."""
     place: Place = "waiting"
     attempt: int = 1
     lost: int = 0
@@ -66,6 +82,9 @@ class Entry(msgspec.Struct, gc=False):
     until: float = 0.0
     has_started: bool = False
     is_cancelled: bool = False
+    cancelled_at: float = math.inf
+    is_removed: bool = False
+    """Whether an operator has removed it, so that it has no end."""
     end: ResultState | None = None
     """What its result must say, if one is stored."""
     has_result: bool = False
@@ -88,18 +107,34 @@ class Disturbances:
 
 
 class Account:
-    """Where every message is. Each method takes what a call was given, what it answered, and when and by whom it was made."""
+    """Where every message is. Each method takes what a call was given, what it answered, and when and by whom it was
+    made.
+    """
 
-    def __init__(self, lease_timeout: float, faults: Disturbances) -> None:
+    def __init__(self, lease_timeout: float, faults: Disturbances, latency: float = 0.0) -> None:
         self.entries: dict[str, Entry] = {}
-        self.buried: Counter[str] = Counter()
-        """How many dead messages there are of each queue."""
         self.settled: dict[str, Counter[str]] = {}
-        """For each process, how many verdicts it gave that the engine accepted, by the word of its report."""
+        """For each process, how many verdicts it gave that the engine accepted, by the word of its report, and how many
+        leases it had, as "leases", and accepted verdicts, as "verdicts".
+        """
+        self.sent_again: set[str] = set()
+        """Ids that their producer publishes twice on purpose."""
+        self.ticked: Counter[str] = Counter()
+        """How often each schedule has ticked or passed a tick over."""
+        self.bounds: dict[str, Bounds] = {}
+        self.dropped: Counter[str] = Counter()
+        """How many messages each queue has dropped because it was full."""
+        self._graves: dict[str, list[Envelope]] = {}
+        self._paused: set[str] = set()
+        self._subscriptions: dict[str, Mapping[str, Topics]] = {}
+        self._schedules: dict[str, StoredSchedule] = {}
         self._lease_timeout = lease_timeout
         self._faults = faults
+        self._latency = latency
         self._tokens: set[Any] = set()
-        self._ticks: set[tuple[str, float]] = set()
+        self._expires_next = math.inf
+        self._order = 0
+        self._settled_at: dict[Any, float] = {}
         self._judges: dict[str, Callable[..., None]] = {
             "publish": self._published,
             "claim": self._claimed,
@@ -110,6 +145,14 @@ class Account:
             "report": self._reported,
             "revive": self._revived,
             "tick": self._ticked,
+            "replace_schedule": self._replaced,
+            "remove_schedule": self._schedule_removed,
+            "subscribe": self._subscribed,
+            "unsubscribe": self._unsubscribed,
+            "pause": self._pause,
+            "set_bounds": self._bounded,
+            "flush": self._flushed,
+            "delete_messages": self._dead_deleted,
             "store_results": self._stored,
         }
 
@@ -117,53 +160,165 @@ class Account:
         """A call was carried out. Raises `Violation` where the answer is not what it must be."""
         judge = self._judges.get(name)
         if judge is not None:
-            self._expire(now)
+            if self._expires_next <= now:
+                self._expire(now)
             judge(now, process, *arguments, answer)
 
     def alive(self) -> list[str]:
         """The ids of the messages that are waiting or leased."""
         return [id_ for id_, entry in self.entries.items() if entry.place in {"waiting", "leased"}]
 
+    def is_alive(self, id_: str) -> bool:
+        """Whether a message of this id is waiting or leased."""
+        entry = self.entries.get(id_)
+        return entry is not None and entry.place in {"waiting", "leased"}
+
+    def buried(self, queue: str) -> int:
+        """How many dead messages the queue has."""
+        return len(self._graves.get(queue, ()))
+
     # Messages in
 
     def _published(self, now: float, process: str, envelopes: Sequence[Envelope], answer: Sequence[Any]) -> None:
+        full: set[str] = set()
         for envelope, refused in zip(envelopes, answer, strict=True):
             if isinstance(refused, QueueNotDeclared):
                 continue
-            is_alive = self._is_alive(envelope.id)
+            is_alive = self.is_alive(envelope.id)
             _expect(isinstance(refused, DuplicateId), is_alive, f"publishing {envelope.id} was refused as a duplicate")
+            if not is_alive and not self._has_room(envelope.queue, [envelope]):
+                full.add(envelope.queue)  # and what is behind it in the call must not overtake it
+            is_full = not is_alive and envelope.queue in full
+            _expect(isinstance(refused, QueueFull), is_full, f"publishing {envelope.id} was refused for want of room")
             if refused is None:
                 former = self.entries.get(envelope.id)
-                if former is not None and not self._faults.excuse(process, former.published_at - 10.0, now):
+                if (
+                    former is not None
+                    and envelope.id not in self.sent_again
+                    and not self._faults.excuse(process, former.published_at - 10.0, now)
+                ):
                     raise Violation(f"{process} published {envelope.id} again, and no fault explains that")
                 self._enter(envelope, now)
+        self._drop_oldest(now, [each for each, refused in zip(envelopes, answer, strict=True) if refused is None])
 
-    def _enter(self, envelope: Envelope, now: float) -> None:
-        due = now + max(envelope.options.delay or 0.0, 0.0)
-        expires_at = math.inf if envelope.options.ttl is None else due + envelope.options.ttl
+    def _enter(self, envelope: Envelope, now: float, delay: float | None = None) -> None:
+        options = envelope.options
+        due = now + max(options.delay or 0.0 if delay is None else delay, 0.0)
+        expires_at = math.inf if options.ttl is None else due + options.ttl
         former = self.entries.get(envelope.id)
         number = 1 if former is None else former.number + 1
-        self.entries[envelope.id] = Entry(envelope, now, due, expires_at, number)
+        self._expires_next = min(self._expires_next, expires_at)
+        self.entries[envelope.id] = Entry(envelope, now, due, expires_at, number, self._rank(due, envelope))
+
+    # Schedules
+
+    def _replaced(self, _: float, __: str, old: StoredSchedule | None, new: StoredSchedule, answer: bool) -> None:
+        name = new.schedule.name
+        _expect(answer, self._schedules.get(name) == old, f"whether schedule {name} was replaced")
+        if answer:
+            self._schedules[name] = new
+
+    def _schedule_removed(self, _: float, __: str, name: str, answer: bool) -> None:
+        _expect(answer, self._schedules.pop(name, None) is not None, f"whether schedule {name} was removed")
 
     def _ticked(self, now: float, _: str, *call: Any) -> None:
-        name, expected_next, _next_at, envelope, answer = call
-        if answer == "lost":
+        name, expected_next, next_at, envelope, answer = call
+        stored = self._schedules.get(name)
+        if stored is None or stored.paused or stored.next_at != expected_next:
+            _expect(answer, "lost", f"the tick of schedule {name} at {expected_next:.3f}")
             return
-        if (name, expected_next) in self._ticks:
-            raise Violation(f"schedule {name} ticked twice for {expected_next:.3f}")
-        self._ticks.add((name, expected_next))
-        if answer == "fired":
-            if self._is_alive(envelope.id):
-                raise Violation(f"schedule {name} sent {envelope.id}, which is alive already")
+        overlaps = stored.schedule.overlap == "skip" and stored.last_id is not None and self.is_alive(stored.last_id)
+        self.ticked[name] += 1
+        if envelope is None or overlaps or self.is_alive(envelope.id):
+            wanted, changes = "skipped", {"skipped": stored.skipped + 1}
+        else:
+            wanted, changes = "fired", {"fired": stored.fired + 1, "last_id": envelope.id}
             self._enter(envelope, now)
+            self._drop_oldest(now, [envelope])
+        _expect(answer, wanted, f"the tick of schedule {name} at {expected_next:.3f}")
+        self._schedules[name] = msgspec.structs.replace(stored, next_at=next_at, **changes)
+
+    # Bounds
+
+    def _bounded(self, _: float, __: str, bounds: Mapping[str, Bounds], ___: None) -> None:
+        self.bounds.update(bounds)
+
+    def _waiting_in(self, queue: str) -> list[Entry]:
+        return [each for each in self.entries.values() if each.place == "waiting" and each.envelope.queue == queue]
+
+    def _has_room(self, queue: str, envelopes: Sequence[Envelope]) -> bool:
+        bounds = self.bounds.get(queue, UNBOUNDED)
+        more, more_volume = len(envelopes), _volume(envelopes)
+        if bounds.are_none or bounds.when_full == "drop_oldest":
+            return ever_fits(bounds, more, more_volume)
+        waiting = [each.envelope for each in self._waiting_in(queue)]
+        return has_room(bounds, len(waiting), _volume(waiting), more, more_volume)
+
+    def _has_room_for_all(self, outbox: Sequence[Envelope]) -> bool:
+        new = [envelope for envelope in outbox if not self.is_alive(envelope.id)]
+        queues = {envelope.queue for envelope in new}
+        return all(self._has_room(queue, [each for each in new if each.queue == queue]) for queue in queues)
+
+    def _drop_oldest(self, now: float, came: Sequence[Envelope]) -> None:
+        """What is new lets the oldest go: of what is ready, by rank, else what is due first."""
+        for queue in {envelope.queue for envelope in came} & self.bounds.keys():
+            bounds = self.bounds[queue]
+            waiting = self._waiting_in(queue) if bounds.when_full == "drop_oldest" else []
+            while is_over(bounds, len(waiting), _volume([each.envelope for each in waiting])):
+                ready = [each for each in waiting if each.due <= now]
+                oldest = min(
+                    ready or waiting, key=lambda each: each.rank if each.due <= now else (each.due, each.rank[1])
+                )
+                waiting.remove(oldest)
+                self._leave(oldest, "dropped")
+                self.dropped[queue] += 1
+
+    # Consumers
+
+    def _subscribed(self, _: float, __: str, consumer: str, queues: Mapping[str, Topics], ___: None) -> None:
+        self._subscriptions[consumer] = queues
+
+    def _unsubscribed(self, _: float, __: str, consumer: str, ___: None) -> None:
+        self._subscriptions.pop(consumer, None)
+
+    def _pause(self, _: float, __: str, queue: str, paused: bool, ___: None) -> None:
+        (self._paused.add if paused else self._paused.discard)(queue)
 
     # Leases
 
-    def _claimed(self, now: float, process: str, _: str, limit: int, __: Any, answer: Claimed) -> None:
-        if len(answer.deliveries) > limit:
-            raise Violation(f"a claim of {limit} gave {len(answer.deliveries)} messages")
+    def _claimed(self, now: float, process: str, consumer: str, limit: int, at_most: AtMost, answer: Claimed) -> None:
+        given = [(each.envelope.queue, each.envelope.topic) for each in answer.deliveries]
+        if len(given) > limit:
+            raise Violation(f"a claim of {limit} gave {len(given)} messages")
+        for key in at_most.topics.keys() & set(given):
+            if given.count(key) > at_most.topics[key]:
+                raise Violation(f"a claim of at most {at_most.topics[key]} of {key} gave {given.count(key)}")
+        queues = self._subscriptions.get(consumer, {})
         for delivery in answer.deliveries:
+            self._check_takes(queues, delivery.envelope)
             self._lease(now, process, delivery)
+
+    def _check_takes(self, queues: Mapping[str, Topics], envelope: Envelope) -> None:
+        """The consumer takes this queue and topic, and the queue is not paused."""
+        if envelope.queue in self._paused:
+            raise Violation(f"{envelope.id} was leased from {envelope.queue}, which is paused")
+        wanted = [each[envelope.queue] for each in self._subscriptions.values() if envelope.queue in each]
+        if not takes(queues.get(envelope.queue, frozenset()), envelope.topic) and not is_stray(envelope.topic, wanted):
+            raise Violation(f"{envelope.id} was leased to a consumer that does not take its topic {envelope.topic!r}")
+
+    def _check_rank(self, now: float, entry: Entry) -> None:
+        """No other message of its topic, and no more suspect than it, has waited longer."""
+        envelope = entry.envelope
+        for other in self.entries.values():
+            if (
+                other.rank < entry.rank
+                and other.place == "waiting"
+                and other.due <= now
+                and other.envelope.queue == envelope.queue
+                and other.envelope.topic == envelope.topic
+                and is_suspect(other.lost) == is_suspect(entry.lost)
+            ):
+                raise Violation(f"{envelope.id} was leased before {other.envelope.id}, whose turn it was")
 
     def _lease(self, now: float, process: str, delivery: Delivery) -> None:
         id_ = delivery.envelope.id
@@ -178,20 +333,30 @@ class Account:
         _expect((delivery.attempt, delivery.lost), (entry.attempt, entry.lost), f"attempt and lost leases of {id_}")
         if entry.due > now + 1e-6:
             raise Violation(f"{id_} was handed out {entry.due - now:.3f} s before it was due")
+        self._check_rank(now, entry)
         self._tokens.add(delivery.token)
+        self._count(process, "leases")
         entry.place, entry.token, entry.holder = "leased", delivery.token, process
         entry.leased_at, entry.until = now, now + self._lease_timeout
         if is_suspect(entry.lost):
-            others = [other for other in self.entries.values() if other.place == "leased" and other.holder == process]
-            if len([other for other in others if is_suspect(other.lost)]) > 1:
+            leased = [each for each in self.entries.values() if each.place == "leased" and each.holder == process]
+            if sum(is_suspect(each.lost) for each in leased) > 1:
                 raise Violation(f"{process} was given {id_} together with another message that was lost twice")
 
-    def _extended(self, now: float, _: str, __: str, deliveries: Sequence[Delivery], answer: Sequence[bool]) -> None:
+    def _extended(
+        self, now: float, process: str, _: str, deliveries: Sequence[Delivery], answer: Sequence[bool]
+    ) -> None:
         for delivery, is_ours in zip(deliveries, answer, strict=True):
             entry = self._leased_as(delivery)
             _expect(is_ours, entry is not None, f"whether the lease of {delivery.envelope.id} was extended")
             if entry is not None:
                 entry.until = now + self._lease_timeout
+                continue
+            settled_at = self._settled_at.get(delivery.token, now)
+            if settled_at < now - LONGEST_TRIPS * self._latency and not self._faults.excuse(
+                process, settled_at - 10.0, now
+            ):
+                raise Violation(f"{process} extends the lease of {delivery.envelope.id}, settled at {settled_at:.3f}")
 
     def _rescued(self, now: float, _: str, answer: int) -> None:
         ended = [entry for entry in self.entries.values() if entry.place == "leased" and entry.until <= now]
@@ -220,18 +385,32 @@ class Account:
         for settlement, verdict in zip(settlements, answer, strict=True):
             delivery = settlement.delivery
             entry = self._leased_as(delivery)
+            is_full = entry is not None and not self._has_room_for_all(settlement.outbox)
+            _expect(verdict.full is not None, is_full, f"whether the outbox of {delivery.envelope.id} had no room")
+            if entry is not None and is_full:
+                entry.until = now + self._lease_timeout  # nothing else was done
+                continue
             _expect(verdict.accepted, entry is not None, f"whether the verdict on {delivery.envelope.id} was accepted")
             if entry is None:
                 continue
+            self._settled_at[delivery.token] = now
             if settlement.survived:
                 entry.lost = 0
             self._carry_out(entry, settlement.disposition, now)
             if settlement.result is not None:
                 entry.has_result = True
+            sent: list[Envelope] = []
             for envelope in settlement.outbox:
-                if not self._is_alive(envelope.id):
+                if not self.is_alive(envelope.id):
+                    sent.append(envelope)
                     self._enter(envelope, now)
-            self.settled.setdefault(process, Counter()).update(words_of(settlement.disposition))
+            self._drop_oldest(now, sent)
+            dropped = len(settlement.outbox) - len(sent)
+            _expect(verdict.dropped, dropped, f"how much of the outbox of {delivery.envelope.id} was dropped")
+            self._count(process, "verdicts", *words_of(settlement.disposition))
+
+    def _count(self, process: str, *words: str) -> None:
+        self.settled.setdefault(process, Counter()).update(words)
 
     def _carry_out(self, entry: Entry, disposition: Disposition, now: float) -> None:
         match disposition:
@@ -242,6 +421,7 @@ class Account:
             case Retry(delay):
                 entry.attempt += 1
                 entry.has_started = True
+                entry.rank = self._rank(now + max(delay, 0.0), entry.envelope)
                 self._wait(entry, now, delay)
             case Release(delay, _, started):
                 entry.has_started = entry.has_started or started
@@ -250,7 +430,7 @@ class Account:
                 end: ResultState = "expired" if reason == "expired" else "dead" if reason == "unrouted" else "failure"
                 self._bury(entry, end)
 
-    def _cancelled(self, _: float, __: str, ids: Sequence[str], answer: Sequence[str]) -> None:
+    def _cancelled(self, now: float, __: str, ids: Sequence[str], answer: Sequence[str]) -> None:
         for id_, word in zip(ids, answer, strict=True):
             entry = self.entries.get(id_)
             place = "gone" if entry is None else entry.place
@@ -258,8 +438,8 @@ class Account:
             _expect(word, expected, f"what cancelling {id_} did, which is {place}")
             if entry is not None and place == "waiting":
                 self._leave(entry, "cancelled")
-            elif entry is not None and place == "leased":
-                entry.is_cancelled = True
+            elif entry is not None and place == "leased" and not entry.is_cancelled:
+                entry.is_cancelled, entry.cancelled_at = True, now
 
     def _reported(
         self, _: float, __: str, ___: str, progress: Sequence[tuple[Delivery, Progress | None]], ____: Any
@@ -269,14 +449,31 @@ class Account:
             if entry is not None:
                 entry.has_started = True
 
-    def _revived(self, now: float, _: str, queue: str, __: Any, answer: Sequence[Any]) -> None:
-        dead = [entry for entry in self.entries.values() if entry.place == "dead" and entry.envelope.queue == queue]
-        if len([refused for refused in answer if refused is None]) > len(dead):
-            raise Violation(f"{len(answer)} messages of {queue} were revived, of {len(dead)} dead ones")
-        for entry in dead:
-            self._enter(msgspec.structs.replace(entry.envelope, options=_without_delay(entry.envelope)), now)
-            self.entries[entry.envelope.id].envelope = entry.envelope
-            self.buried[queue] -= 1
+    def _revived(self, now: float, _: str, queue: str, keys: Sequence[str] | None, answer: Sequence[Any]) -> None:
+        if keys is not None:
+            raise Violation("only all dead messages of a queue are revived here")
+        graves = self._graves.pop(queue, [])
+        _expect(len(answer), len(graves), f"the number of dead messages of {queue}")
+        refused = 0
+        for envelope in graves:
+            if self.is_alive(envelope.id):
+                refused += 1
+                self._graves.setdefault(queue, []).append(envelope)
+            else:
+                self._enter(envelope, now, 0.0)
+        duplicates = [each for each in answer if isinstance(each, DuplicateId)]
+        _expect(len(duplicates), refused, f"how many dead messages of {queue} were refused as duplicates")
+
+    def _dead_deleted(self, _: float, __: str, queue: str, keys: Sequence[str] | None, answer: int) -> None:
+        if keys is not None:
+            raise Violation("only all dead messages of a queue are deleted here")
+        _expect(answer, len(self._graves.pop(queue, ())), f"the number of dead messages of {queue}")
+
+    def _flushed(self, _: float, __: str, queue: str, answer: int) -> None:
+        waiting = self._waiting_in(queue)
+        _expect(answer, len(waiting), f"the number of messages that were flushed from {queue}")
+        for entry in waiting:
+            entry.place, entry.is_removed = "gone", True
 
     def _stored(self, _: float, __: str, results: Sequence[NewResult], ___: Any) -> None:
         for result in results:
@@ -289,24 +486,31 @@ class Account:
         entry.place, entry.token, entry.due = "waiting", None, now + max(delay, 0.0)
         if entry.is_cancelled:
             self._leave(entry, "cancelled")
-        elif entry.expires_at <= now and not entry.has_started:
-            self._bury(entry, "expired")
+        elif not entry.has_started:
+            if entry.expires_at <= now:
+                self._bury(entry, "expired")
+            self._expires_next = min(self._expires_next, entry.expires_at)
 
     def _expire(self, now: float) -> None:
+        self._expires_next = math.inf
         for entry in self.entries.values():
-            if entry.expires_at <= now and entry.place == "waiting" and not entry.has_started:
-                self._bury(entry, "expired")
+            if entry.place == "waiting" and not entry.has_started:
+                if entry.expires_at <= now:
+                    self._bury(entry, "expired")
+                else:
+                    self._expires_next = min(self._expires_next, entry.expires_at)
 
     def _leave(self, entry: Entry, end: ResultState) -> None:
         entry.place, entry.token, entry.end = "gone", None, end
 
     def _bury(self, entry: Entry, end: ResultState) -> None:
         entry.place, entry.token, entry.end = "dead", None, end
-        self.buried[entry.envelope.queue] += 1
+        self._graves.setdefault(entry.envelope.queue, []).append(entry.envelope)
 
-    def _is_alive(self, id_: str) -> bool:
-        entry = self.entries.get(id_)
-        return entry is not None and entry.place in {"waiting", "leased"}
+    def _rank(self, due: float, envelope: Envelope) -> tuple[float, int]:
+        self._order += 1
+        priority = envelope.options.priority
+        return due + (PrioritiesT.MEDIUM if priority is None else priority), self._order
 
     def _leased_as(self, delivery: Delivery) -> Entry | None:
         entry = self.entries.get(delivery.envelope.id)
@@ -330,8 +534,8 @@ def words_of(disposition: Disposition) -> list[str]:
             return ["dead", "failed"] if reason in {"failed", "nacked"} else ["dead"]
 
 
-def _without_delay(envelope: Envelope) -> Any:
-    return msgspec.structs.replace(envelope.options, delay=None)
+def _volume(envelopes: Sequence[Envelope]) -> int:
+    return sum(len(envelope.payload) for envelope in envelopes)
 
 
 def _expect(actual: object, expected: object, what: str) -> None:

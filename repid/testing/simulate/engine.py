@@ -1,18 +1,21 @@
 """The one engine of a simulated fleet, and the unreliable line that each process has to it.
 
-`Engine` is the memory driver, with a record of each call in the history and a judgement by the account. A `Line` is what
-one process has of it: a driver of its own, for a server of its own, that obeys the plan. It claims to be remote, so the
-front door shields its calls, limits their time and opens the link again.
+`Engine` is the memory driver, with a record of each call in the history and a judgement by the account. A `Line` is
+what one process has of it: a driver of its own, for a server of its own, that obeys the plan. It claims to be remote,
+so the front door shields its calls, limits their time and opens the link again.
 
-Theory. A call makes two trips. On the way there it can be lost, held up or overtaken, on the way back its answer can; the
-work is one step of the engine between the two. `dead` is for ever: nothing of a killed process reaches the engine any more.
+Theory. A call makes two trips. On the way there it can be lost, held up or overtaken, on the way back its answer can;
+the work is one step of the engine between the two. `dead` is for ever: nothing of a killed process reaches the engine
+any more.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any, cast
 
 import trio
@@ -20,51 +23,82 @@ from msgspec.structs import replace
 
 from ...brokers.door import Server
 from ...brokers.memory.driver import MemoryDriver
-from ...delivery import Ack, DeadLetter, Settlement
+from ...delivery import Release, Retry, Settlement
 from ...envelope import Envelope
 from ...errors import BrokerUnavailable, RepidError
-from ...ports import EVERYTHING, Driver, News, Topics
-from .account import Account, Disturbances, Violation
+from ...ports import EVERYTHING, Driver, FullDriver, News, Role, Topics, Verdict
+from .account import LONGEST_TRIPS, Account, Disturbances, Violation
 from .history import History
 from .plan import Fault
 from .runs import Runs
 
 CALLS = frozenset(
-    {
-        *("declare", "publish", "subscribe", "unsubscribe", "claim", "settle", "extend", "rescue"),
-        *("queues", "counts", "browse", "find", "flush", "delete", "revive", "delete_messages", "pause"),
-        *("cancel", "snapshots", "report", "events", "store_results", "fetch_results"),
-        *("now", "schedules", "due_schedules", "replace_schedule", "remove_schedule", "tick"),
-    }
-)
+    name
+    for kind in inspect.getmro(FullDriver)
+    for name, member in vars(kind).items()
+    if inspect.iscoroutinefunction(member)
+) - {"news"}
 """The calls of a driver that has every role, but for `link` and `news`."""
 
-UNSEEN = frozenset({"queues", "counts", "browse", "find", "snapshots", "events", "now", "schedules", "due_schedules"})
+UNSEEN = frozenset(
+    {"queues", "counts", "browse", "find", "snapshots", "events", "fetch_results", "now", "schedules", "due_schedules"}
+)
 """Those that change nothing: they are left out of the history where nothing went wrong, and are no news."""
 
 MAKES_READY = frozenset({"publish", "settle", "rescue", "subscribe", "unsubscribe", "revive", "tick", "pause"})
-"""Calls after which there may be something to claim."""
+"""Calls after which there may be something to claim that nobody was told of."""
 
-CHANGES_NO_MESSAGE = frozenset({"subscribe", "unsubscribe", "extend", "declare"})
+CHANGES_NO_MESSAGE = frozenset({"subscribe", "unsubscribe", "extend", "declare", "set_bounds"})
+
+OFTEN = 0.55
+"""How often a trip lets others have their turn; that both trips of a call do is rare, so that histories are quick."""
 
 LONGEST_SILENCE = 10.0
 """Seconds after which a process that was struck at one call is as it was: the bound of a call, and a new link."""
+
+
+class SteppedDriver(MemoryDriver):
+    """A memory driver whose wall clock can be stepped. Leases and delays do not follow that clock; schedules do.
+
+    `step`: how far it was stepped in all, in seconds. `stepped_at`: when last, on trio's clock.
+    """
+
+    step = 0.0
+    stepped_at = -math.inf
+
+    async def now(self) -> float:
+        """Seconds since 1970, as a clock says that somebody sets."""
+        return await super().now() + self.step
 
 
 class Engine:
     """What keeps the messages. `stop` is called once, with the first violation."""
 
     def __init__(
-        self, lease_timeout: float, history: History, faults: Disturbances, stop: Callable[[Violation], None]
+        self,
+        lease_timeout: float,
+        history: History,
+        faults: Disturbances,
+        chance: Random,
+        stop: Callable[[Violation], None],
+        latency: float = 0.0,
+        without: Collection[Role] = (),
     ) -> None:
-        self.driver = MemoryDriver(lease_timeout)
+        self.chance = chance
+        self.latency = latency
+        self.capabilities = replace(
+            EVERYTHING, calls="remote", readers=False, roles=EVERYTHING.roles.difference(without)
+        )
+        self.driver = SteppedDriver(lease_timeout)
         self.history = history
         self.faults = faults
-        self.account = Account(lease_timeout, faults)
+        self.account = Account(lease_timeout, faults, latency)
         self.runs = Runs(self.account, faults, stop)
         self.lines: dict[Line, None] = {}
         self.away_until = 0.0
-        self.changed = trio.Event()
+        self.changed = trio.lowlevel.ParkingLot()
+        self._due = math.inf
+        self._dropped = 0
         self._stop = stop
 
     async def carry_out(self, process: str, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
@@ -76,26 +110,57 @@ class Engine:
             self.history.call(now, process, name, arguments, error)
             raise
         if name not in UNSEEN:
+            if name == "pause":
+                arguments = (*arguments, options["paused"])
             if not (name == "claim" and not answer.deliveries):
                 self.history.call(now, process, name, arguments, answer)
             try:
                 self.account.judge(now, process, name, arguments, answer)
                 if name == "settle":
-                    self.runs.settled(process, arguments[1])
+                    self.runs.settled(process, arguments[1], answer)
+                    await self._check_refused(arguments[1], answer)
             except Violation as violation:
                 self.history.event(now, process, f"VIOLATION {violation}")
                 self._stop(violation)
             self._tell(name, arguments, answer)
         return answer
 
+    async def _check_refused(self, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]) -> None:
+        """A refused verdict has stored no result: while its message is alive, there is none."""
+        ids = [
+            one.result.id
+            for one, verdict in zip(settlements, verdicts, strict=True)
+            if not verdict.accepted and one.result is not None and self.account.is_alive(one.delivery.envelope.id)
+        ]
+        stored = [result.id for result in await self.driver.fetch_results(ids) if result is not None] if ids else []
+        if stored:
+            raise Violation(f"a verdict was refused, and its result is stored all the same: {', '.join(stored)}")
+
     def _tell(self, name: str, arguments: Sequence[Any], answer: Any) -> None:
-        """Whom this concerns looks again. One who is told too often looks in vain, so few of these need to be exact."""
-        changed, self.changed = self.changed, trio.Event()
-        changed.set()
-        ids = _ids_of(name, arguments, answer)
-        is_ready = name in MAKES_READY and not (name == "settle" and _are_final(arguments[1]))
-        for line in self.lines:
-            line.hear(is_ready=is_ready, has_events=name == "cancel", ids=ids)
+        """Those look again whom this concerns. An engine may tell too much; this one tells little, so that a claim
+        which nothing but chance would have made is missed.
+        """
+        self.changed.unpark_all()
+        is_ready = name in MAKES_READY and self._is_something_ready(name, arguments, answer)
+        has_events = name == "cancel" and "requested" in answer
+        dropped = self.account.dropped.total()
+        ids = None if dropped > self._dropped else _ids_of(name, arguments, answer)  # nobody asked about those
+        self._dropped = dropped
+        changes = self.driver.store.changes
+        has_room, changes.has_room = changes.has_room, False
+        if is_ready or has_events or ids is None or ids or has_room:
+            for line in self.lines:
+                line.hear(is_ready=is_ready, has_events=has_events, ids=ids, has_room=has_room)
+
+    def _is_something_ready(self, name: str, arguments: Sequence[Any], answer: Any) -> bool:
+        """Whether the call has given a claim something to find, or an earlier moment to wait for."""
+        store, before = self.driver.store, self._due
+        self._due = store.next_due()
+        if self._due < before:
+            return True
+        return _has_brought_something(name, arguments, answer) and any(
+            (channel.lanes or channel.suspects) and not channel.paused for channel in store.channels.values()
+        )
 
     def restart(self, seconds: float) -> None:
         """Be away for some time. Every link breaks; what was stored stays."""
@@ -107,10 +172,9 @@ class Engine:
 class Line:
     """A driver that obeys the plan, for the server of one process."""
 
-    capabilities = replace(EVERYTHING, calls="remote", durable=True, shared=True)
-
     def __init__(self, engine: Engine, process: str, courier: trio.Nursery) -> None:
         self.process = process
+        self.capabilities = engine.capabilities
         self.is_dead = False
         self.cut_until = 0.0
         self.slow_until = 0.0
@@ -152,17 +216,28 @@ class Line:
         """Strike no call any more."""
         self._armed.clear()
 
-    def hear(self, *, is_ready: bool = True, has_events: bool = True, ids: Collection[str] | None = None) -> None:
+    def hear(
+        self,
+        *,
+        is_ready: bool = True,
+        has_events: bool = True,
+        ids: Collection[str] | None = None,
+        has_room: bool = True,
+    ) -> None:
         """There is news of the engine; `ids` may have changed (None: any)."""
-        if ids is not None:
+        is_ready, has_events = is_ready and bool(self._consumers), has_events and bool(self._consumers)
+        if not self._watched:
+            ids = ()
+        elif ids is not None:
             ids = [id_ for id_ in ids if id_ in self._watched]
-            if not (is_ready or has_events or ids):
-                return
+        if not (is_ready or has_events or ids is None or ids or has_room):
+            return
         before = self._news
         if before is not None:
             is_ready, has_events = is_ready or before.ready, has_events or before.events
             ids = None if ids is None or before.ids is None else {*ids, *before.ids}
-        self._news = News(is_ready, has_events, ids)
+            has_room = has_room or before.room
+        self._news = News(is_ready, has_events, ids, has_room)
         self._rung.set()
 
     def break_link(self) -> None:
@@ -210,32 +285,37 @@ class Line:
         return None
 
     async def _ask(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        """One call. Where nothing goes wrong, others have their turn on one of the two trips, or on both."""
         fault = self._struck(name) if self._armed else None
-        link = self._links
+        link, turn = self._links, self._engine.chance.random()
         if fault is not None:
             await self._lose_or_hold_up(fault, name, arguments, options)
-        await self._go(name, link)
+        await self._go(name, link, pauses=turn < OFTEN)
         answer = await self._engine.carry_out(self.process, name, arguments, options)
         if fault is not None and fault.kind == "lose_answer":
             await self._silence(fault, f"the answer to {name} was lost")
         if fault is not None and fault.kind == "slow_answer":
             await trio.sleep(fault.seconds)
-        await self._go(name, link)
+        await self._go(name, link, pauses=turn > 1.0 - OFTEN)
         return answer
 
-    async def _go(self, name: str, link: int) -> None:
+    async def _go(self, name: str, link: int, *, pauses: bool = True) -> None:
         """One trip between the process and the engine."""
         if self.trip and trio.current_time() < self.slow_until:
             await trio.sleep(self.trip)
-        else:
-            await trio.lowlevel.checkpoint()
+        elif self._engine.latency:
+            await trio.sleep(self._engine.latency * self._engine.chance.uniform(0.5, LONGEST_TRIPS / 2))
+        elif pauses:
+            await trio.lowlevel.cancel_shielded_checkpoint()
         if self.is_dead or link != self._links:
             raise BrokerUnavailable(f"the link broke during {name}")
-        if trio.current_time() < self._engine.away_until:
-            raise BrokerUnavailable("the engine is away")
-        if trio.current_time() < self.cut_until:
-            await trio.sleep_until(self.cut_until)
-            raise BrokerUnavailable(f"nothing passed for too long during {name}")
+        away_until, cut_until = self._engine.away_until, self.cut_until
+        if away_until or cut_until:
+            if trio.current_time() < away_until:
+                raise BrokerUnavailable("the engine is away")
+            if trio.current_time() < cut_until:
+                await trio.sleep_until(cut_until)
+                raise BrokerUnavailable(f"nothing passed for too long during {name}")
 
     def _unreachable_until(self) -> float:
         return math.inf if self.is_dead else max(self.cut_until, self._engine.away_until)
@@ -275,6 +355,20 @@ class Line:
             await self._engine.carry_out(self.process, name, arguments, options)
 
 
+def _has_brought_something(name: str, arguments: Sequence[Any], answer: Any) -> bool:
+    """Whether a call of `MAKES_READY` has changed what waits, or who may take it."""
+    match name:
+        case "publish" | "revive":
+            return None in answer
+        case "settle":
+            return any(one.outbox or isinstance(one.disposition, (Retry, Release)) for one in arguments[1])
+        case "rescue":
+            return bool(answer)
+        case "tick":
+            return bool(answer == "fired")
+    return True
+
+
 def _ids_of(name: str, arguments: Sequence[Any], answer: Any) -> Collection[str] | None:
     """The ids of the messages and results that a call may have changed; None: any."""
     if name in CHANGES_NO_MESSAGE or (name == "rescue" and not answer):
@@ -290,8 +384,3 @@ def _ids_of(name: str, arguments: Sequence[Any], answer: Any) -> Collection[str]
         case "report":
             envelopes = [delivery.envelope for delivery, _ in arguments[1]]
     return None if envelopes is None else [id_ for one in envelopes for id_ in (one.id, one.result_id)]
-
-
-def _are_final(settlements: Sequence[Settlement]) -> bool:
-    """Whether nothing is ready, or will be, because of these verdicts."""
-    return all(type(one.disposition) in {Ack, DeadLetter} and not one.outbox for one in settlements)

@@ -1,9 +1,11 @@
-"""Freezing a process: none of its tasks runs for some time, as after SIGSTOP, a long garbage collection or a laptop's lid.
+"""Freezing a process: none of its tasks runs for some time, as after SIGSTOP, a long garbage collection or a laptop's
+lid.
 
-Theory. A process of a simulated fleet is a set of tasks: those whose context says so, and all that they start. Each of them
-runs inside a gate: when trio resumes a task of a frozen process, the gate keeps what the task was resumed with, and hands
-it over when the process is thawed. A cancellation that comes meanwhile is seen then, too. The task cannot tell it from a
-scheduler that was very slow. The gate is put around a task when trio announces it, before its first step.
+Theory. A process of a simulated fleet is a set of tasks: those whose context says so, and all that they start. Each of
+them runs inside a gate: when trio resumes a task of a frozen process, the gate keeps what the task was resumed with,
+and hands it over when the process is thawed. A cancellation that comes meanwhile is seen then, too. The task cannot
+tell it from a scheduler that was very slow. The gate is put around a task when trio announces it, before its first
+step.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ...delivery import Delivery, Settlement
+from ...delivery import Bounds, Delivery, Settlement
 from ...envelope import Envelope
 from ...errors import BrokerRefused
 from ...ports import Claimed, Verdict
@@ -98,6 +98,7 @@ _KINDS: list[tuple[Any, Callable[[Any], str]]] = [
     (Delivery, _delivery),
     (Claimed, lambda claimed: _value(claimed.deliveries)),
     (Verdict, lambda verdict: verdict.outcome),
+    (Bounds, lambda bounds: f"{bounds} {bounds.when_full}"),
     (BrokerRefused, lambda refused: type(refused).__name__),
     (BaseException, lambda error: f"{type(error).__name__}: {error}"),
     (Settlement, _settlement),

@@ -31,14 +31,19 @@ class BadHistory(AssertionError):  # noqa: N818  it is what was found
 def simulate(make: MakeScenario = fleet, seeds: Iterable[int] = range(100)) -> None:
     """Live through one history for each seed; raises `BadHistory` for the first that fails, with its timeline.
 
-    What failed is made smaller first: the fewest faults and messages that still fail in the same way. Runs trio itself, on
-    a virtual clock, so call it from a function that is not async. One thread of a process may simulate at a time.
+    What failed is made smaller first: the fewest faults and messages that still fail in the same way. Runs trio itself,
+    on a virtual clock, so call it from a function that is not async. One thread of a process may simulate at a time.
     """
     for seed in seeds:
         outcome = live(make, seed)
         if outcome.error is not None:
             small = smaller(make, outcome)
             raise BadHistory(small, command_for(make, small)) from small.error
+
+
+def search(make: MakeScenario, seeds: Iterable[int]) -> int | None:
+    """The first of these seeds whose history fails; None: all are well."""
+    return next((seed for seed in seeds if live(make, seed).error is not None), None)
 
 
 def smaller(make: MakeScenario, outcome: Outcome) -> Outcome:
@@ -67,7 +72,8 @@ def _innermost(error: BaseException | None) -> BaseException | None:
 
 def command_for(make: MakeScenario, outcome: Outcome) -> str:
     """What to type to see this history again."""
-    name = "" if make is fleet else f" --scenario {make.__module__}:{getattr(make, '__qualname__', make)}"
+    named = f"{make.__module__}:{make.__qualname__}" if hasattr(make, "__qualname__") else "MODULE:FUNCTION"
+    name = "" if make is fleet else f" --scenario {named}"
     faults = ",".join(map(str, outcome.kept)) or "none"
     sends = ",".join(map(str, outcome.sends)) or "none"
     return f"python -m repid.testing.simulate{name} --seeds {outcome.seed} --faults {faults} --messages {sends}"

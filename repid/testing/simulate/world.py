@@ -1,38 +1,40 @@
 """One history: a fleet lives through its plan in virtual time, and everything is judged.
 
 Each worker process has an app and a server of its own over the one engine, and something that starts it again, as a
-supervisor does. A producer sends the jobs as a careful program would: what it gets no answer for it sends again under the
-same id. When the plan is over, all faults are healed, and the fleet must come to rest: no message alive, every worker
-stopped within its bounds, every report in agreement with the account.
+supervisor does. A producer sends the jobs as a careful program would: what it gets no answer for it sends again under
+the same id. When the plan is over, all faults are healed, and the fleet must come to rest: no message alive, every
+worker stopped within its bounds, every report in agreement with the account.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from random import Random
 from typing import TypeVar
 
 import msgspec
 import trio
-import trio.testing
 
 from ...app import Repid
-from ...errors import BrokerUnavailable, DuplicateId, PublishUnknown, ResultError
+from ...errors import BrokerUnavailable, DuplicateId, PublishUnknown, QueueFull, ResultError, UsageError
 from ...job import Job
+from ...queue import Queue
 from ...runtime import Report
+from ...runtime.scheduler import LONGEST_SLEEP
 from ...servers import Connection
 from ...worker import Worker
 from . import scenario as scenarios
 from .account import Disturbances, Violation
+from .clock import VirtualClock
 from .engine import Engine, Line
 from .freezing import Freezer
 from .history import History
 from .plan import CALL_FAULTS, Fault, Stage, draw_plan
 from .scenario import MakeScenario, Scenario
 from .seeding import seeded
-from .watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -42,16 +44,21 @@ WALL = 1_800_000_000.0
 PATIENCE = 300.0
 """Seconds in which the callers must have their answers, and after that the fleet must have come to rest."""
 
-HARMLESS = frozenset({"deploy", "step_clock"})
+HARMLESS = frozenset({"deploy", "step_clock", "step_engine_clock"})
 """What goes wrong without losing anything: a worker that is stopped settles and gives back what it holds."""
 
+PAUSE = 0.5
+"""Seconds until a worker is started again that has ended of itself."""
+
 ENDING_TIME = 60.0
-"""Seconds in which a worker must have ended once its grace is over: what actors, verdicts and the link may take together."""
+"""Seconds in which a worker must have ended once its grace is over: what actors, verdicts and the link may take
+together.
+"""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What one seed led to. `plan` is what it gives; `kept` and `sends` are the indexes of the faults and messages that were
-    not left out. `error`: what was found, if anything was.
+    """What one seed led to. `plan` is what it gives; `kept` and `sends` are the indexes of the faults and messages that
+    were not left out. `error`: what was found, if anything was.
     """
 
     seed: int
@@ -80,14 +87,14 @@ def live(
     plan = draw_plan(Random(f"plan {seed}"), stage, scenario.kinds, scenario.faults)  # noqa: S311  as above
     kept = tuple(range(len(plan)) if faults is None else faults)
     kept_sends = tuple(range(len(scenario.sends)) if sends is None else sends)
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    world = World(scenario, plan, frozenset(kept), frozenset(kept_sends))
-    with seeded(str(seed), lambda: WALL + clock.current_time() + world.wall_step), _quiet_logs():
+    world = World(scenario, plan, frozenset(kept), frozenset(kept_sends), Random(f"trips {seed}"))  # noqa: S311  as above
+    with seeded(str(seed), world.wall), _quiet_logs():
         error: BaseException | None = None
         try:
-            trio.run(world.live, clock=clock, instruments=world.instruments)
+            trio.run(world.live, clock=world.clock, instruments=world.instruments)
             if scenario.check is not None and world.violation is None:
-                scenario.check([scenario.sends[n] for n in kept_sends])
+                sent = [scenario.sends[n] for n in kept_sends]
+                scenario.check([send for send in sent if isinstance(send, scenarios.Send)])
         except Exception as caught:  # noqa: BLE001  whatever it is, it is what this seed has found
             error = caught
     return Outcome(seed, plan, kept, kept_sends, world.history, world.violation or error)
@@ -97,8 +104,10 @@ class World:
     """A fleet that lives through one plan."""
 
     def __init__(
-        self, scenario: Scenario, plan: Sequence[Fault], kept: Collection[int], sends: Collection[int]
+        self, scenario: Scenario, plan: Sequence[Fault], kept: Collection[int], sends: Collection[int], chance: Random
     ) -> None:
+        self.clock = VirtualClock(self._stop)
+        self._chance = chance
         self.history = History()
         self.violation: Violation | None = None
         self.wall_step = 0.0
@@ -111,16 +120,27 @@ class World:
         self._is_ending = False
         self._workers: dict[str, _Process] = {}
         self._freezer = Freezer()
-        self.instruments: list[trio.abc.Instrument] = [Watchdog(self._stop)]
-        if any(fault.kind == "freeze" for fault in plan):
-            self.instruments.append(self._freezer)
+        freezes = any(fault.kind == "freeze" for fault in plan)
+        self.instruments: list[trio.abc.Instrument] = [self._freezer] if freezes else []
+
+    def wall(self) -> float:
+        """What `time.time()` is in this history."""
+        return WALL + self.clock.current_time() + self.wall_step
 
     async def live(self) -> None:
         """From the start to the rest."""
         scenario = self._scenario
-        self._engine = engine = Engine(scenario.lease_timeout, self.history, self._faults, self._stop)
+        self._engine = engine = Engine(
+            scenario.lease_timeout,
+            self.history,
+            self._faults,
+            self._chance,
+            self._stop,
+            scenario.latency,
+            scenario.without,
+        )
         with self._scope:
-            async with engine.driver.link(frozenset()), trio.open_nursery() as nursery:
+            async with engine.driver.link({}), trio.open_nursery() as nursery:
                 async with trio.open_nursery() as self._couriers:
                     for n in range(1, scenario.workers + 1):
                         process = self._workers[f"worker-{n}"] = _Process(f"worker-{n}")
@@ -155,23 +175,29 @@ class World:
         scenarios.note_in.set(lambda text: self._say(process.name, text))
         scenarios.runs_of.set(self._engine.runs)
         while not self._is_ending:
+            process.stopped_at = None
             process.line = Line(self._engine, process.name, self._couriers)
             await self._run_once(process)
             if not self._is_ending and process.is_killed:
                 await trio.sleep_until(process.back_at)
+            elif process.stopped_at is None:  # it had done enough
+                await trio.sleep(PAUSE)
+            process.was_deployed = process.was_deployed or process.stopped_at is not None
             process.is_killed = False
 
     async def _run_once(self, process: _Process) -> None:
         app = Repid(Connection(process.line.server()))
+        routers = (process.was_deployed and self._scenario.later) or self._scenario.routers
         options = {"handle_signals": (), **self._scenario.options}
-        process.worker = Worker(self._scenario.routers, app=app, **options)  # type: ignore[arg-type]
+        process.worker = Worker(routers, app=app, **options)  # type: ignore[arg-type]
         self._say(process.name, "starts")
-        before = process.settled(self._engine)
+        before, begun = process.settled(self._engine), self._engine.runs.begun[process.name]
         report: Report | None = None
 
         async def run(worker: Worker) -> None:  # in a task of its own, so that it can be frozen
             nonlocal report
-            report = await worker.run()
+            if process.stopped_at is None:  # else it was stopped before it could hear of it
+                report = await worker.run()
 
         async with trio.open_nursery() as nursery:
             process.scope = nursery.cancel_scope
@@ -180,9 +206,14 @@ class World:
         self._say(process.name, "is gone" if report is None else f"has ended: {_brief(report)}")
         if process.stopped_at is not None:
             self._check_ending(process, trio.current_time() - process.stopped_at)
-            process.stopped_at = None
         if report is not None:
             self._check_report(process, report, before)
+            begun = self._engine.runs.begun[process.name] - begun
+            most = self._scenario.options.get("messages_limit", math.inf)
+            if max(begun, report.processed) > most:
+                raise Violation(
+                    f"{process.name} began {begun} runs and reports {report.processed}, of {most:g} at most"
+                )
 
     def _check_ending(self, process: _Process, took: float) -> None:
         grace = self._scenario.options.get("graceful_shutdown_time", 25.0)
@@ -192,9 +223,16 @@ class World:
 
     def _check_report(self, process: _Process, report: Report, before: dict[str, int]) -> None:
         """What a worker reports as settled is what the engine has accepted from it, but for answers that were lost."""
-        after = process.settled(self._engine)
-        for word, count in after.items():
-            accepted, told = count - before.get(word, 0), getattr(report, word)
+        counts = {word: count - before.get(word, 0) for word, count in process.settled(self._engine).items()}
+        leases, verdicts = counts.pop("leases", 0), counts.pop("verdicts", 0)
+        if report.refused > leases - verdicts:
+            raise Violation(
+                f"{process.name} reports {report.refused} leases as lost, and of {leases} it settled {verdicts}"
+            )
+        if report.unsettled and not process.was_struck(self._faults):
+            raise Violation(f"{process.name} left {report.unsettled} verdicts unsettled, and no fault explains that")
+        for word, accepted in counts.items():
+            told = getattr(report, word)
             if told > accepted or (told < accepted and not process.was_struck(self._faults)):
                 raise Violation(f"{process.name} reports {told} messages as {word}, and the engine accepted {accepted}")
 
@@ -218,10 +256,16 @@ class World:
             self._engine.restart(fault.seconds)
         elif fault.kind == "step_clock":
             self.wall_step += fault.seconds
+        elif fault.kind == "step_engine_clock":
+            self._engine.driver.step += fault.seconds
+            self._engine.driver.stepped_at = now
         elif fault.kind == "freeze":
+            self._engine.runs.freezes.add(fault.process, now, now + fault.seconds + 10.0)
             self._freezer.freeze(fault.process)
-            await trio.sleep(fault.seconds)
-            self._freezer.thaw(fault.process)
+            try:
+                await trio.sleep(fault.seconds)
+            finally:
+                self._freezer.thaw(fault.process)
             self._say(fault.process, "is thawed")
         elif process is not None:
             self._strike_process(process, fault, now)
@@ -233,12 +277,15 @@ class World:
         elif fault.kind == "slow":
             line.slow_until, line.trip = now + fault.seconds, 1.5
         elif fault.kind == "deploy" and process.worker is not None:
-            self._engine.runs.stops.add(process.name, now, now + 90.0)
-            process.stop(now)
+            self._deploy(process, now)
         elif fault.kind == "kill":
             line.is_dead, process.is_killed, process.back_at = True, True, now + fault.seconds
             line.break_link()
             process.scope.cancel()
+
+    def _deploy(self, process: _Process, now: float) -> None:
+        self._engine.runs.stops.add(process.name, now, now + 90.0)
+        process.stop(now)
 
     # Producers and callers
 
@@ -247,27 +294,89 @@ class World:
         self._producer_line = Line(self._engine, "producer", self._couriers)
         app = Repid(Connection(self._producer_line.server()))
         async with _opened(app), trio.open_nursery() as nursery:
-            queues = sorted({send.queue for send in self._scenario.sends})
+            queues = sorted({step.queue for step in self._scenario.sends})
             await _patiently(lambda: app.server().declare(queues))
+            if self._scenario.bounds:
+                await _patiently(lambda: app.server().set_bounds(self._scenario.bounds))
             for n in range(len(self._scenario.sends)):
-                nursery.start_soon(self._send, app, n)
+                nursery.start_soon(self._do, app, n)
         del self._engine.lines[self._producer_line]
 
-    async def _send(self, app: Repid, n: int) -> None:
-        send = self._scenario.sends[n]
-        await trio.sleep_until(send.at)
-        if n not in self._sends:
-            return
+    async def _do(self, app: Repid, n: int) -> None:
+        step = self._scenario.sends[n]
+        await trio.sleep_until(step.at)
+        if n in self._sends:
+            if isinstance(step, scenarios.Send):
+                await self._send(app, n, step)
+            elif isinstance(step, scenarios.Recurring):
+                await self._recur(app, n, step)
+            else:
+                await self._operate(app, step)
+
+    async def _recur(self, app: Repid, n: int, step: scenarios.Recurring) -> None:
+        name = f"every-{n}"
+        job = Job(
+            step.actor, queue=step.queue, args=dict(step.args), app=app, id_=name, every=step.every, **step.options
+        )
+        await _patiently(job.enqueue)
+        began, paused = trio.current_time(), 0.0
+        if step.pause_at is not None and began < step.pause_at < step.until:
+            await trio.sleep_until(step.pause_at)
+            await _patiently(lambda: app.schedules.pause(name))
+            await trio.sleep(1.5)
+            await _patiently(lambda: app.schedules.resume(name))
+            paused = trio.current_time() - step.pause_at
+        await trio.sleep_until(step.until)
+        self._check_ticks(name, began, paused, step.every)
+        with suppress(UsageError):  # it was removed, and the answer to that was lost
+            await _patiently(lambda: app.schedules.remove(name))
+
+    def _check_ticks(self, name: str, began: float, paused: float, every: float) -> None:
+        """As many ticks as are due, where the producer, one of the workers and the engine's clock had nothing to suffer."""
+        now, ticked = trio.current_time(), self._engine.account.ticked[name]
+        due = (now - began - paused) / every
+        late = LONGEST_SLEEP / every if paused else 0.0  # workers see at their next look that it was resumed
+        struck = [
+            process
+            for process in self._workers
+            if self._faults.excuse(process, 0.0, now) or self._engine.runs.stops.excuse(process, 0.0, now)
+        ]
+        goes_on = not self._scenario.options.keys() & {"messages_limit", "burst"}  # a worker that ends ticks nothing
+        is_calm = goes_on and len(struck) < len(self._workers) and not self._faults.excuse("producer", 0.0, now)
+        was_stepped = self._engine.driver.step or self._engine.driver.stepped_at >= began
+        if is_calm and not was_stepped and not due - 2 - late < ticked <= due + 1:
+            self._stop(Violation(f"{name} ticked {ticked} times, and {due:.1f} are due"))
+
+    async def _operate(self, app: Repid, step: scenarios.Operation) -> None:
+        queue = Queue(step.queue, app=app)
+        if step.kind == "pause":
+            await _patiently(queue.pause)
+            await trio.sleep(step.seconds)
+            await _patiently(queue.resume)
+        elif step.kind == "requeue":
+            with suppress(ExceptionGroup):  # of duplicates
+                await _patiently(queue.requeue)
+        elif step.kind == "flush":
+            await _patiently(queue.flush)
+        else:
+            await _patiently(queue.delete_messages)
+
+    async def _send(self, app: Repid, n: int, send: scenarios.Send) -> None:
         job = Job(send.actor, queue=send.queue, args=dict(send.args), app=app, id_=f"job-{n}", **send.options)
-        await self._enqueue(job)
+        if not await self._enqueue(job):
+            self._say("producer", f"knows that job-{n} had no room")
+            return
         self._say("producer", f"knows that job-{n} was accepted")
         if f"job-{n}" not in self._engine.account.entries:
             self._stop(Violation(f"job-{n} was confirmed to its producer, and the engine never accepted it"))
         if send.then:
-            await self._follow(job, send)
+            await self._follow(job, n, send)
 
-    async def _enqueue(self, job: Job) -> None:
-        """Again under the same id, until there is an answer. Refused as a duplicate after that: it was accepted before."""
+    async def _enqueue(self, job: Job) -> bool:
+        """Again under the same id, until there is an answer. Refused as a duplicate after that: it was accepted before.
+
+        False: a full queue had no room.
+        """
         is_unknown = False
         while True:
             try:
@@ -275,14 +384,23 @@ class World:
             except DuplicateId:
                 if not is_unknown:
                     raise
+            except QueueFull:
+                if not is_unknown and job.id_ in self._engine.account.entries:
+                    self._stop(Violation(f"{job.id_} was refused for want of room, and the engine has accepted it"))
+                return False
             except (PublishUnknown, BrokerUnavailable):
                 is_unknown = True
                 await trio.sleep(0.5)
                 continue
-            return
+            return True
 
-    async def _follow(self, job: Job, send: scenarios.Send) -> None:
-        if send.then == "cancel":
+    async def _follow(self, job: Job, n: int, send: scenarios.Send) -> None:
+        if send.then == "again":
+            await trio.sleep(send.after)
+            self._engine.account.sent_again.add(f"job-{n}")
+            with suppress(DuplicateId, QueueFull, BrokerUnavailable, PublishUnknown):
+                await job.enqueue()
+        elif send.then == "cancel":
             await trio.sleep(send.after)
             await _patiently(job.cancel)
         elif send.then == "watch":
@@ -301,10 +419,13 @@ class World:
     # The rest
 
     async def _come_to_rest(self) -> None:
-        """Wait until no message is alive."""
+        """Let a version that has begun to come be everywhere, and wait until no message is alive."""
+        for process in self._workers.values():
+            if self._scenario.later and not process.was_deployed:
+                self._deploy(process, trio.current_time())
         with trio.move_on_after(PATIENCE) as patience:
             while self._engine.account.alive():
-                await self._engine.changed.wait()
+                await self._engine.changed.park()
         if patience.cancelled_caught:
             alive = ", ".join(self._engine.account.alive())
             raise Violation(f"long after the last fault these messages are still alive: {alive}")
@@ -320,11 +441,17 @@ class World:
         for queue in await driver.queues():
             [counts] = await driver.counts([queue])
             found = (counts.ready, counts.scheduled, counts.leased, counts.dead)
-            if found != (0, 0, 0, account.buried[queue]):
+            if found != (0, 0, 0, account.buried(queue)):
                 raise Violation(f"at rest queue {queue} has (ready, scheduled, leased, dead) = {found}")
+            if counts.dropped != account.dropped[queue]:
+                raise Violation(
+                    f"queue {queue} has dropped {account.dropped[queue]} messages, and counts {counts.dropped}"
+                )
         results = await driver.fetch_results(list(account.entries))
         for (id_, entry), result in zip(account.entries.items(), results, strict=True):
             wanted = entry.envelope.options.store_result
+            if entry.is_removed:
+                continue
             if result is not None and result.state != entry.end:
                 raise Violation(f"the result of {id_} says {result.state}, and its message ended as {entry.end}")
             if wanted and result is None:
@@ -336,8 +463,16 @@ class World:
 
     def _check_end(self, n: int) -> None:
         """The message ended as its scenario says, or by a cancellation or its ttl."""
-        send, entry = self._scenario.sends[n], self._engine.account.entries[f"job-{n}"]
-        if send.ends and entry.end not in {send.ends, "cancelled", "expired"}:
+        send = self._scenario.sends[n]
+        if not isinstance(send, scenarios.Send):
+            return
+        entry = self._engine.account.entries.get(f"job-{n}")
+        if entry is None or entry.is_removed:  # there was no room for it, or an operator has removed it
+            return
+        wrong = [id_ for id_ in send.never if id_ in self._engine.account.entries]
+        if wrong:
+            raise Violation(f"job-{n} was not acknowledged, and its outbox was sent: {', '.join(wrong)}")
+        if send.ends and entry.end not in {send.ends, "cancelled", "expired", "dropped"}:
             raise Violation(f"job-{n} ended as {entry.end}, and {send.actor} ends as {send.ends}")
         missing = [id_ for id_ in send.leads_to if id_ not in self._engine.account.entries]
         if missing and entry.end == "success":
@@ -354,6 +489,7 @@ class _Process:
         self.name = name
         self.worker: Worker | None = None
         self.is_killed = False
+        self.was_deployed = False
         self.back_at = 0.0
         self.stopped_at: float | None = None
 

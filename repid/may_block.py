@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from sys import modules
 
 import trio
 
-from ..errors import UsageError
-from ..process import inherits
+from .errors import UsageError
+from .process import inherits
 
 _OWN_THREADS = ("repid client", "repid sqlite")
 """How the names of threads begin in which no code of callers runs, finalizers apart."""
@@ -35,13 +35,14 @@ def check_may_block() -> None:
 
 
 def _running_library() -> str | None:
-    if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is not mine.parents_run:
+    """Whose loop runs here: that of the code that calls, where trio is a guest of asyncio or asyncio one of trio."""
+    is_in_trio = trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is not mine.parents_run
+    if is_in_trio and trio.lowlevel.in_trio_task():
         return "trio"
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    return "asyncio"
+    running_loop = getattr(modules.get("asyncio"), "_get_running_loop", None)  # programs on trio do without asyncio
+    if running_loop is not None and running_loop() is not None:
+        return "asyncio"
+    return "trio" if is_in_trio else None
 
 
 class _Mine(threading.local):
@@ -51,14 +52,14 @@ class _Mine(threading.local):
     parents_run: trio.lowlevel.TrioToken | None = None
     """In a forked child: the trio run that this thread was in when it was the parent's. It goes on there alone."""
 
-    def after_fork_in_child(self) -> None:
+    def start_anew(self) -> None:
         """Called in the only thread that there is."""
         self.is_calling = False
         self.parents_run = trio.lowlevel.current_trio_token() if trio.lowlevel.in_trio_run() else None
 
 
 mine = _Mine()
-inherits(mine)
+inherits(mine, _Mine.start_anew)
 
 
 @contextmanager

@@ -1,0 +1,306 @@
+"""What an app adds to the verbs that enqueue: jobs made from functions, and waiting for values.
+
+`call` is one call that is made elsewhere. As with every call under structured concurrency, a caller that leaves it
+early takes it back: the job is cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+
+import trio
+from msgspec.structs import replace
+
+from .application import Application
+from .calls import PLAIN, USING_OPTIONS, BatchActor, Caller, CallTerms, UsingOptions, WithTerms, find_callee
+from .errors import ConfigurationError, RepidError, ResultError
+from .handle import JobHandle
+from .hosts import hosted
+from .job import Job, JobOptions, enqueue_jobs
+from .mapping import Map, OnError, Plan, check_items
+from .names import check_duration, check_known
+from .results import Result
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+
+RESULT_TIME = 600.0
+"""Seconds for which the result of a call is kept if nothing else was said: its caller waits, and reads it at once."""
+
+WITHDRAWING_TIME = 5.0
+"""Seconds that a cancelled caller takes at most to have its job cancelled."""
+
+
+class AppCallOptions(UsingOptions, total=False):
+    """The options of a call (see `UsingOptions`), and one for a caller that waits for its value.
+
+    call_timeout: how long `call` waits for the value. Default: as long as it takes.
+    """
+
+    call_timeout: float | timedelta | None
+
+
+class AppCaller(Caller):
+    """The verbs of an app: those of `Caller`, and those that wait for values."""
+
+    __slots__ = ()
+
+    _call_timeout: float | None = None
+
+    @property
+    def _job_options(self) -> JobOptions:
+        return {}
+
+    @property
+    def _app(self) -> Application:
+        raise NotImplementedError
+
+    @overload
+    async def call(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> R: ...
+
+    @overload
+    async def call(self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    @overload
+    async def call(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    async def call(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Publish a call of the actor with these arguments, wait until it has ended, and return its value.
+
+        Its result is kept for ten minutes unless `using(result_ttl=...)` says otherwise. Raises `JobFailed` if there is
+        no value, with type, text and traceback of the actor's error, and `TimeoutError` where `using(call_timeout=...)`
+        is over. Cancelled, or out of time, it has the job cancelled: to leave it running, use `enqueue` and
+        `JobHandle.wait`.
+        """
+        return await self._call(actor, args, kwargs)
+
+    @hosted
+    async def _call(self, actor: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        handle = await self._enqueue(awaited(self._terms_for("call")), actor, args, kwargs)
+        try:
+            result = await handle.wait(self._call_timeout)
+        except ResultError:
+            raise  # it has ended
+        except BaseException:
+            await withdraw(handle)
+            raise
+        return result.value
+
+    @overload
+    def job(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> Job[R]: ...
+
+    @overload
+    def job(self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+
+    @overload
+    def job(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+
+    def job(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any]:
+        """The job of calling the actor with these arguments, to be enqueued later, alone or with others."""
+        self._terms_for("job")  # where it can be used with them
+        callee, arguments, keywords = find_callee(self._exchange, actor, args, kwargs)
+        given = callee.bind(arguments, keywords)
+        payload: Any = next(iter(given.values())) if callee.is_of_batch else given
+        return Job(callee.name, callee.channel, args=payload, app=self._app, **self._job_options)._of(callee)  # noqa: SLF001
+
+    @overload
+    async def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+
+    @overload
+    async def enqueue_many(
+        self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
+    ) -> list[JobHandle[R]]: ...
+
+    @overload
+    async def enqueue_many(
+        self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /
+    ) -> list[JobHandle[R]]: ...
+
+    @overload
+    async def enqueue_many(self, jobs: Iterable[Job[R]], /) -> list[JobHandle[R]]: ...
+
+    async def enqueue_many(
+        self, actor: Callable[..., Any] | Iterable[Job[Any]], items: Iterable[Any] | None = None, /
+    ) -> list[JobHandle[Any]]:
+        """Publish one call of the actor for each item, which is its first argument, in one step; handles in their
+        order.
+
+        More arguments that all calls share are given with `functools.partial(actor, name=value)`. If one item does not
+        fit, nothing is sent. Should the server refuse some, the others are enqueued all the same: `SomeRefused`, an
+        `ExceptionGroup`, has one outcome for each.
+
+        Or: publish these jobs, in one step for each server. Recurring ones are refused.
+        """
+        if items is not None:
+            return await super().enqueue_many(cast("Callable[..., Any]", actor), items)
+        if self._terms_for("enqueue_many") is not PLAIN:
+            raise ConfigurationError(
+                "jobs have options of their own: leave using() out, or give an actor and its items"
+            )
+        return await enqueue_jobs(self._app, cast("Iterable[Job[Any]]", actor))
+
+    @overload
+    def map(
+        self,
+        actor: BatchActor[A, ..., Any, R],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        limit: int = 20,
+        ordered: bool = True,
+        on_error: Literal["raise"] = "raise",
+    ) -> Map[R]: ...
+
+    @overload
+    def map(
+        self,
+        actor: BatchActor[A, ..., Any, R],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        limit: int = 20,
+        ordered: bool = True,
+        on_error: Literal["yield"],
+    ) -> Map[Result[R]]: ...
+
+    @overload
+    def map(
+        self,
+        actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        limit: int = 20,
+        ordered: bool = True,
+        on_error: Literal["raise"] = "raise",
+    ) -> Map[R]: ...
+
+    @overload
+    def map(
+        self,
+        actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        limit: int = 20,
+        ordered: bool = True,
+        on_error: Literal["yield"],
+    ) -> Map[Result[R]]: ...
+
+    @overload
+    def map(
+        self,
+        actor: Callable[Concatenate[A, ...], R],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        limit: int = 20,
+        ordered: bool = True,
+        on_error: Literal["raise"] = "raise",
+    ) -> Map[R]: ...
+
+    @overload
+    def map(
+        self,
+        actor: Callable[Concatenate[A, ...], R],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        limit: int = 20,
+        ordered: bool = True,
+        on_error: Literal["yield"],
+    ) -> Map[Result[R]]: ...
+
+    def map(
+        self,
+        actor: Callable[..., Any],
+        items: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *,
+        limit: int = 20,
+        ordered: bool = True,
+        on_error: OnError = "raise",
+    ) -> Map[Any]:
+        """Call the actor with each item, at most `limit` at once, and give what they return, in a block with a loop:
+
+        `async with app.map(parse, lines, limit=20) as results: async for result in results: ...`
+
+        The items may be endless, and come from an async generator. More arguments that all calls share are given with
+        `functools.partial(parse, name=value)`. `ordered`: results come in the order of the items, else as they come.
+        `on_error`: "raise" gives values and raises `JobFailed` where there is none, in its place; the loop may go on.
+        "yield" gives a `Result` for each. What the items raise is raised behind the results of all that came before. A
+        call is one of the `limit` until its result was taken, so a slow loop slows the calls down. Leaving the block
+        has those cancelled that are not over.
+
+        Raises, in the loop, what enqueueing raises, and `ResultError` for a call whose result was lost.
+        """
+        terms, exchange = awaited(self._terms_for("map")), self._exchange
+        check_items(items)
+        callee, args, kwargs = find_callee(exchange, actor, (), {})
+        callee.envelopes(terms, args, kwargs, ())
+        broker, publish = self._way(terms.server_name)
+        where = broker, exchange.result_store or broker, publish
+        return Map(Plan(callee, terms, (args, kwargs), where, (limit, ordered, on_error)), items)
+
+    def using(self, **options: Unpack[AppCallOptions]) -> AppUsing:
+        """The same verbs with these options, as in `AppCallOptions`. Raises `ConfigurationError` for bad ones."""
+        return AppUsing(self, options)
+
+
+class AppUsing(WithTerms, AppCaller):
+    """The verbs of an app that enqueue a call, with options. Made with `app.using(...)`, any number of times."""
+
+    __slots__ = ("_call_timeout",)
+
+    _caller: AppCaller
+
+    def __init__(self, app: AppCaller, options: AppCallOptions) -> None:
+        plain: dict[str, Any] = dict(options)
+        timeout = plain.pop("call_timeout", None)
+        self._call_timeout = None if timeout is None else check_duration("call_timeout", timeout)
+        check_known("a call", plain, USING_OPTIONS | {"call_timeout"})
+        super().__init__(app, plain)
+
+    @property
+    def _app(self) -> Application:
+        return self._caller._app  # noqa: SLF001  its own kind
+
+    def _terms_for(self, verb: str) -> CallTerms:
+        if self._call_timeout is not None and verb != "call":
+            raise ConfigurationError(
+                f"call_timeout={self._call_timeout:g} is for call, which waits, and not for {verb}: leave it out"
+            )
+        return super()._terms_for(verb)
+
+    @property
+    def _job_options(self) -> JobOptions:
+        return cast("JobOptions", self._options)
+
+    def using(self, **options: Unpack[AppCallOptions]) -> AppUsing:
+        """These options and more; what is said later wins."""
+        more: dict[str, Any] = {**self._options, "call_timeout": self._call_timeout, **options}
+        return AppUsing(self._caller, cast("AppCallOptions", more))
+
+
+def awaited(terms: CallTerms) -> CallTerms:
+    """The options of a call whose caller waits for its value."""
+    options = terms.options
+    if terms.connection is not None:
+        raise ConfigurationError(
+            "a call has connection=, so it is sent when that commits, and its value is waited for before: use enqueue, and wait "
+            "behind the transaction"
+        )
+    if options.store_result is False:
+        raise ConfigurationError("a call has store_result=False, and its value is waited for: leave it out")
+    ttl = RESULT_TIME if options.result_ttl is None else options.result_ttl
+    return replace(terms, options=replace(options, store_result=True, result_ttl=ttl))
+
+
+async def withdraw(handle: JobHandle[Any]) -> None:
+    """Have the job cancelled, although the caller is cancelled. It goes on if the server does not answer in time."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHDRAWING_TIME), suppress(RepidError):
+        await handle.cancel()

@@ -1,0 +1,452 @@
+"""Enqueueing by the function itself: from an actor and its arguments to one message, checked before it is sent.
+
+`Caller` is what an app, a message and an outbox have in common; `Using` is one of them with options. An actor stays the
+plain function that it is, so the verbs belong to those who send, and the options stand before the verb:
+`app.using(delay=5).enqueue(add, 1, b=2)`. An argument of the actor can so never be taken for an option, a type checker
+sees the actor's own parameters, and one word serves every verb. (With `app.enqueue.with_options(...)(add, 1)` each verb
+would be an object with a method; with `add.using(...)` the actor would be no function any more.)
+
+`Callee` is what these need to know of an actor. It is compiled once; the payload of a call is decoded as a worker will
+decode it, so that arguments which are accepted here fit there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+
+import msgspec
+from msgspec.structs import replace
+
+from .codec import JSON, encode_json
+from .envelope import NO_OPTIONS, TOPIC, Envelope, Options, PrioritiesT, new_id, new_ids
+from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, SomeRefused, did_you_mean
+from .handle import JobHandle
+from .names import check_id, check_iterable, check_known, check_name
+from .ports import Broker, ResultStore, name_of
+from .producer import Publish, accepted, copy_headers, given_options
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+Q = ParamSpec("Q")
+Returns = TypeVar("Returns", covariant=True)  # noqa: PLC0105
+OneResult = TypeVar("OneResult", covariant=True)  # noqa: PLC0105
+
+
+class CallOptions(TypedDict, total=False):
+    """What may be said about an enqueued call. Durations are seconds or timedeltas.
+
+    priority: HIGH, MEDIUM (default) or LOW; see `PrioritiesT`.
+    id_: makes it unique: while a message with this id is alive, another is refused. Default: a fresh id each time.
+    retries, timeout: default: the actor's own (0 and 10 minutes if it has none).
+    ttl: a message not started that long after it became due becomes a dead letter. Default: never.
+    delay, deferred_until: it becomes due that long after enqueueing, or at that time (a datetime with a time zone).
+    store_result: keep its result. Default: the actor's own option, False if it has none.
+    result_id, result_ttl: under which id (default: the message's), and for how long (default: a day).
+    headers, reply_to: strings by name, and the channel for replies, as in a message.
+    server_name: of the server to send to. Default: the app's default server; for a message, the server it came from.
+    """
+
+    priority: PrioritiesT | None
+    id_: str | None
+    retries: int | None
+    timeout: float | timedelta | None
+    ttl: float | timedelta | None
+    delay: float | timedelta | None
+    deferred_until: datetime | None
+    store_result: bool | None
+    result_id: str | None
+    result_ttl: float | timedelta | None
+    headers: Mapping[str, str] | None
+    reply_to: str | None
+    server_name: str | None
+
+
+class UsingOptions(CallOptions, total=False):
+    """The options of a call, and where it is enqueued from.
+
+    connection: of psycopg, SQLAlchemy or Django to the database of a `PostgresServer`: what the app enqueues is sent if
+    your own transaction on it is committed.
+    """
+
+    connection: Any
+
+
+USING_OPTIONS = frozenset(UsingOptions.__annotations__)
+
+
+class CallTerms(msgspec.Struct, frozen=True):
+    """The options of a call, checked. `due_at`: seconds since 1970."""
+
+    id_: str | None = None
+    options: Options = NO_OPTIONS
+    headers: Mapping[str, str] = {}
+    reply_to: str | None = None
+    server_name: str | None = None
+    due_at: float | None = None
+    connection: Any = None
+
+
+PLAIN = CallTerms()
+
+
+def read_terms(what: str, options: Mapping[str, Any]) -> CallTerms:
+    """The options, checked. Raises `ConfigurationError`."""
+    server_name, reply_to = options.get("server_name"), options.get("reply_to")
+    return CallTerms(
+        id_=check_id(options.get("id_"), f"the id_ of {what}"),
+        options=given_options(options),
+        headers=copy_headers(options.get("headers")),
+        reply_to=None if reply_to is None else check_name("channel", reply_to),
+        server_name=None if server_name is None else check_name("server", server_name),
+        due_at=_read_moment(what, options),
+        connection=options.get("connection"),
+    )
+
+
+def _read_moment(what: str, options: Mapping[str, Any]) -> float | None:
+    moment = options.get("deferred_until")
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ConfigurationError(f"deferred_until must be a datetime with a time zone, but is {moment!r}")
+    if options.get("delay") is not None:
+        raise ConfigurationError(f"{what} has both delay and deferred_until: give one of them")
+    return moment.timestamp()
+
+
+def make_headers(what: str, name: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a message for the actor of this name."""
+    headers = {TOPIC: name} | dict(given)
+    if headers[TOPIC] != name:
+        raise ConfigurationError(f"the headers of {what} name another actor as their topic: {headers[TOPIC]!r}")
+    return headers
+
+
+async def deferred(envelopes: Sequence[Envelope], broker: Broker, due_at: float) -> list[Envelope]:
+    """These envelopes, which share their options, with the delay that makes them due at that moment of the server's
+    clock.
+    """
+    now = await broker.now() if broker.capabilities.has("schedules") else time.time()
+    options = replace(envelopes[0].options, delay=max(0.0, due_at - now))
+    return [replace(envelope, options=options) for envelope in envelopes]
+
+
+def check_unique(what: str, id_: str, broker: Broker) -> None:
+    """Raises `NotSupported` where the server cannot keep what has this id unique."""
+    if broker.capabilities.unique_ids == "none":
+        raise NotSupported(
+            f"{what} has id_={id_!r}, which makes it unique, but {name_of(broker)} does not compare ids: leave "
+            "id_ out, or use a server that does, such as SQLiteServer"
+        )
+
+
+class Callee(msgspec.Struct, frozen=True, eq=False):
+    """What it takes to call one actor by message.
+
+    `names` are its parameters that the payload fills, in order; `positional`: how many of them may be given without
+    their name; `injected`: those that the worker fills. `takes_rest`: it has `**kwargs`. `check` raises `PayloadError`
+    for an envelope that a worker would refuse. `returns`: the type of its results. `payload_of` encodes arguments by
+    name. An actor `is_of_batch` whose messages are the elements of its list: a call gives one, which is the whole
+    payload.
+    """
+
+    name: str
+    function: str
+    channel: str
+    names: tuple[str, ...]
+    positional: int
+    injected: frozenset[str]
+    takes_rest: bool
+    check: Callable[[Envelope, None], object]
+    returns: Any
+    payload_of: Callable[[Mapping[str, Any]], bytes] = encode_json
+    is_of_batch: bool = False
+
+    def envelope(self, terms: CallTerms, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Envelope:
+        """The message for a call with these arguments. Raises `PayloadError` if they do not fit."""
+        if keywords or len(arguments) > self.positional or self.is_of_batch:
+            given = self.bind(arguments, keywords)
+        else:
+            given = dict(zip(self.names, arguments, strict=False))
+        payload = self.payload_of(given) if given else b""
+        if terms is PLAIN:
+            envelope = Envelope(new_id(), self.channel, payload, JSON, {TOPIC: self.name})
+        else:
+            headers = make_headers(f"a call of {self.name!r}", self.name, terms.headers)
+            id_, reply_to, options = terms.id_ or new_id(), terms.reply_to, terms.options
+            envelope = Envelope(id_, self.channel, payload, JSON, headers, reply_to, options)
+        self.check(envelope, None)
+        return envelope
+
+    def envelopes(
+        self, terms: CallTerms, arguments: Sequence[Any], keywords: Mapping[str, Any], items: Sequence[Any]
+    ) -> list[Envelope]:
+        """The messages for calls with one item each, which comes behind the arguments that they share."""
+        for option in ("id_", "result_id"):
+            if (terms.id_ if option == "id_" else terms.options.result_id) is not None:
+                raise ConfigurationError(f"{option} cannot be given for many calls at once: ids must differ")
+        if not items:
+            return []
+        place = len(arguments)
+        given = self.bind([*arguments, items[0]], keywords)
+        name = self.names[place]
+        headers = make_headers(f"a call of {self.name!r}", self.name, terms.headers)
+        channel, reply_to, options = self.channel, terms.reply_to, terms.options
+        payload_of, check = self.payload_of, self.check
+        envelopes = []
+        for id_, item in zip(new_ids(len(items)), items, strict=True):
+            given[name] = item
+            envelope = Envelope(id_, channel, payload_of(given), JSON, headers, reply_to, options)
+            check(envelope, None)
+            envelopes.append(envelope)
+        return envelopes
+
+    def bind(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name. Raises `PayloadError` naming each that has no parameter."""
+        given = dict(zip(self.names[: self.positional], arguments, strict=False))
+        faults = []
+        if self.is_of_batch and not (arguments or keywords):
+            faults.append(("$", "an element of its list is missing: a call gives it one"))
+        if len(arguments) > self.positional:
+            faults.append(("$", f"{len(arguments)} positional arguments were given, but it takes {self.positional}"))
+        for name, value in keywords.items():
+            if name in given:
+                faults.append((f"$.{name}", "given twice, by position and by name"))
+            elif name in self.injected:
+                faults.append((f"$.{name}", "the worker fills this parameter: leave it out"))
+            elif name in self.names or self.takes_rest:
+                given[name] = value
+            else:
+                faults.append((f"$.{name}", f"there is no such parameter{did_you_mean(name, self.names)}"))
+        if faults:
+            raise PayloadError(f"these arguments do not fit {self.function}()", faults)
+        return given
+
+
+class BatchActor(Protocol[A, Q, Returns, OneResult]):
+    """What an actor that was declared with `batch=` is to a type checker; at run time it is the plain function.
+
+    It is called with a list, and a call that is enqueued has one element `A` of it and the result that this one gets.
+    """
+
+    def __call__(self, items: list[A], /, *args: Q.args, **kwargs: Q.kwargs) -> Returns:
+        """Call the function directly."""
+        ...
+
+    @property
+    def __result_of_one__(self) -> OneResult:
+        """For type checkers only: the result of one message."""
+        ...
+
+
+class Exchange(Protocol):
+    """Where calls go, and where their results come from."""
+
+    @property
+    def result_store(self) -> ResultStore | None:
+        """Where results are kept; None: on the server the message went to."""
+        ...
+
+    def server(self, server_name: str | None = None) -> Broker:
+        """The server of that name; None: that of the exchange."""
+        ...
+
+    def callee(self, function: Callable[..., Any]) -> Callee:
+        """The actor that the function was declared as. Raises `ConfigurationError` if the function is no actor."""
+        ...
+
+
+class Caller:
+    """The verbs that enqueue a call of an actor, given as the function itself.
+
+    Every one of them raises, before anything is sent, `PayloadError` for arguments that do not fit the actor (with
+    every fault and its path) and `ConfigurationError` for a function that is no actor; `NotSupported` for options that
+    the server cannot carry out; `DuplicateId` if a message with the call's id is alive. Parameters that the worker
+    fills (the `Message`, dependencies) are not given; for type checkers they need a default, `INJECTED`.
+    """
+
+    __slots__ = ()
+
+    @property
+    def _sends_now(self) -> bool:
+        return True
+
+    def _terms_for(self, verb: str) -> CallTerms:  # noqa: ARG002  others look at it
+        """The options, for this verb. Raises `ConfigurationError` where they say nothing of it."""
+        return PLAIN
+
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+        raise NotImplementedError
+
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publish:
+        """Where calls go within a transaction of the caller's own."""
+        raise NotImplementedError
+
+    def _way(self, server_name: str | None) -> tuple[Broker, Publish]:
+        """The server to which calls go, and what publishes there."""
+        return self._exchange.server(server_name), self._publisher(server_name, named=False)
+
+    def _way_of(self, terms: CallTerms) -> tuple[Broker, Publish]:
+        broker, publish = self._way(terms.server_name)
+        if terms.connection is not None:
+            publish = self._publisher_within(terms.connection, terms.server_name)
+        return broker, publish
+
+    @property
+    def _exchange(self) -> Exchange:
+        raise NotImplementedError
+
+    @overload
+    async def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> JobHandle[R]: ...
+
+    @overload
+    async def enqueue(
+        self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]: ...
+
+    @overload
+    async def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+
+    async def enqueue(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+        """Publish a call of the actor with these arguments; its queue is declared if need be.
+
+        The message is as durable as the server promises when this returns. Cancelled: it was not sent.
+        """
+        return await self._enqueue(self._terms_for("enqueue"), actor, args, kwargs)
+
+    async def _enqueue(
+        self, terms: CallTerms, actor: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> JobHandle[Any]:
+        exchange = self._exchange
+        if isinstance(actor, partial):
+            callee, args, kwargs = find_callee(exchange, actor, args, kwargs)
+        else:
+            callee = exchange.callee(actor)
+        envelope = callee.envelope(terms, args, kwargs)
+        if terms is PLAIN:
+            broker, publish = self._way(None)
+        else:
+            broker, publish = self._way_of(terms)
+            if terms.id_ is not None:
+                check_unique(f"a call of {callee.name!r}", terms.id_, broker)
+            if terms.due_at is not None:
+                [envelope] = await deferred([envelope], broker, terms.due_at)
+        accepted(envelope, await publish((envelope,)))
+        return JobHandle(broker, envelope, exchange.result_store, callee.returns, self._sends_now)
+
+    @overload
+    async def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+
+    @overload
+    async def enqueue_many(
+        self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
+    ) -> list[JobHandle[R]]: ...
+
+    @overload
+    async def enqueue_many(
+        self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /
+    ) -> list[JobHandle[R]]: ...
+
+    async def enqueue_many(self, actor: Callable[..., Any], items: Iterable[Any], /) -> list[JobHandle[Any]]:
+        """Publish one call of the actor for each item, which is its first argument, in one step; handles in their
+        order.
+
+        More arguments that all calls share are given with `functools.partial(actor, name=value)`. If one item does not
+        fit, nothing is sent. Should the server refuse some, the others are enqueued all the same: `SomeRefused`, an
+        `ExceptionGroup`, has one outcome for each.
+        """
+        terms, exchange = self._terms_for("enqueue_many"), self._exchange
+        check_iterable("the items of enqueue_many", items)
+        callee, args, kwargs = find_callee(exchange, actor, (), {})
+        envelopes = callee.envelopes(terms, args, kwargs, list(items))
+        broker, publish = self._way_of(terms)
+        if envelopes and terms.due_at is not None:
+            envelopes = await deferred(envelopes, broker, terms.due_at)
+        store, returns, is_known = exchange.result_store, callee.returns, self._sends_now
+        handles = [JobHandle(broker, envelope, store, returns, is_known) for envelope in envelopes]
+        if envelopes:
+            check_accepted(handles, await publish(envelopes))
+        return handles
+
+
+class WithTerms(Caller):
+    """A caller with options."""
+
+    __slots__ = ("_caller", "_options", "_terms")
+
+    def __init__(self, caller: Caller, options: Mapping[str, Any]) -> None:
+        check_known("a call", options, USING_OPTIONS)
+        self._caller = caller
+        self._options = options
+        self._terms = read_terms("a call", options)
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(f'{name}={value!r}' for name, value in self._options.items())} of {self._caller!r}>"
+
+    @property
+    def _sends_now(self) -> bool:
+        return self._caller._sends_now  # noqa: SLF001  its own kind
+
+    def _terms_for(self, verb: str) -> CallTerms:  # noqa: ARG002  all
+        return self._terms
+
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+        return self._caller._publisher(server_name, named=named)  # noqa: SLF001
+
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publish:
+        return self._caller._publisher_within(connection, server_name)  # noqa: SLF001
+
+    def _way(self, server_name: str | None) -> tuple[Broker, Publish]:
+        return self._caller._way(server_name)  # noqa: SLF001
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self._caller._exchange  # noqa: SLF001
+
+
+class CallerWithOptions(Caller):
+    """The same verbs, and options for them."""
+
+    __slots__ = ()
+
+    def using(self, **options: Unpack[UsingOptions]) -> Using:
+        """The same verbs with these options, as in `UsingOptions`. Raises `ConfigurationError` for bad ones."""
+        return Using(self, options)
+
+
+class Using(WithTerms):
+    """The verbs of a message or an outbox that enqueue a call, with options. Made with `using(...)`."""
+
+    __slots__ = ()
+
+    def using(self, **options: Unpack[UsingOptions]) -> Using:
+        """These options and more; what is said later wins."""
+        return Using(self._caller, {**self._options, **options})
+
+
+def find_callee(
+    exchange: Exchange, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]
+) -> tuple[Callee, Sequence[Any], Mapping[str, Any]]:
+    """The actor, and its arguments with those that a `functools.partial` has bound."""
+    if not isinstance(function, partial):
+        return exchange.callee(function), arguments, keywords
+    try:
+        return exchange.callee(function), arguments, keywords  # a partial may be an actor itself
+    except ConfigurationError:
+        inner, arguments = function.func, (*function.args, *arguments)
+        return find_callee(exchange, inner, arguments, {**function.keywords, **keywords})
+
+
+def check_accepted(handles: Sequence[JobHandle[Any] | None], outcomes: Sequence[BrokerRefused | None]) -> None:
+    """Raises `SomeRefused` unless all were accepted."""
+    refused = [outcome for outcome in outcomes if outcome is not None]
+    if refused:
+        answers = [handle if outcome is None else outcome for handle, outcome in zip(handles, outcomes, strict=True)]
+        others = "the others are enqueued" if len(refused) < len(outcomes) else "none is enqueued"
+        text = f"{len(refused)} of {len(outcomes)} calls were refused; {others}: see outcomes"
+        raise SomeRefused(text, refused, answers)

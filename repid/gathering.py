@@ -1,0 +1,148 @@
+"""Waiting for many jobs at once: one watch on each server, however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypeVar, overload
+
+import trio
+
+from .errors import ConfigurationError, ResultError
+from .handle import JobHandle, cancel_all, wait_for_each
+from .hosts import hosted, within
+from .names import brief, check_duration, check_iterable, check_one_of
+from .ports import Broker
+from .results import Result
+from .runtime.unwrapping import unwrapped
+
+T = TypeVar("T")
+
+Outcome: TypeAlias = Result[Any] | ResultError
+
+
+@overload
+async def gather(
+    handles: Iterable[JobHandle[T]], *, on_error: Literal["raise"] = "raise", timeout: float | timedelta | None = None
+) -> list[T]: ...
+
+
+@overload
+async def gather(
+    handles: Iterable[JobHandle[T]], *, on_error: Literal["return"], timeout: float | timedelta | None = None
+) -> list[Result[T]]: ...
+
+
+async def gather(
+    handles: Iterable[JobHandle[Any]],
+    *,
+    on_error: Literal["raise", "return"] = "raise",
+    timeout: float | timedelta | None = None,
+) -> list[Any]:
+    """Wait until all have ended; see `Repid.gather`."""
+    check_one_of("on_error of gather", on_error, ("raise", "return"))
+    waited_for = _checked("gather", handles)
+    outcomes = await _wait(waited_for, len(waited_for), timeout)
+    found: list[Any] = []
+    errors: list[ResultError] = []
+    for place in range(len(waited_for)):
+        try:
+            outcome = outcomes[place]
+            if isinstance(outcome, ResultError):
+                raise outcome
+            found.append(outcome.value if on_error == "raise" else outcome)
+        except ResultError as error:
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup(f"{len(errors)} of {len(waited_for)} jobs gave no value", errors)
+    return found
+
+
+async def first_of(
+    handles: Iterable[JobHandle[T]],
+    *,
+    cancel_others: bool = False,
+    timeout: float | timedelta | None = None,
+) -> Result[T]:
+    """Wait until the first of them has ended; see `Repid.first_of`."""
+    waited_for = _checked("first_of", handles)
+    if not waited_for:
+        raise ConfigurationError("first_of needs at least one handle to wait for, but was given none")
+    outcomes = await _wait(waited_for, 1, timeout)
+    place, outcome = next(iter(outcomes.items()))
+    if cancel_others:
+        await _cancel(waited_for[:place] + waited_for[place + 1 :])
+    if isinstance(outcome, ResultError):
+        raise outcome
+    return outcome
+
+
+async def _cancel(handles: Sequence[JobHandle[Any]]) -> None:
+    """Cancel them, many with one call to each server."""
+    ids: dict[Broker, list[str]] = {}
+    for handle in handles:
+        ids.setdefault(handle.broker, []).append((await handle._ids())[0])  # noqa: SLF001  as `wait_for_each` does
+    for broker, there in ids.items():
+        await cancel_all(broker, there)
+
+
+def one_by_one(handles: Sequence[Any]) -> Any:
+    """The handles of a call, which were given one by one or as one iterable."""
+    return handles[0] if len(handles) == 1 and not isinstance(handles[0], JobHandle) else handles
+
+
+def _checked(verb: str, handles: Iterable[JobHandle[T]]) -> list[JobHandle[T]]:
+    check_iterable(f"the handles of {verb}", handles)
+    batch = list(handles)
+    for each in batch:
+        if not isinstance(each, JobHandle):
+            raise ConfigurationError(f"{verb} takes the handles that enqueueing gives, but was given {brief(each)}")
+    return batch
+
+
+@hosted
+async def _wait(
+    handles: Sequence[JobHandle[Any]],
+    enough: int,
+    timeout: float | timedelta | None,
+) -> dict[int, Outcome]:
+    """What became of the handles, by their places, in the order in which they ended; at least so many."""
+    outcomes: dict[int, Outcome] = {}
+    seconds = None if timeout is None else check_duration("timeout", timeout)
+    wait = partial(_gather, handles, enough, outcomes)
+    if seconds is None:
+        await wait()
+        return outcomes
+    try:
+        await within(seconds, wait)
+    except TimeoutError:
+        if len(outcomes) < enough:
+            text = f"{len(outcomes)} of {len(handles)} jobs have ended within {seconds:g} seconds, not {enough}"
+            raise TimeoutError(text) from None
+    return outcomes
+
+
+async def _gather(handles: Sequence[JobHandle[Any]], enough: int, outcomes: dict[int, Outcome]) -> None:
+    places: dict[Broker, list[int]] = {}
+    for place, handle in enumerate(handles):
+        places.setdefault(handle.broker, []).append(place)
+
+    def note(there: list[int], place: int, outcome: Outcome) -> bool:
+        outcomes[there[place]] = outcome
+        return len(outcomes) >= enough
+
+    async def of_one(there: list[int], done: Callable[[], object]) -> None:
+        await wait_for_each([handles[place] for place in there], partial(note, there))
+        if len(outcomes) >= enough:
+            done()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for there in places.values():
+                nursery.start_soon(of_one, there, nursery.cancel_scope.cancel)
+    except BaseExceptionGroup as group:
+        error = unwrapped(group)
+        while isinstance(error, ExceptionGroup):  # several servers have failed: the first one is named
+            error = error.exceptions[0]
+        raise error from None

@@ -1,0 +1,416 @@
+"""`app.map`: a call for each item, a bounded number of them at once, and their results in a loop.
+
+Theory. The form is `async with app.map(...) as results: async for result in results`. An async generator would have to
+`yield` while it holds children: a loop that is left by `break` does not close it, and trio forbids a nursery around a
+`yield`. So the block owns the children, and leaving it, in whatever way, has those cancelled that are not over.
+
+* All work is done by the task of the loop: `__anext__` publishes what there is room for, waits until calls have ended,
+  and takes their results. Nothing runs while the loop's body does but the actors. Only an async source is read by a
+  task of its own, which lives in the block's nursery, since a read cannot be broken off and made again.
+* A call is *under way* from just before it is published until its result has been taken by the loop. There are never
+  more than `limit`, so neither waiting messages nor results that were not taken grow without bound, whatever the
+  source.
+* All that are under way are followed by one watch on the server. They are followed before they are published.
+* Results that were taken are removed from the store, many at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from functools import partial
+from math import inf
+from types import TracebackType
+from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
+
+import trio
+
+from .calls import Callee, CallTerms, deferred
+from .delivery import NewResult, StoredResult
+from .envelope import Envelope
+from .errors import ConfigurationError, DuplicateId, RepidError, ResultError, UsageError
+from .handle import cancel_all
+from .hosts import Turns, hosted, hosted_context, on_host
+from .names import brief, check_count, check_one_of
+from .ports import Broker, Followed, ResultStore, Snapshot
+from .producer import Publish
+from .results import Result, value_of
+from .runtime.unwrapping import unwrapped
+
+R = TypeVar("R")
+
+OnError: TypeAlias = Literal["raise", "yield"]
+
+REMOVED_AT_ONCE = 256
+"""Results that were taken are removed from the store in groups of this size."""
+
+CLOSING_TIME = 5.0
+"""Seconds that leaving the block may take to have the calls cancelled that are not over."""
+
+_END: Any = object()
+
+
+class Plan(Generic[R]):
+    """What is to be called, where, and how its results are wanted."""
+
+    def __init__(
+        self,
+        callee: Callee,
+        terms: CallTerms,
+        arguments: tuple[Sequence[Any], Mapping[str, Any]],
+        where: tuple[Broker, ResultStore, Publish],
+        wanted: tuple[float, bool, str],
+    ) -> None:
+        self.callee = callee
+        self.terms = terms
+        self.arguments, self.keywords = arguments
+        self.broker, self.store, self.publish = where
+        limit, self.ordered, on_error = wanted
+        if check_count("the limit of map", limit, least=1) == inf:
+            raise ConfigurationError("the limit of map must be finite: every call under way takes memory")
+        self.limit = int(limit)
+        check_one_of("on_error of map", on_error, ("raise", "yield"))
+        self.raises = on_error == "raise"
+
+
+class Map(Generic[R]):
+    """Calls of one actor with many items: `async with app.map(...) as results: async for result in results`.
+
+    Leaving the block, in whatever way, has those cancelled that are not over: waiting ones are removed, the actors of
+    running ones are cancelled. That takes at most five seconds; what the server did not answer by then goes on.
+    """
+
+    def __init__(self, plan: Plan[R], items: Iterable[Any] | AsyncIterable[Any]) -> None:
+        self._plan = plan
+        self._items = items
+        self._opened: AbstractAsyncContextManager[AsyncIterator[R]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<map of {self._plan.callee.name!r}, at most {self._plan.limit} at once>"
+
+    async def __aenter__(self) -> AsyncIterator[R]:
+        if self._opened is not None:
+            raise UsageError(f"{self!r} was entered before: make another one")
+        self._opened = _open(self._plan, self._items)
+        return await self._opened.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._opened is not None
+        return await self._opened.__aexit__(kind, error, traceback)
+
+    def __aiter__(self) -> NoReturn:
+        raise UsageError(
+            "map needs a block, which cancels what is not over when the loop is left: "
+            "async with app.map(...) as results: async for result in results: ..."
+        )
+
+
+class Block(Generic[R]):
+    """The block of a map, in trio. `items`: None if they are handed over with each `Results.exchange`."""
+
+    def __init__(self, plan: Plan[R], items: Iterable[Any] | AsyncIterable[Any] | None) -> None:
+        self._plan = plan
+        self._items = items
+        self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._following: AbstractContextManager[Followed] = plan.broker.follow()
+
+    async def __aenter__(self) -> Results[R]:
+        items = self._items
+        source = None if items is None or isinstance(items, AsyncIterable) else iter(items)
+        self._results = results = Results(self._plan, self._following.__enter__(), source)
+        if not isinstance(self._items, AsyncIterable):
+            return results
+        self._nursery = trio.open_nursery()
+        self._readers = await self._nursery.__aenter__()
+        self._readers.start_soon(on_host(results.read), self._items)
+        return results
+
+    async def __aexit__(self, *error: object) -> None:
+        """End the reading, then the calls. What the body or the source raised goes on as it is, in no group."""
+        try:
+            if self._nursery is not None:
+                self._readers.cancel_scope.cancel()
+                await self._nursery.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            raise unwrapped(group) from None
+        finally:
+            try:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_TIME), suppress(RepidError):
+                    await self._results.close()
+            finally:
+                self._following.__exit__(None, None, None)
+
+
+@hosted_context
+def _open(plan: Plan[R], items: Iterable[Any] | AsyncIterable[Any]) -> Any:
+    return Block(plan, items)
+
+
+class Results(Generic[R]):
+    """The results of a map, to be read by one task. `source`: where the items come from; None: they are `read`, or
+    handed over.
+    """
+
+    def __init__(self, plan: Plan[R], following: Followed, source: Iterator[Any] | None) -> None:
+        self._source = source
+        self._plan = plan
+        self._following = following
+        self._items: deque[Any] = deque()
+        """Items that were read ahead from an async source."""
+        self._has_room = trio.Event()
+        self._is_exhausted = False
+        self._error: Exception | None = None
+        """What the source has raised: it is raised when all that came before was taken."""
+        self._numbers: dict[tuple[str, str], int] = {}
+        """The calls that are not over, and their places in the order of the items."""
+        self._ended: dict[int, StoredResult | Exception] = {}
+        """Those that are over and were not taken yet; in the order in which they ended, unless that of the items
+        counts.
+        """
+        self._unsent: list[Envelope] = []
+        """What the publishing was begun of, and not seen to its end: it was cancelled."""
+        self._published = 0
+        self._taken = 0
+        self._is_read = False
+        self._is_left = False
+        self._to_remove: list[StoredResult] = []
+        self._turns = Turns()
+        self._refill_at = plan.limit // 2
+        """With so few under way more are published, although there are results to take."""
+
+    def __aiter__(self) -> Results[R]:
+        return self
+
+    async def __anext__(self) -> R:
+        """The next result. Cancelled, it loses none."""
+        if not self._is_to_refill() and self._is_ready():
+            await self._turns.take()
+        elif not await self._advance():
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            raise StopAsyncIteration
+        return self._take()
+
+    @property
+    def wanted(self) -> int:
+        """How many more items are wanted now."""
+        return 0 if self._is_exhausted else self._room() - len(self._items)
+
+    async def exchange(
+        self, items: Iterable[Any], *, is_exhausted: bool, error: Exception | None
+    ) -> list[R | Exception]:
+        """Take over the next items and wait until there are results; all that are there. An empty list: no more will
+        come.
+
+        `is_exhausted`: there are no more items; `error`: since this was raised. An exception stands in the place of a
+        result.
+        """
+        self._items.extend(items)
+        if is_exhausted and not self._is_exhausted:
+            self._is_exhausted, self._error = True, error
+        found: list[R | Exception] = []
+        if await self._advance():
+            while self._is_ready():
+                try:
+                    found.append(self._take())
+                except Exception as failure:  # noqa: BLE001  it is raised in its place
+                    found.append(failure)
+        elif self._error is not None:
+            found, self._error = [self._error], None
+        return found
+
+    async def read(self, items: AsyncIterable[Any]) -> None:
+        """Read an async source ahead; written for the host. A generator is closed with the block."""
+        source = aiter(items)
+        error: Exception | None = None
+        try:
+            async for item in source:
+                await self._offer(item)
+        except Exception as raised:  # noqa: BLE001  it is the loop's, which raises it in its place
+            error = raised
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
+        await self._end(error)
+
+    @hosted
+    async def _offer(self, item: Any) -> None:
+        self._items.append(item)
+        self._following.wake()
+        while len(self._items) >= self._plan.limit:
+            self._has_room = trio.Event()
+            await self._has_room.wait()
+
+    @hosted
+    async def _end(self, error: Exception | None) -> None:
+        self._error = error
+        self._is_exhausted = True
+        self._following.wake()
+
+    def _is_ready(self) -> bool:
+        return self._taken in self._ended if self._plan.ordered else bool(self._ended)
+
+    def _is_to_refill(self) -> bool:
+        """Whether it is worth publishing more before the results that are there are taken."""
+        if self._is_exhausted and not self._items:
+            return bool(self._unsent)
+        return self._published - self._taken <= self._refill_at or bool(self._unsent)
+
+    def _room(self) -> int:
+        return self._plan.limit - (self._published - self._taken)
+
+    def _take(self) -> R:
+        number = self._taken if self._plan.ordered else next(iter(self._ended))
+        result = self._ended.pop(number)
+        self._taken += 1
+        if isinstance(result, Exception):
+            raise result
+        if self._plan.raises:
+            value: R = value_of(result, self._plan.callee.returns)
+            return value
+        return Result(result, self._plan.callee.returns)  # type: ignore[return-value] # the map says which it is of
+
+    @hosted
+    async def _advance(self) -> bool:
+        """Publish, and wait until there is something to take. Returns False if there will be nothing more."""
+        if self._is_read:
+            raise UsageError("the results of a map are read by one task at a time, and another one is reading them")
+        self._is_read = True
+        try:
+            await trio.lowlevel.checkpoint()
+            while True:
+                if self._is_left:
+                    raise UsageError(
+                        "the block of this map was left, and its calls are over: read the results inside of the block"
+                    )
+                if self._unsent:
+                    await self._send(again=True)
+                items = self._next_items(self._room())
+                if items:
+                    self._unsent = self._envelopes_for(items)
+                    await self._send()
+                if self._is_ready():
+                    return True
+                if not self._numbers and self._is_exhausted and not self._items:
+                    return False
+                await self._collect(await self._following.ended())
+        finally:
+            self._is_read = False
+
+    def _next_items(self, room: int) -> list[Any]:
+        items: list[Any] = []
+        if self._source is None:
+            while self._items and len(items) < room:
+                items.append(self._items.popleft())
+            self._has_room.set()
+            return items
+        try:
+            while not self._is_exhausted and len(items) < room:
+                item = next(self._source, _END)
+                if item is _END:
+                    self._is_exhausted = True
+                else:
+                    items.append(item)
+        except Exception as error:  # noqa: BLE001  it is raised in its place
+            self._is_exhausted, self._error = True, error
+        return items
+
+    def _envelopes_for(self, items: list[Any]) -> list[Envelope]:
+        """The messages for these items, numbered. For an item that does not fit there is the error in its place."""
+        plan = self._plan
+        make = partial(plan.callee.envelopes, plan.terms, plan.arguments, plan.keywords)
+        made: list[Envelope | Exception] = []
+        try:
+            made += make(items)
+        except Exception:  # noqa: BLE001  an item does not fit, or its own code has raised
+            for item in items:
+                try:
+                    made += make([item])
+                except Exception as error:  # noqa: BLE001  raised in its place
+                    made.append(error)
+        numbers: dict[tuple[str, str], int] = {}
+        for number, each in enumerate(made, self._published):
+            if isinstance(each, Exception):
+                self._ended[number] = each
+            else:
+                numbers[each.id, each.id] = number
+        self._published += len(made)
+        self._numbers.update(numbers)
+        self._following.add(numbers)
+        return made if len(numbers) == len(made) else [each for each in made if isinstance(each, Envelope)]  # type: ignore[return-value] # then they all are
+
+    async def _send(self, *, again: bool = False) -> None:
+        """Publish what is unsent. If that was tried before, what is alive under its id was published then."""
+        plan = self._plan
+        if again and plan.store is plan.broker:  # a full queue took some, and they have ended since: not once more
+            stored = await plan.store.fetch_results([envelope.id for envelope in self._unsent])
+            self._unsent = [one for one, result in zip(self._unsent, stored, strict=True) if result is None]
+        envelopes = self._unsent
+        if plan.terms.due_at is not None and envelopes:
+            envelopes = await deferred(envelopes, plan.broker, plan.terms.due_at)
+        outcomes = await plan.publish(envelopes) if envelopes else []
+        self._unsent = []
+        for outcome in filter(None, outcomes):
+            if not (again and isinstance(outcome, DuplicateId)):
+                raise outcome
+
+    async def _collect(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> None:
+        missing: list[tuple[str, str]] = []
+        for message, snapshot in ended:
+            result = snapshot.result
+            if result is None:
+                missing.append(message)
+            else:  # as `_note` does, for the many
+                self._ended[self._numbers.pop(message)] = result
+                self._to_remove.append(result)
+        if missing:
+            try:
+                stored = await self._plan.store.fetch_results([id_ for _, id_ in missing])
+            except BaseException:
+                self._following.add(missing)  # they are told of again
+                raise
+            for message, result in zip(missing, stored, strict=True):
+                self._note(message, result)
+        if len(self._to_remove) >= REMOVED_AT_ONCE:
+            await self._remove()
+
+    def _note(self, message: tuple[str, str], stored: StoredResult | None) -> None:
+        number = self._numbers.pop(message)
+        if stored is None:
+            self._ended[number] = ResultError(
+                f"message {message[0]!r} of actor {self._plan.callee.name!r} has ended, and no result of it is stored: it was "
+                "flushed or deleted, or its result has expired (result_ttl)"
+            )
+        else:
+            self._ended[number] = stored
+            self._to_remove.append(stored)
+
+    async def _remove(self) -> None:
+        """Remove results from the store: one that is kept for no time takes their place."""
+        removed = [NewResult(id=stored.id, state=stored.state, ttl=0.0) for stored in self._to_remove]
+        self._to_remove.clear()
+        await self._plan.store.store_results(removed)
+
+    async def close(self) -> None:
+        """Have the calls cancelled that are not over, and remove the results of the others."""
+        ids = [id_ for id_, _ in self._numbers]
+        self._is_left = True
+        self._numbers.clear()
+        self._ended.clear()
+        self._following.wake()  # a task that reads still
+        await cancel_all(self._plan.broker, ids)
+        if self._to_remove:
+            await self._remove()
+
+
+def check_items(items: Iterable[Any] | AsyncIterable[Any]) -> None:
+    """Raise `ConfigurationError` for what gives no items."""
+    if isinstance(items, str | bytes) or not isinstance(items, Iterable | AsyncIterable):
+        raise ConfigurationError(
+            f"the items of map must be an iterable or an async iterable, such as a list or a generator, but are {brief(items)}"
+        )

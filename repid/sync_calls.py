@@ -1,0 +1,92 @@
+"""The verbs that enqueue a call of an actor, for code that blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+
+from .calls import BatchActor, Caller, Using, UsingOptions
+from .handle import JobHandle
+from .names import check_iterable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+
+
+class SyncCaller:
+    """The verbs that enqueue a call, for code that blocks. They raise what those of `Caller` raise."""
+
+    __slots__ = ()
+
+    @property
+    def _caller(self) -> Caller:
+        raise NotImplementedError
+
+    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], *arguments: Any, **keywords: Any) -> R:
+        """Have the verb carried out in the event loop, and wait for it in this thread."""
+        raise NotImplementedError
+
+    @overload
+    def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> JobHandle[R]: ...
+
+    @overload
+    def enqueue(
+        self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]: ...
+
+    @overload
+    def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+
+    def enqueue(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+        """Publish a call of the actor with these arguments, as `Repid.enqueue`."""
+        return self._wait_for(self._caller.enqueue, actor, *args, **kwargs)
+
+    @overload
+    def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+
+    @overload
+    def enqueue_many(
+        self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
+    ) -> list[JobHandle[R]]: ...
+
+    @overload
+    def enqueue_many(self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+
+    def enqueue_many(self, actor: Callable[..., Any], items: Iterable[Any], /) -> list[JobHandle[Any]]:
+        """Publish one call of the actor for each item, as `Repid.enqueue_many`. The items are read in this thread."""
+        return self._wait_for(self._caller.enqueue_many, actor, read_here("the items of enqueue_many", items))
+
+
+def read_here(what: str, given: Iterable[A]) -> list[A]:
+    """What was given, as a list, read in the thread that calls: that may block, or make calls itself.
+
+    Raises `ConfigurationError` for what is no iterable, and for text.
+    """
+    check_iterable(what, given)
+    return list(given)
+
+
+class SyncUsing(SyncCaller):
+    """The verbs that enqueue a call, with options, for code that blocks."""
+
+    __slots__ = ("_options", "_origin", "_using")
+
+    def __init__(self, origin: SyncCaller, options: Mapping[str, Any]) -> None:
+        self._origin = origin
+        self._options = options
+        self._using = Using(origin._caller, options)  # noqa: SLF001  its own kind
+
+    def __repr__(self) -> str:
+        return repr(self._using)
+
+    @property
+    def _caller(self) -> Caller:
+        return self._using
+
+    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], *arguments: Any, **keywords: Any) -> R:
+        return self._origin._wait_for(verb, *arguments, **keywords)  # noqa: SLF001
+
+    def using(self, **options: Unpack[UsingOptions]) -> SyncUsing:
+        """These options and more; what is said later wins."""
+        return SyncUsing(self._origin, {**self._options, **options})

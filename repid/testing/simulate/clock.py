@@ -1,0 +1,71 @@
+"""The virtual clock of a history: when every task waits, it is the moment of the next deadline.
+
+trio asks its clock how long it may sleep only when no task can run. This one makes it that moment at once, and answers
+0. So nothing ever waits in real time, and what must wait for something else than trio, as a thread, has no place here.
+
+It also notices a fleet that is busy for ever: tasks run and run, no time passes, and no timeout would end that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from .account import Violation
+
+MOST_LOOKS = 20_000
+"""How often the time may be asked for at one moment of virtual time: once in each turn of trio's, and by tasks."""
+
+LONGEST = 2_000.0
+"""Seconds of virtual time that a history may take: none is that long unless something goes on for ever."""
+
+MOST_BLANKS = 1_000
+"""How often in a row trio may find no task and no deadline; a few times it does so at the end of a run, for its own
+wake-up call.
+"""
+
+
+class VirtualClock(trio.abc.Clock):
+    """Seconds from the start of a history. `stop` is called with what is wrong, once a fleet spins or waits for
+    nothing.
+    """
+
+    def __init__(self, stop: Callable[[Violation], None]) -> None:
+        self._now = 0.0
+        self._looks = 0
+        self._blanks = 0
+        self._ends = 0
+        self._stop = stop
+
+    def start_clock(self) -> None:
+        """The history begins."""
+
+    def current_time(self) -> float:
+        """The present moment."""
+        self._looks += 1
+        if self._looks >= MOST_LOOKS:
+            self._end("tasks run all the time, and wait for nothing")
+        return self._now
+
+    def _end(self, why: str) -> None:
+        """Stop the history; should it go on all the same, there is no other way than to crash it."""
+        self._ends += 1
+        if self._ends == 1:
+            self._stop(Violation(why))
+        elif self._ends > MOST_LOOKS:
+            raise Violation(why)
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Every task waits: let the time be that of the next deadline."""
+        if deadline == math.inf:
+            self._blanks += 1
+            if self._blanks >= MOST_BLANKS:
+                self._end("every task waits, and for no moment")
+        elif deadline > self._now:
+            self._now = deadline
+            if deadline > LONGEST:
+                self._end("time passes and passes, and the history does not end")
+            self._looks = self._blanks = 0
+        return 0.0
