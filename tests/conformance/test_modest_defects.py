@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 from modest_driver import ModestDriver, Stored
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from repid import BrokerRefused, Envelope, Server
@@ -144,6 +145,69 @@ async def test_a_defect_of_a_modest_driver_is_caught(defect: type[ModestDriver],
 
     with pytest.RaisesGroup(BrokerFailure):
         await check_broker(open_server, only=[CAUGHT_BY[defect]])
+
+
+class SharesItsStorage(ModestDriver):
+    """One client of several of one storage. Whatever makes a message ready wakes all of them."""
+
+    capabilities = replace(ModestDriver.capabilities, shared=True)
+
+    def __init__(self, first: SharesItsStorage | None = None) -> None:
+        super().__init__()
+        self.clients: list[SharesItsStorage] = [] if first is None else first.clients
+        self.clients.append(self)
+        if first is not None:
+            self.queues, self.ready, self.leased = first.queues, first.ready, first.leased
+            self._numbers = first._numbers
+
+    def _put(self, messages: Iterable[Stored]) -> None:
+        super()._put(messages)
+        self.wake()
+
+    def wake(self) -> None:
+        for client in self.clients:
+            client._has_news.set()
+
+
+class WakesWhoeverHasFoundNothing(SharesItsStorage):
+    """It wakes the client whose claim was the first one to find nothing, whether it waits or not."""
+
+    def __init__(self, first: WakesWhoeverHasFoundNothing | None = None) -> None:
+        super().__init__(first)
+        self.asleep: list[SharesItsStorage] = [] if first is None else first.asleep
+
+    async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
+        claimed = await super().claim(consumer, limit, at_most)
+        if not claimed.deliveries and self not in self.asleep:
+            self.asleep.append(self)
+        return claimed
+
+    def wake(self) -> None:
+        if self.asleep:
+            self.asleep.pop(0)._has_news.set()
+
+
+@pytest.mark.parametrize("driver", [SharesItsStorage, WakesWhoeverHasFoundNothing], ids=lambda driver: driver.__name__)
+async def test_a_wake_up_that_is_spent_on_who_waits_no_more_is_caught(
+    driver: type[SharesItsStorage], autojump_clock: MockClock
+) -> None:
+    drivers: list[SharesItsStorage] = []
+
+    @asynccontextmanager
+    async def open_server() -> AsyncGenerator[Broker, None]:
+        drivers.append(driver())
+        yield Server(drivers[-1])
+
+    def another(_: Broker) -> Server:
+        return Server(driver(drivers[-1]))
+
+    wanted = "a_client_that_has_stopped_waiting_is_not_woken_in_place_of_another"
+    if driver is SharesItsStorage:
+        report = await check_broker(open_server, only=[wanted], another=another)
+        assert report.passed == (wanted,)
+        return
+    with pytest.RaisesGroup(BrokerFailure):
+        await check_broker(open_server, only=[wanted], another=another)
 
 
 class ForgetsItsConsumers(Server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import following_defects
 import message_defects
 import pytest
 import verdict_defects
@@ -44,6 +45,7 @@ CAUGHT_BY: dict[type[BrokenServer], str] = {
     verdict_defects.StoresARefusedResult: "a_refused_settlement_stores_no_result",
     verdict_defects.LosesResults: "a_settlement_stores_its_result",
     verdict_defects.SettlesInTwoSteps: "a_cancelled_settle_did_all_or_nothing",
+    verdict_defects.FreesIdsTooEarly: "an_outbox_cannot_use_an_id_that_is_settled_behind_it",
     verdict_defects.MixesUpVerdicts: "verdicts_come_in_the_order_of_the_settlements",
     verdict_defects.ChargesReleases: "a_retry_uses_an_attempt_and_a_release_does_not",
     verdict_defects.KeepsTheTtlOfWhatWasStarted: "a_start_ends_the_ttl",
@@ -58,6 +60,19 @@ CAUGHT_BY: dict[type[BrokenServer], str] = {
     verdict_defects.KeepsResultsForEver: "a_result_expires",
     verdict_defects.KeepsNoProgress: "watch_shows_progress_and_cancelling",
     verdict_defects.WatchesImpatiently: "watch_shows_each_state",
+    following_defects.TellsAnEndAgain: "each_end_is_told_once_and_with_its_result",
+    following_defects.ForgetsResults: "each_end_is_told_once_and_with_its_result",
+    following_defects.TakesALeaseForAnEnd: "what_goes_on_is_no_end",
+    following_defects.TellsOneRequestsWorth: "any_number_that_ends_at_once_is_told",
+    following_defects.IsDeafWhileItWaits: "who_waits_is_told_of_what_another_task_adds",
+    following_defects.CannotBeWoken: "a_task_that_follows_can_be_woken",
+    following_defects.ForgetsAWakeThatCameEarly: "a_task_that_follows_can_be_woken",
+    following_defects.LosesACancelledEnd: "cancelling_who_follows_loses_no_end",
+    following_defects.SleepsOverATtl: "an_end_that_comes_by_itself_is_told",
+    following_defects.WaitsOnWithoutAConnection: "following_ends_with_the_connection",
+    verdict_defects.ForgetsThatReadersGo: "open_consumers_are_readers",
+    verdict_defects.TellsQueuesAlone: "open_consumers_are_readers",
+    verdict_defects.TellsReadersThatAreAlikeOnce: "open_consumers_are_readers",
     verdict_defects.TicksTwice: "one_of_many_tickers_fires",
     verdict_defects.ReplacesBlindly: "a_schedule_is_replaced_only_if_nothing_has_changed",
     verdict_defects.NeverSkips: "a_tick_is_skipped_while_the_former_message_lives",

@@ -48,7 +48,19 @@ async def test_the_sqlite_broker(check: Check, tmp_path: Path) -> None:
     report = await check_broker(
         open_broker, only=[check], clock=clock, another=lambda _: SQLiteServer(path, clock=clock)
     )
-    assert all(reason.startswith(("needs not ", "needs cut")) for reason in report.skipped.values())
+    assert all(reason.startswith(("needs not ", "needs cut", "needs dead_ttl")) for reason in report.skipped.values())
+
+
+async def test_the_sqlite_broker_with_a_time_for_dead_letters(tmp_path: Path) -> None:
+    clock = MovableClock()
+
+    @asynccontextmanager
+    async def open_broker() -> AsyncGenerator[Broker, None]:
+        yield SQLiteServer(tmp_path / "repid.db", clock=clock, dead_ttl=600)
+
+    checks = [check for check in CHECKS if "dead_ttl" in check.needs]
+    report = await check_broker(open_broker, only=checks, clock=clock)
+    assert report.passed == tuple(check.name for check in checks) != ()
 
 
 @pytest.mark.parametrize("check", [check for check in CHECKS if "cut" in check.needs], ids=str)

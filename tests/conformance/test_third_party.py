@@ -10,7 +10,7 @@ import pytest
 from trio.testing import MockClock
 
 from repid import BrokerRefused, ConfigurationError, Envelope, InMemoryServer
-from repid.ports import Broker
+from repid.ports import Broker, Counts
 from repid.testing import CHECKS, BrokerFailure, check_broker
 
 
@@ -81,8 +81,8 @@ async def test_a_failure_names_the_check_and_what_differed(autojump_clock: MockC
     [failure] = info.value.exceptions
     assert isinstance(failure, BrokerFailure)
     assert failure.check == "declaring_is_idempotent"
-    assert str(failure.expected) == "Counts(ready=1, scheduled=0, leased=0, dead=0, paused=False)"
-    assert str(failure.actual) == "Counts(ready=0, scheduled=0, leased=0, dead=0, paused=False)"
+    assert str(failure.expected) == str(Counts(ready=1))
+    assert str(failure.actual) == str(Counts())
     assert "the counts after declaring it again: expected Counts(ready=1" in str(failure)
 
 

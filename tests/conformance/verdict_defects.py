@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -68,6 +68,16 @@ class SettlesInTwoSteps(BrokenServer):
                 await self.server.publish(settlement.outbox if ours else ())
                 await trio.lowlevel.checkpoint()
             return await self.sound.settle([change(settlement, outbox=()) for settlement in settlements])
+
+
+class FreesIdsTooEarly(BrokenServer):
+    """The verdicts of a call first, then their outboxes."""
+
+    class Consumer(BrokenConsumer):
+        async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+            order = sorted(range(len(settlements)), key=lambda index: len(settlements[index].outbox))
+            verdicts = await self.sound.settle([settlements[index] for index in order])
+            return [verdicts[order.index(index)] for index in range(len(settlements))]
 
 
 class MixesUpVerdicts(BrokenServer):
@@ -196,6 +206,29 @@ class KeepsNoProgress(BrokenServer):
 class WatchesImpatiently(BrokenServer):
     async def watch(self, id_: str, result_id: str, seen: ports.Snapshot | None = None) -> ports.Snapshot:
         return await super().watch(id_, result_id)
+
+
+class ForgetsThatReadersGo(BrokenServer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: list[Mapping[str, ports.Topics]] = []
+
+    async def readers(self) -> list[Mapping[str, ports.Topics]]:
+        self.known = max(await super().readers(), self.known, key=len)
+        return self.known
+
+
+class TellsQueuesAlone(BrokenServer):
+    """A reader is told with its queues, and with all of their topics."""
+
+    async def readers(self) -> list[Mapping[str, ports.Topics]]:
+        return [dict.fromkeys(reader) for reader in await super().readers()]
+
+
+class TellsReadersThatAreAlikeOnce(BrokenServer):
+    async def readers(self) -> list[Mapping[str, ports.Topics]]:
+        found = await super().readers()
+        return [reader for place, reader in enumerate(found) if reader not in found[:place]]
 
 
 class TicksTwice(BrokenServer):

@@ -11,8 +11,10 @@ from random import Random
 import pytest
 import trio
 import trio._core._run as trio_run
+from defects import DEFECTS
 
-from repid import Router
+from repid import Bounds, Router
+from repid.delivery import WhenFull
 from repid.testing.simulate import BadHistory, Scenario, Send, fleet, simulate
 from repid.testing.simulate.__main__ import main
 from repid.testing.simulate.plan import FAULTS, Stage, draw_plan
@@ -121,10 +123,41 @@ def one_by_one(_: Random) -> Scenario:
     )
 
 
-def test_an_actor_that_is_not_idempotent_is_found_with_the_one_fault_that_shows_it() -> None:
+def test_an_actor_that_is_not_idempotent_is_found_with_the_few_faults_that_show_it() -> None:
     with pytest.raises(BadHistory) as caught:
         simulate(one_by_one, range(50))
-    assert len(caught.value.faults) == 1
+    assert 1 <= len(caught.value.faults) <= 2
+
+
+def crowded(when_full: WhenFull, _: Random) -> Scenario:
+    """More than fits into a queue, at once."""
+    router = Router()
+
+    @router.actor
+    async def slow(n: int) -> None:
+        await trio.sleep(1.0)
+
+    return Scenario(
+        routers=[router],
+        sends=[Send(actor="slow", args={"n": n}, at=n / 10) for n in range(12)],
+        options={"tasks_limit": 1},
+        bounds={"default": Bounds(max_size=2, when_full=when_full)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("when_full", "told"), [("wait", "QueueFull"), ("raise", "had no room"), ("drop_oldest", "max_size=2 drop_oldest")]
+)
+def test_bounded_queues_are_judged(when_full: WhenFull, told: str) -> None:
+    make = partial(crowded, when_full)
+    simulate(make, range(3))
+    assert told in live(make, 0).history.text()
+
+
+def test_a_message_that_comes_in_although_there_is_no_room_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    DEFECTS["ignores_bounds"](monkeypatch)
+    with pytest.raises(BadHistory, match="refused for want of room"):
+        simulate(partial(crowded, "raise"), range(3))
 
 
 def test_a_plan_follows_from_its_seed() -> None:
@@ -144,6 +177,12 @@ def test_the_command_shows_a_history_and_how_to_see_it_again(capsys: pytest.Capt
     assert "to see this again: python -m repid.testing.simulate --seeds 3 --faults 0,1,2" in capsys.readouterr().out
     assert main(["--seeds", "0:2"]) == 0
     assert "2 histories, all well" in capsys.readouterr().out
+
+
+def test_the_command_searches_in_several_processes_for_a_time() -> None:
+    command = [sys.executable, "-m", "repid.testing.simulate", "--seeds", "0:1000", "--processes", "2", "--within", "0"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("10 histories, all well, in ")
 
 
 @pytest.mark.parametrize("wrong", [["--seeds", "x"], ["--scenario", "nothing:here"], ["--faults", "a"]])
