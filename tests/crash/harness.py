@@ -1,4 +1,4 @@
-"""Starts producers and workers on one file, kills and stops them, waits until every job is done, and gives the account.
+"""Starts producers and workers on one store, kills and stops them, waits until every job is done, and gives the account.
 
 Bounded in number and time. Only its own children are ever signalled, and none outlives it: they are killed when its
 block is left, and by the kernel should it be killed itself.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -18,50 +17,67 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 import trio
 
-from repid import SQLiteServer
+from repid import Envelope, Server
 from repid.ports import Category
 
 from .checker import Account, Life, check
-from .journal import Confirmed, Stepped, now, read_journal
-from .steps import PRODUCER_STEPS, QUEUE, WORKER_STEPS, Orders
+from .engines import ENGINES
+from .failover import Group
+from .journal import Confirmed, Intended, Journal, Stepped, now, read_journal
+from .network import CUTS, Cut
+from .outages import check_outages
+from .steps import HEADERS, NOTHING_SPECIAL, PRODUCER_STEPS, QUEUE, WORKER_STEPS, Orders
+from .stores import Store
 
 ROOT = Path(__file__).parents[2]
 TICK = 0.02
 STOP_TIME = 10.0
 """Seconds for the workers that are left to stop gracefully."""
 
-RARE, FREQUENT = 8, 30
-"""A step is taken when it is reached for the n-th time, n being at most this, by how often it is reached."""
+TIMES = {"publish": 3, "claim": 8, "settle": 8}
+"""A step is taken when it is reached for the n-th time, n being at most this: some are reached seldom."""
+
+FREQUENT = 30
+"""The same for all others."""
 
 CATEGORIES: tuple[Category, ...] = ("ready", "scheduled", "leased", "dead")
 
 Role = Literal["producer", "worker"]
+Ending = Literal["stopped", "killed"]
+
+ENDINGS: Final[tuple[Ending, ...]] = ("killed", "stopped")
+"""How a server ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do. Times are in seconds, `rate` is messages per second.
+    """What to do. Times are in seconds, `rate` is messages per second, `tasks` how many a worker does at once.
 
-    It goes on until `jobs` messages are confirmed and `kills` processes were killed, each named step being taken
-    once at the least; then everything has `drain_time` to be done.
+    It goes on until `jobs` messages are confirmed and `kills` processes were killed, each of `steps` being taken
+    once at the least; then everything has `drain_time` to be done. Meanwhile connections are cut `cuts` times, and the
+    server is stopped or killed `restarts` times, the last time for `outage` seconds.
     """
 
     jobs: int
     kills: int
+    cuts: int = 0
+    restarts: int = 0
+    outage: float = 3.0
     seed: int
     rate: float = 300.0
     workers: int = 3
     producers: int = 2
+    tasks: int = 50
     lease: float = 1.5
-    synchronous: Literal["FULL", "NORMAL"] = "FULL"
     strike_every: float = 0.5
     time_limit: float = 600.0
-    drain_time: float = 60.0
+    drain_time: float = 180.0
+    steps: tuple[str, ...] = (*PRODUCER_STEPS, *WORKER_STEPS)
 
 
 @dataclass
@@ -103,10 +119,11 @@ class Child:
 
 
 class Harness:
-    """One run in one folder. `troubles`: what went wrong beside the account, a child that failed or time that ran out."""
+    """One run on one store, with its journals in one folder. `troubles`: what went wrong beside the account, a child that failed or time that ran out."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, store: Store) -> None:
         self.plan = plan
+        self.store = store
         self.folder = folder
         self.troubles: list[str] = []
         self._chance = random.Random(plan.seed)
@@ -114,12 +131,22 @@ class Harness:
         self._running: list[Child] = []
         self._confirmed = 0
         self._kills = 0
-        self._steps: dict[Role, list[str]] = {"producer": list(PRODUCER_STEPS), "worker": list(WORKER_STEPS)}
-        self._missing = {*PRODUCER_STEPS, *WORKER_STEPS}
+        self._steps: dict[Role, list[str]] = {
+            "producer": [step for step in PRODUCER_STEPS if step in plan.steps],
+            "worker": [step for step in WORKER_STEPS if step in plan.steps],
+        }
+        self._missing = set(plan.steps)
         for steps in self._steps.values():
             self._chance.shuffle(steps)
         self._strike_at = 0.0
-        self._is_ahead = False
+        self._is_ahead = True
+        self._harm_is_ahead = True
+        self._faults = self._plan_faults()
+        self._all_faults = len(self._faults)
+        self._journal = Journal(folder / "harness.jsonl")
+        self._published = 0
+        if store.network is not None:
+            store.network.returning = self._publish_one
 
     def run(self) -> Account:
         """Do it all. The account has this run's own figures too."""
@@ -130,15 +157,26 @@ class Harness:
             self._drain()
             drained = now()
             self._stop_workers()
-        final, intact = self._look()
-        account = check([child.life() for child in self._children], final, self.plan.lease)
+        final = trio.run(_places, self._server())
+        lease_time = self.plan.lease - ENGINES[self.store.engine].grain
+        lives = [Life("harness", read_journal(self.folder / "harness.jsonl"))]
+        lives += [child.life() for child in self._children]
+        outages = [] if self.store.network is None else self.store.network.outages
+        crashes = [outage.down for outage in outages if outage.crashed]
+        is_lax = isinstance(self.store.network, Group) and not self.store.network.wait_replicas
+        account = check(lives, final, lease_time, crashes, failovers=crashes if is_lax else ())
+        if outages:
+            borne = check_outages(lives, outages)
+            account.faults += borne.faults
+            account.figures.update(borne.figures)
+        for kind, count in Counter(self._cuts_made()).items():
+            account.figures[f"cut: {kind}"] = count
         for role in ("producer", "worker"):
             dead = [child for child in self._children if child.role == role and child.killed_at is not None]
             account.figures[f"killed: {role}s"] = len(dead)
         account.figures["seconds of killing"] = round(wrecked - began)
         account.figures["seconds of draining"] = round(drained - wrecked)
-        if intact != "ok":
-            self.troubles.append(f"the file is damaged: {intact}")
+        self.troubles += self.store.inspect()
         return account
 
     @contextmanager
@@ -159,6 +197,7 @@ class Harness:
                 self.troubles.append(f"not done in {self.plan.time_limit:g} s; steps missing: {self._missing}")
             self._tend()
             self._strike()
+            self._harm()
             self._restock()
             if now() > told + 1:
                 told = now()
@@ -167,12 +206,16 @@ class Harness:
             time.sleep(TICK)
 
     def _is_enough(self) -> bool:
-        return self._confirmed >= self.plan.jobs and self._kills >= self.plan.kills and not self._missing
+        done = self._confirmed >= self.plan.jobs and self._kills >= self.plan.kills and not self._missing
+        return done and not self._faults and (self.store.network is None or self.store.network.is_calm)
 
     def _take_stock(self) -> None:
         """See whether enough were killed for so many jobs: so the kills are spread over all of them."""
         under_way = sum(child.confirmed() for child in self._running if child.role == "producer")
-        self._is_ahead = self._kills * self.plan.jobs > self.plan.kills * (self._confirmed + under_way)
+        published = self._confirmed + under_way
+        self._is_ahead = self._kills * self.plan.jobs >= self.plan.kills * published
+        done = self._all_faults - len(self._faults)
+        self._harm_is_ahead = (done + 1) * self.plan.jobs > (self._all_faults + 1) * published
 
     def _drain(self) -> None:
         deadline = now() + self.plan.drain_time
@@ -198,14 +241,6 @@ class Harness:
             self._tend()
             time.sleep(TICK)
         self.troubles += [f"{child.name} did not stop {STOP_TIME:g} s after SIGTERM" for child in self._running]
-
-    def _look(self) -> tuple[dict[str, list[str]], str]:
-        """What is in the broker, by id the places; and what SQLite says of the file."""
-        final = trio.run(_places, self._server())
-        with sqlite3.connect(self.folder / "repid.db") as connection:
-            intact = connection.execute("PRAGMA integrity_check").fetchone()[0]
-        connection.close()
-        return final, intact
 
     # The children
 
@@ -264,6 +299,44 @@ class Harness:
         child.killed_at = now()
         child.process.kill()
 
+    # The server and the way to it
+
+    def _plan_faults(self) -> list[Cut | Ending]:
+        """Cuts and ends of the server in some order, the longest outage last."""
+        cuts: list[Cut | Ending] = [CUTS[number % len(CUTS)] for number in range(self.plan.cuts)]
+        ends: list[Cut | Ending] = [ENDINGS[number % len(ENDINGS)] for number in range(self.plan.restarts)]
+        faults = cuts + ends[1:]
+        self._chance.shuffle(faults)
+        return ends[:1] + faults  # they are taken from the end
+
+    def _publish_one(self) -> None:
+        """Have something to do wait for the workers, which find the server back: so their first claim tells when they did."""
+        self._published += 1
+        id_ = f"harness-{self._published}"
+        self._journal.write(Intended(at=now(), ids=[id_]))
+        trio.run(_publish, self._server(), id_)
+        self._journal.write(Confirmed(at=now(), ids=[id_]))
+
+    def _cuts_made(self) -> list[Cut]:
+        return [] if self.store.network is None else self.store.network.cuts
+
+    def _harm(self) -> None:
+        """Cut connections or end the server, whichever comes next, spread over all the jobs."""
+        network = self.store.network
+        if network is None:
+            return
+        network.tend()
+        if not self._faults or self._harm_is_ahead or not network.is_calm:
+            return
+        fault = self._faults.pop()
+        self._harm_is_ahead = True  # until stock is taken
+        match fault:
+            case "killed" | "stopped":
+                seconds = self._chance.uniform(0.0, 3.0) if self._faults else self.plan.outage
+                network.take_away(seconds, killed=fault == "killed")
+            case _:
+                network.cut(fault)
+
     def _restock(self) -> None:
         self._restock_workers()
         ordered = [child.count for child in self._running if child.role == "producer"]
@@ -281,14 +354,17 @@ class Harness:
         name = f"{role[0]}{len(self._children)}"
         step = self._next_step(role)
         orders = Orders(
-            database=str(self.folder / "repid.db"),
+            engine=self.store.engine,
+            address=self.store.childrens_address,
+            name=self.store.name,
+            options=self.store.options,
             journal=str(self.folder / f"{name}.jsonl"),
-            synchronous=self.plan.synchronous,
             lease=self.plan.lease,
+            tasks=self.plan.tasks,
             seed=self.plan.seed,
             life=int(self.plan.time_limit + self.plan.drain_time) + 30,
             step=step,
-            nth=self._chance.randint(1, RARE if step is not None and step.endswith(("claim", "settle")) else FREQUENT),
+            nth=self._chance.randint(1, TIMES.get((step or "").rpartition(" ")[2], FREQUENT)),
             prefix=name,
             count=count,
             rate=self.plan.rate / self.plan.producers,
@@ -314,26 +390,35 @@ class Harness:
             return self._chance.choice(missing)
         return self._chance.choice([None] * 12 + list(PRODUCER_STEPS if role == "producer" else WORKER_STEPS))
 
-    def _server(self) -> SQLiteServer:
-        return SQLiteServer(self.folder / "repid.db", lease_timeout=self.plan.lease)
+    def _server(self) -> Server:
+        return self.store.server(self.plan.lease)
 
     def _tell(self, phase: str) -> None:
         kinds = Counter(child.role for child in self._running)
         sys.stderr.write(
             f"\r\x1b[2K{phase}: {self._confirmed} of {self.plan.jobs} jobs confirmed, {self._kills} of "
-            f"{self.plan.kills} killed, {len(self._missing)} steps to come, {kinds['worker']} workers, "
+            f"{self.plan.kills} killed, {len(self._missing)} steps and {len(self._faults)} faults to come, "
+            f"{kinds['worker']} workers, "
             f"{kinds['producer']} producers"
         )
         sys.stderr.flush()
 
 
-async def _live(server: SQLiteServer) -> int:
+async def _publish(server: Server, id_: str) -> None:
+    payload = msgspec.json.encode({"number": NOTHING_SPECIAL})
+    async with server.connection():
+        await server.declare([QUEUE])
+        assert await server.publish([Envelope(id_, QUEUE, payload, "application/json", HEADERS)]) == [None]
+
+
+async def _live(server: Server) -> int:
     async with server.connection():
         counts = await server.counts(QUEUE)
     return counts.ready + counts.scheduled + counts.leased
 
 
-async def _places(server: SQLiteServer) -> dict[str, list[str]]:
+async def _places(server: Server) -> dict[str, list[str]]:
+    """By id every place where it is in the broker."""
     found: dict[str, list[str]] = {}
     async with server.connection():
         for category in CATEGORIES:

@@ -1,6 +1,6 @@
 """What the children write down: one line for each step, appended with a single write, so that it survives SIGKILL.
 
-Every time is read from CLOCK_BOOTTIME, the clock of the broker's leases, so times of different processes compare.
+Every time is read from CLOCK_BOOTTIME, so times of different processes compare. It is the clock of SQLite's leases, too.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ class Confirmed(Entry, frozen=True):
     ids: list[str]
 
 
+class Proved(Entry, frozen=True):
+    """Calls that had no answer were made again. These exist from the first time; those are published anew, perhaps for
+    the second time.
+    """
+
+    existed: list[str]
+    anew: list[str]
+
+
 class Claimed(Entry, frozen=True):
     """The broker has leased these; it was asked at `asked`."""
 
@@ -86,10 +95,14 @@ class Settling(Entry, frozen=True):
 
 
 class Settled(Entry, frozen=True):
-    """The broker has answered: these tokens were accepted, those refused."""
+    """The broker has answered: these tokens were accepted, those refused.
+
+    unanswered: the call with the verdict was not answered, or a former one was not and by now the lease is over.
+    """
 
     accepted: list[int]
     refused: list[int]
+    unanswered: list[int] = []
 
 
 class Stepped(Entry, frozen=True):
@@ -98,7 +111,32 @@ class Stepped(Entry, frozen=True):
     step: str
 
 
-Line: TypeAlias = Intended | Confirmed | Claimed | Extended | Started | Finished | Settling | Settled | Stepped
+class Linked(Entry, frozen=True):
+    """The link to the server is up, or is not any more."""
+
+    up: bool
+
+
+class Told(Entry, frozen=True):
+    """A warning, or worse, was logged that is not about one message."""
+
+    text: str
+
+
+Line: TypeAlias = (
+    Intended
+    | Confirmed
+    | Proved
+    | Claimed
+    | Extended
+    | Started
+    | Finished
+    | Settling
+    | Settled
+    | Stepped
+    | Linked
+    | Told
+)
 
 _decode = msgspec.json.Decoder(Line).decode
 _encode = msgspec.json.Encoder().encode

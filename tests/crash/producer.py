@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from functools import partial
 
 import msgspec
 import trio
 
-from repid import BrokerUnavailable, Envelope, Repid
+from repid import BrokerUnavailable, Envelope, PublishUnknown, Repid
 
-from .steps import QUEUE, DoomedServer, Orders, obey
+from .steps import HEADERS, QUEUE, DoomedServer, Orders, doomed_server, obey
 
 SENDERS = 5
 SIZES = (1, 1, 1, 2, 5, 20, 40)
-HEADERS = {"topic": "work"}
-PATIENCE = 20
-"""How many times a call is made anew that failed because the broker was not available."""
+PATIENCE = 120.0
+"""Seconds for which a call is made again that failed because the broker was not available."""
 
 
 async def send_some(app: Repid, server: DoomedServer, ids: list[tuple[str, int]]) -> None:
@@ -36,31 +37,43 @@ async def send_some(app: Repid, server: DoomedServer, ids: list[tuple[str, int]]
         raise AssertionError(f"refused: {[outcome for outcome in outcomes if outcome is not None]}")
 
 
+async def patiently(call: Callable[[], Awaitable[None]]) -> None:
+    """Make the call again until the broker is available and has answered. So what was unknown is proved by its ids."""
+    deadline = trio.current_time() + PATIENCE
+    while True:
+        try:
+            return await call()
+        except (BrokerUnavailable, PublishUnknown) as error:
+            if trio.current_time() > deadline:
+                raise
+            sys.stderr.write(f"again: {error}\n")
+            await trio.sleep(0.05)
+
+
 async def keep_sending(app: Repid, server: DoomedServer, orders: Orders, numbers: Iterator[int]) -> None:
     chance = random.Random(f"{orders.prefix} {orders.seed}")
     for first in numbers:
         size = chance.choice(SIZES)
         chosen = [first, *(number for _, number in zip(range(size - 1), numbers, strict=False))]
         ids = [(f"{orders.prefix}-{number}", number) for number in chosen]
-        for _ in range(PATIENCE):
-            try:
-                await send_some(app, server, ids)
-                break
-            except BrokerUnavailable as error:
-                sys.stderr.write(f"again: {error}\n")
-        else:
-            raise AssertionError(f"the broker was not available {PATIENCE} times")
+        await patiently(partial(send_some, app, server, ids))
         await trio.sleep(len(ids) * SENDERS / orders.rate * chance.uniform(0.5, 1.5))
 
 
 async def main() -> None:
     orders, doom = obey(sys.argv)
-    server = DoomedServer(orders, doom)
+    server = doomed_server(orders, doom)
     app = Repid()
     app.servers.register_server("default", server)
     numbers = iter(range(orders.count))
-    async with server.connection(), trio.open_nursery() as nursery:
-        await server.declare([QUEUE])
+    async with AsyncExitStack() as stack:
+
+        async def connect() -> None:
+            await stack.enter_async_context(server.connection())
+
+        await patiently(connect)
+        await patiently(partial(server.declare, [QUEUE]))
+        nursery = await stack.enter_async_context(trio.open_nursery())
         for _ in range(SENDERS):
             nursery.start_soon(keep_sending, app, server, orders, numbers)
 

@@ -1,4 +1,4 @@
-"""How a child kills or stops itself at a named step: from outside, by wrapping the server and `sqlite3.connect`.
+"""How a child kills or stops itself at a named step: from outside, by what is put before the server's methods and `sqlite3.connect`.
 
 Nothing of repid is changed: whatever a process does between two steps it does as it would without them.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import sqlite3
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,15 +18,32 @@ from typing import Any, cast
 
 import msgspec
 
-from repid import BrokerRefused, Envelope, SQLiteServer
-from repid.brokers.sqlite.server import Synchronous
+from repid import BrokerRefused, DuplicateId, Envelope, NoAnswer, PublishUnknown, Server
 from repid.delivery import Delivery, Settlement
 from repid.ports import Consumer, Topics, Verdict
 
-from .journal import Claimed, Confirmed, Extended, Intended, Journal, Judged, Kind, Lease, Settled, Settling, Stepped
+from .engines import ENGINES, Name, server_class
+from .journal import (
+    Claimed,
+    Confirmed,
+    Extended,
+    Intended,
+    Journal,
+    Judged,
+    Kind,
+    Lease,
+    Proved,
+    Settled,
+    Settling,
+    Stepped,
+)
 from .journal import now as clock
 
 QUEUE = "work"
+HEADERS = {"topic": "work"}
+
+NOTHING_SPECIAL = 1_000_000
+"""The number of a message that ends well at once. No producer counts so far."""
 
 PRODUCER_STEPS = ("before publish", "after publish", "half publish")
 WORKER_STEPS = (
@@ -37,16 +55,23 @@ WORKER_STEPS = (
 """At the last two the process stops itself; whoever started it lets it go on. At all others it is killed."""
 
 
+CALL_TIME = 0.004
+"""Seconds within which most calls of a server are answered."""
+
+
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What a child is told. `step` is taken when it is reached for the `nth` time; None: never.
 
-    `prefix`, `count` and `rate` (messages per second) are for producers; `life`: it does not live longer, in seconds.
+    `prefix`, `count` and `rate` (messages per second) are for producers, `tasks` is for workers: how many they do at once; `life`: it does not live longer, in seconds.
     """
 
-    database: str
+    engine: Name
+    address: str
+    name: str
+    options: dict[str, int] = {}
     journal: str
-    synchronous: Synchronous
     lease: float
+    tasks: int
     seed: int
     life: int
     step: str | None = None
@@ -75,7 +100,9 @@ class Doom:
         self._left = orders.nth
         self._goal: int | None = None
         self._began: int | None = None
-        if self._step is not None and self._step.startswith("half"):
+        self._counts_rows = ENGINES[orders.engine].counts_rows
+        self._chance = random.Random(f"{orders.journal} {orders.seed}")
+        if self._counts_rows and self._step is not None and self._step.startswith("half"):
             self._trace_transactions()
 
     def reach(self, step: str) -> None:
@@ -84,9 +111,17 @@ class Doom:
             self._strike()
 
     def reach_half(self, step: str, changes: int) -> None:
-        """If it is its step and time: be killed in the next transaction once it has changed so many rows."""
-        if self._is_due(step):
+        """If it is its step and time: be killed in the next transaction once it has changed so many rows.
+
+        Where rows cannot be counted: very soon, when the request is made, sent, carried out or answered.
+        """
+        if not self._is_due(step):
+            return
+        if self._counts_rows:
             self._goal = changes
+        else:
+            signal.signal(signal.SIGALRM, lambda *_: self._strike())
+            signal.setitimer(signal.ITIMER_REAL, self._chance.uniform(0.0001, CALL_TIME))
 
     def _is_due(self, step: str) -> bool:
         self._left -= step == self._step
@@ -119,37 +154,66 @@ class Doom:
             self._strike()
 
 
-class DoomedServer(SQLiteServer):
-    """The SQLite server, with steps and a journal around what producers and workers ask of it."""
+class DoomedServer(Server):
+    """Comes before the class of a server: steps and a journal around what producers and workers ask of it.
 
-    def __init__(self, orders: Orders, doom: Doom) -> None:
-        super().__init__(orders.database, synchronous=orders.synchronous, lease_timeout=orders.lease)
-        self._doom = doom
-        self.tokens: dict[str, int] = {}
-        """The latest lease of each message that this process has had."""
+    `tokens`: the latest lease of each message that this process has had. `unknown`: the ids of calls that had no answer.
+    """
+
+    doom: Doom
+    order: Callable[[Any], int]
+    tokens: dict[str, int]
+    unknown: set[str]
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        doom, ids = self._doom, [envelope.id for envelope in envelopes]
+        doom, ids = self.doom, [envelope.id for envelope in envelopes]
         doom.journal.write(Intended(at=clock(), ids=ids))
         doom.reach("before publish")
         doom.reach_half("half publish", (len(ids) + 1) // 2)
-        outcomes = await super().publish(envelopes)
+        try:
+            outcomes = await super().publish(envelopes)
+        except PublishUnknown:
+            self.unknown.update(ids)
+            raise
+        if self.unknown.issuperset(ids):
+            outcomes = self._prove(ids, outcomes)
         doom.reach("after publish")
         sent = [id_ for id_, outcome in zip(ids, outcomes, strict=True) if outcome is None]
         doom.journal.write(Confirmed(at=clock(), ids=sent))
         return outcomes
 
+    def _prove(self, ids: Sequence[str], outcomes: Sequence[BrokerRefused | None]) -> list[BrokerRefused | None]:
+        """A call was made again: what is refused as a duplicate had been published."""
+        existed = [id_ for id_, outcome in zip(ids, outcomes, strict=True) if isinstance(outcome, DuplicateId)]
+        anew = [id_ for id_, outcome in zip(ids, outcomes, strict=True) if outcome is None]
+        self.doom.journal.write(Proved(at=clock(), existed=existed, anew=anew))
+        self.unknown.difference_update(ids)
+        return [None if isinstance(outcome, DuplicateId) else outcome for outcome in outcomes]
+
     @asynccontextmanager
     async def consume(self, queues: Mapping[str, Topics]) -> AsyncGenerator[Any, None]:
         async with super().consume(queues) as consumer:
-            yield cast("Consumer", _DoomedConsumer(consumer, self._doom, self.tokens))
+            yield cast("Consumer", _DoomedConsumer(consumer, self.doom, self.order, self.tokens))
+
+
+def doomed_server(orders: Orders, doom: Doom) -> DoomedServer:
+    """The server of the ordered engine."""
+    engine = ENGINES[orders.engine]
+    doomed = type("Doomed", (DoomedServer, server_class(orders.engine)), {})
+    server = cast(
+        "DoomedServer",
+        doomed(**engine.options(orders.address, orders.name), lease_timeout=orders.lease, **orders.options),
+    )
+    server.doom, server.order, server.tokens, server.unknown = doom, engine.order, {}, set()
+    return server
 
 
 class _DoomedConsumer:
     """Goes in front of a consumer; what has no step and no line in the journal goes straight to it."""
 
-    def __init__(self, consumer: Consumer, doom: Doom, tokens: dict[str, int]) -> None:
+    def __init__(self, consumer: Consumer, doom: Doom, order: Callable[[Any], int], tokens: dict[str, int]) -> None:
         self._consumer = consumer
+        self._order = order
         self._doom = doom
         self._tokens = tokens
 
@@ -162,7 +226,7 @@ class _DoomedConsumer:
         deliveries = await self._consumer.receive(limit, **limits)
         if deliveries:
             self._doom.reach("after claim")
-            leases = [Lease(one.envelope.id, one.token, one.attempt, one.lost) for one in deliveries]
+            leases = [Lease(one.envelope.id, self._order(one.token), one.attempt, one.lost) for one in deliveries]
             self._doom.journal.write(Claimed(at=clock(), asked=asked, leases=leases))
             self._tokens.update((lease.id, lease.token) for lease in leases)
         return deliveries
@@ -170,26 +234,33 @@ class _DoomedConsumer:
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
         asked = clock()
         answers = await self._consumer.extend(deliveries)
-        tokens = [delivery.token for delivery, is_ours in zip(deliveries, answers, strict=True) if is_ours]
+        tokens = [self._order(delivery.token) for delivery, is_ours in zip(deliveries, answers, strict=True) if is_ours]
         self._doom.journal.write(Extended(at=clock(), asked=asked, tokens=tokens))
         return answers
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         doom = self._doom
-        doom.journal.write(Settling(at=clock(), verdicts=[_judged(settlement) for settlement in settlements]))
+        doom.journal.write(Settling(at=clock(), verdicts=[self._judged(one) for one in settlements]))
         doom.reach("stop settle")
         doom.reach("before settle")
         doom.reach_half("half settle", len(settlements))
-        verdicts = await self._consumer.settle(settlements)
+        try:
+            verdicts = await self._consumer.settle(settlements)
+        except NoAnswer:
+            unanswered = [self._order(one.delivery.token) for one in settlements]
+            doom.journal.write(Settled(at=clock(), accepted=[], refused=[], unanswered=unanswered))
+            raise
         doom.reach("after settle")
-        answers = [(one.delivery.token, verdict.accepted) for one, verdict in zip(settlements, verdicts, strict=True)]
-        accepted = [token for token, is_accepted in answers if is_accepted]
-        refused = [token for token, is_accepted in answers if not is_accepted]
-        doom.journal.write(Settled(at=clock(), accepted=accepted, refused=refused))
+        tokens: dict[str, list[int]] = {"settled": [], "refused": [], "unknown": []}
+        for one, verdict in zip(settlements, verdicts, strict=True):
+            tokens[verdict.outcome].append(self._order(one.delivery.token))
+        settled = Settled(
+            at=clock(), accepted=tokens["settled"], refused=tokens["refused"], unanswered=tokens["unknown"]
+        )
+        doom.journal.write(settled)
         return verdicts
 
-
-def _judged(settlement: Settlement) -> Judged:
-    kind = cast("Kind", type(settlement.disposition).__name__)
-    outbox = tuple(envelope.id for envelope in settlement.outbox)
-    return Judged(settlement.delivery.envelope.id, settlement.delivery.token, kind, outbox)
+    def _judged(self, settlement: Settlement) -> Judged:
+        kind = cast("Kind", type(settlement.disposition).__name__)
+        outbox = tuple(envelope.id for envelope in settlement.outbox)
+        return Judged(settlement.delivery.envelope.id, self._order(settlement.delivery.token), kind, outbox)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 from zlib import crc32
@@ -10,12 +11,12 @@ import trio
 
 from repid import Actor, CallNext, Message, Repid, Router
 
-from .journal import Finished, Started
+from .journal import Finished, Journal, Linked, Started, Told
 from .journal import now as clock
-from .steps import QUEUE, Doom, DoomedServer, Orders, obey
+from .steps import HEADERS, NOTHING_SPECIAL, QUEUE, Doom, DoomedServer, Orders, doomed_server, obey
 
-MANY = 1_000_000
-"""Added to a number: a message that an outbox has sent does nothing special."""
+LOOK = 0.02
+"""Seconds between two looks at the link: it is not opened again so soon."""
 
 
 class FailsOnce(Exception):  # noqa: N818 - it says what it is for
@@ -57,22 +58,49 @@ class Work:
         elif number % 41 == 5:
             await message.outbox.send_message_json(
                 channel=QUEUE,
-                payload={"number": MANY},
-                headers={"topic": "work"},
+                payload={"number": NOTHING_SPECIAL},
+                headers=HEADERS,
                 message_id=f"{message.message_id}+",
             )
 
 
+class Telling(logging.Handler):
+    """Writes warnings into the journal, besides where they go anyway; not those about one message."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.WARNING)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "message_id"):
+            self._journal.write(Told(at=clock(), text=record.getMessage()))
+
+
+async def watch_link(server: DoomedServer, journal: Journal) -> None:
+    """Write down whenever the link goes down, and when it is up."""
+    was_up = False
+    while True:
+        is_up = server.link.state == "up"
+        if is_up != was_up:
+            journal.write(Linked(at=clock(), up=is_up))
+            was_up = is_up
+        await trio.sleep(LOOK)
+
+
 async def main() -> None:
     orders, doom = obey(sys.argv)
-    server = DoomedServer(orders, doom)
+    server = doomed_server(orders, doom)
     work = Work(orders, doom, server)
     app = Repid(middlewares=[work.around])
     app.servers.register_server("default", server)
     router = Router(channel=QUEUE, retries=5, retry_policy=lambda _: 0.05)
     router.actor(work.work)
     app.include_router(router)
-    await app.run_worker(tasks_limit=50, graceful_shutdown_time=orders.lease * 2)
+    logging.basicConfig(level=logging.WARNING, handlers=[logging.StreamHandler(), Telling(doom.journal)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_link, server, doom.journal)
+        await app.run_worker(tasks_limit=orders.tasks, graceful_shutdown_time=orders.lease * 2)
+        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

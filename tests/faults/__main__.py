@@ -23,18 +23,24 @@ def main(command_line: Sequence[str]) -> int:
     add = parser.add_argument
     add("--seed", type=int, default=0, metavar="N", help="which runs are chosen, and what happens in them (default 0)")
     add("--long", action="store_true", help="every step of the scenario with every error, and ten times as many others")
+    add("--minutes", type=float, default=20, metavar="N", help="no harness goes on for longer (default 20)")
     add("--only", choices=HARNESSES, help="one of the harnesses")
     options = parser.parse_args(command_line)
     logging.disable(logging.CRITICAL)
     troubles = 0
     for name in [options.only] if options.only else HARNESSES:
-        began, runs = time.monotonic(), 0
+        began, runs, end = time.monotonic(), 0, ""
         for found in HARNESSES[name](options.seed, long=options.long):
             runs += 1
             troubles += bool(found)
             for trouble in found[:5]:
                 sys.stdout.write(f"!! {name}: {trouble}\n")
-        sys.stdout.write(f"{name}: {runs} runs in {time.monotonic() - began:.0f} s\n")
+                sys.stdout.flush()
+            if time.monotonic() - began > options.minutes * 60:
+                end = ", and then the time was up"
+                break
+        sys.stdout.write(f"{name}: {runs} runs in {time.monotonic() - began:.0f} s{end}\n")
+        sys.stdout.flush()
     sys.stdout.write("NOT EVERYTHING IS EXPLAINED\n" if troubles else "Every message is accounted for.\n")
     return 1 if troubles else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,22 +27,24 @@ from repid.delivery import (
     Settlement,
 )
 from repid.envelope import Options
-from repid.ports import Broker, Category, Consumer
+from repid.ports import Broker, BrowsedMessage, Category, Consumer
 
 CALLS = 120
 QUEUES = ("q", "r")
 IDS = [str(number) for number in range(12)]
+_MOMENT = 10
 CATEGORIES: tuple[Category, ...] = ("ready", "scheduled", "leased", "dead")
 
 
 class StandingClock(Clock):
-    """It goes by order only."""
+    """It goes by order only, but for the moment that every transaction takes: two never begin in one microsecond."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = super().wall()
 
     def wall(self) -> int:
+        self.now += _MOMENT
         return self.now
 
     def boot(self) -> int:
@@ -181,8 +184,10 @@ def _look(chooser: random.Random, _: int) -> tuple[str, Call]:
 
     async def look(side: Side) -> object:
         found = await side.server.browse(queue, category)
-        if category == "leased":  # leases that end at one time are in no order
+        if category in {"leased", "scheduled"}:  # what ends or is due at one time is in no order
             found.sort(key=lambda shown: (_rounded(shown.due_in) or 0.0, shown.envelope.id))
+        if category == "dead":  # and so are those that a rescue has buried
+            found = [m for _, group in groupby(found, _may_be_rescued) for m in sorted(group, key=_id_of)]
         snapshot = await side.server.watch(id_, id_)
         [result] = await side.server.fetch_results([id_])
         return (
@@ -194,8 +199,16 @@ def _look(chooser: random.Random, _: int) -> tuple[str, Call]:
     return f"look at {category} of {queue}, and at {id_}", look
 
 
+def _may_be_rescued(shown: BrowsedMessage) -> bool:
+    return shown.lost > 0 and shown.reason in {"expired", "poison"}
+
+
+def _id_of(shown: BrowsedMessage) -> str:
+    return shown.envelope.id
+
+
 def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+    return None if seconds is None else round(seconds, 1)
 
 
 def _manage(chooser: random.Random, _: int) -> tuple[str, Call]:

@@ -80,15 +80,17 @@ class Faults:
         self.failed.append(text)
         if self.undoes and connection.in_transaction:
             sqlite3.Cursor(connection).execute("ROLLBACK")
-        raise self._error()
+        raise self.error(self.kind)
 
-    def _error(self) -> Exception:
-        if self.kind == "NOMEM":
+    @staticmethod
+    def error(kind: Kind) -> Exception:
+        """What `sqlite3` raises where a statement fails like this."""
+        if kind == "NOMEM":
             return MemoryError()
-        error_type, code, text = KINDS[self.kind]
+        error_type, code, text = KINDS[kind]
         error = error_type(text)
         error.sqlite_errorcode = code
-        error.sqlite_errorname = f"SQLITE_{self.kind}"
+        error.sqlite_errorname = f"SQLITE_{kind}"
         return error
 
 

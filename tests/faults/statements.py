@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 
 def plans(seed: int, count: int | None) -> Iterator[Plan]:
-    """So many plans chosen by the seed, or all of them."""
+    """So many plans chosen by the seed, or all of them in an order chosen by it."""
     every = [
         Plan(kind, undoes, waits, step, commits)
         for kind in KINDS
@@ -45,8 +45,7 @@ def plans(seed: int, count: int | None) -> Iterator[Plan]:
         for step in range(MOST_STEPS)
         for commits in (0, 3)
     ]
-    chooser = random.Random(seed)
-    yield from every if count is None else chooser.sample(every, count)
+    yield from random.Random(seed).sample(every, len(every) if count is None else count)
 
 
 async def run_plan(plan: Plan, path: Path) -> list[str]:

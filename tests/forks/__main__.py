@@ -22,7 +22,7 @@ from typing import Any
 
 import trio
 
-from repid import Client, Connection, Repid, Router, SQLiteServer
+from repid import Client, Connection, Queue, Repid, Router, SQLiteServer
 
 CHILD_TIME = 30
 """Seconds after which a child is taken for hung."""
@@ -52,6 +52,7 @@ class Harness:
     def run_threads(self) -> None:
         """Send and fork until the forks are done."""
         client = self.app.sync()
+        client.run(Queue("q", app=self.app).declare)
         others = [threading.Thread(target=self._watched, args=[self._send, client, who]) for who in range(2)]
         forkers = [threading.Thread(target=self._watched, args=[self._fork, client]) for _ in range(3)]
         for thread in [*others, *forkers]:

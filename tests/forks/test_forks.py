@@ -22,15 +22,16 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 PREFACE = """
-import asyncio, os, signal, subprocess, sys, threading, time
+import asyncio, logging, os, signal, subprocess, sys, threading, time
 import trio
 from repid import Connection, InMemoryServer, Queue, Repid, SQLiteServer
 app = Repid(Connection(SQLiteServer("jobs.db", synchronous="NORMAL")))
 client = app.sync()
+logging.getLogger("repid").setLevel("ERROR")  # nobody reads the channel, which is told
 def send():
     client.send_message_json(channel="q")
 def count():
-    return client.call(Queue("q", app=app).counts).ready
+    return client.run(Queue("q", app=app).counts).ready
 def fork(do):
     child = os.fork()
     if child == 0:
@@ -85,7 +86,7 @@ def test_a_fork_closes_no_loop_and_ends_no_call_of_another_thread(tmp_path: Path
             return await Queue("q", app=app).counts()
         send()
         results = []
-        thread = threading.Thread(target=lambda: results.append(client.call(slow)))
+        thread = threading.Thread(target=lambda: results.append(client.run(slow)))
         thread.start()
         loops = [one for one in threading.enumerate() if one.name == "repid client"]
         statuses = [wait(fork(send)) for _ in range(3)]
@@ -155,6 +156,94 @@ def test_workers_of_a_server_that_preloads_the_program_send_while_it_goes_on(tmp
     assert run_program(tmp_path, code) == "[0, 0, 0, 0] 20\n"
 
 
+RUN_OF_A_FORK = """
+from repid import Router
+
+async def step():
+    await (asyncio.sleep(0.01) if {host!r} == "asyncio" else trio.sleep(0.01))
+
+def end():
+    if {end!r} == "exit":
+        sys.exit(4)
+    if {end!r} == "raise":
+        sys.stderr = open(os.devnull, "w")
+        raise ValueError
+    if {end!r} == "say":
+        sys.stderr = sys.stdout
+        sys.exit("child")
+
+def tell(child):
+    print("child", os.waitstatus_to_exitcode(wait(child)), flush=True)
+
+router = Router(channel="q")
+parent = os.getpid()
+
+@router.actor
+def in_a_thread():
+    child = os.fork()
+    tell(child) if child else end()
+
+@router.actor
+async def in_the_first_step():
+    child = os.fork()
+    tell(child) if child else end()
+
+@router.actor
+async def in_a_later_step():
+    await step()
+    child = os.fork()
+    tell(child) if child else end()
+
+@router.actor
+async def that_waits():
+    child = os.fork()
+    if not child:
+        await step()
+        end()
+    tell(child)
+
+@router.actor
+async def other():
+    print("parent" if os.getpid() == parent else "child", flush=True)
+
+app.include_router(router)
+
+async def main():
+    async with app.magic():
+        for actor in ({place}, other):
+            await app.enqueue(actor)
+        print((await app.run_worker(burst=True, tasks_limit=1)).succeeded, flush=True)
+
+asyncio.run(main()) if {host!r} == "asyncio" else trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("host", ["trio", "asyncio"])
+@pytest.mark.parametrize(
+    ("place", "end", "status"),
+    [
+        ("in_a_thread", "exit", 4),
+        ("in_a_thread", "return", 0),
+        ("in_the_first_step", "exit", 4),
+        ("in_the_first_step", "raise", 1),
+        ("in_a_later_step", "say", 1),
+        ("in_a_later_step", "return", 0),
+    ],
+)
+def test_a_child_that_an_actor_forks_ends_with_the_actor_and_runs_nothing_else(
+    tmp_path: Path, host: str, place: str, end: str, status: int
+) -> None:
+    said = run_program(tmp_path, RUN_OF_A_FORK.format(host=host, place=place, end=end)).split()
+    if end == "say":
+        assert said.pop(0) == "child"
+    assert said == ["child", str(status), "parent", "2"]
+
+
+def test_a_child_that_an_actor_forks_ends_where_it_would_wait_for_the_loop_of_its_parent(tmp_path: Path) -> None:
+    said = run_program(tmp_path, RUN_OF_A_FORK.format(host="trio", place="that_waits", end="exit")).split()
+    assert said == ["child", "0", "parent", "2"]
+
+
 def test_a_child_of_a_child_sends(tmp_path: Path) -> None:
     code = """
         def beget():
@@ -217,7 +306,7 @@ def test_a_child_refuses_a_file_that_could_not_be_closed_before_the_fork(tmp_pat
             except UsageError as error:
                 print("was in use in the very moment" in str(error), flush=True)
         send()
-        thread = threading.Thread(target=client.call, args=[lambda: app.server()._driver._file.look(hold)])
+        thread = threading.Thread(target=client.run, args=[lambda: app.server()._driver._file.look(hold)])
         thread.start()
         time.sleep(0.2)
         print(wait(fork(refused)), flush=True)
