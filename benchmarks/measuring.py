@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from . import servers
 from .environments import ROOT, NotInstalled, interpreter
 from .progress import Progress
 from .workloads import Contender, Workload
@@ -50,7 +51,7 @@ class Step:
 
 def plan(workloads: Sequence[Workload], contenders: Sequence[Contender], rounds: int) -> list[Step]:
     """Workload by workload, round by round; in every round another contender begins."""
-    return [step for workload in workloads for step in _turns(workload, contenders, 1 if workload.once else rounds)]
+    return [step for workload in workloads for step in _turns(workload, contenders, workload.rounds_of(rounds))]
 
 
 def _turns(workload: Workload, contenders: Sequence[Contender], rounds: int) -> Iterator[Step]:
@@ -102,26 +103,46 @@ def _take(step: Step, python: Path, outcome: Outcome, on_wait: Callable[[], None
 
 
 def measure(
-    contender: Contender, workload: Workload, python: Path, on_wait: Callable[[], None], *, quick: bool
+    contender: Contender,
+    workload: Workload,
+    python: Path,
+    on_wait: Callable[[], None],
+    *,
+    quick: bool,
+    of_checkout: Path = ROOT,
 ) -> dict[str, Any]:
-    """One measurement in a process of its own. Raises `MeasurementFailed`."""
-    with _folder(workload) as folder:
-        arguments = json.dumps({**workload.arguments_for(quick=quick), **folder})
-        return _answer(
+    """One measurement in a process of its own, of the repid in `of_checkout`. Raises `MeasurementFailed`.
+
+    The code that measures is that of this checkout.
+    """
+    with _place(workload) as place:
+        arguments = json.dumps({**workload.arguments_for(quick=quick), **place})
+        answer = _answer(
             [str(python), str(RUNNER), contender.modules[workload.store], workload.name, arguments],
-            _environment(contender),
+            _environment(contender, of_checkout),
             on_wait,
         )
+    if contender.of_checkout and not Path(answer["origin"]).is_relative_to(of_checkout):
+        raise MeasurementFailed(f"repid was imported from {answer['origin']}, not from {of_checkout}")
+    return answer
 
 
 @contextmanager
-def _folder(workload: Workload) -> Iterator[dict[str, str]]:
-    """A folder on the checkout's disk, where the workload needs one. What is in it goes with it."""
+def _place(workload: Workload) -> Iterator[servers.Place]:
+    """Where the workload's messages are: a folder on the checkout's disk, or a server. What is in it goes with it."""
     if workload.store == "memory":
         yield {}
         return
     with TemporaryDirectory(prefix=".benchmark-", dir=ROOT) as folder:
-        yield {"folder": folder}
+        if workload.store == "sqlite":
+            yield {"folder": folder}
+            return
+        try:
+            start = servers.redis if workload.store == "redis" else servers.postgres
+            with start(folder) as place:
+                yield place
+        except servers.NoServer as error:
+            raise MeasurementFailed(str(error)) from error
 
 
 def _answer(command: Sequence[str], environment: Mapping[str, str], on_wait: Callable[[], None]) -> dict[str, Any]:
@@ -158,8 +179,9 @@ def _wait(process: subprocess.Popen[str], on_wait: Callable[[], None]) -> tuple[
             on_wait()
 
 
-def _environment(contender: Contender) -> dict[str, str]:
+def _environment(contender: Contender, of_checkout: Path) -> dict[str, str]:
     """A peer must not find the checkout's own `repid` through the path of whoever started the harness."""
     if contender.requirements is None:
-        return dict(os.environ)
+        path = [str(of_checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}

@@ -15,7 +15,7 @@ BAR, GAP, GROUP_GAP, LINE = 15, 3, 16, 24
 PLOT_LEFT = MARGIN + LABELS
 PLOT_WIDTH = WIDTH - PLOT_LEFT - NUMBERS - MARGIN
 COLOURS = {HOME: "#1f5fa8", "upstream": "#9aa5b1", "huey": "#d9a441", "taskiq": "#7fb069", "bare": "#4d4d4d"}
-COLOURS |= {"hosted": "#4f93d6", "four": "#0f3460"}
+COLOURS |= {"hosted": "#4f93d6", "four": "#0f3460", "sixteen": "#0a2342", "pgqueuer": "#c2703d"}
 OTHER, INK, FAINT, GRID = "#b58db6", "#22272e", "#68727d", "#e3e7eb"
 REACHED, MISSED = "#2c7a3f", "#b3261e"
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -23,6 +23,14 @@ BOLD, END, CENTRE = 'font-weight="600"', 'text-anchor="end"', 'text-anchor="midd
 
 CROWDED = 9
 """Grid lines at most."""
+
+COMPARED = (
+    ("memory", "upstream", "in memory"),
+    ("sqlite", "huey", "on SQLite"),
+    ("redis", "upstream", "on Redis"),
+    ("postgres", "pgqueuer", "on PostgreSQL"),
+)
+"""Where messages wait, and whose rates those of everybody are multiples of there."""
 
 FARTHEST = 2.0
 """A bar against a limit is cut here: how far beyond it is told by its number."""
@@ -50,6 +58,11 @@ class Page:
         at = f'x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"'
         self.elements.append(f'<line {at} stroke="{stroke}" stroke-width="{width}"/>')
 
+    def line(self, points: Sequence[tuple[float, float]], stroke: str, width: float = 1.5) -> None:
+        """Straight lines from point to point."""
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self.elements.append(f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="{width}"/>')
+
     def svg(self) -> str:
         """The finished document, on white."""
         size = f'width="{WIDTH}" height="{self.y + MARGIN:.0f}"'
@@ -67,7 +80,7 @@ def draw(rows: Sequence[Row], contenders: Sequence[Contender], subtitle: str) ->
     _legend(page, contenders)
     compared = [row for row in rows if row.metric.better == "more" and row.metric.limit is None]
     drawn: list[Row] = []
-    for store, peer, where in (("memory", "upstream", "in memory"), ("sqlite", "huey", "on SQLite")):
+    for store, peer, where in COMPARED:
         of_store = [row for row in compared if row.workload.store == store]
         base = next((name for name in (peer, HOME) if any(name in row.medians for row in of_store)), None)
         if base is not None:

@@ -52,7 +52,7 @@ def table(rows: Sequence[Row], contenders: Sequence[Contender]) -> str:
         for judgement in row.judgements or (None,):
             lines.append([*lead, *_verdict(row.metric, judgement)])
             lead = [""] * len(lead)
-    return _aligned(lines, left=(0, 1, len(head) - 2, len(head) - 1))
+    return aligned(lines, left=(0, 1, len(head) - 2, len(head) - 1))
 
 
 def _verdict(metric: Metric, judgement: Judgement | None) -> list[str]:
@@ -62,7 +62,8 @@ def _verdict(metric: Metric, judgement: Judgement | None) -> list[str]:
     return [measured_text(metric, judgement), target_text(metric, judgement.target), reached]
 
 
-def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+def aligned(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Lines of cells as a table, its first line as the head. The columns in `left` are aligned to the left."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = [
         "  ".join(

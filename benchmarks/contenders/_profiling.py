@@ -32,6 +32,7 @@ class Sampler:
         self._own: Counter[Place] = Counter()
         self._total: Counter[Place] = Counter()
         self._lines: Counter[tuple[Place, int]] = Counter()
+        self._stacks: Counter[tuple[Place, ...]] = Counter()
 
     def __enter__(self) -> Self:
         self._former = signal.signal(signal.SIGALRM, self._take)
@@ -43,19 +44,22 @@ class Sampler:
         signal.signal(signal.SIGALRM, self._former)
 
     def _take(self, _: int, frame: FrameType | None) -> None:
-        seen: set[Place] = set()
+        stack: list[Place] = []
         while frame is not None:
             place = _place(frame.f_code, frame.f_globals.get("__name__", "?"))
-            if not seen:
+            if not stack:
                 self._own[place] += 1
                 self._lines[place, frame.f_lineno or place[2]] += 1
-            if place not in seen:
-                seen.add(place)
-                self._total[place] += 1
+            stack.append(place)
             frame = frame.f_back
+        self._total.update(set(stack))
+        self._stacks[tuple(reversed(stack))] += 1
 
     def figures(self) -> dict[str, Any]:
-        """Shares of the samples: by module (own), and by function (own, with what it calls, its hottest line)."""
+        """Shares of the samples: by module (own), and by function (own, with what it calls, its hottest line).
+
+        And each stack, outermost first, with how often it was seen.
+        """
         taken = sum(self._own.values()) or 1
         modules: Counter[str] = Counter()
         for (module, _, _), count in self._own.items():
@@ -66,6 +70,9 @@ class Sampler:
             "functions": [
                 [place[0], place[1], count / taken, self._total[place] / taken, self._hottest_line(place)]
                 for place, count in self._own.most_common(TOP)
+            ],
+            "stacks": [
+                [[f"{module}:{name}" for module, name, _ in stack], count] for stack, count in self._stacks.items()
             ],
         }
 

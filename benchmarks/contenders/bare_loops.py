@@ -51,8 +51,28 @@ async def gather_yields(arguments: Arguments) -> Figures:
     return {"one": microseconds(one), "rested": microseconds(rested), "many": microseconds(samples)}
 
 
+async def echo(number: int) -> int:
+    return number
+
+
+async def map_in_tasks(arguments: Arguments) -> Figures:
+    """`asyncio.TaskGroup` with a semaphore: a task for each call, no message, nothing encoded."""
+    count, semaphore = arguments["messages"], asyncio.Semaphore(arguments["limit"])
+
+    async def one(number: int) -> int:
+        async with semaphore:
+            return await echo(number)
+
+    start = now()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(number)) for number in range(count)]
+    assert [task.result() for task in tasks] == list(range(count))
+    return rate(count, start, now())
+
+
 MEASUREMENTS: dict[str, Measurement] = {
     "sleep": measure_sleep,
+    "map": lambda arguments: asyncio.run(map_in_tasks(arguments)),
     "crossing-asyncio": lambda arguments: asyncio.run(gather_yields(arguments)),
     "crossing-uvloop": lambda arguments: run_on_uvloop(gather_yields(arguments)),
 }

@@ -1,7 +1,8 @@
 """`sqlite3` with nothing around it, in one thread: what the platform allows at most.
 
 WAL at synchronous=FULL, so that every commit is on the disk. Enqueueing is one transaction for each batch; claiming
-marks the oldest as leased in one transaction, and the next one deletes them.
+marks the oldest as leased in one transaction, and the next one deletes them. One by one, a trio task hands each payload to
+the file's thread and waits for its commit: a program on an event loop must not wait for the disk itself.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
-from ._shared import Arguments, Figures, Measurement, chunks, file_size, now, rate, ready_cost, typed_payloads
+from trio.lowlevel import Abort, current_task, current_trio_token, reschedule, wait_task_rescheduled
+
+from ._shared import Arguments, Figures, Measurement, chunks, file_size, now, on_trio, rate, ready_cost, typed_payloads
 
 SCHEMA = "CREATE TABLE job (id INTEGER PRIMARY KEY, payload BLOB NOT NULL, leased INTEGER)"
 CLAIM = """
@@ -40,6 +45,28 @@ def enqueue(connection: sqlite3.Connection, payloads: Sequence[dict[str, Any]], 
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany("INSERT INTO job (payload) VALUES (?)", rows)
         connection.execute("COMMIT")
+
+
+async def measure_single(arguments: Arguments) -> Figures:
+    payloads, inbox, token = typed_payloads(arguments["messages"]), SimpleQueue[Any](), current_trio_token()
+
+    def work() -> None:
+        connection = open_file(arguments)
+        while (item := inbox.get()) is not None:
+            task, payload = item
+            enqueue(connection, [payload], 1)
+            token.run_sync_soon(reschedule, task)
+
+    thread = Thread(target=work)
+    thread.start()
+    start = now()
+    for payload in payloads:
+        inbox.put((current_task(), payload))
+        await wait_task_rescheduled(lambda _: Abort.FAILED)
+    figures = rate(len(payloads), start, now())
+    inbox.put(None)
+    thread.join()
+    return figures
 
 
 def claim(connection: sqlite3.Connection, batch: int) -> list[tuple[int]]:
@@ -82,6 +109,7 @@ def measure_row(arguments: Arguments) -> Figures:
 
 MEASUREMENTS: dict[str, Measurement] = {
     "sqlite-bulk": measure_bulk,
+    "sqlite-single": on_trio(measure_single),
     "sqlite-noop": measure_noop,
     "sqlite-row": measure_row,
 }

@@ -34,6 +34,9 @@ POLLING = 0.001
 """Seconds between two looks at an empty queue; memory storage cannot block. The default is 0.1, growing to 10."""
 
 huey = MemoryHuey(results=False)
+keeping = MemoryHuey("keeping")
+"""One that keeps results."""
+
 started: list[float] = []
 arrived = threading.Event()
 finished = threading.Event()
@@ -48,6 +51,16 @@ def noop() -> None:
 @huey.task()
 def typed(number: int, text: str) -> None:
     pass
+
+
+@keeping.task()
+def echo(number: int) -> int:
+    return number
+
+
+@keeping.task()
+def finish_map() -> None:
+    finished.set()
 
 
 @huey.task()
@@ -78,8 +91,8 @@ def ping() -> None:
     arrived.set()
 
 
-def new_consumer(workers: int) -> Consumer:
-    return huey.create_consumer(
+def new_consumer(workers: int, of: MemoryHuey = huey) -> Consumer:
+    return of.create_consumer(
         workers=workers, periodic=False, initial_delay=POLLING, max_delay=POLLING, check_worker_health=False
     )
 
@@ -114,6 +127,21 @@ def measure_chain(arguments: Arguments) -> Figures:
         first()
     first_of_last_chain()
     return drain(arguments["messages"], workers=1)
+
+
+def measure_map(arguments: Arguments) -> Figures:
+    """All at once, since `map` has no limit. Its results are asked for when all are there: it would wait by polling."""
+    count = arguments["messages"]
+    consumer = new_consumer(1, keeping)
+    consumer.start()
+    start = now()
+    group = echo.map(range(count))
+    finish_map()
+    finished.wait()
+    assert group.get() == list(range(count))
+    end = now()
+    consumer.stop(graceful=True)
+    return rate(count, start, end)
 
 
 def measure_sleep(arguments: Arguments) -> Figures:
@@ -183,6 +211,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "enqueue-bulk": measure_enqueue_bulk,
     "enqueue-one": measure_enqueue_one,
     "chain": measure_chain,
+    "map": measure_map,
     "sleep": measure_sleep,
     "latency": measure_latency,
     "memory-ready": measure_ready,

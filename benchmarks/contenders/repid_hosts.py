@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from ._repid_on_a_server import CHANNEL
 from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now, run_on_uvloop, seconds_of
-from .repid_trio import CHANNEL, Drain, new_app
+from .repid_trio import Drain, drains, measure_enqueue_one, new_app
 
 Run = Callable[[Coroutine[Any, Any, Figures]], Figures]
 """Runs a coroutine on a loop of its own: `asyncio.run` or `run_on_uvloop`."""
@@ -19,6 +20,12 @@ def measure_noop(run: Run, arguments: Arguments) -> Figures:
     in_guest = run(Drain("noop_on_trio", payloads).run(arguments["executors"]))
     on_host = run(Drain("noop", payloads).run(arguments["executors"]))
     return {**on_host, "guest": in_guest["rate"]}
+
+
+def measure_sends(run: Run, arguments: Arguments) -> Figures:
+    """One awaited send after another; then chains, whose first job is a task of the host and sends the second one."""
+    chain = run(drains(arguments)["chain"].run(arguments["executors"]))
+    return {**run(measure_enqueue_one(arguments)), "chain": chain["rate"]}
 
 
 async def measure_crossing(arguments: Arguments) -> Figures:
@@ -43,6 +50,10 @@ def noop_on(run: Run) -> Measurement:
     return lambda arguments: measure_noop(run, arguments)
 
 
+def sends_on(run: Run) -> Measurement:
+    return lambda arguments: measure_sends(run, arguments)
+
+
 def crossing_on(run: Run) -> Measurement:
     return lambda arguments: run(measure_crossing(arguments))
 
@@ -50,6 +61,8 @@ def crossing_on(run: Run) -> Measurement:
 MEASUREMENTS: dict[str, Measurement] = {
     "hosts-asyncio": noop_on(asyncio.run),
     "hosts-uvloop": noop_on(run_on_uvloop),
+    "sends-asyncio": sends_on(asyncio.run),
+    "sends-uvloop": sends_on(run_on_uvloop),
     "crossing-asyncio": crossing_on(asyncio.run),
     "crossing-uvloop": crossing_on(run_on_uvloop),
 }

@@ -1,4 +1,4 @@
-"""repid's `app.run(processes=N)` on a SQLite file. The worker processes import this module too.
+"""repid's `app.run(processes=N)` on a SQLite file or a server. The worker processes import this module too.
 
 They are not timed while they start: each waits, just before it gets its app, until all have come that far. Every process
 writes down when its runs ended, and the rate is that of all between the first and the last one.
@@ -13,17 +13,20 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
 
-from repid import Repid, Router, SQLiteServer
+from repid import PostgresServer, RedisServer, Repid, Router, Server, SQLiteServer
 
 from ._shared import Arguments, Figures, Measurement, chunks, now, typed_payloads
 
 CHANNEL = "bench"
-FOLDER, PROCESSES = "REPID_BENCHMARK_FOLDER", "REPID_BENCHMARK_PROCESSES"
-"""Variables of the environment by which worker processes learn where the file is, and how many they are."""
+FOLDER, PROCESSES, URL = "REPID_BENCHMARK_FOLDER", "REPID_BENCHMARK_PROCESSES", "REPID_BENCHMARK_URL"
+"""Variables of the environment by which worker processes learn where they meet, how many they are, and which server is
+theirs; without one, it is a file where they meet.
+"""
 
 PATIENCE = 60.0
 """Seconds within which all worker processes must have come to the start."""
@@ -49,8 +52,11 @@ async def compute() -> None:
 
 
 def new_app(folder: Path) -> Repid:
-    app = Repid(title="bench", version="1")
-    app.servers.register_server("default", SQLiteServer(str(folder / "jobs.db")), is_default=True)
+    app, url = Repid(title="bench", version="1"), os.environ.get(URL, "")
+    server: Server = SQLiteServer(str(folder / "jobs.db"))
+    if url:
+        server = RedisServer(url) if url.startswith("redis") else PostgresServer(url)
+    app.servers.register_server("default", server, is_default=True)
     app.include_router(router)
     return app
 
@@ -100,7 +106,19 @@ def measure(processes: int | None, arguments: Arguments) -> Figures:
     }
 
 
+def measure_workers(processes: int | None, arguments: Arguments) -> Figures:
+    """Both drains by so many workers on the server, or by as many as there are cores."""
+    os.environ[URL] = arguments["url"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with TemporaryDirectory() as folder:
+        return measure(processes or cores, {**arguments, "folder": folder})
+
+
 measure_one: Measurement = partial(measure, 1)
 
-MEASUREMENTS: dict[str, Measurement] = {"processes": partial(measure, None)}
+MEASUREMENTS: dict[str, Measurement] = {
+    "processes": partial(measure, None),
+    "redis-workers": partial(measure_workers, 16),
+    "postgres-workers": partial(measure_workers, 16),
+}
 DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")

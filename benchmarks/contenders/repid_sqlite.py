@@ -6,86 +6,63 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import trio
 
-from repid import Repid, Router, SQLiteServer
+from repid import SQLiteServer
 from repid.delivery import Release, Settlement
 from repid.ports import Consumer
 
+from ._repid_batches import measure_batches
+from ._repid_on_a_server import (
+    CHANNEL,
+    app_on,
+    drain,
+    enqueue,
+    idle_share,
+    latencies,
+    measure_noop,
+    measure_publishers,
+    measure_result,
+)
+from ._repid_scaling import measure_on_sqlite
 from ._shared import (
     LATENCY_WARM_UP,
     Arguments,
     Figures,
     Measurement,
-    chunks,
     file_size,
     idle_pauses,
     latency,
     now,
+    on_trio,
     rate,
     ready_cost,
     typed_payloads,
 )
 from .repid_processes import measure_one
 
-CHANNEL = "bench"
 RUNNER = Path(__file__).with_name("run.py")
 PAUSE = 0.02
 """Seconds between two messages to the idle worker, at the least: four times what its broker waits between two looks."""
 
-router = Router(channel=CHANNEL)
-latencies: list[float] = []
 
-
-@router.actor
-async def noop() -> None: ...
-
-
-@router.actor
-async def typed(number: int, text: str) -> None: ...
-
-
-@router.actor
-async def ping(sent: float) -> None:
-    latencies.append(now() - sent)
-
-
-def new_app(arguments: Arguments, name: str = "repid") -> tuple[Repid, SQLiteServer]:
-    server = SQLiteServer(path_of(arguments, name))
-    app = Repid(title="bench", version="1")
-    app.servers.register_server("default", server, is_default=True)
-    app.include_router(router)
-    return app, server
+def open_server(arguments: Arguments, name: str = "repid") -> SQLiteServer:
+    return SQLiteServer(path_of(arguments, name))
 
 
 def path_of(arguments: Arguments, name: str = "repid") -> str:
     return str(Path(arguments["folder"]) / f"{name}.db")
 
 
-async def enqueue(app: Repid, topic: str, payloads: list[dict[str, Any]], batch: int = 1000) -> None:
-    for part in chunks(payloads, batch):
-        await app.send_messages_json(channel=CHANNEL, payloads=part, headers={"topic": topic})
-
-
-async def drain(app: Repid, runs: int, executors: int) -> Figures:
-    """Time a worker of so many runs, from just before it starts until it has returned."""
-    start = now()
-    report = await app.run_worker(messages_limit=runs, tasks_limit=executors)
-    end = now()
-    assert report.succeeded == runs, f"{report.succeeded} of {runs} ran"
-    return rate(runs, start, end)
-
-
 async def measure_bulk(arguments: Arguments) -> Figures:
-    (app, server), payloads = new_app(arguments), typed_payloads(arguments["messages"])
+    server, payloads = open_server(arguments), typed_payloads(arguments["messages"])
+    app = app_on(server)
     async with server.connection():
         start = now()
         await enqueue(app, "typed", payloads, arguments["batch"])
@@ -95,29 +72,9 @@ async def measure_bulk(arguments: Arguments) -> Figures:
         return {**figures, "thousands": rate(len(payloads), start, now())["rate"]}
 
 
-async def measure_publishers(arguments: Arguments) -> Figures:
-    """So many tasks; each awaits one call after the other."""
-    app, server = new_app(arguments)
-    payloads = typed_payloads(arguments["messages"])
-
-    async def publish(part: list[dict[str, Any]]) -> None:
-        for payload in part:
-            await app.send_message_json(channel=CHANNEL, payload=payload, headers={"topic": "typed"})
-
-    async with server.connection():
-        await server.declare([CHANNEL])
-        start = now()
-        async with trio.open_nursery() as nursery:
-            for number in range(arguments["publishers"]):
-                nursery.start_soon(publish, payloads[number :: arguments["publishers"]])
-        return rate(len(payloads), start, now())
-
-
-async def measure_noop(arguments: Arguments) -> Figures:
-    app, server = new_app(arguments)
-    async with server.connection():
-        await enqueue(app, "noop", [{}] * arguments["messages"])
-        return await drain(app, arguments["messages"], arguments["executors"])
+async def measure_batch(arguments: Arguments) -> Figures:
+    numbers = count()
+    return await measure_batches(lambda: open_server(arguments, f"rows-{next(numbers)}"), arguments)
 
 
 def measure_latency(arguments: Arguments) -> Figures:
@@ -137,13 +94,14 @@ def measure_latency(arguments: Arguments) -> Figures:
 
 
 async def declare(arguments: Arguments) -> None:
-    _, server = new_app(arguments)
+    server = open_server(arguments)
     async with server.connection():
         await server.declare([CHANNEL])
 
 
 async def send_pings(arguments: Arguments) -> None:
-    app, server = new_app(arguments)
+    server = open_server(arguments)
+    app = app_on(server)
     async with server.connection():
         for pause in idle_pauses(arguments["samples"], PAUSE):
             await trio.sleep(pause)
@@ -152,22 +110,21 @@ async def send_pings(arguments: Arguments) -> None:
 
 async def measure_latency_worker(arguments: Arguments) -> Figures:
     """The other process: processor time while idle, then how long each message took."""
-    app, server = new_app(arguments)
+    server = open_server(arguments)
+    app = app_on(server)
     runs = arguments["samples"] + LATENCY_WARM_UP
     worker = partial(app.run_worker, messages_limit=runs, tasks_limit=arguments["executors"])
     async with server.connection(), trio.open_nursery() as nursery:
         await nursery.start(worker)
-        await trio.sleep(1)
-        used, start = time.process_time(), now()
-        await trio.sleep(arguments["idle"])
-        idle = (time.process_time() - used) / (now() - start)
+        idle = await idle_share(arguments["idle"])
         os.write(1, b"idle\n")
-    return {**latency(latencies), "idle": 100 * idle}
+    return {**latency(latencies), "idle": idle}
 
 
 async def measure_row(arguments: Arguments) -> Figures:
     await declare(arguments)
-    app, server = new_app(arguments)
+    server = open_server(arguments)
+    app = app_on(server)
     before = file_size(path_of(arguments))
     async with server.connection():
         await enqueue(app, "typed", typed_payloads(arguments["messages"]), arguments["batch"])
@@ -190,7 +147,8 @@ async def measure_depth(arguments: Arguments) -> Figures:
     async with AsyncExitStack() as stack:
         consumers = []
         for name, count in (("short", arguments["few"]), ("long", arguments["messages"])):
-            app, server = new_app(arguments, name)
+            server = open_server(arguments, name)
+            app = app_on(server)
             await stack.enter_async_context(server.connection())
             await enqueue(app, "typed", typed_payloads(count), 10_000)
             consumers.append(await stack.enter_async_context(server.consume({CHANNEL: frozenset({"typed"})})))
@@ -203,30 +161,31 @@ async def measure_depth(arguments: Arguments) -> Figures:
 
 async def measure_growth(arguments: Arguments) -> Figures:
     """The file is looked at after each round, closed, so that the WAL is in it."""
-    app, server = new_app(arguments)
+    server = open_server(arguments)
+    app = app_on(server)
     batch = arguments["messages"] // arguments["rounds"]
     sizes = []
     for _ in range(arguments["rounds"]):
         async with server.connection():
             await enqueue(app, "typed", typed_payloads(batch))
-            await drain(app, batch, arguments["executors"])
+            await drain(app, batch, arguments)
         sizes.append(file_size(path_of(arguments)))
     return {"growth": sizes[-1] / sizes[len(sizes) // 5 - 1], "sizes": sizes}
 
 
-def on_trio(measure: Callable[[Arguments], Awaitable[Figures]]) -> Measurement:
-    return lambda arguments: trio.run(measure, arguments)
-
-
 MEASUREMENTS: dict[str, Measurement] = {
     "sqlite-bulk": on_trio(measure_bulk),
-    "sqlite-publishers": on_trio(measure_publishers),
-    "sqlite-noop": on_trio(measure_noop),
+    "sqlite-batch": on_trio(measure_batch),
+    "sqlite-publishers": on_trio(partial(measure_publishers, open_server)),
+    "sqlite-single": on_trio(partial(measure_publishers, open_server)),
+    "sqlite-result": on_trio(partial(measure_result, open_server)),
+    "sqlite-noop": on_trio(partial(measure_noop, open_server)),
     "sqlite-latency": measure_latency,
     "sqlite-latency-worker": on_trio(measure_latency_worker),
     "sqlite-row": on_trio(measure_row),
     "sqlite-depth": on_trio(measure_depth),
     "sqlite-growth": on_trio(measure_growth),
     "processes": measure_one,
+    "scaling-sqlite": on_trio(measure_on_sqlite),
 }
 DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")

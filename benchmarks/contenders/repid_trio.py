@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import inf
+from time import process_time
 from typing import Any
 
 import trio
@@ -13,24 +15,25 @@ import trio
 from repid import InMemoryServer, Message, Repid, Router
 
 from ._profiling import CallCounter, Sampler
+from ._repid_batches import measure_batches
+from ._repid_on_a_server import CHANNEL, enqueue
+from ._repid_scaling import measure_in_memory
+from ._repid_stages import measure_stages
+from ._repid_start import measure_start
 from ._shared import (
     Arguments,
     Figures,
     Measurement,
-    chunks,
     growth,
     idle_pauses,
     latency,
     now,
+    on_trio,
     rate,
     ready_cost,
     resident_size,
     typed_payloads,
 )
-
-CHANNEL = "bench"
-CHUNK = 1000
-"""Payloads handed to one bulk call."""
 
 router = Router(channel=CHANNEL)
 started: list[float] = []
@@ -39,6 +42,15 @@ arrivals: list[trio.Event] = []
 
 @router.actor
 async def noop() -> None: ...
+
+
+@router.actor
+async def numbered(number: int) -> None: ...
+
+
+@router.actor
+async def echo(number: int) -> int:
+    return number
 
 
 @router.actor(backend="trio")
@@ -75,12 +87,6 @@ def new_app() -> Repid:
     app.servers.register_server("default", InMemoryServer(), is_default=True)
     app.include_router(router)
     return app
-
-
-async def enqueue(app: Repid, topic: str, payloads: list[dict[str, Any]], chunk: int = CHUNK) -> None:
-    headers = {"topic": topic}
-    for part in chunks(payloads, chunk):
-        await app.send_messages_json(channel=CHANNEL, payloads=part, headers=headers)
 
 
 async def fill(app: Repid, topic: str, payloads: list[dict[str, Any]]) -> None:
@@ -143,8 +149,9 @@ async def measure_chain(arguments: Arguments) -> Figures:
 
 
 async def measure_guest(arguments: Arguments) -> Figures:
-    """The no-op drain that trio's own actors make as a guest, here with trio as the host."""
-    return {"guest": (await measure_drain("guest")(arguments))["rate"]}
+    """The no-op drains that are made as a guest, here with trio as the host."""
+    guest = await measure_drain("guest")(arguments)
+    return {**await measure_drain("noop")(arguments), "guest": guest["rate"]}
 
 
 def measure_sleep(arguments: Arguments) -> Figures:
@@ -224,11 +231,98 @@ async def measure_profile(arguments: Arguments) -> Figures:
     return {"seconds": seconds, "messages": arguments["messages"], **sampler.figures(), "calls": calls}
 
 
-def on_trio(measure: Callable[[Arguments], Awaitable[Figures]]) -> Measurement:
-    return lambda arguments: trio.run(measure, arguments)
+async def measure_calls(arguments: Arguments) -> Figures:
+    """What a call by the function costs over what it is made of."""
+    best = await _best_of(arguments["messages"], {"send": _time_sends, "enqueue": _time_enqueues})
+    return {"enqueue": best["enqueue"] / best["send"]}
+
+
+async def measure_map(arguments: Arguments) -> Figures:
+    """The rate of `app.map`; then what it costs over a drain of the same calls, and over sending and draining them."""
+    app, count, limit = new_app(), arguments["messages"], arguments["limit"]
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker = await nursery.start(app.run_worker)
+        start = now()
+        async with app.map(echo, range(count), limit=limit) as results:
+            assert [number async for number in results] == list(range(count))
+        end = now()
+        worker.stop()
+    times: dict[str, Callable[[int], Awaitable[float]]] = {
+        "send": _time_bulk,
+        "drain": _time_drain,
+        "kept": partial(_time_drain, store_result=True),
+        "map": partial(_time_map, limit=limit),
+    }
+    best = await _best_of(count, times)
+    return {
+        **rate(count, start, end),
+        "drain": best["drain"] / best["map"],
+        "both": (best["send"] + best["drain"]) / best["map"],
+        "kept": best["drain"] / best["kept"],
+    }
+
+
+async def _best_of(count: int, times: Mapping[str, Callable[[int], Awaitable[float]]]) -> dict[str, float]:
+    """The best of five of each; they take turns."""
+    best: dict[str, float] = {}
+    for _ in range(5):
+        for name, time in times.items():
+            best[name] = min(best.get(name, inf), await time(count))
+    return best
+
+
+async def _time_sends(count: int) -> float:
+    app = new_app()
+    async with app.magic():
+        start = process_time()
+        for number in range(count):
+            await app.send_message_json(channel=CHANNEL, payload={"number": number}, headers={"topic": "numbered"})
+        return process_time() - start
+
+
+async def _time_enqueues(count: int) -> float:
+    app = new_app()
+    async with app.magic():
+        start = process_time()
+        for number in range(count):
+            await app.enqueue(numbered, number)
+        return process_time() - start
+
+
+async def _time_bulk(count: int) -> float:
+    app = new_app()
+    async with app.magic():
+        start = process_time()
+        await app.enqueue_many(numbered, range(count))
+        return process_time() - start
+
+
+async def _time_drain(count: int, *, store_result: bool = False) -> float:
+    app = new_app()
+    async with app.magic():
+        await app.using(store_result=store_result).enqueue_many(numbered, range(count))
+        start = process_time()
+        await app.run_worker(messages_limit=count)
+        return process_time() - start
+
+
+async def _time_map(count: int, *, limit: int) -> float:
+    app = new_app()
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker = await nursery.start(app.run_worker)
+        start = process_time()
+        async with app.map(numbered, range(count), limit=limit) as results:
+            async for _ in results:
+                pass
+        worker.stop()
+        return process_time() - start
 
 
 MEASUREMENTS: dict[str, Measurement] = {
+    "calls": on_trio(measure_calls),
+    "map": on_trio(measure_map),
+    "batch": on_trio(partial(measure_batches, InMemoryServer)),
+    "stages": on_trio(measure_stages),
     "noop": on_trio(measure_drain("noop")),
     "typed": on_trio(measure_drain("typed")),
     "enqueue-bulk": on_trio(measure_enqueue_bulk),
@@ -241,5 +335,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "memory-ready": on_trio(measure_ready),
     "memory-processed": on_trio(measure_processed),
     "profile": on_trio(measure_profile),
+    "start": measure_start,
+    "scaling-memory": on_trio(measure_in_memory),
 }
 DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")

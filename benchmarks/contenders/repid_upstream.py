@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import uvloop
-
 from repid import InMemoryServer, Message, MessageData, Repid, Router
 
 from ._shared import (
@@ -20,6 +18,7 @@ from ._shared import (
     idle_pauses,
     latency,
     now,
+    on_uvloop,
     rate,
     ready_cost,
     resident_size,
@@ -56,11 +55,15 @@ async def ping() -> None:
     arrived.set()
 
 
-def new_app() -> Repid:
+def app_on(server: object) -> Repid:
     app = Repid(title="bench", version="1")
-    app.servers.register_server("default", InMemoryServer(), is_default=True)
+    app.servers.register_server("default", server, is_default=True)
     app.include_router(router)
     return app
+
+
+def new_app() -> Repid:
+    return app_on(InMemoryServer())
 
 
 async def enqueue(app: Repid, topic: str, payloads: list[dict]) -> None:
@@ -125,12 +128,21 @@ async def measure_enqueue(arguments: Arguments) -> Figures:
         return rate(len(payloads), start, now())
 
 
+async def measure_sends(arguments: Arguments) -> Figures:
+    return {**await measure_enqueue(arguments), "chain": (await measure_chain(arguments))["rate"]}
+
+
 async def measure_latency(arguments: Arguments) -> Figures:
-    app, pauses = new_app(), idle_pauses(arguments["samples"])
+    return await idle_latency(new_app(), arguments["samples"], arguments["executors"], rest=0.1)
+
+
+async def idle_latency(app: Repid, samples: int, executors: int, rest: float) -> Figures:
+    """`rest`: seconds in which the worker comes to rest before the first message."""
+    pauses = idle_pauses(samples)
     sent: list[float] = []
     async with app.servers.default.connection():
-        worker = asyncio.create_task(app.run_worker(messages_limit=len(pauses), tasks_limit=arguments["executors"]))
-        await asyncio.sleep(0.1)
+        worker = asyncio.create_task(app.run_worker(messages_limit=len(pauses), tasks_limit=executors))
+        await asyncio.sleep(rest)
         for pause in pauses:
             arrived.clear()
             sent.append(now())
@@ -162,10 +174,6 @@ async def measure_processed(arguments: Arguments) -> Figures:
     return growth(batch, sizes)
 
 
-def on_uvloop(measure: Callable[[Arguments], Coroutine[Any, Any, Figures]]) -> Measurement:
-    return lambda arguments: uvloop.run(measure(arguments))
-
-
 def on_asyncio(measure: Callable[[Arguments], Coroutine[Any, Any, Figures]]) -> Measurement:
     return lambda arguments: asyncio.run(measure(arguments))
 
@@ -180,6 +188,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "latency": on_uvloop(measure_latency),
     "hosts-asyncio": on_asyncio(measure_noop),
     "hosts-uvloop": on_uvloop(measure_noop),
+    "sends-asyncio": on_asyncio(measure_sends),
+    "sends-uvloop": on_uvloop(measure_sends),
     "memory-ready": on_uvloop(measure_ready),
     "memory-processed": on_uvloop(measure_processed),
 }

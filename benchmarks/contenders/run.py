@@ -1,6 +1,6 @@
 """One measurement in this process: `python benchmarks/contenders/run.py CONTENDER WORKLOAD ARGUMENTS`.
 
-Prints one line of JSON: the figures and the versions of what was measured.
+Prints one line of JSON: the figures, the versions of what was measured, and the file that `repid` was imported from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def main() -> None:
     module = import_module(f"benchmarks.contenders.{contender}")
     versions = {name: version(name) for name in module.DISTRIBUTIONS}
     figures = module.MEASUREMENTS[workload](json.loads(arguments))
-    print(json.dumps({"figures": figures, "versions": versions}), flush=True)
+    origin = getattr(sys.modules.get("repid"), "__file__", None)
+    print(json.dumps({"figures": figures, "versions": versions, "origin": origin}), flush=True)
 
 
 if __name__ == "__main__":

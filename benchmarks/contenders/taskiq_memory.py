@@ -10,10 +10,7 @@ that need a limit or a queue leave taskiq out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
-import uvloop
 from taskiq import InMemoryBroker
 from taskiq.formatters.json_formatter import JSONFormatter
 
@@ -25,18 +22,27 @@ from ._shared import (
     idle_pauses,
     latency,
     now,
+    on_uvloop,
     rate,
     resident_size,
     typed_payloads,
 )
 
 broker = InMemoryBroker(max_async_tasks=100).with_formatter(JSONFormatter())
+inplace = InMemoryBroker(await_inplace=True, max_stored_results=-1).with_formatter(JSONFormatter())
+"""What is sent to it has run when it is sent."""
+
 started: list[float] = []
 arrived = asyncio.Event()
 
 
 @broker.task
 async def noop() -> None: ...
+
+
+@inplace.task
+async def echo(number: int) -> int:
+    return number
 
 
 @broker.task
@@ -96,6 +102,26 @@ async def measure_enqueue(arguments: Arguments) -> Figures:
     return rate(len(payloads), start, end)
 
 
+async def measure_map(arguments: Arguments) -> Figures:
+    """A task for each call and a semaphore. `await_inplace` runs the task within `kiq`, so that its result is there."""
+    count, semaphore = arguments["messages"], asyncio.Semaphore(arguments["limit"])
+
+    async def one(number: int) -> int:
+        async with semaphore:
+            task = await echo.kiq(number)
+            return (await task.get_result()).return_value
+
+    start = now()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(number)) for number in range(count)]
+    assert [task.result() for task in tasks] == list(range(count))
+    return rate(count, start, now())
+
+
+async def measure_sends(arguments: Arguments) -> Figures:
+    return {"chain": (await measure_chain(arguments))["rate"]}
+
+
 async def measure_latency(arguments: Arguments) -> Figures:
     sent: list[float] = []
     for pause in idle_pauses(arguments["samples"]):
@@ -117,16 +143,15 @@ async def measure_processed(arguments: Arguments) -> Figures:
     return growth(batch, sizes)
 
 
-def on_uvloop(measure: Callable[[Arguments], Coroutine[Any, Any, Figures]]) -> Measurement:
-    return lambda arguments: uvloop.run(measure(arguments))
-
-
 MEASUREMENTS: dict[str, Measurement] = {
     "noop": on_uvloop(measure_noop),
     "typed": on_uvloop(measure_typed),
     "enqueue-bulk": on_uvloop(measure_enqueue),
     "enqueue-one": on_uvloop(measure_enqueue),
     "chain": on_uvloop(measure_chain),
+    "sends-asyncio": lambda arguments: asyncio.run(measure_sends(arguments)),
+    "sends-uvloop": on_uvloop(measure_sends),
+    "map": on_uvloop(measure_map),
     "latency": on_uvloop(measure_latency),
     "memory-processed": on_uvloop(measure_processed),
 }
