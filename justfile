@@ -1,4 +1,4 @@
-# `just check` and the rest of the Makefile, for those who prefer just.
+# What is needed most of the Makefile, for those who prefer just.
 
 _default:
     @make help

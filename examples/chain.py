@@ -8,24 +8,24 @@ Run it: python examples/chain.py
 
 import trio
 
-from repid import Connection, InMemoryMessageBroker, Job, Message, Queue, Repid, Router, Worker
+from repid import INJECTED, Connection, InMemoryServer, Message, Repid, Router
 
+app = Repid(Connection(InMemoryServer()))
 router = Router(queue="orders")
 
 
 @router.actor
-async def charge(order: int, message: Message) -> None:
+async def charge(order: int, message: Message = INJECTED) -> None:
     await trio.sleep(0.1)
     print(f"order {order}: charged")
-    await message.outbox.send_message_json(channel="orders", payload={"order": order}, headers={"topic": "pack"})
+    await message.outbox.enqueue(pack, order)
 
 
 @router.actor
-async def pack(order: int, message: Message) -> None:
+async def pack(order: int, message: Message = INJECTED) -> None:
     await trio.sleep(0.1)
     print(f"order {order}: packed")
-    parcel = {"order": order, "parcel": f"P-{order:03}"}
-    await message.outbox.send_message_json(channel="orders", payload=parcel, headers={"topic": "ship"})
+    await message.outbox.enqueue(ship, order, parcel=f"P-{order:03}")
 
 
 @router.actor
@@ -35,13 +35,11 @@ async def ship(order: int, parcel: str) -> None:
 
 
 async def main() -> None:
-    app = Repid(Connection(InMemoryMessageBroker()))
+    app.include_router(router)
     async with app.magic():
-        await Queue("orders").declare()
-        for order in (1, 2, 3):
-            await Job("charge", queue="orders", args={"order": order}).enqueue()
+        await app.enqueue_many(charge, [1, 2, 3])
         print("3 orders placed")
-        report = await Worker(routers=[router], burst=True).run()  # burst: until nothing is left to do
+        report = await app.run_worker(burst=True)
     print(f"done: {report.succeeded} of {report.processed} steps succeeded")
 
 

@@ -1,6 +1,6 @@
 """CPU work in processes: all cores at work, the event loop free, and a timeout that really kills.
 
-Needs the extra `process`: pip install 'repid-trio[process]'. The function must be sync and at the top level of a
+Needs: pip install '.[process]'. The function must be sync and at the top level of a
 module, because another process imports it. What it returns comes back: a middleware of the actor sees it.
 
 Run it: python examples/cpu_in_processes.py

@@ -1,6 +1,6 @@
 """FastAPI under asyncio: requests enqueue jobs and ask for their results; a worker runs in the lifespan.
 
-The API is the same as under trio; the actor is a task of FastAPI's own loop. Needs httpx too. To serve it: uvicorn fastapi_app:app
+The API is the same as under trio; the actor is a task of FastAPI's own loop. Needs: pip install fastapi httpx
 
 Run it: python examples/fastapi_app.py
 """
@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from repid import Connection, InMemoryServer, Job, Queue, Repid, Worker
+from repid import Connection, InMemoryServer, Job, Repid, Router
 
 jobs = Repid(Connection(InMemoryServer()))
-worker = Worker(app=jobs, handle_signals=[])  # the signals are the web server's
+router = Router(queue="reports", store_result=True)
 
 
-@worker.actor(queue="reports", store_result=True)
+@router.actor
 async def word_count(text: str) -> int:
     return len(text.split())
 
@@ -26,19 +26,18 @@ async def word_count(text: str) -> int:
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     async with jobs.magic(), asyncio.TaskGroup() as group:
-        await Queue("reports").declare()
-        group.create_task(worker.run())
+        worker = group.create_task(jobs.run_worker(handle_signals=[]))  # the signals are the web server's
         yield
-        worker.stop()  # what runs may end
+        worker.cancel()
 
 
+jobs.include_router(router)
 app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/reports")
 async def order(text: str) -> dict[str, str]:
-    handle = await Job("word_count", queue="reports", args={"text": text}, app=jobs).enqueue()
-    return {"id": handle.id}
+    return {"id": (await jobs.enqueue(word_count, text)).id}
 
 
 @app.get("/reports/{id_}")

@@ -41,7 +41,7 @@ async def send_sigterm() -> None:
 
 
 async def main() -> None:
-    async with app.servers.default.connection() as server, trio.open_nursery() as nursery:
+    async with app.server().connection() as server, trio.open_nursery() as nursery:
         for title, seconds in {"short report": 0.4, "long report": 3600.0}.items():
             payload = {"title": title, "seconds": seconds}
             await app.send_message_json(channel="reports", payload=payload, headers={"topic": "write"})

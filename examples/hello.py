@@ -1,11 +1,11 @@
-"""Hello: declare an actor, send it messages, run a worker.
+"""Hello: declare an actor, enqueue two calls of it, run a worker.
 
 Run it: python examples/hello.py
 """
 
 import trio
 
-from repid import InMemoryServer, Repid, Router
+from repid import Connection, InMemoryServer, Repid, Router
 
 router = Router(channel="greetings")
 
@@ -15,18 +15,15 @@ async def greet(name: str, greeting: str = "Hello") -> None:
     print(f"{greeting}, {name}!")
 
 
-app = Repid(title="hello")
-app.servers.register_server("default", InMemoryServer())
+app = Repid(Connection(InMemoryServer()))
 app.include_router(router)
 
 
 async def main() -> None:
-    async with app.servers.default.connection():
-        await app.send_message_json(channel="greetings", payload={"name": "Ada"}, headers={"topic": "greet"})
-        await app.send_message_json(
-            channel="greetings", payload={"name": "Grace", "greeting": "Good morning"}, headers={"topic": "greet"}
-        )
-        report = await app.run_worker(messages_limit=2)
+    async with app.magic():
+        await app.enqueue(greet, "Ada")
+        await app.enqueue(greet, "Grace", greeting="Good morning")
+        report = await app.run_worker(burst=True)  # burst: until nothing is left to do
     print(f"{report.succeeded} of {report.processed} messages succeeded.")
 
 

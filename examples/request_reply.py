@@ -48,7 +48,7 @@ async def ask(dividend: float, divisor: float) -> float:
 
 async def main() -> None:
     app.include_router(router)
-    async with app.servers.default.connection(), trio.open_nursery() as nursery:
+    async with app.server().connection(), trio.open_nursery() as nursery:
         worker = await nursery.start(app.run_worker)
         print(f"the answer is {await ask(84, 2):g}")
         print(f"the answer is {await ask(1, 8):g}")

@@ -7,15 +7,16 @@ import logging
 
 import trio
 
-from repid import Connection, InMemoryMessageBroker, Job, JobHandle, Message, Queue, Repid, ResultError, Worker
+from repid import INJECTED, Connection, InMemoryServer, JobFailed, JobHandle, Message, Repid, Router
 
 logging.getLogger("repid").setLevel(logging.CRITICAL)  # workers log each failure; here its traceback would distract
 
-worker = Worker(burst=True)
+app = Repid(Connection(InMemoryServer()))
+router = Router(store_result=True)
 
 
-@worker.actor(store_result=True)
-async def count_words(text: str, message: Message) -> dict[str, int]:
+@router.actor
+async def count_words(text: str, message: Message = INJECTED) -> dict[str, int]:
     counts: dict[str, int] = {}
     words = text.split()
     for done, word in enumerate(words, start=1):
@@ -25,7 +26,7 @@ async def count_words(text: str, message: Message) -> dict[str, int]:
     return counts
 
 
-@worker.actor(store_result=True)
+@router.actor
 async def divide(a: int, b: int) -> float:
     return a / b
 
@@ -38,21 +39,17 @@ async def show(handle: JobHandle) -> None:
 
 
 async def main() -> None:
-    app = Repid(Connection(InMemoryMessageBroker()))
-    async with app.magic():
-        await Queue().declare()
-        counting = await Job("count_words", args={"text": "to be or not to be"}).enqueue()
-        dividing = await Job("divide", args={"a": 1, "b": 0}).enqueue()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(show, counting)
-            nursery.start_soon(worker.run)
-        result = await counting.result_as(dict[str, int])
-        assert result is not None
-        print(result.value)
+    app.include_router(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker = await nursery.start(app.run_worker)
+        counting = await app.enqueue(count_words, "to be or not to be")
+        await show(counting)
+        print((await counting.wait()).value)
         try:
-            print((await dividing.wait()).value)
-        except ResultError as error:
+            print(await app.call(divide, 1, b=0))
+        except JobFailed as error:
             print(error)
+        worker.stop()
 
 
 if __name__ == "__main__":

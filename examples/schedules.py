@@ -1,6 +1,6 @@
 """Schedules: an actor that ticks by itself, a recurring job, and how to look after them while workers run.
 
-Any number of workers may run: each tick is one message. Cron expressions need the extra `cron`.
+Any number of workers may run: each tick is one message. Needs: pip install '.[cron]'
 
 Run it: python examples/schedules.py
 """

@@ -32,10 +32,10 @@ jobs.include_router(router)
 
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[None]:
-    async with jobs.servers.default.connection(), asyncio.TaskGroup() as group:
+    async with jobs.server().connection(), asyncio.TaskGroup() as group:
         worker = group.create_task(jobs.run_worker(handle_signals=[]))
         yield
-        worker.cancel()  # what is not done goes back to the queue; see fastapi_app.py for a graceful end
+        worker.cancel()  # what is not done goes back to the queue
 
 
 async def order(request: Request) -> JSONResponse:

@@ -49,7 +49,11 @@ CASES: dict[type[Event], list[tuple[str, Event, Terms]]] = {
         *((f"`on_error` says {word!r}", Raised(OOPS, word), PLAIN) for word in ("ack", "nack", "reject")),
     ],
     TimedOut: [("retries are left", TimedOut(OOPS), PLAIN), ("none is left", TimedOut(OOPS), LAST)],
-    PayloadRefused: [("", PayloadRefused(OOPS), PLAIN)],
+    PayloadRefused: [
+        ("", PayloadRefused(OOPS), PLAIN),
+        ("`on_misfit` says 'release', for less than an hour", PayloadRefused(OOPS, 10.0, 0.5), PLAIN),
+        ("the same, for an hour", PayloadRefused(OOPS, 3600.0, 0.5), PLAIN),
+    ],
     Unrouted: [("for less than an hour", Unrouted(10.0, 0.5), PLAIN), ("for an hour", Unrouted(3600.0, 0.5), PLAIN)],
     Crowded: [("", Crowded(0.5), PLAIN)],
     Expired: [("", Expired(), PLAIN)],

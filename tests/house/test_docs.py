@@ -57,3 +57,11 @@ def test_the_guide_names_every_member_of_a_driver_and_every_capability() -> None
     assert members == [name for name in vars(Driver) if not name.startswith("_")]
     fields = re.findall(r"^\| (`.*?`) \|", text.split("## Capabilities")[1].split("\n## ")[0], re.MULTILINE)
     assert sorted(re.findall(r"\w+", " ".join(fields))) == sorted(Capabilities.__struct_fields__)
+
+
+def test_the_readme_says_how_many_members_a_driver_has() -> None:
+    from repid.ports import Driver, FullDriver
+
+    least = {name for name in vars(Driver) if not name.startswith("_")}
+    most = {name for part in FullDriver.__mro__ for name in vars(part) if not name.startswith("_")}
+    assert f"a driver of {len(least)} to {len(most)} members" in (ROOT / "README.md").read_text(encoding="utf-8")

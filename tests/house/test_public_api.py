@@ -24,8 +24,11 @@ PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(en
 PROJECT: dict[str, Any] = PYPROJECT["project"]
 METADATA = importlib.metadata.metadata(PROJECT["name"])
 
-ALIASES = {"CallNext", "Outcomes", "Publish", "RetryPolicy", "RetryPolicyT"}
-"""Names for types: a docstring given to one could not be seen at run time."""
+PUBLIC = sorted({*repid.__all__, *repid._AT_FIRST_USE})
+"""What users may import. A star import leaves out what needs an extra."""
+
+ALIASES = {"INJECTED", "CallNext", "Outcomes", "Publish", "RetryPolicy", "RetryPolicyT"}
+"""Names for types, and a value: a docstring given to one could not be seen at run time."""
 
 
 def name_of(requirement: str) -> str:
@@ -69,7 +72,9 @@ def required(extra: str | None) -> list[str]:
 
 
 def test_all_is_sorted_and_names_nothing_twice() -> None:
-    assert repid.__all__ == sorted(set(repid.__all__))
+    assert repid.__all__ == sorted(
+        set(repid.__all__), key=lambda name: (not name.isupper(), name)
+    )  # as ruff sorts them
 
 
 def test_all_names_everything_public() -> None:
@@ -78,15 +83,15 @@ def test_all_names_everything_public() -> None:
         for name, value in vars(repid).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    assert set(repid.__all__) - {"__version__"} == public
+    assert set(PUBLIC) - {"__version__"} == public
 
 
 def test_every_public_name_has_a_docstring_of_its_own() -> None:
-    documented = {name for name in repid.__all__ if own_docstring(getattr(repid, name))}
-    assert set(repid.__all__) - documented - ALIASES == {"__version__"}
+    documented = {name for name in PUBLIC if own_docstring(getattr(repid, name))}
+    assert set(PUBLIC) - documented - ALIASES == {"__version__"}
 
 
-@pytest.mark.parametrize("name", [name for name in repid.__all__ if inspect.isclass(getattr(repid, name))])
+@pytest.mark.parametrize("name", [name for name in PUBLIC if inspect.isclass(getattr(repid, name))])
 def test_every_public_method_has_a_docstring(name: str) -> None:
     cls = getattr(repid, name)
     undocumented = [
@@ -99,9 +104,7 @@ def test_every_public_method_has_a_docstring(name: str) -> None:
     assert undocumented == []
 
 
-NAMED = [
-    name for name in repid.__all__ if inspect.isclass(getattr(repid, name)) or inspect.isfunction(getattr(repid, name))
-]
+NAMED = [name for name in PUBLIC if inspect.isclass(getattr(repid, name)) or inspect.isfunction(getattr(repid, name))]
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -131,11 +134,33 @@ def test_public_values_are_pickled_and_decoded_as_before() -> None:
     assert msgspec.json.decode(msgspec.json.encode(stamped), type=Stamped) == stamped
 
 
-def test_importing_repid_loads_nothing_optional() -> None:
+def test_importing_repid_loads_nothing_optional_and_nothing_that_only_some_programs_need() -> None:
     script = "import sys, repid; print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
     run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    optional = {"trio_asyncio", "trio_parallel", "cronsim", "typer", "rich", "click", "watchfiles", "uvloop"}
-    assert optional.isdisjoint(run.stdout.split())
+    optional = {
+        *("trio_asyncio", "trio_parallel", "cronsim", "typer", "rich", "click", "watchfiles", "uvloop"),
+        *("hiredis", "psycopg"),
+    }
+    needed_by_some = {
+        *("asyncio", "dataclasses", "difflib", "multiprocessing", "pickle", "secrets", "sqlite3", "zoneinfo")
+    }
+    assert (optional | needed_by_some).isdisjoint(run.stdout.split())
+
+
+def test_a_worker_on_trio_loads_neither_asyncio_nor_the_blocking_client() -> None:
+    script = """if True:
+        import sys
+        from repid import Connection, InMemoryServer, Repid, Router
+        app = Repid(Connection(InMemoryServer()))
+        router = Router()
+        @router.actor
+        def noop() -> None: ...
+        app.include_router(router)
+        app.run(burst=True)
+        print(*{"asyncio", "repid.blocking"}.intersection(sys.modules))
+    """
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == []
 
 
 def test_importing_repid_needs_no_optional_dependency() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from repid import PostgresServer, RedisServer, Server, SQLiteServer
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
@@ -90,18 +93,37 @@ def test_every_link_to_a_file_or_heading_leads_somewhere(document: str) -> None:
             assert anchor in headings(str(page.relative_to(ROOT))), link
 
 
-def test_the_readme_lists_every_option_of_an_actor() -> None:
-    from repid.actors import ActorOptions
+def rows_of(document: str, heading: str) -> list[str]:
+    """The first words of the rows of the table under a heading."""
+    section = read(document).split(f"## {heading}")[1].split("\n## ")[0]
+    return re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
 
-    listed = re.findall(r"^\| `(\w+)`", read("README.md").split("## Actor options")[1].split("\n## ")[0], re.MULTILINE)
-    assert sorted(listed) == sorted(ActorOptions.__annotations__)
+
+def test_the_page_on_actors_lists_every_option() -> None:
+    from repid.actors import BatchOptions
+
+    listed = rows_of("docs/actors.md", "Actor options")
+    assert sorted(listed) == sorted([*BatchOptions.__annotations__, "batch"])
 
 
-def test_the_readme_lists_every_confirmation_mode() -> None:
+@pytest.mark.parametrize(
+    ("document", "server"),
+    [("docs/sqlite.md", SQLiteServer), ("docs/redis.md", RedisServer), ("docs/postgres.md", PostgresServer)],
+)
+def test_the_page_on_a_server_lists_every_option(document: str, server: type[Server]) -> None:
+    listed = re.findall(r"^\| `(\w+)`", read(document).split("## What it promises")[0], re.MULTILINE)
+    assert sorted(listed) == sorted(inspect.signature(server).parameters.keys() - {"clock"})  # that is for tests
+
+
+def test_the_page_on_messages_lists_every_confirmation_mode() -> None:
     from repid.delivery import MODES
 
-    section = read("README.md").split("## Confirmation modes")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)`", section, re.MULTILINE) == list(MODES)
+    assert rows_of("docs/messages.md", "Confirmation modes") == list(MODES)
+
+
+def test_the_index_names_every_page() -> None:
+    named = set(re.findall(r"\(([\w-]+\.md)\)", read("docs/index.md")))
+    assert named == {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
 
 
 def test_the_readme_names_every_example() -> None:
