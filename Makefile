@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types layers examples docs bench hostile mutants install clean
+.PHONY: help demo test check format lint types layers examples docs bench hostile cancelled simulate mutants install clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
@@ -16,7 +16,7 @@ demo: $(VENV)/.repid  ## Install repid into .venv and run the chained example
 test: $(VENV)/.tools  ## Install everything into .venv and run the whole test suite
 	$(BIN)/python -m pytest
 
-check: lint types layers test  ## All that CI checks: format, lint, types, layers, tests, examples, the README's code
+check: lint types layers test  ## All that CI checks but simulate: format, lint, types, layers, tests, examples, the README's code
 
 format: $(VENV)/.tools  ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
@@ -36,14 +36,20 @@ layers: $(VENV)/.tools  ## Check that imports point downwards
 examples: $(VENV)/.tools  ## Run the examples and check what they print
 	$(BIN)/python -m pytest tests/examples
 
-docs: $(VENV)/.tools  ## Run the README's code and check its links
+docs: $(VENV)/.tools  ## Run the code in the README and in docs/, and check their links
 	$(BIN)/python -m pytest tests/house
 
 bench: $(VENV)/.bench  ## Measure repid against its peers (some twenty-five minutes; installs them)
 	$(BIN)/python -m benchmarks
 
-hostile: $(VENV)/.tools  ## Try every hostile error and value on both servers under both hosts (a minute)
+hostile: $(VENV)/.tools  ## Try every hostile error and value in memory and on SQLite under both hosts (a minute)
 	REPID_TEST_ALL=1 $(BIN)/python -m pytest tests/runtime/test_worker_hostile.py
+
+cancelled: $(VENV)/.tools  ## Cancel public calls at each of their first 200 steps, under trio and asyncio (some ten minutes)
+	REPID_STEPS=200 $(BIN)/python -m pytest -q tests/hosts/test_cancelled_calls.py
+
+simulate: $(VENV)/.tools  ## Let simulated fleets live through ten thousand seeds, or as many as fit into four minutes
+	$(BIN)/python -m repid.testing.simulate --seeds 0:10000 --processes 2 --within 240
 
 mutants: $(VENV)/.mutants  ## Put small faults into repid one at a time and count those that the suite sees (an hour)
 	$(BIN)/python -m tests.mutants $(MUTANTS)

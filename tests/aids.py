@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +17,21 @@ from repid.delivery import Delivery, Settlement
 from repid.ports import Consumer, DueSchedules, StoredSchedule, TickOutcome, Topics, Verdict
 
 T = TypeVar("T")
+
+
+def read_rest(process: subprocess.Popen[Any], seconds: float = 30) -> tuple[Any, Any]:
+    """What a process says until it ends, on both of its streams: `communicate` forgets what `readline` has read ahead.
+
+    It is killed after so many seconds.
+    """
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        said = [None if stream is None else stream.read() for stream in (process.stdout, process.stderr)]
+        process.wait()
+    finally:
+        timer.cancel()
+    return said[0], said[1]
 
 
 class Log(list[str]):
@@ -74,6 +91,10 @@ class UnreliableServer(InMemoryServer):
     async def tick(self, *args: Any) -> TickOutcome:
         await self.trouble("tick")
         return await super().tick(*args)
+
+    async def readers(self) -> list[Mapping[str, Topics]]:
+        await self.trouble("readers")
+        return await super().readers()
 
     async def declare(self, queues: Iterable[str]) -> None:
         await self.trouble("declare")

@@ -8,6 +8,7 @@ which depends on that number. Hypothesis seeds the scheduler itself, once for ea
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import os
@@ -21,6 +22,7 @@ import pytest
 import trio
 import trio.testing
 from aids import UnreliableServer, seed_scheduler
+from engines.fixtures import one_schema, postgres, prefix, redis, schema  # noqa: F401  fixtures
 from hypothesis import settings
 
 from repid import Repid, Router
@@ -52,6 +54,12 @@ def _heed_signals() -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT) if hasattr(signal, "SIGHUP") else ():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # this process goes on, those it starts have the default
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: let no collection of garbage look through it, as some tests ask for one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

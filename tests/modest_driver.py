@@ -46,8 +46,8 @@ class ModestDriver:
 
     @asynccontextmanager
     async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
-        """Nothing is kept open; whoever consumed in the link before this one is no more."""
-        assert not watched, "nobody watches without the role"
+        """Nothing is kept open; the consumers of the link before this one do not exist any more."""
+        assert not watched, "without the role nothing is watched"
         self._consumers.clear()
         yield
 

@@ -255,14 +255,19 @@ def depends_beside_the_worker(attempt: Annotated[int, Depends(attempt_of)]) -> N
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (takes_message, "actor 'takes_message' cannot run in a process with its parameter 'message': a Message cannot"),
         (depends_on_message, "'depends_on_message' cannot run in a process with the parameter 'handle' of its dep"),
     ],
 )
-def test_a_message_cannot_go_to_a_process(function: Any, text: str) -> None:
+def test_a_dependency_in_a_process_gets_no_message(function: Any, text: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         Router(run_in_process=True).actor(function)
     assert text in str(raised.value)
+
+
+def test_an_actor_in_a_process_gets_its_message() -> None:
+    router = Router()
+    router.actor(run_in_process=True)(takes_message)
+    assert only(router).plan.takes_message
 
 
 def test_what_is_taken_from_a_message_beside_the_worker_can_go_to_a_process() -> None:

@@ -21,6 +21,7 @@ from repid import (
     Depends,
     InMemoryServer,
     Job,
+    Payload,
     Queue,
     Repid,
     Router,
@@ -29,6 +30,13 @@ from repid import (
 from repid.inject import UnresolvedAnnotation
 
 Anything: Any = Router  # what a type checker would see is tested here at run time
+
+
+Number = int
+
+
+def doubled(number: Annotated[Number, Payload()]) -> Number:
+    return 2 * number
 
 
 async def job() -> None: ...
@@ -289,6 +297,22 @@ async def test_the_nearest_local_name_counts_also_against_a_global_one() -> None
     declare(int)
     await run_with(router, {"x": 5})
     assert got == [5]
+
+
+async def test_a_dependency_at_the_top_of_a_module_does_not_see_the_local_names_of_its_actor() -> None:
+    router = Router()
+    got: list[Any] = []
+
+    def declare(kind: Any) -> None:
+        Number = kind  # noqa: F841, N806  the name of a global, which the dependency means
+
+        @router.actor
+        async def local(text: Number, twice: Annotated[int, Depends(doubled)]) -> None:  # type: ignore[valid-type]
+            got.extend((text, twice))
+
+    declare(str)
+    await run_with(router, {"text": "a", "number": 2})
+    assert got == ["a", 4]
 
 
 def test_only_the_names_that_are_mentioned_are_kept() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,10 +24,13 @@ from repid import (
     Message,
     NotConnected,
     PayloadError,
+    PostgresServer,
     Queue,
+    RedisServer,
     Repid,
     Report,
     Router,
+    SQLiteServer,
     Worker,
 )
 
@@ -33,6 +38,7 @@ AConnection: Any = Connection  # what a type checker would see is tested here at
 AJob: Any = Job
 AQueue: Any = Queue
 ARepid: Any = Repid
+ASQLiteServer: Any = SQLiteServer
 AWorker: Any = Worker
 
 
@@ -227,6 +233,7 @@ async def test_what_cannot_be_encoded_is_a_payload_error_for_the_sender(app: Rep
             "the args of job 'x' must be the actor's parameters by name, such as {'number': 1},",
         ),
         (lambda: AJob("x", retires=5), "has no option 'retires' (did you mean 'retries'?)"),
+        (lambda: AJob("x", kwargs={"a": 1}), "has no option 'kwargs' (did you mean 'args'?)"),
         (lambda: AQueue(""), "'' is not a valid queue name"),
         (lambda: AQueue([]), "is not a valid queue name"),
         (lambda: AQueue("1st"), "it must start with a letter or _"),
@@ -247,8 +254,33 @@ async def test_what_cannot_be_encoded_is_a_payload_error_for_the_sender(app: Rep
         (lambda: ARepid(producer_middlewares=print), "producer_middlewares must be a list of several"),
         (lambda: ARepid(InMemoryServer()), "the connection of an app must be Connection(broker), but is <"),
         (lambda: ARepid("shop"), "the connection of an app must be Connection(broker), but is 'shop'"),
+        (
+            lambda: ARepid(result_store="results.db"),
+            "result_store must be a server such as SQLiteServer(path), but is 'results.db'",
+        ),
+        (
+            lambda: ARepid(schedule_store=InMemoryServer),
+            "schedule_store must be a server such as SQLiteServer(path), but is <class",
+        ),
         (lambda: ARepid(AConnection("memory")), "server 'default' must be a broker such as InMemoryServer(), but is"),
-        (lambda: InMemoryServer(lease_timeout=0), "lease_timeout must be more than 0"),
+        (lambda: ARepid(title=5), "the title of an app must be text, but is 5"),
+        (lambda: ARepid(version=None), "the version of an app must be text, but is None"),
+        (lambda: AJob("x", retries=2**63), "retries must be at most 9223372036854775807, but is"),
+        (lambda: AQueue(max_size=10**30), "max_size of queue 'default' must be at most 9223372036854775807, but is"),
+        (lambda: AQueue(max_bytes=2**63), "max_bytes of queue 'default' must be at most 9223372036854775807, but is"),
+        (lambda: AWorker(handle_signals=[signal.SIGKILL]), "handle_signals hold SIGKILL, which no program can handle"),
+        (lambda: ASQLiteServer(5), "SQLiteServer needs the path of a file, such as 'jobs.db', but got 5"),
+        (lambda: ASQLiteServer(None), "SQLiteServer needs the path of a file, such as 'jobs.db', but got None"),
+        (
+            lambda: ASQLiteServer(b"jobs.db"),
+            "SQLiteServer needs the path of a file, such as 'jobs.db', but got b'jobs.db'",
+        ),
+        (lambda: ASQLiteServer("a\0b"), "SQLiteServer needs the path of a file, such as 'jobs.db', but got 'a\\x00b'"),
+        (
+            lambda: ASQLiteServer("\ud800"),
+            "SQLiteServer needs the path of a file, such as 'jobs.db', but got '\\ud800'",
+        ),
+        (lambda: ASQLiteServer("SQLITE:///jobs.db"), "SQLiteServer needs the path of a file, but got the address"),
     ],
 )
 def test_a_wrong_declaration_is_refused_by_name(make: Callable[[], object], text: str) -> None:
@@ -341,15 +373,47 @@ async def test_an_app_without_a_server_says_how_to_have_one() -> None:
             await call()
 
 
-async def test_what_is_no_app_is_refused_by_name() -> None:
-    no_app: Any = InMemoryServer()
-    for call, text in (
-        (Queue("q", app=no_app).size, "the app of queue 'q' must be a Repid, but is <"),
-        (Job("x", app=no_app).enqueue, "the app of job 'x' must be a Repid, but is <"),
-        (Worker(app=no_app).run, "the app of the worker must be a Repid, but is <"),
+@pytest.mark.parametrize("no_app", [InMemoryServer(), Repid, "shop:app"])
+def test_what_is_no_app_is_refused_by_name(no_app: Any) -> None:
+    for make, who in (
+        (partial(Queue, "q"), "queue 'q'"),
+        (partial(Job, "x"), "job 'x'"),
+        (Worker, "the worker"),
     ):
+        with pytest.raises(ConfigurationError, match=f"the app of {who} must be a Repid, but is "):
+            make(app=no_app)
+
+
+SERVERS = [
+    InMemoryServer,
+    partial(SQLiteServer, "jobs.db"),
+    partial(RedisServer, "redis://localhost"),
+    partial(PostgresServer, "host=localhost"),
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "text"),
+    [
+        ("lease_timeout", ["60", None, True, Decimal(5)], "lease_timeout must be seconds or a timedelta"),
+        ("lease_timeout", [0, -1, float("nan"), timedelta(0)], "lease_timeout must be positive"),
+        ("lease_timeout", [10**400], "lease_timeout must be less than 1e308 seconds"),
+        ("lease_timeout", [float("inf")], "lease_timeout must be finite"),
+        ("dead_ttl", ["60", True], "dead_ttl must be seconds or a timedelta"),
+        ("dead_ttl", [0, -1, float("nan")], "dead_ttl must be positive"),
+        ("dead_ttl", [10**400], "dead_ttl must be less than 1e308 seconds"),
+        ("instruments", [5, None, print], "instruments must be a list of several"),
+        ("instruments", [[5]], "each of the instruments must be callable, but is 5"),
+        ("instruments", [[lambda: None]], "each of the instruments is called with (call)"),
+    ],
+)
+@pytest.mark.parametrize("make", SERVERS)
+def test_an_option_of_a_server_is_checked_where_it_is_given(
+    make: Any, option: str, values: Sequence[Any], text: str
+) -> None:
+    for value in values:
         with pytest.raises(ConfigurationError) as raised:
-            await call()
+            make(**{option: value})
         assert text in str(raised.value)
 
 

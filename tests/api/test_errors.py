@@ -20,7 +20,10 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "PublishUnknown": (["1", "2", "3", "4"],),
     "QueueNotDeclared": ("mail",),
     "DuplicateId": ("1", "mail"),
+    "QueueFull": ("mail", "queue 'mail' is full"),
     "LeaseLost": ("1",),
+    "JobFailed": ("1", "failure", "ValueError", "oops", "Traceback: ..."),
+    "SomeRefused": ("1 of 2 calls were refused", [LeaseLost("7")], ["1", LeaseLost("7")]),
     "WorkersFailed": ("2 of 4 crashed", repid.Report(processed=3)),
 }
 """What those are made of that are made of more than a text."""
@@ -49,7 +52,7 @@ def test_a_copy_of_an_error_has_its_class_text_fields_notes_and_cause(kind: type
     for _ in range(2):  # a copy of the copy, too
         again = COPIES[way](error)
         assert again is not error
-        assert (type(again), again.args, str(again)) == (kind, error.args, str(error))
+        assert (type(again), repr(again.args), str(again)) == (kind, repr(error.args), str(error))
         assert repr(vars(again)) == repr(vars(error))
         assert (type(again.__cause__), str(again.__cause__)) == (LeaseLost, str(error.__cause__))
         error = again

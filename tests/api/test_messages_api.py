@@ -229,6 +229,12 @@ async def test_messages_survive_connection_blocks(router: Router, app: Repid) ->
         assert await broker.counts("default") == Counts(ready=1)
 
 
+async def test_a_block_that_should_leave_its_connections_open_is_refused_and_told_what_to_do(app: Repid) -> None:
+    with pytest.raises(ConfigurationError, match=r"put 'async with server.connection\(\):' around this block"):
+        async with Repid(Connection(InMemoryServer())).magic(auto_disconnect=False):
+            pass
+
+
 # Routing
 
 
@@ -858,6 +864,17 @@ async def test_a_producer_middleware_must_give_an_outcome_for_each_message(
         ):
             with pytest.raises(ConfigurationError, match="each must return what call_next returned"):
                 await publish()
+
+
+@pytest.mark.parametrize("given", ["text", None, [5], [None]])
+async def test_a_producer_middleware_that_hands_on_no_messages_is_told_so(server: InMemoryServer, given: Any) -> None:
+    async def confused(call_next: Publish, envelopes: Sequence[Envelope]) -> Outcomes:
+        return await call_next(given)
+
+    app = Repid(Connection(server), producer_middlewares=[confused])
+    async with app.magic():
+        with pytest.raises(ConfigurationError, match="a producer middleware called call_next with"):
+            await app.send_message(channel="default", payload=b"")
 
 
 async def test_a_producer_middleware_that_is_not_async_is_named(

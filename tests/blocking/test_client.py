@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -42,6 +43,8 @@ from repid import (
 
 pytestmark = pytest.mark.real_time
 
+AClient: Any = Client  # what a type checker would see is tested here at run time
+
 
 def add_actors(app: Repid) -> Repid:
     router = Router()
@@ -61,6 +64,30 @@ def add_actors(app: Repid) -> Repid:
     return app
 
 
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda client: client.run(None),
+            "client.run takes an async function, which it calls where the servers are open",
+        ),
+        (lambda client: client.run(asyncio.sleep(0)), "leave out the call, or put it into a lambda"),
+        (lambda client: client.run(lambda: 5), "returned 5"),
+        (
+            lambda client: client.wait("id"),
+            "client.wait takes a job, or the handle that enqueueing gives, but was given 'id'",
+        ),
+        (lambda client: client.cancel(None), "client.cancel takes a job, or the handle that enqueueing gives"),
+        (lambda _: AClient(None), "a client needs its app"),
+        (lambda _: AClient("shop:app"), "the app of a client must be a Repid, but is 'shop:app'"),
+    ],
+)
+def test_what_a_client_cannot_do_is_refused_by_name(call: Any, text: str) -> None:
+    with Repid(Connection(InMemoryServer())).sync() as client, pytest.raises(ConfigurationError) as raised:
+        call(client)
+    assert text in str(raised.value)
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Repid:
     return add_actors(Repid(Connection(SQLiteServer(tmp_path / "jobs.db", synchronous="NORMAL"))))
@@ -73,7 +100,7 @@ def client(app: Repid) -> Iterator[Client]:
 
 
 def count(app: Repid, client: Client, queue: str = "default") -> Counts:
-    return client.call(Queue(queue, app=app).counts)
+    return client.run(Queue(queue, app=app).counts)
 
 
 def test_it_sends_what_the_app_sends(app: Repid, client: Client) -> None:
@@ -114,6 +141,32 @@ def test_tracebacks_show_the_call_and_what_raised_and_nothing_of_how_it_came_ove
     files = [Path(entry.path) for entry in error.traceback]
     package = Path(sys.modules["repid"].__file__ or "").parent
     assert [file for file in files if package not in file.parents] == [Path(__file__)]
+
+
+def test_several_are_read_in_the_thread_that_calls_and_so_may_make_calls_themselves(app: Repid, client: Client) -> None:
+    [add] = [actor.function for actor in app.actors() if actor.name == "add"]
+
+    class Several:
+        """No iterator, but what gives one: the rows of a query, say."""
+
+        def __init__(self, make: Callable[[int], Any]) -> None:
+            self.make = make
+
+        def __iter__(self) -> Iterator[Any]:
+            assert threading.current_thread() is threading.main_thread()
+            return map(self.make, range(3))
+
+    enqueued = Several(lambda n: client.enqueue(add, n, 1))
+    with client.worker():
+        assert client.gather(enqueued) == [1, 2, 3]
+        assert client.gather(client.enqueue(add, n, 1) for n in range(3)) == [1, 2, 3]
+        assert client.first_of(enqueued).value in {1, 2, 3}
+        handles = client.enqueue_many(partial(add, other=5), Several(int))
+        handles += client.enqueue_many(Several(lambda n: app.job(add, n, 5)))
+        handles += client.using(store_result=True).enqueue_many(partial(add, other=5), Several(int))
+        assert client.gather(handles) == [5, 6, 7] * 3
+    assert len(client.send_messages(channel="q", payloads=Several(lambda _: b""))) == 3
+    assert len(client.send_messages_json(channel="q", payloads=Several(int))) == 3
 
 
 def test_a_result_is_waited_for(client: Client) -> None:
@@ -250,7 +303,7 @@ def test_a_sync_actor_calls_through_the_worker_that_runs_it(app: Repid) -> None:
         client.send_message_json(channel="default", headers={"topic": "silent"})
 
     app.include_router(router)
-    client.call(Queue(app=app).declare)
+    client.run(Queue(app=app).declare)
     client.enqueue(Job("first"))
     client.close()
     assert app.run(messages_limit=2).succeeded == 2
@@ -315,12 +368,14 @@ from repid import Connection, Job, Queue, Repid, Router, SQLiteServer, UsageErro
 app, router = Repid(Connection(SQLiteServer("jobs.db"))), Router()
 @router.actor(store_result=True)
 async def add(): ...
+@router.actor(queue="q")
+async def never_run(): ...  # without an actor that reads "q" a warning would be printed
 app.include_router(router)
 client = app.sync()
 def send():
     client.send_message_json(channel="q")
 def count():
-    return client.call(Queue("q", app=app).counts).ready
+    return client.run(Queue("q", app=app).counts).ready
 def attempt(function=send):
     try:
         function()
@@ -449,7 +504,7 @@ def test_ctrl_c_ends_a_wait_and_the_client_goes_on(tmp_path: Path) -> None:
             client.result(handle)
         except KeyboardInterrupt:
             send()
-            print(count(), client.call(Queue(app=app).counts).ready)
+            print(count(), client.run(Queue(app=app).counts).ready)
     """
     assert run_program(tmp_path, code) == "1 1\n"
 
@@ -502,8 +557,14 @@ def test_run_owns_its_trio_run(app: Repid) -> None:
 
 
 def test_run_refuses_several_processes_where_they_share_nothing() -> None:
+    app, router = Repid(Connection(InMemoryServer())), Router()
+
+    @router.actor
+    def idle() -> None: ...
+
+    app.include_router(router)
     with pytest.raises(ConfigurationError, match="4 processes need a server that processes share"):
-        Repid(Connection(InMemoryServer())).run(processes=4)
+        app.run(processes=4)
 
 
 @pytest.mark.parametrize(
@@ -526,9 +587,15 @@ def test_run_says_which_option_is_wrong(app: Repid, options: dict[str, object], 
 def test_where_no_thread_can_be_started_the_first_call_says_so_and_a_later_one_works() -> None:
     program = """
         import resource, threading
-        from repid import Connection, InMemoryServer, Repid, UsageError
+        from repid import Connection, InMemoryServer, Repid, Router, UsageError
+
+        router = Router(channel="q")
+
+        @router.actor
+        def note() -> None: ...
 
         app = Repid(Connection(InMemoryServer()))
+        app.include_router(router)
         resource.setrlimit(resource.RLIMIT_AS, (6 << 30, resource.RLIM_INFINITY))
         threading.stack_size(8 << 30)
         client = app.sync()
@@ -545,3 +612,15 @@ def test_where_no_thread_can_be_started_the_first_call_says_so_and_a_later_one_w
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "the client cannot open, because Python lets no thread start (can't start new thread)" in done.stdout
+
+
+def test_ctrl_c_ends_a_call_that_waits_and_is_raised_where_it_waited(client: Client) -> None:
+    handle = client.enqueue(Job("nobody"))
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        client.wait(handle, timeout=30)
+    timer.join()
+    assert client.run(handle.status).state == "ready"

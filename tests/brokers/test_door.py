@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
@@ -18,6 +18,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from repid import (
     BrokerRefused,
     BrokerUnavailable,
+    ConfigurationError,
+    DuplicateId,
     Envelope,
     InMemoryServer,
     InternalError,
@@ -27,10 +29,13 @@ from repid import (
     Server,
     UsageError,
 )
+from repid.brokers.checks import LARGEST_MESSAGE
 from repid.brokers.memory.driver import MemoryDriver
 from repid.brokers.shared.calls import CALL_TIME
 from repid.brokers.shared.link import CLOSING_TIME, LONGEST_PAUSE, SHORTEST_PAUSE
-from repid.ports import CallRecord, Sight
+from repid.delivery import Ack, NewResult, Settlement
+from repid.envelope import Options
+from repid.ports import CallRecord, Schedule, Sight, StoredSchedule
 from repid.testing import Cut
 
 from .broker_aids import ids, message
@@ -138,7 +143,7 @@ async def test_what_a_driver_must_not_raise_is_named_as_a_fault_of_ours(autojump
         raise ZeroDivisionError("oops")
 
     driver.opening = fail
-    with pytest.raises(InternalError, match=r"the link of Server ended: ZeroDivisionError\('oops'\)"):
+    with pytest.raises(InternalError, match=r"the link of Server\(Obedient\) ended: ZeroDivisionError\('oops'\)"):
         async with Server(driver).connection():
             pass
 
@@ -156,7 +161,7 @@ async def test_a_link_that_does_not_close_is_cut_and_the_log_says_so(
     async with Server(Stubborn()).connection():
         start = trio.current_time()
     assert trio.current_time() - start == pytest.approx(CLOSING_TIME, abs=0.1)
-    assert caplog.messages == [f"Server did not close its link within {CLOSING_TIME:g} s; the link is cut"]
+    assert caplog.messages == [f"Server(Stubborn) did not close its link within {CLOSING_TIME:g} s; the link is cut"]
 
 
 def test_a_run_that_crashed_is_taken_over() -> None:
@@ -169,7 +174,7 @@ def test_a_run_that_crashed_is_taken_over() -> None:
         await server.publish([message("1")])
 
     async def go_on() -> None:
-        with pytest.raises(NotConnected, match="connected in another trio run"):
+        with pytest.raises(NotConnected, match="connected in another event loop"):
             await server.declare(["q"])
         async with server.connection(), server.consume({"q": None}) as consumer:
             await server._leave(tokens[0])  # the block of the former run ends late, and closes nothing
@@ -188,7 +193,7 @@ async def test_two_runs_cannot_have_it_open_at_once() -> None:
             pytest.fail("it belongs to one run")
 
     async with server.connection():
-        with pytest.raises(UsageError, match="another trio run has this Server open"):
+        with pytest.raises(UsageError, match=r"this Server\(\w+\) is open in another event loop"):
             await trio.to_thread.run_sync(trio.run, other)
         await server.declare(["q"])
 
@@ -196,19 +201,20 @@ async def test_two_runs_cannot_have_it_open_at_once() -> None:
 # Links
 
 
-async def test_the_pauses_between_attempts_grow_and_are_jittered(autojump_clock: MockClock) -> None:
-    cut, times = Cut(), []
+@asynccontextmanager
+async def away(refuse: Callable[[], Awaitable[None]]) -> AsyncGenerator[tuple[Server, Cut, list[float]], None]:
+    """A server whose engine has been away for a minute, the cut that brings it back, and the pauses between the attempts to
+    open the link so far. `refuse` is what an attempt comes to meanwhile.
+    """
+    cut, driver, times = Cut(), Obedient(), list[float]()
 
-    class Noting(ModestDriver):
-        @asynccontextmanager
-        async def link(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
-            times.append(trio.current_time())
-            if cut.is_down:
-                raise BrokerUnavailable("away")
-            async with super().link(watched):
-                yield
+    async def attempt() -> None:
+        times.append(trio.current_time())
+        if cut.is_down:
+            await refuse()
 
-    server = Server(cut(Noting()))
+    driver.opening = attempt
+    server = Server(cut(driver))
     cut_link = cut.check
     cut.check = lambda call, way: None if call == "link" else cut_link(call, way)  # type: ignore[method-assign]
     async with server.connection():
@@ -216,7 +222,14 @@ async def test_the_pauses_between_attempts_grow_and_are_jittered(autojump_clock:
         with pytest.raises(BrokerUnavailable):
             await server.declare(["q"])
         await trio.sleep(60)
-        pauses = [later - sooner for sooner, later in pairwise(times[1:])]
+        yield server, cut, [later - sooner for sooner, later in pairwise(times[1:])]
+
+
+async def test_the_pauses_between_attempts_grow_and_are_jittered(autojump_clock: MockClock) -> None:
+    async def refuse() -> None:
+        raise BrokerUnavailable("away")
+
+    async with away(refuse) as (server, cut, pauses):
         assert all(pause <= 1.5 * LONGEST_PAUSE for pause in pauses)
         assert SHORTEST_PAUSE / 2 <= pauses[0] <= 2 * SHORTEST_PAUSE * 1.5
         assert len(pauses) < 5 + 60 / (LONGEST_PAUSE / 2)
@@ -225,6 +238,67 @@ async def test_the_pauses_between_attempts_grow_and_are_jittered(autojump_clock:
         await trio.sleep(2 * LONGEST_PAUSE)
         assert server.link.state == "up"
         await server.declare(["q"])
+
+
+async def test_an_attempt_that_takes_long_is_followed_by_the_next_one_at_once(autojump_clock: MockClock) -> None:
+    async def hear_nothing() -> None:
+        await trio.sleep(3)
+        raise BrokerUnavailable("no answer")
+
+    async with away(hear_nothing) as (_, _, pauses):
+        assert max(pauses) <= 3 + 1.5 * SHORTEST_PAUSE
+
+
+async def test_a_driver_is_told_whether_its_link_broke_or_is_closed(autojump_clock: MockClock) -> None:
+    left: list[str | None] = []
+
+    class Telling(ModestDriver):
+        @asynccontextmanager
+        async def link(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
+            try:
+                async with super().link(watched):
+                    yield
+            except BrokerUnavailable as error:
+                left.append(str(error))
+                raise
+            left.append(None)
+
+    cut = Cut()
+    server = Server(cut(Telling()))
+    async with server.connection():
+        cut.at("declare", "before")
+        with pytest.raises(BrokerUnavailable):
+            await server.declare(["q"])
+        await trio.sleep(1)
+        assert server.link.state == "up"
+    assert left == ["the link broke before the engine had carried out declare", None]
+
+
+async def test_a_driver_may_keep_its_link_open_in_a_nursery(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Nursing(ModestDriver):
+        @asynccontextmanager
+        async def link(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
+            async with super().link(watched), trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                yield
+                nursery.cancel_scope.cancel()
+
+    cut = Cut()
+    server = Server(cut(Nursing()))
+    async with server.connection():
+        cut.at("declare", "before")
+        with pytest.raises(BrokerUnavailable):
+            await server.declare(["q"])
+        cut.go_down()
+        await trio.sleep(1)
+        assert server.link.error == "the engine is not there"
+        cut.come_back()
+        await trio.sleep(2)
+        assert server.link.state == "up"
+    [warning] = caplog.messages
+    assert warning.startswith("Server(_CutDriver) lost its link and reconnects: ")
 
 
 # Calls
@@ -248,6 +322,96 @@ async def test_a_call_to_a_remote_engine_is_seen_through_although_its_caller_is_
     assert [stored.envelope.id for stored in driver.ready] == ["1"]
 
 
+async def test_a_message_or_result_that_a_remote_engine_could_not_take_in_time_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    local = InMemoryServer()
+
+    class Remote(MemoryDriver):
+        capabilities = replace(MemoryDriver.capabilities, calls="remote")
+
+    remote = Server(Remote(60.0, None))
+    too_long = "x" * LARGEST_MESSAGE
+    for server in (local, remote):
+        async with server.connection():
+            await server.declare(["q"])
+            for envelope in (message("1", payload=bytes(LARGEST_MESSAGE + 1)), message("2", topic=too_long)):
+                if server is local:
+                    assert await server.publish([envelope]) == [None]
+                    continue
+                with pytest.raises(
+                    ConfigurationError, match=rf"message '{envelope.id}' has \d+ bytes, and Server.Remote. takes"
+                ):
+                    await server.publish([message("0"), envelope])
+            assert await server.publish([message("3", payload=bytes(LARGEST_MESSAGE))]) == [None]
+            result = NewResult(id="3", state="success", payload=bytes(LARGEST_MESSAGE + 1), ttl=60.0)
+            if server is local:
+                await server.store_results([result])
+                continue
+            async with server.consume({"q": None}) as consumer:
+                [delivery] = await consumer.receive(10)
+                for call in (
+                    server.store_results([result]),
+                    consumer.settle([Settlement(delivery, Ack(), result=result)]),
+                ):
+                    with pytest.raises(ConfigurationError, match="the result '3' has 33554433 bytes"):
+                        await call
+
+
+async def test_many_messages_for_a_remote_engine_are_several_calls_that_each_keep_their_time(
+    autojump_clock: MockClock,
+) -> None:
+    class Slow(ModestDriver):
+        async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+            await trio.sleep(len(envelopes) / 5000 + sum(len(envelope.payload) for envelope in envelopes) / 2**23)
+            return await super().publish(envelopes)
+
+    calls: list[CallRecord] = []
+    driver = Slow()
+    server = Server(driver, instruments=[calls.append])
+    many = [message(str(number)) for number in range(20_000)]
+    big = [message(f"big {number}", payload=bytes(9 * 2**20)) for number in range(3)]
+    async with server.connection():
+        await server.declare(["q"])
+        assert await server.publish(many) == [None] * 20_000
+        assert await server.publish(big) == [None] * 3
+    assert [stored.envelope.id for stored in driver.ready] == [one.id for one in many + big]
+    assert [call.count for call in calls if call.name == "publish"] == [8192, 8192, 3616, 1, 1, 1]
+
+
+async def test_a_message_that_is_wrong_harms_no_other_caller_where_together_they_are_too_big_for_a_call(
+    autojump_clock: MockClock,
+) -> None:
+    class Unique(ModestDriver):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ids: set[str] = set()
+
+        async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+            if any(envelope.id == "wrong" for envelope in envelopes):
+                raise ConfigurationError("wrong")
+            await trio.sleep(1)
+            former = set(self.ids)
+            self.ids.update(one.id for one in envelopes)
+            return [DuplicateId(one.id, one.queue) if one.id in former else None for one in envelopes]
+
+    outcomes: dict[str, object] = {}
+    server = Server(Unique())
+
+    async def publish(envelope: Envelope) -> None:
+        try:
+            [outcomes[envelope.id]] = await server.publish([envelope])
+        except ConfigurationError as error:
+            outcomes[envelope.id] = str(error)
+
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        for id_ in ("0", "1", "2", "wrong"):
+            nursery.start_soon(publish, message(id_, payload=bytes(9 * 2**20)))
+            await wait_all_tasks_blocked()  # the others wait for the first call, and go together then
+    assert outcomes == {"0": None, "1": None, "2": None, "wrong": "wrong"}
+
+
 async def test_a_call_without_an_answer_ends_within_its_bound_and_the_link_is_opened_anew(
     autojump_clock: MockClock,
 ) -> None:
@@ -262,7 +426,7 @@ async def test_a_call_without_an_answer_ends_within_its_bound_and_the_link_is_op
         assert isinstance(info.value.__cause__, NoAnswer)
         assert trio.current_time() == pytest.approx(CALL_TIME)
         driver.before = trio.lowlevel.checkpoint
-        with pytest.raises(BrokerUnavailable, match=r"not reachable now .Server did not answer within 5 s"):
+        with pytest.raises(BrokerUnavailable, match=r"not reachable now .Server\(Obedient\) did not answer within 5 s"):
             await server.publish([message("3")])
         await trio.sleep(1)
         assert await server.publish([message("4")]) == [None]
@@ -421,7 +585,7 @@ async def test_an_instrument_sees_each_call_with_its_outcome(autojump_clock: Moc
             scope.cancel()
             await server.declare(["s"])
     told = [(call.name, call.count, call.outcome, round(call.duration)) for call in calls]
-    assert {call.server for call in calls} == {"Server"}
+    assert {call.server for call in calls} == {"Server(Obedient)"}
     assert [one for one in told if one[0] != "unsubscribe"] == [
         ("declare", 2, "done", 0),
         ("subscribe", 1, "done", 0),
@@ -450,11 +614,14 @@ async def test_an_instrument_sees_the_queue_where_a_call_is_about_one() -> None:
     ]
 
 
-async def test_an_instrument_that_raises_harms_no_call(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_an_instrument_that_raises_harms_no_call(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     calls: list[CallRecord] = []
 
     def fail(_: CallRecord) -> None:
-        raise ZeroDivisionError
+        raise kind
 
     server = InMemoryServer(instruments=[fail, calls.append])
     async with server.connection():
@@ -462,3 +629,59 @@ async def test_an_instrument_that_raises_harms_no_call(caplog: pytest.LogCapture
         assert await server.publish([message("1")]) == [None]
     assert [call.name for call in calls] == ["declare", "publish"]
     assert caplog.messages == ["an instrument failed; the call it watched is not affected"] * 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda server, name: server.browse(name, "ready"),
+        lambda server, name: server.counts(name),
+        lambda server, name: server.flush(name),
+        lambda server, name: server.delete(name),
+        lambda server, name: server.revive(name),
+        lambda server, name: server.delete_messages(name),
+        lambda server, name: server.pause(name),
+        lambda server, name: server.resume(name),
+        lambda server, name: server.cancel(name),
+        lambda server, name: server.watch(name, "1"),
+        lambda server, name: server.watch("1", name),
+        lambda server, name: server.consume({name: None}).__aenter__(),
+        lambda server, name: server.consume({"q": frozenset({name})}).__aenter__(),
+        lambda server, name: server.put_schedule(schedule_of(name), 1.0),
+        lambda server, name: server.replace_schedule(None, StoredSchedule(schedule=schedule_of(name), next_at=1.0)),
+        lambda server, name: server.pause_schedule(name, paused=True),
+        lambda server, name: server.remove_schedule(name),
+        lambda server, name: server.tick(name, 1.0, 2.0, None),
+    ],
+)
+async def test_a_call_with_a_name_that_cannot_be_written_is_refused_before_anything_is_sent(
+    call: Callable[[Server, str], Awaitable[Any]],
+) -> None:
+    calls: list[CallRecord] = []
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q"])
+        server.add_instrument(calls.append)
+        with pytest.raises(ConfigurationError, match="lone surrogate"):
+            await call(server, "\ud800")
+    assert calls == []
+
+
+def schedule_of(name: str) -> Schedule:
+    return Schedule(name=name, envelope=message("1"), every=1.0)
+
+
+async def test_names_that_cannot_be_written_are_refused_by_every_engine_alike() -> None:
+    server = InMemoryServer()
+    async with server.connection():
+        for call in (server.find, server.cancel_each, server.fetch_results, server.counts_of, server.schedules):
+            with pytest.raises(ConfigurationError, match="lone surrogate"):
+                await call(["\ud800"])
+
+
+async def test_a_number_that_no_float_holds_is_refused_before_anything_is_sent() -> None:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q"])
+        with pytest.raises(ConfigurationError, match="the delay of message '1' must be a number"):
+            await server.publish([Envelope("1", "q", b"", options=Options(delay=10**400))])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from repid import BrokerUnavailable
+from repid import BrokerUnavailable, ConfigurationError
 from repid.brokers.shared.coalescer import Coalescer
 
 
@@ -164,3 +164,25 @@ def test_each_request_is_carried_out_once_or_its_caller_was_cancelled(plan: list
 
     seed_scheduler(seed)
     run_virtual(main)
+
+
+async def test_only_who_asks_for_what_is_wrong_is_told_so(autojump_clock: MockClock) -> None:
+    async def call(items: list[int]) -> Sequence[int]:
+        await trio.lowlevel.checkpoint()
+        if wrong := [item for item in items if item < 0]:
+            raise ConfigurationError(f"{wrong[0]} is wrong")
+        return [2 * item for item in items]
+
+    coalescer = Coalescer(call, most=100)
+    answers: dict[int, object] = {}
+
+    async def ask(number: int) -> None:
+        try:
+            answers[number] = await coalescer.ask([number])
+        except ConfigurationError as error:
+            answers[number] = str(error)
+
+    async with trio.open_nursery() as nursery:
+        for number in (0, 1, -2, 3, 4, -5, 6):
+            nursery.start_soon(ask, number)
+    assert answers == {0: [0], 1: [2], -2: "-2 is wrong", 3: [6], 4: [8], -5: "-5 is wrong", 6: [12]}

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repid.brokers.memory import store as memory
+from repid.brokers.memory import tending
 from repid.brokers.memory.record import Lease, Nowhere, Subscription, as_stored
+from repid.brokers.shared.packing import to_failure
 from repid.brokers.sqlite import claiming, publishing, rows, schema, settling, views
 from repid.brokers.sqlite import store as sqlite
 from repid.brokers.sqlite.clock import MICRO, Clock, micros
@@ -191,7 +193,7 @@ class InMemory:
         self.store.cancel("m", self.now)
 
     def revive(self) -> None:
-        self.store.revive("q", None, self.now)
+        tending.revive(self.store, "q", None, self.now)
 
     def look(self) -> Seen:
         record = self.store.find("m")
@@ -293,7 +295,7 @@ class InSQLite:
         state = None if result is None else result[0]
         if dead is None:
             return Seen(None, None, result=state)
-        failure = rows.to_failure(dead[1])
+        failure = to_failure(dead[1])
         return Seen(None, None, dead[0], None if failure is None else failure.type, dead[2], state)
 
     def read(self, seq: int, *, is_cancelled: bool) -> Stored[int]:
@@ -463,3 +465,31 @@ def test_a_batch_goes_where_each_of_it_would_go_alone(batch: Sequence[Options]) 
         assert (as_stored(record), record.place) == (shelved.stored, shelved.due)
         stored = in_sqlite.in_seconds(in_sqlite.read(seq, is_cancelled=False))
         assert (stored, None if due is None else in_sqlite.seconds(due)) == (shelved.stored, shelved.due)
+
+
+def test_what_one_batch_of_verdicts_puts_back_and_sends_comes_in_the_order_of_the_batch() -> None:
+    published = [Envelope(id_, "q", b"") for id_ in ("first", "second", "third")]
+    sent = (Envelope("sent", "q", b""),)
+    in_memory, in_sqlite = InMemory(), InSQLite()
+
+    def verdicts(deliveries: Sequence[Delivery]) -> list[Settlement]:
+        first, second, third = deliveries
+        return [
+            Settlement(third, Retry(0.0), sent),
+            Settlement(second, Retry(0.0)),
+            Settlement(first, Retry(0.0)),
+        ]
+
+    expected = ["third", "sent", "second", "first"]
+    store = in_memory.store
+    store.publish(published, 0.0)
+    store.settle(verdicts(store.receive(in_memory.consumer, 9, ANYTHING, 0.0)), 0.0)
+    assert [found.envelope.id for found in store.receive(in_memory.consumer, 9, ANYTHING, 0.0)] == expected
+
+    file, do, consumer = in_sqlite.store, in_sqlite.do, in_sqlite.consumer
+    do(lambda: publishing.publish(file, published, rows.to_bodies(published)))
+    settlements = verdicts(do(lambda: claiming.claim(file, consumer, 9, ANYTHING)))
+    bodies = [rows.to_bodies(settlement.outbox) for settlement in settlements]
+    do(lambda: settling.settle(file, settlements, bodies))
+    in_sqlite.pass_time(1.0)
+    assert [found.envelope.id for found in do(lambda: claiming.claim(file, consumer, 9, ANYTHING))] == expected

@@ -383,6 +383,18 @@ async def test_reviving_makes_a_new_message_unless_its_id_is_alive(
         assert await server.revive("q") == [None]
 
 
+@pytest.mark.parametrize("key", ["1" * 5000, str(2**63), "-1", "\u0661", ""])
+async def test_what_is_no_key_finds_no_dead_message(server: InMemoryServer, key: str) -> None:
+    await server.publish([message("1")])
+    async with consuming(server) as consumer:
+        await settle(consumer, (await consumer.receive(1))[0], DeadLetter("failed"))
+    [answer] = await server.revive("q", [key])
+    assert isinstance(answer, BrokerRefused)
+    assert await server.delete_messages("q", [key]) == 0
+    assert await server.browse("q", "dead", after=key) == []
+    assert await server.counts("q") == Counts(dead=1)
+
+
 @pytest.mark.parametrize("delay", [0, 1])
 async def test_what_waits_outlasts_the_sweeping_out_of_those_that_were_cancelled(
     autojump_clock: MockClock, server: InMemoryServer, delay: float

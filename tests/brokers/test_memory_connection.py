@@ -29,7 +29,7 @@ def test_server_and_message_broker_are_one_class() -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
 def test_a_lease_timeout_must_be_positive(timeout: float) -> None:
-    with pytest.raises(ConfigurationError, match="lease_timeout must be more than 0"):
+    with pytest.raises(ConfigurationError, match="lease_timeout must be positive"):
         InMemoryServer(lease_timeout=timeout)
 
 
@@ -114,8 +114,8 @@ async def test_calls_one_after_another_let_others_run_every_millisecond(server: 
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        until = time.perf_counter() + 0.05
-        while time.perf_counter() < until:
+        until = time.perf_counter() + 5  # a busy machine may not let this one run for long
+        while turns < 5 and time.perf_counter() < until:
             await server.publish([message("1")])
         assert turns >= 5
         nursery.cancel_scope.cancel()
@@ -187,11 +187,11 @@ async def test_two_live_runs_cannot_share_one_broker(server: InMemoryServer) -> 
     errors: list[BaseException] = []
 
     async def intrude() -> None:
-        with pytest.raises(UsageError, match="one run at a time") as info:
+        with pytest.raises(UsageError, match="open in another event loop") as info:
             async with server.connection():
                 pass
         errors.append(info.value)
-        with pytest.raises(NotConnected, match="another trio run"):
+        with pytest.raises(NotConnected, match="another event loop"):
             await server.counts("q")
 
     thread = threading.Thread(target=trio.run, args=[intrude])

@@ -101,7 +101,7 @@ async def test_results_that_expired_are_forgotten_without_being_asked_for(
 def test_results_are_swept_out_in_bites() -> None:
     results = Results()
     for number in range(3 * SWEPT_AT_ONCE):
-        results.store(success(str(number), ttl=number % 7), 0.0)
+        results.store([success(str(number), ttl=number % 7)], 0.0)
     there = len(results.kept)
     results.sweep(SWEEP_SPAN - 0.001)
     assert len(results.kept) == there
@@ -114,7 +114,7 @@ def test_results_are_swept_out_in_bites() -> None:
 def test_results_that_are_replaced_or_removed_leave_nothing_behind() -> None:
     results = Results()
     for number in range(10_000):
-        results.store(success(str(number % 2), ttl=DAY + number / 1000), 0.0)
+        results.store([success(str(number % 2), ttl=DAY + number / 1000)], 0.0)
         results.remove("1")
     assert list(results.kept) == ["0"]
     assert sum(map(len, results._spans.values())) == 1

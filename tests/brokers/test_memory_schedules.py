@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
+from repid.brokers.memory.schedules import _FEWEST_TO_COMPACT, Schedules, _Order
+from repid.brokers.memory.store import Store
 from repid.delivery import ACK, Delivery, Retry
 from repid.envelope import Envelope
 from repid.errors import ConfigurationError
@@ -156,3 +163,51 @@ async def test_every_call_about_schedules_can_be_cancelled(server: InMemoryServe
             await call()
         assert scope.cancelled_caught
     assert await finishes(server.schedules)
+
+
+class Change(NamedTuple):
+    """One schedule as it is stored, or removed (`at` is None)."""
+
+    name: str
+    at: int | None
+    every: int | None = None
+    paused: bool = False
+
+
+changes = st.builds(
+    Change, st.sampled_from("abcdef"), st.none() | st.integers(0, 9), st.none() | st.integers(1, 4), st.booleans()
+)
+
+
+@given(st.lists(changes, max_size=40), st.integers(0, 9), st.integers(1, 7))
+def test_what_is_due_is_what_going_through_all_schedules_finds(changes: list[Change], now: int, limit: int) -> None:
+    schedules = Schedules(Store(60))
+    stored: dict[str, StoredSchedule] = {}
+    for name, at, interval, paused in changes:
+        old = stored.pop(name, None)
+        if at is None:
+            schedules.remove(name)
+            continue
+        cron = None if interval else "* * * * *"
+        schedule = Schedule(name=name, envelope=message(name), every=interval, cron=cron)
+        stored[name] = StoredSchedule(schedule=schedule, next_at=at, paused=paused)
+        assert schedules.replace(old, stored[name])
+    active = [each for each in stored.values() if not each.paused]
+    due = sorted((each.next_at, each.schedule.name) for each in active if each.next_at <= now)
+    ahead = {each.schedule.name for each in active if each.schedule.every and each.next_at - each.schedule.every > now}
+    found = schedules.due(limit, now)
+    names = [each.schedule.name for each in found.due]
+    assert names[: len(due)] == [name for _, name in due][:limit]
+    assert set(names[len(due) :]) <= ahead
+    assert len(names) == min(limit, len(due) + len(ahead))
+    others = sorted(each.next_at for each in active if (each.next_at, each.schedule.name) not in due[:limit])
+    assert found.next_at == (others[0] if others else math.inf)
+
+
+def test_schedules_that_tick_often_take_no_more_memory_than_others() -> None:
+    order = _Order(stored := {"s": StoredSchedule(schedule=every(), next_at=0)}, lambda each: each.next_at)
+    for number in range(10_000):
+        stored["s"] = StoredSchedule(schedule=every(), next_at=-number)
+        order.add(stored["s"])
+    assert len(order._entries) <= 2 + _FEWEST_TO_COMPACT
+    assert order.up_to(0, 10) == ([stored["s"]], math.inf)

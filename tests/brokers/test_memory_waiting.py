@@ -27,6 +27,24 @@ async def test_receive_gives_up_after_max_wait(autojump_clock: MockClock, server
         assert trio.current_time() - before == 3
 
 
+async def test_of_several_who_wait_each_gives_up_at_its_own_time(
+    autojump_clock: MockClock, server: InMemoryServer
+) -> None:
+    ended: list[tuple[float, float]] = []
+    before = trio.current_time()
+
+    async def wait(consumer: Consumer, seconds: float) -> None:
+        assert await consumer.receive(1, max_wait=seconds) == []
+        ended.append((seconds, trio.current_time() - before))
+
+    async with consuming(server) as first, consuming(server) as second, consuming(server) as third:
+        async with trio.open_nursery() as nursery:
+            for consumer, seconds in ((first, 100), (second, 2), (third, 50)):
+                nursery.start_soon(wait, consumer, seconds)
+                await trio.testing.wait_all_tasks_blocked()
+    assert ended == [(2, 2), (50, 50), (100, 100)]
+
+
 async def test_a_waiting_consumer_is_woken_by_all_that_makes_something_ready(
     autojump_clock: MockClock, server: InMemoryServer
 ) -> None:

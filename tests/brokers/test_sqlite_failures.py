@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,15 @@ from repid import (
     BrokerUnavailable,
     ConfigurationError,
     Counts,
+    NotConnected,
 )
-from repid.brokers.sqlite import change_watch
+from repid.brokers.sqlite import change_watch, schema
+from repid.brokers.sqlite.clock import Clock
+from repid.brokers.sqlite.news import NewsBox
 from repid.brokers.sqlite.requests import Request, RequestQueue
-from repid.brokers.sqlite.store import LEASES_TOLD_APART
+from repid.brokers.sqlite.schema import open_file
+from repid.brokers.sqlite.store import LEASES_TOLD_APART, Store
+from repid.brokers.sqlite.transactions import Transactions
 from repid.delivery import Delivery
 from repid.ports import Snapshot
 
@@ -123,6 +129,33 @@ async def test_in_a_round_of_reads_only_the_one_that_cannot_be_carried_out_fails
         await server.publish(messages("1"))
         await idle()
         assert ids(received) == ["1"]
+
+
+async def test_what_is_read_after_a_read_that_ended_the_transaction_gets_a_transaction_of_its_own(path: Path) -> None:
+    """After most errors SQLite ends the transaction by itself, in the middle of a round of reads."""
+    answers: list[bool | None] = []
+
+    def fail(store: Store) -> None:
+        store.execute("ROLLBACK")
+        raise Faults.error("IOERR")
+
+    async def ask(operation: Callable[[Store], bool | None]) -> None:
+        with suppress(BrokerUnavailable):
+            answers.append(await queue.ask(Request(operation)))
+
+    async with serving(path), trio.open_nursery() as nursery:
+        token = trio.lowlevel.current_trio_token()
+        queue = RequestQueue(token)
+        store = Store(open_file(schema.Opening(str(path), "FULL", 0o600)), Clock(), 1)
+        news = NewsBox(token, queue.wake_up, ())
+        transactions = Transactions(store, queue, news, str(path), "FULL", lambda: 0.0)
+        nursery.start_soon(ask, fail)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ask, lambda store: store.connection.in_transaction)
+        await trio.testing.wait_all_tasks_blocked()
+        transactions.read(queue.take(lambda _: True))
+        store.connection.close()
+    assert answers == [True]
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "SELECT EXISTS (SELECT 1 FROM ready)", "ROLLBACK"])
@@ -245,3 +278,11 @@ async def test_a_consumer_can_be_closed_while_nothing_can_be_read_or_written(pat
         while not (received := await now_ready(other)):  # a topic that nobody else takes now
             await trio.sleep(0.01)
         assert ids(received) == ["1"]
+
+
+async def test_a_request_that_comes_when_the_file_is_closed_is_told_so() -> None:
+    queue = RequestQueue(trio.lowlevel.current_trio_token())
+    queue.close(NotConnected("the file is closed"))
+    for _ in range(2):
+        with trio.fail_after(5), pytest.raises(NotConnected, match="the file is closed"):
+            await queue.ask(Request(lambda _: None))

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import trio
 
-from repid import Connection, Job, PrioritiesT, Queue, Repid
+from repid import Bounds, Connection, Envelope, Job, PrioritiesT, Queue, QueueFull, Repid
 from repid.brokers import SQLiteMessageBroker, SQLiteServer
 from repid.brokers.sqlite import schema, thread, transactions
 from repid.delivery import ACK, Settlement
@@ -24,7 +24,7 @@ from repid.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Q
 from repid.ports import Broker, Counts
 
 from .broker_aids import ids, message, now_ready
-from .sqlite_aids import Opening, ack, consuming, idle, messages, serving, start_python
+from .sqlite_aids import Opening, SteppedClock, ack, consuming, idle, messages, serving, start_python
 
 READ_ONLY_USER = 65534
 """nobody"""
@@ -64,7 +64,7 @@ def test_only_safe_modes_are_taken(path: Path, word: str) -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
 def test_a_lease_timeout_must_be_positive(path: Path, timeout: float) -> None:
-    with pytest.raises(ConfigurationError, match="lease_timeout must be more than 0"):
+    with pytest.raises(ConfigurationError, match="lease_timeout must be positive"):
         SQLiteServer(path, lease_timeout=timeout)
 
 
@@ -134,9 +134,23 @@ async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         await open_and_close(tmp_path / "none" / "repid.db")
 
 
+async def test_a_name_that_is_too_long_and_a_pipe_are_no_files_either(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be the path of a file here: File name too long"):
+        await open_and_close(tmp_path / ("x" * 300))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigurationError, match="pipe is a device, pipe or socket"):
+        await open_and_close(tmp_path / "pipe")
+
+
 async def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"is a folder: .*/repid\.db"):
         await open_and_close(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["sqlite:///jobs.db", "sqlite+aiosqlite:////tmp/jobs.db", "file:///tmp/jobs.db"])
+def test_an_address_is_no_path(address: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"but got the address '.*': give the path in it alone"):
+        SQLiteServer(address)
 
 
 async def test_what_is_no_database_is_left_alone(path: Path) -> None:
@@ -236,15 +250,74 @@ def old_schedule(name: str, queue: str, actor: str, **rule: object) -> tuple[str
     return name, msgspec.msgpack.encode(body | {"overlap": "skip", "missed": "one"} | rule)
 
 
-def make_first_version(path: Path) -> None:
-    """An empty file as the first version made it."""
-    script = schema.MIGRATIONS[0]
-    assert isinstance(script, str)
+def make_version(path: Path, version: int) -> None:
+    """An empty file as that version made it."""
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.executescript(script)
-    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    connection.execute("PRAGMA user_version = 1")
+    with mock_version(version):
+        schema.migrate(connection, str(path))
     connection.close()
+
+
+@contextmanager
+def mock_version(version: int) -> Iterator[None]:
+    """Let the code believe that it is that version."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:version])
+        yield
+
+
+UNDATED = """
+INSERT INTO queue VALUES (1, 'q', 0);
+INSERT INTO lane (id, queue) VALUES (1, 1);
+INSERT INTO boot VALUES (1, 'a former start of the machine');
+INSERT INTO message (seq, lane, rank, id, payload) VALUES (1, 1, 5, 'waits', x'31'), (2, 1, 6, 'runs', x'32');
+INSERT INTO ready VALUES (1, 5, 1);
+INSERT INTO lease (seq, n, lane, until, boot, consumer, cancelling) VALUES (2, 0, 1, 7, 1, 1, 2);
+INSERT INTO dead (queue, lane, id, payload, attempt, lost, reason) VALUES (1, 1, 'dead', x'33', 1, 0, 'failed');
+"""
+
+
+async def test_a_file_without_times_is_upgraded_and_its_dead_letters_count_from_then_on(path: Path) -> None:
+    make_version(path, 5)
+    change(path, *UNDATED.strip().splitlines())
+    clock = SteppedClock()
+    server = SQLiteServer(path, clock=clock, dead_ttl=100)
+    async with server.connection(), server.consume({"q": None}) as consumer:
+        [waits] = await server.browse("q", "ready")
+        [runs] = await server.browse("q", "leased")
+        [dead] = await server.browse("q", "dead")
+        assert [waits.enqueued_at, runs.enqueued_at, runs.leased_at, runs.leased_by, dead.enqueued_at] == [None] * 5
+        assert dead.died_at is not None
+        assert 0 <= dead.seen_at - dead.died_at < 60
+        clock.advance(30)
+        assert await consumer.rescue() == 1
+        assert await server.counts("q") == Counts(ready=1, dead=1)  # what runs was to be cancelled
+        clock.advance(100)
+        await consumer.rescue()
+        assert await server.counts("q") == Counts(ready=1)
+        assert [one.envelope.id for one in await consumer.receive(1)] == ["waits"]
+
+
+async def test_an_older_repid_refuses_the_file_of_a_newer_one_and_says_what_to_do(path: Path) -> None:
+    await open_and_close(path)
+    with (
+        mock_version(5),
+        pytest.raises(ConfigurationError, match=r"newer repid \(version 8 of the file, this one knows 5\)"),
+    ):
+        await open_and_close(path)
+    await open_and_close(path)
+
+
+async def test_a_queue_of_an_older_version_can_be_bounded(path: Path) -> None:
+    make_version(path, 7)
+    change(path, "INSERT INTO queue (name) VALUES ('q')")
+    async with SQLiteServer(path).connection() as server:
+        assert (await server.counts("q")).bounds is None
+        assert await server.publish([Envelope("1", "q", b"")]) == [None]
+        await server.set_bounds({"q": Bounds(max_size=1, when_full="raise")})
+        assert [type(each) for each in await server.publish([Envelope("2", "q", b"")])] == [QueueFull]
+    async with SQLiteServer(path).connection() as server:
+        assert (await server.counts("q")).bounds == Bounds(max_size=1, when_full="raise")
 
 
 async def test_schedules_of_the_first_version_go_on_under_the_names_they_have_now(path: Path) -> None:
@@ -255,7 +328,7 @@ async def test_schedules_of_the_first_version_go_on_under_the_names_they_have_no
         old_schedule("an id", "q", "report", every=80.0),
         old_schedule("sync", "q", "sync", every=90.0),  # the name it would have now is taken by the actor's
     ]
-    make_first_version(path)
+    make_version(path, 1)
     connection = sqlite3.connect(path, isolation_level=None)
     sql = "INSERT INTO schedule (name, body, next_at, fired, last_id) VALUES (?, ?, 2e9, 3, 'last')"
     connection.executemany(sql, rows)
@@ -279,7 +352,7 @@ async def test_schedules_of_the_first_version_go_on_under_the_names_they_have_no
 async def test_an_app_of_today_goes_on_with_the_schedules_of_the_first_version(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_first_version(path)
+    make_version(path, 1)
     connection = sqlite3.connect(path, isolation_level=None)
     sql = "INSERT INTO schedule (name, body, next_at) VALUES (?, ?, 2e9)"
     connection.execute(sql, old_schedule("report", "q", "report", every=60.0))
@@ -462,6 +535,26 @@ async def test_a_damaged_file_is_said_to_be_damaged(path: Path) -> None:
     with pytest.raises((BrokerRefused, ConfigurationError), match=r"is damaged .*restore a backup"):
         async with serving(path) as server, consuming(server) as consumer:
             await now_ready(consumer)
+
+
+async def test_a_write_ahead_log_that_was_removed_is_noticed_and_nothing_of_it_is_lost(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(thread, "CHECK", 0.0)
+    wal = path.with_name(f"{path.name}-wal")
+    left = tmp_path / "left" / path.name
+    left.parent.mkdir()
+    async with serving(path) as server, consuming(server) as consumer:
+        await server.publish(messages("1"))
+        wal.unlink()
+        await server.publish(messages("2"))  # after this it is noticed
+        await server.publish(messages("3"))
+        for file in (path, wal):  # as they are when the process is killed now
+            shutil.copy(file, left.parent)
+        assert ids(await now_ready(consumer)) == ["1", "2", "3"]
+    assert [record.getMessage().partition(" while ")[0] for record in caplog.records] == [f"{path}-wal was removed"]
+    async with serving(left) as server:
+        assert (await server.counts("q")).ready == 3
 
 
 async def test_a_file_that_was_removed_is_missed_by_all_who_use_it(path: Path) -> None:
@@ -692,3 +785,31 @@ async def test_the_file_does_not_grow_with_what_passes_through(path: Path) -> No
         after_more = await pass_through(80)
         assert after_more < max(after_some, 12_000_000)  # the WAL is moved into the file at 8 MB
     assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+async def test_a_wal_that_grew_while_somebody_read_is_moved_into_the_file(
+    path: Path, through_a_link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "LARGEST_WAL", 500_000)
+    monkeypatch.setattr(thread, "CHECK", 0.0)
+    name = path.with_name("link.db") if through_a_link else path
+    if through_a_link:
+        name.symlink_to(path)
+    wal = path.with_name("repid.db-wal")
+    async with serving(name) as server:
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM message").fetchall()
+        await server.publish([message(f"{n:032x}", payload=bytes(100_000)) for n in range(20)])
+        assert wal.stat().st_size > 2_000_000
+        reader.close()
+        for n in range(20, 22):  # the first one's transaction is followed by the move
+            await server.publish([message(f"{n:032x}")])
+        assert wal.stat().st_size < 500_000
+
+
+def test_a_python_with_an_old_sqlite_is_told_which_it_needs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "OLDEST_SQLITE", (99, 1, 2))
+    with pytest.raises(ConfigurationError, match=r"this Python has SQLite 3\..*needs 99\.1\.2 or newer"):
+        schema.check_place(str(path))

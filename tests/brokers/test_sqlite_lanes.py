@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from repid.brokers.sqlite import thread
+from repid.brokers.sqlite import schema, thread
+from repid.brokers.sqlite.directory import Directory
+from repid.brokers.sqlite.schema import open_file
 from repid.delivery import Delivery
 from repid.envelope import PrioritiesT
 from repid.ports import AtMost
@@ -47,6 +49,19 @@ async def test_over_many_topics_limits_of_topics_are_kept(path: Path) -> None:
         limits = AtMost(topics={("q", f"t{n}"): n % 2 for n in range(150)})
         received = await consumer.receive(60, at_most=limits, max_wait=0)
         assert ids(received) == [f"{n} 0" for n in range(1, 120, 2)]
+
+
+async def test_a_removed_queue_leaves_no_lanes_to_who_read_it(path: Path) -> None:
+    async with serving(path):
+        connection = open_file(schema.Opening(str(path), "FULL", 0o600))
+        directory = Directory(connection)
+        directory.touch()
+        id_, _ = directory.open({"q": None}, boot=1, until=10)
+        lane = directory.lane(directory.channel("q"), "a")
+        assert directory.ids_for(id_, boot=1, now=5) == {lane}
+        directory.remove(directory.channel("q"))
+        assert directory.ids_for(id_, boot=1, now=5) == frozenset()
+        connection.close()
 
 
 async def test_draining_many_topics_costs_no_more_for_each_than_draining_a_few(

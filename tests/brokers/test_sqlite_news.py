@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from repid.brokers.sqlite import change_watch
+from repid.brokers.sqlite import change_watch, file_events
+from repid.brokers.sqlite.change_watch import _LONGEST_COMMIT, ChangeWatch
 from repid.brokers.sqlite.clock import Clock
 from repid.brokers.sqlite.driver import SQLiteDriver
 from repid.brokers.sqlite.schema import Opening
@@ -49,7 +51,7 @@ async def leased(driver: SQLiteDriver) -> list[Delivery]:
 async def test_a_publish_tells_that_something_is_ready_and_which_watched_message_that_is(path: Path) -> None:
     async with linked(path, "1", "3") as driver:
         await driver.publish([message("1"), message("2")])
-        assert await driver.news(1) == News(ready=True, events=False, ids={"1"})
+        assert await driver.news(1) == News(ready=True, events=False, ids={"1"}, room=False)
 
 
 async def test_a_claim_and_a_settlement_tell_of_watched_messages_only(path: Path) -> None:
@@ -57,11 +59,11 @@ async def test_a_claim_and_a_settlement_tell_of_watched_messages_only(path: Path
         await driver.publish([message("1"), message("2")])
         await driver.news(1)
         deliveries = await leased(driver)
-        assert await driver.news(1) == News(ready=False, events=False, ids={"1"})
+        assert await driver.news(1) == News(ready=False, events=False, ids={"1"}, room=False)
         await driver.settle("c", [Settlement(delivery, ACK) for delivery in deliveries[1:]])
         assert await driver.news(NOTHING) is None
         await driver.settle("c", [Settlement(delivery, ACK) for delivery in deliveries[:1]])
-        assert await driver.news(1) == News(ready=False, events=False, ids={"1"})
+        assert await driver.news(1) == News(ready=False, events=False, ids={"1"}, room=False)
 
 
 async def test_a_request_to_cancel_is_an_event(path: Path) -> None:
@@ -70,7 +72,7 @@ async def test_a_request_to_cancel_is_an_event(path: Path) -> None:
         await leased(driver)
         await driver.news(1)
         await driver.cancel(["1"])
-        assert await driver.news(1) == News(ready=False, events=True, ids=set())
+        assert await driver.news(1) == News(ready=False, events=True, ids=set(), room=False)
 
 
 async def test_what_another_process_does_is_told_by_its_kind(path: Path) -> None:
@@ -78,11 +80,48 @@ async def test_what_another_process_does_is_told_by_its_kind(path: Path) -> None
         while await driver.news(NOTHING) is not None:  # the other one has opened the file
             pass
         await other.publish([message("1")])
-        assert await driver.news(1) == News(ready=True, events=False, ids=None)
+        assert await driver.news(1) == News(ready=True, events=False, ids=None, room=False)
         assert len(await leased(driver)) == 1
         await driver.news(NOTHING)
         await other.cancel(["1"])
-        assert await driver.news(1) == News(ready=False, events=True, ids=None)
+        assert await driver.news(1) == News(ready=False, events=True, ids=None, room=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a file was written to")
+async def test_other_processes_are_noticed_without_looking_at_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = ChangeWatch._version
+    looks = 0
+
+    def counted(watch: ChangeWatch) -> int:
+        nonlocal looks
+        looks += 1
+        return version(watch)
+
+    async with linked(path) as driver, linked(path) as other:
+        while await driver.news(2 * _LONGEST_COMMIT) is not None:
+            pass
+        monkeypatch.setattr(ChangeWatch, "_version", counted)
+        assert await driver.news(NOTHING) is None
+        assert looks < 5
+        for number in range(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other.publish, [message(f"{number}")])
+                assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+                assert len(await leased(driver)) == 1
+                await driver.news(NOTHING)
+
+
+async def test_where_the_system_tells_nothing_the_file_is_looked_at(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_events, "_open", lambda _: None)
+    async with linked(path) as driver, linked(path) as other:
+        while await driver.news(NOTHING) is not None:
+            pass
+        await other.publish([message("1")])
+        assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
 
 
 async def test_news_that_a_cancelled_wait_did_not_take_is_told_to_the_next_one(path: Path) -> None:
@@ -102,13 +141,13 @@ async def test_news_that_a_cancelled_wait_did_not_take_is_told_to_the_next_one(p
         with trio.CancelScope() as scope:
             scope.cancel()
             await driver.news(60)
-        assert await driver.news(1) == News(ready=True, events=False, ids=set())
+        assert await driver.news(1) == News(ready=True, events=False, ids=set(), room=False)
 
 
 async def test_what_falls_due_is_told_once_however_long_nobody_claims_it(path: Path) -> None:
     async with linked(path) as driver:
         await driver.publish([message("1", delay=0.4)])
-        assert await driver.news(5) == News(ready=True, events=False, ids=None)
+        assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
         assert await driver.news(NOTHING) is None
         assert len(await leased(driver)) == 1
 

@@ -11,7 +11,7 @@ import trio
 
 from repid import BrokerRefused, Counts, Schedule
 from repid.brokers.sqlite.unreadable import UNREADABLE
-from repid.delivery import DeadLetter, Delivery, Failure, NewResult, Settlement
+from repid.delivery import DeadLetter, Delivery, Failure, NewResult, Retry, Settlement
 from repid.envelope import Envelope, Options
 from repid.ports import BrowsedMessage
 
@@ -94,6 +94,79 @@ async def test_of_many_topics_only_what_cannot_be_read_is_buried(path: Path) -> 
         counts = await server.counts("q")
         assert (counts.dead, counts.leased, counts.ready) == (4, 26, 0)
         assert len(received) == 26
+
+
+@pytest.mark.parametrize("topics", [1, 3, 150])
+@pytest.mark.parametrize("rank", ["'x'", "x'ff'"])
+async def test_a_rank_that_is_no_number_stops_nobody(path: Path, topics: int, rank: str) -> None:
+    async with serving(path) as server, consuming(server) as consumer, trio.open_nursery() as nursery:
+        await server.publish([message(str(number), topic=str(number % topics)) for number in range(300)])
+        change(path, f"UPDATE ready SET rank = {rank} WHERE seq IN (SELECT seq FROM message WHERE id IN ('0', '1'))")
+        assert len(await server.browse("q", "ready", limit=300)) == 300
+        received: list[Delivery] = []
+        while batch := await now_ready(consumer, 50):
+            received += batch
+        assert len({*ids(received), *(letter.envelope.id for letter in await server.browse("q", "dead"))}) == 300
+        assert len(received) >= 298
+        nursery.start_soon(consumer.receive, 1)
+        await idle()
+        await server.publish([message("new")])
+
+
+async def test_who_waits_is_not_held_up_by_a_rank_that_is_no_number(path: Path) -> None:
+    async with serving(path) as server, consuming(server) as consumer:
+        await server.publish([message(str(number), topic=str(number)) for number in range(150)])
+        change(path, "UPDATE ready SET rank = 'x' WHERE seq % 2")
+        change(path, "UPDATE queue SET paused = 1")
+        change(path, "UPDATE meta SET directory = directory + 1")
+        received: list[Delivery] = []
+
+        async def wait() -> None:
+            received.extend(await consumer.receive(200))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await idle()
+            await server.resume("q")
+        assert len(received) == 75
+        assert (await server.counts("q")).dead == 75
+
+
+@pytest.mark.parametrize("lane", ["'x'", "-5", "77"])
+async def test_a_lease_without_a_lane_is_settled_and_rescued_like_any(path: Path, lane: str) -> None:
+    clock = SteppedClock()
+    async with serving(path, clock=clock) as server, consuming(server) as consumer:
+        await server.publish([message("settled"), message("lost")])
+        [delivery, _] = await consumer.receive(2)
+        change(path, f"UPDATE lease SET lane = {lane}")
+        [verdict] = await consumer.settle([Settlement(delivery, Retry(0.0))])
+        assert verdict.accepted
+        assert ids(await now_ready(consumer)) == ["settled"]
+        clock.advance(100)
+        assert await consumer.rescue() == 2
+        assert sorted(ids(await now_ready(consumer))) == ["lost", "settled"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM message WHERE id IN ('1', '3')",
+        "UPDATE scheduled SET due = 'x'",
+        "UPDATE ready SET rank = 5",
+        "UPDATE message SET due = 5, rank = 5, lane = 5",
+        "INSERT INTO lease (seq, n, lane, until, boot, consumer) SELECT seq, 0, lane, 1 << 60, 1, 1 FROM message WHERE seq % 2",
+    ],
+)
+async def test_a_queue_in_whose_places_something_is_wrong_can_be_emptied(path: Path, sql: str) -> None:
+    async with serving(path) as server:
+        await server.publish([message("1"), message("2"), message("3", delay=60.0), message("4", delay=60.0)])
+        change(path, sql)
+        with trio.fail_after(10):
+            await server.flush("q")
+        counts = await server.counts("q")
+        assert (counts.ready, counts.scheduled) == (0, 0)
+        await server.delete("q")
+        assert await server.find(["1", "2", "3", "4"]) == [[], [], [], []]
 
 
 async def test_the_sender_of_what_cannot_be_read_finds_a_failure(path: Path) -> None:
@@ -247,3 +320,17 @@ async def test_a_due_schedule_that_cannot_be_read_holds_up_no_other(path: Path) 
         change(path, "UPDATE schedule SET next_at = 'x' WHERE name = 'c'")
         due = await server.due_schedules(10)
         assert [stored.schedule.name for stored in due.due] == ["a"]
+
+
+async def test_due_schedules_that_cannot_be_read_do_not_count(path: Path) -> None:
+    async with serving(path) as server:
+        for number in range(50):
+            await server.put_schedule(Schedule(name=str(number), every=60.0, envelope=message("1")), float(number))
+        change(path, "UPDATE schedule SET body = x'c1' WHERE next_at < 40 AND next_at <> 20")
+        due = await server.due_schedules(3)
+        assert [stored.schedule.name for stored in due.due] == ["20", "40", "41"]
+        for name in "abcdefgh":
+            await server.put_schedule(Schedule(name=name, every=1.0, envelope=message("1")), 1e12)
+        change(path, "UPDATE schedule SET body = x'c1' WHERE next_at = 1e12 AND name < 'g'")
+        due = await server.due_schedules(14)
+        assert [stored.schedule.name for stored in due.due][11:] == ["g", "h"]

@@ -520,22 +520,28 @@ def test_an_actor_that_blocks_the_loop_in_a_later_step_is_named(loop: str) -> No
 def test_an_order_to_exit_in_a_task_that_an_actor_started_is_the_failure_of_its_job_alone(loop: str) -> None:
     run(
         """
-        async def child():
+        async def child(order):
             await asyncio.sleep(0)
-            sys.exit(3)
+            raise order
 
         @router.actor
         async def leaves() -> None:
-            await asyncio.create_task(child())
+            await asyncio.create_task(child(SystemExit(3)))
+
+        @router.actor
+        async def interrupts() -> None:
+            await asyncio.create_task(child(KeyboardInterrupt()))
 
         @router.actor
         async def innocent() -> None:
             await asyncio.sleep(0.05)
 
         logging.disable(logging.CRITICAL)
-        report, counts, dead = main("innocent", "leaves")
-        assert (report.succeeded, report.failed) == (1, 1), report
-        assert "sys.exit(3) was called in a task that an actor had started" in dead[0].text, dead
+        report, counts, dead = main("innocent", "leaves", "interrupts")
+        assert (report.succeeded, report.failed) == (1, 2), report
+        said = "\\n".join(failure.text for failure in dead)
+        for text in ("sys.exit(3) was called", "KeyboardInterrupt was raised"):
+            assert text + " in a task that an actor had started" in said, said
         """,
         loop,
     )

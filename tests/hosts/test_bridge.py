@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from repid.hosts import at_home, crossing, hosted, hosted_context
+from repid.hosts import crossing, hosted, hosted_context, on_host
 from repid.hosts.crossing import IDLE_CARRIERS
 
 from .hosting import nothing_is_left
@@ -73,7 +73,7 @@ async def test_under_trio_the_call_is_made_as_it_is() -> None:
 
     assert await hosted(which)() is task
     assert await crossing(which)() is task
-    assert await at_home(which)() is task
+    assert await on_host(which)() is task
     log: list[str] = []
     async with room(log) as inside:
         assert inside is task
@@ -98,7 +98,7 @@ def test_whoever_asks_for_the_library_hears_asyncio_in_a_task_and_trio_in_the_gu
     async def main() -> None:
         said: list[str] = []
 
-        @at_home
+        @on_host
         async def at_asyncio() -> None:
             said.append(sniffio.current_async_library())
             await asyncio.sleep(0)
@@ -574,7 +574,7 @@ def test_eager_tasks_cross_and_are_cancelled_like_others() -> None:
 
         async def use() -> None:
             async with room(log):
-                await at_home(asyncio.sleep)(3600)
+                await on_host(asyncio.sleep)(3600)
 
         for ticks in range(8):
             task = asyncio.create_task(use())
@@ -627,7 +627,7 @@ def test_outside_of_any_loop_the_error_says_so() -> None:
 
 def test_a_function_of_the_host_called_in_the_guest_runs_as_a_task_of_the_loop(run: Any) -> None:
     async def main() -> None:
-        @at_home
+        @on_host
         async def at_asyncio() -> str:
             await asyncio.sleep(0.001)
             task = asyncio.current_task()
@@ -646,7 +646,7 @@ def test_a_function_of_the_host_called_in_the_guest_runs_as_a_task_of_the_loop(r
     run(main())
 
 
-def test_the_hosts_know_only_trio_asyncio_and_how_to_log() -> None:
+def test_the_hosts_know_only_trio_asyncio_processes_and_how_to_log() -> None:
     import ast
     from pathlib import Path
 
@@ -660,4 +660,26 @@ def test_the_hosts_know_only_trio_asyncio_and_how_to_log() -> None:
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 assert node.module.split(".")[0] in allowed, path
             if isinstance(node, ast.ImportFrom) and node.level > 1:
-                assert node.module in {"logs", "tracebacks"}, path
+                assert node.module in {"ctrl_c", "logs", "process", "tracebacks"}, path
+
+
+def test_a_task_that_is_abandoned_with_its_loop_cleans_up() -> None:
+    from repid.hosts.tasks import Timed
+
+    ended: list[str] = []
+
+    async def body() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("cleaned up")
+
+    loop = asyncio.new_event_loop()
+    timed = Timed(body())
+    task = loop.create_task(timed)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    timed.close()
+    assert ended == ["cleaned up"]
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what is tried here
+    loop.close()

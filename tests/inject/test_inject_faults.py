@@ -13,6 +13,7 @@ from repid.codec import JSON_CODEC, MESSAGE_PACK_CODEC
 from repid.envelope import Envelope
 from repid.errors import PayloadError
 from repid.inject import Message, compile_plan
+from repid.inject.faults import DEEPEST
 
 T = TypeVar("T")
 
@@ -230,6 +231,15 @@ def test_below_the_depth_of_the_search_msgspecs_own_text_stands_with_the_whole_p
         tree = {"value": 1, "left": tree}
     path = "$.tree" + ".left" * 50 + ".value"
     assert faults_of(JSON_CODEC.encode({"count": 1, "tree": tree})) == ((path, "Expected `int`, got `str`"),)
+
+
+@pytest.mark.parametrize(("levels", "found"), [(DEEPEST - 1, 2), (DEEPEST, 1)])
+def test_the_search_ends_at_its_depth(levels: int, found: int) -> None:
+    """Below it there is one fault, the first one, which is msgspec's own."""
+    tree: dict[str, Any] = {"value": "x", "left": {"value": "y"}}
+    for _ in range(levels):
+        tree = {"value": 1, "left": tree}
+    assert len(faults_of(JSON_CODEC.encode({"count": 1, "tree": tree}))) == found
 
 
 @both

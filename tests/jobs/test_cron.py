@@ -109,6 +109,21 @@ def values(field: str, high: int) -> set[int]:
     return set(range(int(first), int(last or first) + 1, int(step or 1)))
 
 
+@pytest.mark.parametrize(
+    ("expression", "same"), [("0 4-4/19 * * *", "0 4 * * *"), ("0 1 * * tue-TUE/2,5", "0 1 * * 2,5")]
+)
+def test_a_range_of_one_value_is_that_value_whatever_its_step(expression: str, same: str) -> None:
+    now = found = 0.0
+    for _ in range(20):
+        now, found = next_time("x", same, "UTC", now), next_time("x", expression, "UTC", found)
+        assert found == now
+
+
+def test_a_step_of_nothing_is_refused_for_one_value_too() -> None:
+    with pytest.raises(ConfigurationError, match="has an invalid cron expression"):
+        check_cron("x", "0 4-4/0 * * *", "UTC")
+
+
 @pytest.mark.parametrize("part", range(3))
 def test_around_changes_of_the_clocks_of_every_zone_ticks_come_when_a_look_at_every_minute_says(part: int) -> None:
     chance = random.Random(f"{SEED} {part}")

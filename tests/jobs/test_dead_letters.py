@@ -98,6 +98,6 @@ def test_the_blocking_client_removes_them_too(tmp_path: Path) -> None:
     app.run(burst=True)
     queue = Queue("mail")
     with app.sync() as client:
-        dead = client.call(partial(queue.get_messages, "dead"))
-        assert client.call(partial(queue.delete_messages, dead)) == 1
-        assert client.call(queue.delete_messages) == 0
+        dead = client.run(partial(queue.get_messages, "dead"))
+        assert client.run(partial(queue.delete_messages, dead)) == 1
+        assert client.run(queue.delete_messages) == 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 import trio
 from msgspec.structs import replace
 
-from repid import ConfigurationError, Connection, InMemoryServer, Job, Queue, Repid, Router, Worker
+from repid import ActorOptions, ConfigurationError, Connection, InMemoryServer, Job, Queue, Repid, Router, Worker
 from repid.envelope import Envelope
 from repid.ports import Schedule, StoredSchedule
 from repid.schedule import (
@@ -43,7 +43,7 @@ async def run_for(seconds: float, *routers: Router, **options: Any) -> None:
         await Worker(routers=list(routers), **options).run()
 
 
-def router_with(**options: Any) -> Router:
+def router_with(**options: Unpack[ActorOptions]) -> Router:
     router = Router()
 
     @router.actor(**options)

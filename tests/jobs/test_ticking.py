@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,7 +14,7 @@ import trio
 from aids import UnreliableServer
 from msgspec.structs import replace
 
-from repid import Connection, Job, Queue, Repid, Router, SQLiteServer, Worker
+from repid import ActorOptions, Connection, Job, Queue, Repid, Router, SQLiteServer, Worker
 from repid.brokers.sqlite import schedules as sqlite_schedules
 from repid.brokers.sqlite.clock import MICRO, Clock
 from repid.runtime.scheduler import AT_ONCE
@@ -32,7 +32,7 @@ class StepClock(Clock):
         return super().wall() + int(self.ahead * MICRO)
 
 
-def counting(ran: list[Any], **options: Any) -> Router:
+def counting(ran: list[Any], **options: Unpack[ActorOptions]) -> Router:
     router = Router()
 
     @router.actor(**options)
@@ -51,6 +51,18 @@ async def test_a_worker_asks_once_a_second_what_is_due_and_lists_nothing(app: Re
         nursery.cancel_scope.cancel()
     assert listed == 0
     assert asked <= DECLARE_EVERY
+
+
+async def test_a_worker_declares_at_its_start_and_then_at_intervals(app: Repid, server: UnreliableServer) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Worker(routers=[counting([], every=3600)]).run)
+        await trio.sleep(DECLARE_EVERY - 1)
+        at_the_start = server.calls["schedules"]
+        await trio.sleep(2 * DECLARE_EVERY)
+        later = server.calls["schedules"] - at_the_start
+        nursery.cancel_scope.cancel()
+    assert at_the_start == 2  # what is there already, and what has no actor
+    assert later == 2
 
 
 async def test_any_number_of_schedules_that_are_due_at_once_tick_at_once(app: Repid) -> None:

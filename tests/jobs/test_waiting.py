@@ -71,7 +71,7 @@ def test_a_client_waits_alike() -> None:
     router.actor(store_result=True)(nap)
     app.include_router(router)
     with app.sync() as client:
-        client.call(lambda: app.servers.default.declare(["default"]))
+        client.run(lambda: app.servers.default.declare(["default"]))
         job = Job("nap", args={"seconds": 0}, id_="1")
         client.enqueue(job)
         for wait in (client.wait, client.result):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from engines.fixtures import POSTGRES
+from engines.postgres import Postgres, running
+from engines.redis import Redis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,8 +37,11 @@ from repid import (
     QueueNotDeclared,
     Repid,
     Router,
+    Server,
     SQLiteServer,
 )
+from repid.brokers.postgres import PostgresServer
+from repid.brokers.redis import RedisServer
 from repid.delivery import Progress
 from repid.names import check_id, check_number, check_text
 
@@ -67,9 +73,31 @@ GOOD_NUMBERS = [0, -1, 1.5, 2**53, 2**63 - 1, -(2.0**63), 1e-320, Colors.RED, Sm
 BAD_NUMBERS = [math.nan, math.inf, -math.inf, True, 10**30, 10**5000, Decimal(1), Fraction(1, 2), None, "7", b"7", 1j]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Repid, None]:
-    app = Repid(Connection(InMemoryServer() if request.param == "memory" else SQLiteServer(tmp_path / "jobs.db")))
+@pytest.fixture(scope="module")
+def some_postgres() -> Iterator[tuple[Postgres, str]]:
+    """A PostgreSQL server, started only if one of these tests runs there, and a schema."""
+    with running(POSTGRES[0]) as postgres, postgres.schema() as schema:
+        yield postgres, schema
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
+    match request.param:
+        case "memory":
+            return InMemoryServer()
+        case "sqlite":
+            return SQLiteServer(tmp_path / "jobs.db")
+        case "postgres":
+            postgres, schema = request.getfixturevalue("some_postgres")
+            postgres.empty(schema)
+            return PostgresServer(postgres.url, schema=schema)
+    redis: Redis = request.getfixturevalue("redis")
+    return RedisServer(redis.url, prefix=request.getfixturevalue("prefix"))
+
+
+@pytest.fixture
+async def app(server: Server) -> AsyncGenerator[Repid, None]:
+    app = Repid(Connection(server))
     async with app.magic():
         yield app
 

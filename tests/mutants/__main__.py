@@ -1,10 +1,12 @@
 """`python -m tests.mutants`: small faults in repid, one at a time; the suite should fail with each. Needs coverage.
 
-A sample is drawn by seed over packages and kinds of faults. First the suite runs once, and which tests reach which line
-is noted (`--notes`, kept between runs: some ten minutes). Then each mutant gets only tests that reach it, the quickest
-first, and `--limit` seconds. `equivalent.toml` has those that change nothing anyone could see, with the reasons.
+A sample is drawn by seed over packages and kinds of faults. First it is noted which tests reach which line: each test file
+that is new or has changed since the last time runs once. For all of them that takes some ten minutes, and at most
+`--gathering` minutes; with `--only`, the test files of these packages run. A mutant whose line is in no notes gets the tests in
+the folders of its package. Then each mutant gets the tests that reach it, the quickest first, and `--limit` seconds; the
+test that fails must pass without the fault. `equivalent.toml` has those that change nothing anyone could see, with the reasons.
 `--part 1/3` tries a third of the sample; what was tried before with the same seed is not tried again (`--anew`: it is),
-but for those that had survived.
+but for those that had survived: `--limit 15 --most 100` first, and all that survived once more without them, is quickest.
 """
 
 from __future__ import annotations
@@ -12,20 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .changes import Mutant, compiles, find
-from .reach import ROOT
-from .running import Copy, Notes
+from .changes import ROOT, Mutant, compiles, equivalent_mutants, find
+from .reach import are_up_to_date
+from .running import Copy, Notes, folders_for
 
 FOLDER = ROOT / ".mutants"
+NOTES = FOLDER / "reach"
+"""Which tests reach which line, by test file."""
+
 LEFT_OUT = ("repid/testing/", "repid/_version.py", "repid/__init__.py")
 """`tests/conformance` has mutants of its own for the checks of `repid.testing`: brokers with defects."""
 
@@ -34,21 +39,20 @@ def main() -> int:
     """Try the mutants and print the score."""
     options = _options()
     FOLDER.mkdir(exist_ok=True)
-    notes = options.notes or FOLDER / "reach.json"
-    if not notes.exists():
-        _take_notes(notes)
     sample = draw(options.seed, options.count, options.only)
+    _take_notes({mutant.package for mutant in sample} if options.only else None, options.gathering * 60)
     number, parts = map(int, options.part.split("/"))
     results = FOLDER / f"seed-{options.seed}.json"
     known = {} if options.anew or not results.exists() else json.loads(results.read_text())
-    equivalent = _equivalent()
-    reach = Notes(notes)
+    equivalent = equivalent_mutants()
+    reach = Notes(NOTES)
     with TemporaryDirectory(dir=FOLDER, ignore_cleanup_errors=True) as place:
         copy = Copy.make(Path(place))
+        present = copy.collect()
         for mutant in sample[number - 1 :: parts]:
             if mutant.name in equivalent or known.get(mutant.name) == "killed":
                 continue
-            outcome = copy.run(mutant, reach.tests_for(mutant), options.limit)
+            outcome = copy.run(mutant, reach.tests_for(mutant, present, options.most), options.limit)
             print(f"{outcome:8} {mutant.place} {mutant.operator}: {mutant.old!r} -> {mutant.new!r}", flush=True)
             if results.exists():
                 known = {**known, **json.loads(results.read_text())}  # of the other parts
@@ -62,20 +66,54 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", default="1")
     parser.add_argument("--count", type=int, default=150, help="how many mutants")
     parser.add_argument("--limit", type=float, default=45.0, help="seconds for the tests of one mutant")
+    parser.add_argument("--most", type=int, default=400, help="how many of the tests that reach a mutant, the quickest")
     parser.add_argument("--part", default="1/1", help="which part of the sample, such as 2/3")
     parser.add_argument("--only", default="", help="mutants of files whose path begins with this")
     parser.add_argument("--anew", action="store_true", help="forget what was tried before")
-    parser.add_argument("--notes", type=Path, help="where it is noted which tests reach which line")
+    parser.add_argument("--gathering", type=float, default=20.0, help="minutes to note which tests reach which line")
     return parser.parse_args()
 
 
-def _take_notes(file: Path) -> None:
-    print("noting which tests reach which line …", flush=True)
-    environ = {**os.environ, "REPID_REACH": str(file.resolve()), "HYPOTHESIS_PROFILE": "ci"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.mutants.reach", "-p", "no:cacheprovider"]
-    subprocess.run(command, cwd=ROOT, env=environ, check=False)
-    if not file.exists():
-        sys.exit("the suite has not come to its end: nothing was noted")
+def _take_notes(packages: set[str] | None, limit: float) -> None:
+    """Run the tests of these packages (None: of all) that have no notes or old ones, for `limit` seconds at most."""
+    NOTES.mkdir(exist_ok=True)
+    places = ["tests"] if packages is None else sorted({each for package in packages for each in folders_for(package)})
+    files = _test_files(places)
+    wanted = [file for file in files if not are_up_to_date(NOTES, file)]
+    if not wanted or limit <= 0:
+        return
+    print(f"noting which lines {len(wanted)} of {len(files)} test files reach …", flush=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--tb=no",
+        "-p",
+        "tests.mutants.reach",
+        "-p",
+        "no:cacheprovider",
+        *wanted,
+    ]
+    environ = {**os.environ, "REPID_REACH": str(NOTES), "HYPOTHESIS_PROFILE": "ci"}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True) as process:
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+    missing = [file for file in wanted if not are_up_to_date(NOTES, file)]
+    if missing:
+        print(
+            f"nothing new is noted of {len(missing)} test files, since the tests did not come so far; a line that is in no notes gets the "
+            "tests in the folders of its package",
+            flush=True,
+        )
+
+
+def _test_files(places: Iterable[str]) -> list[str]:
+    found = [path for place in places for path in ROOT.glob(place)]
+    files = {each for path in found for each in (path.rglob("test_*.py") if path.is_dir() else [path])}
+    return sorted(str(file.relative_to(ROOT)) for file in files)
 
 
 def draw(seed: str, count: int, only: str = "") -> list[Mutant]:
@@ -103,24 +141,21 @@ def _taking_turns(mutants: Iterable[Mutant], seed: str) -> list[Mutant]:
     return [mutant for turn in zip_longest(*order) for mutant in turn if mutant is not None]
 
 
-def _equivalent() -> dict[str, str]:
-    entries = tomllib.loads((Path(__file__).parent / "equivalent.toml").read_text()).get("mutant", [])
-    return {entry["name"]: entry["reason"] for entry in entries}
-
-
 def show(sample: list[Mutant], outcomes: dict[str, str], equivalent: dict[str, str]) -> int:
     """Print the score; 1 if it is below 95 %."""
     tried = [mutant for mutant in sample if mutant.name in outcomes or mutant.name in equivalent]
     killed: Counter[str] = Counter()
     counted: Counter[str] = Counter()
     for mutant in tried:
-        if mutant.name not in equivalent:
+        if mutant.name not in equivalent and outcomes[mutant.name] != "untried":
             counted[mutant.package] += 1
             killed[mutant.package] += outcomes[mutant.name] == "killed"
     print()
     for mutant in tried:
         if mutant.name in equivalent:
             print(f"equivalent: {mutant.place} {equivalent[mutant.name]}")
+        elif outcomes[mutant.name] == "untried":
+            print(f"untried, raise --limit: {mutant.place} {mutant.old!r} -> {mutant.new!r}")
         elif outcomes[mutant.name] != "killed":
             print(f"SURVIVED: {mutant.place} {mutant.old!r} -> {mutant.new!r}\n    {mutant.name}")
     print()

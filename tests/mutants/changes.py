@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .reach import keys
+ROOT = Path(__file__).parents[2]
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="),
@@ -71,6 +72,12 @@ class Mutant(NamedTuple):
 def find(root: Path, file: str) -> list[Mutant]:
     """Every change of a module. A few of them do not compile."""
     return list(_Finder(file, (root / file).read_text()).mutants())
+
+
+def equivalent_mutants() -> dict[str, str]:
+    """Those that change nothing anyone could see: the name of each, and the reason."""
+    entries = tomllib.loads((Path(__file__).parent / "equivalent.toml").read_text()).get("mutant", [])
+    return {entry["name"]: entry["reason"] for entry in entries}
 
 
 def compiles(root: Path, mutant: Mutant) -> bool:
@@ -174,6 +181,8 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
             continue
         if isinstance(child, ast.JoinedStr | ast.Assert) or _is_annotation(node, child) or _only_tells(child):
             continue
+        if isinstance(child, ast.Assign) and ast.unparse(child.value).startswith("TypeVar("):
+            continue
         if isinstance(child, ast.Raise) and "AssertionError" in ast.unparse(child):
             continue
         yield child
@@ -186,3 +195,22 @@ def _is_annotation(parent: ast.AST, child: ast.AST) -> bool:
 
 def _only_tells(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("log.", "warnings."))
+
+
+def keys(source: str) -> dict[int, str]:
+    """What each line of a module is known by: the function it is in, and its text."""
+    lines = source.splitlines()
+    within = [""] * (len(lines) + 1)
+
+    def visit(node: ast.AST, name: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inner = f"{name}.{child.name}".lstrip(".")
+                first = min([child.lineno, *(decorator.lineno for decorator in child.decorator_list)])
+                within[first : (child.end_lineno or first) + 1] = [inner] * ((child.end_lineno or first) + 1 - first)
+                visit(child, inner)
+            else:
+                visit(child, name)
+
+    visit(ast.parse(source), "")
+    return {number: f"{within[number]}|{text.strip()}" for number, text in enumerate(lines, 1)}

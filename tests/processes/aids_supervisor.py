@@ -23,6 +23,9 @@ with_signals = [
 ]
 """The marks of tests that start a supervisor, as most of them end it by a signal."""
 
+PATIENCE = 60.0
+"""Seconds that a test waits for what takes less than one on an idle machine: others may keep every core busy."""
+
 PROGRAM = """
 import os, pathlib, signal, sys, time
 import trio
@@ -86,7 +89,7 @@ class Program:
     def counts(self) -> tuple[int, int]:
         """How many messages are ready and leased."""
         with self.app.sync() as client:
-            counts = client.call(lambda: self.app.server().counts("default"))
+            counts = client.run(lambda: self.app.server().counts("default"))
         return counts.ready, counts.leased
 
     def tune(self, module: str, **constants: float) -> None:
@@ -131,7 +134,7 @@ class Program:
         assert self.supervisor is not None
         self.supervisor.send_signal(number)
 
-    def wait(self, seconds: float = 15) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """The exit code."""
         assert self.supervisor is not None
         return self.supervisor.wait(seconds)
@@ -169,7 +172,7 @@ class Program:
         ]
 
 
-def until(condition: Callable[[], object], seconds: float = 15) -> None:
+def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until it holds."""
     deadline = time.monotonic() + seconds
     while not condition():

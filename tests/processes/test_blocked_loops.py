@@ -1,4 +1,4 @@
-"""Two worker processes on one file, and an actor that blocks the event loop of one of them. Real time."""
+"""Two worker processes on one file or server, and an actor that blocks the event loop of one of them. Real time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from engines.postgres import running
+from engines.redis import embedded
 
-from repid import Connection, Repid, SQLiteServer
+import repid
+from repid import Connection, Repid, Server
 
 from .aids_supervisor import with_signals
 
@@ -25,11 +29,12 @@ LEASE = 1.0
 WORKER = """
 import os, sys, time
 import trio
-from repid import Connection, Repid, Router, SQLiteServer
+import repid
+from repid import Connection, Repid, Router
 
 seconds, timeout = float(sys.argv[1]), float(sys.argv[2])
 router = Router()
-app = Repid(Connection(SQLiteServer("jobs.db", lease_timeout=1.0)))
+app = Repid(Connection(getattr(repid, sys.argv[3])(sys.argv[4], lease_timeout=1.0, **dict([sys.argv[5:]] if sys.argv[5:] else []))))
 
 def note(word):
     with open("notes", "a") as file:
@@ -56,12 +61,28 @@ if __name__ == "__main__":
 """
 
 
-class Workers:
-    """Processes that take jobs from one file, and what their actors noted."""
+@dataclass
+class Place:
+    """Where the jobs are: a server of this class with these arguments. `consumers` counts those that it knows."""
 
-    def __init__(self, folder: Path) -> None:
+    server: str
+    address: str
+    options: dict[str, str]
+    """What gives it a place of its own on a server."""
+    consumers: Callable[[], int]
+
+    def open(self) -> Server:
+        opened: Server = getattr(repid, self.server)(self.address, lease_timeout=LEASE, **self.options)
+        return opened
+
+
+class Workers:
+    """Processes that take jobs from one place, and what their actors noted."""
+
+    def __init__(self, folder: Path, place: Place) -> None:
         self.folder = folder
-        self.app = Repid(Connection(SQLiteServer(folder / "jobs.db", lease_timeout=LEASE)))
+        self.place = place
+        self.app = Repid(Connection(place.open()))
         self.processes: list[subprocess.Popen[bytes]] = []
         (folder / "worker.py").write_text(WORKER, encoding="utf-8")
 
@@ -72,17 +93,12 @@ class Workers:
 
     def start_two(self, *, blocks_for: float, timeout: float) -> None:
         """Two workers, which wait for jobs when this returns."""
-        command = [sys.executable, "worker.py", str(blocks_for), str(timeout)]
+        place, options = self.place, [part for option in self.place.options.items() for part in option]
+        command = [sys.executable, "worker.py", str(blocks_for), str(timeout), place.server, place.address, *options]
         with (self.folder / "log").open("ab") as log:
             for _ in range(2):
                 self.processes.append(subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log))
-        self.wait_until(lambda: self._consumers() == 2)
-
-    def _consumers(self) -> int:
-        with suppress(sqlite3.Error), closing(sqlite3.connect(self.folder / "jobs.db")) as file:
-            count: int = file.execute("SELECT count(*) FROM consumer").fetchone()[0]
-            return count
-        return 0
+        self.wait_until(lambda: self.place.consumers() == 2)
 
     def noted(self, word: str) -> list[int]:
         """The processes that noted it."""
@@ -110,23 +126,57 @@ class Workers:
             process.wait()
 
 
-@pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
-    workers = Workers(tmp_path)
-    yield workers
-    workers.close()
+@contextmanager
+def on_sqlite(folder: Path) -> Iterator[Place]:
+    def consumers() -> int:
+        with suppress(sqlite3.Error), closing(sqlite3.connect(folder / "jobs.db")) as file:
+            count: int = file.execute("SELECT count(*) FROM consumer").fetchone()[0]
+            return count
+        return 0
+
+    yield Place("SQLiteServer", str(folder / "jobs.db"), {}, consumers)
+
+
+@contextmanager
+def on_postgres(_: Path) -> Iterator[Place]:
+    def consumers() -> int:
+        if postgres.execute("SELECT to_regclass(%s)", f"{schema}.consumer") == [(None,)]:
+            return 0
+        [(count,)] = postgres.execute(f"SELECT count(*) FROM {schema}.consumer")
+        return int(count)
+
+    with running("embedded") as postgres, postgres.schema() as schema:
+        yield Place("PostgresServer", postgres.url, {"schema": schema}, consumers)
+
+
+@contextmanager
+def on_redis(_: Path) -> Iterator[Place]:
+    with embedded() as redis, redis.prefix() as prefix:
+        yield Place(
+            "RedisServer", redis.url, {"prefix": prefix}, lambda: int(redis.execute("HLEN", f"{{{prefix}}}:consumers"))
+        )
+
+
+@pytest.fixture(params=[on_sqlite, on_postgres, on_redis])
+def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workers]:
+    with request.param(tmp_path) as place:
+        workers = Workers(tmp_path, place)
+        try:
+            yield workers
+        finally:
+            workers.close()
 
 
 def test_nobody_takes_what_is_under_way_in_a_blocked_loop_within_its_timeout(workers: Workers) -> None:
     """Neither the run that blocks it for three leases, nor one beside it, nor one whose verdict is not settled yet."""
     workers.start_two(blocks_for=3 * LEASE, timeout=30)
     workers.send("waits", "blocks", "quick")
-    workers.wait_until(lambda: bool(workers.noted("ends")))
+    workers.wait_until(lambda: all(map(workers.noted, ["waits", "ends", "quick"])))
     log = workers.end()
     assert len(workers.noted("starts")) == len(workers.noted("waits")) == len(workers.noted("quick")) == 1
     assert "came too late" not in log
     with workers.app.sync() as client:
-        counts = client.call(lambda: workers.app.server().counts("default"))
+        counts = client.run(lambda: workers.app.server().counts("default"))
     assert (counts.ready, counts.leased, counts.dead) == (0, 0, 0)
 
 

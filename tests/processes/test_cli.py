@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+import trio
+from engines.postgres import Postgres
 
-from repid import Client, Envelope, SQLiteServer, __version__
+from repid import Client, Envelope, Queue, SQLiteServer, __version__
+from repid.schedule import ended
 
 from .aids_supervisor import Program
 
@@ -77,6 +83,7 @@ def test_the_version_is_told(repid: Command) -> None:
         (["nowhere:app"], "there is no module nowhere: looked in "),
         (["nowhere.deep:app"], "there is no module nowhere.deep (there is no nowhere): looked in "),
         (["jobs:ap"], "module 'jobs' has no 'ap' (did you mean 'app'?)"),
+        (["jobs:celery"], "module 'jobs' has no 'celery'; its apps are: app"),
         (["jobs"], "'jobs' does not name an app: it takes module:attribute, such as myproject.jobs:app"),
         (["./jobs.py:app"], "'./jobs.py' is a file, not a module: did you mean 'jobs:app'?"),
         (["shop/jobs.py"], "'shop/jobs.py' is a file, not a module: did you mean 'shop.jobs:app'?"),
@@ -137,19 +144,147 @@ def test_one_worker_runs_until_nothing_is_left(program: Program) -> None:
     assert "the worker has ended: 1 processed, 1 succeeded" in errors
 
 
+def test_a_worker_on_a_server_in_memory_is_warned_of(
+    program: Program, repid: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    program.add("""
+        from repid import InMemoryServer
+        alone = Repid()
+        alone.servers.register_server("default", InMemoryServer())
+        alone.include_router(router)
+    """)
+    assert repid("worker", "jobs:alone", "--burst")[0] == 0
+    assert (
+        caplog.text.count("InMemoryServer is in the memory of this process: no other process can send to this worker")
+        == 1
+    )
+    caplog.clear()
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    assert "in the memory" not in caplog.text
+
+
+def test_every_queue_of_the_server_is_shown_when_asked(program: Program, repid: Command) -> None:
+    program.send("slow", [{"number": 1, "seconds": 0}])
+    program.add("""
+        import trio
+        async def declare():
+            async with app.magic():
+                await app.server().declare(["unread"])
+        trio.run(declare)
+    """)
+    assert list(json.loads(repid("queues", "jobs:app", "--all", "--json")[1])) == ["default", "unread"]
+    assert list(json.loads(repid("queues", "jobs:app", "--json")[1])) == ["default"]
+
+
+def test_queues_are_shown_with_their_readers_in_all_processes(program: Program, repid: Command) -> None:
+    server = SQLiteServer(program.folder / "jobs.db")
+
+    async def look() -> list[str]:
+        await server.declare(["default", "unread"])
+        async with server.consume({"default": None}), server.consume({"default": frozenset({"slow"})}):
+            return [
+                (await trio.to_thread.run_sync(partial(repid, "queues", "jobs:app", "--all", *options)))[1]
+                for options in (["--json"], [])
+            ]
+
+    async def main() -> list[str]:
+        async with server.connection():
+            return await look()
+
+    as_json, table = trio.run(main)
+    assert {name: each["readers"] for name, each in json.loads(as_json).items()} == {"default": 2, "unread": 0}
+    assert "readers" in table
+
+
+def test_runs_are_logged_when_asked(program: Program, repid: Command, caplog: pytest.LogCaptureFixture) -> None:
+    program.send("slow", [{"number": 1, "seconds": 0}])
+    caplog.set_level(logging.INFO)
+    assert repid("worker", "jobs:app", "--burst", "--log-runs")[0] == 0
+    assert "actor 'slow' ended after" in caplog.text
+
+
+def test_the_bounds_of_queues_are_shown_where_there_are_any(program: Program, repid: Command) -> None:
+    program.send("slow", [])
+    assert "bounds" not in repid("queues", "jobs:app")[1]
+    with program.app.sync() as client:
+        client.run(Queue("default", max_size=2, when_full="drop_oldest", app=program.app).declare)
+    program.send("slow", [{"number": n, "seconds": 0} for n in range(3)])
+    assert "max_size=2, drop_oldest, 1 dropped" in repid("queues", "jobs:app")[1]
+    [counts] = json.loads(repid("queues", "jobs:app", "--json")[1]).values()
+    assert (counts["bounds"]["max_size"], counts["dropped"]) == (2, 1)
+
+
+def test_schedules_are_listed_with_their_rules_and_states(program: Program, repid: Command) -> None:
+    program.add("""
+        @router.actor(every=600)
+        async def often() -> None: ...
+
+        @router.actor(cron="30 4 * * *", timezone="Europe/Berlin")
+        async def nightly() -> None: ...
+
+        @router.actor(every=60)
+        async def gone() -> None: ...
+    """)
+    repid("worker", "jobs:app", "--burst")
+    server = SQLiteServer(program.folder / "jobs.db")
+
+    async def alter() -> None:
+        async with server.connection():
+            found = {stored.schedule.name: stored for stored in await server.schedules()}
+            gone = found["default:gone"]
+            assert await server.replace_schedule(gone, ended(gone, 86400.0))
+            assert await server.pause_schedule("default:nightly", paused=True)
+
+    trio.run(alter)
+    code, output, _ = repid("schedules", "jobs:app")
+    assert code == 0
+    rows = {
+        line.split()[1]: " ".join(line.replace("│", "").split()) for line in output.splitlines() if "default:" in line
+    }
+    assert re.fullmatch(r"default:often often default every 600 s \d{4}-\S+ \d\S+Z 0 0", rows["default:often"])
+    assert rows["default:nightly"] == "default:nightly nightly default 30 4 * * * Europe/Berlin 0 0 paused"
+    assert rows["default:gone"] == "default:gone gone default every 60 s 0 0 ended 1970-01-02 00:00:00Z"
+
+
 def test_queues_dead_and_requeue(program: Program, repid: Command) -> None:
     program.send("slow", [{"number": "[one]"}])
     assert repid("worker", "jobs:app", "--burst")[0] == 0
     code, output, _ = repid("queues", "jobs:app", "--json")
     assert code == 0
-    assert json.loads(output) == {"default": {"ready": 0, "scheduled": 0, "leased": 0, "dead": 1, "paused": False}}
+    assert json.loads(output) == {
+        "default": {
+            "ready": 0,
+            "scheduled": 0,
+            "leased": 0,
+            "dead": 1,
+            "paused": False,
+            "next_enqueued_at": None,
+            "bounds": None,
+            "dropped": 0,
+            "readers": 0,
+        }
+    }
     assert "default" in repid("queues", "jobs:app")[1]
     code, output, _ = repid("dead", "jobs:app", "default")
     assert code == 0
     assert "PayloadError" in output
+    assert len(re.findall(r"\d s ago", output)) == 2  # enqueued and died
     assert repid("requeue", "jobs:app", "default", "unknown")[0] == 2
     assert repid("requeue", "jobs:app", "default")[1] == "1 message(s) are ready again\n"
     assert program.counts() == (1, 0)
+    assert re.search(r"\d s ago", repid("queues", "jobs:app")[1])
+    [counts] = json.loads(repid("queues", "jobs:app", "--json")[1]).values()
+    assert 0 <= time.time() - counts["next_enqueued_at"] < 60
+
+
+@pytest.mark.parametrize(
+    ("moment", "told"),
+    [(100.0, "0 s ago"), (41.0, "59 s ago"), (40.0, "1 min ago"), (-7100.0, "2 h ago"), (-2e5, "2 d ago"), (None, "")],
+)
+def test_how_long_ago_is_told_in_the_largest_unit(moment: float | None, told: str) -> None:
+    from repid.cli import ago
+
+    assert ago(moment, 100.0) == told
 
 
 def test_queues_dead_and_requeue_look_after_the_server_that_is_named(program: Program, repid: Command) -> None:
@@ -169,8 +304,8 @@ def test_queues_dead_and_requeue_look_after_the_server_that_is_named(program: Pr
 def test_what_stays_dead_is_told_in_readable_lines(program: Program, repid: Command) -> None:
     def send(client: Client, *names: str) -> None:
         envelopes = [Envelope(name, "default", b"{}", "application/json", {"topic": "slow"}) for name in names]
-        client.call(partial(program.app.server().declare, ["default"]))
-        client.call(partial(program.app.server().publish, envelopes))
+        client.run(partial(program.app.server().declare, ["default"]))
+        client.run(partial(program.app.server().publish, envelopes))
 
     with program.app.sync() as client:
         send(client, "one", "two\x1b[2J", "three")
@@ -199,12 +334,23 @@ def test_dead_messages_are_removed_by_id_or_all_of_them(program: Program, repid:
     assert program.counts() == (0, 0)
 
 
+def test_the_ids_of_dead_messages_are_whole_in_a_narrow_terminal(
+    program: Program, repid: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    with program.app.sync() as client:
+        sent = client.send_message_json(channel="default", payload={"wrong": "x" * 100}, headers={"topic": "slow"})
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    assert sent.id in repid("dead", "jobs:app", "default")[1]
+
+
 def test_tables_show_what_cannot_be_printed_escaped(program: Program, repid: Command) -> None:
     with program.app.sync() as client:
         payload = b'{"number": "x", "\\u001b]0;title\\u0007\\n| forged |": 1}'
         envelope = Envelope("a\u2028b\u202e", "default", payload, "application/json", {"topic": "slow"})
-        client.call(partial(program.app.server().declare, ["default"]))
-        client.call(partial(program.app.server().publish, [envelope]))
+        client.run(partial(program.app.server().declare, ["default"]))
+        client.run(partial(program.app.server().publish, [envelope]))
     assert repid("worker", "jobs:app", "--burst")[0] == 0
     code, output, _ = repid("dead", "jobs:app", "default")
     assert code == 0
@@ -221,11 +367,9 @@ def test_a_server_in_memory_is_warned_of(program: Program, repid: Command) -> No
         ["dead", "default"],
         ["requeue", "default"],
         ["delete", "default", "--all"],
-        ["worker"],
     ):
         command, *others = arguments
-        burst = ["--burst"] if command == "worker" else []
-        code, _, errors = repid(command, "jobs:app", *others, *burst, "--server", "memory")
+        code, _, errors = repid(command, "jobs:app", *others, "--server", "memory")
         assert errors.startswith("repid: warning: the server memory keeps its messages in the memory of each process")
         assert code in {0, 2}
 
@@ -246,6 +390,22 @@ def test_a_reader_that_has_gone_is_no_error_to_tell_of(program: Program) -> None
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110  before pytest runs
+@pytest.mark.parametrize("arguments", [["queues", "jobs:app"], ["queues", "jobs:app", "--json"], ["--help"]])
+def test_output_that_cannot_be_written_is_one_clear_line(program: Program, arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123  it is no path of ours
+        done = subprocess.run(
+            [sys.executable, "-m", "repid", *arguments],
+            cwd=program.folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "repid: the output cannot be written: No space left on device\n")
+
+
 def test_a_queue_that_does_not_exist_is_one_clear_line(repid: Command) -> None:
     for arguments in (["dead"], ["queues"], ["requeue"], ["delete", "--all"]):
         command, *options = arguments
@@ -255,7 +415,8 @@ def test_a_queue_that_does_not_exist_is_one_clear_line(repid: Command) -> None:
             "repid: there is no queue 'nope' on this server; the app's actors read default\n",
         )
     assert "on this server (did you mean 'default'?)" in repid("dead", "jobs:app", "defualt")[2]
-    assert "there is no queue '\\x1b[2J\\udcff'" in repid("dead", "jobs:app", "\x1b[2J\udcff")[2]
+    assert "there is no queue '\\x1b[2J'" in repid("dead", "jobs:app", "\x1b[2J")[2]
+    assert "the name of a queue holds a lone surrogate" in repid("dead", "jobs:app", "\x1b[2J\udcff")[2]
 
 
 @pytest.mark.parametrize(("text", "size"), [("512MB", 512 << 20), ("1.5G", 3 << 29), ("2k", 2048), ("300", 300)])
@@ -263,3 +424,24 @@ def test_a_size_is_understood(text: str, size: int) -> None:
     from repid.cli import parse_size
 
     assert parse_size(text) == size
+
+
+def test_the_tables_of_a_server_are_made_or_their_sql_is_printed(
+    program: Program, repid: Command, postgres: Postgres
+) -> None:
+    with postgres.schema() as schema:
+        program.add(f"""
+            from repid import PostgresServer
+            app = Repid(Connection(PostgresServer({postgres.url!r}, schema={schema!r}, migrate=False)))
+        """)
+        code, script, _ = repid("migrate", "jobs:app", "--sql")
+        assert code == 0
+        assert f'CREATE TABLE "{schema}".message' in script
+        assert repid("migrate", "jobs:app") == (0, "the tables are up to date now\n", "")
+        assert repid("migrate", "jobs:app") == (0, "the tables were up to date already\n", "")
+        assert repid("migrate", "jobs:app", "--sql") == (0, "", "")
+
+
+def test_a_server_that_keeps_itself_up_to_date_is_not_migrated(program: Program, repid: Command) -> None:
+    expected = "repid: SQLiteServer has nothing to migrate: it keeps itself up to date\n"
+    assert repid("migrate", "jobs:app") == (2, "", expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,6 +19,15 @@ Run = Callable[[int], Seen]
 def look() -> Seen:
     """The threshold of the youngest, and whether anything is frozen."""
     return gc.get_threshold()[0], gc.get_freeze_count() > 0
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_frozen() -> Iterator[None]:
+    """The suite freezes what it has collected: see `conftest`."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

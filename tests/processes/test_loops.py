@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ async def tell() -> None:
     else:
         await asyncio.sleep(0)
         assert type(asyncio.get_running_loop()).__module__.startswith("uvloop") == (LOOP == "uvloop")
-    print("ran on", LOOP, flush=True)
+    print(f"ran on {LOOP}\\n", end="", flush=True)  # one write: two processes share the log
 
 @router.actor
 async def hang() -> None:
@@ -99,3 +100,10 @@ def test_the_command_line_names_the_loops(program: Program) -> None:
     program.start(command=["-m", "repid", "worker", "jobs:app", "--loop", "curio"])
     assert program.wait(60) == 2
     assert "'trio', 'asyncio', 'uvloop', but is 'curio'" in program.log
+
+
+def test_a_loop_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    app = Repid(Connection(InMemoryServer()))
+    with pytest.raises(MissingExtra, match="uvloop"):
+        app.run(loop="uvloop", burst=True)

@@ -20,7 +20,7 @@ from repid import Connection, Repid, Router, SQLiteServer
 router = Router()
 app = Repid(Connection(SQLiteServer("jobs.db")))
 @router.actor
-async def hello() -> None: print("hello from", __name__, flush=True)
+async def hello() -> None: print(f"hello from {__name__}\\n", end="", flush=True)
 app.include_router(router)
 if __name__ == "__main__":
     print(app.run(processes=2, burst=True, messages_limit=3))

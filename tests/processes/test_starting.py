@@ -96,6 +96,20 @@ def test_a_process_that_cannot_be_started_at_all_is_given_up(program: Program) -
     assert MANY_TIMES in program.log
 
 
+@pytest.mark.parametrize("options", [[], ["--max-jobs", "10"]], ids=["one worker", "supervised"])
+def test_a_lifespan_that_fails_ends_the_worker_with_exit_code_1(program: Program, options: list[str]) -> None:
+    program.tune("restarts", **QUICKLY)
+    program.add("""
+        @app.lifespan
+        async def connect():
+            raise ConnectionRefusedError("nobody listens")
+            yield
+    """)
+    program.start(*options)
+    assert program.wait() == 1
+    assert "the worker was not started: opening connect() raised ConnectionRefusedError: nobody listens" in program.log
+
+
 def test_an_app_that_is_not_there_is_said_once_and_not_tried_again(program: Program) -> None:
     program.add("if __name__ == '__main__': app.run(processes=3, target='nowhere:app')")
     program.start(command=["jobs.py"])

@@ -8,6 +8,9 @@ import sys
 import time
 
 import pytest
+import trio
+
+from repid.supervisor import child
 
 from .aids_supervisor import Program, is_alive, slow, until, with_signals
 
@@ -66,6 +69,22 @@ def test_a_signal_that_reaches_everybody_stops_once(program: Program) -> None:
     assert program.noted("done") == [0, 1]
 
 
+def test_signals_that_come_while_a_process_leaves_do_not_kill_it(program: Program) -> None:
+    program.add("""
+        import atexit
+        def leave():
+            for _ in range(3):  # the third one would end a worker at once
+                os.kill(os.getpid(), signal.SIGTERM)
+            note(f"left 0 {os.getpid()}")
+        if is_worker:
+            atexit.register(leave)
+    """)
+    program.send("slow", slow(1, 0))
+    program.start("--max-jobs", "2", "--burst")
+    assert program.wait() == 0
+    assert len(program.noted("left")) == len(program.started) == 1
+
+
 def test_a_killed_process_is_replaced_and_its_job_is_recovered(program: Program) -> None:
     program.send("slow", slow(1, 1.2))
     program.start("--processes", "2")
@@ -91,11 +110,11 @@ def test_a_process_is_replaced_after_max_jobs(program: Program) -> None:
 
 
 def test_each_run_may_have_a_process_of_its_own(program: Program) -> None:
-    program.send("slow", slow(6, 0))
+    program.send("slow", slow(4, 0))
     program.start("--processes", "2", "--max-jobs", "1", "--burst")
     assert program.wait(30) == 0
-    assert program.noted("done") == list(range(6))
-    assert len({pid for _, _, pid in program.notes}) == 6
+    assert program.noted("done") == list(range(4))
+    assert len({pid for _, _, pid in program.notes}) == 4
 
 
 def test_a_process_is_replaced_when_it_takes_too_much_memory(program: Program) -> None:
@@ -155,3 +174,10 @@ def test_closed_standard_streams_harm_no_work(program: Program) -> None:
     program.start(command=["-c", f"import os; os.execvp('sh', ['sh', '-c', {line!r}])"])
     assert program.wait() == 0
     assert program.noted("done") == [0, 1, 2]
+
+
+def test_an_order_that_comes_when_the_worker_has_ended_is_dropped() -> None:
+    async def main() -> trio.lowlevel.TrioToken:
+        return trio.lowlevel.current_trio_token()
+
+    child._hand_on(trio.run(main), lambda: None)

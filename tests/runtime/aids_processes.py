@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import trio
+from aids_hostile import ERRORS
 
-from repid import Depends, DuplicateId, Message
+from repid import AlreadySettled, ConfigurationError, Depends, DuplicateId, Message, SyncMessage, UsageError
 
 
 def check_other_process(parent: int) -> None:
@@ -77,3 +79,114 @@ def check_dependencies(
 
 def raise_own_error(id_: str) -> None:
     raise DuplicateId(id_, "mail")
+
+
+def double_each(numbers: list[int]) -> list[int | Exception]:
+    return [ValueError("odd") if number % 2 else 2 * number for number in numbers]
+
+
+def say(verb: str, message: SyncMessage) -> None:
+    arguments = {"retry": [5], "snooze": [5]}.get(verb, [])
+    getattr(message, verb)(*arguments)
+    if not message.is_acted_on or message.action is None:
+        raise AssertionError("it does not know what it has said")
+    try:
+        message.ack()
+    except AlreadySettled:
+        return
+    raise AssertionError("it has said two things")
+
+
+def tell(message: Message) -> list[object]:
+    """What it is annotated with does not matter in a process, as it does not in a thread."""
+    plain = cast("SyncMessage", message)
+    plain.progress(1, 3, "begun")
+    plain.send_message_json(channel="told", payload="at once")
+    plain.outbox.send_messages_json(channel="told", payloads=["with", "the acknowledgement"])
+    return [len(plain.outbox), plain.headers["topic"], plain.retries, plain.is_last_attempt, plain.payload == b"{}"]
+
+
+def fail_after_telling(message: SyncMessage) -> None:
+    message.outbox.send_message_json(channel="told", payload="never")
+    message.send_message_json(channel="told", payload="at once")
+    raise ValueError("no")
+
+
+def call_others(message: SyncMessage) -> str:
+    handle = message.enqueue(check_other_process, 0)
+    message.using(delay=100).enqueue(check_other_process, 1)
+    message.outbox.using(priority=None).enqueue_many(check_other_process, [2, 3])
+    try:
+        handle.broker.declare(["x"])  # type: ignore[unused-coroutine]
+    except UsageError:
+        return handle.id
+    raise AssertionError("nothing can be waited for here")
+
+
+def send_badly(message: SyncMessage) -> str:
+    try:
+        message.send_message_json(channel="not a name")
+    except ConfigurationError as error:
+        return str(error)
+    return "it was sent"
+
+
+def bite(name: str) -> None:
+    error = ERRORS[name]()
+    raise error
+
+
+class Bait:
+    """Raises in the process that reads it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return bite, (self.name,)
+
+
+def send_bait(message: SyncMessage, names: list[str]) -> list[str]:
+    raised = []
+    for name in names:
+        try:
+            message.send_message_json(channel="told", payload=Bait(name))
+        except BaseException as error:  # noqa: BLE001  any of them
+            raised.append(type(error).__name__)
+    return raised
+
+
+def say_in_threads(message: SyncMessage) -> int:
+    threads = [threading.Thread(target=message.progress, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(threads)
+
+
+def ack_and_hang(message: SyncMessage, file: str) -> None:
+    message.outbox.send_message_json(channel="told", payload="said")
+    message.ack()
+    hang(file)
+
+
+def ack_every_other(numbers: list[int], messages: list[SyncMessage]) -> None:
+    for message in messages[::2]:
+        message.ack()
+    raise ValueError("the others")
+
+
+kept_for_later: list[SyncMessage] = []
+
+
+def keep(message: SyncMessage) -> str:
+    """Its own one is kept; says what comes of the one that was kept before."""
+    kept_for_later.append(message)
+    if len(kept_for_later) == 1:
+        return "kept"
+    try:
+        kept_for_later[0].progress(1)
+    except UsageError as error:
+        return str(error)
+    return "it was heard"

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repid import Envelope, Router
-from repid.delivery import ACK, Delivery
-from repid.ports import REFUSED, SETTLED, UNKNOWN
+from repid.delivery import ACK, Delivery, Settlement
+from repid.ports import REFUSED, SETTLED, UNKNOWN, Verdict
+from repid.runtime.actor_runners import ActorRunners
 from repid.runtime.backends import Backends
 from repid.runtime.holding import Holding, State
 from repid.runtime.ledger import Ledger
-from repid.runtime.roles import Roles
 
 router = Router(queue="q")
 
@@ -25,7 +25,7 @@ async def job() -> None: ...
 
 def step(ledger: Ledger, holding: Holding, what: str) -> None:
     """Make the transition, if the present state allows it."""
-    limit = holding.actor_role.limits[0]
+    limit = holding.actor_runner.limits[0]
     match what, holding.state:
         case "park", State.HELD:
             ledger.park(holding, limit)
@@ -34,10 +34,9 @@ def step(ledger: Ledger, holding: Holding, what: str) -> None:
         case "turn away", State.HELD:
             ledger.turn_away(holding)
         case "begin", State.HELD:
-            ledger.begin(holding, holding.actor_role)
+            ledger.begin(holding, holding.actor_runner)
         case "end", State.RUNNING:
-            holding.called = True
-            ledger.end(holding, holding.actor_role)
+            ledger.end(holding, holding.actor_runner)
         case "keep", State.RUNNING if not holding.is_kept:
             ledger.keep(holding)
         case "take up", _:
@@ -45,8 +44,7 @@ def step(ledger: Ledger, holding: Holding, what: str) -> None:
         case "lose", _:
             ledger.lost(holding)
         case "settle", _ if not holding.has_verdict:
-            ledger.handed_over(holding.delivery)
-            holding.has_verdict = True
+            ledger.handed_over(holding)
 
 
 def check(ledger: Ledger, holdings: list[Holding]) -> None:
@@ -58,7 +56,7 @@ def check(ledger: Ledger, holdings: list[Holding]) -> None:
     assert list(ledger.holdings.values()) == ours
     assert ledger.kept == sum(holding.is_kept for holding in ours)
     assert ledger.size == sum(len(holding.delivery.envelope.payload) for holding in ours)
-    limit = holdings[0].actor_role.limits[0]
+    limit = holdings[0].actor_runner.limits[0]
     assert limit.claimed == len(holdings) - states.count(State.ENDED)
     assert limit.busy == states.count(State.RUNNING)
     assert len(limit.parked) == states.count(State.PARKED)
@@ -72,19 +70,22 @@ STEPS = ("park", "unpark", "turn away", "begin", "end", "keep", "take up", "lose
     st.sampled_from([SETTLED, REFUSED, UNKNOWN]),
 )
 def test_the_counts_are_those_of_the_holdings_after_every_transition(
-    steps: list[tuple[int, str]], verdict: object
+    steps: list[tuple[int, str]], verdict: Verdict
 ) -> None:
     async def main() -> None:
-        roles = Roles(router.actors(), Backends(None, None), 10)
+        runners = ActorRunners(router.actors(), Backends(None, None), 10)
         ledger = Ledger(10, math.inf)
         deliveries = [Delivery(Envelope(str(n), "q", b"x" * n, headers={"topic": "job"}), 1, 0, n) for n in range(4)]
-        holdings = ledger.lease(deliveries, roles.role_for, 0.0, 60.0)
+        holdings = ledger.lease(deliveries, runners.runners_for(deliveries), 0.0, 60.0)
         for index, what in steps:
             step(ledger, holdings[index], what)
             check(ledger, holdings)
         for holding in holdings:
-            ledger.settled(holding.delivery, ACK, verdict)  # type: ignore[arg-type]
+            if not holding.has_verdict:
+                ledger.handed_over(holding)
+            ledger.settled([Settlement(holding.delivery, ACK)], [verdict])
         check(ledger, holdings)
         assert ledger.holdings == {}
+        assert ledger.unsettled == 0
 
     run_virtual(main)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import trio
-from aids import UnreliableServer, send
 
-from repid import BrokerUnavailable, Envelope, Handle, InMemoryServer, Message, Repid, Router, SQLiteServer
-from repid.delivery import ACK, Ack, DeadLetter, Delivery, Failure, NewResult, Progress, Release, Retry, Settlement
-from repid.ports import Consumer
+from repid import Envelope, InMemoryServer, SQLiteServer
+from repid.delivery import (
+    ACK,
+    Ack,
+    Bounds,
+    DeadLetter,
+    Delivery,
+    Failure,
+    NewResult,
+    Progress,
+    Release,
+    Retry,
+    Settlement,
+)
+from repid.ports import Consumer, Verdict
 from repid.runtime.ledger import Ledger
 from repid.runtime.progress import Reporter
+from repid.runtime.sending import Sending
 from repid.runtime.settler import Settler
 
 pytestmark = pytest.mark.real_time
@@ -22,8 +35,8 @@ pytestmark = pytest.mark.real_time
 BAD = "\udcff"
 
 
-def no_actor(_: Envelope) -> None:
-    """The routing of a worker that has none."""
+NO_ACTORS = [None, None, None]
+"""The runners of three deliveries that no actor takes."""
 
 
 @asynccontextmanager
@@ -53,8 +66,8 @@ async def leased(path: Path) -> AsyncGenerator[tuple[SQLiteServer, Consumer, lis
 async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path, verdict: dict[str, object]) -> None:
     async with leased(tmp_path / "repid.db") as (server, consumer, (before, bad, after)):
         ledger = Ledger(10, 10)
-        ledger.lease([before, bad, after], no_actor, trio.current_time(), 60)
-        settler = Settler(consumer, ledger)
+        ledger.lease([before, bad, after], NO_ACTORS, trio.current_time(), 60)
+        settler = Settler(consumer, ledger, Sending(()))
         settler.put(Settlement(before, ACK))
         settler.put(Settlement(bad, **verdict))  # type: ignore[arg-type]
         settler.put(Settlement(after, ACK))
@@ -76,8 +89,8 @@ async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path
 async def test_a_retry_that_cannot_be_written_stays_a_retry(tmp_path: Path) -> None:
     async with leased(tmp_path / "repid.db") as (server, consumer, (before, bad, after)):
         ledger = Ledger(10, 10)
-        ledger.lease([before, bad, after], no_actor, trio.current_time(), 60)
-        settler = Settler(consumer, ledger)
+        ledger.lease([before, bad, after], NO_ACTORS, trio.current_time(), 60)
+        settler = Settler(consumer, ledger, Sending(()))
         for settlement in (
             Settlement(before, ACK),
             Settlement(bad, Retry(0.0, Failure("E", "why")), outbox=(Envelope("1", BAD, b""),)),
@@ -94,6 +107,61 @@ async def test_a_retry_that_cannot_be_written_stays_a_retry(tmp_path: Path) -> N
         [ready] = await server.browse("q", "ready")
         assert ready.failure is not None
         assert ready.failure.text.startswith("why (the verdict Retry could not be written: ")
+
+
+async def test_what_is_settled_alone_counts_although_the_broker_does_not_answer_for_the_rest(tmp_path: Path) -> None:
+    class Hanging:
+        """Answers for one message, and never again."""
+
+        async def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+            if len(settlements) > 1 or settlements[0].delivery is before:
+                return await consumer.settle(settlements)
+            await trio.sleep_forever()
+            raise AssertionError
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(consumer, name)
+
+    async with leased(tmp_path / "repid.db") as (_, consumer, (before, bad, _)):
+        ledger = Ledger(10, 10)
+        ledger.lease([before, bad], NO_ACTORS[:2], trio.current_time(), 60)
+        settler = Settler(cast("Consumer", Hanging()), ledger, Sending(()))
+        settler.put(Settlement(before, ACK))
+        settler.put(Settlement(bad, ACK, (Envelope("1", BAD, b""),)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(settler.run)
+            await settler.close(1)
+        assert (ledger.report().succeeded, ledger.report().unsettled) == (1, 1)
+
+
+async def test_a_verdict_that_cannot_be_written_is_a_failure_too_when_it_has_waited_for_room(tmp_path: Path) -> None:
+    async with leased(tmp_path / "repid.db") as (server, consumer, (before, bad, after)):
+        await server.declare(["full"])
+        await server.set_bounds({"full": Bounds(max_size=1)})
+        await server.publish([Envelope("in the way", "full", b"")])
+        ledger = Ledger(10, 10)
+        ledger.lease([before, bad, after], NO_ACTORS, trio.current_time(), 60)
+        settler = Settler(consumer, ledger, Sending(()))
+        for delivery, id_ in ((before, "before"), (bad, BAD), (after, "after")):
+            outbox = (Envelope(f"sent {delivery.envelope.id}", "full", b""),)
+            settler.put(Settlement(delivery, ACK, outbox, NewResult(id=id_, state="success")))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(settler.run)
+            while not settler.set_aside:
+                await trio.sleep(0.01)
+            await server.set_bounds({"full": Bounds(max_size=10)})
+            while settler.set_aside:
+                await trio.sleep(0.01)
+            await settler.close(10)
+        report = ledger.report()
+        assert (report.succeeded, report.dead, report.unsettled) == (2, 1, 0)
+        assert [each.envelope.id for each in await server.browse("full", "ready")] == [
+            "in the way",
+            "sent before",
+            "sent after",
+        ]
+        [letter] = await server.browse("q", "dead")
+        assert letter.envelope.id == "bad"
 
 
 @pytest.mark.parametrize(
@@ -126,8 +194,8 @@ async def test_verdicts_with_and_without_a_result_are_settled_together_where_res
     store = InMemoryServer()
     async with store.connection(), leased(tmp_path / "repid.db") as (server, consumer, deliveries):
         ledger = Ledger(10, 10)
-        ledger.lease(deliveries, no_actor, trio.current_time(), 60)
-        settler = Settler(consumer, ledger, store)
+        ledger.lease(deliveries, NO_ACTORS, trio.current_time(), 60)
+        settler = Settler(consumer, ledger, Sending(()), store)
         results = [None, NewResult(id="kept", state="success", payload=b"1"), None]
         for delivery, result in zip(deliveries, results, strict=True):
             settler.put(Settlement(delivery, ACK, result=result))
@@ -139,32 +207,3 @@ async def test_verdicts_with_and_without_a_result_are_settled_together_where_res
         assert stored is not None
         assert stored.payload == b"1"
         assert await server.fetch_results(["kept"]) == [None]
-
-
-async def test_whoever_awaits_a_verb_outside_of_the_worker_is_told_that_the_worker_gave_up(
-    app: Repid, router: Router, server: UnreliableServer
-) -> None:
-    taken: list[Message] = []
-    told: list[BrokerUnavailable] = []
-
-    @router.actor(confirmation_mode="manual")
-    async def job(message: Message) -> None:
-        taken.append(message)
-
-    async def acknowledge() -> None:
-        try:
-            await taken[0].ack()
-        except BrokerUnavailable as error:
-            told.append(error)
-
-    await send(app, "job")
-    async with trio.open_nursery() as nursery:
-        handle: Handle = await nursery.start(app.run_worker)
-        await trio.sleep(1)
-        server.hanging.add("settle")
-        nursery.start_soon(acknowledge)
-        await trio.sleep(1)
-        handle.stop()
-    assert [str(error) for error in told] == [
-        f"the worker ended before the broker had answered for {taken[0].message_id!r}"
-    ]

@@ -15,8 +15,8 @@ from aids import UnreliableServer, run_virtual, seed_scheduler, send, total
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repid import Counts, Envelope, Handle, Message, Repid, Report, Router
-from repid.delivery import ACK, Delivery
+from repid import Counts, Envelope, Handle, Message, Repid, Report, Router, catch_all_routing_strategy
+from repid.delivery import ACK, Delivery, Settlement
 from repid.ports import REFUSED, SETTLED, Verdict
 from repid.runtime.ledger import Ledger
 
@@ -380,6 +380,21 @@ def test_burst_leaves_nothing_ready_behind(seed: int, how: str) -> None:
     run_virtual(main)
 
 
+async def test_burst_comes_back_to_what_it_gave_back_because_too_much_waited_for_a_limit(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor(concurrency=1, routing_strategy=catch_all_routing_strategy)  # claims cannot be limited to such a one
+    async def quick() -> None:
+        await trio.sleep(0.001)
+
+    for _ in range(20):
+        await send(app, "quick")
+    report = await app.run_worker(burst=True)
+    assert report.succeeded == 20
+    assert report.released
+    assert await server.counts("default") == Counts()
+
+
 async def test_burst_waits_for_what_it_holds_and_not_for_what_is_scheduled(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
@@ -621,10 +636,11 @@ async def test_a_verdict_that_is_accepted_after_its_lease_was_given_up_counts_on
     """The broker did not answer in time, and then it did."""
     ledger = Ledger(tasks_limit=10, messages_limit=math.inf)
     deliveries = [Delivery(Envelope(id_, "default", b""), 1, 0, id_) for id_ in ("late", "refused")]
-    late, refused = ledger.lease(deliveries, lambda _: None, trio.current_time(), 1.0)
+    late, refused = ledger.lease(deliveries, [None, None], trio.current_time(), 1.0)
     for holding, verdict in ((late, SETTLED), (refused, REFUSED)):
         ledger.lost(holding)
-        ledger.settled(holding.delivery, ACK, verdict)
+        ledger.handed_over(holding)
+        ledger.settled([Settlement(holding.delivery, ACK)], [verdict])
     assert ledger.report() == Report(succeeded=1, refused=1)
 
 
@@ -633,10 +649,9 @@ async def test_a_lease_that_is_lost_while_its_verdict_is_on_its_way_is_counted_b
     verdict: Verdict, expected: Report
 ) -> None:
     ledger = Ledger(tasks_limit=10, messages_limit=math.inf)
-    [holding] = ledger.lease([Delivery(Envelope("1", "q", b""), 1, 0, "1")], lambda _: None, trio.current_time(), 1.0)
-    ledger.handed_over(holding.delivery)
+    [holding] = ledger.lease([Delivery(Envelope("1", "q", b""), 1, 0, "1")], [None], trio.current_time(), 1.0)
+    ledger.handed_over(holding)
     ledger.lost(holding)
     assert ledger.report() == Report(unsettled=1)
-    ledger.settled(holding.delivery, ACK, verdict)
-    ledger.verdicts_returned(1)
+    ledger.settled([Settlement(holding.delivery, ACK)], [verdict])
     assert ledger.report() == expected

@@ -62,11 +62,29 @@ async def test_what_is_held_when_its_lease_ends_by_the_clock_of_the_worker_is_no
     for i in range(5):
         await send(app, "job", i=i)
     server.failures["extend"] = 100  # an extended lease would be ours again
+    server.failures["rescue"] = 100  # and what was taken back would be run under a new lease
     report = await app.run_worker(burst=True)
     assert (report.processed, report.succeeded) == (1, 1)
     assert report.refused >= 4
     assert len(ran) == 1
     assert await server.counts("default") == Counts(leased=4)
+
+
+async def test_a_run_beside_one_that_blocked_the_loop_past_their_lease_goes_on_if_the_broker_says_that_it_may(
+    app: Repid, router: Router, server: UnreliableServer, autojump_clock: trio.testing.MockClock
+) -> None:
+    @router.actor
+    async def waits() -> None:
+        await trio.sleep(100)
+
+    @router.actor
+    async def blocks() -> None:
+        await trio.sleep(1)
+        autojump_clock.jump(3 * 60)  # as if the loop had been blocked for three leases
+
+    await send(app, "waits")
+    await send(app, "blocks")
+    assert await app.run_worker(burst=True) == Report(processed=2, succeeded=2)
 
 
 @pytest.mark.parametrize("wait", [True, False])

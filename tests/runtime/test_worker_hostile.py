@@ -4,158 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import random
 import sys
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
+from aids_hostile import ERRORS, PLACES, VALUES, chain, share_of
 
 from repid import Connection, InMemoryServer, Job, Queue, Repid, Router, SQLiteServer
 from repid.logs import Log
 from repid.tracebacks import LONGEST_TEXT, LONGEST_TRACEBACK, cut, explain, family, leaves, name_of, text_of
-
-
-def overriding(*, base: type[BaseException] = Exception, **methods: Any) -> BaseException:
-    """An error of a class with these methods."""
-    cls = type("Overriding", (base,), methods)
-    error: BaseException = cls("group", [ValueError()]) if issubclass(base, BaseExceptionGroup) else cls("text")
-    return error
-
-
-def bite(*_: Any, **__: Any) -> Any:
-    raise KeyError("bitten")
-
-
-def leave(*_: Any) -> Any:
-    raise SystemExit(3)
-
-
-def sleepy(_: object) -> str:
-    time.sleep(0.05)
-    return "slow"
-
-
-def again(error: BaseException) -> str:
-    return str(error)
-
-
-def chain(links: int) -> BaseException:
-    error: BaseException = ValueError("first")
-    for number in range(links):
-        later = ValueError(number)
-        later.__context__ = error
-        error = later
-    return error
-
-
-def nested(depth: int) -> BaseException:
-    error: Exception = ValueError("innermost")
-    for _ in range(depth):
-        error = ExceptionGroup("a level", [error])
-    return error
-
-
-def circle(link: str) -> BaseException:
-    one, two = ValueError("one"), ValueError("two")
-    setattr(one, link, two)
-    setattr(two, link, one)
-    return one
-
-
-def with_notes(notes: Any) -> BaseException:
-    error = ValueError("noted")
-    error.__notes__ = notes
-    return error
-
-
-def odd_syntax_error() -> BaseException:
-    error = SyntaxError("odd")
-    error.lineno, error.offset, error.text, error.filename = "x", {}, 5, object()  # type: ignore[assignment]
-    return error
-
-
-class Named(type):
-    @property
-    def __name__(cls) -> str:  # type: ignore[override]
-        raise KeyError
-
-    __module__ = property(bite)
-
-
-class Text(str):
-    __slots__ = ()
-    __len__ = __getitem__ = __str__ = __format__ = encode = bite
-
-
-ERRORS: dict[str, Callable[[], BaseException]] = {
-    "__str__ raises": lambda: overriding(__str__=bite),
-    "__str__ exits": lambda: overriding(__str__=leave),
-    "__str__ returns a number": lambda: overriding(__str__=lambda _: 5),
-    "__str__ recurses": lambda: overriding(__str__=again),
-    "__str__ sleeps": lambda: overriding(__str__=sleepy),
-    "__str__ gives a hostile str": lambda: overriding(__str__=lambda _: Text("text")),
-    "__repr__ raises": lambda: ValueError(overriding(__repr__=bite), 1),
-    "__getattr__ raises": lambda: overriding(__getattr__=bite),
-    "__getattribute__ raises": lambda: overriding(__getattribute__=bite),
-    "__class__ raises": lambda: overriding(__class__=property(bite)),
-    "__class__ lies": lambda: overriding(__class__=property(lambda _: BaseExceptionGroup)),
-    "__class__ says Cancelled": lambda: overriding(__class__=property(lambda _: trio.Cancelled)),
-    "__eq__, __hash__ and __bool__ raise": lambda: overriding(__eq__=bite, __hash__=bite, __bool__=bite),
-    "with_traceback raises": lambda: overriding(with_traceback=bite),
-    "with_traceback returns a number": lambda: overriding(with_traceback=lambda *_: 5),
-    "__traceback__ raises": lambda: overriding(__traceback__=property(bite), __context__=property(bite)),
-    "__cause__ is no error": lambda: overriding(__cause__=5, __suppress_context__="x"),
-    "__reduce__ raises": lambda: overriding(__reduce__=bite, __reduce_ex__=bite),
-    "the metaclass raises": Named("Odd", (Exception,), {}),
-    "a long type name": type("N" * 1_000_000, (Exception,), {}),
-    "no __init__": type("Bare", (Exception,), {"__init__": lambda _: None}),
-    "an odd SyntaxError": odd_syntax_error,
-    "an odd UnicodeDecodeError": lambda: UnicodeDecodeError.__new__(UnicodeDecodeError),
-    "notes that are a number": lambda: with_notes(5),
-    "notes that are odd": lambda: with_notes([5, "\ud800", Text("x"), "n" * 1_000_000]),
-    "a long chain": lambda: chain(20_000),
-    "a circle of causes": lambda: circle("__cause__"),
-    "a circle of contexts": lambda: circle("__context__"),
-    "a deep group": lambda: nested(500),
-    "a wide group": lambda: ExceptionGroup("wide", [ValueError(number) for number in range(100_000)]),
-    "a group that cannot be split": lambda: overriding(base=ExceptionGroup, split=bite, subgroup=bite, derive=bite),
-    "a group without members": lambda: overriding(base=ExceptionGroup, exceptions=property(bite)),
-    "a long text": lambda: ValueError("x" * 20_000_000),
-    "lone surrogates": lambda: ValueError("a\ud800b"),
-    "a text that is no line": lambda: ValueError("a\0b\nERROR forged\x1b[2J"),
-    "MemoryError": MemoryError,
-    "RecursionError": RecursionError,
-    "StopIteration": lambda: StopIteration(5),
-    "StopAsyncIteration": StopAsyncIteration,
-    "GeneratorExit": GeneratorExit,
-    "SystemExit": lambda: SystemExit("text"),
-    "KeyboardInterrupt": KeyboardInterrupt,
-    "asyncio.CancelledError": asyncio.CancelledError,
-    "a forged Cancelled": lambda: trio.Cancelled._create(source="unknown"),
-    "a group of exits": lambda: BaseExceptionGroup("exits", [SystemExit(1), KeyboardInterrupt()]),
-    "BaseException": BaseException,
-}
-
-
-def endless() -> Any:
-    value: list[Any] = []
-    value.append(value)
-    return value
-
-
-VALUES: dict[str, Callable[[], Any]] = {
-    "an object": object,
-    "a list that holds itself": endless,
-    "a lone surrogate": lambda: "\ud800",
-    "a dict that bites": lambda: type("D", (dict,), {"items": bite, "__iter__": bite})({object(): 1}),
-    "a class that bites": type("O", (), {"__class__": property(bite), "__getattribute__": bite}),
-    "a generator": lambda: (number for number in range(3)),
-}
 
 
 def make_app(server: Any) -> tuple[Repid, list[int], set[tuple[str, str]]]:
@@ -186,18 +47,6 @@ def make_app(server: Any) -> tuple[Repid, list[int], set[tuple[str, str]]]:
     app = Repid(Connection(server))
     app.include_router(router)
     return app, done, begun
-
-
-PLACES = [(run, broker) for run in ("trio", "asyncio") for broker in ("memory", "sqlite")]
-
-
-def share_of(place: int, names: Iterable[str]) -> list[str]:
-    """The part of the names that is tried in this place: a quarter by the seed, or with REPID_TEST_ALL=1 all of them."""
-    chosen = sorted(names)
-    if os.environ.get("REPID_TEST_ALL"):
-        return chosen
-    random.Random(os.environ.get("REPID_TEST_SEED", "0")).shuffle(chosen)
-    return chosen[place :: len(PLACES)]
 
 
 @pytest.mark.real_time
@@ -235,6 +84,65 @@ def test_hostile_actors_fail_alone_and_their_neighbours_are_acknowledged(place: 
 async def _dead(limit: int) -> Any:
     for message in await Queue("q").get_messages("dead", limit=limit):
         yield message
+
+
+class Row(msgspec.Struct):
+    number: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.name:
+            error = ERRORS[self.name]()
+            raise error
+
+
+BATCH_PLACES = ["raises", "returns an error", "returns a value", "returns", "reads"]
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("place", range(len(BATCH_PLACES)), ids=BATCH_PLACES)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_batch_that_does_harm_fails_alone_and_its_neighbours_are_acknowledged(place: int) -> None:
+    names = share_of(place % 4, VALUES if BATCH_PLACES[place] in {"returns", "returns a value"} else ERRORS)
+    router = Router(queue="q", store_result=True)
+    written: list[int] = []
+
+    @router.actor(batch=3)
+    async def raises(batch: list[str]) -> None:
+        error = ERRORS[batch[0]]()
+        raise error
+
+    @router.actor(batch=3)
+    async def returns_an_error(batch: list[str]) -> list[Any]:
+        return [None if each == "innocent" else ERRORS[each]() for each in batch]
+
+    @router.actor(batch=3)
+    async def returns_a_value(batch: list[str]) -> list[Any]:
+        return [None if each == "innocent" else VALUES[each]() for each in batch]
+
+    @router.actor(batch=3)
+    async def returns(batch: list[str]) -> Any:
+        return VALUES[batch[0]]()
+
+    @router.actor(batch=3)
+    async def reads(batch: list[Row]) -> None:
+        written.extend(row.number for row in batch)
+
+    app = Repid(Connection(InMemoryServer()))
+    app.include_router(router)
+    topic = BATCH_PLACES[place].replace(" ", "_")
+    is_alone = topic in {"returns_an_error", "returns_a_value", "reads"}
+    async with app.magic():
+        for name in names:
+            payloads: list[Any] = ["innocent", name, "innocent"] if is_alone else [name] * 3
+            if topic == "reads":
+                payloads = [{"number": 0}, {"number": 1, "name": name}, {"number": 2}]
+            await app.send_messages_json(channel="q", headers={"topic": topic}, payloads=payloads)
+            report = await app.run_worker(burst=True)
+            assert (report.succeeded, report.dead, report.unsettled) == ((2, 1, 0) if is_alone else (0, 3, 0))
+        counts = await Queue("q").counts()
+    assert (counts.ready, counts.leased, counts.dead) == (0, 0, len(names) * (1 if is_alone else 3))
+    assert written == ([0, 2] * len(names) if topic == "reads" else [])
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -314,13 +222,19 @@ class Biting(logging.Handler):
     """A handler that raises in its `emit`, and counts how often it is called."""
 
     calls = 0
+    fault: BaseException = RuntimeError("the disk of the log is full")
 
     def emit(self, record: Any) -> None:
         self.calls += 1
-        raise RuntimeError("the disk of the log is full")
+        raise self.fault
 
 
-async def test_a_logging_handler_that_raises_ends_no_worker(app: Repid, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("the disk of the log is full"), SystemExit("the disk of the log is full")]
+)
+async def test_a_logging_handler_that_raises_ends_no_worker(
+    app: Repid, capsys: pytest.CaptureFixture[str], fault: BaseException
+) -> None:
     import logging
 
     router = Router(retries=1, retry_policy=lambda _: 0.0)
@@ -334,6 +248,7 @@ async def test_a_logging_handler_that_raises_ends_no_worker(app: Repid, capsys: 
 
     app.include_router(router)
     handler = Biting()
+    handler.fault = fault
     logger = logging.getLogger("repid.worker")
     logger.addHandler(handler)
     try:
@@ -355,3 +270,26 @@ def test_a_log_record_names_the_place_of_the_call(caplog: pytest.LogCaptureFixtu
     assert (record.funcName, record.getMessage()) == (sys._getframe().f_code.co_name, "said it")
     assert record.exc_info is not None
     assert record.exc_text == "ValueError: x"
+
+
+def test_where_logging_is_not_to_tell_of_its_failures_it_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise ValueError("the handler")
+
+    logger = logging.getLogger("repid.worker")
+    handler = Broken()
+    logger.addHandler(handler)
+    try:
+        Log("repid.worker").warning("1")
+        assert "ValueError: the handler" in capsys.readouterr().err
+        monkeypatch.setattr(logging, "raiseExceptions", False)
+        Log("repid.worker").warning("2")
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(logging, "raiseExceptions", True)
+        monkeypatch.setattr(sys, "stderr", None)
+        Log("repid.worker").warning("3")
+    finally:
+        logger.removeHandler(handler)

@@ -85,13 +85,13 @@ async def test_a_lost_lease_cancels_the_actor_and_its_message_runs_again_elsewhe
     async def work(task_status: trio.TaskStatus[Handle]) -> None:
         first.append(await app.run_worker(task_status=task_status))
 
-    await send(app, "slow")
-    zero = trio.current_time()
     async with trio.open_nursery() as nursery:
         handle: Handle = await nursery.start(work)
-        await trio.sleep(1)
+        await trio.sleep(1)  # so that the lease does not end at a moment when leases are extended
+        zero = trio.current_time()
+        await send(app, "slow")
         server.failures["extend"] = 100
-        await trio.sleep(60)
+        await trio.sleep(61)
         handle.stop()
     server.heal()
     assert first == [Report(processed=1, refused=1)]
@@ -101,6 +101,31 @@ async def test_a_lost_lease_cancels_the_actor_and_its_message_runs_again_elsewhe
     assert runs[0][1] - zero <= 60  # before anybody else could have it
     assert runs[0][1] <= runs[1][0]
     assert "lost the lease" in caplog.text
+
+
+async def test_a_lease_is_believed_lost_when_it_ends_though_the_broker_does_not_answer_just_then(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    ended: list[float] = []
+
+    @router.actor
+    async def slow() -> None:
+        try:
+            await trio.sleep(1000)
+        finally:
+            ended.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(103)
+        server.hanging.add("extend")
+        leased = trio.current_time()
+        await send(app, "slow")
+        await trio.sleep(100)
+        assert len(ended) == 1
+        assert ended[0] <= leased + 60
+        server.heal()
+        handle.stop()
 
 
 async def test_a_lost_lease_is_counted_in_the_message_and_uses_no_attempt(

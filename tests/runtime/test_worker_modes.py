@@ -50,7 +50,6 @@ async def test_always_ack_acknowledges_however_it_ends(
 async def test_the_outbox_of_a_failure_that_is_acknowledged_is_dropped(
     app: Repid, router: Router, server: UnreliableServer, options: Any, how: str
 ) -> None:
-    @router.actor(timeout=1, **options)
     async def job(message: Message) -> None:
         await message.outbox.send_message(channel="replies", payload=b"")
         if how == "raises":
@@ -58,6 +57,7 @@ async def test_the_outbox_of_a_failure_that_is_acknowledged_is_dropped(
         if how == "times out":
             await trio.sleep_forever()
 
+    router.actor(timeout=1, **options)(job)
     await server.declare(["replies"])
     await send(app, "job")
     await app.run_worker(burst=True)

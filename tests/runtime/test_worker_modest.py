@@ -151,16 +151,25 @@ def _with_priority() -> Job:
 
 
 JOBS: dict[str, tuple[Callable[[], Job], str]] = {
-    "priority": (_with_priority, "option 'priority', which Server does not support"),
-    "delay": (lambda: Job("a", delay=5), "option 'delay', which Server does not support"),
+    "priority": (_with_priority, r"option 'priority', which Server\(ModestDriver\) does not support"),
+    "delay": (lambda: Job("a", delay=5), r"option 'delay', which Server\(ModestDriver\) does not support"),
     "deferred_until": (
         lambda: Job("a", deferred_until=datetime.now(UTC) + timedelta(hours=1)),
-        "option 'delay', which Server does not support",
+        r"option 'delay', which Server\(ModestDriver\) does not support",
     ),
-    "ttl": (lambda: Job("a", ttl=5), "option 'ttl', which Server does not support"),
-    "store_result": (lambda: Job("a", store_result=True), "store_result=True, but Server keeps no results"),
-    "id_": (lambda: Job("a", id_="x"), "job 'a' has id_='x', which makes it unique, but Server does not compare ids"),
-    "deferred_by": (lambda: Job("a", deferred_by=5), "job 'a' is recurring, but Server keeps no schedules"),
+    "ttl": (lambda: Job("a", ttl=5), r"option 'ttl', which Server\(ModestDriver\) does not support"),
+    "store_result": (
+        lambda: Job("a", store_result=True),
+        r"store_result=True, but Server\(ModestDriver\) keeps no results",
+    ),
+    "id_": (
+        lambda: Job("a", id_="x"),
+        r"job 'a' has id_='x', which makes it unique, but Server\(ModestDriver\) does not compare ids",
+    ),
+    "deferred_by": (
+        lambda: Job("a", deferred_by=5),
+        r"job 'a' is recurring, but Server\(ModestDriver\) keeps no schedules",
+    ),
 }
 
 
@@ -194,7 +203,9 @@ CALLS: dict[str, tuple[Callable[[], Awaitable[object]], str]] = {
 async def test_a_queue_says_what_its_server_cannot_do(call: str, autojump_clock: MockClock) -> None:
     make, text = CALLS[call]
     async with make_app(ModestDriver()).magic():
-        with pytest.raises(NotSupported, match=f"Server {text}.*use a server that has it, such as SQLiteServer"):
+        with pytest.raises(
+            NotSupported, match=rf"Server\(ModestDriver\) {text}.*use a server that has it, such as SQLiteServer"
+        ):
             await make()
 
 
@@ -209,7 +220,7 @@ async def test_a_handle_says_what_its_server_cannot_do(autojump_clock: MockClock
             await handle.status()
         with pytest.raises(NotSupported, match=r"cannot fetch results.*or give it one as state="):
             await handle.result
-        with pytest.raises(NotSupported, match="cannot keep schedules"):
+        with pytest.raises(NotSupported, match="keeps no schedules"):
             await app.schedules.list()
 
 
@@ -221,7 +232,9 @@ async def test_an_actor_with_a_schedule_is_refused_when_the_worker_starts(autoju
 
     app.include_router(router)
     async with app.magic():
-        with pytest.raises(NotSupported, match="actor 'tick' has a schedule, but Server keeps no schedules"):
+        with pytest.raises(
+            NotSupported, match=r"actor 'tick' has a schedule, but Server\(ModestDriver\) keeps no schedules"
+        ):
             await run(app)
 
 
@@ -234,7 +247,9 @@ async def test_an_actor_that_stores_results_is_refused_when_the_worker_starts(au
 
     app.include_router(router)
     async with app.magic():
-        with pytest.raises(NotSupported, match="actor 'compute' has store_result=True, but Server keeps no results"):
+        with pytest.raises(
+            NotSupported, match=r"actor 'compute' has store_result=True, but Server\(ModestDriver\) keeps no results"
+        ):
             await run(app)
 
 
@@ -260,8 +275,36 @@ async def test_a_result_that_nobody_keeps_is_left_out_with_a_warning(
             await run(worker, messages_limit=2)
     assert driver.dead == driver.ready == []
     assert [record.getMessage().partition(", but ")[2] for record in caplog.records] == [
-        "Server keeps no results: it is left out, and so are all others"
+        "Server(ModestDriver) keeps no results: it is left out, and so are all others"
     ]
+
+
+async def test_ids_that_the_sender_chose_are_refused_where_ids_are_not_compared(autojump_clock: MockClock) -> None:
+    driver = ModestDriver()
+    app, router, refused = make_app(driver), Router(), []
+    app.servers.register_server("other", InMemoryServer())
+
+    @router.actor
+    async def send(message: Message) -> None:
+        for producer in (message, message.outbox):
+            with pytest.raises(
+                NotSupported, match=r"message_id was given, .* does not compare ids: leave message_id out"
+            ):
+                await producer.send_message(channel="replies", payload=b"", message_id="1")
+            refused.append(producer)
+        await message.send_message(channel="replies", payload=b"", message_id="1", server_name="other")
+        await message.outbox.send_message(channel="replies", payload=b"")
+
+    app.include_router(router)
+    async with app.magic():
+        with pytest.raises(NotSupported, match="message_id was given"):
+            await app.send_message_json(channel="default", message_id="1", headers={"topic": "send"})
+        await app.send_message_json(channel="default", headers={"topic": "send"})
+        await run(app, messages_limit=1)
+        counts = await app.server("other").counts("replies")
+    assert len(refused) == 2
+    assert counts.ready == 1
+    assert [stored.envelope.queue for stored in driver.ready] == ["replies"]
 
 
 # With the help of another server
@@ -296,6 +339,62 @@ async def test_results_and_schedules_may_be_kept_by_another_server(autojump_cloc
     assert [later - sooner for sooner, later in pairwise(ticks)] == pytest.approx([5] * 5, abs=1.1)
     assert (schedule.fired, schedule.skipped) == (len(ticks), 0)
     assert counts == [], "the server that keeps the schedules gets none of their messages"
+
+
+async def test_the_app_may_have_a_store_of_schedules_of_its_own_which_is_opened_with_it(
+    autojump_clock: MockClock,
+) -> None:
+    store, driver = InMemoryServer(), ModestDriver()
+    app = Repid(Connection(Server(driver)), schedule_store=store)
+    router, ticks, others = Router(), [], []
+
+    @router.actor(every=5)
+    async def tick() -> None:
+        ticks.append(trio.current_time())
+
+    @router.actor
+    async def other() -> None:
+        others.append(trio.current_time())
+
+    app.include_router(router)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, app)  # outside `magic()`: workers open the store too
+        nursery.start_soon(run, app)
+        await trio.sleep(1)
+        async with app.magic():
+            await Job("other", every=10).enqueue()
+            await trio.sleep(31)
+            [of_job, of_actor] = await app.schedules.list()
+            await app.schedules.remove("default:tick")
+        nursery.cancel_scope.cancel()
+    assert [later - sooner for sooner, later in pairwise(ticks)] == pytest.approx([5] * 5, abs=1.1)
+    assert (of_actor.fired, of_job.fired) == (len(ticks), len(others)) == (6, 3)
+    assert not store.is_connected
+
+
+async def test_a_store_of_schedules_serves_the_default_server_only(autojump_clock: MockClock) -> None:
+    store, main, other = InMemoryServer(), InMemoryServer(), Server(ModestDriver())
+    app, router, ticks = Repid(Connection(main), schedule_store=store), Router(), []
+    app.servers.register_server("other", other)
+
+    @router.actor(every=5)
+    async def tick(message: Message) -> None:
+        ticks.append(message.message_id)
+
+    app.include_router(router)
+    async with app.magic():
+        with pytest.raises(NotSupported, match=r"actor 'tick' has a schedule, but .* keeps no schedules"):
+            await app.run_worker(server_name="other")
+        with pytest.raises(NotSupported, match=r"job 'a' is recurring, but .* keeps no schedules"):
+            await Job("a", every=5, server_name="other").enqueue()
+        job = Job("absent", every=10)
+        await job.enqueue()
+        await run(app, seconds=11)
+        assert (await job.status()).state in {"ready", "scheduled"}
+        assert await main.schedules() == []
+        [_, kept] = await store.schedules()
+    assert (kept.schedule.name, kept.fired) == ("default:tick", 2)
+    assert len(set(ticks)) == 2
 
 
 async def test_a_file_keeps_results_and_schedules_of_a_server_that_cannot(tmp_path: Path) -> None:

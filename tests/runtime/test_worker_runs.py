@@ -10,6 +10,7 @@ import trio
 from aids import UnreliableServer, send, total
 
 from repid import Counts, Envelope, Handle, Job, Message, Repid, Report, Router, catch_all_routing_strategy
+from repid.actors.routing import Predicate
 
 word: ContextVar[str] = ContextVar("word", default="unset")
 
@@ -290,9 +291,12 @@ async def test_start_is_over_when_the_worker_really_consumes(
         handle.stop()
 
 
-async def test_a_worker_without_actors_returns_at_once(app: Repid, server: UnreliableServer) -> None:
+async def test_a_worker_without_actors_returns_at_once_and_says_why(
+    app: Repid, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
     started = trio.current_time()
     assert await app.run_worker() == Report()
+    assert "the worker has no actors, so it ends at once: add them to its app" in caplog.text
     async with trio.open_nursery() as nursery:
         handle: Handle = await nursery.start(app.run_worker)
         handle.stop()
@@ -368,3 +372,23 @@ async def test_a_message_that_was_held_and_not_started_in_time_expires(
         await app.run_worker()
     [dead] = await server.browse("default", "dead")
     assert dead.reason == "expired"
+
+
+async def test_an_actor_takes_its_topic_beside_one_that_has_a_routing_strategy(app: Repid, router: Router) -> None:
+    ran: list[str] = []
+
+    def odd(*, actor_name: str) -> Predicate:
+        return lambda envelope: envelope.topic == f"{actor_name}!"
+
+    @router.actor(routing_strategy=odd)
+    async def picky() -> None:
+        ran.append("picky")
+
+    @router.actor
+    async def plain() -> None:
+        ran.append("plain")
+
+    for topic in ("plain", "picky!"):
+        await send(app, topic)
+    assert (await app.run_worker(messages_limit=2)).succeeded == 2
+    assert sorted(ran) == ["picky", "plain"]

@@ -15,7 +15,7 @@ import trio.testing
 from aids import UnreliableServer, run_virtual, send
 
 from repid import Counts, Handle, Message, Repid, Report, Router, UsageError, Worker
-from repid.runtime.signals import comes_from_ctrl_c
+from repid.ctrl_c import comes_from_ctrl_c
 
 
 async def test_stop_lets_running_actors_finish(app: Repid, router: Router, server: UnreliableServer) -> None:
@@ -123,12 +123,13 @@ async def test_held_and_not_started_deliveries_are_released_by_a_stop(
 
 
 async def test_a_stop_inside_an_actor_starts_nothing_more(app: Repid, router: Router, server: UnreliableServer) -> None:
-    handle = Handle()
+    handle: Handle | None = None
     ran: list[int] = []
 
     @router.actor
     async def job(i: int) -> None:
         ran.append(i)
+        assert handle is not None
         handle.stop()
 
     for i in range(40):
@@ -731,7 +732,7 @@ async def test_a_worker_waits_for_a_broker_that_is_away_when_it_starts(
     before = trio.current_time()
     async with trio.open_nursery() as nursery:
         handle: Handle = await nursery.start(app.run_worker)
-        assert 20 < trio.current_time() - before < 60
+        assert 5 < trio.current_time() - before < 12.5  # ten pauses, each of which grows to 1.25 seconds at the most
         await trio.sleep(1)
         handle.stop()
     assert len(ran) == 1

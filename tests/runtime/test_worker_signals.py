@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import pytest
 import trio
+from aids import read_rest
 
 from repid import Connection, InMemoryServer, Job, Repid, Router
 
@@ -55,7 +56,7 @@ async def blocking(seconds: float) -> None:
 app.include_router(router)
 
 async def tell(handle):
-    while not handle._stopped:
+    while not handle._control._stopped:
         await trio.sleep(0.005)
     print("stopping", flush=True)
 
@@ -94,7 +95,7 @@ def run_and_signal(actor: str, seconds: float, grace: float, *signals: signal.Si
             assert output.readline() == b"stopping\n"  # or two of a kind that come at once would count as one
             for number in signals[1:]:
                 process.send_signal(number)
-            rest, _ = process.communicate(timeout=10)
+            rest, _ = read_rest(process)
         finally:
             process.kill()  # which does nothing to one that has ended
     return process.returncode, json.loads(rest)

@@ -7,6 +7,7 @@ import trio
 from aids import UnreliableServer, send
 
 from repid import Handle, Message, Repid, Report, Router, UsageError, Worker, catch_all_routing_strategy
+from repid.runtime import Control
 
 
 async def test_a_handle_counts_what_runs_and_what_waits_for_room(app: Repid, router: Router) -> None:
@@ -118,4 +119,4 @@ async def test_the_handle_of_a_worker_without_actors_has_an_empty_report(app: Re
 
 def test_a_handle_of_no_worker_says_how_to_get_one() -> None:
     with pytest.raises(UsageError, match=r"nursery\.start"):
-        Handle().statistics()
+        Control().handle.statistics()

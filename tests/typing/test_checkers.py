@@ -1,4 +1,4 @@
-"""mypy --strict and pyright both accept what users write: the README's programs, and one with asserted types.
+"""mypy --strict and pyright both accept what users write: the programs of README and docs, and one with asserted types.
 
 `make types` has them read the package and the examples.
 """
@@ -24,13 +24,16 @@ CHECKERS = {
 
 @pytest.fixture
 def programs(tmp_path: Path) -> list[Path]:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     files = []
-    for number, block in enumerate(BLOCK.finditer(readme)):
-        line = readme.count("\n", 0, block.start()) + 2
-        file = tmp_path / f"readme_{number}.py"
-        file.write_text("\n" * (line - 1) + block[1], encoding="utf-8")  # so that lines are the README's
-        files.append(file)
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        if page.stem == "writing-a-broker":
+            continue  # its programs import the driver of tests/modest_driver.py, which `make types` reads
+        text = page.read_text(encoding="utf-8")
+        for number, block in enumerate(BLOCK.finditer(text)):
+            line = text.count("\n", 0, block.start()) + 2
+            file = tmp_path / f"{page.stem.replace('-', '_')}_{number}.py"
+            file.write_text("\n" * (line - 1) + block[1], encoding="utf-8")  # so that lines are the page's
+            files.append(file)
     assert len(files) > 5
     program = tmp_path / "program.py"
     program.write_text((ROOT / "tests" / "typing" / "program.py").read_text(encoding="utf-8"), encoding="utf-8")

@@ -1,0 +1,99 @@
+"""A claim finds the first messages of many topics without a look at each of them, and finds the same. Time is virtual."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repid import PrioritiesT
+from repid.brokers.memory import tending
+from repid.brokers.memory.record import Record, Subscription
+from repid.brokers.memory.store import Store
+from repid.delivery import ACK, Delivery, Release, Settlement
+from repid.envelope import Envelope, Options
+from repid.ports import ANYTHING, AtMost, Topics
+
+TOPICS = [f"t{number}" for number in range(300)]
+STEPS = ("send", "send", "send", "claim", "claim", "claim_of_few", "claim_limited", "give_back", "cancel", "flush")
+
+
+class Bench:
+    """A store with three consumers, and what each of them ought to get next."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = Random(seed)
+        self.store = Store(lease_timeout=60)
+        self.store.directory.declare(["q"])
+        half: Topics = frozenset(TOPICS[:200])
+        few: Topics = frozenset(TOPICS[150:160])
+        self.all_of_it, self.some, self.few = (Subscription({"q": topics}) for topics in (None, half, few))
+        for subscription in (self.some, self.few):
+            self.store.directory.open(subscription)
+        self.now = 0.0
+        self.sent = 0
+        self.held: list[Delivery] = []
+
+    def send(self) -> None:
+        envelopes = []
+        for _ in range(self.chance.choice([1, 3, 400])):
+            self.sent += 1
+            topic, priority = self.chance.choice(TOPICS), self.chance.choice([None, *PrioritiesT])
+            options = Options(priority=priority)
+            envelopes.append(Envelope(str(self.sent), "q", b"", headers={"topic": topic}, options=options))
+        assert not any(self.store.publish(envelopes, self.now))
+
+    def expected(self, subscription: Subscription, limit: int, cap: int | None = None) -> list[str]:
+        """The ids that a claim ought to give, found by sorting everything."""
+        topics, channel = subscription.queues["q"], self.store.channels["q"]
+        ready = [record for lane in channel.lanes.values() for record in lane.records()]
+        chosen: list[Record] = []
+        for record in sorted(ready, key=lambda each: (each.rank, each.order)):
+            topic = record.envelope.topic
+            if topics is not None and topic not in topics and topic not in channel.strays:
+                continue
+            if cap is not None and sum(each.envelope.topic == topic for each in chosen) == cap:
+                continue
+            chosen.append(record)
+        return [record.envelope.id for record in chosen[:limit]]
+
+    def claim_of(self, subscription: Subscription, at_most: AtMost = ANYTHING, cap: int | None = None) -> None:
+        limit = self.chance.choice([1, 7, 40])
+        expected = self.expected(subscription, limit, cap)
+        found = self.store.receive(subscription, limit, at_most, self.now)
+        assert [delivery.envelope.id for delivery in found] == expected
+        self.held += found
+
+    def claim(self) -> None:
+        self.claim_of(self.chance.choice([self.some, self.all_of_it]))
+
+    def claim_of_few(self) -> None:
+        self.claim_of(self.few)
+
+    def claim_limited(self) -> None:
+        self.claim_of(self.some, AtMost(topics={("q", topic): 1 for topic in TOPICS}), cap=1)
+
+    def give_back(self) -> None:
+        self.chance.shuffle(self.held)
+        some, self.held = self.held[:20], self.held[20:]
+        verdicts = [Settlement(each, ACK if self.chance.random() < 0.5 else Release()) for each in some]
+        self.store.settle(verdicts, self.now)
+
+    def cancel(self) -> None:
+        for id_ in self.chance.sample(range(1, self.sent + 1), min(self.sent, 60)):
+            self.store.cancel(str(id_), self.now)
+
+    def flush(self) -> None:
+        if self.chance.random() < 0.1:
+            tending.flush(self.store, "q", self.now)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.lists(st.sampled_from(STEPS), min_size=10, max_size=60))
+def test_claims_from_hundreds_of_topics_come_in_the_order_of_all_ready_messages(seed: int, steps: list[str]) -> None:
+    bench = Bench(seed)
+    bench.send()
+    for step in steps:
+        bench.now += bench.chance.choice([0, 0, 1, 70])
+        getattr(bench, step)()
