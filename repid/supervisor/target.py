@@ -91,7 +91,12 @@ def _import(name: str) -> types.ModuleType:
 
 
 def _is_app(value: object) -> TypeGuard[Application]:
-    return not isinstance(value, type) and hasattr(value, "run_worker") and hasattr(value, "magic")
+    if isinstance(value, type):
+        return False
+    try:
+        return hasattr(value, "run_worker") and hasattr(value, "magic")
+    except Exception:  # noqa: BLE001  INJECTED, or a proxy that has no request
+        return False
 
 
 def find_target(app: Application) -> Target:

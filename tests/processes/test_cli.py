@@ -114,6 +114,22 @@ def test_wrong_use_is_one_clear_line_and_exit_code_2(
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["worker", "schedules", "queues"])
+def test_objects_of_a_program_that_raise_when_they_are_asked_are_no_apps(
+    program: Program, repid: Command, command: str
+) -> None:
+    program.add("""
+class Proxy:
+    def __getattr__(self, name):
+        raise RuntimeError("there is no request")
+from repid import INJECTED as injected
+request = Proxy()
+""")
+    assert repid(command, "jobs:celery") == (2, "", "repid: module 'jobs' has no 'celery'; its apps are: app\n")
+    code, _, errors = repid(command, "jobs:request")
+    assert (code, errors.startswith("repid: 'jobs:request' is no Repid app, but <")) == (2, True)
+
+
 @pytest.mark.parametrize("arguments", [["worker"], ["queues"], ["dead", "default"], ["requeue", "default"]])
 def test_a_server_that_the_app_does_not_have_is_one_clear_line_and_exit_code_2(
     repid: Command, arguments: list[str]
