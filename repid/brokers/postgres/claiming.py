@@ -158,13 +158,10 @@ _EXTEND = statement(
     "int8",
 )
 _EXTEND_FROM_A_THREAD = statement(
-    """
-    WITH mine AS MATERIALIZED (
-        SELECT l.seq, t.more FROM unnest($1, $2, $3) AS t (seq, token, more), LATERAL (
-            SELECT seq FROM {s}.lease WHERE lease.seq = t.seq AND lease.token = t.token FOR UPDATE SKIP LOCKED
-        ) AS l
-    )
-    UPDATE {s}.lease SET until = greatest(until, {s}.clock() + mine.more) FROM mine WHERE lease.seq = mine.seq
+    f"""
+    WITH mine AS MATERIALIZED (SELECT seq FROM {{s}}.lease WHERE {OURS} FOR UPDATE SKIP LOCKED)
+    UPDATE {{s}}.lease SET until = greatest(until, {{s}}.clock() + ($3)[array_position($2, token)])
+    WHERE seq = ANY(ARRAY(SELECT seq FROM mine))
     """,
     "int8[]",
     "int8[]",
