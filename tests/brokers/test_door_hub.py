@@ -113,6 +113,32 @@ async def test_when_the_leader_leaves_another_leads(way: str, autojump_clock: Mo
         engine.change()
 
 
+async def test_one_that_is_cancelled_as_it_is_to_lead_makes_another_lead(autojump_clock: MockClock) -> None:
+    engine = Engine()
+    leader, next_one = trio.CancelScope(), trio.CancelScope()
+
+    async def ask(wait: float) -> News | None:
+        try:
+            return await engine.ask(wait)
+        finally:
+            next_one.cancel()  # it wakes up cancelled, and does so after the leader has chosen it
+
+    hub = Hub(ask)
+
+    async def wait(scope: trio.CancelScope) -> None:
+        with scope:
+            await wait_for(hub, engine, 1)
+
+    async with trio.open_nursery() as nursery:
+        for scope in (leader, next_one, trio.CancelScope()):
+            nursery.start_soon(wait, scope)
+            await wait_all_tasks_blocked()
+        leader.cancel()
+        await wait_all_tasks_blocked()
+        assert engine.is_asked
+        engine.change()
+
+
 async def test_whom_news_does_not_concern_goes_on_waiting(autojump_clock: MockClock) -> None:
     hub = Hub(silence)
     woken: list[str] = []

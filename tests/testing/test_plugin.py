@@ -91,7 +91,7 @@ def test_without_an_app_it_says_what_to_do(project: pytest.Pytester) -> None:
     project.makepyfile(test_shop="def test_it(repid_app): ...")
     result = run(project)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(['*say repid_app = "shop.jobs:app"*'])
+    result.stdout.fnmatch_lines(['*UsageError: repid_app does not know the app: say repid_app = "shop.jobs:app"*'])
 
 
 def test_what_is_no_app_is_named(project: pytest.Pytester) -> None:
