@@ -433,7 +433,7 @@ WORKLOADS = (
         contenders=WITH_QUEUE,
         arguments={"messages": 1_000_000, "batch": 1_000},
         quick={"messages": 20_000},
-        metrics=(Metric("bytes", "A ready message", "bytes", better="less", targets=(Target(700),)),),
+        metrics=(Metric("bytes", "A ready message", "bytes", better="less", targets=(Target(300),)),),
         once=True,
     ),
     Workload(
