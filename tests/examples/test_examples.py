@@ -206,7 +206,8 @@ def test_a_job_tells_its_progress_from_another_process(tmp_path: Path) -> None:
         for process in processes:
             process.terminate()
             process.wait(timeout=30)
-    assert_order(lines, "data: running 1", "data: running 2", "data: running 3", "data: success 0")
+    # The job ends as soon as it has told the third minute, so a watcher may hear of the end alone.
+    assert_order(lines, "data: running 1", "data: running 2", "data: success 0")
 
 
 def test_some_of_many_jobs_fail_and_the_others_are_gathered() -> None:
