@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -75,9 +74,7 @@ def _is_open(number: int) -> bool:
 
 
 def _prctl() -> Callable[[int, int], int] | None:
-    if sys.platform != "linux":
-        return None
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError):  # other systems than Linux have none
         function: Callable[[int, int], int] = ctypes.CDLL(None).prctl
         return function
     return None

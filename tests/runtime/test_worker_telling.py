@@ -11,6 +11,7 @@ import trio
 from aids import UnreliableServer, send
 
 from repid import (
+    CallRecord,
     ConfigurationError,
     Connection,
     DeadMessage,
@@ -336,3 +337,21 @@ async def test_all_queues_are_listed_with_ages_and_readers(app: Repid, runs: Rou
 def test_an_app_without_actors_is_not_run() -> None:
     with pytest.raises(ConfigurationError, match="has no actors to run"):
         Repid(Connection(InMemoryServer())).run(burst=True)
+
+
+async def test_a_worker_reports_nothing_while_there_is_no_progress(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @router.actor
+    async def count(message: Message) -> None:
+        await message.progress(1, 2)
+
+    calls: list[CallRecord] = []
+    server.add_instrument(calls.append)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.run_worker)
+        await trio.sleep(10)
+        await send(app, "count")
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert {call.count for call in calls if call.name == "report"} == {1}
