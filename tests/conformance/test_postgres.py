@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,9 +11,10 @@ import psycopg
 import pytest
 from engines.postgres import Postgres
 
-from repid import Server
+from repid import Envelope, Server
 from repid.brokers.postgres import PostgresServer
-from repid.ports import Broker
+from repid.delivery import MOST_LOST
+from repid.ports import AtMost, Broker
 from repid.testing import CHECKS, Check, Cut, check_broker
 
 FOLLOWS_THE_WALL_CLOCK = "a_step_of_the_wall_clock_ends_no_lease"
@@ -84,3 +86,20 @@ async def test_the_postgres_engine_behind_a_link_that_breaks(
 
     report = await check_broker(open_cut, only=[check], clock=clock, cut=cut)
     assert set(report.skipped.values()) <= {"needs leases=connection"}
+
+
+async def test_what_is_told_of_a_poisonous_message_has_its_times_in_seconds(
+    postgres: Postgres, schema: str, clock: ServersClock
+) -> None:
+    server = PostgresServer(postgres.url, schema=schema, lease_timeout=10)
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            await server.publish([Envelope("killer", "q", b"")])
+            for _ in range(MOST_LOST):
+                assert len(await consumer.receive(1, at_most=AtMost(alone=True), max_wait=5)) == 1
+                clock.advance(20)
+                assert await consumer.rescue() == 1
+        [dead] = await server.browse("q", "dead")
+    assert dead.failure is not None
+    assert re.search(r"within 16\d\.\d s: .*, 2\d\.\d s before it was given up", dead.failure.text)

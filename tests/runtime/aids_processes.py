@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -33,6 +34,36 @@ def fork_and_hang(file: str) -> None:
         time.sleep(60)
         os._exit(0)
     hang_with(file, child)
+
+
+def fork_in_a_thread(file: str) -> None:
+    """The child writes which pipes it has, which it inherited, and goes on when the thread that forked it has ended."""
+    part, children = Path(f"{file}.part"), list[int]()
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            part.write_text(" ".join(pipes()), encoding="ascii")
+            time.sleep(0.3)
+            part.rename(file)
+            os._exit(0)
+        children.append(child)
+        for _ in range(500):
+            if part.exists():
+                return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    os.waitpid(children[0], 0)
+
+
+def pipes() -> list[str]:
+    """The pipes that are open here, but for the standard files and the one that leads to the resource tracker."""
+    kept = {"0", "1", "2", str(resource_tracker._resource_tracker._fd)}  # type: ignore[attr-defined]  # it has no other name
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.name not in kept and link.is_symlink()]
+    return [link.name for link in links if str(link.readlink()).startswith("pipe:")]
 
 
 def fork_and_return(file: str) -> None:

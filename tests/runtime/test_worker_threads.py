@@ -408,6 +408,18 @@ async def test_a_child_that_a_process_has_forked_neither_defeats_the_timeout_nor
     assert await is_gone(int(await trio.Path(file).read_text("ascii")))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+async def test_a_child_of_a_thread_in_a_process_outlives_the_thread_and_has_no_pipes_of_the_pool(
+    app: Repid, router: Router, tmp_path: Path
+) -> None:
+    file = tmp_path / "child"
+    router.actor(run_in_process=True)(aids_processes.fork_in_a_thread)
+    await send(app, "fork_in_a_thread", file=str(file))
+    with trio.fail_after(50):
+        assert (await app.run_worker(burst=True)).succeeded == 1
+    assert await trio.Path(file).read_text("ascii") == ""
+
+
 async def test_what_a_process_raises_comes_back(app: Repid, router: Router, server: UnreliableServer) -> None:
     router.actor(run_in_process=True)(aids_processes.fail)
     await send(app, "fail")
