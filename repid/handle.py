@@ -118,8 +118,6 @@ class JobHandle(msgspec.Struct, Generic[T], eq=False, weakref=True):
             )
         if wanted is False:
             return f"message {self.id!r} has ended, and no result was stored: its job says store_result=False"
-        if state not in {"gone", "dead"}:
-            return f"message {self.id!r} has ended as {state!r}, and its result has expired meanwhile (result_ttl)"
         why = "its result has expired (result_ttl)"
         if wanted is None:
             why = f"no result was asked for (store_result=True on its job or its actor), or {why}"
