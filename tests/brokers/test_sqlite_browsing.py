@@ -77,3 +77,15 @@ async def test_messages_are_found_by_their_ids_the_live_one_first(path: Path) ->
         for each, low, high in ((found[1][0], 55, 60), (found[2][0], 55, 60)):
             assert each.due_in is not None
             assert low < each.due_in <= high
+
+
+@pytest.mark.parametrize("category", ["ready", "scheduled", "leased", "dead"])
+async def test_a_page_may_be_larger_than_any_number_of_sqlite(path: Path, category: Category) -> None:
+    async with serving(path) as server, consuming(server) as consumer:
+        await server.publish([message("1", delay=100.0 if category == "scheduled" else None)])
+        if category in {"leased", "dead"}:
+            [delivery] = await now_ready(consumer)
+            if category == "dead":
+                await consumer.settle([Settlement(delivery, DeadLetter("failed"))])
+        assert len(await server.browse("q", category, limit=2**64)) == 1
+        assert await server.browse("q", category, limit=0) == []
