@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import trio
 
-from repid import Envelope, InMemoryServer, SQLiteServer
+from repid import Envelope, InMemoryServer, NotConnected, SQLiteServer
 from repid.delivery import (
     ACK,
     Ack,
@@ -84,6 +84,17 @@ async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path
             assert letter.envelope.id == "bad"
             assert letter.failure is not None
             letter.failure.text.encode()
+
+
+async def test_where_nothing_can_be_settled_the_first_error_is_raised(tmp_path: Path) -> None:
+    async with leased(tmp_path / "repid.db") as (_, consumer, deliveries):
+        pass
+    ledger = Ledger(10, 10)
+    ledger.lease(deliveries, NO_ACTORS, trio.current_time(), 60)
+    settler = Settler(consumer, ledger, Sending(()))
+    settler.put(Settlement(deliveries[0], ACK))
+    with pytest.RaisesGroup(NotConnected):
+        await settler.run()
 
 
 async def test_a_retry_that_cannot_be_written_stays_a_retry(tmp_path: Path) -> None:
