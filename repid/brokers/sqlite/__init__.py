@@ -1,7 +1,8 @@
 """The broker in an SQLite file: durable, without a server, for the processes of one machine.
 
 * `server`: what users open. `driver`: the driver behind the front door; each call is a request.
-* `file`: the file as trio's tasks see it. `requests`: requests one way, answers the other. `news`: what has changed.
+* `file`: the file as trio's tasks see it. `requests`: requests one way, answers the other. `bell`: how an answer wakes
+  its caller. `news`: what has changed.
 * `thread`, `change_watch`, `transactions`: the one thread that works on the file, what it sleeps for, group commit.
 * `store`: what all operations share. `publishing`, `claiming`, `settling`, `views`, `results`, `schedules` are the
   operations: synchronous, each inside a transaction that is open.

@@ -20,6 +20,11 @@ What an operation returned is an `Answer` until the transaction is over. A reque
 transaction was committed; after a rollback the answers are dropped, and each request is carried out again alone. What
 was taken is always answered or put back, also when the thread fails in between (`RequestQueue.refuse_taken`).
 
+A caller that comes while no other one waits for the bell (`bell`) waits for it itself, and is woken by it a turn earlier
+than by trio's own queue. Others that are answered in the same step are woken by that caller, all others by trio's queue.
+Who waits for the bell is `_listener`, from before its request is in the queue until the bell has woken it or it has
+withdrawn; so whoever is answered is found there if it has to be.
+
 A fork is invisible here: the thread closes the file and opens it again, and what waits stays in the queue. The child
 never touches the queue of its parent.
 """
@@ -38,6 +43,7 @@ from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken, current_task, re
 
 from ...envelope import Envelope
 from ...errors import RepidError
+from .bell import Bell
 from .file_events import FileEvents
 from .publishing import publish
 from .rows import Body
@@ -185,6 +191,9 @@ class RequestQueue:
         self._waiting: list[Request] = []
         self._taken: dict[Request, None] = {}
         self._closed: RepidError | None = None
+        self._bell = Bell()
+        self._listener: Request | None = None  # whose task the bell wakes; changed under the lock, on trio's side
+        self._rung_for: Sequence[Request] = ()  # what was answered when the bell was rung
         self.wake_up = WakeUp()
 
     # On trio's side
@@ -195,18 +204,25 @@ class RequestQueue:
         with self._lock:
             if self._closed is not None:
                 raise copy(self._closed)
+            if self._bell.listen():
+                self._listener = request
             self._waiting.append(request)
         self.wake_up.signal()
 
         def abort(raise_cancel: RaiseCancelT) -> Abort:
             with self._lock:
-                if request.state is WAITING:
-                    request.state = WITHDRAWN
-                    return Abort.SUCCEEDED
-                request.raise_cancel = raise_cancel
-                return Abort.FAILED
+                if request.state is not WAITING:
+                    request.raise_cancel = raise_cancel
+                    return Abort.FAILED
+                request.state = WITHDRAWN
+                if self._listener is request:
+                    self._listener = None
+                    self._bell.leave(raise_cancel)
+                return Abort.SUCCEEDED
 
         await wait_task_rescheduled(abort)
+        if self._listener is request:
+            self._hear()
         if request.state is WITHDRAWN:
             assert request.raise_cancel is not None
             request.raise_cancel()
@@ -216,6 +232,13 @@ class RequestQueue:
             finally:
                 request.error = None  # no cycle through the traceback
         return request.result
+
+    def _hear(self) -> None:
+        """The bell was rung, and has woken the task of the first one that it was rung for: the others are woken now."""
+        others = [request for request in self._rung_for if request is not self._listener]
+        self._bell.hear()
+        self._listener, self._rung_for = None, ()
+        _reschedule(others)
 
     # On the file's thread
 
@@ -299,7 +322,10 @@ class RequestQueue:
         return False
 
     def _wake(self, requests: Sequence[Request]) -> None:
-        if requests:
+        if self._listener is not None and self._listener in requests:
+            self._rung_for = requests
+            self._bell.ring()
+        elif requests:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(lambda: _reschedule(requests))
 
