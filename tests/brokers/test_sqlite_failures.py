@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import get_ident
 
 import pytest
 import trio
@@ -82,9 +83,11 @@ async def test_numbers_of_a_transaction_that_failed_are_not_used_again(path: Pat
         assert second.token // LEASES_TOLD_APART > first.token // LEASES_TOLD_APART + 20
 
 
-@pytest.mark.parametrize("statement", ["BEGIN", "SELECT directory", "fetch", "ROLLBACK"])
+@pytest.mark.parametrize("statement", ["BEGIN", "PRAGMA data_version", "SELECT directory", "fetch", "ROLLBACK"])
 async def test_a_failed_read_closes_no_consumer(path: Path, faults: Faults, statement: str) -> None:
     async with serving(path) as server, consuming(server) as consumer:
+        async with serving(path) as other:
+            await other.declare(["new"])  # now the directory has to be looked at
         faults.fail_once(statement)
         with pytest.raises(BrokerUnavailable):
             await server.counts("q")
@@ -184,14 +187,22 @@ async def test_who_waits_survives_a_data_version_that_cannot_be_asked(path: Path
     async with serving(path) as server, serving(path) as other, consuming(server) as consumer:
         async with trio.open_nursery() as nursery:
             received: list[Delivery] = []
+            in_transaction: set[int] = set()  # the threads that are
 
             async def wait() -> None:
                 received.extend(await consumer.receive(10))
                 nursery.cancel_scope.cancel()
 
+            def is_asked_for_news(step: str) -> bool:
+                if step.startswith("BEGIN"):
+                    in_transaction.add(get_ident())
+                elif step in {"COMMIT", "ROLLBACK"}:
+                    in_transaction.discard(get_ident())
+                return step == "PRAGMA data_version" and get_ident() not in in_transaction
+
             nursery.start_soon(wait)
             await idle()
-            faults.fail(lambda step: step == "PRAGMA data_version")
+            faults.fail(is_asked_for_news)
             await other.publish(messages("1"))
         assert ids(received) == ["1"]
         assert faults.failed

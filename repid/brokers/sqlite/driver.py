@@ -263,7 +263,7 @@ class SQLiteDriver:
         """Store results, in place of those with the same ids."""
         new = list(results_)
         await self._file.change(
-            lambda store: results.store(store.connection, store.now, new),
+            lambda store: store.store_results(new),
             touched=lambda _: [result.id for result in new],
         )
 

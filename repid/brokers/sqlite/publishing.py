@@ -11,7 +11,6 @@ from ...envelope import TOPIC, Envelope, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
 from ...ports import BrowsedMessage
 from ..shared.packing import pack
-from . import results
 from .bounding import Admission
 from .clock import micros
 from .directory import Channel
@@ -40,6 +39,8 @@ INSERT INTO ready SELECT lane, rank, seq FROM message WHERE seq BETWEEN ? AND ? 
 _MAKE_ONE_READY = "INSERT INTO ready (lane, rank, seq) VALUES (?, ?, ?)"
 """For a single message, without a look at its row."""
 
+_MEDIUM = micros(PrioritiesT.MEDIUM)
+
 _MAKE_SCHEDULED = """
 INSERT INTO scheduled SELECT due, seq, lane FROM message WHERE seq BETWEEN ? AND ? AND due IS NOT NULL
 """
@@ -56,6 +57,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 PLAIN_ROW = 4 + PLAIN_COLUMNS
 """Columns of a row that has neither due time nor expiry nor anything else but `PLAIN`."""
 
+_INSERT_PLAIN, _ = _COLUMNS[PLAIN_ROW]
+
 Row = tuple[object, ...]
 
 
@@ -69,6 +72,8 @@ def publish(
     outcomes: list[BrokerRefused | None] = [None] * len(envelopes)
     if not envelopes:
         return outcomes
+    if len(bodies) == 1 and len(bodies[0]) == PLAIN_COLUMNS and not store.directory.has_bounds:
+        return [_publish_plain(store, envelopes[0], bodies[0])]
     first = store.reserve(len(envelopes))
     admission = Admission(store) if store.directory.has_bounds else None
     rows = _to_rows(store, first, envelopes, bodies, outcomes, None if is_admitted else admission)
@@ -78,12 +83,8 @@ def publish(
     written = _write(store, rows)
     if written != len(rows):
         _note_duplicates(store, first, last, envelopes, outcomes)
-    results.forget_old(store.connection, first, last)
-    if written == 1 == len(rows) and len(rows[0]) == PLAIN_ROW:
-        seq, lane, _, rank = rows[0][:4]
-        store.execute(_MAKE_ONE_READY, (lane, rank, seq))
-        store.note_arrival()
-    elif store.execute(_MAKE_READY, (first, last)).rowcount:
+    store.forget_old_results(first, last)
+    if store.execute(_MAKE_READY, (first, last)).rowcount:
         store.note_arrival()
     events = [moment for row in rows if len(row) > PLAIN_ROW for moment in row[4:6] if isinstance(moment, int)]
     if events:
@@ -92,6 +93,21 @@ def publish(
     if admission is not None:
         admission.finish(envelopes, is_admitted=is_admitted)
     return outcomes
+
+
+def _publish_plain(store: Store, envelope: Envelope, body: Body) -> BrokerRefused | None:
+    """The same for one message that has nothing but `PLAIN`, as most have, where no queue is bounded."""
+    channel = store.directory.channels.get(envelope.queue)
+    if channel is None:
+        return QueueNotDeclared(envelope.queue)
+    lane, seq, now = store.directory.lane(channel, lane_topic(envelope)), store.reserve(1), store.now
+    rank = now + _MEDIUM
+    if not store.execute(_INSERT_PLAIN, (seq, lane, now, rank, *body)).rowcount:
+        return DuplicateId(envelope.id, envelope.queue)
+    store.forget_old_results(seq, seq)
+    store.execute(_MAKE_ONE_READY, (lane, rank, seq))
+    store.note_arrival()
+    return None
 
 
 def _to_rows(
@@ -104,7 +120,7 @@ def _to_rows(
 ) -> list[Row]:
     rows: list[Row] = []
     now = store.now
-    rank = now + micros(PrioritiesT.MEDIUM)
+    rank = now + _MEDIUM
     lanes: dict[tuple[str, str | None], int] = {}
     seq = first - 1
     for envelope, body in zip(envelopes, bodies, strict=True):
@@ -223,7 +239,7 @@ def _revive(store: Store, channel: Channel, key: int) -> BrokerRefused | None:
     seq = store.reserve(1)
     store.execute(_REVIVE, (seq, lane, store.now, stored.rank, stored.expires_at, key))
     store.execute("DELETE FROM dead WHERE key = ?", (key,))
-    results.forget_old(store.connection, seq, seq)
+    store.forget_old_results(seq, seq)
     store.make_ready(seq, lane, stored.rank)
     if stored.expires_at is not None:
         store.next_event = min(store.next_event, stored.expires_at)

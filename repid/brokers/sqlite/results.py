@@ -28,7 +28,7 @@ _FETCH = "SELECT id, state, payload, failure, finished_at, expires_at FROM resul
 PURGED_AT_ONCE = 1000
 
 
-def store(connection: sqlite3.Connection, now: int, results: Sequence[NewResult]) -> None:
+def store_results(connection: sqlite3.Connection, now: int, results: Sequence[NewResult]) -> None:
     """Store results in place of those with the same ids; as many expired ones and a few more are deleted."""
     connection.executemany(_STORE, [_to_row(result, now) for result in results])
     purge(connection, now, 2 * len(results))
@@ -62,13 +62,18 @@ def _to_result(row: tuple[Any, ...]) -> StoredResult:
     )
 
 
-def forget_old(connection: sqlite3.Connection, first: int, last: int) -> None:
-    """Remove what is stored under the result ids of messages just published: it was another message's."""
-    if connection.execute("SELECT 1 FROM result LIMIT 1").fetchone() is not None:
-        connection.execute(
-            "DELETE FROM result WHERE id IN (SELECT coalesce(result_id, id) FROM message WHERE seq BETWEEN ? AND ?)",
-            (first, last),
-        )
+def forget_old(connection: sqlite3.Connection, first: int, last: int) -> bool:
+    """Remove what is stored under the result ids of messages just published: it was another message's.
+
+    Returns whether any result was stored.
+    """
+    if connection.execute("SELECT 1 FROM result LIMIT 1").fetchone() is None:
+        return False
+    connection.execute(
+        "DELETE FROM result WHERE id IN (SELECT coalesce(result_id, id) FROM message WHERE seq BETWEEN ? AND ?)",
+        (first, last),
+    )
+    return True
 
 
 def conclude(connection: sqlite3.Connection, now: int, seqs: Sequence[int], end: End) -> None:

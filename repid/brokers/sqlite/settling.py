@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from ...delivery import Ack, Settlement
 from ...delivery.shelf import after_verdict
 from ...ports import REFUSED, SETTLED, Verdict
-from . import results
 from .bounding import refuse_outbox
 from .claiming import are_valid
 from .clock import micros
@@ -33,7 +32,7 @@ def settle(store: Store, settlements: Sequence[Settlement], outboxes: Sequence[S
     store.execute(_REMOVE_ALL, (packed,))
     found = [settlement.result for settlement in settlements if settlement.result is not None]
     if found:
-        results.store(store.connection, store.now, found)
+        store.store_results(found)
     return [SETTLED] * len(settlements)
 
 
@@ -55,7 +54,7 @@ def _settle(store: Store, settlement: Settlement, bodies: Sequence[Body]) -> Ver
     survived = settlement.survived
     shelve(store, leased, after_verdict(leased.stored, settlement.disposition, store.now, micros, survived=survived))
     if settlement.result is not None:
-        results.store(store.connection, store.now, [settlement.result])
+        store.store_results([settlement.result])
     dropped = 0
     if settlement.outbox:
         outcomes = publish_declaring(store, settlement.outbox, bodies)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from ...delivery import NewResult
 from ...delivery.shelf import EXPIRED, End
 from ...ports import Topics, UnderWay
 from ..shared.dropping import DropLog
@@ -22,7 +24,7 @@ from ..shared.packing import pack
 from .clock import MICRO, Clock
 from .directory import VERSION, Directory
 from .heads import Heads
-from .results import conclude
+from .results import conclude, forget_old, store_results
 from .rows import LISTED, to_list
 
 LEASES_TOLD_APART = 4096
@@ -46,7 +48,9 @@ BITE = 1000
 Other processes get the lock before the next ones are moved."""
 
 _LOOK = f"""
-SELECT {VERSION}, (SELECT min(due) FROM scheduled), (SELECT min(expires_at) FROM message WHERE expires_at > 0) FROM meta
+SELECT {VERSION}, EXISTS (SELECT 1 FROM result), (SELECT min(due) FROM scheduled),
+    (SELECT min(expires_at) FROM message WHERE expires_at > 0)
+FROM meta
 """  # noqa: S608
 _LAST_DUE = "SELECT due, seq FROM scheduled WHERE due <= ? ORDER BY due, seq LIMIT 1 OFFSET ?"
 _PROMOTE = """
@@ -88,8 +92,9 @@ class Store:
     `now` and `boot_now` are those of the present transaction, in microseconds. Since `begin_noting`, `arrived` says
     whether anything became ready, `has_moved` whether time moved any message, `has_requests` whether a cancellation was
     requested. `waiting`: of bounded queues, by their ids, how many messages wait and with how many bytes, as far as
-    that was counted in the present transaction. `next_event`: when the next message falls due or expires. `consumers`:
-    ours, with what they take, and `beat_due`: when they have to be heard of again, on the boot clock.
+    that was counted in the present transaction. `next_event`: when the next message falls due or expires, or earlier.
+    `has_results`: whether any result may be stored. `consumers`: ours, with what they take, and `beat_due`: when they
+    have to be heard of again, on the boot clock.
     """
 
     def __init__(
@@ -107,6 +112,8 @@ class Store:
         """
         self.connection = connection
         self.execute = connection.execute
+        self._ask_version = partial(connection.cursor().execute, "PRAGMA data_version")
+        self._data_version: int | None = None  # at the last look
         self.clock = clock
         self.lease_timeout = lease_timeout
         self._vouchers = vouchers
@@ -117,6 +124,7 @@ class Store:
         self.boot_now = 0
         self.boot = 0
         self.next_event: float = _NEVER
+        self.has_results = True
         self.arrived = self.has_moved = self.has_requests = False
         self.waiting: dict[int, tuple[int, int]] = {}
         self.drop_log: DropLog = DropLog() if earlier is None else earlier.drop_log
@@ -139,17 +147,24 @@ class Store:
         return self.directory.version
 
     def look(self) -> None:
-        """Bring what is remembered up to date."""
+        """Bring what is remembered up to date. It is read anew if another connection has committed since the last look:
+        of what this one does all is noted.
+        """
         self.now = self.clock.wall()
         self.boot_now = self.clock.boot()
-        *version, due, expiry = self.execute(_LOOK).fetchone()
-        self.next_event = _NEVER
-        if due is not None or expiry is not None:
-            moments = [moment for moment in (due, expiry) if isinstance(moment, int | float)]
-            self.next_event = min(moments, default=_NEVER)
-        self.directory.refresh(*version)
+        (version,) = self._ask_version().fetchone()
+        if version != self._data_version:
+            self._read_anew()
+            self._data_version = version
         if self._boot_id != self.clock.boot_id:
             self._find_boot()
+
+    def _read_anew(self) -> None:
+        *version, has_results, due, expiry = self.execute(_LOOK).fetchone()
+        self.has_results = bool(has_results)
+        moments = [moment for moment in (due, expiry) if isinstance(moment, int | float)]
+        self.next_event = min(moments, default=_NEVER)
+        self.directory.refresh(*version)
 
     @property
     def is_due(self) -> bool:
@@ -164,7 +179,7 @@ class Store:
             self.has_moved = True
             self._promote()
             self._expire()
-            self.look()
+            self._read_anew()
         if self.beat_due <= self.boot_now:
             self._beat()
 
@@ -179,6 +194,7 @@ class Store:
 
     def forget(self) -> None:
         """Forget what is remembered of the file: the transaction was rolled back."""
+        self._data_version = None
         self.directory.forget()
         self.heads.forget()
         self._free = range(0)
@@ -263,7 +279,7 @@ class Store:
         if waiting:
             self._take_out_all(waiting)
             self.execute(_BURY_ALL, (EXPIRED.reason, None, self.now, to_list(waiting)))
-            conclude(self.connection, self.now, waiting, EXPIRED)
+            self._conclude(waiting, EXPIRED)
             self.remove_all(waiting)
 
     # Messages
@@ -336,11 +352,25 @@ class Store:
 
     def end(self, seq: int, end: End) -> None:
         """Carry out the end of a message that is in no place."""
-        conclude(self.connection, self.now, [seq], end)
+        self._conclude([seq], end)
         if end.reason is not None:
             failure = None if end.failure is None else pack(end.failure)
             self.execute(_BURY_ONE, (end.reason, failure, self.now, seq))
         self.remove(seq)
+
+    def _conclude(self, seqs: Sequence[int], end: End) -> None:
+        self.has_results = True
+        conclude(self.connection, self.now, seqs, end)
+
+    def store_results(self, new: Sequence[NewResult]) -> None:
+        """Store results, in place of those with the same ids."""
+        self.has_results = True
+        store_results(self.connection, self.now, new)
+
+    def forget_old_results(self, first: int, last: int) -> None:
+        """Remove what is stored under the result ids of the messages with these numbers: it was another message's."""
+        if self.has_results:
+            self.has_results = forget_old(self.connection, first, last)
 
     def each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> int:
         """Run one statement with each of the rows; returns how many rows of the file changed."""

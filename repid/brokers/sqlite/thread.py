@@ -193,9 +193,10 @@ class Thread:
     def _gather(self) -> None:
         """Those who were answered together often ask together again: the disk is waited for once if they all come."""
         queue = self._queue
-        deadline = time.monotonic() + _GATHERING
-        while len(queue) < self._expected and (left := deadline - time.monotonic()) > 0:
-            queue.wake_up.wait(left)
+        if len(queue) < self._expected:
+            deadline = time.monotonic() + _GATHERING
+            while len(queue) < self._expected and (left := deadline - time.monotonic()) > 0:
+                queue.wake_up.wait(left)
         self._expected = len(queue)
 
     def _is_left_over(self) -> bool:
