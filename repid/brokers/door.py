@@ -302,7 +302,7 @@ class Server:
             check_claimed(self.name, self._capabilities, envelopes)
         if not self._calls.are_at_hand or self._lines.by_queue:
             return await self._publish_in_turn(envelopes)
-        if trio_runs():  # the same as there, for the many: nothing is to be waited for but a cancellation
+        if trio_runs():  # the same as there, for the many: nothing is to be waited for first but a cancellation
             await checkpoint_if_cancelled()
         outcomes = await self._driver.publish(envelopes)
         if any(outcomes) and any(map(must_wait, outcomes)):

@@ -26,7 +26,7 @@ from trio.lowlevel import (
 
 from ...ctrl_c import let_ctrl_c_through
 from ...errors import BrokerError, BrokerUnavailable, NoAnswer, NotConnected, RepidError, UsageError
-from ...hosts import Turns
+from ...hosts import Turns, trio_runs
 from ...logs import Log
 from ...ports import CallRecord, Driver, Instrument, LinkState, News, Outcome
 from .link import CLOSED, Link
@@ -55,6 +55,7 @@ class Calls:
         self._driver = driver
         self._is_local = driver.capabilities.calls == "local"
         self._turns = Turns()
+        self._is_exact = driver.capabilities.calls == "exact"
         self._is_remote = driver.capabilities.calls == "remote"
         self._carry = {"local": self._in_place, "exact": _as_it_is, "remote": self._see_through}[
             driver.capabilities.calls
@@ -152,10 +153,14 @@ class Calls:
 
     @property
     def are_at_hand(self) -> bool:
-        """Whether a call needs nothing of `__call__` but the look at a cancellation: it stays, no pause is due before it,
-        and no instrument watches.
+        """Whether a call needs nothing of `__call__` but the look at a cancellation: no instrument watches, and either it
+        stays and no pause is due before it, or an exact driver is called in a task of its own run.
         """
-        return self.stays and not self.instruments and time.perf_counter() < self._turns.due
+        if self.instruments:
+            return False
+        if self._is_exact:
+            return trio_runs() and self._root is trio.lowlevel.current_root_task()
+        return self.stays and time.perf_counter() < self._turns.due
 
     @property
     def stays(self) -> bool:
