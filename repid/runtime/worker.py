@@ -190,10 +190,11 @@ async def _keep_up(
         if claimed.has("tracking") or claimed.leases == "connection":
             upkeep.start_soon(heed_events, consumer, crew)
         upkeep.start_soon(reporter.run)
-        hooks = DeadLetterHooks(services.dead_letter_hooks, runners.backends.host)
+        hooks = None
         if services.dead_letter_hooks:
+            hooks = DeadLetterHooks(services.dead_letter_hooks, runners.backends.host)
             ledger.on_dead = hooks.note
-        upkeep.start_soon(hooks.run)
+            upkeep.start_soon(hooks.run)
         try:
             await _run_actors(
                 broker, consumer, crew, message_context, services.scheduling, settings, control, on_started
@@ -201,7 +202,8 @@ async def _keep_up(
         finally:
             crew.release_kept()
             await settler.close(SETTLING_TIME)
-            await hooks.close(SETTLING_TIME)
+            if hooks is not None:
+                await hooks.close(SETTLING_TIME)
         upkeep.cancel_scope.cancel()
 
 
@@ -235,7 +237,8 @@ async def _run_actors(
                                 intake.start_soon(Orphans(scheduling, crew.runners, broker).watch)
                             if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
                                 intake.start_soon(Unread(broker).watch)
-                            intake.start_soon(crew.give_back_parked)
+                            if crew.runners.limits:
+                                intake.start_soon(crew.give_back_parked)
                             if crew.runners.batching:
                                 intake.start_soon(crew.start_due_batches)
                             intake.start_soon(reader.read, intake.cancel_scope.cancel)

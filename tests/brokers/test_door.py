@@ -525,6 +525,27 @@ async def test_a_receive_with_a_limit_of_time_says_that_the_link_is_down(autojum
             cut.come_back()
 
 
+async def test_a_receive_that_waits_in_vain_asks_the_engine_once(autojump_clock: MockClock) -> None:
+    calls: list[str] = []
+    server = Server(ModestDriver(), instruments=[lambda call: calls.append(call.name)])
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            calls.clear()
+            assert await consumer.receive(1, max_wait=10) == []
+            assert trio.current_time() == pytest.approx(10, abs=0.1)
+    assert calls == ["claim", "unsubscribe"]
+
+
+async def test_a_receive_gets_what_becomes_due_at_the_end_of_its_time(autojump_clock: MockClock) -> None:
+    server = Server(Cut()(MemoryDriver(60.0)))
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([replace(message("1"), options=Options(delay=10.0))])
+        async with server.consume({"q": None}) as consumer:
+            assert ids(await consumer.receive(1, max_wait=10)) == ["1"]
+
+
 # Watchers
 
 

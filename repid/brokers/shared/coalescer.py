@@ -60,7 +60,7 @@ class Coalescer(Generic[A, B]):
     async def ask(self, items: Sequence[A]) -> list[B]:
         """The answers to these items, in their order. Cancelled before its request was taken: nothing has happened."""
         await checkpoint_if_cancelled()
-        request = _Request[A, B](items, current_task())
+        request: _Request[A, B] = _Request(items, current_task())
         self._waiting[request] = None
         if self._has_leader:
 

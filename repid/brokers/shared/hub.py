@@ -83,22 +83,23 @@ class Hub:
         finally:
             self._subscriptions.pop(subscription, None)
 
-    async def wait(self, subscription: Subscription, until: float = math.inf) -> None:
+    async def wait(self, subscription: Subscription, until: float = math.inf) -> bool:
         """Wait until there is news for this subscription, or until that moment of trio's clock. A checkpoint.
 
-        The caller looks again in both cases. Cancelling loses nothing.
+        Returns whether there was news. Cancelling loses nothing.
         """
         if subscription.is_fresh or until <= trio.current_time():
-            subscription.is_fresh = False
+            has_news, subscription.is_fresh = subscription.is_fresh, False
             await trio.lowlevel.checkpoint()
-            return
+            return has_news
         with trio.CancelScope(deadline=until) as scope:
             while not subscription.is_fresh:
                 if self._has_leader:
                     await self._follow(subscription)
                 else:
                     await self._lead(subscription, scope)
-        subscription.is_fresh = False
+        has_news, subscription.is_fresh = subscription.is_fresh, False
+        return has_news
 
     def tell(self, news: News) -> None:
         """Wake every task whom this news concerns."""
