@@ -185,11 +185,11 @@ class Account:
             if isinstance(refused, QueueNotDeclared):
                 continue
             is_alive = self.is_alive(envelope.id)
-            _expect(isinstance(refused, DuplicateId), is_alive, f"publishing {envelope.id} was refused as a duplicate")
+            _expect(isinstance(refused, DuplicateId), is_alive, "publishing {} was refused as a duplicate", envelope.id)
             if not is_alive and not self._has_room(envelope.queue, [envelope]):
                 full.add(envelope.queue)  # and what is behind it in the call must not overtake it
             is_full = not is_alive and envelope.queue in full
-            _expect(isinstance(refused, QueueFull), is_full, f"publishing {envelope.id} was refused for want of room")
+            _expect(isinstance(refused, QueueFull), is_full, "publishing {} was refused for want of room", envelope.id)
             if refused is None:
                 former = self.entries.get(envelope.id)
                 if (
@@ -214,18 +214,18 @@ class Account:
 
     def _replaced(self, _: float, __: str, old: StoredSchedule | None, new: StoredSchedule, answer: bool) -> None:
         name = new.schedule.name
-        _expect(answer, self._schedules.get(name) == old, f"whether schedule {name} was replaced")
+        _expect(answer, self._schedules.get(name) == old, "whether schedule {} was replaced", name)
         if answer:
             self._schedules[name] = new
 
     def _schedule_removed(self, _: float, __: str, name: str, answer: bool) -> None:
-        _expect(answer, self._schedules.pop(name, None) is not None, f"whether schedule {name} was removed")
+        _expect(answer, self._schedules.pop(name, None) is not None, "whether schedule {} was removed", name)
 
     def _ticked(self, now: float, _: str, *call: Any) -> None:
         name, expected_next, next_at, envelope, answer = call
         stored = self._schedules.get(name)
         if stored is None or stored.paused or stored.next_at != expected_next:
-            _expect(answer, "lost", f"the tick of schedule {name} at {expected_next:.3f}")
+            _expect(answer, "lost", "the tick of schedule {} at {:.3f}", name, expected_next)
             return
         overlaps = stored.schedule.overlap == "skip" and stored.last_id is not None and self.is_alive(stored.last_id)
         self.ticked[name] += 1
@@ -235,7 +235,7 @@ class Account:
             wanted, changes = "fired", {"fired": stored.fired + 1, "last_id": envelope.id}
             self._enter(envelope, now)
             self._drop_oldest(now, [envelope])
-        _expect(answer, wanted, f"the tick of schedule {name} at {expected_next:.3f}")
+        _expect(answer, wanted, "the tick of schedule {} at {:.3f}", name, expected_next)
         self._schedules[name] = msgspec.structs.replace(stored, next_at=next_at, **changes)
 
     # Bounds
@@ -329,8 +329,8 @@ class Account:
             raise Violation(f"{id_} was handed out although it {where}{by}")
         if delivery.token in self._tokens:
             raise Violation(f"{id_} was handed out under a token that was used before")
-        _expect(delivery.envelope, entry.envelope, f"the envelope of {id_}")
-        _expect((delivery.attempt, delivery.lost), (entry.attempt, entry.lost), f"attempt and lost leases of {id_}")
+        _expect(delivery.envelope, entry.envelope, "the envelope of {}", id_)
+        _expect((delivery.attempt, delivery.lost), (entry.attempt, entry.lost), "attempt and lost leases of {}", id_)
         if entry.due > now + 1e-6:
             raise Violation(f"{id_} was handed out {entry.due - now:.3f} s before it was due")
         self._check_rank(now, entry)
@@ -348,7 +348,7 @@ class Account:
     ) -> None:
         for delivery, is_ours in zip(deliveries, answer, strict=True):
             entry = self._leased_as(delivery)
-            _expect(is_ours, entry is not None, f"whether the lease of {delivery.envelope.id} was extended")
+            _expect(is_ours, entry is not None, "whether the lease of {} was extended", delivery.envelope.id)
             if entry is not None:
                 entry.until = now + self._lease_timeout
                 continue
@@ -386,11 +386,11 @@ class Account:
             delivery = settlement.delivery
             entry = self._leased_as(delivery)
             is_full = entry is not None and not self._has_room_for_all(settlement.outbox)
-            _expect(verdict.full is not None, is_full, f"whether the outbox of {delivery.envelope.id} had no room")
+            _expect(verdict.full is not None, is_full, "whether the outbox of {} had no room", delivery.envelope.id)
             if entry is not None and is_full:
                 entry.until = now + self._lease_timeout  # nothing else was done
                 continue
-            _expect(verdict.accepted, entry is not None, f"whether the verdict on {delivery.envelope.id} was accepted")
+            _expect(verdict.accepted, entry is not None, "whether the verdict on {} was accepted", delivery.envelope.id)
             if entry is None:
                 continue
             self._settled_at[delivery.token] = now
@@ -406,7 +406,7 @@ class Account:
                     self._enter(envelope, now)
             self._drop_oldest(now, sent)
             dropped = len(settlement.outbox) - len(sent)
-            _expect(verdict.dropped, dropped, f"how much of the outbox of {delivery.envelope.id} was dropped")
+            _expect(verdict.dropped, dropped, "how much of the outbox of {} was dropped", delivery.envelope.id)
             self._count(process, "verdicts", *words_of(settlement.disposition))
 
     def _count(self, process: str, *words: str) -> None:
@@ -435,7 +435,7 @@ class Account:
             entry = self.entries.get(id_)
             place = "gone" if entry is None else entry.place
             expected = {"waiting": "cancelled", "leased": "requested"}.get(place, "unknown")
-            _expect(word, expected, f"what cancelling {id_} did, which is {place}")
+            _expect(word, expected, "what cancelling {} did, which is {}", id_, place)
             if entry is not None and place == "waiting":
                 self._leave(entry, "cancelled")
             elif entry is not None and place == "leased" and not entry.is_cancelled:
@@ -453,7 +453,7 @@ class Account:
         if keys is not None:
             raise Violation("only all dead messages of a queue are revived here")
         graves = self._graves.pop(queue, [])
-        _expect(len(answer), len(graves), f"the number of dead messages of {queue}")
+        _expect(len(answer), len(graves), "the number of dead messages of {}", queue)
         refused = 0
         for envelope in graves:
             if self.is_alive(envelope.id):
@@ -462,16 +462,16 @@ class Account:
             else:
                 self._enter(envelope, now, 0.0)
         duplicates = [each for each in answer if isinstance(each, DuplicateId)]
-        _expect(len(duplicates), refused, f"how many dead messages of {queue} were refused as duplicates")
+        _expect(len(duplicates), refused, "how many dead messages of {} were refused as duplicates", queue)
 
     def _dead_deleted(self, _: float, __: str, queue: str, keys: Sequence[str] | None, answer: int) -> None:
         if keys is not None:
             raise Violation("only all dead messages of a queue are deleted here")
-        _expect(answer, len(self._graves.pop(queue, ())), f"the number of dead messages of {queue}")
+        _expect(answer, len(self._graves.pop(queue, ())), "the number of dead messages of {}", queue)
 
     def _flushed(self, _: float, __: str, queue: str, answer: int) -> None:
         waiting = self._waiting_in(queue)
-        _expect(answer, len(waiting), f"the number of messages that were flushed from {queue}")
+        _expect(answer, len(waiting), "the number of messages that were flushed from {}", queue)
         for entry in waiting:
             entry.place, entry.is_removed = "gone", True
 
@@ -538,6 +538,7 @@ def _volume(envelopes: Sequence[Envelope]) -> int:
     return sum(len(envelope.payload) for envelope in envelopes)
 
 
-def _expect(actual: object, expected: object, what: str) -> None:
+def _expect(actual: object, expected: object, what: str, *names: object) -> None:
+    """Raise `Violation` unless they are equal. `what` is a format for the names, which is filled in only then."""
     if actual != expected:
-        raise Violation(f"{what}: expected {expected!r}, but got {actual!r}")
+        raise Violation(f"{what.format(*names)}: expected {expected!r}, but got {actual!r}")

@@ -93,7 +93,7 @@ class Engine:
         self.history = history
         self.faults = faults
         self.account = Account(lease_timeout, faults, latency)
-        self.runs = Runs(self.account, faults, stop)
+        self.runs = Runs(self.account, faults, stop, 1.5 * LONGEST_TRIPS * latency)
         self.lines: dict[Line, None] = {}
         self.away_until = 0.0
         self.changed = trio.lowlevel.ParkingLot()

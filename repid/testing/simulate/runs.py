@@ -19,8 +19,8 @@ from ...delivery import Settlement
 from ...ports import Verdict
 from .account import Account, Disturbances, Entry, Violation
 
-SOON = 2.0
-"""Seconds after which a run that was cancelled must have ended."""
+SOON = 0.1
+"""Seconds after which a run that was cancelled must have ended, besides the time that its worker needs to hear of it."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +54,13 @@ class Run(msgspec.Struct, eq=False):
 
 
 class Runs:
-    """All runs of one history. `stop` is called with each violation."""
+    """All runs of one history. `stop` is called with each violation. `hearing`: seconds until a worker has heard that a
+    run was cancelled, at the most: the answer to one call and a whole other call may be under way.
+    """
 
-    def __init__(self, account: Account, faults: Disturbances, stop: Callable[[Violation], None]) -> None:
+    def __init__(
+        self, account: Account, faults: Disturbances, stop: Callable[[Violation], None], hearing: float = 0.0
+    ) -> None:
         self.stops = Disturbances()
         """When workers were asked to stop."""
         self.freezes = Disturbances()
@@ -66,6 +70,7 @@ class Runs:
         self._account = account
         self._faults = faults
         self._stop = stop
+        self._soon = SOON + hearing
         self._runs: dict[tuple[str, int, int], list[Run]] = {}
         self._under_way: dict[tuple[str, str], list[Run]] = {}
 
@@ -122,7 +127,7 @@ class Runs:
     def _check_cancelled(self, id_: str, entry: Entry, run: Run) -> None:
         """A run that somebody has cancelled ended soon after that."""
         since = max(run.began, entry.cancelled_at)
-        is_late = run.ended > since + SOON and not run.kept.swallows
+        is_late = run.ended > since + self._soon and not run.kept.swallows
         if is_late and not self._faults.excuse(run.process, since - 10.0, run.ended):
             raise Violation(f"{run.process} ran {id_} until {run.ended:.3f}, which was cancelled at {since:.3f}")
 

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from itertools import groupby
 from random import Random
 from typing import TypeVar
 
@@ -298,13 +299,18 @@ class World:
             await _patiently(lambda: app.server().declare(queues))
             if self._scenario.bounds:
                 await _patiently(lambda: app.server().set_bounds(self._scenario.bounds))
-            for n in range(len(self._scenario.sends)):
-                nursery.start_soon(self._do, app, n)
+            for at, steps in groupby(self._by_moment(), lambda n: self._scenario.sends[n].at):
+                await trio.sleep_until(at)
+                for n in steps:
+                    nursery.start_soon(self._do, app, n)
         del self._engine.lines[self._producer_line]
+
+    def _by_moment(self) -> list[int]:
+        """The indexes of all steps, in the order of their moments."""
+        return sorted(range(len(self._scenario.sends)), key=lambda n: self._scenario.sends[n].at)
 
     async def _do(self, app: Repid, n: int) -> None:
         step = self._scenario.sends[n]
-        await trio.sleep_until(step.at)
         if n in self._sends:
             if isinstance(step, scenarios.Send):
                 await self._send(app, n, step)
