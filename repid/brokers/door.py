@@ -610,16 +610,6 @@ class Server:
         return await self._calls("due_schedules", partial(self._schedules.due_schedules, limit))
 
     @hosted_unless(_stays)
-    async def pause_schedule(self, name: str, *, paused: bool) -> bool:
-        """Stop the ticks of a schedule, or let them go on. False: no schedule has that name."""
-        while True:
-            found = await self.schedules([name])
-            if not found:
-                return False
-            if await self.replace_schedule(found[0], replace(found[0], paused=paused)):
-                return True
-
-    @hosted_unless(_stays)
     async def remove_schedule(self, name: str) -> bool:
         """Remove the schedule; what it has published stays. False: no schedule has that name."""
         self._need("schedules", "remove schedules")

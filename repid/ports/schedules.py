@@ -125,10 +125,6 @@ class ScheduleStore(Protocol):
         """
         ...
 
-    async def pause_schedule(self, name: str, *, paused: bool) -> bool:
-        """Stop the ticks of a schedule, or let them go on. False: no schedule has that name."""
-        ...
-
     async def remove_schedule(self, name: str) -> bool:
         """Remove the schedule; what it has published stays. False: no schedule has that name."""
         ...

@@ -670,7 +670,6 @@ async def test_an_instrument_that_raises_harms_no_call(
         lambda server, name: server.consume({"q": frozenset({name})}).__aenter__(),
         lambda server, name: server.put_schedule(schedule_of(name), 1.0),
         lambda server, name: server.replace_schedule(None, StoredSchedule(schedule=schedule_of(name), next_at=1.0)),
-        lambda server, name: server.pause_schedule(name, paused=True),
         lambda server, name: server.remove_schedule(name),
         lambda server, name: server.tick(name, 1.0, 2.0, None),
     ],

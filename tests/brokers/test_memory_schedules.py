@@ -19,6 +19,7 @@ from repid.delivery import ACK, Delivery, Retry
 from repid.envelope import Envelope
 from repid.errors import ConfigurationError
 from repid.ports import Counts, Schedule, StoredSchedule
+from repid.schedule import paused as held
 
 from .broker_aids import ids, message, now_ready
 from .memory_aids import browsed, consuming, finishes, settle
@@ -115,7 +116,8 @@ async def test_schedules_outlive_connections_and_runs() -> None:
     async with server.connection():
         await server.put_schedule(every(name="b"), 1.0)
         await server.put_schedule(every(name="a"), 2.0)
-        assert await server.pause_schedule("a", paused=True)
+        [first] = await server.schedules(["a"])
+        assert await server.replace_schedule(first, held(first))
     async with server.connection():
         found = [(stored.schedule.name, stored.next_at, stored.paused) for stored in await server.schedules()]
     assert found == [("a", 2.0, True), ("b", 1.0, False)]

@@ -251,7 +251,6 @@ async def test_an_id_that_is_no_text_fails_only_its_own_call(path: Path) -> None
             server.cancel("\udcff"),
             server.fetch_results(["\udcff"]),
             server.declare(["\udcff"]),
-            server.pause_schedule("\udcff", paused=True),
             server.remove_schedule("\udcff"),
         ):
             with pytest.raises(ConfigurationError):

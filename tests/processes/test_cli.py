@@ -17,7 +17,7 @@ import trio
 from engines.postgres import Postgres
 
 from repid import Client, Envelope, Queue, SQLiteServer, __version__
-from repid.schedule import ended
+from repid.schedule import ended, paused
 
 from .aids_supervisor import Program
 
@@ -249,7 +249,8 @@ def test_schedules_are_listed_with_their_rules_and_states(program: Program, repi
             found = {stored.schedule.name: stored for stored in await server.schedules()}
             gone = found["default:gone"]
             assert await server.replace_schedule(gone, ended(gone, 86400.0))
-            assert await server.pause_schedule("default:nightly", paused=True)
+            nightly = found["default:nightly"]
+            assert await server.replace_schedule(nightly, paused(nightly))
 
     trio.run(alter)
     code, output, _ = repid("schedules", "jobs:app")

@@ -53,7 +53,6 @@ def calls_of(broker: Broker) -> dict[Role, Calls]:
             "replace_schedule": lambda: broker.replace_schedule(None, StoredSchedule(schedule=schedule, next_at=1)),
             "schedules": broker.schedules,
             "due_schedules": lambda: broker.due_schedules(1),
-            "pause_schedule": lambda: broker.pause_schedule("s", paused=False),
             "tick": lambda: broker.tick("s", 1, 2, message("1")),
             "remove_schedule": lambda: broker.remove_schedule("s"),
         },

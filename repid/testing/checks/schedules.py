@@ -31,6 +31,13 @@ async def stored(lab: Lab, name: str = "s") -> StoredSchedule:
     return found
 
 
+async def pause(lab: Lab, name: str = "s", *, paused: bool = True) -> None:
+    """Stop the ticks of a schedule, or let them go on."""
+    old = await stored(lab, name)
+    new = msgspec.structs.replace(old, paused=paused)
+    expect("whether it was replaced", await lab.broker.replace_schedule(old, new), expected=True)
+
+
 async def tick(lab: Lab, at: float, id_: str | None, name: str = "s") -> TickOutcome:
     """Tick once; the next tick is a minute later."""
     return await lab.broker.tick(name, at, at + 60, None if id_ is None else message(id_))
@@ -172,15 +179,14 @@ async def a_tick_may_be_passed_over(lab: Lab) -> None:
 
 @check("queue_admin", "schedules")
 async def a_paused_schedule_does_not_tick(lab: Lab) -> None:
-    """While a schedule is paused its ticks are lost; afterwards they go on. Of no schedule the answer is False."""
-    expect("of no schedule", await lab.broker.pause_schedule("s", paused=True), expected=False)
+    """While a schedule is paused its ticks are lost; afterwards they go on."""
     await lab.broker.put_schedule(every(), AT)
     await lab.broker.put_schedule(every("other"), AT)
-    expect("the answer", await lab.broker.pause_schedule("s", paused=True), expected=True)
+    await pause(lab)
     expect("a tick of the paused one", await tick(lab, AT, "1"), "lost")
     expect("a tick of another", await tick(lab, AT, "2", "other"), "fired")
     expect("the paused one", await stored(lab), StoredSchedule(schedule=every(), next_at=AT, paused=True))
-    expect("the answer", await lab.broker.pause_schedule("s", paused=False), expected=True)
+    await pause(lab, paused=False)
     expect("a tick afterwards", await tick(lab, AT, "3"), "fired")
     expect("the places", await lab.places(), {"2": "ready", "3": "ready"})
 
@@ -191,14 +197,14 @@ async def putting_a_schedule_again_keeps_its_counts_and_pause(lab: Lab) -> None:
     await lab.broker.put_schedule(every(), AT)
     await tick(lab, AT, "1")
     await tick(lab, AT + 60, None)
-    await lab.broker.pause_schedule("s", paused=True)
+    await pause(lab)
     changed = every(every=5.0, overlap="allow", envelope=message("other model", "r"))
     await lab.broker.put_schedule(changed, AT + 1000)
     found = await stored(lab)
     expect("the schedule", (found.schedule, found.next_at), (changed, AT + 1000))
     expect("fired, skipped, paused", (found.fired, found.skipped, found.paused), (1, 1, True))
     expect("a tick at the old time", await tick(lab, AT + 120, "2"), "lost")
-    await lab.broker.pause_schedule("s", paused=False)
+    await pause(lab, paused=False)
     expect("a tick at the new time", await tick(lab, AT + 1000, "3"), "fired")
 
 
@@ -270,7 +276,7 @@ async def what_is_due_is_given_with_the_time_of_what_is_next(lab: Lab) -> None:
     expect_between("the time", await lab.broker.now(), now, now + 3 * lab.moment)
     for name, at in (("a", now - 5), ("b", now - 9), ("c", now - 7), ("paused", now - 20)):
         await lab.broker.put_schedule(every(name), at)
-    await lab.broker.pause_schedule("paused", paused=True)
+    await pause(lab, "paused")
     expect("the next one, where all are due", (await lab.broker.due_schedules(10)).next_at, float("inf"))
     cron = every("cron", every=None, cron="0 0 1 1 *")
     await lab.broker.put_schedule(cron, now + 9000)
@@ -292,7 +298,7 @@ async def an_interval_that_is_further_away_than_itself_is_due(lab: Lab) -> None:
     await lab.broker.put_schedule(every("cron", every=None, cron="0 0 1 1 *"), now + 4000)
     await lab.broker.put_schedule(every("due"), now - 1)
     await lab.broker.put_schedule(every("paused"), now + 4000)
-    await lab.broker.pause_schedule("paused", paused=True)
+    await pause(lab, "paused")
     found = await lab.broker.due_schedules(10)
     expect("what is due", [each.schedule.name for each in found.due], ["due", "far"])
     found = await lab.broker.due_schedules(1)
