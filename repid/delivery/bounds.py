@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
@@ -70,16 +71,23 @@ def refusal(queue: str, bounds: Bounds, more: int, more_volume: int, readers: in
     """Why messages that have no room are refused. `readers`: how many consumers of the queue are open, if that is
     known.
     """
-    can_fit = ever_fits(bounds, more, more_volume)
+    can_fit, text = _explained(queue, bounds, more, more_volume)
+    return QueueFull(queue, text, when_full=bounds.when_full, can_fit=can_fit, readers=readers)
+
+
+@lru_cache(maxsize=64)
+def _explained(queue: str, bounds: Bounds, more: int, more_volume: int) -> tuple[bool, str]:
+    """Whether they would fit into the empty queue, and why they are refused.
+
+    Cached: thousands of messages of one size may be refused at once, and hardly any of the texts is read.
+    """
     what = "a message" if more == 1 else f"{more} messages in one step"
-    if can_fit:
-        text = (
+    if ever_fits(bounds, more, more_volume):
+        return True, (
             f"queue {queue!r} is full ({bounds}, when_full={bounds.when_full!r}), and {what} of {more_volume} bytes "
             "had no room: send again later, or declare the queue with other bounds"
         )
-    else:
-        text = (
-            f"queue {queue!r} ({bounds}) can never hold {what} of {more_volume} bytes: send less at once, or declare "
-            "the queue with other bounds"
-        )
-    return QueueFull(queue, text, when_full=bounds.when_full, can_fit=can_fit, readers=readers)
+    return False, (
+        f"queue {queue!r} ({bounds}) can never hold {what} of {more_volume} bytes: send less at once, or declare "
+        "the queue with other bounds"
+    )
