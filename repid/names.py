@@ -261,9 +261,25 @@ def check_one_of(name: str, value: object, known: Iterable[str]) -> None:
         raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, words))}, but is {brief(value)}{hint}")
 
 
-def onion(innermost: Callable[..., Awaitable[Any]], middlewares: Sequence[Any]) -> Callable[..., Awaitable[Any]]:
-    """The call with all middlewares around it, the first outermost. Each is called with the rest of the call first."""
+def onion(
+    innermost: Callable[..., Awaitable[Any]],
+    middlewares: Sequence[Any],
+    check: Callable[[str, tuple[Any, ...]], None] | None = None,
+) -> Callable[..., Awaitable[Any]]:
+    """The call with all middlewares around it, the first outermost. Each is called with the rest of the call first.
+
+    `check` is called with the name of a middleware and what it gives to the rest of the call; it raises if that is wrong.
+    """
     call = innermost
     for middleware in reversed(middlewares):
-        call = partial(awaiting(middleware), call)
+        call_next = call if check is None else _checked(call, partial(check, _called(middleware)))
+        call = partial(awaiting(middleware), call_next)
     return call
+
+
+def _checked(call: Callable[..., Awaitable[Any]], check: Callable[[tuple[Any, ...]], None]) -> Callable[..., Any]:
+    def call_next(*given: Any) -> Awaitable[Any]:
+        check(given)
+        return call(*given)
+
+    return call_next

@@ -13,7 +13,7 @@ from ..envelope import TOPIC, Envelope
 from ..errors import ConfigurationError
 from ..inject import MESSAGE, Bind, Message, Plan, Supplied, SuppliedAsync, SyncMessage, Values
 from ..logs import Log
-from ..names import check_duration, onion
+from ..names import brief, check_duration, onion
 from ..ports import AtMost, Backend, HostBackend, Topics
 from ..retry import default_retry_policy_factory
 from .backends import Backends, abandoned
@@ -239,7 +239,7 @@ def _around(actor: Actor, call: Call) -> Start:
     async def innermost(message: Message, _: Actor) -> Any:
         return await call(message)
 
-    around = onion(innermost, actor.middlewares)
+    around = onion(innermost, actor.middlewares, _check_given)
 
     async def start_around(arguments: dict[str, Any], message: Message | None) -> Any:
         assert message is not None  # middlewares are among the reasons to make one
@@ -250,6 +250,17 @@ def _around(actor: Actor, call: Call) -> Start:
             message.arguments = {}
 
     return start_around
+
+
+def _check_given(middleware: str, given: tuple[Any, ...]) -> None:
+    """Raises `ConfigurationError` unless a middleware gives the rest of the call a message and an actor."""
+    kinds = (Message, Actor)
+    if len(given) == len(kinds) and all(map(isinstance, given, kinds)):
+        return
+    raise ConfigurationError(
+        f"the middleware {middleware} called call_next({', '.join(map(brief, given))}): write "
+        "`await call_next(message, actor)`, with the message and the actor that the middleware was given"
+    )
 
 
 class _BackInTrio:

@@ -233,6 +233,36 @@ async def test_a_middleware_that_gives_nothing_to_await_is_named(autojump_clock:
     )
 
 
+async def forgets_message(call_next: Any, message: Any, actor: Any) -> Any:
+    return await call_next(None, actor)
+
+
+async def forgets_actor(call_next: Any, message: Any, actor: Any) -> Any:
+    return await call_next(None)
+
+
+@pytest.mark.parametrize(
+    ("middleware", "call"),
+    [(forgets_message, "forgets_message() called call_next(None, Actor("), (forgets_actor, "called call_next(None)")],
+)
+async def test_a_middleware_that_calls_the_rest_with_something_else_is_named(
+    middleware: Any, call: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Repid(Connection(InMemoryServer()), middlewares=[middleware, hands_on]).magic():
+        worker = Worker(burst=True)
+        worker.actor(job)
+        await Queue().declare()
+        await Job("job").enqueue()
+        assert (await worker.run()).dead == 1
+        [dead] = await Queue().get_messages("dead")
+    assert dead.failure is not None
+    assert dead.failure.type == "ConfigurationError"
+    assert call in dead.failure.text
+    assert "write `await call_next(message, actor)`, with the message and the actor that the middleware was given" in (
+        dead.failure.text
+    )
+
+
 async def test_a_producer_middleware_that_gives_nothing_to_await_is_named() -> None:
     app = Repid(Connection(InMemoryServer()), producer_middlewares=[forgot_async])
     async with app.magic():
