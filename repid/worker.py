@@ -213,11 +213,11 @@ async def _run_actors(
         app.dead_letter_hooks,
     )
     actors = [overridden(actor, app.overrides) for actor in actors]
-    started = partial(task_status.started, control.handle)
+    control.on_started = partial(task_status.started, control.handle)
     lifespan = partial(open_lifespan, app.lifespans, actors, given=given)
     async with _loop_backends(actors) as loop_backends:
         with open_apps.entered(app):  # for the actors: each finds the app of its worker
-            return await serve(broker, actors, services, settings, control, started, loop_backends, lifespan)
+            return await serve(broker, actors, services, settings, control, loop_backends, lifespan)
 
 
 def _as_it_is(publish: Publish) -> Publish:

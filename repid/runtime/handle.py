@@ -19,6 +19,8 @@ class Control:
         self.handle = Handle(self)
         self.read: Callable[[], WorkerStatistics] = _not_started
         """Gives the statistics."""
+        self.on_started: Callable[[], None] = _nothing
+        """Called once the worker consumes, or has been stopped before it did."""
         self.has_ended = trio.Event()
         self._stop: Callable[[], None] | None = None
         self._cut_short: Callable[[], None] | None = None
@@ -58,6 +60,7 @@ class Control:
         last = msgspec.structs.replace(self.read(), state="ended")
         self.read = lambda: last
         self._stop = self._cut_short = None
+        self.on_started = _nothing
         self.has_ended.set()
 
 
@@ -92,6 +95,10 @@ class Handle:
     def cut_short(self) -> None:
         """Stop, and end the grace: what still runs is cancelled and released."""
         self._control.cut_short()
+
+
+def _nothing() -> None:
+    """Do nothing: no caller waits for the start."""
 
 
 def _not_started() -> WorkerStatistics:

@@ -38,8 +38,10 @@ class Orphans:
     """The schedules of the queues that are read here, and that are not declared here or have no actor here."""
 
     def __init__(self, scheduling: Scheduling, runners: ActorRunners, broker: Broker) -> None:
+        self.scheduling = scheduling
         self._store = scheduling.store
-        self._reported = scheduling.reported
+        self._reported: set[str] = set()
+        """Those that were named already."""
         self._runners = runners
         self._broker = broker
         self._queues = runners.topics

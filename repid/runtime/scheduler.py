@@ -25,13 +25,10 @@ AT_ONCE = 100
 
 
 class Scheduling(msgspec.Struct, frozen=True):
-    """Where the schedules of a worker are kept, and how one of them ticks: see `ScheduleStore.tick`. `reported`: those
-    that the worker has named because nobody has their actor.
-    """
+    """Where the schedules of a worker are kept, and how one of them ticks: see `ScheduleStore.tick`."""
 
     store: ScheduleStore
     tick: Callable[[str, float, float, Envelope | None], Awaitable[TickOutcome]]
-    reported: set[str] = set()
 
 
 async def store_schedules(store: ScheduleStore, schedules: Collection[Schedule], *, starting: bool = True) -> None:

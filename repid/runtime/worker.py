@@ -106,7 +106,6 @@ async def serve(
     services: AppServices,
     settings: Settings,
     control: Control,
-    on_started: Callable[[], None],
     loop_backends: LoopBackends = IN_TASK,
     lifespan: Lifespan | None = None,
 ) -> Report:
@@ -139,17 +138,19 @@ async def serve(
                     await patiently(lambda: broker.set_bounds(bounds))
             for other in services.stores:
                 await patiently(partial(_open, stack, other))
+            orphans = None
             if services.scheduling is not None:
+                orphans = Orphans(services.scheduling, runners, broker)
                 await patiently(partial(store_schedules, services.scheduling.store, runners.schedules))
-                await patiently(Orphans(services.scheduling, runners, broker).report)
+                await patiently(orphans.report)
             consumer = await patiently(lambda: stack.enter_async_context(broker.consume(topics)))
             await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which a stop ends the start
             try:
-                await _keep_up(broker, consumer, runners, ledger, services, settings, control, on_started)
+                await _keep_up(broker, consumer, runners, ledger, orphans, services, settings, control)
             except BaseExceptionGroup as group:
                 raise unwrapped(group) from None
     if starting.cancelled_caught:
-        on_started()
+        control.on_started()
     return ledger.report()
 
 
@@ -162,10 +163,10 @@ async def _keep_up(
     consumer: Consumer,
     runners: ActorRunners,
     ledger: Ledger,
+    orphans: Orphans | None,
     services: AppServices,
     settings: Settings,
     control: Control,
-    on_started: Callable[[], None],
 ) -> None:
     """The outer nursery: what must go on until the last verdict is settled."""
     claimed = broker.capabilities
@@ -196,9 +197,7 @@ async def _keep_up(
             ledger.on_dead = hooks.note
             upkeep.start_soon(hooks.run)
         try:
-            await _run_actors(
-                broker, consumer, crew, message_context, services.scheduling, settings, control, on_started
-            )
+            await _run_actors(broker, consumer, crew, message_context, orphans, settings, control)
         finally:
             crew.release_kept()
             await settler.close(SETTLING_TIME)
@@ -212,10 +211,9 @@ async def _run_actors(
     consumer: Consumer,
     crew: Crew,
     message_context: MessageContext,
-    scheduling: Scheduling | None,
+    orphans: Orphans | None,
     settings: Settings,
     control: Control,
-    on_started: Callable[[], None],
 ) -> None:
     """The inner nurseries: the intake, the executors, and around them what leaves threads behind when cancelled."""
     reader = Reader(consumer, crew, burst=settings.burst)
@@ -232,9 +230,9 @@ async def _run_actors(
                     try:
                         async with trio.open_nursery() as intake:
                             control.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
-                            if scheduling is not None:
-                                intake.start_soon(run_schedules, scheduling, crew.runners.schedules)
-                                intake.start_soon(Orphans(scheduling, crew.runners, broker).watch)
+                            if orphans is not None:
+                                intake.start_soon(run_schedules, orphans.scheduling, crew.runners.schedules)
+                                intake.start_soon(orphans.watch)
                             if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
                                 intake.start_soon(Unread(broker).watch)
                             if crew.runners.limits:
@@ -242,7 +240,7 @@ async def _run_actors(
                             if crew.runners.batching:
                                 intake.start_soon(crew.start_due_batches)
                             intake.start_soon(reader.read, intake.cancel_scope.cancel)
-                            on_started()
+                            control.on_started()
                     finally:
                         crew.close()
                     actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
