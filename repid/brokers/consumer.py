@@ -226,6 +226,7 @@ class Consumer:
         return [event for event in events if event not in told]
 
     async def _claim_until(self, wanted: _Claim, deadline: float) -> list[Delivery]:
+        has_waited = False
         with self._hub.subscribed("ready") as subscription:
             while True:
                 subscription.is_fresh = False
@@ -243,12 +244,12 @@ class Consumer:
                 if claimed.deliveries:
                     self._lines.tell_of_room()
                 if claimed.deliveries or now >= deadline:
-                    await (
-                        trio.lowlevel.cancel_shielded_checkpoint()
-                    )  # other consumers have their turn before this one asks again
+                    if not has_waited:  # other consumers have their turn before this one asks again
+                        await trio.lowlevel.cancel_shielded_checkpoint()
                     return claimed.deliveries
                 due = now + claimed.next_in
                 has_news = await self._hub.wait(subscription, min(deadline, due))
+                has_waited = True
                 self._check_open()
                 if not has_news and due > deadline and not self._calls.is_down:
                     return []  # a claim at this moment would find nothing, and the next `receive` begins with one

@@ -124,7 +124,10 @@ class Reader:
         self._learn(is_full=is_full)
         self._take_in(batch)
         if not is_full:
-            await trio.lowlevel.checkpoint()  # there is no more for now: let these start before it is asked again
+            # No more is there for now: let these start before it is asked again. Of the tasks that are due at once trio
+            # runs any one first, so only the second of these checkpoints comes after them.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
         return True
 
     async def _claim_or_wait_for_change(self, limit: int) -> None:

@@ -74,6 +74,7 @@ class InRedis:
             b"w",
             [],
             [],
+            b"",
         )
         _, _, _, *found = self.do("claim", request, self.blob(wanted))
         if found:
@@ -189,7 +190,7 @@ def test_a_consumer_of_redis_is_given_what_fits_it(redis: Redis, mine: Topics, o
     fitting = {str(topic) for topic in TOPICS if takes(mine, topic) or is_stray(topic, [mine, *others])}
     with ExitStack() as stack:
         engine = InRedis(redis, stack)
-        engine.do("unsubscribe", b"c")
+        engine.do("unsubscribe", (b"c", b""))
         for number, each in enumerate((mine, *others)):
             engine.open(str(number), each)
         engine.do("publish", to_entries(published))

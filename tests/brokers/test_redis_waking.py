@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -15,9 +15,11 @@ from engines.redis import Redis, embedded
 from repid import Connection, Repid, Router
 from repid.brokers.consumer import Consumer
 from repid.brokers.redis import RedisServer
-from repid.brokers.redis.layout import keys_of
-from repid.delivery import Ack, Settlement
-from repid.ports import AtMost, Topics
+from repid.brokers.redis.layout import keys_of, to_key
+from repid.delivery import Ack, Delivery, Release, Settlement
+from repid.envelope import Envelope
+from repid.errors import UsageError
+from repid.ports import SETTLED, AtMost, Topics
 
 from .broker_aids import message
 
@@ -28,8 +30,9 @@ SOON = 3.0
 
 
 def is_asleep(redis: Redis, prefix: str, consumer: Consumer) -> bool:
-    """Whether the server believes that it waits, and has not woken it."""
-    return bool(redis.execute("HEXISTS", f"{{{prefix}}}:sleepers", consumer.key))
+    """Whether the server believes that it waits, and has not woken it or given it a message."""
+    takes = "local entered = redis.call('HGET', KEYS[1], ARGV[1]) return entered and #cmsgpack.unpack(entered)[2]"
+    return bool(redis.execute("EVAL", takes, 1, f"{{{prefix}}}:sleepers", consumer.key))
 
 
 async def falls_asleep(redis: Redis, prefix: str, consumer: Consumer) -> None:
@@ -58,6 +61,28 @@ async def waiting(
             await falls_asleep(redis, prefix, consumer)
             yield got
             nursery.cancel_scope.cancel()
+
+
+def unheard(redis: Redis, prefix: str, call: Callable[[RedisServer], Awaitable[object]]) -> None:
+    """Make a call of another client while nothing is heard in this loop."""
+
+    async def connect() -> None:
+        server = RedisServer(redis.url, prefix=prefix)
+        async with server.connection():
+            await call(server)
+
+    thread = threading.Thread(target=trio.run, args=[connect])
+    thread.start()
+    thread.join()
+
+
+def publish_unheard(redis: Redis, prefix: str, *messages: Envelope) -> None:
+    unheard(redis, prefix, lambda server: server.publish(messages))
+
+
+def leased(redis: Redis, prefix: str) -> int:
+    count: int = redis.execute("ZCARD", f"{{{prefix}}}:leases")
+    return count
 
 
 async def arrives(got: list[str], *ids: str) -> None:
@@ -108,7 +133,7 @@ async def test_a_message_is_for_whoever_takes_its_topic_and_has_room(redis: Redi
         assert others == no_room == []
 
 
-async def test_a_wake_up_for_a_client_that_was_killed_goes_to_another(redis: Redis, prefix: str) -> None:
+async def kill_a_sleeper(redis: Redis, prefix: str) -> None:
     program = f"""
 import trio
 from repid import RedisServer
@@ -129,15 +154,27 @@ trio.run(main)
             partial(trio.run_process, [sys.executable, "-c", program], stdout=-1, check=False)
         )
         assert (await process.stdout.receive_some(100)).strip() == b"waits"
-        async with waiting(redis, prefix) as got:
-            process.kill()
-            await process.wait()
-            await trio.sleep(0.05)
-            server = RedisServer(redis.url, prefix=prefix)
-            async with server.connection():
-                for number in range(3):
-                    await server.publish([message(str(number))])
-                    await arrives(got, str(number))
+        process.kill()
+        await process.wait()
+        await trio.sleep(0.05)
+
+
+async def test_a_wake_up_for_a_client_that_was_killed_goes_to_another(redis: Redis, prefix: str) -> None:
+    await kill_a_sleeper(redis, prefix)
+    async with waiting(redis, prefix) as got:
+        server = RedisServer(redis.url, prefix=prefix)
+        async with server.connection():
+            for number in range(3):
+                await server.publish([message(str(number))])
+                await arrives(got, str(number))
+
+
+async def test_a_client_that_was_killed_is_given_nothing(redis: Redis, prefix: str) -> None:
+    await kill_a_sleeper(redis, prefix)
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.publish([message("1")])
+        assert (await server.counts("q")).ready == 1
 
 
 async def test_a_client_that_was_woken_and_does_not_wait_passes_it_on(redis: Redis, prefix: str) -> None:
@@ -155,11 +192,6 @@ async def test_a_client_that_was_woken_and_does_not_wait_passes_it_on(redis: Red
 async def test_a_client_that_stops_waiting_before_it_hears_that_it_was_woken_has_another_woken(
     redis: Redis, prefix: str
 ) -> None:
-    async def publish() -> None:
-        server = RedisServer(redis.url, prefix=prefix)
-        async with server.connection():
-            await server.publish([message("0")])
-
     async def receive(consumer: Consumer) -> None:
         with scope:
             await consumer.receive(1)
@@ -172,12 +204,10 @@ async def test_a_client_that_stops_waiting_before_it_hears_that_it_was_woken_has
             nursery.start_soon(receive, consumer)
             await falls_asleep(redis, prefix, consumer)
             async with waiting(redis, prefix) as got:
-                thread = threading.Thread(target=trio.run, args=[publish])
-                thread.start()
-                thread.join()  # nothing is heard here meanwhile
+                publish_unheard(redis, prefix, message("0"), message("1"))
                 assert not is_asleep(redis, prefix, consumer)
                 scope.cancel()
-                await arrives(got, "0")
+                await arrives(got, "0", "1")
 
 
 async def test_a_delay_that_ends_earlier_than_the_others_is_heeded_by_who_waits(redis: Redis, prefix: str) -> None:
@@ -255,3 +285,158 @@ async def test_messages_of_very_many_queues_fall_due_in_several_steps(redis: Red
                 while len(received) < 500:
                     received += [delivery.envelope.id for delivery in await consumer.receive(100)]
     assert sorted(received) == sorted(queues)
+
+
+class Sleeper:
+    """A consumer whose one `receive` sleeps. `got`: what it gave; `scope`: its scope."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.got: list[Delivery] = []
+        self.scope = trio.CancelScope()
+
+    async def receive(self) -> None:
+        with self.scope, suppress(UsageError):  # the consumer may be closed meanwhile
+            self.got = await self.consumer.receive(10)
+
+
+@asynccontextmanager
+async def sleeping(redis: Redis, prefix: str) -> AsyncGenerator[tuple[RedisServer, Sleeper], None]:
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        async with trio.open_nursery() as nursery, server.consume({"q": None}) as consumer:
+            sleeper = Sleeper(consumer)
+            nursery.start_soon(sleeper.receive)
+            await falls_asleep(redis, prefix, consumer)
+            yield server, sleeper
+
+
+async def until_got(sleeper: Sleeper) -> Delivery:
+    with trio.fail_after(SOON):
+        while not sleeper.got:
+            await trio.sleep(0.005)
+    [delivery] = sleeper.got
+    return delivery
+
+
+async def test_a_message_that_is_published_alone_is_leased_to_who_waits_in_the_same_step(
+    redis: Redis, prefix: str
+) -> None:
+    async with sleeping(redis, prefix) as (server, sleeper):
+        publish_unheard(redis, prefix, message("1", topic="t", ttl=60))
+        assert leased(redis, prefix) == 1
+        redis.execute("CONFIG", "RESETSTAT")
+        delivery = await until_got(sleeper)
+        assert b"cmdstat_evalsha" not in redis.execute("INFO", "commandstats")  # it needed not ask
+        assert (delivery.envelope.id, delivery.attempt, delivery.lost) == ("1", 1, 0)
+        assert delivery.ttl_left is not None
+        assert 59 < delivery.ttl_left <= 60
+        assert await sleeper.consumer.receive(1, max_wait=0) == []  # what it has taken is not put back
+        assert await sleeper.consumer.settle([Settlement(delivery, Ack())]) == [SETTLED]
+        assert await server.find(["1"]) == [[]]
+
+
+async def test_what_a_client_was_given_that_stops_waiting_goes_to_another_as_if_nobody_had_had_it(
+    redis: Redis, prefix: str
+) -> None:
+    async with sleeping(redis, prefix) as (_, stopping), sleeping(redis, prefix) as (_, other):
+        other.scope.cancel()
+        while is_asleep(redis, prefix, other.consumer):
+            await trio.sleep(0.01)
+        publish_unheard(redis, prefix, message("1"))
+        assert leased(redis, prefix) == 1
+        stopping.scope.cancel()
+        with trio.fail_after(SOON):
+            [delivery] = await other.consumer.receive(1)
+        assert (stopping.got, delivery.attempt, delivery.lost) == ([], 1, 0)
+        assert await stopping.consumer.receive(1, max_wait=0) == []
+
+
+async def test_what_a_client_was_given_is_ready_again_where_its_consumer_is_closed(redis: Redis, prefix: str) -> None:
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        async with sleeping(redis, prefix) as (_, sleeper):
+            publish_unheard(redis, prefix, message("1"))
+        assert sleeper.got == []
+        assert (await server.counts("q")).ready == 1
+
+
+async def test_what_a_client_was_given_and_has_no_room_for_any_more_is_ready_again(redis: Redis, prefix: str) -> None:
+    async with sleeping(redis, prefix) as (server, sleeper):
+        publish_unheard(redis, prefix, message("1", topic="t"))
+        sleeper.consumer.set_limits({("q", "t"): 0})
+        with trio.fail_after(SOON):
+            await falls_asleep(redis, prefix, sleeper.consumer)
+        assert (await server.counts("q")).ready == 1
+        sleeper.consumer.set_limits({("q", "t"): 1})
+        assert (await until_got(sleeper)).lost == 0
+
+
+async def test_what_a_client_was_given_and_never_heard_of_is_there_when_its_link_is_back(
+    redis: Redis, prefix: str
+) -> None:
+    async with sleeping(redis, prefix) as (_, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        for kind in ("normal", "pubsub"):
+            redis.execute("CLIENT", "KILL", "TYPE", kind)
+        delivery = await until_got(sleeper)
+        assert (delivery.envelope.id, delivery.lost) == ("1", 0)
+
+
+async def test_what_was_given_and_cancelled_before_it_was_heard_of_is_not_run(redis: Redis, prefix: str) -> None:
+    async with sleeping(redis, prefix) as (server, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        unheard(redis, prefix, lambda other: other.cancel_each(["1"]))
+        sleeper.scope.cancel()
+        assert await sleeper.consumer.receive(1, max_wait=0) == []
+        [result] = await server.fetch_results(["1"])
+        assert result is not None
+        assert result.state == "cancelled"
+
+
+async def test_what_was_given_and_cannot_be_read_any_more_is_a_dead_letter(redis: Redis, prefix: str) -> None:
+    async with sleeping(redis, prefix) as (server, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        redis.execute("HSET", f"{{{prefix}}}:messages", to_key("1"), "nonsense")
+        sleeper.scope.cancel()
+        with trio.fail_after(SOON):
+            while not (dead := await server.browse("q", "dead")):
+                await trio.sleep(0.01)
+        assert [(one.envelope.id, one.reason) for one in dead] == [("1", "payload")]
+
+
+@pytest.mark.parametrize("why", ["paused", "big", "several"])
+async def test_nobody_is_given_what_is_paused_or_big_or_one_of_several(redis: Redis, prefix: str, why: str) -> None:
+    async with sleeping(redis, prefix) as (server, sleeper):
+        if why == "paused":
+            await server.pause("q")
+        messages = [message("1", payload=b"x" * (65_537 if why == "big" else 1))]
+        publish_unheard(redis, prefix, *messages, *([message("2")] if why == "several" else []))
+        assert leased(redis, prefix) == 0
+        if why != "paused":
+            with trio.fail_after(SOON):
+                while not sleeper.got:
+                    await trio.sleep(0.005)
+
+
+async def test_nobody_is_given_what_is_sent_while_an_older_message_becomes_ready(redis: Redis, prefix: str) -> None:
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1"), message("2")])
+        async with server.consume({"q": None}) as holder:
+            one, two = await holder.receive(2)
+
+    async def settle(server: RedisServer) -> None:
+        async with server.consume({"q": None}) as another:
+            settlements = [Settlement(one, Release()), Settlement(two, Ack(), (message("3"),))]
+            assert await another.settle(settlements) == [SETTLED, SETTLED]
+
+    async with sleeping(redis, prefix) as (_, sleeper):
+        unheard(redis, prefix, settle)
+        assert leased(redis, prefix) == 0
+        with trio.fail_after(SOON):
+            while not sleeper.got:
+                await trio.sleep(0.005)
+        assert [delivery.envelope.id for delivery in sleeper.got] == ["1", "3"]

@@ -352,9 +352,9 @@ async def test_a_worker_that_ends_releases_what_waits_for_room(autojump_clock: M
     async with app.magic(), trio.open_nursery() as nursery:
         await Queue("out", max_size=1).declare()
         await app.send_message_json(channel="out")
-        worker = await nursery.start(app.run_worker)
         for _ in range(5):
             await app.enqueue(put)
+        worker = await nursery.start(app.run_worker)
         await trio.sleep(10)
         began = trio.current_time()
         worker.stop()

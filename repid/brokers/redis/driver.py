@@ -8,6 +8,13 @@ Nobody polls. A claim that finds nothing enters its consumer among the sleepers 
 What makes a message ready wakes, in its own step, as many of the sleepers that would take it as there are messages. A
 consumer that stops waiting withdraws its entry (`_withdraw`); if it was woken before that, the others are woken instead.
 Whether another task of its process waits for news tells nothing of that. `SURE_TIME` bounds what a lost wake-up costs.
+
+A message that is published alone is leased to the sleeper in the publisher's step and sent with the wake-up (`hand_over` in
+part_wake.lua), so the claim that follows has its answer here. The token of such a lease begins with the nonce of the claim
+that fell asleep. The server remembers the lease in the sleeper's entry until it hears of the consumer next, by a claim, a
+withdrawal or the end of its subscription, and takes it back then unless `taken` names the nonce. So a client that did not
+hear of the lease, or has other limits now, loses nothing, and what comes late finds another `nonce` here. A client that
+dies meanwhile keeps it until the lease ends, as it does when the answer to a claim is lost.
 """
 
 from __future__ import annotations
@@ -50,6 +57,7 @@ from ...errors import (
 )
 from ...logs import Log
 from ...ports import (
+    ANYTHING,
     EVERYTHING,
     REFUSED,
     SETTLED,
@@ -99,6 +107,7 @@ from .layout import (
     to_entries,
     to_id,
     to_key,
+    to_lease,
     to_progress,
     to_result,
     to_takes,
@@ -135,12 +144,19 @@ WATCH_TIME = 30.0
 MOST = 2**31
 """More than anything is counted to."""
 
+NONCE_SIZE = 16
+"""Random bytes that begin every token."""
+
+_GIVEN_HEAD = 5
+"""Bytes before the lease in what tells a sleeper of what it was given: a letter, and the length of the lease."""
+
 
 class Subscription(msgspec.Struct):
     """A consumer: what it takes, packed for the scripts, and the messages that it has leased, with their tokens.
 
     `claims`: how many were made. `is_asleep`: the server may have entered it among the sleepers at the last one, also if
-    it has woken it since.
+    it has woken it since. `nonce`: what begins the lease that a sleeper may be given; `at_most`: within which limits.
+    `given`: such a lease and the record, if it has come. `taken`: the nonce of the last one that was handed out.
     """
 
     takes: bytes
@@ -149,6 +165,14 @@ class Subscription(msgspec.Struct):
     held: dict[str, bytes]
     claims: int = 0
     is_asleep: bool = False
+    nonce: bytes = b""
+    at_most: AtMost = ANYTHING
+    given: tuple[bytes, bytes] | None = None
+    taken: bytes = b""
+
+    def forget_given(self) -> None:
+        """Take nothing that it was given before: the server puts that back when it hears of the consumer next."""
+        self.nonce, self.given = b"", None
 
 
 class RedisDriver:
@@ -192,6 +216,8 @@ class RedisDriver:
         self._channel = f"{{{self._prefix}}}:link:{secrets.token_hex(8)}"
         self._news = news = NewsBox()
         self._known, self._subscriptions = self._subscriptions, {}
+        for one in self._known.values():
+            one.forget_given()
         try:
             async with opened(self._address, self._context, self._prefix, f"repid-{os.getpid()}") as wire:
                 with trio.fail_after(ANSWER_TIME):
@@ -255,10 +281,21 @@ class RedisDriver:
                 news.note_ready()
             elif message == b"e":
                 news.note_events()
+            elif message[:1] == b"d":
+                self._note_given(message)
+                news.note_ready()
             else:
                 news.note_id(message[1:])
 
         await wire.listen([self._channel, f"{{{self._prefix}}}:all"], tell)
+
+    def _note_given(self, message: bytes) -> None:
+        """Note what a sleeper was given. One that claimed again, or stopped waiting, takes it no more."""
+        end = _GIVEN_HEAD + int.from_bytes(message[1:_GIVEN_HEAD], "big")
+        lease = message[_GIVEN_HEAD:end]
+        for one in self._subscriptions.values():
+            if one.nonce == lease[:NONCE_SIZE]:
+                one.given = lease, message[end:]
 
     @property
     def wire(self) -> Wire:
@@ -340,17 +377,22 @@ class RedisDriver:
         """Strike it off; what it leased stays leased."""
         key = consumer.encode()
         self._extender.forget(consumer)
-        self._subscriptions.pop(key, None)
-        await self.wire.run("unsubscribe", key)
+        one = self._subscriptions.pop(key, None)
+        await self.wire.run("unsubscribe", (key, b"" if one is None else one.taken))
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
         """Lease what is ready now."""
         key = consumer.encode()
         one = self._subscriptions[key]
+        nonce = secrets.token_bytes(NONCE_SIZE)
         if limit > 0:
             one.claims += 1
+            given, one.given = one.given, None
+            if given is not None and at_most == one.at_most:
+                one.taken, one.is_asleep = one.nonce, False
+                return Claimed(await self._to_deliveries(one, given, to_lease(given[0])[0]))
             one.is_asleep = True  # already now: the answer may never come
-        nonce = secrets.token_bytes(16)
+            one.nonce, one.at_most = nonce, at_most
         request = (
             key,
             min(limit, MOST_CLAIMED),
@@ -365,8 +407,16 @@ class RedisDriver:
                 ([prefix_of(queue) if topic is None else lane_of(queue, topic) for queue, topic in members], most)
                 for members, most in at_most.groups
             ],
+            one.taken,
         )
         now, due_in, suspects, *found = await self.wire.run("claim", request, one.takes)
+        if limit > 0:
+            one.is_asleep = not found
+        deliveries = await self._to_deliveries(one, found, now)
+        return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
+
+    async def _to_deliveries(self, one: Subscription, found: Sequence[bytes], now: int) -> list[Delivery]:
+        """The deliveries of leases, each followed by the record of its message. What cannot be read is dead then."""
         deliveries: list[Delivery] = []
         bad: list[tuple[bytes, Exception]] = []
         held, at = one.held, LEASE_HEAD + len(self._worker)
@@ -378,11 +428,9 @@ class RedisDriver:
             else:
                 deliveries.append(delivery)
                 held[delivery.envelope.id] = lease
-        if limit > 0:
-            one.is_asleep = not found
         if bad:
             await self._bury(bad)
-        return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
+        return deliveries
 
     def stop_waiting(self, consumer: str) -> None:
         """Have its entry among the sleepers withdrawn soon, unless it claims again before that."""
@@ -390,6 +438,7 @@ class RedisDriver:
         one = self._subscriptions.get(key)
         if one is not None and one.is_asleep and self._wire is not None and self._nursery is not None:
             one.is_asleep = False
+            one.forget_given()
             self._nursery.start_soon(self._withdraw, self._wire, key, one, one.claims)
 
     async def _withdraw(self, wire: Wire, key: bytes, one: Subscription, claims: int) -> None:
@@ -401,7 +450,7 @@ class RedisDriver:
         if one.claims != claims:
             return
         with trio.fail_after(ANSWER_TIME):
-            await wire.run("withdraw", (key, one.prefixes))
+            await wire.run("withdraw", (key, one.prefixes, one.taken))
         if one.claims != claims:
             self._news.note_ready()
 

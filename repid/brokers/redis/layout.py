@@ -17,7 +17,7 @@ holds everything that is ready, and no key depends on what senders make up.
 * `results`, `result-expiries`. `schedules`, `schedule-times`, `schedule-ahead`.
 * `consumers`, `alive`, `wanted`: what each takes, until when it is believed alive, and until when somebody wants a lane.
 * `bounds`: of the bounded queues, and how many messages each has dropped.
-* `sleepers`: who waits for what. `watched`, `watches`: who is told of a change of which id, and until when.
+* `sleepers`: who waits for what and may be given a message on which terms, or which lease it was given. `watched`, `watches`: who is told of a change of which id, and until when.
 
 Times are microseconds on the server's clock; they are exact in Lua's numbers.
 """

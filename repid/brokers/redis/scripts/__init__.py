@@ -20,7 +20,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "browse": (*_RECORDS, "goes_on", "show"),
     "bury": (*_RECORDS, "goes_on"),
     "cancel": (*_RECORDS, "goes_on"),
-    "claim": (*_RECORDS, "goes_on"),
+    "claim": (*_RECORDS, "goes_on", "given"),
     "counts": (*_RECORDS, "goes_on"),
     "dead_keys": ("start",),
     "declare": ("start", "goes_on"),
@@ -48,8 +48,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "store_results": ("start",),
     "subscribe": ("start", "goes_on"),
     "tick": _PUBLISHING,
-    "unsubscribe": ("start", "goes_on", "wake", "consumers"),
-    "withdraw": ("start", "goes_on", "wake"),
+    "unsubscribe": (*_RECORDS, "goes_on", "given", "consumers"),
+    "withdraw": (*_RECORDS, "goes_on", "given"),
 }
 
 

@@ -1,8 +1,9 @@
--- {consumer, limit, lease, nonce, alone, size, first, worker, {{lane, most}, ...}, {{{lane or prefix, ...}, most}, ...}}
--- ARGV[2] is how the consumer is entered in SL: {channel, takes}.
+-- {consumer, limit, lease, nonce, alone, size, first, worker, {{lane, most}, ...}, {{{lane or prefix, ...}, most}, ...}, taken}
+-- ARGV[2] is how the consumer is entered in SL: {channel, takes}; behind it there are the terms on which it may be given a message.
 local consumer, limit, lease, nonce, alone, size, first, worker, caps, groups =
   arg[1], arg[2], arg[3], arg[4], arg[5], arg[6], arg[7], arg[8], arg[9], arg[10]
 local entry = cmsgpack.unpack(ARGV[2])
+if limit > 0 then give_back(consumer, arg[11]) end
 advance()
 
 local cap_of, group_of, full = {}, {}, {}
@@ -167,10 +168,9 @@ local answer = {now, due and math.max(due - now, 0) or -1, 0}
 if #taken == 0 then
   if is_too_big then
     call('HDEL', SL, consumer)
-  elseif #full > 0 then
-    call('HSET', SL, consumer, cmsgpack.pack({entry[1], entry[2], full}))
   else
-    call('HSET', SL, consumer, ARGV[2])
+    local entered = #full > 0 and cmsgpack.pack({entry[1], entry[2], full}) or ARGV[2]
+    call('HSET', SL, consumer, entered .. cmsgpack.pack({nonce, lease, worker, math.min(first, MOST_GIVEN)}))
   end
 else
   local ids, leases, tails = {}, {}, {}

@@ -3,6 +3,7 @@
 local function publish(entries, declaring)
   local order = call('INCRBY', N, #entries) - #entries
   local answers, known, adds, results = {}, {}, {}, {}
+  local last, last_record  -- of those in `adds`
   for i, entry in ipairs(entries) do
     local id, queue, lane = entry[1], entry[2], entry[3]
     local is_known = known[queue]
@@ -49,12 +50,14 @@ local function publish(entries, declaring)
         else
           adds[#adds + 1] = '0'
           adds[#adds + 1] = member
+          last, last_record = entry, record
           arrived[lane] = (arrived[lane] or 0) + 1
         end
       end
     end
   end
   if #adds > 0 then many('ZADD', R, adds) end
+  offer = #adds == 2 and {queue = last[2], lane = last[3], member = adds[2], id = last[1], record = last_record, size = last[4]}
   if #results > 0 and call('EXISTS', V) == 1 then
     many('HDEL', V, results)
     many('ZREM', VX, results)

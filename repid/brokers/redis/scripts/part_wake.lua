@@ -3,6 +3,8 @@
 -- as a whole for one message.
 local arrived = {}  -- lane -> how many became ready in it
 local earlier = {}  -- queue prefix -> true, where the next due time is earlier now
+local MOST_GIVEN = 65536  -- bytes of a payload: Redis cuts those off who are slow to hear much
+local offer  -- the only message that was published last, if it is ready: {lane, queue, member of R, id, record, size}
 
 local function queue_of(lane)
   return sub(lane, 1, 2 + read('>I2', lane))
@@ -46,14 +48,41 @@ local function cause_for(entry)
   end
 end
 
+-- Whether the message that is offered is all that became ready, so that it may be handed over without a claim.
+local function is_only_offer()
+  local count = 0
+  for _, more in pairs(arrived) do count = count + more end
+  return offer and count == 1 and call('HGET', Q, offer.queue) == ''
+end
+
+-- Leases what is offered to a sleeper and sends it, so that it need not ask; returns what it is entered with then, or nil.
+-- Until it claims again or stops waiting it is known what it was given: see part_given.lua.
+local function hand_over(entry, terms)
+  local nonce, lasts, worker = terms[1], terms[2], terms[3]
+  if call('ZREM', R, offer.member) == 0 then return end
+  local lease = nonce .. pack('>I2I8B', 0, now, #worker) .. worker .. queue_of(offer.lane) .. offer.id
+  if call('PUBLISH', entry[1], 'd' .. pack('>I4', #lease) .. lease .. offer.record) == 0 then
+    call('ZADD', R, 0, offer.member)
+    return
+  end
+  call('ZADD', L, score_of(now + lasts), lease)
+  return cmsgpack.pack({entry[1], {}}, lease)
+end
+
 -- One that nobody hears any more (its process was killed) does not count as woken.
 local function wake()
   if (next(arrived) or next(earlier)) and call('EXISTS', SL) == 1 then
     local sleepers = call('HGETALL', SL)
+    local is_offered = is_only_offer()
     for i = 1, #sleepers, 2 do
-      local entry = cmsgpack.unpack(sleepers[i + 1])
+      local entry, terms = cmsgpack.unpack(sleepers[i + 1])
       local cause = cause_for(entry)
-      if cause then
+      local fits = is_offered and cause and cause ~= true and terms and offer.size <= terms[4]
+      local given = fits and hand_over(entry, terms)
+      if given then
+        call('HSET', SL, sleepers[i], given)
+        arrived[cause] = 0
+      elseif cause then
         call('HDEL', SL, sleepers[i])
         if call('PUBLISH', entry[1], 'r') > 0 and cause ~= true then arrived[cause] = arrived[cause] - 1 end
       end

@@ -1,0 +1,18 @@
+-- Puts back what a sleeper was given (`hand_over` in part_wake.lua), unless it took it: `taken` begins the lease then.
+local function give_back(consumer, taken)
+  local entered = call('HGET', SL, consumer)
+  if not entered then return end
+  local _, lease = cmsgpack.unpack(entered)
+  if type(lease) ~= 'string' or sub(lease, 1, 16) == taken or call('ZREM', L, lease) == 0 then return end
+  local id = id_in(lease)
+  local record = call('HGET', M, id)
+  if not record then return end
+  local t = parse(record)
+  if t.damaged then
+    bury_damaged(lease, id, record, '')
+  elseif call('HEXISTS', E, 'k' .. id) == 1 then
+    finish(t, id, '', '', CANCELLED)
+  else
+    put_back(t, id)
+  end
+end
