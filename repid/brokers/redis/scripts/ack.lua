@@ -1,5 +1,5 @@
--- The plain way, for acks that send nothing: the results, or none at all; ARGV[2] and all that follow: the leases.
--- Answers '1' or '0' for each.
+-- Acknowledges messages whose runs send nothing. `arg` is the list of their results, empty if none is stored; ARGV[2]
+-- and the arguments after it are the leases. Returns '1' (accepted) or '0' (the lease is lost) for each, as one text.
 local results, given = arg, #ARGV - 1
 local scores = call('ZMSCORE', L, unpack(ARGV, 2))
 local valid, gone, answers = {}, {}, {}

@@ -1,4 +1,5 @@
--- {alive for, {{consumer, {field, ...}}, ...}}: these are alive. Clears up what the dead left.
+-- {lifetime, {{consumer, {field, ...}}, ...}}: these consumers are alive, for `lifetime` microseconds from now. Removes
+-- what consumers that are not alive any more have left behind.
 local alive = now + arg[1]
 for _, one in ipairs(arg[2]) do
   call('HSET', C, one[1], cmsgpack.pack(one[2]))

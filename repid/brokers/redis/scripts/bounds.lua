@@ -1,4 +1,4 @@
--- The bounds of a queue ('' if it has none), and how many consumers read it.
+-- Returns the bounds of a queue ('' if it has none) and the number of consumers that read it.
 local prefix = pack('>I2', #arg) .. arg
 local readers = 0
 local consumers = call('HGETALL', C)

@@ -1,4 +1,5 @@
--- {queue, category, limit, after or false}
+-- {queue, category, limit, after or false}: returns the time and at most `limit` messages that follow the key `after`,
+-- or 'q' if the queue is not declared.
 local queue, category, limit, after = arg[1], arg[2], arg[3], arg[4]
 advance()
 wake()

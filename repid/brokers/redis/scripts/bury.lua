@@ -1,4 +1,4 @@
--- {lease, failure}: makes dead what was leased just now and cannot be read.
+-- {lease, failure}: makes a dead letter of a message that was leased just now and cannot be read.
 local lease, failure = arg[1], arg[2]
 if call('ZREM', L, lease) == 1 then
   local id = id_in(lease)

@@ -1,3 +1,5 @@
+-- {id, ...}: removes messages that wait, and asks the workers of leased ones to end their runs. Returns a word for
+-- each.
 local answers = {}
 advance()
 for i, id in ipairs(arg) do

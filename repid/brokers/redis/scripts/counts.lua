@@ -1,4 +1,5 @@
--- For each queue {ready, scheduled, leased, dead, paused, bounds, dropped}; or the name of one that is not declared.
+-- {queue, ...}: returns {ready, scheduled, leased, dead, paused, bounds, dropped} for each queue, or the name of the
+-- first one that is not declared.
 advance()
 local leased, answers = {}, {}
 for _, lease in ipairs(call('ZRANGE', L, 0, -1)) do

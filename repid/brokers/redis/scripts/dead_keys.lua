@@ -1,4 +1,4 @@
--- {queue, after or false, limit}: the keys of dead messages; or 'q'.
+-- {queue, after or false, limit}: returns keys of dead letters, the oldest first, or 'q' if the queue is not declared.
 if call('HEXISTS', Q, arg[1]) == 0 then return 'q' end
 local prefix = pack('>I2', #arg[1]) .. arg[1]
 local answers = {}

@@ -1,4 +1,5 @@
--- The end of a queue that was emptied before: what came in meanwhile goes with it. 0: there is more, come again.
+-- Deletes a queue that was emptied before, with the messages that are leased from it. Returns 0, and changes nothing,
+-- if other messages have come into it since: the caller empties it again first.
 local queue = arg
 if call('HEXISTS', Q, queue) == 0 then return 1 end
 local prefix = pack('>I2', #queue) .. queue

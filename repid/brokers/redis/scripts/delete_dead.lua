@@ -1,4 +1,4 @@
--- {queue, {key, ...}}: removes dead messages for good; how many, or -1.
+-- {queue, {key, ...}}: removes dead letters. Returns how many, or -1 if the queue is not declared.
 if call('HEXISTS', Q, arg[1]) == 0 then return -1 end
 local prefix = pack('>I2', #arg[1]) .. arg[1]
 local removed = 0

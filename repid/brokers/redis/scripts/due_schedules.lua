@@ -1,4 +1,6 @@
--- {limit, slack}: {now, next at or '', value, ...}
+-- {limit, slack}: returns {now, when the next schedule is due or '', value, ...}, with the values of at most `limit`
+-- schedules that are due. Also due is an interval's schedule whose next time is further away than the interval and
+-- `slack` seconds: the clock was set back.
 local seconds = time[1] + time[2] / 1000000
 local names = call('ZRANGEBYSCORE', SN, '-inf', seconds, 'LIMIT', 0, arg[1])
 local known = {}

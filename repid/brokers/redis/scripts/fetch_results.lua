@@ -1,3 +1,4 @@
+-- {result id, ...}: returns the result under each id, or '' if there is none.
 local answers = {}
 for i, id in ipairs(arg) do
   local result = call('HGET', V, id)

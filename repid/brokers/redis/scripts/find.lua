@@ -1,5 +1,6 @@
+-- {id, ...}: returns the time, and for each id a list of the messages that have it: the live one, then dead letters.
 local answers = {now}
-local leases  -- of each leased message by its id: the lease, and when it ends; made when it is needed first
+local leases  -- id of each leased message -> {lease, when it ends}; read when it is needed for the first time
 
 local function lease_of(id)
   if not leases then

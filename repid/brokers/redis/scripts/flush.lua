@@ -1,4 +1,5 @@
--- {queue, limit}: removes the first that are ready or scheduled; how many, or -1: it is not declared.
+-- {queue, limit}: removes at most `limit` messages that are ready or scheduled. Returns how many, or -1 if the queue is
+-- not declared.
 local queue, limit = arg[1], arg[2]
 if call('HEXISTS', Q, queue) == 0 then return -1 end
 advance()

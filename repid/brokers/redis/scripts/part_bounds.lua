@@ -1,9 +1,10 @@
--- Bounded queues; the rules are those of repid/delivery/bounds.py. B holds under 'b' and the queue's name: most messages,
--- most bytes (0: any number) and what becomes of more; under 'd' and the name how many were dropped.
-local DROPPED, DROP_OLDEST = 6, 2  -- the state of a result and the place in WHEN_FULL, counted from 0: ../layout.py
+-- Bounded queues; the rules are in repid/delivery/bounds.py. B has two fields for a queue. 'b' and the name: the
+-- bounds, which are the largest number of messages and of bytes (0 means any number) and what is done with a message
+-- that has no room. 'd' and the name: how many messages the queue has dropped.
+local DROPPED, DROP_OLDEST = 6, 2  -- this state of a result, and the index in WHEN_FULL, counted from 0: ../layout.py
 local is_bounded = call('EXISTS', B) == 1
-local bounds = {}  -- by queue, as far as they were looked at: false, or the bounds with what waits
-local dropped = {}  -- by queue
+local bounds = {}  -- queue -> false, or its bounds and how much waits; only queues that this script has looked at
+local dropped = {}  -- queue -> how many messages this script has dropped
 
 local function volume_in(set, prefix)
   local sum, start = 0, '[' .. prefix
@@ -46,7 +47,8 @@ local function admits(b, more, volume)
   return has_room(b, b.size, b.volume, more, volume)
 end
 
--- Whether a new message has no room, or is behind one that had none. One whose id is alive is refused for that.
+-- Returns whether a new message is refused: it has no room, or an earlier message of the same call had none. A message
+-- whose id is alive is not refused here, but as a duplicate.
 local function is_refused(b, id, size)
   if call('HEXISTS', M, id) == 1 then return false end
   if b.is_closed then return true end
@@ -55,7 +57,7 @@ local function is_refused(b, id, size)
   return true
 end
 
--- The queue that has no room for its part of an outbox, or nil.
+-- Returns the queue that has no room for its part of an outbox, or nil if every queue has room.
 local function refuse_outbox(entries)
   bounds = {}
   local wanted = {}
@@ -71,7 +73,8 @@ local function refuse_outbox(entries)
   end
 end
 
--- The member that would be handed out first, and the set it is in; then what would be due first.
+-- Returns the oldest message that waits: its member, the set of that member, and its member of R. That is the ready
+-- message that would be handed out first; if none is ready, the scheduled message that is due first.
 local function oldest(prefix)
   local best, best_set, best_rank, best_order
   for _, set in ipairs({R, U}) do
@@ -104,7 +107,7 @@ local function drop(member, set, ready, prefix)
   end
 end
 
--- Drops what queues hold beyond their bounds now.
+-- Drops the oldest messages of the queues that hold more than their bounds allow.
 local function drop_excess()
   for queue, b in pairs(bounds) do
     local count = 0
@@ -123,7 +126,7 @@ local function drop_excess()
   end
 end
 
--- What a script answers that may have dropped something: its answers, then with {queue, count, ...} if it has.
+-- Returns the answers of a script that may have dropped messages. If it has, {queue, count, ...} is returned with them.
 local function with_dropped(answers)
   if not next(dropped) then return answers end
   local told = {}

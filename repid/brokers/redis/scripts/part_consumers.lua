@@ -1,4 +1,5 @@
--- Strikes consumers off. W, which holds who asked for what, is made anew of those that are left.
+-- Removes consumers. Then W, which holds until when each field is asked for, is filled again from the consumers that
+-- remain.
 local function strike_off(consumers)
   if #consumers == 0 then return end
   local left = 0

@@ -1,10 +1,10 @@
--- What is kept of a dead message, as part_records.lua writes it: id, reason, failure, progress, record.
+-- Dead letters. A letter is written by part_records.lua: id, reason, failure, progress, record of the message.
 local function id_in_letter(letter)
   local length, at = read('>I2', letter)
   return sub(letter, at, at + length - 1), at + length
 end
 
--- Its id, its progress and its record.
+-- Returns the id, the progress and the record.
 local function read_letter(letter)
   local id, at = id_in_letter(letter)
   local length

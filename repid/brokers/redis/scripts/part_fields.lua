@@ -1,9 +1,10 @@
--- What is kept of a message: how its record is read, and forgotten.
--- record: flags, attempt, lost, rank, order, offset, size, enqueued, [due], [expires], [unrouted], lane, rest
+-- The record of a message: how it is read and removed.
+-- Its fields: flags, attempt, lost, rank, order, offset, size, enqueued, [due], [expires], [unrouted], lane, rest
 local FLAG_DUE, FLAG_EXPIRES, FLAG_UNROUTED, FLAG_SILENT, FLAG_RESULT, FLAG_TTL, FLAG_WANTED = 1, 2, 4, 8, 16, 32, 64
 local DAY = 86400000000
 
--- `rest` begins with its ttl and with where its result goes, if the sender gave them; what follows only clients read.
+-- `rest` begins with the ttl of the message, and with the id and ttl of its result, if the sender gave them. Only
+-- clients read what comes after that.
 local function result_in(kept, rest, id)
   if bit.band(kept, FLAG_RESULT) == 0 then return id, DAY end
   local ttl, length, at = read('>I8I2', rest, bit.band(kept, FLAG_TTL) ~= 0 and 9 or 1)
@@ -24,7 +25,8 @@ local function fields_of(record)
   return t
 end
 
--- A record that another program has shortened must not keep everything else from being done: it is in no place that is known.
+-- Reads a record. A record that another program has damaged must not stop the script, so it is read as that of a
+-- message which is found in no place.
 local function parse(record)
   local is_whole, t = pcall(fields_of, record)
   if is_whole then return t end
@@ -32,7 +34,7 @@ local function parse(record)
     kept = FLAG_SILENT, lane = '\0\0\0\0', rest = ''}
 end
 
--- Forgets a message that is in no place any more.
+-- Removes everything that is kept of a message which was taken out of its place.
 local function remove(id)
   call('HDEL', M, id)
   call('ZREM', Z, id)

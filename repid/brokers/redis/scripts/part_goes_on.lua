@@ -1,3 +1,3 @@
--- What this script does must go on where the memory is full: it ends more than it begins. Redis refuses a script that
--- asks for memory only at its first write, so the first write is one that asks for none.
+-- A script with this part works although the memory of the server is full, because it frees more than it takes. Redis
+-- checks only the first write of a script, so the first write is one that takes no memory.
 call('HDEL', SL, '')

@@ -1,4 +1,4 @@
--- Messages: a record in M, and one member in R, U (suspects), S (scheduled) or L (leased).
+-- Messages. Each has a record in M and one member in R (ready), U (suspects), S (scheduled) or L (leased).
 local SUSPECT_FROM, MOST_LOST = 2, 10  -- repid/delivery/blame.py
 local DEAD, EXPIRED, CANCELLED = 3, 4, 5  -- states of results: ../layout.py
 
@@ -11,7 +11,7 @@ local function render(t)
     .. times .. pack('>I2', #t.lane) .. t.lane .. t.rest
 end
 
--- What became of a message whose end no worker had a say in, unless the sender wants nothing stored.
+-- Stores the result of a message that has ended without a worker, unless its sender wants none.
 local function conclude(t, id, state, failure)
   if bit.band(t.kept, FLAG_SILENT) == 0 then
     local result_id, ttl = result_in(t.kept, t.rest, id)
@@ -44,7 +44,7 @@ local function put_scheduled(t, id)
   note(id)
 end
 
--- D holds when the next message of each queue is due.
+-- Writes into D when the next message of a queue is due.
 local function refresh_due(prefix)
   local head = call('ZRANGEBYLEX', S, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, 1)
   if head[1] then
@@ -54,7 +54,7 @@ local function refresh_due(prefix)
   end
 end
 
--- Takes what is ready or scheduled out of its place; returns which that was, or nil where it is leased.
+-- Takes a message that waits out of its place. Returns 'ready' or 'scheduled', or nil if the message is leased.
 local function take_out(t, id)
   if t.due and call('ZREM', S, scheduled_member(t, id)) == 1 then
     refresh_due(queue_of(t.lane))
@@ -63,7 +63,7 @@ local function take_out(t, id)
   if call('ZREM', t.lost >= SUSPECT_FROM and U or R, ready_member(t, id)) == 1 then return 'ready' end
 end
 
--- Keeps what part_dead.lua reads.
+-- Stores a dead letter, which part_dead.lua reads.
 local function keep_letter(key, prefix, id, reason, failure, progress, record)
   local head, bytes = pack('>I2', #id) .. id, pack('>I8', key)
   call('HSET', Y, bytes, head .. pack('>B', #reason) .. reason
@@ -72,7 +72,7 @@ local function keep_letter(key, prefix, id, reason, failure, progress, record)
   call('ZADD', I, 0, head .. bytes)
 end
 
--- The key of a dead message is the microsecond of its death, or the next that is free.
+-- The key of a dead letter is the microsecond in which it died, or the next one that is not taken.
 local last_key = now - 1
 
 local function bury(t, id, record, reason, failure)
@@ -85,20 +85,21 @@ local function bury(t, id, record, reason, failure)
   keep_letter(key, queue_of(t.lane), id, reason, failure, progress, record)
 end
 
--- Makes dead what was leased and cannot be read.
+-- Makes a dead letter of a leased message whose record cannot be read.
 local function bury_damaged(lease, id, record, failure)
   bury({lane = prefix_in(lease)}, id, record, 'payload', failure)
   remove(id)
 end
 
--- The end of a message that is in no place any more. reason: '' if it is removed; state: of its result, or nil.
+-- Ends a message that was taken out of its place. `reason` is that of its dead letter, or '' if it becomes none;
+-- `state` is that of its result, or nil if none is stored.
 local function finish(t, id, reason, failure, state)
   if reason ~= '' then bury(t, id, render(t), reason, failure) end
   remove(id)
   if state then conclude(t, id, state, failure) end
 end
 
--- Puts a message that is in no place where its record says, unless it has expired.
+-- Puts a message that was taken out of its place where its record says, or ends it if it has expired.
 local function put_back(t, id)
   if t.expires and t.expires <= now then
     finish(t, id, 'expired', '', EXPIRED)
@@ -109,7 +110,7 @@ local function put_back(t, id)
   if t.due then put_scheduled(t, id) else put_ready(t, id) end
 end
 
--- What has expired and waits comes to its end. What is leased is looked at when it comes back.
+-- Ends the messages that wait and have expired. A leased one is checked when it comes back (put_back).
 local function expire()
   for _, id in ipairs(call('ZRANGEBYSCORE', Z, '-inf', now, 'LIMIT', 0, 500)) do
     local record = call('HGET', M, id)
@@ -124,7 +125,7 @@ local function expire()
   end
 end
 
--- What is due becomes ready: not more at once than a script may do; the next one goes on.
+-- Makes ready what is due: at most a thousand messages, so that the script is short. The next script goes on.
 local function promote()
   local left = 1000
   for _, prefix in ipairs(call('ZRANGEBYSCORE', D, '-inf', now, 'LIMIT', 0, 200)) do

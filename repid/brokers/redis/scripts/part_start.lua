@@ -1,23 +1,24 @@
--- Every script begins with this. The keys are the same for all scripts; ../layout.py says what is under each.
+-- Every script begins with this part. All scripts get the same keys; ../layout.py says what each of them holds.
 local Q, M, R, U, S, D, L, Z, X, Y, I, E, V, VX, C, CA, W, SL, WT, WX, N, SC, SN, SA, B = unpack(KEYS)
 local call, sub, byte, pack, read = redis.call, string.sub, string.byte, struct.pack, struct.unpack
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local arg = cmsgpack.unpack(ARGV[1])
-local ALL = sub(Q, 1, -7) .. 'all'  -- the channel that every client hears: Q ends in "queues"
+local ALL = sub(Q, 1, -7) .. 'all'  -- the channel that every client listens to: Q ends in "queues"
 local watching = call('EXISTS', WT) == 1
-local changed = {}  -- messages and results that somebody may watch
+local changed = {}  -- ids of messages and results that have changed and may be watched
 
 local function note(id)
   if watching then changed[#changed + 1] = id end
 end
 
--- A moment as the score of many: Redis would write out the number anew for each, which takes longer than to add it.
+-- Returns a moment as text, for use as the score of many members: Redis would convert a number once for each of them,
+-- which takes longer than adding the member.
 local function score_of(moment)
   return string.format('%.0f', moment)
 end
 
--- Calls a command with many arguments. The stack of Lua bears some thousands of them.
+-- Calls a command with any number of arguments, some thousands at a time: the stack of Lua holds no more.
 local function many(command, key, list)
   local sum = 0
   for i = 1, #list, 2000 do
@@ -26,7 +27,7 @@ local function many(command, key, list)
   return sum
 end
 
--- Tells those who watch. Each is told once, and registers again when it looks.
+-- Tells the clients that watch what has changed. Each is told once; it is registered again when it looks again.
 local function tell()
   for i = 1, #changed, 1000 do
     local ids = {unpack(changed, i, math.min(i + 999, #changed))}
@@ -68,7 +69,8 @@ local function forget_extras(ids)
   end
 end
 
--- A lease, which is its token: 16 random bytes, a number, since when, the name of the worker, prefix of the queue, id.
+-- A lease is named by its token: 16 random bytes, a number, when the lease began, the name of the worker, the prefix of
+-- the queue, the id of the message.
 local function queue_at(lease)
   return 28 + byte(lease, 27)
 end

@@ -1,4 +1,4 @@
--- The fields under which each consumer is entered that is believed alive.
+-- Returns the fields of each consumer that counts as alive.
 local found = {}
 for _, consumer in ipairs(call('ZRANGEBYSCORE', CA, now, '+inf')) do
   local packed = call('HGET', C, consumer)

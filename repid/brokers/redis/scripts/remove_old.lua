@@ -1,4 +1,5 @@
--- {ttl, limit}: removes dead messages that are older; how many. Their keys are when they died.
+-- {ttl, limit}: removes at most `limit` dead letters that are older than `ttl`. Returns how many. The key of a dead
+-- letter is the moment at which it died.
 local removed = 0
 for _, queue in ipairs(call('HKEYS', Q)) do
   local prefix = pack('>I2', #queue) .. queue

@@ -1,4 +1,4 @@
--- {{lease, progress or false}, ...}: runs have begun, or have come so far.
+-- {{lease, progress or false}, ...}: notes that runs have begun, and how far they have come.
 for _, one in ipairs(arg) do
   local lease, progress = one[1], one[2]
   if call('ZSCORE', L, lease) then

@@ -1,4 +1,4 @@
--- Takes back the first leases that have ended; how many.
+-- Takes back leases that have ended, at most `arg` of them. Returns how many.
 advance()
 local ended = call('ZRANGEBYSCORE', L, '-inf', now, 'LIMIT', 0, arg)
 for _, lease in ipairs(ended) do

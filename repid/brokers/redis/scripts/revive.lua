@@ -1,5 +1,5 @@
--- {queue, {key, ...}}: a letter for each: 'a', 'd' its id is alive, 'n' there is no such dead message,
--- 'u' it cannot be read; or 'q'.
+-- {queue, {key, ...}}: makes dead letters ready again. Returns a character for each: 'a' it is ready, 'd' its id is
+-- alive, 'n' there is no such dead letter, 'u' it cannot be read. Returns {'q'} if the queue is not declared.
 local queue = arg[1]
 if call('HEXISTS', Q, queue) == 0 then return {'q'} end
 local prefix = pack('>I2', #queue) .. queue

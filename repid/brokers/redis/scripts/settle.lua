@@ -1,6 +1,6 @@
--- Verdicts one by one: {lease, kind, delay, reason, failure, {unrouted, started, survived}, result or false, outbox}.
--- What follows from each is what repid/delivery/shelf.py says. Answers -1 (refused), the queue that has no
--- room for the outbox, or how many of the outbox were left out.
+-- {{lease, kind, delay, reason, failure, {unrouted, started, survived}, result or false, outbox}, ...}: carries out one
+-- verdict after another, by the rules of repid/delivery/shelf.py. Returns for each: -1 if it is refused, the name of
+-- the queue that has no room for the outbox, or how many messages of the outbox were left out.
 local answers = {}
 
 local function carry_out(t, id, one)

@@ -1,4 +1,5 @@
--- {channel, watch for, {{id, result id}, ...}}. What is looked at is watched from now on.
+-- {channel or false, watch time, {{id, result id}, ...}}: returns how each message stands. With a channel, that client
+-- is told of the next change of each.
 local answers = {}
 advance()
 for i, pair in ipairs(arg[3]) do

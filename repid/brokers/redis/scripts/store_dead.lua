@@ -1,5 +1,6 @@
--- {entries, rest}: messages as publish takes them, and for each {attempt, lost, enqueued, died, reason, failure}.
--- Returns the first queue that is not declared, or ''. What is kept already under the same id and moment is left as it is.
+-- {entries, rest}: stores dead letters. `entries` are messages as publish.lua takes them; `rest` has {attempt, lost,
+-- enqueued, died, reason, failure} for each. Returns the first queue that is not declared, or ''. A letter that is
+-- already stored under the same id and moment stays as it is.
 local entries, rest = arg[1], arg[2]
 for _, entry in ipairs(entries) do
   if call('HEXISTS', Q, entry[2]) == 0 then return entry[2] end

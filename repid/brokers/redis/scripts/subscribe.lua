@@ -1,4 +1,6 @@
--- {consumer, alive for, declaring, {field, ...}}; ARGV[2]: {channel, takes}. Answers '' or the queue that is not declared.
+-- {consumer, lifetime, declaring, {field, ...}}; ARGV[2]: {channel, takes}. Notes what a consumer takes, and that it is
+-- alive for `lifetime` microseconds. Returns '', or the name of a queue that is not declared; if `declaring`, such
+-- queues are declared instead.
 for _, take in ipairs(cmsgpack.unpack(ARGV[2])[2]) do
   if call('HEXISTS', Q, take[2]) == 0 then
     if not arg[3] then return take[2] end

@@ -1,4 +1,5 @@
--- {name, expected next, next at, entry or false}
+-- {name, expected next, next at, entry or false}: moves a schedule on, and publishes the entry, if its next time is the
+-- expected one. Returns 'fired', 'skipped' or 'lost'.
 local value = call('HGET', SC, arg[1])
 if not value then return 'lost' end
 local next_at, every, flags, fired, skipped, length, at = read('>ddBI8I8I2', value)
