@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from .ageing import ageing_parts, draw_ageing
 from .comparing import PAIRS, NoSuchCommit, commit_of, compare_with, comparison_table, present_commit
 from .flame import draw_flames
 from .judging import judge, missed
@@ -174,6 +175,8 @@ def compare(
     if lines:
         print(f"\n{scaling_table(lines)}")
         (output / "scaling.svg").write_text(draw_scaling(lines, subtitle(rounds, quick=quick)), encoding="utf-8")
+    if parts := ageing_parts(outcome):
+        (output / "ageing.svg").write_text(draw_ageing(parts, machine_text()), encoding="utf-8")
     if saved_as:
         write_json({"commit": commit, **content}, output / f"{saved_as}.json")
     (output / "results.svg").write_text(draw(rows, contenders, subtitle(rounds, quick=quick)), encoding="utf-8")
@@ -183,9 +186,12 @@ def compare(
 
 
 def subtitle(rounds: int, *, quick: bool) -> str:
+    return f"{machine_text()} · {'smoke run' if quick else f'medians of {rounds} rounds'}"
+
+
+def machine_text() -> str:
     facts = machine()
-    run_of = "smoke run" if quick else f"medians of {rounds} rounds"
-    return f"{facts['implementation']} {facts['python']} · {facts['system']}, {facts['usable_cores']} cores · {run_of}"
+    return f"{facts['implementation']} {facts['python']} · {facts['system']}, {facts['usable_cores']} cores"
 
 
 def main(command_line: Sequence[str]) -> int:

@@ -694,7 +694,7 @@ WORKLOADS = (
         name="postgres-ageing",
         title="PostgreSQL: a drain under an old snapshot",
         contenders=(HOME,),
-        arguments={"ready": 400_000, "dead": 1_000_000},
+        arguments={"ready": 1_000_000, "dead": 10_000_000},
         quick={"ready": 10_000, "dead": 10_000},
         metrics=(
             Metric("growth", "PostgreSQL: a claim at the end / at first", "×", better="less", targets=(Target(1.5),)),

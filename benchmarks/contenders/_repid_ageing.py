@@ -32,7 +32,7 @@ SELECT lane.queue, lane.id, uuid_send(gen_random_uuid()), '{"number": 1}', 1, 1,
 FROM generate_series(1, %s) AS n, (SELECT * FROM repid.lane WHERE NOT suspects LIMIT 1) AS lane
 """
 STATE = """
-SELECT sum(n_dead_tup), sum(pg_total_relation_size(relid)) FROM pg_stat_user_tables WHERE schemaname = 'repid'
+SELECT sum(n_dead_tup) / 1e6, sum(pg_total_relation_size(relid)) / 2^20 FROM pg_stat_user_tables WHERE schemaname = 'repid'
 """
 
 
@@ -49,35 +49,44 @@ async def measure_ageing(arguments: Arguments) -> Figures:
         with psycopg.connect(arguments["url"]) as old:
             old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             old.execute("SELECT count(*) FROM pg_class")  # from here on nothing that dies can be vacuumed
-            claims, settlements = await _drain(server, arguments["ready"])
-            with psycopg.connect(arguments["url"], autocommit=True) as connection:
-                [(dead_rows, size)] = connection.execute(STATE).fetchall()
-    first, last = median(claims[0]), median(claims[-1])
+            parts = await _drain(server, arguments)
+    first, last = parts[0], parts[-1]
     return {
-        "growth": last / first,
-        "settling": median(settlements[-1]) / median(settlements[0]),
-        "claim": last,
-        "dead_rows": int(dead_rows) / 1e6,
-        "size": int(size) / 2**20,
-        "parts": [[median(part), max(part)] for part in claims],
+        "growth": last["claim"] / first["claim"],
+        "settling": last["settlement"] / first["settlement"],
+        "claim": last["claim"],
+        "dead_rows": last["dead_rows"],
+        "size": last["size"],
+        "parts": parts,
     }
 
 
-async def _drain(server: PostgresServer, ready: int) -> tuple[list[list[float]], list[list[float]]]:
-    """Claim and acknowledge all; milliseconds of each claim and settlement, by parts of the drain."""
-    claims: list[list[float]] = [[] for _ in range(PARTS)]
-    settlements: list[list[float]] = [[] for _ in range(PARTS)]
-    done = 0
+async def _drain(server: PostgresServer, arguments: Arguments) -> list[Figures]:
+    """Claim and acknowledge all. Of each part: the median milliseconds of a claim and of a settlement, then the millions of
+    rows that wait to be vacuumed, and the megabytes of all tables.
+    """
+    parts: list[Figures] = []
+    claims: list[float] = []
+    settlements: list[float] = []
     async with server.consume({"work": None}) as consumer:
-        while True:
-            began = perf_counter()
-            deliveries = await consumer.receive(CLAIMED, max_wait=0)
-            claimed = perf_counter()
-            if not deliveries:
-                return claims, settlements
-            await consumer.settle([Settlement(delivery, ACK) for delivery in deliveries])
-            part = min(done * PARTS // ready, PARTS - 1)
-            claims[part].append((claimed - began) * 1000)
-            settlements[part].append((perf_counter() - claimed) * 1000)
-            done += len(deliveries)
-            await trio.lowlevel.checkpoint()
+        with psycopg.connect(arguments["url"], autocommit=True) as connection:
+            while len(parts) < PARTS:
+                began = perf_counter()
+                deliveries = await consumer.receive(CLAIMED, max_wait=0)
+                claimed = perf_counter()
+                await consumer.settle([Settlement(delivery, ACK) for delivery in deliveries])
+                claims.append((claimed - began) * 1000)
+                settlements.append((perf_counter() - claimed) * 1000)
+                await trio.lowlevel.checkpoint()
+                if len(claims) * CLAIMED * PARTS >= arguments["ready"]:
+                    [(dead_rows, size)] = connection.execute(STATE).fetchall()
+                    parts.append(
+                        {
+                            "claim": median(claims),
+                            "settlement": median(settlements),
+                            "dead_rows": float(dead_rows),
+                            "size": float(size),
+                        }
+                    )
+                    claims, settlements = [], []
+    return parts

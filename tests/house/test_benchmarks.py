@@ -20,6 +20,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.__main__ import arguments_of
+from benchmarks.ageing import ageing_parts, draw_ageing
 from benchmarks.comparing import (
     PAIRS,
     Comparison,
@@ -234,6 +235,16 @@ def test_every_scale_that_is_measured_has_a_metric_a_row_and_a_line() -> None:
     assert len(lines) == 2 * len(SCALES)
     assert [name for name in SCALES.values() if name not in text or name not in page] == []
     assert len(list(ET.fromstring(page).iter("{http://www.w3.org/2000/svg}polyline"))) > len(lines)
+
+
+def test_a_drain_under_an_old_snapshot_is_drawn_tenth_by_tenth() -> None:
+    parts = [{"claim": 2.0, "settlement": 4.0, "dead_rows": n / 10, "size": 1024.0 * n} for n in range(1, 11)]
+    measured = ageing_parts(Outcome(samples={"postgres-ageing": {HOME: [{"parts": parts}]}}))
+    page = ET.fromstring(draw_ageing(measured, "a machine"))
+    texts = [each.text for each in page.iter("{http://www.w3.org/2000/svg}text")]
+    assert measured == parts
+    assert [text for text in texts if text and text.endswith(" %")] == [f"{n}0 %" for n in range(1, 11)]
+    assert {"0.1 M", "1.0 M", "1.0 GB", "10.0 GB", "a claim of 100"} <= set(texts)
 
 
 def test_a_family_of_workloads_is_chosen_by_what_its_names_begin_with() -> None:
