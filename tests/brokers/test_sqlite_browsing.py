@@ -82,7 +82,7 @@ async def test_messages_are_found_by_their_ids_the_live_one_first(path: Path) ->
 @pytest.mark.parametrize("category", ["ready", "scheduled", "leased", "dead"])
 async def test_a_page_may_be_larger_than_any_number_of_sqlite(path: Path, category: Category) -> None:
     async with serving(path) as server, consuming(server) as consumer:
-        await server.publish([message("1", delay=100.0 if category == "scheduled" else None)])
+        await server.publish([message("1", delay=100.0) if category == "scheduled" else message("1")])
         if category in {"leased", "dead"}:
             [delivery] = await now_ready(consumer)
             if category == "dead":
