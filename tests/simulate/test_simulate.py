@@ -17,6 +17,8 @@ from repid import Bounds, Router
 from repid.delivery import WhenFull
 from repid.testing.simulate import BadHistory, Scenario, Send, fleet, simulate
 from repid.testing.simulate.__main__ import main
+from repid.testing.simulate.account import Violation
+from repid.testing.simulate.clock import VirtualClock
 from repid.testing.simulate.plan import FAULTS, Stage, draw_plan
 from repid.testing.simulate.seeding import seeded
 from repid.testing.simulate.shrinking import shrink
@@ -77,6 +79,30 @@ def test_what_is_private_to_trio_is_still_there() -> None:
             return trio.run(order)
 
     assert shuffled("a") == shuffled("a") != shuffled("b")
+
+
+def test_the_virtual_clock_wakes_each_task_at_its_moment_unless_it_is_cancelled_before() -> None:
+    clock, woken = VirtualClock(fail), []
+
+    async def sleep(moment: float) -> None:
+        await clock.sleep_until(moment)
+        woken.append((moment, trio.current_time()))
+
+    async def live() -> None:
+        async with trio.open_nursery() as nursery:
+            for moment in (3.0, 1.0, 0.0, 2.0):
+                nursery.start_soon(sleep, moment)
+            with trio.move_on_at(1.5) as scope:
+                await clock.sleep_until(2.5)
+            assert scope.cancelled_caught
+            assert trio.current_time() == 1.5
+
+    trio.run(live, clock=clock)
+    assert woken == [(0.0, 0.0), (1.0, 1.0), (2.0, 2.0), (3.0, 3.0)]
+
+
+def fail(violation: Violation) -> None:
+    raise violation
 
 
 def bank(_: Random) -> Scenario:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
 
 import trio
+from trio.lowlevel import Abort, Task, checkpoint, current_task, reschedule, wait_task_rescheduled
 
 from .account import Violation
 
@@ -37,6 +40,9 @@ class VirtualClock(trio.abc.Clock):
         self._looks = 0
         self._blanks = 0
         self._ends = 0
+        self._sleepers: list[tuple[float, int, Task]] = []
+        """A heap: when to wake which task, those of one moment in the order in which they began to sleep."""
+        self._numbers = count()
         self._stop = stop
 
     def start_clock(self) -> None:
@@ -49,6 +55,21 @@ class VirtualClock(trio.abc.Clock):
             self._end("tasks run all the time, and wait for nothing")
         return self._now
 
+    async def sleep_until(self, moment: float) -> None:
+        """As `trio.sleep_until`, which costs three times as much, because it opens a cancel scope and cancels it."""
+        if moment <= self._now:
+            await checkpoint()
+            return
+        sleeper = (moment, next(self._numbers), current_task())
+        heappush(self._sleepers, sleeper)
+
+        def give_up(_: object) -> Abort:
+            self._sleepers.remove(sleeper)
+            heapify(self._sleepers)
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(give_up)
+
     def _end(self, why: str) -> None:
         """Stop the history; should it go on all the same, there is no other way than to crash it."""
         self._ends += 1
@@ -58,7 +79,10 @@ class VirtualClock(trio.abc.Clock):
             raise Violation(why)
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Every task waits: let the time be that of the next deadline."""
+        """Every task waits: let the time be that of the next deadline, or of the next one who sleeps here."""
+        sleepers = self._sleepers
+        if sleepers:
+            deadline = min(deadline, sleepers[0][0])
         if deadline == math.inf:
             self._blanks += 1
             if self._blanks >= MOST_BLANKS:
@@ -68,4 +92,6 @@ class VirtualClock(trio.abc.Clock):
             if deadline > LONGEST:
                 self._end("time passes and passes, and the history does not end")
             self._looks = self._blanks = 0
+        while sleepers and sleepers[0][0] <= self._now:
+            reschedule(heappop(sleepers)[2])
         return 0.0

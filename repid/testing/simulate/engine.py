@@ -28,6 +28,7 @@ from ...envelope import Envelope
 from ...errors import BrokerUnavailable, RepidError
 from ...ports import EVERYTHING, Driver, FullDriver, News, Role, Topics, Verdict
 from .account import LONGEST_TRIPS, Account, Disturbances, Violation
+from .clock import VirtualClock
 from .history import History
 from .plan import Fault
 from .runs import Runs
@@ -77,6 +78,7 @@ class Engine:
     def __init__(
         self,
         lease_timeout: float,
+        clock: VirtualClock,
         history: History,
         faults: Disturbances,
         chance: Random,
@@ -84,6 +86,7 @@ class Engine:
         latency: float = 0.0,
         without: Collection[Role] = (),
     ) -> None:
+        self.clock = clock
         self.chance = chance
         self.latency = latency
         self.capabilities = replace(
@@ -304,7 +307,8 @@ class Line:
         if self.trip and trio.current_time() < self.slow_until:
             await trio.sleep(self.trip)
         elif self._engine.latency:
-            await trio.sleep(self._engine.latency * self._engine.chance.uniform(0.5, LONGEST_TRIPS / 2))
+            takes = self._engine.latency * self._engine.chance.uniform(0.5, LONGEST_TRIPS / 2)
+            await self._engine.clock.sleep_until(trio.current_time() + takes)
         elif pauses:
             await trio.lowlevel.cancel_shielded_checkpoint()
         if self.is_dead or link != self._links:

@@ -133,6 +133,7 @@ class World:
         scenario = self._scenario
         self._engine = engine = Engine(
             scenario.lease_timeout,
+            self.clock,
             self.history,
             self._faults,
             self._chance,
@@ -241,7 +242,7 @@ class World:
 
     async def _strike(self, n: int) -> None:
         fault = self._plan[n]
-        await trio.sleep_until(fault.at)
+        await self.clock.sleep_until(fault.at)
         if n not in self._kept:
             return
         now = trio.current_time()
@@ -300,7 +301,7 @@ class World:
             if self._scenario.bounds:
                 await _patiently(lambda: app.server().set_bounds(self._scenario.bounds))
             for at, steps in groupby(self._by_moment(), lambda n: self._scenario.sends[n].at):
-                await trio.sleep_until(at)
+                await self.clock.sleep_until(at)
                 for n in steps:
                     nursery.start_soon(self._do, app, n)
         del self._engine.lines[self._producer_line]
