@@ -32,7 +32,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from ...errors import BrokerUnavailable
 from .address import Address
 from .errors import FAILED, Refused, explain
-from .finding import ANSWER_TIME, find_server, open_stream
+from .finding import ANSWER_TIME, Stream, find_server, open_stream
 from .layout import keys_of, to_argument
 from .scripts import Script, script
 
@@ -76,7 +76,7 @@ class _Request:
 class Connection:
     """One connection. `told`: what the server says without being asked."""
 
-    def __init__(self, stream: trio.abc.Stream, place: str) -> None:
+    def __init__(self, stream: Stream, place: str) -> None:
         self.told: Callable[[Sequence[Any]], Awaitable[None]] | None = None
         self._stream = stream
         self._place = place
