@@ -1,5 +1,9 @@
--- {consumer, limit, lease, nonce, alone, size, first, worker, {{lane, most}, ...}, {{{lane or prefix, ...}, most}, ...}, taken}
--- ARGV[2] is how the consumer is entered in SL: {channel, takes}; behind it there are the terms on which it may be given a message.
+-- {consumer, limit, lease, nonce, alone, size, first, worker, {{lane, most}, ...}, {{{lane or prefix, ...}, most},
+-- ...}, taken}: leases messages to a consumer, or enters it in SL as one that sleeps if there is none. Returns {now,
+-- microseconds until the next message is due or -1, number of suspects, lease end, lease and record of each message}.
+-- With limit 0 only the suspects are counted. `size` is the largest sum of the payloads, `first` the largest payload if
+-- only one message is taken. ARGV[2] is the consumer's entry in SL, {channel, takes}; behind it the script stores the
+-- terms on which the consumer may be handed a message while it sleeps.
 local consumer, limit, lease, nonce, alone, size, first, worker, caps, groups =
   arg[1], arg[2], arg[3], arg[4], arg[5], arg[6], arg[7], arg[8], arg[9], arg[10]
 local entry = cmsgpack.unpack(ARGV[2])
@@ -19,7 +23,7 @@ for _, group in ipairs(groups) do
   end
 end
 
--- Calls visit(lane, prefix) for each lane of this set that has a message and that the consumer may take from.
+-- Calls visit(lane, prefix, member) with the first member of each lane of this set from which the consumer may take.
 local function each_lane(set, visit)
   for _, take in ipairs(entry[2]) do
     local prefix, lanes = take[1], take[3]
@@ -53,7 +57,7 @@ local function place_of(member, lane)
 end
 
 local taken, lanes_of, set = {}, {}, R
-local is_stretch = false  -- whether what is taken is one stretch of R
+local is_stretch = false  -- whether the members that are taken follow each other in R
 
 local function draw_suspect()
   local best_rank, best_order
@@ -68,7 +72,7 @@ end
 
 local is_too_big = false
 
--- The lanes that may be taken from are in a heap, by the rank of the first message of each that is left.
+-- A heap of the lanes from which the consumer may take, by the rank of the first message that is left in each.
 local heap = {}
 
 local function is_before(one, other)
@@ -93,7 +97,7 @@ local function drop_first()
   if #heap > 1 then sink(1) end
 end
 
--- What was first of a lane is taken: let the next one of it be first, or the lane be out.
+-- The first message of the first lane was taken: moves that lane on to its next message, or removes it from the heap.
 local function advance_first(at_once)
   local first_ = heap[1]
   first_.left, first_.at = first_.left - 1, first_.at + 1

@@ -1,4 +1,5 @@
--- Puts back what a sleeper was given (`hand_over` in part_wake.lua), unless it took it: `taken` begins the lease then.
+-- Puts back the message that a consumer was handed while it slept (`hand_over` in part_wake.lua), unless the consumer
+-- has taken it: then `taken` is the beginning of the lease.
 local function give_back(consumer, taken)
   local entered = call('HGET', SL, consumer)
   if not entered then return end

@@ -1,9 +1,10 @@
--- Messages in. An entry is {id, queue, lane, size, offset, delay, ttl or -1, kept flags, rest}.
--- Returns a letter for each: 'a' accepted, 'd' its id is alive, 'q' its queue is not declared, 'f' it is full.
+-- Stores new messages. An entry is {id, queue, lane, size, offset, delay, ttl or -1, kept flags, rest}. Returns a
+-- character for each: 'a' accepted, 'd' its id is alive, 'q' its queue is not declared, 'f' its queue is full. With
+-- `declaring`, queues are declared, and no message is refused for want of room.
 local function publish(entries, declaring)
   local order = call('INCRBY', N, #entries) - #entries
   local answers, known, adds, results = {}, {}, {}, {}
-  local last, last_record  -- of those in `adds`
+  local last, last_record  -- the entry and the record of the last message in `adds`
   for i, entry in ipairs(entries) do
     local id, queue, lane = entry[1], entry[2], entry[3]
     local is_known = known[queue]
@@ -63,6 +64,6 @@ local function publish(entries, declaring)
     many('ZREM', VX, results)
     for _, id in ipairs(results) do note(id) end
   end
-  if is_bounded then drop_excess() end  -- at last: what is dropped at once may leave a result
+  if is_bounded then drop_excess() end  -- last: a message that is dropped at once may leave a result
   return table.concat(answers)
 end

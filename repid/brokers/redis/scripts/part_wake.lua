@@ -1,27 +1,28 @@
--- Waking those who sleep. A consumer whose claim was empty is in SL with what it would take; each message that becomes
--- ready wakes one of those that would take it, and strikes it off. So nobody polls, and a fleet that idles is not woken
--- as a whole for one message.
-local arrived = {}  -- lane -> how many became ready in it
-local earlier = {}  -- queue prefix -> true, where the next due time is earlier now
-local MOST_GIVEN = 65536  -- bytes of a payload: Redis cuts those off who are slow to hear much
-local offer  -- the only message that was published last, if it is ready: {lane, queue, member of R, id, record, size}
+-- Wakes consumers that sleep. A consumer whose claim found nothing is entered in SL with what it takes. Each message
+-- that becomes ready wakes one consumer that takes it, and removes it from SL. So no consumer has to poll, and one
+-- message does not wake all workers of an idle fleet.
+local arrived = {}  -- lane -> how many messages have become ready in it
+local earlier = {}  -- queue prefix -> true, if the time at which its next message is due is earlier than before
+local MOST_GIVEN = 65536  -- bytes of a payload that is handed over: Redis disconnects subscribers that read much slowly
+local offer  -- the published message, if it is a single one and ready: {lane, queue, member, id, record, size}
 
 local function queue_of(lane)
   return sub(lane, 1, 2 + read('>I2', lane))
 end
 
--- The lane at the beginning of a member of R or U; `length` is that of its queue prefix.
+-- Returns the lane at the beginning of a member of R or U. `length` is the length of the prefix of its queue.
 local function lane_in(member, length)
   return sub(member, 1, length + 2 + math.max(read('>I2', member, length + 1) - 1, 0))
 end
 
--- Whether no consumer that lives asked for this lane.
+-- Returns whether no consumer that is alive asks for this lane.
 local function is_stray(lane, prefix)
   local untils = call('HMGET', W, lane, prefix)
   return not (untils[1] and tonumber(untils[1]) > now) and not (untils[2] and tonumber(untils[2]) > now)
 end
 
--- Whether a sleeper takes from a lane. `entry` is {channel, {{prefix, queue, lanes or false}, ...}, {what is at its limit}}.
+-- Returns whether a consumer that sleeps takes from a lane. `entry` is {channel, {{prefix, queue, lanes or false},
+-- ...}, {lane or prefix whose limit is reached, ...}}.
 local function takes(entry, lane, prefix)
   for _, name in ipairs(entry[3] or {}) do
     if name == lane or name == prefix then return false end
@@ -38,7 +39,8 @@ local function takes(entry, lane, prefix)
   return false
 end
 
--- What a sleeper would be woken for: true (the next due time is earlier), a lane, or nil.
+-- Returns why a consumer is to be woken: true if its next message is due earlier, a lane that has a message for it, or
+-- nil.
 local function cause_for(entry)
   for _, take in ipairs(entry[2]) do
     if earlier[take[1]] then return true end
@@ -48,15 +50,16 @@ local function cause_for(entry)
   end
 end
 
--- Whether the message that is offered is all that became ready, so that it may be handed over without a claim.
+-- Returns whether the offer is the only message that has become ready, so that it can be handed over without a claim.
 local function is_only_offer()
   local count = 0
   for _, more in pairs(arrived) do count = count + more end
   return offer and count == 1 and call('HGET', Q, offer.queue) == ''
 end
 
--- Leases what is offered to a sleeper and sends it, so that it need not ask; returns what it is entered with then, or nil.
--- Until it claims again or stops waiting it is known what it was given: see part_given.lua.
+-- Leases the offer to a consumer that sleeps and sends it, so that the consumer does not have to claim it. Returns the
+-- entry of the consumer from then on, which holds the lease until the consumer claims again or stops waiting (see
+-- part_given.lua), or nil if it was not handed over.
 local function hand_over(entry, terms)
   local nonce, lasts, worker = terms[1], terms[2], terms[3]
   if call('ZREM', R, offer.member) == 0 then return end
@@ -69,7 +72,8 @@ local function hand_over(entry, terms)
   return cmsgpack.pack({entry[1], {}}, lease)
 end
 
--- One that nobody hears any more (its process was killed) does not count as woken.
+-- Wakes one consumer for each message that has become ready. A consumer to whose channel no client listens any more
+-- (its process was killed) does not count as woken.
 local function wake()
   if (next(arrived) or next(earlier)) and call('EXISTS', SL) == 1 then
     local sleepers = call('HGETALL', SL)

@@ -1,3 +1,4 @@
+-- {entry, ...}: publishes messages; see part_publish.lua.
 local answers = publish(arg, false)
 wake()
 tell()

@@ -1,5 +1,5 @@
--- {consumer, {prefix, ...}, taken}: it does not wait any more. If it is not among the sleepers, it was woken for a message
--- that it will not claim, or found one that is too big for it: wake the others.
+-- {consumer, {prefix, ...}, taken}: the consumer does not wait any more. If it is not in SL, it was woken for a message
+-- that it will not claim, or has found one that is too big for it: then the other consumers of these queues are woken.
 give_back(arg[1], arg[3])
 if call('HDEL', SL, arg[1]) == 0 then
   for _, prefix in ipairs(arg[2]) do earlier[prefix] = true end
