@@ -104,7 +104,7 @@ async def test_a_worker_that_only_waits_for_itself_is_told_so(
             except QueueFull as error:
                 errors.append(str(error))
 
-    @router.actor(concurrency=concurrency)
+    @router.actor(concurrency=concurrency, timeout=1e9)  # the clock jumps while a thread is at work
     def spread_in_threads(depth: int, message: SyncMessage = INJECTED) -> None:
         for _ in range(2 if depth else 0):
             try:
