@@ -131,6 +131,7 @@ class Server:
         self._calls.instruments.extend(check_instruments(instruments))
         self._capabilities = _with_state(own, state)
         self._takes_all = takes_all(own)
+        self._is_local = own.calls == "local"
         self._depth = 0  # how many connection blocks are open
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
         self._start_anew()
@@ -302,7 +303,7 @@ class Server:
             check_claimed(self.name, self._capabilities, envelopes)
         if not self._calls.are_at_hand or self._lines.by_queue:
             return await self._publish_in_turn(envelopes)
-        if trio_runs():  # the same as there, for the many: nothing is to be waited for first but a cancellation
+        if self._is_local and trio_runs():  # the same as there, for the many: only a cancellation is looked at
             await checkpoint_if_cancelled()
         outcomes = await self._driver.publish(envelopes)
         if any(outcomes) and any(map(must_wait, outcomes)):

@@ -102,10 +102,10 @@ def _publish_plain(store: Store, envelope: Envelope, body: Body) -> BrokerRefuse
         return QueueNotDeclared(envelope.queue)
     lane, seq, now = store.directory.lane(channel, lane_topic(envelope)), store.reserve(1), store.now
     rank = now + _MEDIUM
-    if not store.execute(_INSERT_PLAIN, (seq, lane, now, rank, *body)).rowcount:
+    if not store.write(_INSERT_PLAIN, (seq, lane, now, rank, *body)).rowcount:
         return DuplicateId(envelope.id, envelope.queue)
     store.forget_old_results(seq, seq)
-    store.execute(_MAKE_ONE_READY, (lane, rank, seq))
+    store.write(_MAKE_ONE_READY, (lane, rank, seq))
     store.note_arrival()
     return None
 

@@ -145,6 +145,9 @@ class Waiting(NamedTuple):
     durable: bool
 
 
+NOTHING = Waiting(anything=False, urgent=False, durable=False)
+
+
 class WakeUp:
     """Wakes the one thread that waits for it. Several signals before the thread waits again count as one."""
 
@@ -248,6 +251,8 @@ class RequestQueue:
     def look(self) -> Waiting:
         """What waits."""
         anything = urgent = durable = False
+        if not self._waiting:
+            return NOTHING
         with self._lock:
             for request in self._waiting:
                 if request.state is WAITING:

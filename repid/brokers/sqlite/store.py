@@ -112,6 +112,8 @@ class Store:
         """
         self.connection = connection
         self.execute = connection.execute
+        self.write = connection.cursor().execute
+        """As `execute`, for statements that have no rows to read: it makes no cursor for each."""
         self._ask_version = partial(connection.cursor().execute, "PRAGMA data_version")
         self._data_version: int | None = None  # at the last look
         self.clock = clock

@@ -63,7 +63,9 @@ class Transactions:
         self._news = news
         self._path = path
         self._wal = f"{os.path.realpath(path)}-wal"  # SQLite follows links before it names it
-        self._execute = store.connection.execute
+        self._execute = (
+            store.connection.cursor().execute
+        )  # one cursor for all: no answer is read after the next statement
         self._give_up_at = give_up_at
         self._execute(f"PRAGMA busy_timeout = {_FAIR_WAIT}")
         self._synchronous = self._present = synchronous
@@ -225,8 +227,8 @@ class Transactions:
         return answers, wanting
 
     def _run(self, requests: Sequence[Request]) -> list[Answer]:
-        publications = [request for request in requests if isinstance(request, Publication)]
         answers: list[Answer] = []
+        publications = [] if len(requests) == 1 else [one for one in requests if isinstance(one, Publication)]
         if len(publications) > 1:
             answers += self._publish(publications)
             requests = [request for request in requests if not isinstance(request, Publication)]
@@ -294,6 +296,7 @@ def check_identity(path: str, identity: tuple[int, int]) -> None:
 
 def _is_still(path: str, identity: tuple[int, int]) -> bool:
     try:
-        return identify(path) == identity
+        found = os.stat(path)  # noqa: PTH116  called often
     except OSError:
         return False
+    return (found.st_dev, found.st_ino) == identity
