@@ -18,8 +18,8 @@ from engines.redis import Redis, embedded
 from repid import BrokerUnavailable, Connection, DuplicateId, Job, PublishUnknown, Repid, Router
 from repid.brokers.redis import RedisServer, driver
 from repid.brokers.redis.address import parse_address
-from repid.delivery import Ack, Settlement
-from repid.ports import UNKNOWN
+from repid.delivery import Ack, Delivery, Settlement
+from repid.ports import SETTLED, UNKNOWN
 
 from .broker_aids import message
 
@@ -136,6 +136,34 @@ async def test_a_worker_goes_on_when_the_server_can_be_reached_again(
             await runs.sees(0, 2 * BACK)
     ours = [record.levelname for record in caplog.records if record.name.startswith("repid.link")]
     assert ours == ["WARNING", "INFO"]
+
+
+async def test_what_a_waiting_client_was_sent_and_runs_stays_its_own_when_its_link_comes_back_at_a_later_attempt(
+    redis: Redis, proxy: Proxy, prefix: str
+) -> None:
+    received: list[Delivery] = []
+
+    async def receive() -> None:
+        received.extend(await consumer.receive(1))
+
+    publisher = RedisServer(redis.url, prefix=prefix)
+    server = RedisServer(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix)
+    async with publisher.connection(), server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                while not redis.execute("HLEN", f"{{{prefix}}}:sleepers"):
+                    await trio.sleep(0.01)
+                await publisher.publish([message("1")])
+            refused = proxy.refusals
+            proxy.refuses = True
+            proxy.cut()
+            while proxy.refusals < refused + 3:
+                await trio.sleep(0.01)
+            proxy.refuses = False
+            assert await consumer.receive(1, max_wait=BACK) == []
+            assert await consumer.settle([Settlement(received[0], Ack())]) == [SETTLED]
 
 
 async def test_a_connection_that_is_half_open_is_noticed_by_the_next_call(proxy: Proxy, prefix: str) -> None:

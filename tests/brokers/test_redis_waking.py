@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 import trio
 from engines.redis import Redis, embedded
+from trio.testing import wait_all_tasks_blocked
 
 from repid import Connection, Repid, Router
 from repid.brokers.consumer import Consumer
@@ -19,7 +20,7 @@ from repid.brokers.redis.layout import keys_of, to_key
 from repid.delivery import Ack, Delivery, Release, Settlement
 from repid.envelope import Envelope
 from repid.errors import UsageError
-from repid.ports import SETTLED, AtMost, Topics
+from repid.ports import SETTLED, AtMost, LeaseEvent, Topics
 
 from .broker_aids import message
 
@@ -393,6 +394,33 @@ async def test_what_was_given_and_cancelled_before_it_was_heard_of_is_not_run(re
         [result] = await server.fetch_results(["1"])
         assert result is not None
         assert result.state == "cancelled"
+
+
+async def test_what_was_given_and_cancelled_before_it_was_heard_of_is_cancelled_when_it_is_heard_of(
+    redis: Redis, prefix: str
+) -> None:
+    events: list[LeaseEvent] = []
+
+    async def listen(consumer: Consumer) -> None:
+        with suppress(UsageError):  # the consumer is closed in the end
+            events.extend(await consumer.events())
+
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            nursery.start_soon(listen, consumer)
+            await wait_all_tasks_blocked()  # it is the first to hear of news
+            sleeper = Sleeper(consumer)
+            nursery.start_soon(sleeper.receive)
+            await falls_asleep(redis, prefix, consumer)
+            publish_unheard(redis, prefix, message("1"))
+            unheard(redis, prefix, lambda other: other.cancel_each(["1"]))
+            delivery = await until_got(sleeper)
+            with trio.fail_after(SOON):
+                while not events:
+                    await trio.sleep(0.005)
+            assert events == [LeaseEvent(delivery.token, "cancel")]
 
 
 async def test_what_was_given_and_cannot_be_read_any_more_is_a_dead_letter(redis: Redis, prefix: str) -> None:

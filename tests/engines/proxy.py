@@ -17,7 +17,7 @@ class Proxy:
 
     `swallows_answers`: what the server says is not handed on. `is_frozen`: nothing is, and nobody is told.
     `answers_left`: after so many pieces of what the server says it is as if frozen. `cuts_answers`: so many connections are closed in the place of the server's next answer.
-    `delay`: seconds, from and to, for which each piece is held back. `refuses`: new connections are closed at once.
+    `delay`: seconds, from and to, for which each piece is held back. `refuses`: new connections are closed at once; `refusals` counts them.
     """
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
@@ -29,6 +29,7 @@ class Proxy:
         self.cuts_answers = 0
         self.answers_left = math.inf
         self.refuses = False
+        self.refusals = 0
         self.delay = (0.0, 0.0)
         self.connections = 0
         self._silent = 0  # connections up to this number hand nothing on any more
@@ -46,6 +47,7 @@ class Proxy:
 
     async def serve(self, client: trio.SocketStream) -> None:
         if self.refuses:
+            self.refusals += 1
             await client.aclose()
             return
         self.connections += 1

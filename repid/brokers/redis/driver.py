@@ -156,7 +156,8 @@ class Subscription(msgspec.Struct):
 
     `claims`: how many were made. `is_asleep`: the server may have entered it among the sleepers at the last one, also if
     it has woken it since. `nonce`: what begins the lease that a sleeper may be given; `at_most`: within which limits.
-    `given`: such a lease and the record, if it has come. `taken`: the nonce of the last one that was handed out.
+    `cancels`: how many cancellations the driver had heard of when it sent that nonce. `given`: such a lease and the record,
+    if it has come. `taken`: the nonce of the last one that was handed out.
     """
 
     takes: bytes
@@ -167,6 +168,7 @@ class Subscription(msgspec.Struct):
     is_asleep: bool = False
     nonce: bytes = b""
     at_most: AtMost = ANYTHING
+    cancels: int = 0
     given: tuple[bytes, bytes] | None = None
     taken: bytes = b""
 
@@ -206,7 +208,8 @@ class RedisDriver:
         self._drop_log = DropLog()
         self._worker = name_process().encode()[:200]
         self._subscriptions: dict[bytes, Subscription] = {}
-        self._known: dict[bytes, Subscription] = {}  # those of the link before, until they come back
+        self._known: dict[bytes, Subscription] = {}  # those of the links before, until they come back
+        self._cancels = 0  # how often the server told that somebody cancels a message that is leased
 
     # The link
 
@@ -215,7 +218,8 @@ class RedisDriver:
         """Open both connections, and see that the server can be used."""
         self._channel = f"{{{self._prefix}}}:link:{secrets.token_hex(8)}"
         self._news = news = NewsBox()
-        self._known, self._subscriptions = self._subscriptions, {}
+        self._known |= self._subscriptions  # an attempt to open the link may fail before they have come back
+        self._subscriptions = {}
         for one in self._known.values():
             one.forget_given()
         try:
@@ -271,6 +275,7 @@ class RedisDriver:
     async def _beat(self, wire: Wire) -> None:
         while True:
             await trio.sleep(BEAT_TIME)
+            self._known.clear()  # what has not come back by now was closed meanwhile: the front door waits less
             with trio.fail_after(ANSWER_TIME):
                 await wire.run("beat", self._signs_of_life())
                 await wire.sign_of_life()
@@ -280,6 +285,7 @@ class RedisDriver:
             if message == b"r":
                 news.note_ready()
             elif message == b"e":
+                self._cancels += 1
                 news.note_events()
             elif message[:1] == b"d":
                 self._note_given(message)
@@ -360,7 +366,7 @@ class RedisDriver:
     async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
         """Enter a consumer. One that was entered before finds its queues declared, whatever the server forgot."""
         key, takes = consumer.encode(), takes_of(queues)
-        known = self._subscriptions.get(key) or self._known.pop(key, None)
+        known = self._subscriptions.get(key) or self._known.get(key)
         fields = [field for prefix, _, lanes in takes for field in ([prefix] if isinstance(lanes, bool) else [*lanes])]
         packed = to_argument((self._channel, takes))
         missing = await self.wire.run("subscribe", (key, micros(CONSUMER_TIME), known is not None, fields), packed)
@@ -372,6 +378,7 @@ class RedisDriver:
         else:
             known.takes = packed
             self._subscriptions[key] = known
+            self._known.pop(key, None)
 
     async def unsubscribe(self, consumer: str) -> None:
         """Strike it off; what it leased stays leased."""
@@ -384,15 +391,15 @@ class RedisDriver:
         """Lease what is ready now."""
         key = consumer.encode()
         one = self._subscriptions[key]
-        nonce = secrets.token_bytes(NONCE_SIZE)
+        nonce, cancels = secrets.token_bytes(NONCE_SIZE), self._cancels
         if limit > 0:
             one.claims += 1
             given, one.given = one.given, None
             if given is not None and at_most == one.at_most:
                 one.taken, one.is_asleep = one.nonce, False
-                return Claimed(await self._to_deliveries(one, given, to_lease(given[0])[0]))
+                return Claimed(await self._to_deliveries(one, given, to_lease(given[0])[0], one.cancels))
             one.is_asleep = True  # already now: the answer may never come
-            one.nonce, one.at_most = nonce, at_most
+            one.nonce, one.at_most, one.cancels = nonce, at_most, cancels
         request = (
             key,
             min(limit, MOST_CLAIMED),
@@ -412,11 +419,15 @@ class RedisDriver:
         now, due_in, suspects, *found = await self.wire.run("claim", request, one.takes)
         if limit > 0:
             one.is_asleep = not found
-        deliveries = await self._to_deliveries(one, found, now)
+        deliveries = await self._to_deliveries(one, found, now, cancels)
         return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
 
-    async def _to_deliveries(self, one: Subscription, found: Sequence[bytes], now: int) -> list[Delivery]:
-        """The deliveries of leases, each followed by the record of its message. What cannot be read is dead then."""
+    async def _to_deliveries(self, one: Subscription, found: Sequence[bytes], now: int, cancels: int) -> list[Delivery]:
+        """The deliveries of leases, each followed by the record of its message. What cannot be read is dead then.
+
+        `cancels`: how many cancellations had been heard of before any of these leases began. If there were more since,
+        one of them may be that of such a message, which `events` did not ask about, because it was not held yet.
+        """
         deliveries: list[Delivery] = []
         bad: list[tuple[bytes, Exception]] = []
         held, at = one.held, LEASE_HEAD + len(self._worker)
@@ -428,6 +439,8 @@ class RedisDriver:
             else:
                 deliveries.append(delivery)
                 held[delivery.envelope.id] = lease
+        if deliveries and cancels != self._cancels:
+            self._news.note_events()
         if bad:
             await self._bury(bad)
         return deliveries
