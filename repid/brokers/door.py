@@ -250,8 +250,15 @@ class Server:
 
     async def _subscribe_again(self) -> None:
         """Subscribe all consumers again: the link was opened anew, and the engine may have forgotten them."""
-        for consumer in self._consumers.values():
-            await self._driver.subscribe(consumer.key, consumer.queues)
+        subscribed: list[Consumer] = []
+        for consumer in list(self._consumers.values()):
+            if consumer.is_open:
+                subscribed.append(consumer)
+                await self._driver.subscribe(consumer.key, consumer.queues)
+        while closed := [consumer for consumer in subscribed if not consumer.is_open]:
+            for consumer in closed:  # while the link is down nothing is sent, so it could not tell
+                subscribed.remove(consumer)
+                await self._driver.unsubscribe(consumer.key)
         self._lines.begin_anew()
         self._hub.tell_all()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
@@ -35,7 +35,7 @@ from repid.brokers.shared.calls import CALL_TIME
 from repid.brokers.shared.link import CLOSING_TIME, LONGEST_PAUSE, SHORTEST_PAUSE
 from repid.delivery import Ack, NewResult, Settlement
 from repid.envelope import Options
-from repid.ports import CallRecord, Schedule, Sight, StoredSchedule
+from repid.ports import CallRecord, Schedule, Sight, StoredSchedule, Topics
 from repid.testing import Cut
 
 from .broker_aids import ids, message
@@ -510,6 +510,39 @@ async def test_a_receive_ends_when_its_consumer_is_closed_also_while_the_link_is
                     cut.go_down()
                     await wait_all_tasks_blocked()
         cut.come_back()
+
+
+async def test_consumers_that_are_closed_while_the_link_comes_back_are_not_subscribed_then(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(ModestDriver):
+        async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
+            await trio.sleep(1)
+            await super().subscribe(consumer, queues)
+
+        async def unsubscribe(self, consumer: str) -> None:
+            await trio.sleep(0.1)
+            await super().unsubscribe(consumer)
+
+    async def consume(seconds: float) -> None:
+        async with server.consume({"q": None}):
+            await trio.sleep(seconds)
+
+    driver, cut = Slow(), Cut()
+    server = Server(cut(driver))
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        for seconds in (10, 11.5, 13):  # in the seconds after the tenth the consumers are subscribed anew, one by one
+            nursery.start_soon(consume, seconds)
+        async with server.consume({"q": None}) as consumer:
+            await trio.sleep(9)
+            cut.at("declare", "before")
+            with pytest.raises(BrokerUnavailable):
+                await server.declare(["q"])
+            await trio.sleep(10)
+            assert server.link.state == "up"
+            assert list(driver._consumers) == [consumer.key]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 async def test_a_receive_with_a_limit_of_time_says_that_the_link_is_down(autojump_clock: MockClock) -> None:
