@@ -274,6 +274,28 @@ async def test_a_driver_is_told_whether_its_link_broke_or_is_closed(autojump_clo
     assert left == ["the link broke before the engine had carried out declare", None]
 
 
+async def test_nothing_is_watched_any_more_once_nobody_follows_it(autojump_clock: MockClock) -> None:
+    seen: list[Mapping[str, int]] = []
+
+    class Telling(MemoryDriver):
+        @asynccontextmanager
+        async def link(self, watched: Mapping[str, int]) -> AsyncGenerator[None, None]:
+            seen.append(watched)
+            async with super().link(watched):
+                yield
+
+    server = Server(Telling(60.0))
+    async with server.connection():
+        with server.follow() as following, server.follow() as other:
+            following.add([("a", "result of a"), ("b", "b")])
+            following.add([("a", "result of a"), ("b", "b")])  # as app.gather([one, one]) does
+            other.add([("b", "b")])
+            assert seen[0].keys() == {"a", "result of a", "b"}
+            await following.ended()  # nobody has published them
+            assert seen[0].keys() == {"b"}
+        assert seen == [{}]
+
+
 async def test_a_driver_may_keep_its_link_open_in_a_nursery(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
