@@ -1,5 +1,6 @@
 """A crawler in two stages: pages are fetched, a few at once, and their links are followed. Needs: pip install httpx
 
+It crawls the address that it is given, or the folder that `python -m http.server` serves here; start that before.
 Run it: python examples/crawler.py
 """
 
@@ -15,7 +16,6 @@ import trio
 from repid import INJECTED, Connection, Depends, InMemoryServer, Message, Repid, Router
 
 app, router = Repid(Connection(InMemoryServer())), Router()
-# The address to crawl; by default that at which `python -m http.server` serves a folder.
 START = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000/"
 seen = {START}  # in a database, where several workers crawl
 

@@ -156,7 +156,7 @@ def _refuse_no_json(value: Any) -> None:
     if found is not None:
         path, number = found
         text = f"{number!r} is a number that JSON does not have: send None or text in its place"
-        raise PayloadError(f"cannot encode a {_name_of(value)} as JSON", [(path, text)])
+        raise PayloadError(f"cannot encode a value of type {_name_of(value)} as JSON", [(path, text)])
 
 
 _NO_FLOATS = frozenset({str, int, bool, bytes, type(None)})
@@ -203,7 +203,9 @@ def encode_message_pack(value: Any) -> bytes:
 def _refusal(name: str, encode: Callable[[Any], bytes], value: Any, error: Exception) -> PayloadError:
     """What to raise for a value that cannot be encoded."""
     path, culprit, cause = _culprit(encode, value, error)
-    return PayloadError(f"cannot encode a {_name_of(value)} as {name}", [(path, _encoding_fault(culprit, cause))])
+    return PayloadError(
+        f"cannot encode a value of type {_name_of(value)} as {name}", [(path, _encoding_fault(culprit, cause))]
+    )
 
 
 def _encoding_fault(culprit: object, error: Exception) -> str:

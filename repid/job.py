@@ -45,7 +45,7 @@ class JobOptions(CallOptions, total=False):
     missed: Missed | None
 
 
-_JOB_OPTIONS = frozenset({"args", "app", *JobOptions.__annotations__})
+_JOB_OPTIONS = frozenset({"queue", "args", "app", *JobOptions.__annotations__})
 
 
 def _option(name: str, default: Any) -> Callable[[Job[Any]], Any]:

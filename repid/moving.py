@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from .brokers import Server
 from .delivery import DAY, UNBOUNDED, Bounds, NewResult
 from .envelope import Envelope, new_id
-from .errors import DuplicateId, UsageError
+from .errors import DuplicateId, UsageError, did_you_mean
 from .ports import BrowsedMessage, Category
 
 BATCH = 100
@@ -120,13 +120,19 @@ class Move:
         """Move these queues (None: all, and the schedules). May be repeated, and goes on where a former one was cut
         off.
 
-        Raises `UsageError` if both servers keep the same messages. Cancelled: what has moved has moved.
+        Raises `UsageError` if both servers keep the same messages, or if one of the queues does not exist; then
+        nothing was moved. Cancelled: what has moved has moved.
         """
         await self._check_apart()
+        there = await self._source.queues()
+        for name in queues or ():
+            if name not in there:
+                hint = did_you_mean(name, there) or f"; there are: {', '.join(there) or 'none'}"
+                raise UsageError(f"there is no queue {name!r} to move on the old server{hint}")
         account = Account()
         if queues is None:
             await self._move_schedules(account)
-        for name in await self._source.queues() if queues is None else queues:
+        for name in there if queues is None else queues:
             account.queues.append(await self._move_queue(name))
         return account
 

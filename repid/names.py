@@ -250,7 +250,7 @@ def check_mapping(name: str, value: object) -> None:
 def check_iterable(name: str, value: object) -> None:
     """Raises `ConfigurationError` unless the value can be iterated over, and is no text."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
-        raise ConfigurationError(f"{name} must be a list of several, but is {brief(value)}")
+        raise ConfigurationError(f"{name} must be a list of several, but is {brief(value)}: put it into a list")
 
 
 def check_one_of(name: str, value: object, known: Iterable[str]) -> None:

@@ -177,7 +177,7 @@ def test_what_cannot_be_encoded_is_named_with_its_path(codec: Any, value: Any, p
     with pytest.raises(PayloadError) as caught:
         codec.encode(value)
     assert caught.value.faults == ((path, "objects of type Unknown cannot be encoded"),)
-    assert f"cannot encode a {type(value).__name__} as {codec.name}" in str(caught.value)
+    assert f"cannot encode a value of type {type(value).__name__} as {codec.name}" in str(caught.value)
 
 
 @both

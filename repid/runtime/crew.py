@@ -368,16 +368,19 @@ class Crew:
         envelope = delivery.envelope
         if len(self._warned) < 1000 and (envelope.queue, envelope.topic) not in self._warned:
             self._warned.add((envelope.queue, envelope.topic))
-            names = self.runners.names(envelope.queue)
             log.about(about(delivery)).warning(
-                "message %r on channel %r has the topic %r, which no actor here takes%s; it is released for others, "
-                "and becomes a dead letter if nobody takes it",
+                "message %r on channel %r has %s; it is released for others, and becomes a dead letter if nobody takes it",
                 envelope.id,
                 envelope.queue,
-                envelope.topic,
-                did_you_mean(envelope.topic or "", names),
+                self._why_unrouted(envelope),
             )
         self.turn_away(holding, Unrouted(delivery.unrouted_age or 0.0, random.random()))  # noqa: S311  jitter
+
+    def _why_unrouted(self, envelope: Envelope) -> str:
+        if envelope.topic is None:
+            return 'no topic, and no actor here takes that (headers={"topic": ...} names the actor it is for)'
+        hint = did_you_mean(envelope.topic, self.runners.names(envelope.queue))
+        return f"the topic {envelope.topic!r}, which no actor here takes{hint}"
 
     def lease_lost(self, holding: Holding) -> None:
         """The lease is lost: if it runs, its actor is cancelled; if it is held, it will not be started."""

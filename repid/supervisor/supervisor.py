@@ -90,7 +90,7 @@ class Supervisor:
 
     def _on_signal(self) -> None:
         if self._is_stopping:
-            log.info("stopping at once: the grace is over")
+            log.info("stopping at once, without waiting for the grace: another signal has come")
             self._tell_all("cut")
         else:
             log.info("stopping: %d worker(s) have %g s to end what they do", self._running, self._plan.grace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import runpy
 import sys
 import types
@@ -51,9 +52,24 @@ def load_object(target: str) -> Any:
         if not hasattr(found, part):
             raise ConfigurationError(f"module {module_name!r} has no {attribute!r}{_hint(part, vars(found))}")
         found = getattr(found, part)
-    if isinstance(found, types.FunctionType):
-        found = found()
-    return found
+    return _give(target, found) if isinstance(found, types.FunctionType) else found
+
+
+def _give(target: str, function: types.FunctionType) -> Any:
+    """What the function returns, if it can be called here: without arguments, and without awaiting it."""
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError(
+            f"{target!r} is an async function, and would have to be awaited: name an object, or a sync function that "
+            "returns one"
+        )
+    try:
+        inspect.signature(function, follow_wrapped=False).bind()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{target!r} is a function that cannot be called without arguments ({error}): name an object, or a function "
+            "without arguments that returns one"
+        ) from None
+    return function()
 
 
 def _hint(name: str, there: Mapping[str, Any]) -> str:

@@ -282,6 +282,16 @@ async def test_another_schedule_of_the_same_name_stays_on_both(tmp_path: Path) -
 
 
 @pytest.mark.real_time
+async def test_nothing_moves_where_one_of_the_queues_does_not_exist(tmp_path: Path) -> None:
+    async with two_files(tmp_path) as (old, new):
+        await fill(old)
+        before = await what_is_in(old)
+        with pytest.raises(UsageError, match=r"no queue 'mial' to move on the old server \(did you mean 'mail'\?\)"):
+            await Move(old, new).run(["slow", "mial"])
+        assert await what_is_in(old) == before
+        assert await new.queues() == []
+
+
 async def test_a_server_is_not_moved_to_itself(tmp_path: Path) -> None:
     path = tmp_path / "repid.db"
     old, same = SQLiteServer(path), SQLiteServer(path)

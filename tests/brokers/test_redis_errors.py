@@ -47,7 +47,14 @@ async def test_a_server_that_is_not_there_is_named_without_its_password() -> Non
     error = await opening(RedisServer("redis://me:secret@127.0.0.1:1/3"))
     assert isinstance(error, BrokerUnavailable)
     assert "redis://127.0.0.1:1/3" in str(error)
+    assert "Connection refused" in str(error)
+    assert "exception" not in str(error)
     assert "secret" not in str(error)
+
+
+def test_an_answer_that_did_not_come_in_time_is_told_in_words() -> None:
+    told = explain(trio.TooSlowError(), "rediss://here:6379/0")
+    assert str(told) == "rediss://here:6379/0 cannot be reached or does not answer: no answer came in time"
 
 
 async def test_a_queue_with_too_long_a_name_is_refused_with_bounds_and_without(redis: Redis, prefix: str) -> None:

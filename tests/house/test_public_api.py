@@ -167,6 +167,12 @@ def test_importing_repid_needs_no_optional_dependency() -> None:
     assert sorted(name_of(requirement) for requirement in PROJECT["dependencies"]) == ["msgspec", "trio"]
 
 
+def test_the_readme_tells_how_to_install_each_extra() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^pip install '\.\[(\w+)\]'", text, re.MULTILINE))
+    assert told == set(PROJECT["optional-dependencies"])
+
+
 def test_the_extra_all_is_the_union_of_the_others() -> None:
     extras: dict[str, list[str]] = PROJECT["optional-dependencies"]
     others = set(extras) - {"all"}

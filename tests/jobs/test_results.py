@@ -99,7 +99,7 @@ async def test_a_return_value_that_cannot_be_encoded_fails_the_job_and_its_outbo
     result = await handle.wait()
     assert result.failure is not None
     assert (result.state, result.failure.type) == ("failure", "PayloadError")
-    assert result.failure.text.startswith("the result cannot be stored: cannot encode a object as JSON")
+    assert result.failure.text.startswith("the result cannot be stored: cannot encode a value of type object as JSON")
     assert (await Queue().counts()).ready == 0
     assert (await Queue().counts()).dead == 1
 

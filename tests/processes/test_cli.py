@@ -98,6 +98,11 @@ def test_the_version_is_told(repid: Command) -> None:
         ),
         (["jobs:empty"], "the app 'jobs:empty' has no actors to run: add them to it with app.include_router(router)"),
         (["jobs:empty", "--processes", "2"], "the app 'jobs:empty' has no actors to run"),
+        (
+            ["jobs:make"],
+            "'jobs:make' is a function that cannot be called without arguments (missing a required argument: 'port')",
+        ),
+        (["jobs:main"], "'jobs:main' is an async function, and would have to be awaited"),
         (["jobs:Router"], "'jobs:Router' is no Repid app, but <class "),
         (["jobs:app", "--max-memory", "1MB"], "max_memory of 1048576 bytes is less than the app takes"),
     ],
@@ -106,7 +111,8 @@ def test_wrong_use_is_one_clear_line_and_exit_code_2(
     program: Program, repid: Command, arguments: list[str], text: str
 ) -> None:
     program.add(
-        "from repid import Worker\nworker, empty = Worker(app=app), Repid(Connection(SQLiteServer(HERE / 'jobs.db')))"
+        "from repid import Worker\nworker, empty = Worker(app=app), Repid(Connection(SQLiteServer(HERE / 'jobs.db')))\n"
+        "def make(port): ...\nasync def main(): ..."
     )
     code, output, errors = repid("worker", *arguments)
     assert (code, output) == (2, "")

@@ -43,6 +43,7 @@ def test_two_signals_cut_short_and_what_ran_is_released(program: Program) -> Non
     assert program.wait() == 0
     assert time.monotonic() - start < 5
     assert program.counts() == (10, 0)
+    assert "stopping at once, without waiting for the grace: another signal has come" in program.log
 
 
 @pytest.mark.parametrize("options", [(), ("--processes", "2")], ids=["here", "processes"])

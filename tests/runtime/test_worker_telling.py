@@ -113,6 +113,15 @@ async def test_records_about_a_message_say_which(app: Repid, runs: Router, recor
     assert log_context() == {}
 
 
+async def test_a_message_without_a_topic_is_told_as_such_and_how_to_give_it_one(
+    app: Repid, runs: Router, records: Records
+) -> None:
+    await app.send_message_json(channel="default")
+    await app.run_worker(burst=True)
+    [(record, _)] = records.of("no actor here takes")
+    assert 'has no topic, and no actor here takes that (headers={"topic": ...} names the actor' in record.getMessage()
+
+
 async def test_runs_that_are_logged_know_their_message_in_their_own_records(
     app: Repid, router: Router, records: Records
 ) -> None:

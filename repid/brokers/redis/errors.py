@@ -116,7 +116,11 @@ def _explain_refusal(error: BaseException, place: str) -> ConfigurationError | N
 
 
 def _root(error: BaseException) -> str:
-    """The innermost cause: clients wrap what the system said."""
+    """The innermost cause: clients wrap what the system said, and trio has a group of one error for each address."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(map(_root, error.exceptions)))
+    if isinstance(error, trio.TooSlowError):
+        return "no answer came in time"
     return str(error) or type(error).__name__
