@@ -100,7 +100,8 @@ class NewsBox:
 
     def waking(self, *, ready: bool, ids: Iterable[str] = ()) -> Step:
         """What wakes the others whom this concerns; for a transaction of its own, behind the one that made the change."""
-        return Step(_WAKE, (self._member, ready, [to_key(id_) for id_ in ids], self._channel))
+        keys = [] if ready else [to_key(id_) for id_ in ids]  # where something is ready all are woken
+        return Step(_WAKE, (self._member, ready, keys, self._channel))
 
     def telling(self) -> Step:
         """What notifies everybody of what a transaction made ready; for the transaction itself, however long it takes."""
