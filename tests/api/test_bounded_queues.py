@@ -259,3 +259,42 @@ def test_a_sender_under_asyncio_waits_and_can_be_cancelled() -> None:
             assert await Queue("q").size() == 1
 
     asyncio.run(main())
+
+
+async def test_a_send_that_waits_where_no_worker_reads_is_told_after_seconds_and_then_each_minute(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = Router(queue="lines", max_size=1)
+
+    @router.actor
+    async def parse(line: str) -> None: ...
+
+    app = make_app(router)
+    async with app.magic():
+        await app.enqueue(parse, "first")
+        with trio.move_on_after(80):
+            await app.enqueue(parse, "second")
+    told = [record.getMessage() for record in caplog.records]
+    assert [each[:37] for each in told] == [
+        "a call has waited for 5 s for room: q",
+        "a call has waited for 65 s for room: ",
+    ]
+    assert all("No worker reads that queue now: the call waits until one does" in each for each in told)
+
+
+async def test_a_send_that_waits_for_a_busy_worker_is_not_told_within_the_first_minute(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = Router(queue="lines", max_size=1)
+
+    @router.actor(concurrency=1)
+    async def parse(line: str) -> None:
+        await trio.sleep(30)
+
+    app = make_app(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker = await nursery.start(app.run_worker)
+        for line in "abc":
+            await app.enqueue(parse, line)
+        worker.stop()
+    assert "for room" not in caplog.text

@@ -52,6 +52,9 @@ LONGEST_POLL = 1.0
 LOG_EVERY = 60.0
 """Seconds of waiting after which the log says so."""
 
+LOG_UNREAD_AFTER = 5.0
+"""Seconds of waiting after which the log says so where nobody reads the queue: its worker was perhaps not started."""
+
 _NOTHING_CAN = "nothing can make room in it: every worker that reads it waits itself for room"
 _NOBODY_HAS = (
     f"there was no room in it for {TRUST_FOR:.0f} s: this worker, which reads it, waits itself for room, and no other one has "
@@ -63,7 +66,19 @@ _MAYBE_ROOM = News(ready=False, events=False, ids=(), room=True)
 class Place:
     """One call in a line; see `ports.Turn`."""
 
-    __slots__ = ("_began", "_line", "_lines", "_poll", "_since", "_tell_at", "error", "is_first", "run", "subscription")
+    __slots__ = (
+        "_began",
+        "_line",
+        "_lines",
+        "_poll",
+        "_since",
+        "_tell_at",
+        "_was_told",
+        "error",
+        "is_first",
+        "run",
+        "subscription",
+    )
 
     def __init__(self, lines: Lines, line: Line, run: SendingRun | None) -> None:
         self.run = run
@@ -75,6 +90,7 @@ class Place:
         self.moved()
         self._began = self._since
         self._tell_at = self._began + LOG_EVERY
+        self._was_told = False
 
     def moved(self) -> None:
         """There was room for something."""
@@ -88,12 +104,20 @@ class Place:
         if now - self._since >= STUCK_AFTER:
             self._lines.give_up_if_stuck(self._line, trusts_others=now - self._since < TRUST_FOR)
             self.check()
-        if now >= self._tell_at:
-            self._tell_at = now + LOG_EVERY
-            log.warning("a call has waited for %.0f s for room: %s", now - self._began, refusal)
+        self._tell(now, refusal)
         await self._lines.hub.wait(self.subscription, now + self._poll)
         self._poll = min(2 * self._poll, LONGEST_POLL)
         self.check()
+
+    def _tell(self, now: float, refusal: QueueFull) -> None:
+        """Log that the call waits, if it is time for that."""
+        is_unread = refusal.readers == 0
+        waited = now - self._began
+        if now >= self._tell_at or (is_unread and not self._was_told and waited >= LOG_UNREAD_AFTER):
+            self._tell_at = now + LOG_EVERY
+            self._was_told = True
+            why = ". No worker reads that queue now: the call waits until one does" if is_unread else ""
+            log.warning("a call has waited for %.0f s for room: %s%s", waited, refusal, why)
 
     def check(self) -> None:
         """Raise what was decided about this call."""
