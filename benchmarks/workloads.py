@@ -314,6 +314,18 @@ WORKLOADS = (
         metrics=BATCH_METRICS,
     ),
     Workload(
+        name="mixed",
+        title="Mixed drain",
+        contenders=(HOME,),
+        arguments={"messages": 1_000_000},
+        quick={"messages": 10_000},
+        metrics=(
+            Metric("rate", "Mixed: priorities, delays, a limit, retries", "messages/s"),
+            Metric("share", "Mixed drain over the plain one", "× the rate", targets=(Target(0.5),)),
+        ),
+        once=True,
+    ),
+    Workload(
         name="stages",
         title="Three stages",
         contenders=(HOME,),

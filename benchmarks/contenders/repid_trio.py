@@ -16,6 +16,7 @@ from repid import InMemoryServer, Message, Repid, Router
 
 from ._profiling import CallCounter, Sampler
 from ._repid_batches import measure_batches
+from ._repid_mixed import measure_mixed
 from ._repid_on_a_server import CHANNEL, enqueue
 from ._repid_scaling import measure_in_memory
 from ._repid_stages import measure_stages
@@ -323,6 +324,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "map": on_trio(measure_map),
     "batch": on_trio(partial(measure_batches, InMemoryServer)),
     "stages": on_trio(measure_stages),
+    "mixed": on_trio(measure_mixed),
     "noop": on_trio(measure_drain("noop")),
     "typed": on_trio(measure_drain("typed")),
     "enqueue-bulk": on_trio(measure_enqueue_bulk),
