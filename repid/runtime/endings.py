@@ -17,6 +17,7 @@ from ..ctrl_c import let_ctrl_c_through
 from ..delivery import (
     ON_PLAIN_RETURN,
     CancelRequested,
+    DeadLetter,
     Disposition,
     Event,
     Failure,
@@ -25,6 +26,7 @@ from ..delivery import (
     PayloadRefused,
     Phase,
     Raised,
+    Retry,
     Returned,
     Settlement,
     TimedOut,
@@ -97,6 +99,9 @@ class Endings:
         except BaseException as error:  # noqa: BLE001  a value may have code of its own
             self.raised(batch, error)
             return
+        if isinstance(values, UsageError):
+            self.raised(batch, values)
+            return
         acks: list[Settlement] = []
         acked: list[Holding] = []
         fates: Counter[str] = Counter()
@@ -153,7 +158,11 @@ class Endings:
             except BaseException as error:  # noqa: BLE001  a value may have code of its own
                 return self._end_with_error(run, error)
         if not is_stored or runner.mode != "auto" or (message is not None and message.is_acted_on):
-            return self._decide(run, Returned(value), payload)
+            disposition = self._decide(run, Returned(value), payload)
+            if isinstance(disposition, Retry | DeadLetter) and disposition.failure is not None:
+                fault = UsageError(disposition.failure.text)  # a word that is none, in the mode `manual_explicit`
+                log_failure(runner.actor.name, delivery, disposition, fault, failure_of(fault))
+            return disposition
         outbox = () if message is None else message._close(ON_PLAIN_RETURN)  # noqa: SLF001  the worker's side of it
         result = runner.success(delivery.envelope, payload)  # the same as there, for the many
         self._settler.put(Settlement(delivery, ON_PLAIN_RETURN, outbox, result, delivery.lost > 0), run)
@@ -255,16 +264,16 @@ class Endings:
         return action or in_words(disposition)
 
 
-def _entries(value: object, count: int, runner: ActorRunner) -> list[object]:
-    """What a batch actor returned for each of its messages. Raises `UsageError` if it is something else, and what the
-    code of the value raises.
+def _entries(value: object, count: int, runner: ActorRunner) -> list[object] | UsageError:
+    """What a batch actor returned for each of its messages. A `UsageError` if it is something else: it is not raised,
+    since a traceback would show no line of the actor. Raises what the code of the value raises.
     """
     entries = list(value) if isinstance(value, list | tuple) else None
     if entries is not None and len(entries) == count:
         return entries
     has = f"a {type(value).__name__}" if entries is None else f"one with {len(entries)}"
     text = f"an actor with batch=... returns None or a list with one entry for each of its {count} messages"
-    raise UsageError(f"{text}, but actor {runner.actor.name!r} returned {has}")
+    return UsageError(f"{text}, but actor {runner.actor.name!r} returned {has}")
 
 
 def _is_plain(batch: Batch, runner: ActorRunner) -> bool:

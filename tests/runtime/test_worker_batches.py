@@ -480,6 +480,7 @@ async def test_what_is_no_list_with_an_entry_for_each_message_is_the_failure_of_
         assert dead.failure is not None
         assert dead.failure.type == "UsageError"
         assert "a list with one entry for each of its 3 messages" in dead.failure.text
+        assert dead.failure.traceback == f"repid.UsageError: {dead.failure.text}\n"  # no line of it is the actor's
 
 
 async def test_what_the_actor_raises_is_the_failure_of_all_and_logged_once(

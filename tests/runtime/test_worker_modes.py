@@ -277,8 +277,8 @@ async def test_manual_explicit_takes_the_word_returned(
 
 
 @pytest.mark.parametrize("word", [None, "done", 5, ["ack"], {}, object(), "ACK"])
-async def test_manual_explicit_takes_no_other_word(
-    app: Repid, router: Router, server: UnreliableServer, word: object
+async def test_manual_explicit_takes_no_other_word_and_says_so_in_the_log(
+    app: Repid, router: Router, server: UnreliableServer, word: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     @router.actor(confirmation_mode="manual_explicit")
     async def job() -> object:
@@ -289,10 +289,13 @@ async def test_manual_explicit_takes_no_other_word(
     [dead] = await server.browse("default", "dead")
     assert dead.failure is not None
     assert "must return one of ack, nack, reject, retry" in dead.failure.text
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "actor 'job' failed on message" in record.getMessage()
+    assert dead.failure.text in caplog.text
 
 
-async def test_manual_explicit_cannot_retry_the_last_attempt(
-    app: Repid, router: Router, server: UnreliableServer
+async def test_manual_explicit_cannot_retry_the_last_attempt_and_says_so_in_the_log(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     @router.actor(confirmation_mode="manual_explicit", retries=1, retry_policy=lambda _: 0)
     async def job() -> str:
@@ -303,6 +306,7 @@ async def test_manual_explicit_cannot_retry_the_last_attempt(
     [dead] = await server.browse("default", "dead")
     assert dead.failure is not None
     assert "no retry is left" in dead.failure.text
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
 
 
 class Awkward(Exception):  # noqa: N818
