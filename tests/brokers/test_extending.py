@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import psycopg
 import pytest
 import trio
 from engines.postgres import Postgres
@@ -54,3 +55,22 @@ async def test_in_postgresql_it_extends_what_is_named_and_shortens_or_revives_no
 
 async def test_in_redis_it_extends_what_is_named_and_shortens_or_revives_nothing(redis: Redis, prefix: str) -> None:
     await name_two_of_three(RedisServer(redis.url, prefix=prefix, lease_timeout=LEASE))
+
+
+async def test_a_lease_that_postgresql_refuses_to_extend_is_named_in_the_log(
+    postgres: Postgres, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = PostgresServer(postgres.url, schema=schema, lease_timeout=LEASE)
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1")])
+        async with server.consume({"q": None}) as consumer:
+            [delivery] = await consumer.receive(1)
+            with psycopg.connect(postgres.url, autocommit=True) as connection:
+                connection.execute(f'ALTER TABLE "{schema}".lease RENAME TO elsewhere'.encode())
+                consumer.vouch(lambda: {delivery.token: 10.0})
+                with trio.fail_after(10):
+                    while not (told := [text for text in caplog.messages if text.startswith("cannot extend 1 leases")]):
+                        await trio.sleep(0.01)
+                connection.execute(f'ALTER TABLE "{schema}".elsewhere RENAME TO lease'.encode())
+    assert f'while the event loop is blocked: relation "{schema}.lease" does not exist' in told[0]
