@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import cast
@@ -17,6 +17,7 @@ from ..ports import (
     REFUSED,
     UNKNOWN,
     AtMost,
+    Claimed,
     Driver,
     LeaseEvent,
     News,
@@ -230,7 +231,7 @@ class Consumer:
         with self._hub.subscribed("ready") as subscription:
             while True:
                 subscription.is_fresh = False
-                claim = partial(self._driver.claim, self.key, wanted.limit, wanted.at_most)
+                claim = self._to_claim(wanted, waits=trio.current_time() < deadline)
                 try:
                     claimed = await self._calls("claim", claim, count=wanted.limit)
                 except BrokerUnavailable:
@@ -244,6 +245,8 @@ class Consumer:
                 if claimed.deliveries:
                     self._lines.tell_of_room()
                 if claimed.deliveries or now >= deadline:
+                    if self._waking is not None and len(self._waiting) > 1:  # after this claim the others are not woken
+                        self._hub.tell(_MAYBE_READY)
                     if not has_waited:  # other consumers have their turn before this one asks again
                         await trio.lowlevel.cancel_shielded_checkpoint()
                     return claimed.deliveries
@@ -253,6 +256,12 @@ class Consumer:
                 self._check_open()
                 if not has_news and due > deadline and not self._calls.is_down:
                     return []  # a claim at this moment would find nothing, and the next `receive` begins with one
+
+    def _to_claim(self, wanted: _Claim, *, waits: bool) -> Callable[[], Awaitable[Claimed]]:
+        """The driver's claim. One that wakes only some consumers is told of those that do not wait."""
+        if waits or self._waking is None:
+            return partial(self._driver.claim, self.key, wanted.limit, wanted.at_most)
+        return partial(self._waking.claim, self.key, wanted.limit, wanted.at_most, waits=False)
 
     async def _wait_out(self, subscription: Subscription, deadline: float) -> None:
         """Wait until the link is up again, which is news."""

@@ -262,6 +262,10 @@ class WakingDriver(Protocol):
     Without it, `news` must tell every client of each message that one of its consumers may take.
     """
 
+    async def claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool = True) -> Claimed:
+        """As that of each driver. `waits`: the consumer waits for messages if there are none; if False, others are woken."""
+        ...
+
     def stop_waiting(self, consumer: str) -> None:
         """No `receive` of this consumer waits any more: have others woken instead of it until its next claim.
 

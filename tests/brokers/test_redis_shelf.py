@@ -75,6 +75,7 @@ class InRedis:
             [],
             [],
             b"",
+            True,
         )
         _, _, _, *found = self.do("claim", request, self.blob(wanted))
         if found:

@@ -423,6 +423,38 @@ async def test_what_was_given_and_cancelled_before_it_was_heard_of_is_cancelled_
             assert events == [LeaseEvent(delivery.token, "cancel")]
 
 
+async def test_who_does_not_wait_is_given_nothing(redis: Redis, prefix: str) -> None:
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            assert await consumer.receive(1, max_wait=0) == []
+            publish_unheard(redis, prefix, message("1"))
+            assert leased(redis, prefix) == 0
+
+
+@pytest.mark.parametrize("found", ["1", ""])
+async def test_who_waits_is_woken_although_another_call_of_its_consumer_has_not_waited(
+    redis: Redis, prefix: str, found: str
+) -> None:
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            sleeper = Sleeper(consumer)
+            nursery.start_soon(sleeper.receive)
+            await falls_asleep(redis, prefix, consumer)
+            sleeper.consumer.set_limits({("q", "t"): 0})
+            await trio.sleep(0.05)
+            await falls_asleep(redis, prefix, consumer)
+            if found:
+                await server.publish([message(found, topic="t")])
+            assert "".join(one.envelope.id for one in await consumer.receive(1, max_wait=0)) == found
+            await trio.sleep(0.05)
+            await server.publish([message("2")])
+            assert (await until_got(sleeper)).envelope.id == "2"
+
+
 async def test_what_was_given_and_cannot_be_read_any_more_is_a_dead_letter(redis: Redis, prefix: str) -> None:
     async with sleeping(redis, prefix) as (server, sleeper):
         publish_unheard(redis, prefix, message("1"))

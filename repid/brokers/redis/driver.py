@@ -387,8 +387,8 @@ class RedisDriver:
         one = self._subscriptions.pop(key, None)
         await self.wire.run("unsubscribe", (key, b"" if one is None else one.taken))
 
-    async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
-        """Lease what is ready now."""
+    async def claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool = True) -> Claimed:
+        """Lease what is ready now. `waits`: where nothing is, the consumer is entered among the sleepers."""
         key = consumer.encode()
         one = self._subscriptions[key]
         nonce, cancels = secrets.token_bytes(NONCE_SIZE), self._cancels
@@ -398,7 +398,7 @@ class RedisDriver:
             if given is not None and at_most == one.at_most:
                 one.taken, one.is_asleep = one.nonce, False
                 return Claimed(await self._to_deliveries(one, given, to_lease(given[0])[0], one.cancels))
-            one.is_asleep = True  # already now: the answer may never come
+            one.is_asleep = one.is_asleep or waits  # already now: the answer may never come
             one.nonce, one.at_most, one.cancels = nonce, at_most, cancels
         request = (
             key,
@@ -415,10 +415,11 @@ class RedisDriver:
                 for members, most in at_most.groups
             ],
             one.taken,
+            waits,
         )
         now, due_in, suspects, *found = await self.wire.run("claim", request, one.takes)
         if limit > 0:
-            one.is_asleep = not found
+            one.is_asleep = waits and not found
         deliveries = await self._to_deliveries(one, found, now, cancels)
         return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
 

@@ -1,5 +1,6 @@
 -- {consumer, limit, lease, nonce, alone, size, first, worker, {{lane, most}, ...}, {{{lane or prefix, ...}, most},
--- ...}, taken}: leases messages to a consumer, or enters it in SL as one that sleeps if there is none. Returns {now,
+-- ...}, taken, waits}: leases messages to a consumer, or enters it in SL as one that sleeps if there is none and it
+-- waits: what is handed to a consumer that does not wait is out of the reach of others for a while. Returns {now,
 -- microseconds until the next message is due or -1, number of suspects, lease end, lease and record of each message}.
 -- With limit 0 only the suspects are counted. `size` is the largest sum of the payloads, `first` the largest payload if
 -- only one message is taken. ARGV[2] is the consumer's entry in SL, {channel, takes}; behind it the script stores the
@@ -170,7 +171,7 @@ for _, take in ipairs(entry[2]) do
 end
 local answer = {now, due and math.max(due - now, 0) or -1, 0}
 if #taken == 0 then
-  if is_too_big then
+  if is_too_big or not arg[12] then
     call('HDEL', SL, consumer)
   else
     local entered = #full > 0 and cmsgpack.pack({entry[1], entry[2], full}) or ARGV[2]
