@@ -99,7 +99,10 @@ class Repid(Producer, AppCaller):
         return self._producer_middlewares
 
     def include_router(self, router: Router) -> None:
-        """Add the actors of a router. Of those that take the same message, the first one added gets it."""
+        """Add the actors of a router. Of those that take the same message, the first one added gets it.
+
+        A worker runs the actors that its app has when it starts: those that come later wait for the next worker.
+        """
         self._router.include_router(router)
 
     def server(self, server_name: str | None = None) -> Broker:

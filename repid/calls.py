@@ -25,7 +25,7 @@ from .codec import JSON, encode_json
 from .envelope import NO_OPTIONS, TOPIC, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, SomeRefused, did_you_mean
 from .handle import JobHandle
-from .names import check_id, check_iterable, check_known, check_name
+from .names import brief, check_id, check_iterable, check_known, check_name
 from .ports import Broker, ResultStore, name_of
 from .producer import Publish, accepted, copy_headers, given_options
 
@@ -198,13 +198,26 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
         headers = make_headers(f"a call of {self.name!r}", self.name, terms.headers)
         channel, reply_to, options = self.channel, terms.reply_to, terms.options
         payload_of, check = self.payload_of, self.check
-        envelopes = []
+        envelopes: list[Envelope] = []
         for id_, item in zip(new_ids(len(items)), items, strict=True):
             given[name] = item
-            envelope = Envelope(id_, channel, payload_of(given), JSON, headers, reply_to, options)
-            check(envelope, None)
+            try:
+                envelope = Envelope(id_, channel, payload_of(given), JSON, headers, reply_to, options)
+                check(envelope, None)
+            except PayloadError as error:
+                self._say_which(error, items, len(envelopes))
+                raise
             envelopes.append(envelope)
         return envelopes
+
+    def _say_which(self, error: PayloadError, items: Sequence[Any], number: int) -> None:
+        if len(items) > 1:
+            error.add_note(f"this was item {number}, counted from 0, of {len(items)}: {brief(items[number])}")
+        if isinstance(items[number], tuple) and len(self.names) > 1:
+            error.add_note(
+                "an item is the first argument of its call alone; for several make each call a job, app.job(actor, *item), "
+                "and enqueue these: app.enqueue_many(jobs)"
+            )
 
     def bind(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name. Raises `PayloadError` naming each that has no parameter."""

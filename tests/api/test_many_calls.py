@@ -490,6 +490,22 @@ async def test_gathering_raises_all_failures_together_or_gives_results(many: Rep
     assert "no result was asked for" in str(caught.value.exceptions[0])
 
 
+async def test_the_item_that_does_not_fit_is_named_and_a_tuple_is_told_to_be_one_argument() -> None:
+    odd: Any = [1, 2, "three", 4], [(1, 2)], ["one"]
+    app = make(InMemoryServer())
+    async with app.magic():
+        with pytest.raises(PayloadError) as caught:
+            await app.enqueue_many(wait, odd[0])
+        assert caught.value.__notes__ == ["this was item 2, counted from 0, of 4: 'three'"]
+        with pytest.raises(PayloadError) as caught:
+            await app.enqueue_many(square, odd[1])
+        [note] = caught.value.__notes__
+        assert "an item is the first argument of its call alone; for several make each call a job" in note
+        with pytest.raises(PayloadError) as caught:
+            await app.enqueue_many(wait, odd[2])
+        assert not hasattr(caught.value, "__notes__")
+
+
 async def test_gathering_handles_of_several_servers_and_one_handle_twice(autojump_clock: object) -> None:
     app = make(InMemoryServer())
     app.servers.register_server("other", InMemoryServer())
