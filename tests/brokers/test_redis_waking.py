@@ -338,6 +338,17 @@ async def test_a_message_that_is_published_alone_is_leased_to_who_waits_in_the_s
         assert await server.find(["1"]) == [[]]
 
 
+async def test_the_ttl_of_what_a_client_was_given_goes_on_until_it_is_heard_of(redis: Redis, prefix: str) -> None:
+    async with sleeping(redis, prefix) as (_, sleeper):
+        publish_unheard(redis, prefix, message("1", ttl=0.2))
+        sent_at = trio.current_time()
+        while trio.current_time() < sent_at + 0.3:
+            pass  # nothing is heard here meanwhile
+        ttl_left = (await until_got(sleeper)).ttl_left
+        assert ttl_left is not None
+        assert ttl_left < 0
+
+
 async def test_what_a_client_was_given_that_stops_waiting_goes_to_another_as_if_nobody_had_had_it(
     redis: Redis, prefix: str
 ) -> None:

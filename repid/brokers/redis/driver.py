@@ -209,6 +209,7 @@ class RedisDriver:
         self._worker = name_process().encode()[:200]
         self._subscriptions: dict[bytes, Subscription] = {}
         self._known: dict[bytes, Subscription] = {}  # those of the links before, until they come back
+        self._last_claim = 0.0, 0  # the moment of the last answer to a claim, on trio's clock and on the server's
         self._cancels = 0  # how often the server told that somebody cancels a message that is leased
 
     # The link
@@ -397,7 +398,7 @@ class RedisDriver:
             given, one.given = one.given, None
             if given is not None and at_most == one.at_most:
                 one.taken, one.is_asleep = one.nonce, False
-                return Claimed(await self._to_deliveries(one, given, to_lease(given[0])[0], one.cancels))
+                return Claimed(await self._to_deliveries(one, given, self._server_time(given[0]), one.cancels))
             one.is_asleep = one.is_asleep or waits  # already now: the answer may never come
             one.nonce, one.at_most, one.cancels = nonce, at_most, cancels
         request = (
@@ -418,10 +419,16 @@ class RedisDriver:
             waits,
         )
         now, due_in, suspects, *found = await self.wire.run("claim", request, one.takes)
+        self._last_claim = trio.current_time(), now
         if limit > 0:
             one.is_asleep = waits and not found
         deliveries = await self._to_deliveries(one, found, now, cancels)
         return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
+
+    def _server_time(self, lease: bytes) -> int:
+        """The server's time now, at the earliest: what was handed over may have waited here, while its ttl went on."""
+        answered, then = self._last_claim
+        return max(to_lease(lease)[0], then + micros(trio.current_time() - answered))
 
     async def _to_deliveries(self, one: Subscription, found: Sequence[bytes], now: int, cancels: int) -> list[Delivery]:
         """The deliveries of leases, each followed by the record of its message. What cannot be read is dead then.
