@@ -16,11 +16,11 @@ import aids_processes
 import pytest
 import trio
 from aids import UnreliableServer
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from repid import Actor, CallNext, Connection, Counts, InMemoryServer, Message, Repid, Report, Router
 from repid.inject.process_message import LENGTH, Said
-from repid.runtime.process_verbs import ProcessVerbs
+from repid.runtime.process_verbs import REQUEST_TIME, ProcessVerbs
 from repid.testing.direct import DirectMessage
 
 pytestmark = pytest.mark.real_time
@@ -159,6 +159,17 @@ async def test_what_a_process_says_may_come_in_pieces() -> None:
             answer = await theirs.receive_some()
     assert pickle.loads(answer[LENGTH.size :])[0]
     assert "a message has no verb 'sing'" in str(pickle.loads(answer[LENGTH.size :])[1])
+
+
+async def test_a_process_that_stops_in_the_middle_of_what_it_says_is_not_waited_for(autojump_clock: MockClock) -> None:
+    verbs = ProcessVerbs("nowhere")
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        with verbs.lent(DirectMessage().for_threads) as stand_in:
+            nursery.start_soon(verbs.answer, cast("trio.SocketStream", ours))
+            await theirs.send_all(stand_in._way.key + LENGTH.pack(100) + b"half")
+            assert await theirs.receive_some() == b""  # the connection was closed
+            assert trio.current_time() == pytest.approx(REQUEST_TIME)
 
 
 async def test_who_has_no_key_is_not_listened_to(

@@ -107,6 +107,25 @@ async def test_a_batch_that_does_not_fill_starts_when_its_first_message_has_wait
     assert reports == [Report(processed=6, succeeded=6)]
 
 
+async def test_batches_of_several_actors_start_each_when_its_own_has_waited(app: Repid, router: Router) -> None:
+    batches: list[tuple[float, str]] = []
+
+    def declare(seconds: int) -> None:
+        @router.actor(name=f"after_{seconds}", batch=100, batch_wait=seconds)
+        async def write(rows: list[Row]) -> None:
+            batches.append((round(trio.current_time() - began, 3), f"after_{seconds}"))
+
+    for seconds in (2, 1, 4, 3):
+        declare(seconds)
+        await fill(app, 1, actor=f"after_{seconds}")
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        worker = await start(nursery, app, [])
+        await trio.sleep(10)
+        worker.stop()
+    assert batches == [(1, "after_1"), (2, "after_2"), (3, "after_3"), (4, "after_4")]
+
+
 async def test_what_a_full_batch_leaves_behind_starts_when_it_has_waited(app: Repid, router: Router) -> None:
     batches: list[tuple[float, int]] = []
 

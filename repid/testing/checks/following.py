@@ -22,7 +22,7 @@ MANY = 1500
 CANCELLATIONS = 8
 """So many moments of a call at which it is cancelled."""
 
-ROUNDS = 4
+ROUNDS = 12
 """So many times at each: which of two tasks goes first is chance, and with one order in four nothing is cut."""
 
 
