@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
-from repid import Message, Repid, Router, Server
+from repid import Message, Repid, Router
 
 from ._servers import Watch
 from ._shared import (
@@ -28,6 +28,9 @@ from ._shared import (
     typed_payloads,
 )
 
+if TYPE_CHECKING:
+    from repid import Server
+
 CHANNEL = "bench"
 NAP = 0.1
 """Seconds that a job of `measure_sleep` waits."""
@@ -37,7 +40,7 @@ latencies: list[float] = []
 arrived = [trio.Event()]
 """The last one is set by each ping."""
 
-OpenServer = Callable[[Arguments], Server]
+OpenServer: TypeAlias = "Callable[[Arguments], Server]"
 """Makes the server that the arguments name."""
 
 

@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,6 +57,18 @@ def on_trio(measure: Callable[[Arguments], Awaitable[Figures]]) -> Measurement:
     import trio  # noqa: PLC0415
 
     return lambda arguments: trio.run(measure, arguments)
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """A function of another module beside this one, which is imported when it is called.
+
+    With `--against` a workload is measured at a commit that may lack what other workloads use.
+    """
+
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module(f"{__package__}.{module}"), name)(*arguments)
+
+    return call
 
 
 def typed_payloads(count: int) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from repid import SQLiteServer
 from repid.delivery import Release, Settlement
 from repid.ports import Consumer
 
-from ._repid_batches import measure_batches
 from ._repid_on_a_server import (
     CHANNEL,
     app_on,
@@ -30,7 +29,6 @@ from ._repid_on_a_server import (
     measure_publishers,
     measure_result,
 )
-from ._repid_scaling import measure_on_sqlite
 from ._shared import (
     LATENCY_WARM_UP,
     Arguments,
@@ -39,13 +37,13 @@ from ._shared import (
     file_size,
     idle_pauses,
     latency,
+    later,
     now,
     on_trio,
     rate,
     ready_cost,
     typed_payloads,
 )
-from .repid_processes import measure_one
 
 RUNNER = Path(__file__).with_name("run.py")
 PAUSE = 0.02
@@ -74,7 +72,10 @@ async def measure_bulk(arguments: Arguments) -> Figures:
 
 async def measure_batch(arguments: Arguments) -> Figures:
     numbers = count()
-    return await measure_batches(lambda: open_server(arguments, f"rows-{next(numbers)}"), arguments)
+    figures: Figures = await later("_repid_batches", "measure_batches")(
+        lambda: open_server(arguments, f"rows-{next(numbers)}"), arguments
+    )
+    return figures
 
 
 def measure_latency(arguments: Arguments) -> Figures:
@@ -185,7 +186,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "sqlite-row": on_trio(measure_row),
     "sqlite-depth": on_trio(measure_depth),
     "sqlite-growth": on_trio(measure_growth),
-    "processes": measure_one,
-    "scaling-sqlite": on_trio(measure_on_sqlite),
+    "processes": later("repid_processes", "measure_one"),
+    "scaling-sqlite": on_trio(later("_repid_scaling", "measure_on_sqlite")),
 }
 DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")

@@ -15,12 +15,7 @@ import trio
 from repid import InMemoryServer, Message, Repid, Router
 
 from ._profiling import CallCounter, Sampler
-from ._repid_batches import measure_batches
-from ._repid_mixed import measure_mixed
 from ._repid_on_a_server import CHANNEL, enqueue
-from ._repid_scaling import measure_in_memory
-from ._repid_stages import measure_stages
-from ._repid_start import measure_start
 from ._shared import (
     Arguments,
     Figures,
@@ -28,6 +23,7 @@ from ._shared import (
     growth,
     idle_pauses,
     latency,
+    later,
     now,
     on_trio,
     rate,
@@ -322,9 +318,9 @@ async def _time_map(count: int, *, limit: int) -> float:
 MEASUREMENTS: dict[str, Measurement] = {
     "calls": on_trio(measure_calls),
     "map": on_trio(measure_map),
-    "batch": on_trio(partial(measure_batches, InMemoryServer)),
-    "stages": on_trio(measure_stages),
-    "mixed": on_trio(measure_mixed),
+    "batch": on_trio(partial(later("_repid_batches", "measure_batches"), InMemoryServer)),
+    "stages": on_trio(later("_repid_stages", "measure_stages")),
+    "mixed": on_trio(later("_repid_mixed", "measure_mixed")),
     "noop": on_trio(measure_drain("noop")),
     "typed": on_trio(measure_drain("typed")),
     "enqueue-bulk": on_trio(measure_enqueue_bulk),
@@ -337,7 +333,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "memory-ready": on_trio(measure_ready),
     "memory-processed": on_trio(measure_processed),
     "profile": on_trio(measure_profile),
-    "start": measure_start,
-    "scaling-memory": on_trio(measure_in_memory),
+    "start": later("_repid_start", "measure_start"),
+    "scaling-memory": on_trio(later("_repid_scaling", "measure_in_memory")),
 }
 DISTRIBUTIONS = ("repid-trio", "trio", "msgspec")
