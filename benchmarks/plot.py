@@ -10,7 +10,7 @@ from .judging import Judgement, Row
 from .report import figure, measured_text, target_text
 from .workloads import HOME, Contender
 
-WIDTH, MARGIN, LABELS, NUMBERS = 920, 28, 190, 170
+WIDTH, MARGIN, LABELS, NUMBERS = 960, 28, 270, 170
 BAR, GAP, GROUP_GAP, LINE = 15, 3, 16, 24
 PLOT_LEFT = MARGIN + LABELS
 PLOT_WIDTH = WIDTH - PLOT_LEFT - NUMBERS - MARGIN
