@@ -129,26 +129,40 @@ class ChangeWatch:
         events = self._events
         if events is not None and events.take():  # that may also have been the beginning of somebody else's commit
             self._tells = True
-            if self._look_again(wake_up, until, _FIRST_LOOK, _PAUSE_GROWTH, _LONGEST_COMMIT):
+            if self._await_commit(wake_up, until, events):
                 return
         if events is None or not self._tells:
             poll = POLL_WHEN_IDLE if now() > self._changed_at + _IDLE_AFTER else POLL
             self._look_again(wake_up, until, poll)
             return
         while (left := until - now()) > 0 and not wake_up.wait_with(events, left):
-            if events.take() and self._look_again(wake_up, until, _FIRST_LOOK, _PAUSE_GROWTH, _LONGEST_COMMIT):
+            if events.take() and self._await_commit(wake_up, until, events):
                 return
 
-    def _look_again(
-        self, wake_up: WakeUp, until: float, pause: float, growth: float = 1.0, longest: float = math.inf
-    ) -> bool:
-        """Look at the file after each pause, `longest` seconds at most. Returns whether there is something to do now."""
-        now = time.monotonic
-        end = min(until, now() + longest)
-        while (left := end - now()) > 0:
+    def _look_again(self, wake_up: WakeUp, until: float, pause: float) -> None:
+        """Look at the file after each pause, until there is something to do."""
+        while (left := until - time.monotonic()) > 0:
             if wake_up.wait(min(pause, left)) or self._version() != self._data_version:
+                return
+
+    def _await_commit(self, wake_up: WakeUp, until: float, events: FileEvents) -> bool:
+        """Look at the file until what has begun can be seen. Returns whether there is something to do now.
+
+        It may have been a commit of our own, which is never seen, and another one may begin meanwhile: then the pauses are
+        short again. However much is written, there is one look in `_FIRST_LOOK` seconds.
+        """
+        now = time.monotonic
+        pause, end = _FIRST_LOOK, min(until, now() + _LONGEST_COMMIT)
+        while (left := end - now()) > 0:
+            if wake_up.wait_with(events, min(pause, left)):
                 return True
-            pause *= growth
+            if events.take():
+                pause, end = _FIRST_LOOK, min(until, now() + _LONGEST_COMMIT)
+                if wake_up.wait(pause):
+                    return True
+            if self._version() != self._data_version:
+                return True
+            pause *= _PAUSE_GROWTH
         return False
 
     def _next_event_in(self) -> float:
