@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -310,9 +311,12 @@ class Server:
             check_claimed(self.name, self._capabilities, envelopes)
         if not self._calls.are_at_hand or self._lines.by_queue:
             return await self._publish_in_turn(envelopes)
-        if self._is_local and trio_runs():  # the same as there, for the many: only a cancellation is looked at
+        pauses = self._is_local and trio_runs()  # the same as there, in fewer steps
+        if pauses:
             await checkpoint_if_cancelled()
         outcomes = await self._driver.publish(envelopes)
+        if pauses and time.perf_counter() >= self._calls.turns.due:
+            await self._calls.turns.give()
         if any(outcomes) and any(map(must_wait, outcomes)):
             return await self._wait_for_room(envelopes, outcomes)
         return outcomes

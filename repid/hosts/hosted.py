@@ -52,11 +52,20 @@ class Turns:
 
     A pause in every call costs several times what such a call does. So there is one when `TURN` seconds have passed
     since the last one, and the cancellation of a trio task is looked at in every call, which costs little.
+
+    A trio task pauses best after the work (`give`): whom the work has woken then runs in this very pause. An asyncio
+    task has to pause before it (`take`): a pause that is cancelled cannot say there that the work was done.
     """
 
     def __init__(self) -> None:
         self.due = 0.0
-        """When `take` pauses again, on `time.perf_counter`."""
+        """When the next pause is due, on `time.perf_counter`."""
+
+    async def give(self) -> None:
+        """To be awaited in trio after the work, when a pause is due. Not cancelled: the next call notices that."""
+        self.due = time.perf_counter() + TURN
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self.due = time.perf_counter() + TURN
 
     async def take(self) -> bool:
         """To be awaited before the work. Returns whether others had their turn. Cancelled: nothing was done."""

@@ -45,6 +45,53 @@ async def test_of_several_who_wait_each_gives_up_at_its_own_time(
     assert ended == [(2, 2), (50, 50), (100, 100)]
 
 
+class Turns(trio.abc.Instrument):
+    """Counts the turns of trio's loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+async def test_after_a_rest_of_the_sender_whoever_waits_has_the_message_in_the_first_turn(
+    server: InMemoryServer,
+) -> None:
+    counts: list[int] = []
+    turns = Turns()
+
+    async def wait(consumer: Consumer) -> None:
+        assert ids(await consumer.receive(1, max_wait=60)) == ["a"]
+        counts.append(turns.count)
+
+    async with consuming(server) as consumer, trio.open_nursery() as nursery:
+        nursery.start_soon(wait, consumer)
+        await trio.sleep(0.002)  # so that a pause is due
+        trio.lowlevel.add_instrument(turns)
+        await server.publish([message("a")])
+        paused = turns.count
+    trio.lowlevel.remove_instrument(turns)
+    assert (counts, paused) == ([1], 1)
+
+
+async def test_a_cancellation_in_the_pause_of_a_sender_comes_after_its_answer(server: InMemoryServer) -> None:
+    outcomes: list[object] = []
+
+    async def cancel_when_it_came(consumer: Consumer) -> None:
+        await settle(consumer, (await consumer.receive(1, max_wait=60))[0], ACK)
+        scope.cancel()
+
+    for number in range(20):  # trio lets either of the two go on first
+        async with consuming(server) as consumer, trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_when_it_came, consumer)
+            await trio.sleep(0.002)  # so that a pause is due
+            with trio.CancelScope() as scope:
+                outcomes.append(await server.publish([message(str(number))]))
+                await trio.sleep_forever()
+    assert outcomes == [[None]] * 20
+
+
 async def test_a_waiting_consumer_is_woken_by_all_that_makes_something_ready(
     autojump_clock: MockClock, server: InMemoryServer
 ) -> None:

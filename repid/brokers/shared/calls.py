@@ -1,8 +1,8 @@
 """One call to a driver: checked, shielded and bounded where the engine is remote, and timed.
 
 What cancelling does depends on the driver (`Capabilities.calls`). A *local* driver works in place, under any host:
-before the call there is a cancellation point, and a pause if there was none for a while (`Turns`); then nothing can
-interrupt the call. An *exact* driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen
+before the call there is a cancellation point; nothing can interrupt the call; and there is a pause if there was none for
+a while (`Turns`). An *exact* driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen
 through within `CALL_TIME` although its caller was cancelled, so its outcome is known and reported. If the driver cannot
 give the answer, or not in
 time, this raises `NoAnswer`: the engine may have carried out the call. Then
@@ -54,7 +54,8 @@ class Calls:
         self.pid = os.getpid()
         self._driver = driver
         self._is_local = driver.capabilities.calls == "local"
-        self._turns = Turns()
+        self.turns = Turns()
+        """The pauses of a local driver's callers."""
         self._is_exact = driver.capabilities.calls == "exact"
         self._is_remote = driver.capabilities.calls == "remote"
         self._carry = {"local": self._in_place, "exact": _as_it_is, "remote": self._see_through}[
@@ -153,14 +154,14 @@ class Calls:
 
     @property
     def are_at_hand(self) -> bool:
-        """Whether a call needs nothing of `__call__` but the look at a cancellation: no instrument watches, and either it
-        stays and no pause is due before it, or an exact driver is called in a task of its own run.
+        """Whether a call needs nothing of `__call__` but the look at a cancellation, and the pause after it: no instrument
+        watches, and either it stays and needs no pause before it, or an exact driver is called in a task of its own run.
         """
         if self.instruments:
             return False
         if self._is_exact:
             return trio_runs() and self._root is trio.lowlevel.current_root_task()
-        return self.stays and time.perf_counter() < self._turns.due
+        return self.stays and (time.perf_counter() < self.turns.due or trio_runs())
 
     @property
     def stays(self) -> bool:
@@ -173,9 +174,16 @@ class Calls:
             return False
 
     async def _in_place(self, ask: Ask[T]) -> T:
-        if await self._turns.take():
-            self.check()  # the connection may have been closed meanwhile
-        return await ask()
+        if not trio_runs():
+            if await self.turns.take():
+                self.check()  # the connection may have been closed meanwhile
+            return await ask()
+        await checkpoint_if_cancelled()
+        try:
+            return await ask()
+        finally:
+            if time.perf_counter() >= self.turns.due:
+                await self.turns.give()
 
     async def _see_through(self, ask: Ask[T]) -> T:
         assert self.link is not None
