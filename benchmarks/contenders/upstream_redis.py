@@ -34,7 +34,7 @@ async def measure_enqueue(arguments: Arguments) -> Figures:
     app, payloads = new_app(arguments), typed_payloads(arguments["messages"])
     async with app.servers.default.connection():
         watch = Watch(arguments)
-        await enqueue(app, "typed", payloads)
+        await enqueue(app, "typed", payloads, arguments.get("publishers", 50))
         return watch.rate(len(payloads))
 
 
