@@ -43,12 +43,14 @@ class InRedis:
 
     def do(self, name: str, argument: Any, *more: bytes) -> Any:
         time = to_argument(divmod(START * MICRO + micros(self.passed), MICRO))
+        script = scripts.script(name)
+        keys = [KEYS[layout.NAMES[place]] for place in script.keys]
         if name not in self._known:
-            text = scripts.script(name).text.decode()
+            text = script.text.decode()
             text = text.replace("call('TIME')\n", "cmsgpack.unpack(table.remove(ARGV))\n")
             self._known[name] = self._ask("SCRIPT", "LOAD", text)
         sha = self._known[name]
-        return self._ask("EVALSHA", sha, len(KEYS), *KEYS.values(), to_argument(argument), *more, time)
+        return self._ask("EVALSHA", sha, len(keys), *keys, to_argument(argument), *more, time)
 
     def open(self, consumer: str, wanted: Topics) -> None:
         fields = [

@@ -169,12 +169,13 @@ class ServersClock:
 
     def script(self, name: str) -> scripts.Script:
         """In the place of `scripts.script`."""
-        text = self._real(name).text.decode()
+        real = self._real(name)
+        text = real.text.decode()
         assert self.TAKEN in text
         seconds, micros = divmod(round(self._moved * 1_000_000), 1_000_000)
         moved = f"time[1], time[2] = time[1] + {seconds}, time[2] + {micros}\n"
         carried = "if time[2] >= 1000000 then time[1], time[2] = time[1] + 1, time[2] - 1000000 end\n"
-        return scripts.to_script(text.replace(self.TAKEN, self.TAKEN + moved + carried))
+        return scripts.to_script(text.replace(self.TAKEN, self.TAKEN + moved + carried), real.keys)
 
     def advance(self, seconds: float) -> None:
         self._moved += seconds

@@ -1,7 +1,7 @@
 """What is stored where, and how an envelope becomes bytes that scripts can read the beginning of.
 
-All keys of one prefix carry one hash tag, so one script may touch them all, also in a cluster. Every script is given all
-of them. Names of queues and topics are in the members of sorted sets, with their lengths before them: a *lane* is a
+All keys of one prefix carry one hash tag, so one script may touch them all, also in a cluster. Every script is given those
+that it may touch. Names of queues and topics are in the members of sorted sets, with their lengths before them: a *lane* is a
 queue's prefix (length, name) and a topic's (its length plus 1, or 0 for none). So one sorted set by lane, rank and order
 holds everything that is ready, and no key depends on what senders make up.
 
@@ -69,7 +69,7 @@ NAMES = (
     "schedule-ahead",
     "bounds",
 )
-"""The keys, without the prefix, in the order in which scripts are given them."""
+"""The keys, without the prefix, in the order of their short names in `scripts/part_start.lua`."""
 
 LONGEST_NAME = 60_000
 """Bytes of the name of a queue, a topic or an id."""

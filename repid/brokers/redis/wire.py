@@ -161,14 +161,19 @@ class Wire:
         self.place = place
         self._calls = calls
         self._news = news
-        keys = keys_of(prefix)
-        self._keys = (len(keys), *keys)
+        self._keys = keys_of(prefix)
+        self._keys_by_script: dict[str, tuple[int | bytes, ...]] = {}  # their number, and the keys
 
     def ask(self, name: str, argument: Any, *more: bytes) -> Answer:
         """Put a script in line, with an argument that is packed and more that are not; await its answer later. Several
         go out together.
         """
-        return Answer(self._calls, self.place, script(name), (*self._keys, to_argument(argument), *more))
+        wanted = script(name)
+        keys = self._keys_by_script.get(name)
+        if keys is None:
+            keys = len(wanted.keys), *(self._keys[place] for place in wanted.keys)
+            self._keys_by_script[name] = keys
+        return Answer(self._calls, self.place, wanted, (*keys, to_argument(argument), *more))
 
     async def run(self, name: str, argument: Any, *more: bytes) -> Any:
         """The answer of one script."""

@@ -1,5 +1,6 @@
 -- Acknowledges messages whose runs send nothing. `arg` is the list of their results, empty if none is stored; ARGV[2]
 -- and the arguments after it are the leases. Returns '1' (accepted) or '0' (the lease is lost) for each, as one text.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local results, given = arg, #ARGV - 1
 local scores = call('ZMSCORE', L, unpack(ARGV, 2))
 local valid, gone, answers = {}, {}, {}

@@ -1,5 +1,6 @@
 -- {lifetime, {{consumer, {field, ...}}, ...}}: these consumers are alive, for `lifetime` microseconds from now. Removes
 -- what consumers that are not alive any more have left behind.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local alive = now + arg[1]
 for _, one in ipairs(arg[2]) do
   call('HSET', C, one[1], cmsgpack.pack(one[2]))

@@ -1,5 +1,6 @@
 -- {queue, category, limit, after or false}: returns the time and at most `limit` messages that follow the key `after`,
 -- or 'q' if the queue is not declared.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local queue, category, limit, after = arg[1], arg[2], arg[3], arg[4]
 advance()
 wake()

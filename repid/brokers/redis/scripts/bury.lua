@@ -1,4 +1,5 @@
 -- {lease, failure}: makes a dead letter of a message that was leased just now and cannot be read.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local lease, failure = arg[1], arg[2]
 if call('ZREM', L, lease) == 1 then
   local id = id_in(lease)

@@ -1,5 +1,6 @@
 -- {id, ...}: removes messages that wait, and asks the workers of leased ones to end their runs. Returns a word for
 -- each.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local answers = {}
 advance()
 for i, id in ipairs(arg) do

@@ -5,6 +5,7 @@
 -- With limit 0 only the suspects are counted. `size` is the largest sum of the payloads, `first` the largest payload if
 -- only one message is taken. ARGV[2] is the consumer's entry in SL, {channel, takes}; behind it the script stores the
 -- terms on which the consumer may be handed a message while it sleeps.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local consumer, limit, lease, nonce, alone, size, first, worker, caps, groups =
   arg[1], arg[2], arg[3], arg[4], arg[5], arg[6], arg[7], arg[8], arg[9], arg[10]
 local entry = cmsgpack.unpack(ARGV[2])

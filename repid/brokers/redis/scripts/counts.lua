@@ -1,5 +1,6 @@
 -- {queue, ...}: returns {ready, scheduled, leased, dead, paused, bounds, dropped} for each queue, or the name of the
 -- first one that is not declared.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 advance()
 local leased, answers = {}, {}
 for _, lease in ipairs(call('ZRANGE', L, 0, -1)) do

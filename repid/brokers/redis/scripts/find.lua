@@ -1,4 +1,5 @@
 -- {id, ...}: returns the time, and for each id a list of the messages that have it: the live one, then dead letters.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local answers = {now}
 local leases  -- id of each leased message -> {lease, when it ends}; read when it is needed for the first time
 

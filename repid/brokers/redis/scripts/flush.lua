@@ -1,5 +1,6 @@
 -- {queue, limit}: removes at most `limit` messages that are ready or scheduled. Returns how many, or -1 if the queue is
 -- not declared.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local queue, limit = arg[1], arg[2]
 if call('HEXISTS', Q, queue) == 0 then return -1 end
 advance()

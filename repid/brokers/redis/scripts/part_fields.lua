@@ -1,6 +1,7 @@
 -- The record of a message: how it is read and removed.
 -- Its fields: flags, attempt, lost, rank, order, offset, size, enqueued, [due], [expires], [unrouted], lane, rest
 local FLAG_DUE, FLAG_EXPIRES, FLAG_UNROUTED, FLAG_SILENT, FLAG_RESULT, FLAG_TTL, FLAG_WANTED = 1, 2, 4, 8, 16, 32, 64
+
 local DAY = 86400000000
 
 -- `rest` begins with the ttl of the message, and with the id and ttl of its result, if the sender gave them. Only

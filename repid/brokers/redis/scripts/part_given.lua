@@ -5,6 +5,7 @@ local function give_back(consumer, taken)
   if not entered then return end
   local _, lease = cmsgpack.unpack(entered)
   if type(lease) ~= 'string' or sub(lease, 1, 16) == taken or call('ZREM', L, lease) == 0 then return end
+  -- needs: id_in, parse, bury_damaged, finish, CANCELLED, put_back
   local id = id_in(lease)
   local record = call('HGET', M, id)
   if not record then return end

@@ -1,5 +1,6 @@
 -- Messages. Each has a record in M and one member in R (ready), U (suspects), S (scheduled) or L (leased).
 local SUSPECT_FROM, MOST_LOST = 2, 10  -- repid/delivery/blame.py
+
 local DEAD, EXPIRED, CANCELLED = 3, 4, 5  -- states of results: ../layout.py
 
 local function render(t)
@@ -94,9 +95,15 @@ end
 -- Ends a message that was taken out of its place. `reason` is that of its dead letter, or '' if it becomes none;
 -- `state` is that of its result, or nil if none is stored.
 local function finish(t, id, reason, failure, state)
-  if reason ~= '' then bury(t, id, render(t), reason, failure) end
+  if reason ~= '' then
+    -- needs: bury, render
+    bury(t, id, render(t), reason, failure)
+  end
   remove(id)
-  if state then conclude(t, id, state, failure) end
+  if state then
+    -- needs: conclude
+    conclude(t, id, state, failure)
+  end
 end
 
 -- Puts a message that was taken out of its place where its record says, or ends it if it has expired.
@@ -110,9 +117,9 @@ local function put_back(t, id)
   if t.due then put_scheduled(t, id) else put_ready(t, id) end
 end
 
--- Ends the messages that wait and have expired. A leased one is checked when it comes back (put_back).
-local function expire()
-  for _, id in ipairs(call('ZRANGEBYSCORE', Z, '-inf', now, 'LIMIT', 0, 500)) do
+-- Ends those of the messages that wait. A leased one is checked when it comes back (put_back).
+local function expire(ids)
+  for _, id in ipairs(ids) do
     local record = call('HGET', M, id)
     local t = record and parse(record)
     if not t then
@@ -126,9 +133,9 @@ local function expire()
 end
 
 -- Makes ready what is due: at most a thousand messages, so that the script is short. The next script goes on.
-local function promote()
+local function promote(prefixes)
   local left = 1000
-  for _, prefix in ipairs(call('ZRANGEBYSCORE', D, '-inf', now, 'LIMIT', 0, 200)) do
+  for _, prefix in ipairs(prefixes) do
     local due = call('ZRANGEBYLEX', S, '[' .. prefix, '(' .. prefix .. pack('>I8', now + 1), 'LIMIT', 0, left)
     if #due > 0 then
       local plain, suspects = {}, {}
@@ -151,7 +158,16 @@ local function promote()
   end
 end
 
+-- Does what is to be done by now: ends messages that have expired, and makes ready those that are due.
 local function advance()
-  expire()
-  promote()
+  local expired = call('ZRANGEBYSCORE', Z, '-inf', now, 'LIMIT', 0, 500)
+  if expired[1] then
+    -- needs: expire
+    expire(expired)
+  end
+  local due = call('ZRANGEBYSCORE', D, '-inf', now, 'LIMIT', 0, 200)
+  if due[1] then
+    -- needs: promote
+    promote(due)
+  end
 end

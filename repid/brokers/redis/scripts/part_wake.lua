@@ -3,7 +3,9 @@
 -- message does not wake all workers of an idle fleet.
 local arrived = {}  -- lane -> how many messages have become ready in it
 local earlier = {}  -- queue prefix -> true, if the time at which its next message is due is earlier than before
+
 local MOST_GIVEN = 65536  -- bytes of a payload that is handed over: Redis disconnects subscribers that read much slowly
+
 local offer  -- the published message, if it is a single one and ready: {lane, queue, member, id, record, size}
 
 local function queue_of(lane)
@@ -74,22 +76,27 @@ end
 
 -- Wakes one consumer for each message that has become ready. A consumer to whose channel no client listens any more
 -- (its process was killed) does not count as woken.
+local function wake_sleepers()
+  local sleepers = call('HGETALL', SL)
+  local is_offered = is_only_offer()
+  for i = 1, #sleepers, 2 do
+    local entry, terms = cmsgpack.unpack(sleepers[i + 1])
+    local cause = cause_for(entry)
+    local fits = is_offered and cause and cause ~= true and terms and offer.size <= terms[4]
+    local given = fits and hand_over(entry, terms)
+    if given then
+      call('HSET', SL, sleepers[i], given)
+      arrived[cause] = 0
+    elseif cause then
+      call('HDEL', SL, sleepers[i])
+      if call('PUBLISH', entry[1], 'r') > 0 and cause ~= true then arrived[cause] = arrived[cause] - 1 end
+    end
+  end
+end
+
 local function wake()
   if (next(arrived) or next(earlier)) and call('EXISTS', SL) == 1 then
-    local sleepers = call('HGETALL', SL)
-    local is_offered = is_only_offer()
-    for i = 1, #sleepers, 2 do
-      local entry, terms = cmsgpack.unpack(sleepers[i + 1])
-      local cause = cause_for(entry)
-      local fits = is_offered and cause and cause ~= true and terms and offer.size <= terms[4]
-      local given = fits and hand_over(entry, terms)
-      if given then
-        call('HSET', SL, sleepers[i], given)
-        arrived[cause] = 0
-      elseif cause then
-        call('HDEL', SL, sleepers[i])
-        if call('PUBLISH', entry[1], 'r') > 0 and cause ~= true then arrived[cause] = arrived[cause] - 1 end
-      end
-    end
+    -- needs: wake_sleepers
+    wake_sleepers()
   end
 end

@@ -1,4 +1,5 @@
 -- {{lease, progress or false}, ...}: notes that runs have begun, and how far they have come.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 for _, one in ipairs(arg) do
   local lease, progress = one[1], one[2]
   if call('ZSCORE', L, lease) then

@@ -1,6 +1,7 @@
 -- {{lease, kind, delay, reason, failure, {unrouted, started, survived}, result or false, outbox}, ...}: carries out one
 -- verdict after another, by the rules of repid/delivery/shelf.py. Returns for each: -1 if it is refused, the name of
 -- the queue that has no room for the outbox, or how many messages of the outbox were left out.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local answers = {}
 
 local function carry_out(t, id, one)
@@ -20,11 +21,13 @@ local function carry_out(t, id, one)
     t.due = delay > 0 and now + delay or nil
     t.order = call('INCR', N)
     if failure ~= '' then call('HSET', E, 'f' .. id, failure) else call('HDEL', E, 'f' .. id) end
+    -- needs: put_back
     put_back(t, id)
   else
     if marks[1] and not t.unrouted then t.unrouted = now end
     if marks[2] then t.expires = nil end
     t.due = delay > 0 and now + delay or nil
+    -- needs: put_back
     put_back(t, id)
   end
 end
@@ -41,6 +44,7 @@ for i, one in ipairs(arg) do
     local t = parse(record)
     if t.lost < SUSPECT_FROM or one[6][3] then call('HDEL', E, 't' .. id) end
     if t.damaged and one[2] ~= 'ack' and one[2] ~= 'cancel' then
+      -- needs: bury_damaged
       bury_damaged(one[1], id, record, '')
     else
       carry_out(t, id, one)
@@ -53,6 +57,7 @@ for i, one in ipairs(arg) do
     end
     local left_out = 0
     if #one[8] > 0 then
+      -- needs: publish
       for letter in string.gmatch(publish(one[8], true), '.') do
         if letter ~= 'a' then left_out = left_out + 1 end
       end

@@ -1,5 +1,6 @@
 -- {channel or false, watch time, {{id, result id}, ...}}: returns how each message stands. With a channel, that client
 -- is told of the next change of each.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local answers = {}
 advance()
 for i, pair in ipairs(arg[3]) do

@@ -1,6 +1,7 @@
 -- {consumer, lifetime, declaring, {field, ...}}; ARGV[2]: {channel, takes}. Notes what a consumer takes, and that it is
 -- alive for `lifetime` microseconds. Returns '', or the name of a queue that is not declared; if `declaring`, such
 -- queues are declared instead.
+call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 for _, take in ipairs(cmsgpack.unpack(ARGV[2])[2]) do
   if call('HEXISTS', Q, take[2]) == 0 then
     if not arg[3] then return take[2] end
