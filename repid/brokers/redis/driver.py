@@ -1,8 +1,9 @@
 """The driver of the Redis engine: each call is one script, or several that are sent together.
 
 Theory. The scripts decide and change in one step; this module makes their arguments and reads their answers. What a call
-gives is cut into batches of `BATCH`, because a script keeps everybody else waiting; they are sent without waiting for each
-other, and the server carries them out in their order.
+gives is cut into batches, because a script keeps everybody else waiting; they are sent without waiting for each other, and
+the server carries them out in their order. A server that ends may carry out the first ones only, so what is published is cut
+as seldom as can be: what the front door sends together for several callers is one batch, and none of their calls is halved.
 
 Nobody polls. A claim that finds nothing enters its consumer among the sleepers in the same step, with what it would take.
 What makes a message ready wakes, in its own step, as many of the sleepers that would take it as there are messages. A
@@ -121,10 +122,13 @@ T = TypeVar("T")
 log = Log("repid.redis")
 
 BATCH = 100
-"""Messages that one script takes in or settles."""
+"""Messages that one script settles, revives, cancels or looks at."""
 
-BATCH_SIZE = 1_000_000
-"""Bytes of payload after which a batch ends."""
+PUBLISHED_AT_ONCE = 1000
+"""Messages that one script publishes. The front door sends no more than that together for several callers."""
+
+PUBLISHED_SIZE = 16 * 2**20
+"""Bytes of payload that one script publishes, if it is about several messages. The same holds for these."""
 
 MOST_CLAIMED = 1000
 """Messages that one claim leases."""
@@ -807,7 +811,7 @@ def _batches(envelopes: Sequence[Envelope], entries: Sequence[Packed]) -> Iterab
     batch: list[Packed] = []
     size = 0
     for envelope, entry in zip(envelopes, entries, strict=True):
-        if batch and (len(batch) == BATCH or size + len(envelope.payload) > BATCH_SIZE):
+        if batch and (len(batch) == PUBLISHED_AT_ONCE or size + len(envelope.payload) > PUBLISHED_SIZE):
             yield batch
             batch, size = [], 0
         batch.append(entry)

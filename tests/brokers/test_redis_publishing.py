@@ -1,0 +1,57 @@
+"""What is published to Redis in one step, whoever publishes at the same time."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import trio
+from engines.redis import Redis
+
+from repid.brokers.redis import RedisServer
+from repid.envelope import Envelope
+
+from .broker_aids import message
+
+
+async def moments(server: RedisServer) -> dict[str, float]:
+    """By id when the server took the message in. One step of it knows one moment."""
+    found = await server.browse("q", "ready", limit=10_000)
+    return {one.envelope.id: one.enqueued_at or 0.0 for one in found}
+
+
+async def test_each_call_is_published_in_one_step_although_others_are_sent_with_it(redis: Redis, prefix: str) -> None:
+    calls = [[message(f"{call}-{number}") for number in range(40)] for call in range(20)]
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                nursery.start_soon(server.publish, call)
+        taken_in = await moments(server)
+    assert [len({taken_in[envelope.id] for envelope in call}) for call in calls] == [1] * 20
+
+
+async def test_a_call_of_thousands_is_published_in_steps_of_a_thousand(redis: Redis, prefix: str) -> None:
+    envelopes = [message(f"{number:04}") for number in range(2500)]
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        assert await server.publish(envelopes) == [None] * 2500
+        taken_in = await moments(server)
+    assert ends_of_steps(envelopes, taken_in) == ["1000", "2000"]
+
+
+async def test_large_messages_of_one_call_are_published_in_one_step(redis: Redis, prefix: str) -> None:
+    envelopes = [message(f"{number:02}", payload=b"x" * 500_000) for number in range(30)]
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        assert await server.publish(envelopes) == [None] * 30
+        taken_in = await moments(server)
+        await server.delete("q")
+    assert ends_of_steps(envelopes, taken_in) == []
+
+
+def ends_of_steps(envelopes: list[Envelope], taken_in: dict[str, float]) -> list[str]:
+    """The ids with which a new step begins."""
+    return [later.id for one, later in pairwise(envelopes) if taken_in[one.id] != taken_in[later.id]]
