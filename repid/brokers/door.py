@@ -141,6 +141,7 @@ class Server:
     def _start_anew(self) -> None:
         """Forget everything that belongs to a connection."""
         self._consumers: dict[str, Consumer] = {}
+        self._untold: dict[str, None] = {}  # keys of the consumers that were closed while the link was down
         self._hub = Hub(self._calls.news)
         self._looks = Coalescer(self._look, most=LARGEST_REQUEST)
         is_local = self._driver.capabilities.calls == "local"
@@ -250,16 +251,18 @@ class Server:
         return self._driver.link(self._watchers.watched)
 
     async def _subscribe_again(self) -> None:
-        """Subscribe all consumers again: the link was opened anew, and the engine may have forgotten them."""
-        subscribed: list[Consumer] = []
+        """Subscribe all consumers again: the link was opened anew, and the engine may have forgotten them.
+
+        Those that were closed while the link was down, also just now, could not tell: the engine and its driver may take
+        them for alive.
+        """
         for consumer in list(self._consumers.values()):
             if consumer.is_open:
-                subscribed.append(consumer)
                 await self._driver.subscribe(consumer.key, consumer.queues)
-        while closed := [consumer for consumer in subscribed if not consumer.is_open]:
-            for consumer in closed:  # while the link is down nothing is sent, so it could not tell
-                subscribed.remove(consumer)
-                await self._driver.unsubscribe(consumer.key)
+        while self._untold:
+            key = next(iter(self._untold))
+            await self._driver.unsubscribe(key)
+            self._untold.pop(key, None)
         self._lines.begin_anew()
         self._hub.tell_all()
 
@@ -388,8 +391,13 @@ class Server:
 
     @enable_ki_protection
     async def _unsubscribe(self, consumer: Consumer) -> None:
-        """Tell the engine that the consumer is closed. An engine that is away will notice its silence."""
+        """Tell the engine that the consumer is closed, at once or when the link is up again.
+
+        Where there was no answer the engine was told, or will notice the silence of the consumer.
+        """
         with trio.CancelScope(shield=True), suppress(BrokerError, NotConnected):
+            if self._calls.is_down:
+                self._untold[consumer.key] = None
             await self._calls("unsubscribe", partial(self._driver.unsubscribe, consumer.key))
 
     # Looking after queues

@@ -90,7 +90,10 @@ class Driver(Protocol):
         ...
 
     async def unsubscribe(self, consumer: str) -> None:
-        """Give the consumer no more messages. What it leased stays leased."""
+        """Give the consumer no more messages. What it leased stays leased.
+
+        It may be one that was subscribed to an earlier link only: it was closed while the link was down.
+        """
         ...
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:

@@ -567,6 +567,34 @@ async def test_consumers_that_are_closed_while_the_link_comes_back_are_not_subsc
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+async def test_a_driver_is_told_when_its_link_is_back_which_consumers_were_closed_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    class Remembering(ModestDriver):
+        def __init__(self) -> None:
+            super().__init__()
+            self.closed: list[str] = []
+
+        async def unsubscribe(self, consumer: str) -> None:
+            self.closed.append(consumer)
+            await super().unsubscribe(consumer)
+
+    driver, cut = Remembering(), Cut()
+    server = Server(cut(driver))
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as left, server.consume({"q": None}):
+            async with server.consume({"q": None}) as closed:
+                cut.go_down()
+                with pytest.raises(BrokerUnavailable):
+                    await server.declare(["q"])
+            assert driver.closed == []
+            cut.come_back()
+            await trio.sleep(2)
+            assert driver.closed == [closed.key]
+    assert driver.closed.count(left.key) == 1
+
+
 async def test_a_receive_with_a_limit_of_time_says_that_the_link_is_down(autojump_clock: MockClock) -> None:
     cut = Cut()
     server = Server(cut(ModestDriver()))

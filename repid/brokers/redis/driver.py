@@ -389,7 +389,7 @@ class RedisDriver:
         """Strike it off; what it leased stays leased."""
         key = consumer.encode()
         self._extender.forget(consumer)
-        one = self._subscriptions.pop(key, None)
+        one = self._subscriptions.pop(key, None) or self._known.pop(key, None)
         await self.wire.run("unsubscribe", (key, b"" if one is None else one.taken))
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool = True) -> Claimed:

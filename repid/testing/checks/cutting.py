@@ -122,6 +122,18 @@ async def a_consumer_survives_a_broken_link(lab: Lab) -> None:
         expect("the verdict on what was leased before", verdict, REFUSED if lab.ends_with_link else SETTLED)
 
 
+@check("cut", "readers")
+async def a_consumer_that_is_closed_while_the_link_is_down_reads_no_more(lab: Lab) -> None:
+    """A consumer that is closed while the link is down is none of the queue's readers when it is up again."""
+    async with lab.consumer():
+        async with lab.consumer():
+            lab.cut.go_down()
+            expect("whether it is up while the engine is away", await _is_up(lab), expected=False)
+        lab.cut.come_back()
+        await _wait_up(lab)
+        expect("the readers", await lab.broker.readers(), [{"q": None}])
+
+
 @check("cut")
 async def while_the_engine_is_away_calls_fail_at_once(lab: Lab) -> None:
     """When the link is known to be down, a call raises `BrokerUnavailable` and is not sent: no publish is unknown."""
