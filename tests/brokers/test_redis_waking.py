@@ -237,6 +237,19 @@ async def test_a_record_that_cannot_be_read_is_a_dead_letter_and_harms_no_other(
         assert await server.delete_messages("q") == 1
 
 
+async def test_a_call_gets_what_is_behind_messages_that_cannot_be_read(redis: Redis, prefix: str) -> None:
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1"), message("2"), message("3")])
+        for id_ in ("1", "2"):
+            redis.execute("HSET", f"{{{prefix}}}:messages", to_key(id_), "nonsense")
+        async with server.consume({"q": None}) as consumer:
+            [delivery] = await consumer.receive(1, max_wait=0)
+            assert delivery.envelope.id == "3"
+        assert (await server.counts("q")).dead == 2
+
+
 async def test_a_replica_that_must_have_it_has_it(redis: Redis, prefix: str) -> None:
     from repid.brokers.redis.address import parse_address
 
@@ -302,8 +315,10 @@ class Sleeper:
 
 
 @asynccontextmanager
-async def sleeping(redis: Redis, prefix: str) -> AsyncGenerator[tuple[RedisServer, Sleeper], None]:
-    server = RedisServer(redis.url, prefix=prefix)
+async def sleeping(
+    redis: Redis, prefix: str, lease_timeout: float = 60.0
+) -> AsyncGenerator[tuple[RedisServer, Sleeper], None]:
+    server = RedisServer(redis.url, prefix=prefix, lease_timeout=lease_timeout)
     async with server.connection():
         await server.declare(["q"])
         async with trio.open_nursery() as nursery, server.consume({"q": None}) as consumer:
@@ -432,6 +447,53 @@ async def test_what_was_given_and_cancelled_before_it_was_heard_of_is_cancelled_
                 while not events:
                     await trio.sleep(0.005)
             assert events == [LeaseEvent(delivery.token, "cancel")]
+
+
+async def test_what_a_client_was_given_and_hears_of_after_its_lease_is_another_s(redis: Redis, prefix: str) -> None:
+    others: list[Delivery] = []
+
+    async def receive(other: RedisServer) -> None:
+        async with other.consume({"q": None}) as consumer:
+            while not others:
+                await consumer.rescue()
+                others.extend(await consumer.receive(1, max_wait=0))
+
+    async with sleeping(redis, prefix, lease_timeout=0.3) as (server, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        unheard(redis, prefix, receive)
+        with trio.fail_after(SOON):
+            await falls_asleep(redis, prefix, sleeper.consumer)
+        assert sleeper.got == []
+        assert await sleeper.consumer.settle([Settlement(others[0], Ack())]) == [SETTLED]
+        await server.publish([message("2")])
+        assert (await until_got(sleeper)).envelope.id == "2"
+
+
+async def test_a_call_that_stops_waiting_is_struck_off_although_others_were_answered_at_the_same_moment(
+    redis: Redis, prefix: str
+) -> None:
+    async def receive(consumer: Consumer, scope: trio.CancelScope) -> None:
+        with scope:
+            await consumer.receive(1)
+            await wait_all_tasks_blocked()
+
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            for number in range(20):  # the order in which trio runs what is due at once is chance
+                await server.publish([message(str(number))])
+                async with trio.open_nursery() as nursery:
+                    for scope in (one := trio.CancelScope(), other := trio.CancelScope()):
+                        nursery.start_soon(receive, consumer, scope)
+                    await trio.lowlevel.checkpoint()
+                    unheard(redis, prefix, lambda other: other.queues())  # meanwhile both are answered
+                    await falls_asleep(redis, prefix, consumer)
+                    one.cancel()
+                    other.cancel()
+                with trio.fail_after(SOON):
+                    while is_asleep(redis, prefix, consumer):
+                        await trio.sleep(0.005)
 
 
 async def test_who_does_not_wait_is_given_nothing(redis: Redis, prefix: str) -> None:

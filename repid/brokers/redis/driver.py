@@ -399,10 +399,8 @@ class RedisDriver:
         nonce, cancels = secrets.token_bytes(NONCE_SIZE), self._cancels
         if limit > 0:
             one.claims += 1
-            given, one.given = one.given, None
-            if given is not None and at_most == one.at_most:
-                one.taken, one.is_asleep = one.nonce, False
-                return Claimed(await self._to_deliveries(one, given, self._server_time(given[0]), one.cancels))
+            if one.given is not None and (taken := await self._take_given(one, one.given, at_most)):
+                return Claimed(taken)
             one.is_asleep = one.is_asleep or waits  # already now: the answer may never come
             one.nonce, one.at_most, one.cancels = nonce, at_most, cancels
         request = (
@@ -424,10 +422,25 @@ class RedisDriver:
         )
         now, due_in, suspects, *found = await self.wire.run("claim", request, one.takes)
         self._last_claim = trio.current_time(), now
-        if limit > 0:
-            one.is_asleep = waits and not found
+        if limit > 0 and waits and not found:
+            one.is_asleep = True
+        elif one.nonce == nonce:  # of several claims at once the last one: their answers may be read in any order
+            one.is_asleep = False
         deliveries = await self._to_deliveries(one, found, now, cancels)
+        if found and not deliveries:  # there may be more behind what is dead now
+            return await self.claim(consumer, limit, at_most, waits=waits)
         return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
+
+    async def _take_given(self, one: Subscription, given: tuple[bytes, bytes], at_most: AtMost) -> list[Delivery]:
+        """What it was given while it slept, if it may still have that: the lease of what waited here for long may be over."""
+        one.given = None
+        if at_most != one.at_most:
+            return []
+        now, (since, _) = self._server_time(given[0]), to_lease(given[0])
+        if now - since > self._lease / 2:
+            return []
+        one.taken, one.is_asleep = one.nonce, False
+        return await self._to_deliveries(one, given, now, one.cancels)
 
     def _server_time(self, lease: bytes) -> int:
         """The server's time now, at the earliest: what was handed over may have waited here, while its ttl went on."""
