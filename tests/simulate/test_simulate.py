@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,9 +60,10 @@ def test_one_seed_is_one_history_in_every_process() -> None:
 
 
 def test_what_is_private_to_trio_is_still_there() -> None:
-    """`seeding` cannot work without: should this fail, see what has taken the place of these two names."""
+    """`seeding` and `clock` cannot work without: should this fail, see what has taken the place of these names."""
     assert isinstance(trio_run._ALLOW_DETERMINISTIC_SCHEDULING, bool)
     assert isinstance(trio_run._r, Random)
+    assert isinstance(trio.Cancelled._create(), trio.Cancelled)
 
     async def order() -> list[int]:
         ran: list[int] = []
@@ -75,7 +77,7 @@ def test_what_is_private_to_trio_is_still_there() -> None:
         return ran
 
     def shuffled(seed: str) -> list[int]:
-        with seeded(seed, lambda: 0.0):
+        with seeded(seed, lambda: 0.0, VirtualClock(fail)):
             return trio.run(order)
 
     assert shuffled("a") == shuffled("a") != shuffled("b")
@@ -103,6 +105,56 @@ def test_the_virtual_clock_wakes_each_task_at_its_moment_unless_it_is_cancelled_
 
 def fail(violation: Violation) -> None:
     raise violation
+
+
+def test_tasks_sleep_by_the_virtual_clock_as_they_do_by_trio() -> None:
+    """Random sleeps, many of which end or are cut off at one moment: the same tasks wake in the same turns."""
+    own_sleep = trio.sleep
+    own_sleep_until = trio.sleep_until
+
+    def lived(seed: int, *, by_trio: bool) -> list[tuple[str, float]]:
+        clock, told = VirtualClock(fail), list[tuple[str, float]]()
+
+        async def doze(chance: Random, name: str) -> None:
+            for n in range(6):
+                scopes.append(trio.CancelScope(deadline=trio.current_time() + chance.randint(0, 4)))
+                with scopes[-1]:
+                    if chance.random() < 0.5:
+                        await trio.sleep(chance.randint(0, 4))
+                    else:
+                        await trio.sleep_until(chance.randint(0, 15))
+                    told.append((f"{name} woke {n}", trio.current_time()))
+                    if chance.random() < 0.3:
+                        chance.choice(scopes).cancel()
+                told.append((f"{name} ended {n}, {scopes[-1].cancelled_caught}", trio.current_time()))
+
+        async def live() -> None:
+            async with trio.open_nursery() as nursery:
+                if by_trio:
+                    patch.setattr(trio, "sleep", own_sleep)
+                    patch.setattr(trio, "sleep_until", own_sleep_until)
+                for n in range(5):
+                    nursery.start_soon(doze, Random(f"{seed} {n}"), f"task {n}")
+
+        scopes: list[trio.CancelScope] = []
+        with seeded(f"{seed}", lambda: 0.0, clock), pytest.MonkeyPatch.context() as patch:
+            trio.run(live, clock=clock)
+        return told
+
+    for seed in range(50):
+        assert lived(seed, by_trio=False) == lived(seed, by_trio=True)
+    assert (trio.sleep, trio.sleep_until) == (own_sleep, own_sleep_until)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan])
+async def test_the_virtual_clock_refuses_what_trio_refuses(seconds: float) -> None:
+    clock = VirtualClock(fail)
+    for sleep in (clock.sleep, trio.sleep):
+        with pytest.raises(ValueError, match="must"):
+            await sleep(seconds)
+    for sleep_until in (clock.sleep_until, trio.sleep_until):
+        with pytest.raises(ValueError, match="NaN"):
+            await sleep_until(math.nan)
 
 
 def bank(_: Random) -> Scenario:

@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import count
 
 import trio
-from trio.lowlevel import Abort, Task, checkpoint, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import (
+    Abort,
+    Task,
+    cancel_shielded_checkpoint,
+    checkpoint,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 from .account import Violation
 
@@ -40,8 +48,8 @@ class VirtualClock(trio.abc.Clock):
         self._looks = 0
         self._blanks = 0
         self._ends = 0
-        self._sleepers: list[tuple[float, int, Task]] = []
-        """A heap: when to wake which task, those of one moment in the order in which they began to sleep."""
+        self._naps: list[tuple[float, int, Nap]] = []
+        """A heap: who sleeps until when, those of one moment in the order in which they began."""
         self._numbers = count()
         self._stop = stop
 
@@ -55,20 +63,38 @@ class VirtualClock(trio.abc.Clock):
             self._end("tasks run all the time, and wait for nothing")
         return self._now
 
-    async def sleep_until(self, moment: float) -> None:
-        """As `trio.sleep_until`, which costs three times as much, because it opens a cancel scope and cancels it."""
-        if moment <= self._now:
+    async def sleep(self, seconds: float) -> None:
+        """As `trio.sleep`: see `sleep_until`."""
+        if seconds < 0:
+            raise ValueError("`seconds` must be non-negative")
+        if seconds == 0:
             await checkpoint()
-            return
-        sleeper = (moment, next(self._numbers), current_task())
-        heappush(self._sleepers, sleeper)
+        else:
+            await self.sleep_until(self._now + seconds)
 
-        def give_up(_: object) -> Abort:
-            self._sleepers.remove(sleeper)
-            heapify(self._sleepers)
-            return Abort.SUCCEEDED
+    async def sleep_until(self, deadline: float) -> None:
+        """As `trio.sleep_until`, which costs three times as much, because it opens a cancel scope and cancels it.
 
-        await wait_task_rescheduled(give_up)
+        Where a task is cancelled in the turn in which it would wake, it is cancelled, as with trio's.
+        """
+        if math.isnan(deadline):
+            raise ValueError("deadline must not be NaN")
+        if deadline > self._now:
+            await Nap(self, deadline).rest()
+        else:
+            await cancel_shielded_checkpoint()
+        raise_if_cancelled()
+
+    async def wait_until(self, moment: float) -> None:
+        """Wait for this moment as for an event: where a task is cancelled in the turn in which it would wake, it wakes."""
+        if moment > self._now:
+            await Nap(self, moment).rest()
+        else:
+            await checkpoint()
+
+    def put_to_sleep(self, nap: Nap) -> None:
+        """Wake this one at its moment."""
+        heappush(self._naps, (nap.moment, next(self._numbers), nap))
 
     def _end(self, why: str) -> None:
         """Stop the history; should it go on all the same, there is no other way than to crash it."""
@@ -80,9 +106,11 @@ class VirtualClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Every task waits: let the time be that of the next deadline, or of the next one who sleeps here."""
-        sleepers = self._sleepers
-        if sleepers:
-            deadline = min(deadline, sleepers[0][0])
+        naps = self._naps
+        while naps and naps[0][2].is_over:
+            heappop(naps)
+        if naps:
+            deadline = min(deadline, naps[0][0])
         if deadline == math.inf:
             self._blanks += 1
             if self._blanks >= MOST_BLANKS:
@@ -92,6 +120,52 @@ class VirtualClock(trio.abc.Clock):
             if deadline > LONGEST:
                 self._end("time passes and passes, and the history does not end")
             self._looks = self._blanks = 0
-        while sleepers and sleepers[0][0] <= self._now:
-            reschedule(heappop(sleepers)[2])
+        while naps and naps[0][0] <= self._now:
+            heappop(naps)[2].end()
         return 0.0
+
+
+class Nap:
+    """The sleep of the present task until a moment, or until `wake`."""
+
+    __slots__ = ("_clock", "_task", "moment", "was_woken")
+
+    def __init__(self, clock: VirtualClock, moment: float) -> None:
+        self.moment = moment
+        self.was_woken = False
+        """Whether it ended by `wake`."""
+        self._clock = clock
+        self._task: Task | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the task sleeps no more."""
+        return self._task is None
+
+    async def rest(self) -> None:
+        """Sleep. To be called once."""
+        self._task = current_task()
+        self._clock.put_to_sleep(self)
+        await wait_task_rescheduled(self._give_up)
+
+    def wake(self) -> None:
+        """End it before its moment. Does nothing if it is over, or has not begun."""
+        if self._task is not None:
+            self.was_woken = True
+            self.end()
+
+    def end(self) -> None:
+        """The task goes on, unless it sleeps no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            reschedule(task)
+
+    def _give_up(self, _: object) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED
+
+
+def raise_if_cancelled() -> None:
+    """What trio does where the moment of a task and its cancellation come in one turn."""
+    if trio.current_effective_deadline() == -math.inf:
+        raise trio.Cancelled._create()  # noqa: SLF001  as private as what `seeding` uses, and tested with it

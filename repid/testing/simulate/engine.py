@@ -28,7 +28,7 @@ from ...envelope import Envelope
 from ...errors import BrokerUnavailable, RepidError
 from ...ports import EVERYTHING, Driver, FullDriver, News, Role, Topics, Verdict
 from .account import LONGEST_TRIPS, Account, Disturbances, Violation
-from .clock import VirtualClock
+from .clock import Nap, VirtualClock, raise_if_cancelled
 from .history import History
 from .plan import Fault
 from .runs import Runs
@@ -188,7 +188,8 @@ class Line:
         self._consumers: set[str] = set()
         self._news: News | None = None
         self._watched: Collection[str] = ()
-        self._rung = trio.Event()
+        self._nap: Nap | None = None
+        """The wait for news that is under way, or was the last."""
         self._links = 0
         engine.lines[self] = None
 
@@ -241,7 +242,8 @@ class Line:
             ids = None if ids is None or before.ids is None else {*ids, *before.ids}
             has_room = has_room or before.room
         self._news = News(is_ready, has_events, ids, has_room)
-        self._rung.set()
+        if self._nap is not None:
+            self._nap.wake()
 
     def break_link(self) -> None:
         """The calls that are under way fail, and the engine forgets who takes what."""
@@ -274,18 +276,22 @@ class Line:
 
     async def news(self, wait: float) -> News | None:
         """Wait for news. A process that is cut off hears of nothing until it is not."""
-        until = trio.current_time() + wait
-        with trio.move_on_at(until):
-            if self._news is None:
-                self._rung = trio.Event()
-                await self._rung.wait()
-            else:
-                await trio.lowlevel.checkpoint()
-            while (reachable_at := self._unreachable_until()) > trio.current_time():  # noqa: ASYNC110  it may move
-                await trio.sleep_until(reachable_at)
-            news, self._news = self._news, None
-            return news
-        return None
+        clock = self._engine.clock
+        until = clock.current_time() + wait
+        if self._news is None:
+            self._nap = nap = Nap(clock, until)
+            await nap.rest()
+            if not nap.was_woken:
+                raise_if_cancelled()
+                return None
+        else:
+            await trio.lowlevel.checkpoint()
+        while (reachable_at := self._unreachable_until()) > trio.current_time():
+            await clock.sleep_until(min(reachable_at, until))
+            if trio.current_time() >= until:
+                return None
+        news, self._news = self._news, None
+        return news
 
     async def _ask(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """One call. Where nothing goes wrong, others have their turn on one of the two trips, or on both."""
@@ -308,7 +314,7 @@ class Line:
             await trio.sleep(self.trip)
         elif self._engine.latency:
             takes = self._engine.latency * self._engine.chance.uniform(0.5, LONGEST_TRIPS / 2)
-            await self._engine.clock.sleep_until(trio.current_time() + takes)
+            await self._engine.clock.wait_until(trio.current_time() + takes)
         elif pauses:
             await trio.lowlevel.cancel_shielded_checkpoint()
         if self.is_dead or link != self._links:

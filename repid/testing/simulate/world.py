@@ -89,7 +89,7 @@ def live(
     kept = tuple(range(len(plan)) if faults is None else faults)
     kept_sends = tuple(range(len(scenario.sends)) if sends is None else sends)
     world = World(scenario, plan, frozenset(kept), frozenset(kept_sends), Random(f"trips {seed}"))  # noqa: S311  as above
-    with seeded(str(seed), world.wall), _quiet_logs():
+    with seeded(str(seed), world.wall, world.clock), _quiet_logs():
         error: BaseException | None = None
         try:
             trio.run(world.live, clock=world.clock, instruments=world.instruments)
@@ -242,7 +242,7 @@ class World:
 
     async def _strike(self, n: int) -> None:
         fault = self._plan[n]
-        await self.clock.sleep_until(fault.at)
+        await self.clock.wait_until(fault.at)
         if n not in self._kept:
             return
         now = trio.current_time()
@@ -301,7 +301,7 @@ class World:
             if self._scenario.bounds:
                 await _patiently(lambda: app.server().set_bounds(self._scenario.bounds))
             for at, steps in groupby(self._by_moment(), lambda n: self._scenario.sends[n].at):
-                await self.clock.sleep_until(at)
+                await self.clock.wait_until(at)
                 for n in steps:
                     nursery.start_soon(self._do, app, n)
         del self._engine.lines[self._producer_line]
