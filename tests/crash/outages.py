@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from .checker import Account, Fault, Life
-from .journal import Claimed, Linked, Told
+from .journal import Claimed, Line, Linked, Told
 from .network import Outage
 
 SURELY = 1.0
@@ -36,10 +36,20 @@ def check_outages(lives: Sequence[Life], outages: Sequence[Outage]) -> Account:
     return account
 
 
+def _says_lost(line: Line) -> bool:
+    """Whether a worker says that it has lost its link."""
+    return isinstance(line, Told) and "lost its link" in line.text
+
+
 def _lived_through(life: Life, outage: Outage) -> bool:
-    """Whether it is a worker that had its link before, ran all the while, and until it had its link or should have."""
+    """Whether it is a worker that had its link before, ran all the while, and until it had its link or should have.
+
+    It looks at its link now and then. So one that has just said that it lost its link, which was cut, has none, although it
+    has not yet written down that the link is down.
+    """
     links = [line for line in life.lines if isinstance(line, Linked)]
-    is_linked = [line.up for line in links if line.at < outage.down][-1:] == [True]
+    before = [line for line in life.lines if line.at < outage.down and (isinstance(line, Linked) or _says_lost(line))]
+    is_linked = bool(before) and isinstance(before[-1], Linked) and before[-1].up
     last = life.lines[-1].at if life.lines else 0.0
     stopped = any(start < outage.back + BACK and end > outage.down for start, end in life.stops)
     saw_it_end = any(line.up and line.at > outage.back for line in links) or last > outage.back + BACK
@@ -55,10 +65,10 @@ def _check_worker(life: Life, outage: Outage, account: Account, returns: list[fl
         account.faults.append(Fault("link", life.name, f"its link was not up {BACK:g} s after the server's return"))
     else:
         returns.append(back)
-    told = [line.text for line in life.lines if isinstance(line, Told) and outage.down < line.at < outage.back]
-    about_link = sum("lost its link" in text for text in told)
-    if about_link != 1 or len(told) > 1 + FEW:
-        account.faults.append(Fault("link", life.name, f"it logged {len(told)} warnings in one outage: {told[:FEW]}"))
+    told = [line for line in life.lines if isinstance(line, Told) and outage.down < line.at < outage.back]
+    if sum(map(_says_lost, told)) != 1 or len(told) > 1 + FEW:
+        texts = [line.text for line in told[:FEW]]
+        account.faults.append(Fault("link", life.name, f"it logged {len(told)} warnings in one outage: {texts}"))
 
 
 def _claims(life: Life) -> Iterable[Claimed]:

@@ -261,6 +261,14 @@ def test_a_worker_says_that_the_server_is_away_once_and_comes_back_with_it() -> 
     assert account.figures["link after the return, ms: slowest"] == 500
 
 
+def test_a_worker_whose_link_was_cut_just_before_an_outage_does_not_say_so_again() -> None:
+    told, down, up = Told(at=0.99, text="the server lost its link"), Linked(at=1.01, up=False), Linked(at=5.5, up=True)
+    assert check_outages([worker_in_an_outage(told, down, up)], [Outage(1, 5)]).faults == []
+    again = [Linked(at=0.5, up=False), Linked(at=0.8, up=True)]
+    silent = worker_in_an_outage(Told(at=0.49, text=told.text), *again, down, up)
+    assert [fault.rule for fault in check_outages([silent], [Outage(1, 5)]).faults] == ["link"]
+
+
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     Journal(path).write(Intended(at=1, ids=["a"]))
