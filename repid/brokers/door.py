@@ -143,7 +143,7 @@ class Server:
         self._consumers: dict[str, Consumer] = {}
         self._untold: dict[str, None] = {}  # keys of the consumers that were closed while the link was down
         self._hub = Hub(self._calls.news)
-        self._looks = Coalescer(self._look, most=LARGEST_REQUEST)
+        self._looks = Coalescer(partial(self._look, is_shared=True), most=LARGEST_REQUEST)
         is_local = self._driver.capabilities.calls == "local"
         self._watchers = Watchers(self._hub, self._looks.ask, self._look if is_local else self._looks.ask)
         self._lines = Lines(self._hub, LONGEST_POLL if is_local else FIRST_POLL)
@@ -359,8 +359,9 @@ class Server:
         """Where results are kept if the engine cannot keep them."""
         return self._state if self._results is self._state else None
 
-    async def _publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        return await self._calls("publish", partial(self._driver.publish, envelopes), count=len(envelopes))
+    async def _publish(self, envelopes: Sequence[Envelope], *, is_shared: bool = False) -> list[BrokerRefused | None]:
+        publish = partial(self._driver.publish, envelopes)
+        return await self._calls("publish", publish, count=len(envelopes), is_shared=is_shared)
 
     async def _publish_in_parts(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish on a remote engine, in as many calls as it takes for each to keep its time.
@@ -369,7 +370,7 @@ class Server:
         """
         outcomes: list[BrokerRefused | None] = []
         for part in _parts(envelopes):
-            outcomes += await self._publish(part)
+            outcomes += await self._publish(part, is_shared=True)
         return outcomes
 
     @asynccontextmanager
@@ -561,8 +562,9 @@ class Server:
         with self._watchers.follow(self._calls.check) as following:
             yield following
 
-    async def _look(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
-        return await self._calls("snapshots", partial(self._roles.snapshots, ids), count=len(ids))
+    async def _look(self, ids: Sequence[tuple[str, str]], *, is_shared: bool = False) -> list[Sight]:
+        snapshots = partial(self._roles.snapshots, ids)
+        return await self._calls("snapshots", snapshots, count=len(ids), is_shared=is_shared)
 
     # Results
 

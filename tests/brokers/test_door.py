@@ -344,6 +344,41 @@ async def test_a_call_to_a_remote_engine_is_seen_through_although_its_caller_is_
     assert [stored.envelope.id for stored in driver.ready] == ["1"]
 
 
+async def test_what_several_ask_of_a_remote_engine_is_done_although_the_one_that_leads_is_cancelled() -> None:
+    for number in range(100):  # which task runs first is left to chance
+        driver = Obedient()
+        server = Server(driver)
+        outcomes: dict[str, Any] = {}
+
+        async def publish(id_: str, server: Server = server, outcomes: dict[str, Any] = outcomes) -> None:
+            outcomes[id_] = await server.publish([message(id_)])
+
+        async with server.connection(), trio.open_nursery() as nursery:
+            await server.declare(["q"])
+            async with trio.open_nursery() as first:
+                first.start_soon(publish, "first")
+                nursery.start_soon(publish, "second")
+                for _ in range(number % 5):
+                    await trio.lowlevel.checkpoint()
+                first.cancel_scope.cancel()
+        assert outcomes == {stored.envelope.id: [None] for stored in driver.ready}
+        assert "second" in outcomes
+
+
+async def test_all_parts_of_a_big_request_to_a_remote_engine_are_sent_although_its_caller_is_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    driver = Obedient()
+    server = Server(driver)
+    async with server.connection():
+        await server.declare(["q"])
+        driver.before = partial(trio.sleep, 1)
+        with trio.move_on_after(0.5) as scope:
+            assert await server.publish([message(str(number)) for number in range(20_000)]) == [None] * 20_000
+    assert not scope.cancelled_caught
+    assert driver.batches == [8192, 8192, 3616]
+
+
 async def test_a_message_or_result_that_a_remote_engine_could_not_take_in_time_is_refused(
     autojump_clock: MockClock,
 ) -> None:

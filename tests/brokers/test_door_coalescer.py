@@ -16,7 +16,7 @@ from repid.brokers.shared.coalescer import Coalescer
 
 
 class Call:
-    """Doubles numbers; slowly, and never twice at the same time."""
+    """Doubles numbers; slowly, and never twice at the same time. It sees itself through, as it must."""
 
     def __init__(self, *, seconds: float = 1.0) -> None:
         self.batches: list[list[int]] = []
@@ -28,7 +28,8 @@ class Call:
         assert not self.is_under_way
         self.is_under_way = True
         self.batches.append(items)
-        await trio.sleep(self._seconds)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self._seconds)
         self.is_under_way = False
         if self.error is not None:
             raise self.error
@@ -52,6 +53,20 @@ async def test_what_is_asked_while_a_call_is_under_way_goes_with_the_next(autoju
     assert [len(batch) for batch in call.batches] == [2, 38]
     assert call.batches[1] == [sign * number for number in range(1, 20) for sign in (1, -1)]  # in order
     assert answers == {number: [2 * number, -2 * number] for number in range(20)}
+
+
+async def test_a_lone_caller_does_not_wait_for_others_and_one_of_many_does(autojump_clock: MockClock) -> None:
+    call = Call()
+    coalescer = Coalescer(call, most=100)
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(coalescer.ask, [number])
+    await coalescer.ask([3])
+    for first in (10, 20):
+        async with trio.open_nursery() as nursery:
+            for number in range(first, first + 3):
+                nursery.start_soon(coalescer.ask, [number])
+    assert [len(batch) for batch in call.batches] == [3, 1, 1, 2, 3]
 
 
 async def test_a_call_is_about_so_big_at_most_and_a_bigger_request_goes_alone(autojump_clock: MockClock) -> None:

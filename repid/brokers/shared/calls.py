@@ -61,6 +61,7 @@ class Calls:
         self._carry = {"local": self._in_place, "exact": _as_it_is, "remote": self._see_through}[
             driver.capabilities.calls
         ]
+        self._carry_shared = self._bounded if self._is_remote else self._shielded
 
     def attach(self, token: TrioToken) -> None:
         """The present trio run, which has this token, opens the server."""
@@ -106,15 +107,20 @@ class Calls:
             )
 
     @enable_ki_protection
-    async def __call__(self, name: str, ask: Ask[T], *, queue: str | None = None, count: int = 1) -> T:
-        """Have the driver carry out one call. `name`, `queue` and `count` are for instruments."""
+    async def __call__(
+        self, name: str, ask: Ask[T], *, queue: str | None = None, count: int = 1, is_shared: bool = False
+    ) -> T:
+        """Have the driver carry out one call. `name`, `queue` and `count` are for instruments. `is_shared`: several
+        tasks wait for its answer, so it is not ended when this one is cancelled.
+        """
         self.check()
+        carry = self._carry_shared if is_shared else self._carry
         if not self.instruments:
-            return await self._carry(ask)
+            return await carry(ask)
         started = time.perf_counter()
         outcome: Outcome = "failed"
         try:
-            answer = await self._carry(ask)
+            answer = await carry(ask)
             outcome = "done"
         except RepidError as error:
             outcome = "failed" if isinstance(error, BrokerUnavailable) else "refused"
@@ -186,9 +192,17 @@ class Calls:
                 await self.turns.give()
 
     async def _see_through(self, ask: Ask[T]) -> T:
+        await checkpoint_if_cancelled()
+        return await self._bounded(ask)
+
+    async def _shielded(self, ask: Ask[T]) -> T:
+        with trio.CancelScope(shield=True):
+            answer = await self._carry(ask)
+        return answer  # noqa: RET504  by its type, the scope may end the block early
+
+    async def _bounded(self, ask: Ask[T]) -> T:
         assert self.link is not None
         self.link.check_up()
-        await checkpoint_if_cancelled()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CALL_TIME):
             try:
                 return await ask()

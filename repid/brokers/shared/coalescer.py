@@ -3,8 +3,8 @@
 Theory. There is no background task: one of the calling tasks leads. It takes all requests that wait, carries them out
 in one call and hands out the answers; then the first request that came meanwhile leads. A request is waiting, taken or
 answered. A caller that is cancelled while its request waits takes it back, and nothing has happened; once the request
-is taken, the caller waits for the answer, which comes within the bound of the call. The call is shielded; the door
-bounds it. A call that is refused as wrong (`ConfigurationError`) has done nothing, so it is made again in halves: only
+is taken, the caller waits for the answer, which comes within the bound of the call. The door shields the call and bounds
+it. A call that is refused as wrong (`ConfigurationError`) has done nothing, so it is made again in halves: only
 who asked for what is wrong is told so.
 """
 
@@ -14,7 +14,6 @@ import copy
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from trio import CancelScope
 from trio.lowlevel import (
     Abort,
     Task,
@@ -45,7 +44,8 @@ class _Request(Generic[A, B]):
 class Coalescer(Generic[A, B]):
     """Calls `call` with the items of all waiting requests; gives each caller its answers.
 
-    Requests go together up to `most`, as `weigh` counts; one that is more than that goes alone.
+    Requests go together up to `most`, as `weigh` counts; one that is more than that goes alone. `call` must see itself
+    through: others wait for its answers, too, so it must not end because the task that makes it is cancelled.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Coalescer(Generic[A, B]):
         self._weigh = weigh
         self._waiting: dict[_Request[A, B], None] = {}
         self._has_leader = False
+        self._is_lonely = False  # whether the last call was made for one request, while no other one waited
 
     async def ask(self, items: Sequence[A]) -> list[B]:
         """The answers to these items, in their order. Cancelled before its request was taken: nothing has happened."""
@@ -79,7 +80,8 @@ class Coalescer(Generic[A, B]):
 
     async def _lead(self) -> None:
         self._has_leader = True
-        await cancel_shielded_checkpoint()  # what else wants to ask now comes along
+        if not self._is_lonely:
+            await cancel_shielded_checkpoint()  # what else wants to ask now comes along
         batch = self._take()
         try:
             await self._carry_out(batch)
@@ -88,6 +90,7 @@ class Coalescer(Generic[A, B]):
             for request in batch:
                 if request.task is not me:
                     reschedule(request.task)
+            self._is_lonely = len(batch) == 1 and not self._waiting
             if self._waiting:
                 reschedule(next(iter(self._waiting)).task)  # it leads now
             else:
@@ -96,8 +99,7 @@ class Coalescer(Generic[A, B]):
     async def _carry_out(self, batch: list[_Request[A, B]]) -> None:
         items = [item for request in batch for item in request.items]
         try:
-            with CancelScope(shield=True):  # the others do not ask for less because this caller was cancelled
-                answers = list(await self._call(items))
+            answers = list(await self._call(items))
         except ConfigurationError as error:
             if len(batch) == 1:
                 batch[0].error = error
