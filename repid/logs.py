@@ -33,13 +33,13 @@ class Log:
     escaped. The record holds it as `exc_info` for those handlers that look at it themselves.
     """
 
-    def __init__(self, name: str, fields: Mapping[str, object] = NOTHING) -> None:
-        self._logger = logging.getLogger(name)
+    def __init__(self, name: str | logging.Logger, fields: Mapping[str, object] = NOTHING) -> None:
+        self._logger = logging.getLogger(name) if isinstance(name, str) else name
         self._fields = fields
 
     def about(self, fields: Mapping[str, object]) -> Log:
         """The same logger, whose records have these fields as `extra`."""
-        return Log(self._logger.name, fields)
+        return Log(self._logger, fields)
 
     def is_enabled(self, level: int) -> bool:
         """Whether records of this level go anywhere."""

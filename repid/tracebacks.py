@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby, repeat
 from types import CodeType, TracebackType
 from typing import Any, NoReturn
@@ -82,13 +82,17 @@ def members(error: BaseException) -> tuple[BaseException, ...]:
     return _members.__get__(error) if is_a(error, BaseExceptionGroup) else ()
 
 
-def leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterable[BaseException]:
     """The error itself; of a group, its members and the members of groups in it."""
+    if not is_a(error, BaseExceptionGroup):
+        return (error,)
     return (each for each in _walk(error, members) if not is_a(each, BaseExceptionGroup))
 
 
-def family(error: BaseException, *, openly: bool) -> Iterator[BaseException]:
+def family(error: BaseException, *, openly: bool) -> Iterable[BaseException]:
     """The error, its members, and all that they come from; `openly`: only what a traceback shows of that."""
+    if _cause.__get__(error) is None and _context.__get__(error) is None and not members(error):  # as most are
+        return (error,)
     return _walk(error, _shown_relatives if openly else _relatives)
 
 
@@ -153,14 +157,21 @@ def text_of(error: BaseException, longest: int = LONGEST_TEXT) -> str:
 def cut(text: str, longest: int) -> str:
     """The text, or its beginning and its length; what UTF-8 cannot write is escaped."""
     text = str.__str__(text)  # of a subclass, which may do anything
-    beginning = text[:longest].encode("utf-8", "backslashreplace").decode()
+    beginning = writable(text[:longest])
     return beginning if len(text) <= longest else f"{beginning}… (cut: {len(text)} characters)"
+
+
+def writable(text: str) -> str:
+    """The text, with an escape for each lone surrogate, which UTF-8 cannot write."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def inert(text: str) -> str:
     """The text for a log or a terminal: its later lines are indented, so that none of them passes for an entry of its
     own, and control characters are escaped.
     """
+    if text.isprintable():  # as most are
+        return text
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", "\n    ")
 
 
@@ -171,7 +182,7 @@ def explain(error: BaseException, text: str | None = None) -> str:
     try:
         known = {} if text is None else {id(error): text}
         lines = "".join(_Account(known).of(error, DEEPEST_GROUP))
-        return lines.encode("utf-8", "backslashreplace").decode()[-LONGEST_TRACEBACK:]
+        return writable(lines)[-LONGEST_TRACEBACK:]
     except Exception as fault:  # noqa: BLE001  a line of source that cannot be read, or the like
         return f"{name_of(error)} (its traceback cannot be had: {name_of(fault)})\n"
 
@@ -203,7 +214,7 @@ class _Account:
 
     def _one(self, error: BaseException, depth: int) -> list[str]:
         self._left -= 1
-        frames = list(_frames_of(traceback_of(error)))
+        frames = _frames_of(traceback_of(error))
         lines = ["Traceback (most recent call last):\n", *frames] if frames else []
         lines += [f"{_full_name(error)}: {self._text(error)}\n", *_notes(error)]
         within = members(error)
@@ -222,14 +233,19 @@ _places: dict[tuple[int, int], tuple[CodeType, str]] = {}
 """The words for places in code, by the identity of the code, which is kept for that, and the place in it."""
 
 
-def _frames_of(outermost: TracebackType | None) -> Iterator[str]:
+def _frames_of(outermost: TracebackType | None) -> list[str]:
     """What Python would write of each frame."""
-    for words, same in groupby(map(_words_for, deque(_links(outermost), MOST_FRAMES))):
+    frames = [_words_for(link) for link in deque(_links(outermost), MOST_FRAMES)]
+    if len(frames) <= MOST_REPEATED:
+        return frames
+    lines: list[str] = []
+    for words, same in groupby(frames):
         count = len(list(same))
-        yield from repeat(words, min(count, MOST_REPEATED))
+        lines += repeat(words, min(count, MOST_REPEATED))
         more = count - MOST_REPEATED
         if more > 0:
-            yield f"  [Previous line repeated {more} more time{'s' if more > 1 else ''}]\n"
+            lines.append(f"  [Previous line repeated {more} more time{'s' if more > 1 else ''}]\n")
+    return lines
 
 
 def _links(link: TracebackType | None) -> Iterator[TracebackType]:

@@ -65,6 +65,13 @@ class ActorRunner:
         self._first_terms = Terms(mode=actor.mode, attempt=1, retries=actor.retries, retry_delay=self.retry_delay)
         self.starts_at_once = getattr(backend, "slots", None) is None and actor.mode != "ack_first"
 
+    def full_limit(self) -> Limit | None:
+        """The first of its limits that is reached, if one is."""
+        for limit in self.limits:
+            if limit.busy >= limit.most:
+                return limit
+        return None
+
     def terms(self, delivery: Delivery) -> Terms:
         """The terms of one delivery: the envelope's options over the actor's."""
         retries = delivery.envelope.options.retries

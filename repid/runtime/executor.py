@@ -212,7 +212,7 @@ class Executor:
             crew.turn_away(holding, CancelRequested())
         elif delivery.lost and crew.follow(holding):
             pass
-        elif runner.limits and (full := next((limit for limit in runner.limits if limit.is_full), None)) is not None:
+        elif runner.limits and (full := runner.full_limit()) is not None:
             crew.park(full, holding)
         elif holding.expires_at <= now:
             crew.turn_away(holding, Expired())
@@ -394,14 +394,16 @@ class Executor:
             end_child(error)
         if comes_from_ctrl_c(error):
             raise error
-        if trio.current_effective_deadline() == -math.inf and self._was_cut_off(error):
+        if self._was_cut_off(error) and trio.current_effective_deadline() == -math.inf:
             run.error = None if is_cancellation(error) else error
             return
         self._endings.raised(run, error)
         self._done(run, run.actor_runner)
 
     def _was_cut_off(self, error: BaseException) -> bool:
-        """Whether a run that was cancelled and raised this owes it to that. `raise … from None` answers a timeout."""
+        """Whether a run that raised this owes it to its cancellation, if it was cancelled. `raise … from None` answers a
+        timeout.
+        """
         if self._cause is CancelRequested or self._cause is LeaseExpired:
             return True
         return stems_from_cancellation(error, openly=self._cause is TimedOut)

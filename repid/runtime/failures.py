@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
 from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Failure, Release, Retry
@@ -59,6 +61,8 @@ def log_failure(
     actor: str, delivery: Delivery, disposition: Disposition, error: BaseException, failure: Failure
 ) -> None:
     """Say what failed and what becomes of the message."""
+    if not log.is_enabled(logging.ERROR):
+        return
     fate = "acknowledged all the same" if isinstance(disposition, Ack) else in_words(disposition)
     log.about(about(delivery, actor)).error(
         "actor %r failed on message %r in attempt %d: %s",

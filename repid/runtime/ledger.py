@@ -306,9 +306,8 @@ class Ledger:
         else:
             self.finished += 1
         if runner.limits:
-            seconds = trio.current_time() - holding.began
             for limit in runner.limits:
-                limit.ended(seconds)
+                limit.ended(trio.current_time() - holding.began if limit.ahead else 0.0)
                 limit.claimed -= 1
         if runner.needs_message:
             holding.message = None

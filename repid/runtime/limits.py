@@ -45,9 +45,10 @@ class Limit:
         return self.busy >= self.most
 
     def ended(self, seconds: float) -> None:
-        """A run has ended that took so long."""
+        """A run has ended that took so long, which matters where more is claimed ahead."""
         self.busy -= 1
-        self.mean = seconds if self.mean is None else self.mean + (seconds - self.mean) * WEIGHT
+        if self.ahead:
+            self.mean = seconds if self.mean is None else self.mean + (seconds - self.mean) * WEIGHT
 
     def room(self, trip: float) -> int:
         """How many may be claimed now, if a round trip to the broker takes `trip` seconds."""
