@@ -26,7 +26,6 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ...delivery import (
-    UNBOUNDED,
     Ack,
     Bounds,
     Cancel,
@@ -124,6 +123,8 @@ class Account:
         self.bounds: dict[str, Bounds] = {}
         self.dropped: Counter[str] = Counter()
         """How many messages each queue has dropped because it was full."""
+        self.drops = 0
+        """How many all have."""
         self._graves: dict[str, list[Envelope]] = {}
         self._paused: set[str] = set()
         self._subscriptions: dict[str, Mapping[str, Topics]] = {}
@@ -247,7 +248,9 @@ class Account:
         return [each for each in self.entries.values() if each.place == "waiting" and each.envelope.queue == queue]
 
     def _has_room(self, queue: str, envelopes: Sequence[Envelope]) -> bool:
-        bounds = self.bounds.get(queue, UNBOUNDED)
+        bounds = self.bounds.get(queue)
+        if bounds is None:
+            return True
         more, more_volume = len(envelopes), _volume(envelopes)
         if bounds.are_none or bounds.when_full == "drop_oldest":
             return ever_fits(bounds, more, more_volume)
@@ -255,12 +258,16 @@ class Account:
         return has_room(bounds, len(waiting), _volume(waiting), more, more_volume)
 
     def _has_room_for_all(self, outbox: Sequence[Envelope]) -> bool:
+        if not outbox:
+            return True
         new = [envelope for envelope in outbox if not self.is_alive(envelope.id)]
         queues = {envelope.queue for envelope in new}
         return all(self._has_room(queue, [each for each in new if each.queue == queue]) for queue in queues)
 
     def _drop_oldest(self, now: float, came: Sequence[Envelope]) -> None:
         """What is new lets the oldest go: of what is ready, by rank, else what is due first."""
+        if not self.bounds:
+            return
         for queue in {envelope.queue for envelope in came} & self.bounds.keys():
             bounds = self.bounds[queue]
             waiting = self._waiting_in(queue) if bounds.when_full == "drop_oldest" else []
@@ -272,6 +279,7 @@ class Account:
                 waiting.remove(oldest)
                 self._leave(oldest, "dropped")
                 self.dropped[queue] += 1
+                self.drops += 1
 
     # Consumers
 
@@ -287,6 +295,8 @@ class Account:
     # Leases
 
     def _claimed(self, now: float, process: str, consumer: str, limit: int, at_most: AtMost, answer: Claimed) -> None:
+        if not answer.deliveries:
+            return
         given = [(each.envelope.queue, each.envelope.topic) for each in answer.deliveries]
         if len(given) > limit:
             raise Violation(f"a claim of {limit} gave {len(given)} messages")
@@ -410,7 +420,9 @@ class Account:
             self._count(process, "verdicts", *words_of(settlement.disposition))
 
     def _count(self, process: str, *words: str) -> None:
-        self.settled.setdefault(process, Counter()).update(words)
+        counts = self.settled.setdefault(process, Counter())
+        for word in words:
+            counts[word] += 1
 
     def _carry_out(self, entry: Entry, disposition: Disposition, now: float) -> None:
         match disposition:

@@ -167,5 +167,5 @@ class Nap:
 
 def raise_if_cancelled() -> None:
     """What trio does where the moment of a task and its cancellation come in one turn."""
-    if trio.current_effective_deadline() == -math.inf:
-        raise trio.Cancelled._create()  # noqa: SLF001  as private as what `seeding` uses, and tested with it
+    if current_task()._cancel_status.effectively_cancelled:  # noqa: SLF001  as private as what `seeding` uses
+        raise trio.Cancelled._create()  # noqa: SLF001  as above, and tested with it

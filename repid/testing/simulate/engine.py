@@ -101,12 +101,12 @@ class Engine:
         self.away_until = 0.0
         self.changed = trio.lowlevel.ParkingLot()
         self._due = math.inf
-        self._dropped = 0
+        self._drops = 0
         self._stop = stop
 
     async def carry_out(self, process: str, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """One call, in one step: nothing of the memory driver waits."""
-        now = trio.current_time()
+        now = self.clock.current_time()
         try:
             answer = await getattr(self.driver, name)(*arguments, **options)
         except RepidError as error:
@@ -143,12 +143,14 @@ class Engine:
         """Those look again whom this concerns. An engine may tell too much; this one tells little, so that a claim
         which nothing but chance would have made is missed.
         """
-        self.changed.unpark_all()
-        is_ready = name in MAKES_READY and self._is_something_ready(name, arguments, answer)
+        if self.changed:
+            self.changed.unpark_all()
+        is_ready = self._is_something_ready(name, arguments, answer)
         has_events = name == "cancel" and "requested" in answer
-        dropped = self.account.dropped.total()
-        ids = None if dropped > self._dropped else _ids_of(name, arguments, answer)  # nobody asked about those
-        self._dropped = dropped
+        ids: Collection[str] | None = ()
+        if any(line.watches for line in self.lines):  # nobody asks about what was dropped
+            ids = None if self.account.drops > self._drops else _ids_of(name, arguments, answer)
+        self._drops = self.account.drops
         changes = self.driver.store.changes
         has_room, changes.has_room = changes.has_room, False
         if is_ready or has_events or ids is None or ids or has_room:
@@ -157,13 +159,16 @@ class Engine:
 
     def _is_something_ready(self, name: str, arguments: Sequence[Any], answer: Any) -> bool:
         """Whether the call has given a claim something to find, or an earlier moment to wait for."""
+        if name not in MAKES_READY:
+            return False
         store, before = self.driver.store, self._due
         self._due = store.next_due()
         if self._due < before:
             return True
-        return _has_brought_something(name, arguments, answer) and any(
-            (channel.lanes or channel.suspects) and not channel.paused for channel in store.channels.values()
-        )
+        for channel in store.channels.values():
+            if (channel.lanes or channel.suspects) and not channel.paused:
+                return _has_brought_something(name, arguments, answer)
+        return False
 
     def restart(self, seconds: float) -> None:
         """Be away for some time. Every link breaks; what was stored stays."""
@@ -206,6 +211,11 @@ class Line:
     def server(self) -> Server:
         """A server of the process's own over this line."""
         return Server(cast("Driver", self))
+
+    @property
+    def watches(self) -> bool:
+        """Whether its process watches any message."""
+        return bool(self._watched)
 
     @property
     def lease_timeout(self) -> float:
@@ -252,7 +262,9 @@ class Line:
     @asynccontextmanager
     async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
         """Open a link; raises `BrokerUnavailable` while the engine cannot be reached."""
-        await self._go("link", self._links)
+        link = self._links
+        await self._travel()
+        await self._check_passes("link", link)
         self._links += 1
         self._watched = watched
         self.hear()
@@ -299,17 +311,23 @@ class Line:
         link, turn = self._links, self._engine.chance.random()
         if fault is not None:
             await self._lose_or_hold_up(fault, name, arguments, options)
-        await self._go(name, link, pauses=turn < OFTEN)
+        if turn < OFTEN or self.trip or self._engine.latency:
+            await self._travel(pauses=turn < OFTEN)
+        if self._may_be_broken(link):
+            await self._check_passes(name, link)
         answer = await self._engine.carry_out(self.process, name, arguments, options)
         if fault is not None and fault.kind == "lose_answer":
             await self._silence(fault, f"the answer to {name} was lost")
         if fault is not None and fault.kind == "slow_answer":
             await trio.sleep(fault.seconds)
-        await self._go(name, link, pauses=turn > 1.0 - OFTEN)
+        if turn > 1.0 - OFTEN or self.trip or self._engine.latency:
+            await self._travel(pauses=turn > 1.0 - OFTEN)
+        if self._may_be_broken(link):
+            await self._check_passes(name, link)
         return answer
 
-    async def _go(self, name: str, link: int, *, pauses: bool = True) -> None:
-        """One trip between the process and the engine."""
+    async def _travel(self, *, pauses: bool = True) -> None:
+        """The time of one trip between the process and the engine."""
         if self.trip and trio.current_time() < self.slow_until:
             await trio.sleep(self.trip)
         elif self._engine.latency:
@@ -317,15 +335,19 @@ class Line:
             await self._engine.clock.wait_until(trio.current_time() + takes)
         elif pauses:
             await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _may_be_broken(self, link: int) -> bool:
+        return bool(self.is_dead or link != self._links or self._engine.away_until or self.cut_until)
+
+    async def _check_passes(self, name: str, link: int) -> None:
+        """Raises `BrokerUnavailable` where the trip leads nowhere."""
         if self.is_dead or link != self._links:
             raise BrokerUnavailable(f"the link broke during {name}")
-        away_until, cut_until = self._engine.away_until, self.cut_until
-        if away_until or cut_until:
-            if trio.current_time() < away_until:
-                raise BrokerUnavailable("the engine is away")
-            if trio.current_time() < cut_until:
-                await trio.sleep_until(cut_until)
-                raise BrokerUnavailable(f"nothing passed for too long during {name}")
+        if trio.current_time() < self._engine.away_until:
+            raise BrokerUnavailable("the engine is away")
+        if trio.current_time() < self.cut_until:
+            await trio.sleep_until(self.cut_until)
+            raise BrokerUnavailable(f"nothing passed for too long during {name}")
 
     def _unreachable_until(self) -> float:
         return math.inf if self.is_dead else max(self.cut_until, self._engine.away_until)
