@@ -135,7 +135,9 @@ def check_claimed(server: str, claimed: Capabilities, envelopes: Iterable[Envelo
 def check_sizes(server: str, envelopes: Iterable[Envelope]) -> None:
     """Raise `ConfigurationError` for a message with more bytes than `LARGEST_MESSAGE`."""
     for envelope in envelopes:
-        size = len(envelope.payload) + sum(map(len, envelope.headers.values()))
+        size = len(envelope.payload)
+        for value in envelope.headers.values():
+            size += len(value)
         if size > LARGEST_MESSAGE:
             raise _too_large(server, f"message {envelope.id!r}", size)
 

@@ -84,8 +84,8 @@ class Consumer:
         """The events in the driver's last answer: it repeats those that still matter."""
         self._of_link: dict[Token, int] | None = {} if claimed.leases == "connection" else None
         """Tokens of leases that end with the link, with how often it had broken when they were taken."""
-        self._line = cast("WaitingDriver", driver) if isinstance(driver, WaitingDriver) else None
-        self._waking = cast("WakingDriver", driver) if isinstance(driver, WakingDriver) else None
+        self._line = cast("WaitingDriver", driver) if hasattr(driver, "claim_or_wait") else None
+        self._waking = cast("WakingDriver", driver) if hasattr(driver, "stop_waiting") else None
         self._tracking = cast("TrackingDriver", driver) if claimed.has("tracking") else None
 
     @property
@@ -169,8 +169,8 @@ class Consumer:
         An engine in this process has none: no lease can be taken while the loop is blocked. From a remote one whose
         driver has none, other workers take the leases that were not extended in time.
         """
-        if isinstance(self._driver, SteadyDriver):
-            self._driver.vouch(self.key, under_way)
+        if hasattr(self._driver, "vouch"):
+            cast("SteadyDriver", self._driver).vouch(self.key, under_way)
 
     async def rescue(self) -> int:
         """Take back every lease that has ended, of any consumer; returns how many, with those whose message is poison

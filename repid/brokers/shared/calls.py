@@ -91,20 +91,24 @@ class Calls:
 
     def check(self) -> None:
         """Raise `NotConnected` outside this run's connection block."""
+        if self.token is None or self.token is not current_trio_token():
+            raise self._not_usable()
+
+    def _not_usable(self) -> UsageError | NotConnected:
+        """Why. A forked child begins without a token, so that a call need not ask for the number of its process."""
         if self.pid != os.getpid():
-            raise UsageError(
+            return UsageError(
                 f"this process ({os.getpid()}) was forked from the one that opened {self.server} ({self.pid}): open the "
                 "server anew in the child, with `async with server.connection():` in a trio run of its own"
             )
         if self.token is None:
-            raise NotConnected(
+            return NotConnected(
                 f"{self.server} is not connected: open the app with `async with app.magic():`, or the server alone with "
                 "`async with server.connection():`"
             )
-        if self.token is not current_trio_token():
-            raise NotConnected(
-                f"{self.server} is connected in another event loop: use `async with server.connection():` in this one"
-            )
+        return NotConnected(
+            f"{self.server} is connected in another event loop: use `async with server.connection():` in this one"
+        )
 
     @enable_ki_protection
     async def __call__(
