@@ -46,6 +46,7 @@ class JobOptions(CallOptions, total=False):
 
 
 _JOB_OPTIONS = frozenset({"queue", "args", "app", *JobOptions.__annotations__})
+_OF_SCHEDULES = frozenset(JobOptions.__annotations__) - frozenset(CallOptions.__annotations__)
 
 
 def _option(name: str, default: Any) -> Callable[[Job[Any]], Any]:
@@ -137,8 +138,10 @@ class Job(Generic[T]):
         self._type: type[T] = ANYTHING
         headers = make_headers(f"job {name!r}", name, terms.headers)
         payload = _encode_args(name, args)
-        self._model = Envelope(self._id or name, self.queue.name, payload, JSON, headers, terms.reply_to, terms.options)
-        self._schedule = self._make_schedule(options) if options else None
+        self._model = Envelope(
+            self._id or name, self._queue.name, payload, JSON, headers, terms.reply_to, terms.options
+        )
+        self._schedule = None if _OF_SCHEDULES.isdisjoint(options) else self._make_schedule(options)
 
     def __repr__(self) -> str:
         unique = f", id_={self._id!r}" if self.is_unique else ""
@@ -169,7 +172,7 @@ class Job(Generic[T]):
         Raises `QueueNotDeclared` (a `KeyError`) if the queue does not exist, and `DuplicateId` if a message with
         the job's id is alive. Cancelled: nothing was published.
         """
-        app = find_app(self._app, f"job {self.name!r}")
+        app = find_app(None, f"job {self.name!r}") if self._app is None else self._app
         broker = app.server(self._server_name)
         if self._schedule is not None:
             if connection is not None:

@@ -217,7 +217,8 @@ async def _run_actors(
 ) -> None:
     """The inner nurseries: the intake, the executors, and around them what leaves threads behind when cancelled."""
     reader = Reader(consumer, crew, burst=settings.burst)
-    log.info("the worker reads %s on %s", _in_words(crew.runners), name_of(broker))
+    if log.is_enabled(logging.INFO):
+        log.info("the worker reads %s on %s", _in_words(crew.runners), name_of(broker))
     control.read = lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead)
     with listen(settings.signals, control.on_signal):  # during the grace too: the second signal ends it
         async with trio.open_nursery() as actors:
