@@ -411,6 +411,22 @@ async def test_what_a_client_was_given_and_never_heard_of_is_there_when_its_link
         assert (delivery.envelope.id, delivery.lost) == ("1", 0)
 
 
+async def test_what_a_client_was_given_that_stops_waiting_when_its_link_breaks_is_ready_again_when_that_is_back(
+    redis: Redis, prefix: str
+) -> None:
+    async with sleeping(redis, prefix) as (_, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        for kind in ("normal", "pubsub"):
+            redis.execute("CLIENT", "KILL", "TYPE", kind)
+        sleeper.scope.cancel()
+        with trio.fail_after(SOON):
+            while leased(redis, prefix):
+                await trio.sleep(0.01)
+        assert sleeper.got == []
+        [delivery] = await sleeper.consumer.receive(1, max_wait=0)
+        assert (delivery.envelope.id, delivery.lost) == ("1", 0)
+
+
 async def test_what_was_given_and_cancelled_before_it_was_heard_of_is_not_run(redis: Redis, prefix: str) -> None:
     async with sleeping(redis, prefix) as (server, sleeper):
         publish_unheard(redis, prefix, message("1"))

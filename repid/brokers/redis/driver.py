@@ -13,7 +13,7 @@ Whether another task of its process waits for news tells nothing of that. `SURE_
 A message that is published alone is leased to the sleeper in the publisher's step and sent with the wake-up (`hand_over` in
 part_wake.lua), so the claim that follows has its answer here. The token of such a lease begins with the nonce of the claim
 that fell asleep. The server remembers the lease in the sleeper's entry until it hears of the consumer next, by a claim, a
-withdrawal or the end of its subscription, and takes it back then unless `taken` names the nonce. So a client that did not
+withdrawal, a new subscription or the end of one, and takes it back then unless `taken` names the nonce. So a client that did not
 hear of the lease, or has other limits now, loses nothing, and what comes late finds another `nonce` here. A client that
 dies meanwhile keeps it until the lease ends, as it does when the answer to a claim is lost.
 """
@@ -373,8 +373,9 @@ class RedisDriver:
         key, takes = consumer.encode(), takes_of(queues)
         known = self._subscriptions.get(key) or self._known.get(key)
         fields = [field for prefix, _, lanes in takes for field in ([prefix] if isinstance(lanes, bool) else [*lanes])]
-        packed = to_argument((self._channel, takes))
-        missing = await self.wire.run("subscribe", (key, micros(CONSUMER_TIME), known is not None, fields), packed)
+        packed, taken = to_argument((self._channel, takes)), b"" if known is None else known.taken
+        request = (key, micros(CONSUMER_TIME), known is not None, fields, taken)
+        missing = await self.wire.run("subscribe", request, packed)
         if missing:
             raise QueueNotDeclared(_text(missing))
         prefixes = [prefix for prefix, _, _ in takes]

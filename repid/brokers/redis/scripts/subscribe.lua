@@ -1,6 +1,6 @@
--- {consumer, lifetime, declaring, {field, ...}}; ARGV[2]: {channel, takes}. Notes what a consumer takes, and that it is
--- alive for `lifetime` microseconds. Returns '', or the name of a queue that is not declared; if `declaring`, such
--- queues are declared instead.
+-- {consumer, lifetime, known, {field, ...}, taken}; ARGV[2]: {channel, takes}. Notes what a consumer takes, and that it is
+-- alive for `lifetime` microseconds. Returns '', or the name of a queue that is not declared. A consumer that is `known`
+-- comes back after its link broke: such queues are declared instead, and it does not wait where it did before.
 call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 for _, take in ipairs(cmsgpack.unpack(ARGV[2])[2]) do
   if call('HEXISTS', Q, take[2]) == 0 then
@@ -12,5 +12,11 @@ call('HSET', C, arg[1], cmsgpack.pack(arg[4]))
 call('ZADD', CA, now + arg[2], arg[1])
 for _, field in ipairs(arg[4]) do
   if tonumber(call('HGET', W, field) or '0') < now + arg[2] then call('HSET', W, field, now + arg[2]) end
+end
+if arg[3] then
+  give_back(arg[1], arg[5])
+  call('HDEL', SL, arg[1])
+  wake()
+  tell()
 end
 return ''
