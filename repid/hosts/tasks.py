@@ -283,19 +283,32 @@ class TasksOf:
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+        # both are of this thread, whose objects stay the same; to look for them takes longer than to change them
+        self._of_trio = GLOBAL_RUN_CONTEXT.__dict__
+        self._of_library: dict[str, Any] = _library.__dict__
+        self._of_library.setdefault("name", None)
 
     async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Run it as a task; called in trio, on the thread of the loop. Cancelling cancels the task, and waits until it
         is really done.
+        """
+        rest, value = self.begin(function(*arguments, **keywords), copy_context())
+        return value if rest is None else await rest
+
+    def begin(
+        self, coroutine: Coroutine[Any, Any, Any], context: Context
+    ) -> tuple[Coroutine[Any, Any, Any] | None, Any]:
+        """Make the first step of a coroutine, and a task of it if there is more to come; called in trio, on the thread of
+        the loop. Returns what to await for the rest, in another context, and None; or None and what the coroutine
+        returns, if it ends there. Raises what it raises.
 
         Most actors that wait for nothing end in their first step, which is made here, in the middle of a step of a trio
         task. The coroutine must not get hold of that one's cancel scopes and nurseries: it would leave them in later steps,
         which are no part of it. So the trio task is hidden, and a call of trio fails in the first step as it does in the
         others: "must be called from async context". How long it takes is for the trio task to tell.
         """
-        bridge, context = self._bridge, copy_context()
+        bridge = self._bridge
         loop = bridge.loop
-        coroutine = function(*arguments, **keywords)
         if bridge.is_run_by_trio:
             coroutine = Outside(coroutine, loop)
         task = UnmadeTask.__new__(UnmadeTask)
@@ -303,24 +316,24 @@ class TasksOf:
         task.ended = False
         first = _NOTHING
         _enter_task(loop, task)
-        said, _library.name = _library.name, None
-        here = GLOBAL_RUN_CONTEXT.__dict__
-        hidden = here.pop("task")
+        of_trio, of_library = self._of_trio, self._of_library
+        said, of_library["name"] = of_library["name"], None
+        hidden = of_trio.pop("task")
         try:
             first = context.run(coroutine.send, None)
         except StopIteration as stop:
-            return stop.value
+            return None, stop.value
         finally:
             if bridge.is_of_parent:
                 end_child(sys.exception())
-            here["task"] = hidden
-            _library.name = said
+            of_trio["task"] = hidden
+            of_library["name"] = said
             _leave_task(loop, task)
             if first is _NOTHING:
                 task.ended = True
                 if type(task) is RunTask:  # somebody has looked at it
                     task.begun.ended = True
-        return await _finish(task.make(), first)
+        return _finish(task.make(), first), None
 
 
 async def _finish(task: RunTask, first: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ class ActorRunner:
     __slots__ = (
         "_first_terms",
         "actor",
+        "begin",
         "bind",
         "gathering",
         "is_plain",
@@ -61,6 +63,8 @@ class ActorRunner:
         self.slots: Limit | None = None
         self.needs_message = actor.plan.takes_message or _is_surrounded(actor)
         self.start = _starter(actor, backend, host)
+        self.begin: Begin | None = None if host is None or backend is not host else host.begin
+        """Where the runs are no part of the executor's task: what makes the first step of one."""
         self.is_plain = actor.mode == "auto" and not actor.store_result and actor.batch is None
         self._first_terms = Terms(mode=actor.mode, attempt=1, retries=actor.retries, retry_delay=self.retry_delay)
         self.starts_at_once = getattr(backend, "slots", None) is None and actor.mode != "ack_first"
@@ -147,6 +151,9 @@ MOST_BATCHES = 100
 """So many batches of an actor may run at once where it has no limit."""
 
 Start = Callable[[dict[str, Any], Message | None], Coroutine[Any, Any, Any]]
+Begin = Callable[[Coroutine[Any, Any, Any], Context], tuple[Coroutine[Any, Any, Any] | None, Any]]
+"""`HostBackend.begin`"""
+
 Call = Callable[..., Awaitable[Any]]
 """Called with the message, and with the values of dependencies where it has any."""
 
@@ -170,10 +177,12 @@ def _is_surrounded(actor: Actor) -> bool:
 
 
 def _starter(actor: Actor, backend: Backend | None, host: HostBackend | None) -> Start:
-    """How to get the coroutine of one run."""
+    """How to get the coroutine of one run: a part of the executor's task, or of the host's task for that run."""
     function = actor.function
     if _is_surrounded(actor):
         return _start_around(actor, backend, host)
+    if backend is host:
+        backend = None
     if actor.plan.dependencies is not None:
         return _start_supplied(actor.plan.dependencies.inner, backend)
     if backend is None:
@@ -205,7 +214,7 @@ def _start_around(actor: Actor, backend: Backend | None, host: HostBackend | Non
     if dependencies is not None:
         innermost = partial(dependencies.around, innermost)
     around = _around(actor, innermost)
-    return around if host is None else _start_on_host(around, back, host)
+    return around if host is None or back is None else _start_on_host(around, back, host)
 
 
 def _call(function: Callable[..., Any], backend: Backend | None, host: HostBackend | None) -> Call:
@@ -228,14 +237,14 @@ def _call_supplied(supplied: Supplied, backend: Backend | None, host: HostBacken
     return call
 
 
-def _start_on_host(around: Start, back: _BackInTrio | None, host: HostBackend) -> Start:
-    """What runs around a call does so on the host loop, wherever the function runs."""
+def _start_on_host(around: Start, back: _BackInTrio, host: HostBackend) -> Start:
+    """What runs around a call does so on the host loop, although the function runs elsewhere."""
 
     async def start(arguments: dict[str, Any], message: Message | None) -> Any:
         try:
             return await host.call(around, (arguments, message), {})
         finally:
-            if back is not None and message in back.left_behind:
+            if message in back.left_behind:
                 back.left_behind.discard(message)
                 abandoned.set(True)
 

@@ -176,7 +176,8 @@ class Executor:
                 if arguments is not None:
                     self._run, runner = holding, holding.runner
                     assert runner is not None  # what nobody takes is no run
-                    start = self._call if runner.starts_at_once else self._prepare_and_run
+                    at_once = self._call if runner.begin is None else self._call_on_host
+                    start = at_once if runner.starts_at_once else self._prepare_and_run
                     rest = start(holding, runner, arguments)
                     if rest is not None:
                         await rest
@@ -255,6 +256,24 @@ class Executor:
             return None
         run.context = context
         return self._finish(run, runner, context, coroutine, trap)
+
+    def _call_on_host(self, run: Holding, runner: ActorRunner, arguments: dict[str, Any]) -> Awaitable[None] | None:
+        """The same, where the coroutine belongs to a task of the host, which has the context of the run."""
+        begin = runner.begin
+        assert begin is not None
+        context = self._context.copy()
+        if self._log_level is not None:
+            context.run(log_context.set, run.fields)
+        try:
+            rest, value = begin(runner.start(arguments, run.message), context)
+        except BaseException as error:  # noqa: BLE001  told apart in _failed
+            self._failed(run, error)
+            return None
+        if rest is None:
+            self._returned(run, runner, value)
+            return None
+        run.context = context.copy()
+        return self._finish(run, runner, run.context, rest, run.context.run(rest.send, None))
 
     async def _finish(
         self, run: Holding, runner: ActorRunner, context: Context, coroutine: Coroutine[Any, Any, Any], trap: Any
@@ -341,7 +360,8 @@ class Executor:
             self._conclude(run, CancelRequested())
             return
         run.is_prepared = False
-        rest = self._call(run, runner, arguments)
+        call = self._call if runner.begin is None else self._call_on_host
+        rest = call(run, runner, arguments)
         if rest is not None:
             await rest
         elif (now := trio.current_time()) - run.began >= NOTICEABLE:
