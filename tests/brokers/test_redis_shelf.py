@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -38,6 +39,7 @@ class InRedis:
         self._known: dict[str, bytes] = {}
         self.passed = 0.0
         self.lease_: bytes = b""
+        self.execute = self._ask
         self.do("declare", [b"q"])
         self.open("c", None)
 
@@ -199,3 +201,30 @@ def test_a_consumer_of_redis_is_given_what_fits_it(redis: Redis, mine: Topics, o
         engine.do("publish", to_entries(published))
         found = engine.claim("0", mine, 9)
         assert {lease.rpartition(b"t")[2].decode() for lease in found[::2]} == fitting
+
+
+def test_a_message_published_alone_is_stored_as_the_longer_way_stores_it(redis: Redis) -> None:
+    """The longer way is taken where any queue is bounded."""
+    stored = []
+    for bounds in (b"", struct.pack(">QQB", 5, 0, 0)):
+        with ExitStack() as stack:
+            engine = InRedis(redis, stack)
+            engine.do("set_bounds", [(b"other", bounds)])
+            engine.do("store_results", [(b"tm", 1, b"", b"", micros(60))])
+            answers = [
+                engine.do("publish", to_entries([Envelope(id_, queue, b"{}", headers=headers)]))
+                for id_, queue, headers in (
+                    ("m", "q", {}),
+                    ("m", "q", {}),
+                    ("n", "q", {"topic": "t", "x": "y"}),
+                    ("o", "unknown", {}),
+                )
+            ]
+            assert engine.execute("EXISTS", KEYS["results"], KEYS["result-expiries"], KEYS["bounds"]) == bool(bounds)
+            messages, ready = (
+                engine.execute("HGETALL", KEYS["messages"]),
+                engine.execute("ZRANGE", KEYS["ready"], 0, -1),
+            )
+            stored.append([answers, messages, ready])
+    assert stored[0] == stored[1]
+    assert stored[0][0] == [b"a", b"d", b"a", b"q"]

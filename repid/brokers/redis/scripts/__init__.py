@@ -9,8 +9,8 @@ the line
     -- needs: name, name
 
 is replaced by these pieces, so that their functions are created only there. The variables of such pieces are defined at
-the beginning nevertheless: all functions of a script must see the same ones. A script is given only the keys that it
-names, because each key takes time, too.
+the beginning nevertheless: all functions of a script must see the same ones. What a script does before the line
+`-- pieces` comes before all pieces. A script is given only the keys that it names, because each key takes time, too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _DEFINITION = re.compile(r"^local (function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _NEEDS = re.compile(r"^( *)-- needs: (.*)\n", re.MULTILINE)
 _SILENT = re.compile(r"--.*|'[^'\n]*'")
 _WORD = re.compile(r"(?<![.\w])[A-Za-z_]\w*")
+_PIECES = "-- pieces\n"
 _LINE = re.compile(r"^(?=.)", re.MULTILINE)
 _KEYS = re.compile(r"^local (.*) = unpack\(KEYS\)\n", re.MULTILINE)
 
@@ -64,7 +65,9 @@ def script(name: str) -> Script:
     reached = _closure(uses | _seldom(own), is_seldom=True)
     variables = frozenset(name for one in reached if not one.is_function for name in one.names)
     chosen = _closure(uses | variables)
-    body = "\n\n".join(_filled(text, chosen) for text in (*(one.text for one in _in_order(chosen)), own))
+    early, _, late = own.rpartition(_PIECES)
+    texts = [early.rstrip(), *(_filled(text, chosen) for text in (*(one.text for one in _in_order(chosen)), late))]
+    body = "\n\n".join(filter(None, texts))
     all_keys, used = _KEYS.findall(begin)[0].split(", "), _words(body)
     keys = tuple(place for place, key in enumerate(all_keys) if key in used)
     named = f"local {', '.join(all_keys[place] for place in keys)} = unpack(KEYS)\n"

@@ -12,16 +12,26 @@ for i = 1, given do
     valid[#valid + 1] = lease
     gone[#gone + 1] = id
     if watching then note(id) end
-    local result = results[i]
-    if result then store_result(result[1], result[2], result[3], result[4], result[5]) end
   end
 end
 if #valid > 0 then
   call('ZREM', L, unpack(valid))
   call('HDEL', M, unpack(gone))
   if call('EXISTS', Z) == 1 then call('ZREM', Z, unpack(gone)) end
-  forget_extras(gone)
-  if #results > 0 then purge(2 * #valid) end
-  tell()
+  if call('EXISTS', E) == 1 then
+    -- needs: forget_extras
+    forget_extras(gone)
+  end
+  if #results > 0 then
+    -- needs: store_result, purge
+    for i, result in ipairs(results) do
+      if result and scores[i] then store_result(result[1], result[2], result[3], result[4], result[5]) end
+    end
+    purge(2 * #valid)
+  end
+  if changed[1] then
+    -- needs: tell
+    tell()
+  end
 end
 return table.concat(answers)

@@ -9,8 +9,20 @@ call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local consumer, limit, lease, nonce, alone, size, first, worker, caps, groups =
   arg[1], arg[2], arg[3], arg[4], arg[5], arg[6], arg[7], arg[8], arg[9], arg[10]
 local entry = cmsgpack.unpack(ARGV[2])
-if limit > 0 then give_back(consumer, arg[11]) end
-advance()
+if limit > 0 and call('HEXISTS', SL, consumer) == 1 then
+  -- needs: give_back
+  give_back(consumer, arg[11])
+end
+local expired = call('ZRANGEBYSCORE', Z, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)
+if expired[1] then
+  -- needs: expire
+  expire(expired)
+end
+local due_now = call('ZRANGEBYSCORE', D, '-inf', now, 'LIMIT', 0, MOST_DUE)
+if due_now[1] then
+  -- needs: promote
+  promote(due_now)
+end
 
 local cap_of, group_of, full = {}, {}, {}
 for _, cap in ipairs(caps) do
@@ -37,7 +49,12 @@ local function each_lane(set, visit)
         local found = call('ZRANGEBYLEX', set, start, stop, 'LIMIT', 0, 1)
         if not found[1] then break end
         local lane = lane_in(found[1], #prefix)
-        if not lanes or wanted[lane] or is_stray(lane, prefix) then visit(lane, prefix, found[1]) end
+        local is_taken = not lanes or wanted[lane]
+        if not is_taken then
+          -- needs: is_stray
+          is_taken = is_stray(lane, prefix)
+        end
+        if is_taken then visit(lane, prefix, found[1]) end
         start = '[' .. lane .. '\255'
       end
     end
@@ -45,6 +62,7 @@ local function each_lane(set, visit)
 end
 
 if limit == 0 then
+  -- needs: wake, tell
   local count = 0
   each_lane(U, function(lane)
     count = count + call('ZLEXCOUNT', U, '[' .. lane, '(' .. lane .. '\255')
@@ -54,17 +72,14 @@ if limit == 0 then
   return {now, -1, count}
 end
 
-local function place_of(member, lane)
-  return read('>I8I6I4', member, #lane + 1)
-end
-
 local taken, lanes_of, set = {}, {}, R
 local is_stretch = false  -- whether the members that are taken follow each other in R
+local is_too_big = false
 
-local function draw_suspect()
+if alone and call('EXISTS', U) == 1 then
   local best_rank, best_order
   each_lane(U, function(lane, _, member)
-    local rank, order = place_of(member, lane)
+    local rank, order = read('>I8I6', member, #lane + 1)
     if not best_rank or rank < best_rank or (rank == best_rank and order < best_order) then
       best_rank, best_order, taken[1], lanes_of[1] = rank, order, member, lane
     end
@@ -72,78 +87,80 @@ local function draw_suspect()
   set = taken[1] and U or R
 end
 
-local is_too_big = false
-
 -- A heap of the lanes from which the consumer may take, by the rank of the first message that is left in each.
 local heap = {}
-
-local function is_before(one, other)
-  return one.rank < other.rank or (one.rank == other.rank and one.order < other.order)
+if #taken == 0 then
+  each_lane(R, function(lane, prefix, member)
+    local group = group_of[lane] or group_of[prefix]
+    local left = math.min(cap_of[lane] or limit, group and group.left or limit, limit)
+    if left > 0 then
+      heap[#heap + 1] = {lane = lane, left = left, group = group, member = member, found = {member}, at = 1}
+    end
+  end)
 end
-
-local function sink(at)
-  local size_, moved = #heap, heap[at]
-  while 2 * at <= size_ do
-    local child = 2 * at
-    if child < size_ and is_before(heap[child + 1], heap[child]) then child = child + 1 end
-    if not is_before(heap[child], moved) then break end
-    heap[at] = heap[child]
-    at = child
-  end
-  heap[at] = moved
-end
-
-local function drop_first()
-  heap[1] = heap[#heap]
-  heap[#heap] = nil
-  if #heap > 1 then sink(1) end
-end
-
--- The first message of the first lane was taken: moves that lane on to its next message, or removes it from the heap.
-local function advance_first(at_once)
-  local first_ = heap[1]
-  first_.left, first_.at = first_.left - 1, first_.at + 1
-  if first_.left > 0 and first_.at > #first_.found then
-    local after, stop = '(' .. first_.member, '(' .. first_.lane .. '\255'
-    first_.found = call('ZRANGEBYLEX', R, after, stop, 'LIMIT', 0, math.min(first_.left, at_once))
-    first_.at = 1
-  end
-  first_.member = first_.left > 0 and first_.found[first_.at]
-  if first_.member then
-    first_.rank, first_.order, first_.size = place_of(first_.member, first_.lane)
-    sink(1)
-  else
-    drop_first()
-  end
-end
-
-local function draw_one_lane(cursor)
-  local lane = cursor.lane
+if #heap == 1 then
+  local lane = heap[1].lane
   is_stretch = true
-  local found = call('ZRANGEBYLEX', R, '[' .. lane, '(' .. lane .. '\255', 'LIMIT', 0, cursor.left)
+  local found = heap[1].found
+  if heap[1].left > 1 then
+    found = call('ZRANGEBYLEX', R, '[' .. lane, '(' .. lane .. '\255', 'LIMIT', 0, heap[1].left)
+  end
   for i, member in ipairs(found) do
     local own = read('>I4', member, #lane + 15)
     size = size - own
     if (i > 1 and size < 0) or (i == 1 and own > first) then
       is_too_big = i == 1
-      return
+      break
     end
     taken[i], lanes_of[i] = member, lane
   end
-end
+elseif #heap > 1 then
+  local function is_before(one, other)
+    return one.rank < other.rank or (one.rank == other.rank and one.order < other.order)
+  end
 
-local function draw()
-  each_lane(R, function(lane, prefix, member)
-    local group = group_of[lane] or group_of[prefix]
-    local left = math.min(cap_of[lane] or limit, group and group.left or limit, limit)
-    if left > 0 then
-      local cursor = {lane = lane, left = left, group = group, member = member, found = {member}, at = 1}
-      cursor.rank, cursor.order, cursor.size = place_of(member, lane)
-      heap[#heap + 1] = cursor
+  local function sink(at)
+    local size_, moved = #heap, heap[at]
+    while 2 * at <= size_ do
+      local child = 2 * at
+      if child < size_ and is_before(heap[child + 1], heap[child]) then child = child + 1 end
+      if not is_before(heap[child], moved) then break end
+      heap[at] = heap[child]
+      at = child
     end
-  end)
-  if #heap == 1 then return draw_one_lane(heap[1]) end
+    heap[at] = moved
+  end
+
+  local function drop_first()
+    heap[1] = heap[#heap]
+    heap[#heap] = nil
+    if #heap > 1 then sink(1) end
+  end
+
+  local function place(cursor)
+    cursor.rank, cursor.order, cursor.size = read('>I8I6I4', cursor.member, #cursor.lane + 1)
+  end
+
+  -- The first message of the first lane was taken: moves that lane on to its next message, or removes it from the heap.
+  local function advance_first(at_once)
+    local first_ = heap[1]
+    first_.left, first_.at = first_.left - 1, first_.at + 1
+    if first_.left > 0 and first_.at > #first_.found then
+      local after, stop = '(' .. first_.member, '(' .. first_.lane .. '\255'
+      first_.found = call('ZRANGEBYLEX', R, after, stop, 'LIMIT', 0, math.min(first_.left, at_once))
+      first_.at = 1
+    end
+    first_.member = first_.left > 0 and first_.found[first_.at]
+    if first_.member then
+      place(first_)
+      sink(1)
+    else
+      drop_first()
+    end
+  end
+
   local at_once = #heap > 8 and 8 or limit
+  for _, cursor in ipairs(heap) do place(cursor) end
   for at = math.floor(#heap / 2), 1, -1 do sink(at) end
   while #taken < limit and heap[1] do
     local best = heap[1]
@@ -153,7 +170,7 @@ local function draw()
       size = size - best.size
       if (#taken > 0 and size < 0) or (#taken == 0 and best.size > first) then
         is_too_big = #taken == 0
-        return
+        break
       end
       taken[#taken + 1], lanes_of[#taken + 1] = best.member, best.lane
       if best.group then best.group.left = best.group.left - 1 end
@@ -161,9 +178,6 @@ local function draw()
     end
   end
 end
-
-if alone and call('EXISTS', U) == 1 then draw_suspect() end
-if #taken == 0 then draw() end
 
 local due
 for _, take in ipairs(entry[2]) do
@@ -175,10 +189,11 @@ if #taken == 0 then
   if is_too_big or not arg[12] then
     call('HDEL', SL, consumer)
   else
-    local entered = #full > 0 and cmsgpack.pack({entry[1], entry[2], full}) or ARGV[2]
-    call('HSET', SL, consumer, entered .. cmsgpack.pack({nonce, lease, worker, math.min(first, MOST_GIVEN)}))
+    local packed = #full > 0 and cmsgpack.pack({entry[1], entry[2], full}) or ARGV[2]
+    call('HSET', SL, consumer, packed .. cmsgpack.pack({nonce, lease, worker, math.min(first, MOST_GIVEN)}))
   end
 else
+  -- needs: many, queue_of, score_of
   local ids, leases, tails = {}, {}, {}
   local until_, since = score_of(now + lease), pack('>I8B', now, #worker) .. worker
   for i, member in ipairs(taken) do
@@ -215,6 +230,12 @@ else
   end
   call('HDEL', SL, consumer)
 end
-wake()
-tell()
+if next(arrived) or next(earlier) then
+  -- needs: wake
+  wake()
+end
+if changed[1] then
+  -- needs: tell
+  tell()
+end
 return answer

@@ -158,14 +158,16 @@ local function promote(prefixes)
   end
 end
 
+local MOST_EXPIRED, MOST_DUE = 500, 200  -- messages that one script ends, and queues in which it makes messages ready
+
 -- Does what is to be done by now: ends messages that have expired, and makes ready those that are due.
 local function advance()
-  local expired = call('ZRANGEBYSCORE', Z, '-inf', now, 'LIMIT', 0, 500)
+  local expired = call('ZRANGEBYSCORE', Z, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)
   if expired[1] then
     -- needs: expire
     expire(expired)
   end
-  local due = call('ZRANGEBYSCORE', D, '-inf', now, 'LIMIT', 0, 200)
+  local due = call('ZRANGEBYSCORE', D, '-inf', now, 'LIMIT', 0, MOST_DUE)
   if due[1] then
     -- needs: promote
     promote(due)

@@ -14,6 +14,7 @@ for _, field in ipairs(arg[4]) do
   if tonumber(call('HGET', W, field) or '0') < now + arg[2] then call('HSET', W, field, now + arg[2]) end
 end
 if arg[3] then
+  -- needs: give_back, wake, tell
   give_back(arg[1], arg[5])
   call('HDEL', SL, arg[1])
   wake()
