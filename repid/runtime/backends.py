@@ -11,7 +11,7 @@ import os
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -239,7 +239,11 @@ async def open_backends(
     async with AsyncExitStack() as stack:
         in_processes = None
         if any(actor.run_in_process for actor in actors):
-            pool = await stack.enter_async_context(_open_pool())
+            try:
+                import trio_parallel  # noqa: PLC0415  an extra
+            except ImportError:
+                raise MissingExtra("run_in_process", "process") from None
+            pool = await stack.enter_async_context(trio_parallel.open_worker_context(init=prepare_for_children))
             verbs = None
             if any(actor.run_in_process and actor.plan.signature.messages for actor in actors):
                 from .process_verbs import listen_to_processes  # noqa: PLC0415  few workers have such actors
@@ -248,11 +252,3 @@ async def open_backends(
             in_processes = ProcessBackend(pool.run_sync, processes or os.cpu_count() or 1, verbs)
         in_threads = ThreadBackend(threads or trio.to_thread.current_default_thread_limiter().total_tokens)
         yield Backends(in_threads, in_processes, loop_backends)
-
-
-def _open_pool() -> AbstractAsyncContextManager[Any]:
-    try:
-        import trio_parallel  # noqa: PLC0415  an extra
-    except ImportError:
-        raise MissingExtra("run_in_process", "process") from None
-    return trio_parallel.open_worker_context(init=prepare_for_children)  # type: ignore[no-any-return]

@@ -406,27 +406,24 @@ class Executor:
     def _failed(self, run: Holding, error: BaseException) -> None:
         """Record what was raised as the failure of this run, unless it was cut off: then whoever did that decides.
 
-        An error that has no cancellation in it nor behind it is the actor's own, though it may come late; but what is
-        cancelled or lost is never tried again. Only Ctrl-C goes through: `SystemExit`, and a `KeyboardInterrupt` that
+        An error that has no cancellation in it nor behind it is the actor's own, though it may come late (`raise … from
+        None` answers a timeout); but what is cancelled or lost is never tried again. Only Ctrl-C goes through: `SystemExit`, and a `KeyboardInterrupt` that
         the code itself has raised, are failures like others.
         """
         if self._crew.is_of_parent:
             end_child(error)
         if comes_from_ctrl_c(error):
             raise error
-        if self._was_cut_off(error) and trio.current_effective_deadline() == -math.inf:
+        is_cut_off = (
+            self._cause is CancelRequested
+            or self._cause is LeaseExpired
+            or stems_from_cancellation(error, openly=self._cause is TimedOut)
+        )
+        if is_cut_off and trio.current_effective_deadline() == -math.inf:
             run.error = None if is_cancellation(error) else error
             return
         self._endings.raised(run, error)
         self._done(run, run.actor_runner)
-
-    def _was_cut_off(self, error: BaseException) -> bool:
-        """Whether a run that raised this owes it to its cancellation, if it was cancelled. `raise … from None` answers a
-        timeout.
-        """
-        if self._cause is CancelRequested or self._cause is LeaseExpired:
-            return True
-        return stems_from_cancellation(error, openly=self._cause is TimedOut)
 
     def _cut_short(self, run: Holding, cause: Cause | None) -> None:
         """Its run was cut off and has ended: the recorded cause decides; without one the worker is being cancelled."""

@@ -50,19 +50,19 @@ class Keeper:
         """Believe leases lost at the moments when they end, until cancelled.
 
         While the event loop was blocked, nobody asked the broker, and its thread may have extended them. So then the
-        other task asks first.
+        other task asks first. What could not be extended in time must be believed lost: another worker may have it.
         """
+        holdings = self._ledger.holdings
         while True:
-            planned = min([trio.current_time() + self._interval, *self._deadlines()])
+            next_round = trio.current_time() + self._interval
+            planned = min([next_round, *(each.lease_ends for each in holdings.values())])
             await trio.sleep_until(planned)
             if trio.current_time() - planned > self._interval:
                 await trio.sleep(self._interval)
-            self._lose_overdue()
-
-    def _deadlines(self) -> list[float]:
-        """When leases end that could not be extended for more than half of their time."""
-        horizon = trio.current_time() + 2 * self._interval
-        return [each.lease_ends for each in self._ledger.holdings.values() if each.lease_ends < horizon]
+            now = trio.current_time()
+            for holding in list(holdings.values()):
+                if holding.lease_ends <= now:
+                    self._crew.lease_lost(holding)
 
     async def _extend(self) -> None:
         holdings = self._ledger.holdings
@@ -77,13 +77,6 @@ class Keeper:
             if is_ours:
                 self._ledger.extended(holding, asked + self._consumer.lease_timeout)
             else:
-                self._crew.lease_lost(holding)
-
-    def _lose_overdue(self) -> None:
-        """What could not be extended in time must be believed lost: another worker may have it already."""
-        now = trio.current_time()
-        for holding in list(self._ledger.holdings.values()):
-            if holding.lease_ends <= now:
                 self._crew.lease_lost(holding)
 
 

@@ -41,8 +41,8 @@ async def open_lifespan(
     `host`: where it is opened; None: in the caller's task. Raises `LifespanError` where it fails to open or to close.
     """
     wanted = [steps for steps in (*lifespans, *(actor.plan.for_worker for actor in actors)) if steps]
-    missing = any(not _is_given(step, given) for steps in wanted for step in steps)
-    if not missing:
+    there = [function for function, _ in given]
+    if all(step.function in there for steps in wanted for step in steps):
         yield given
         return
     opened: Open = partial(_open_here, wanted, given)
@@ -106,10 +106,6 @@ async def _open_on_host(opened: Open, host: HostBackend) -> AsyncIterator[GivenV
     except BaseExceptionGroup as group:
         error = unwrapped(group)
         raise error from (error.__cause__ if isinstance(error, LifespanError) else None)
-
-
-def _is_given(step: Step, given: GivenValues) -> bool:
-    return any(function == step.function for function, _ in given)
 
 
 @contextmanager

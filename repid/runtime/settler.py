@@ -204,7 +204,10 @@ class Settler:
             batch = [one for one, verdict in zip(batch, verdicts, strict=True) if verdict.full is None]
             verdicts = [verdict for verdict in verdicts if verdict.full is None]
             for settlement, error in full:
-                self._no_room(settlement, error)
+                if not error.can_wait:
+                    self._fail(settlement, error)
+                elif not self.set_aside.add(settlement, error.queue):
+                    self._put_instead(_released(settlement))
         self._ledger.settled(batch, verdicts)
         if not self._waiting and are_settled:
             return
@@ -213,13 +216,6 @@ class Settler:
                 self._answer(settlement.delivery, verdict)
             if verdict.outcome != "settled":
                 self._log_not_accepted(settlement, verdict)
-
-    def _no_room(self, settlement: Settlement, full: QueueFull) -> None:
-        """The outbox had no room: wait for some, or let the run have failed."""
-        if not full.can_wait:
-            self._fail(settlement, full)
-        elif not self.set_aside.add(settlement, full.queue):
-            self._put_instead(_released(settlement))
 
     def _fail(self, settlement: Settlement, error: QueueFull) -> None:
         """The run has failed with this error, which came when its outbox was to be sent."""

@@ -76,14 +76,11 @@ def _listening(number: int, notify: Callable[[], None]) -> Iterator[None]:
         listeners.remove(notify)
         if not listeners:
             del _listeners[number]
-            _restore(number, _found.pop(number))
+            found = _found.pop(number)
+            if signal.getsignal(number) is _fan_out:
+                signal.signal(number, signal.default_int_handler if _is_dead(found) else found)
         if not _listeners:
             _received.clear()
-
-
-def _restore(number: int, found: Any) -> None:
-    if signal.getsignal(number) is _fan_out:
-        signal.signal(number, signal.default_int_handler if _is_dead(found) else found)
 
 
 def _is_dead(handler: Any) -> bool:

@@ -78,15 +78,12 @@ class Timer:
                 if holding.run_ends <= now:
                     executor.cut_off(holding, TimedOut)
                     self._overdue[holding] = now + PATIENCE
-            self._warn_of_the_stubborn(now)
+            for holding, patience_ends in list(self._overdue.items()):
+                stubborn = self._suspended.get(holding)
+                if stubborn is not None and patience_ends > now:
+                    continue
+                del self._overdue[holding]
+                if stubborn is not None:
+                    log.warning("%s was told to stop at its timeout and has not; it is waited for", stubborn.name)
             deadlines = [holding.run_ends for holding in self._suspended]
             self._next = min([*deadlines, *self._overdue.values()], default=math.inf)
-
-    def _warn_of_the_stubborn(self, now: float) -> None:
-        for holding, patience_ends in list(self._overdue.items()):
-            executor = self._suspended.get(holding)
-            if executor is None:
-                del self._overdue[holding]
-            elif patience_ends <= now:
-                del self._overdue[holding]
-                log.warning("%s was told to stop at its timeout and has not; it is waited for", executor.name)

@@ -218,7 +218,9 @@ async def _run_actors(
     """The inner nurseries: the intake, the executors, and around them what leaves threads behind when cancelled."""
     reader = Reader(consumer, crew, burst=settings.burst)
     if log.is_enabled(logging.INFO):
-        log.info("the worker reads %s on %s", _in_words(crew.runners), name_of(broker))
+        names = crew.runners.names
+        queues = [f"{queue!r} ({', '.join(dict.fromkeys(names(queue)))})" for queue in crew.runners.topics]
+        log.info("the worker reads %s on %s", ", ".join(queues), name_of(broker))
     control.read = lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead)
     with listen(settings.signals, control.on_signal):  # during the grace too: the second signal ends it
         async with trio.open_nursery() as actors:
@@ -248,11 +250,6 @@ async def _run_actors(
             finally:
                 ended.set()
             actors.cancel_scope.cancel()
-
-
-def _in_words(runners: ActorRunners) -> str:
-    """What a worker reads: each queue with its actors."""
-    return ", ".join(f"{queue!r} ({', '.join(dict.fromkeys(runners.names(queue)))})" for queue in runners.topics)
 
 
 def _stop(crew: Crew, intake: trio.Nursery) -> None:
