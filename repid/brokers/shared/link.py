@@ -84,12 +84,12 @@ class Link:
             return
         if not self._opened.is_set():
             self._scope.cancel()
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(CLOSING_TIME):
-                await self._ended.wait()
-            if not self._ended.is_set():
-                log.error("%s did not close its link within %g s; the link is cut", self._name, CLOSING_TIME)
-                self._scope.cancel()
+        with trio.move_on_after(CLOSING_TIME, shield=True):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            log.error("%s did not close its link within %g s; the link is cut", self._name, CLOSING_TIME)
+            self._scope.cancel()
+            with trio.CancelScope(shield=True):
                 await self._ended.wait()
 
     def broke(self, error: Exception) -> None:

@@ -15,6 +15,7 @@ import inspect
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from random import Random
 from typing import Any, cast
 
@@ -148,8 +149,10 @@ class Engine:
         is_ready = self._is_something_ready(name, arguments, answer)
         has_events = name == "cancel" and "requested" in answer
         ids: Collection[str] | None = ()
-        if any(line.watches for line in self.lines):  # nobody asks about what was dropped
-            ids = None if self.account.drops > self._drops else _ids_of(name, arguments, answer)
+        for line in self.lines:
+            if line.watched:  # nobody asks about what was dropped
+                ids = None if self.account.drops > self._drops else _ids_of(name, arguments, answer)
+                break
         self._drops = self.account.drops
         changes = self.driver.store.changes
         has_room, changes.has_room = changes.has_room, False
@@ -192,7 +195,8 @@ class Line:
         self._armed: list[Fault] = []
         self._consumers: set[str] = set()
         self._news: News | None = None
-        self._watched: Collection[str] = ()
+        self.watched: Collection[str] = ()
+        """The ids that its process watches."""
         self._nap: Nap | None = None
         """The wait for news that is under way, or was the last."""
         self._links = 0
@@ -202,20 +206,12 @@ class Line:
         if name not in CALLS:
             raise AttributeError(name)
 
-        async def ask(*arguments: Any, **options: Any) -> Any:
-            return await self._ask(name, arguments, options)
-
-        self.__dict__[name] = ask
+        ask = self.__dict__[name] = partial(self._ask, name)
         return ask
 
     def server(self) -> Server:
         """A server of the process's own over this line."""
         return Server(cast("Driver", self))
-
-    @property
-    def watches(self) -> bool:
-        """Whether its process watches any message."""
-        return bool(self._watched)
 
     @property
     def lease_timeout(self) -> float:
@@ -240,10 +236,10 @@ class Line:
     ) -> None:
         """There is news of the engine; `ids` may have changed (None: any)."""
         is_ready, has_events = is_ready and bool(self._consumers), has_events and bool(self._consumers)
-        if not self._watched:
+        if not self.watched:
             ids = ()
         elif ids is not None:
-            ids = [id_ for id_ in ids if id_ in self._watched]
+            ids = [id_ for id_ in ids if id_ in self.watched]
         if not (is_ready or has_events or ids is None or ids or has_room):
             return
         before = self._news
@@ -266,7 +262,7 @@ class Line:
         await self._travel()
         await self._check_passes("link", link)
         self._links += 1
-        self._watched = watched
+        self.watched = watched
         self.hear()
         try:
             yield
@@ -279,11 +275,11 @@ class Line:
     async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
         """Note that a consumer takes these."""
         self._consumers.add(consumer)
-        await self._ask("subscribe", (consumer, queues), {})
+        await self._ask("subscribe", consumer, queues)
 
     async def unsubscribe(self, consumer: str) -> None:
         """It takes nothing any more."""
-        await self._ask("unsubscribe", (consumer,), {})
+        await self._ask("unsubscribe", consumer)
         self._consumers.discard(consumer)
 
     async def news(self, wait: float) -> News | None:
@@ -305,7 +301,7 @@ class Line:
         news, self._news = self._news, None
         return news
 
-    async def _ask(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    async def _ask(self, name: str, *arguments: Any, **options: Any) -> Any:
         """One call. Where nothing goes wrong, others have their turn on one of the two trips, or on both."""
         fault = self._struck(name) if self._armed else None
         link, turn = self._links, self._engine.chance.random()
