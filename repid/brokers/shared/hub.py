@@ -112,12 +112,17 @@ class Hub:
         self.tell(News())
 
     async def _lead(self, subscription: Subscription, scope: trio.CancelScope) -> None:
-        """Ask for all, until there is news for this one too: that ends its scope, as its deadline does."""
+        """Ask for all, until there is news for this one too. What others tell it meanwhile ends its scope, as its deadline
+        does.
+        """
         self._has_leader = True
-        subscription.rouse = scope.cancel
         try:
             while not subscription.is_fresh:
+                subscription.rouse = scope.cancel
                 news = await self._ask(max(0.0, min(scope.deadline - trio.current_time(), LONGEST_WAIT)))
+                subscription.rouse = (
+                    None  # what it has learned itself ends no scope, which would cost as much as a call
+                )
                 if news is not None:
                     self.tell(news)
         finally:
