@@ -38,7 +38,7 @@ from ..errors import (
     PublishUnknown,
     UsageError,
 )
-from ..hosts import hosted, hosted_context, hosted_unless, trio_runs
+from ..hosts import hosted, hosted_context, hosted_unless
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
@@ -132,7 +132,6 @@ class Server:
         self._calls.instruments.extend(check_instruments(instruments))
         self._capabilities = _with_state(own, state)
         self._takes_all = takes_all(own)
-        self._is_local = own.calls == "local"
         self._depth = 0  # how many connection blocks are open
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
         self._start_anew()
@@ -312,13 +311,13 @@ class Server:
         check_envelopes(envelopes)
         if not self._takes_all:
             check_claimed(self.name, self._capabilities, envelopes)
-        if not self._calls.are_at_hand or self._lines.by_queue:
+        looks_around = self._calls.looks_around()
+        if looks_around is None or self._lines.by_queue:
             return await self._publish_in_turn(envelopes)
-        pauses = self._is_local and trio_runs()  # the same as there, in fewer steps
-        if pauses:
+        if looks_around:  # the same as there, in fewer steps
             await checkpoint_if_cancelled()
         outcomes = await self._driver.publish(envelopes)
-        if pauses and time.perf_counter() >= self._calls.turns.due:
+        if looks_around and time.perf_counter() >= self._calls.turns.due:
             await self._calls.turns.give()
         if any(outcomes) and any(map(must_wait, outcomes)):
             return await self._wait_for_room(envelopes, outcomes)

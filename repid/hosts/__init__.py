@@ -19,7 +19,7 @@ Importing the package does not import asyncio. What needs it is imported where a
 
 from .backends import MissingTrioAsyncioError, host_backend, open_asyncio
 from .crossing import on_long_step
-from .detecting import current_run, is_running, trio_runs
+from .detecting import current_run, current_runner, is_running, stands_in, trio_runs
 from .hosted import Turns, crossing, hosted, hosted_context, hosted_unless, on_host, within
 from .running import LOOP_NAMES, LoopName, run_on_loop
 
@@ -30,6 +30,7 @@ __all__ = [
     "Turns",
     "crossing",
     "current_run",
+    "current_runner",
     "host_backend",
     "hosted",
     "hosted_context",
@@ -39,6 +40,7 @@ __all__ = [
     "on_long_step",
     "open_asyncio",
     "run_on_loop",
+    "stands_in",
     "trio_runs",
     "within",
 ]

@@ -29,6 +29,21 @@ def trio_runs() -> bool:
     return loop is None or asyncio.current_task(loop) is None or not (loop in bridges or is_run_by_trio(loop))
 
 
+def stands_in(runner: object) -> bool | None:
+    """Whether this is code of this trio run (`current_runner`), as `trio_runs` says, or of an asyncio task whose loop is its
+    host. None: it is neither.
+    """
+    here = GLOBAL_RUN_CONTEXT.__dict__
+    if here.get("runner") is not runner:
+        return None
+    return "task" in here and trio_runs()
+
+
+def current_runner() -> object:
+    """What tells the trio run of this thread from all others, as its token does, and is found much faster."""
+    return GLOBAL_RUN_CONTEXT.runner
+
+
 def current_run() -> TrioToken | None:
     """The trio run of this thread, also where an asyncio task calls whose loop is its host. None: there is none."""
     try:

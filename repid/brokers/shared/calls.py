@@ -26,7 +26,7 @@ from trio.lowlevel import (
 
 from ...ctrl_c import let_ctrl_c_through
 from ...errors import BrokerError, BrokerUnavailable, NoAnswer, NotConnected, RepidError, UsageError
-from ...hosts import Turns, trio_runs
+from ...hosts import Turns, current_runner, stands_in, trio_runs
 from ...logs import Log
 from ...ports import CallRecord, Driver, Instrument, LinkState, News, Outcome
 from .link import CLOSED, Link
@@ -35,6 +35,9 @@ T = TypeVar("T")
 Ask = Callable[[], Awaitable[T]]
 
 log = Log("repid.server")
+
+_NOBODY = object()
+"""In place of a trio run."""
 
 CALL_TIME = 5.0
 """Seconds within which a remote engine must have answered a call."""
@@ -49,8 +52,8 @@ class Calls:
         self.link: Link | None = None
         self.token: TrioToken | None = None
         """Of the trio run that has the server open."""
-        self._root: trio.lowlevel.Task | None = None
-        """The root task of that run, which is found faster than its token."""
+        self._runner: object = _NOBODY
+        """The same run, which is found faster than its token."""
         self.pid = os.getpid()
         self._driver = driver
         self._is_local = driver.capabilities.calls == "local"
@@ -65,11 +68,12 @@ class Calls:
 
     def attach(self, token: TrioToken) -> None:
         """The present trio run, which has this token, opens the server."""
-        self.token, self._root = token, trio.lowlevel.current_root_task()
+        self.token, self._runner = token, current_runner()
 
     def detach(self) -> None:
         """No trio run has the server open."""
-        self.link = self.token = self._root = None
+        self.link = self.token = None
+        self._runner = _NOBODY
 
     @property
     def state(self) -> LinkState:
@@ -162,26 +166,26 @@ class Calls:
             await trio.sleep(min(wait, 0.1))
             return News()
 
-    @property
-    def are_at_hand(self) -> bool:
-        """Whether a call needs nothing of `__call__` but the look at a cancellation, and the pause after it: no instrument
-        watches, and either it stays and needs no pause before it, or an exact driver is called in a task of its own run.
+    def looks_around(self) -> bool | None:
+        """Whether a call needs nothing of `__call__`: no instrument watches, and either it stays and needs no pause before
+        it, or an exact driver is called in a task of its own run. None: it needs more. True: it needs the look at a
+        cancellation, and the pause after it.
         """
         if self.instruments:
-            return False
-        if self._is_exact:
-            return trio_runs() and self._root is trio.lowlevel.current_root_task()
-        return self.stays and (time.perf_counter() < self.turns.due or trio_runs())
+            return None
+        is_in_trio = stands_in(self._runner)
+        if self._is_local:
+            if is_in_trio is False and time.perf_counter() >= self.turns.due:
+                return None  # an asyncio task pauses before the call
+            return is_in_trio
+        return False if self._is_exact and is_in_trio else None
 
     @property
     def stays(self) -> bool:
         """Whether calls can be made without crossing to trio: the driver is local, and its trio run is that of this
         thread.
         """
-        try:
-            return self._root is not None and self._is_local and self._root is trio.lowlevel.current_root_task()
-        except RuntimeError:  # this thread has no trio run
-            return False
+        return self._is_local and stands_in(self._runner) is not None
 
     async def _in_place(self, ask: Ask[T]) -> T:
         if not trio_runs():
