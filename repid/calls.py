@@ -27,7 +27,7 @@ from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadErro
 from .handle import JobHandle
 from .names import brief, check_id, check_iterable, check_known, check_name
 from .ports import Broker, ResultStore, name_of
-from .producer import Publish, accepted, copy_headers, given_options
+from .producer import Publish, accepted, copy_headers, given_options, only_topic
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -121,6 +121,8 @@ def _read_moment(what: str, options: Mapping[str, Any]) -> float | None:
 
 def make_headers(what: str, name: str, given: Mapping[str, str]) -> dict[str, str]:
     """The headers of a message for the actor of this name."""
+    if not given and type(name) is str:
+        return only_topic(name)
     headers = {TOPIC: name} | dict(given)
     if headers[TOPIC] != name:
         raise ConfigurationError(f"the headers of {what} name another actor as their topic: {headers[TOPIC]!r}")
@@ -175,7 +177,7 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             given = dict(zip(self.names, arguments, strict=False))
         payload = self.payload_of(given) if given else b""
         if terms is PLAIN:
-            envelope = Envelope(new_id(), self.channel, payload, JSON, {TOPIC: self.name})
+            envelope = Envelope(new_id(), self.channel, payload, JSON, make_headers("a call", self.name, {}))
         else:
             headers = make_headers(f"a call of {self.name!r}", self.name, terms.headers)
             id_, reply_to, options = terms.id_ or new_id(), terms.reply_to, terms.options

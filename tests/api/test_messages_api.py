@@ -184,6 +184,39 @@ async def test_server_specific_parameters_are_kept(app: Repid, server: Unreliabl
     assert (sent.parameters, ready.envelope.parameters) == ({"partition": 5}, {"partition": 5})
 
 
+async def test_messages_with_nothing_but_the_same_topic_share_their_headers(app: Repid) -> None:
+    first = await app.send_message(channel="default", payload=b"", headers={"topic": "job"})
+    second = await app.send_message_json(channel="default", payload=None, headers={"to" + "pic": "job"})
+    other = await app.send_message(channel="default", payload=b"", headers={"topic": "other"})
+    assert first.headers is second.headers
+    assert (first.headers, other.headers) == ({"topic": "job"}, {"topic": "other"})
+
+
+async def test_headers_that_somebody_has_changed_against_the_rule_are_not_those_of_the_next_message(app: Repid) -> None:
+    first = await app.send_message(channel="default", payload=b"", headers={"topic": "job"})
+    first.headers["x"] = "y"
+    second = await app.send_message(channel="default", payload=b"", headers={"topic": "job"})
+    second.headers["topic"] = "other"
+    third = await app.send_message(channel="default", payload=b"", headers={"topic": "job"})
+    assert (second.headers, third.headers) == ({"topic": "other"}, {"topic": "job"})
+
+
+async def test_what_an_actor_does_to_its_headers_is_seen_by_no_other_message(app: Repid, router: Router) -> None:
+    seen = []
+
+    @router.actor
+    async def job(message: Message) -> None:
+        headers = message.headers
+        assert isinstance(headers, dict)
+        seen.append(dict(headers))
+        headers["topic"] = headers["x"] = "y"
+
+    for _ in range(2):
+        await app.send_message(channel="default", payload=b"", headers={"topic": "job"})
+    await app.run_worker(messages_limit=2)
+    assert seen == [{"topic": "job"}] * 2
+
+
 async def test_headers_are_a_copy(app: Repid, server: UnreliableServer) -> None:
     headers = {"topic": "job"}
     await app.send_message(channel="default", payload=b"", headers=headers)
