@@ -120,9 +120,7 @@ class Hub:
             while not subscription.is_fresh:
                 subscription.rouse = scope.cancel
                 news = await self._ask(max(0.0, min(scope.deadline - trio.current_time(), LONGEST_WAIT)))
-                subscription.rouse = (
-                    None  # what it has learned itself ends no scope, which would cost as much as a call
-                )
+                subscription.rouse = None  # it is awake, and sees for itself
                 if news is not None:
                     self.tell(news)
         finally:
