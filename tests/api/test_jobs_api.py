@@ -418,6 +418,21 @@ async def test_in_a_worker_the_first_actor_of_a_name_is_the_one_that_runs(app: R
     assert ran == [1]
 
 
+async def test_an_app_may_be_closed_in_another_task_than_it_was_opened_in_as_fixtures_do() -> None:
+    app = Repid(Connection(InMemoryServer()))
+    block = app.magic()
+
+    async def open_it(task_status: trio.TaskStatus[None]) -> None:
+        await block.__aenter__()
+        task_status.started()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(open_it)
+    assert app.servers.default.is_connected
+    await block.__aexit__(None, None, None)
+    assert not app.servers.default.is_connected
+
+
 async def test_a_worker_without_actors_returns_at_once(app: Repid, server: UnreliableServer) -> None:
     await Job("job").enqueue()
     assert await Worker().run() == Report()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,6 +37,7 @@ from repid import (
     UsageError,
 )
 from repid.delivery import StoredResult
+from repid.ports import Cancelled
 
 router = Router(queue="many")
 running: list[int] = []
@@ -344,6 +345,22 @@ async def test_calls_that_are_due_later_are_followed_also_if_a_read_was_cancelle
         assert scope.cancelled_caught
         with trio.fail_after(5):
             assert await anext(results) == 9
+
+
+async def test_a_map_that_is_left_waits_five_seconds_at_most_for_a_server_to_cancel_its_calls(
+    autojump_clock: object,
+) -> None:
+    class Deaf(InMemoryServer):
+        async def cancel_each(self, ids: Iterable[str]) -> list[Cancelled]:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    async with at_work(make(Deaf())) as app:
+        async with app.map(wait, [50, 50]) as results:
+            with trio.move_on_after(1):
+                await anext(results)
+            left = trio.current_time()
+        assert trio.current_time() - left == 5
 
 
 async def test_two_tasks_that_read_one_map_are_told(many: Repid) -> None:

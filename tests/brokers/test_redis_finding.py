@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import trio
 from engines.redis import Redis, embedded, sentinel
 from engines.starting import free_port
+from trio.testing import wait_all_tasks_blocked
 
 from repid import BrokerUnavailable, ConfigurationError, Connection, Job, Repid, Router
 from repid.brokers.redis import RedisServer
 from repid.brokers.redis.address import parse_address
 from repid.brokers.redis.errors import moved_to
+from repid.brokers.redis.finding import open_stream
 
 from .broker_aids import message
 
@@ -67,6 +70,37 @@ def group() -> Iterator[Group]:
         primary = stack.enter_context(embedded())
         replica = stack.enter_context(embedded("--replicaof", "127.0.0.1", str(port_of(primary))))
         yield Group(primary, replica, stack.enter_context(sentinel(primary, NAME)))
+
+
+async def test_who_receives_waits_on_if_what_had_come_is_gone_again() -> None:
+    """Rarely the system says that something has come, and then there is nothing."""
+    with trio.fail_after(10), socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        async with (
+            open_stream(parse_address(f"redis://127.0.0.1:{port}"), None) as stream,
+            trio.open_nursery() as nursery,
+        ):
+            peer, _ = listener.accept()
+            received: list[bytes] = []
+
+            async def receive() -> None:
+                received.append(bytes(await stream.receive_some(100)))
+
+            own: socket.socket = vars(stream)["_socket"]  # somebody else takes what has come
+            with peer:
+                for number in range(20):  # trio lets either of the two go on first
+                    nursery.start_soon(receive)
+                    await wait_all_tasks_blocked()
+                    peer.sendall(b"gone")
+                    await trio.lowlevel.checkpoint()
+                    with suppress(BlockingIOError):
+                        own.recv(100)
+                    await wait_all_tasks_blocked()
+                    if len(received) == number:
+                        peer.sendall(b"stays")
+                        await wait_all_tasks_blocked()
+                    assert len(received) == number + 1
+    assert set(received) == {b"gone", b"stays"}
 
 
 async def test_what_replicas_have_survives_a_failover_and_workers_follow(group: Group) -> None:

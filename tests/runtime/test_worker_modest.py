@@ -26,7 +26,10 @@ from repid import (
     SQLiteServer,
 )
 from repid.brokers import Server
+from repid.delivery import Delivery, Retry, Settlement
+from repid.envelope import Envelope
 from repid.ports import ResultStore
+from repid.runtime.postponed import MOST, Postponed
 
 
 def make_app(driver: ModestDriver, *, state: Server | None = None, store: ResultStore | None = None) -> Repid:
@@ -87,6 +90,17 @@ async def test_a_worker_that_stops_hands_over_the_retries_it_held_back(autojump_
         await run(app, messages_limit=1)
     assert [stored.attempt for stored in driver.ready] == [2]
     assert driver.leased == {}
+
+
+async def test_of_more_verdicts_than_can_be_held_back_the_first_due_is_handed_over_early() -> None:
+    handed: list[Settlement] = []
+    postponed = Postponed(lambda settlement, _: handed.append(settlement))
+    delivery = Delivery(Envelope("a", "q", b""), attempt=1, lost=0, token=b"t")
+    for number in range(MOST):
+        assert postponed.hold_back(Settlement(delivery, Retry(60.0 + number)), None)
+    assert not handed
+    postponed.hold_back(Settlement(delivery, Retry(30.0)), None)
+    assert [settlement.disposition for settlement in handed] == [Retry(0.0)]
 
 
 async def test_a_message_for_nobody_does_not_go_round_without_a_pause(autojump_clock: MockClock) -> None:

@@ -86,7 +86,7 @@ from ..shared.extender import Extender
 from ..shared.keys import to_number
 from . import schedules
 from .address import Address
-from .errors import FAILED, Refused, explain_open
+from .errors import FAILED, explain_open
 from .finding import ANSWER_TIME
 from .layout import (
     LEASE_HEAD,
@@ -251,9 +251,6 @@ class RedisDriver:
             if ours is None or others is not None:
                 raise
             leaf = _leaf(ours)
-            said = isinstance(leaf, BrokerRefused) or isinstance(leaf.__cause__, Refused)
-            if isinstance(leaf, RepidError) and not said:
-                raise leaf from leaf.__cause__
             leaf = leaf.__cause__ or leaf
             raise explain_open(leaf, str(self._address), is_first=not self._was_open) from leaf
 
