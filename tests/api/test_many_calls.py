@@ -489,7 +489,8 @@ async def test_who_watches_a_job_is_told_of_its_steps_although_another_task_foll
         nursery.start_soon(watch)
         await trio.sleep(0.1)
         nursery.start_soon(many.gather, [handle])
-    assert states == ["scheduled", "running", "success"]
+    seen = [state for state in states if state != "ready"]  # which it is for a moment, and may be seen so
+    assert seen == ["scheduled", "running", "success"]
     assert not of_server(many)._watchers.watched
 
 
