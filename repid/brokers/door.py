@@ -59,6 +59,7 @@ from ..ports import (
     Sight,
     Snapshot,
     StoredSchedule,
+    TellingDriver,
     TickOutcome,
     Topics,
 )
@@ -143,6 +144,8 @@ class Server:
         self._untold: dict[str, None] = {}  # keys of the consumers that were closed while the link was down
         self._hub = Hub(self._calls.news)
         self._looks = Coalescer(partial(self._look, is_shared=True), most=LARGEST_REQUEST)
+        if hasattr(self._driver, "tell_at_once"):
+            cast("TellingDriver", self._driver).tell_at_once(self._hub.tell_at_once)
         is_local = self._driver.capabilities.calls == "local"
         self._watchers = Watchers(self._hub, self._looks.ask, self._look if is_local else self._looks.ask)
         self._lines = Lines(self._hub, LONGEST_POLL if is_local else FIRST_POLL)

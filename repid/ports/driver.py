@@ -15,7 +15,7 @@ The rules for every call of a driver:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
@@ -274,6 +274,20 @@ class WakingDriver(Protocol):
 
         If it was woken since its last claim, others must be woken for that message. It is also called after a claim that
         gave messages.
+        """
+        ...
+
+
+@runtime_checkable
+class TellingDriver(Protocol):
+    """Optional, for engines that push their news: those who wait are woken in the step in which it comes.
+
+    It saves time; without it they wait for the task that has called `news`.
+    """
+
+    def tell_at_once(self, tell: Callable[[News], bool]) -> None:
+        """From the next link on, call `tell` with all news, in the trio run that has the link open. If it returns True, the
+        call of `news` that is under way must return, with anything; otherwise it need not.
         """
         ...
 

@@ -226,3 +226,47 @@ def test_no_wake_up_is_lost_whoever_comes_changes_and_leaves(plan: list[tuple[st
 
     seed_scheduler(seed)
     run_virtual(main)
+
+
+async def test_news_that_is_told_at_once_wakes_whom_it_concerns_and_the_leader_only_by_its_own_call(
+    autojump_clock: MockClock,
+) -> None:
+    woken: list[Topic] = []
+    returns = trio.Semaphore(0)
+
+    async def ask(wait: float) -> News:
+        await returns.acquire()
+        return News(ready=False, events=False, ids=(), room=False)
+
+    hub = Hub(ask)
+
+    async def wait_for_news(topic: Topic) -> None:
+        with hub.subscribed(topic) as subscription:
+            assert await hub.wait(subscription)
+            woken.append(topic)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_news, "events")  # it leads
+        await wait_all_tasks_blocked()
+        nursery.start_soon(wait_for_news, "ready")
+        nursery.start_soon(wait_for_news, "room")
+        await wait_all_tasks_blocked()
+        assert not hub.tell_at_once(News(events=False, ids=(), room=False))
+        await wait_all_tasks_blocked()
+        assert woken == ["ready"]
+        assert hub.tell_at_once(News(ready=False, ids=(), room=False))
+        await wait_all_tasks_blocked()
+        assert woken == ["ready"]
+        returns.release()
+        await wait_all_tasks_blocked()
+        assert woken == ["ready", "events"]
+        hub.tell_all()
+    assert woken == ["ready", "events", "room"]
+
+
+async def test_news_that_is_told_at_once_between_the_look_and_the_wait_is_noted() -> None:
+    hub = Hub(silence)
+    with hub.subscribed("ready") as subscription:
+        assert not hub.tell_at_once(News())
+        with trio.fail_after(1):
+            assert await hub.wait(subscription)

@@ -353,6 +353,38 @@ async def test_a_message_that_is_published_alone_is_leased_to_who_waits_in_the_s
         assert await server.find(["1"]) == [[]]
 
 
+async def test_a_message_wakes_who_waits_for_it_and_no_task_that_waits_for_other_news(
+    redis: Redis, prefix: str
+) -> None:
+    class Steps(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.tasks: list[str] = []
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.tasks.append(task.name)
+
+    async def listen(consumer: Consumer) -> None:
+        await consumer.events()
+
+    server, steps = RedisServer(redis.url, prefix=prefix), Steps()
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            nursery.start_soon(listen, consumer, name="listener")
+            await wait_all_tasks_blocked()  # it is the first to wait for news
+            sleeper = Sleeper(consumer)
+            nursery.start_soon(sleeper.receive, name="sleeper")
+            await falls_asleep(redis, prefix, consumer)
+            await wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(steps)
+            publish_unheard(redis, prefix, message("1"))
+            await until_got(sleeper)
+            trio.lowlevel.remove_instrument(steps)
+            nursery.cancel_scope.cancel()
+    assert "sleeper" in steps.tasks
+    assert "listener" not in steps.tasks
+
+
 async def test_the_ttl_of_what_a_client_was_given_goes_on_until_it_is_heard_of(redis: Redis, prefix: str) -> None:
     async with sleeping(redis, prefix) as (_, sleeper):
         publish_unheard(redis, prefix, message("1", ttl=0.2))

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from typing import Any, TypeVar
@@ -208,6 +208,7 @@ class RedisDriver:
         self._nursery: trio.Nursery | None = None  # set together with the wire
         self._was_open = False
         self._channel = ""
+        self._tell: Callable[[News], bool] | None = None
         self._news = NewsBox()
         self._drop_log = DropLog()
         self._worker = name_process().encode()[:200]
@@ -222,7 +223,7 @@ class RedisDriver:
     async def link(self, watched: Collection[str]) -> AsyncIterator[None]:  # noqa: ARG002  the server is told at each look
         """Open both connections, and see that the server can be used."""
         self._channel = f"{{{self._prefix}}}:link:{secrets.token_hex(8)}"
-        self._news = news = NewsBox()
+        self._news = news = NewsBox(self._tell)
         self._known |= self._subscriptions  # an attempt to open the link may fail before they have come back
         self._subscriptions = {}
         for one in self._known.values():
@@ -572,6 +573,10 @@ class RedisDriver:
         while ttl is not None and await self.wire.run("remove_old", (micros(ttl), ADMIN_BATCH)) == ADMIN_BATCH:
             pass
         return int(rescued)
+
+    def tell_at_once(self, tell: Callable[[News], bool]) -> None:
+        """Have news told in this way from the next link on; `news` returns where `tell` says that it must."""
+        self._tell = tell
 
     async def news(self, wait: float) -> News | None:
         """Wait until the server tells of a change. After `wait` seconds without any it may be worth asking all the same."""

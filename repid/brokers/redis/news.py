@@ -1,9 +1,11 @@
 """News on its way from the task that listens to the one task that waits for it.
 
-What comes while no task waits is kept for the next task that does.
+What comes while no task waits is kept for the next task that does. Where news is told at once instead, nothing is kept.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -15,8 +17,9 @@ from .layout import to_id
 class NewsBox:
     """Merged notes of one link. `is_closed`: the link has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[News], bool] | None = None) -> None:
         self.is_closed = False
+        self._tell = tell
         self._notes = Notes()
         self._waiting: trio.Event | None = None
 
@@ -37,28 +40,31 @@ class NewsBox:
 
     def note_ready(self) -> None:
         """There may be something to claim."""
-        self._notes.add(ready=True)
-        self._wake()
+        self._note(ready=True)
 
     def note_events(self) -> None:
         """Somebody cancels a message that is leased."""
-        self._notes.add(events=True)
-        self._wake()
+        self._note(events=True)
 
     def note_id(self, key: bytes) -> None:
         """A message or result that is watched has changed."""
-        self._notes.add(ids=[to_id(key)])
-        self._wake()
+        self._note(ids={to_id(key)})
 
     def note_everything(self) -> None:
         """Anything may have changed."""
-        self._notes.add(ready=True, events=True, ids=None)
-        self._wake()
+        self._note(ready=True, events=True, ids=None)
 
     def close(self) -> None:
         """Nothing will come any more."""
         self.is_closed = True
         self._wake()
+
+    def _note(self, *, ready: bool = False, events: bool = False, ids: Collection[str] | None = ()) -> None:
+        if self._tell is None:
+            self._notes.add(ready=ready, events=events, ids=ids)
+            self._wake()
+        elif self._tell(News(ready, events, ids, room=False)):
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiting is not None:

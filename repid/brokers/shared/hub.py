@@ -8,6 +8,10 @@ the callers, and cancelling one of them does not harm the others.
 
 The driver's `news` is called only while a task waits. Its first answer may tell of changes that happened long before:
 that costs one call too many, never one too few.
+
+A driver that can (`TellingDriver`) tells its news at once, too. Then those who follow the leader do not wait until that has
+had its turn, and the leader has none if the news is not for it. A leader whom it is for is not woken by this, but by
+its own call of `news`, which returns: to cancel that call would take longer.
 """
 
 from __future__ import annotations
@@ -62,7 +66,7 @@ class Hub:
     def __init__(self, ask: Callable[[float], Awaitable[News | None]]) -> None:
         self._ask = ask
         self._subscriptions: dict[Subscription, None] = {}
-        self._has_leader = False
+        self._leader: Subscription | None = None
 
     @contextmanager
     def subscribed_as(self, subscription: Subscription) -> Iterator[None]:
@@ -94,7 +98,7 @@ class Hub:
             return has_news
         with trio.CancelScope(deadline=until) as scope:
             while not subscription.is_fresh:
-                if self._has_leader:
+                if self._leader is not None:
                     await self._follow(subscription)
                 else:
                     await self._lead(subscription, scope)
@@ -107,6 +111,19 @@ class Hub:
             if subscription.is_concerned_by(news):
                 subscription.wake()
 
+    def tell_at_once(self, news: News) -> bool:
+        """Wake every task whom this news concerns, except the leader. Returns whether it concerns that, too: then its call
+        of `news` must return.
+        """
+        is_for_leader = False
+        for subscription in self._subscriptions:
+            if subscription.is_concerned_by(news):
+                if subscription is self._leader:
+                    subscription.is_fresh = is_for_leader = True
+                else:
+                    subscription.wake()
+        return is_for_leader
+
     def tell_all(self) -> None:
         """Every task must look again: a consumer or the connection was closed, or the link is back."""
         self.tell(News())
@@ -115,7 +132,7 @@ class Hub:
         """Ask for all, until there is news for this one too. What others tell it meanwhile ends its scope, as its deadline
         does.
         """
-        self._has_leader = True
+        self._leader = subscription
         try:
             while not subscription.is_fresh:
                 subscription.rouse = scope.cancel
@@ -125,7 +142,7 @@ class Hub:
                     self.tell(news)
         finally:
             subscription.rouse = None
-            self._has_leader = False
+            self._leader = None
             self._have_another_lead()
 
     async def _follow(self, subscription: Subscription) -> None:
@@ -135,7 +152,7 @@ class Hub:
             await event.wait()
         finally:
             subscription.rouse = None
-            if not self._has_leader:  # it was to lead, and leaves instead
+            if self._leader is None:  # it was to lead, and leaves instead
                 self._have_another_lead()
 
     def _have_another_lead(self) -> None:
