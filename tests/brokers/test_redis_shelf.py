@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
 from engines.redis import Redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -203,7 +204,8 @@ def test_a_consumer_of_redis_is_given_what_fits_it(redis: Redis, mine: Topics, o
         assert {lease.rpartition(b"t")[2].decode() for lease in found[::2]} == fitting
 
 
-def test_a_message_published_alone_is_stored_as_the_longer_way_stores_it(redis: Redis) -> None:
+@pytest.mark.parametrize("sleeps", [False, True])
+def test_a_message_published_alone_is_stored_as_the_longer_way_stores_it(redis: Redis, *, sleeps: bool) -> None:
     """The longer way is taken where any queue is bounded."""
     stored = []
     for bounds in (b"", struct.pack(">QQB", 5, 0, 0)):
@@ -211,6 +213,8 @@ def test_a_message_published_alone_is_stored_as_the_longer_way_stores_it(redis: 
             engine = InRedis(redis, stack)
             engine.do("set_bounds", [(b"other", bounds)])
             engine.do("store_results", [(b"tm", 1, b"", b"", micros(60))])
+            if sleeps:
+                assert engine.claim("c", None, 1) == []
             answers = [
                 engine.do("publish", to_entries([Envelope(id_, queue, b"{}", headers=headers)]))
                 for id_, queue, headers in (
@@ -225,6 +229,8 @@ def test_a_message_published_alone_is_stored_as_the_longer_way_stores_it(redis: 
                 engine.execute("HGETALL", KEYS["messages"]),
                 engine.execute("ZRANGE", KEYS["ready"], 0, -1),
             )
+            sleepers = engine.execute("HKEYS", KEYS["sleepers"])
+            assert sleepers == []  # nobody listens to the channel of the one that slept, so it was only removed
             stored.append([answers, messages, ready])
     assert stored[0] == stored[1]
     assert stored[0][0] == [b"a", b"d", b"a", b"q"]

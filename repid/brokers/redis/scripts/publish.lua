@@ -1,22 +1,33 @@
 -- {entry, ...}: publishes messages; see part_publish.lua.
 
--- Most calls publish one message while no queue is bounded and nobody sleeps or watches. That takes less than half of
--- the steps, and is worth its own lines: who publishes one message after another waits for each.
+-- Most calls publish one message while no queue is bounded and nobody watches. That takes less than half of the steps,
+-- and is worth its own lines: who publishes one message after another waits for each.
 local id, queue, lane, size, offset, delay, ttl, flags, rest = unpack(arg[1])
-if #arg == 1 and delay == 0 and ttl < 0 and flags == 0 and call('EXISTS', B, SL, WT) == 0 then
+local is_plain = #arg == 1 and delay == 0 and ttl < 0 and flags == 0 and call('EXISTS', B, WT) == 0
+local record, member
+if is_plain then
   if call('HEXISTS', Q, queue) == 0 then return 'q' end
   local rank, order = now + offset, call('INCR', N)
-  local record = pack('>BI4I2I8I6I4I4I8I2', flags, 1, 0, rank, order, offset, size, now, #lane) .. lane .. rest
+  record = pack('>BI4I2I8I6I4I4I8I2', flags, 1, 0, rank, order, offset, size, now, #lane) .. lane .. rest
   if call('HSETNX', M, id, record) == 0 then return 'd' end
-  call('ZADD', R, 0, lane .. pack('>I8I6I4', rank, order, size) .. id)
+  member = lane .. pack('>I8I6I4', rank, order, size) .. id
+  call('ZADD', R, 0, member)
   if call('EXISTS', V) == 1 then
     call('HDEL', V, id)
     call('ZREM', VX, id)
   end
-  return 'a'
+  if call('EXISTS', SL) == 0 then return 'a' end
 end
 
 -- pieces
+if is_plain then
+  -- needs: wake_sleepers
+  arrived[lane] = 1
+  offer = {queue = queue, lane = lane, member = member, id = id, record = record, size = size}
+  wake_sleepers()
+  return 'a'
+end
+-- needs: publish, wake, tell, with_dropped
 local answers = publish(arg, false)
 wake()
 tell()
