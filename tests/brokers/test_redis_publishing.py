@@ -7,6 +7,7 @@ from itertools import pairwise
 import trio
 from engines.redis import Redis
 
+from repid.brokers.door import LARGEST_REQUEST
 from repid.brokers.redis import RedisServer
 from repid.envelope import Envelope
 
@@ -20,7 +21,8 @@ async def moments(server: RedisServer) -> dict[str, float]:
 
 
 async def test_each_call_is_published_in_one_step_although_others_are_sent_with_it(redis: Redis, prefix: str) -> None:
-    calls = [[message(f"{call}-{number}") for number in range(40)] for call in range(20)]
+    together = LARGEST_REQUEST // 40
+    calls = [[message(f"{call}-{number}") for number in range(40)] for call in range(together)]
     server = RedisServer(redis.url, prefix=prefix)
     async with server.connection():
         await server.declare(["q"])
@@ -28,7 +30,7 @@ async def test_each_call_is_published_in_one_step_although_others_are_sent_with_
             for call in calls:
                 nursery.start_soon(server.publish, call)
         taken_in = await moments(server)
-    assert [len({taken_in[envelope.id] for envelope in call}) for call in calls] == [1] * 20
+    assert [len({taken_in[envelope.id] for envelope in call}) for call in calls] == [1] * together
 
 
 async def test_a_call_of_thousands_is_published_in_steps_of_a_thousand(redis: Redis, prefix: str) -> None:
