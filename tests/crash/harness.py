@@ -177,6 +177,11 @@ class Harness:
         account.figures["seconds of killing"] = round(wrecked - began)
         account.figures["seconds of draining"] = round(drained - wrecked)
         self.troubles += self.store.inspect()
+        if account.faults and isinstance(self.store.network, Group) and self.store.network.astray:
+            self.troubles.append(
+                "the sentinel let a replica take over while its primary ran, so for a while there were two, and what was "
+                "written to one of them is lost: run this again on a machine that is less busy"
+            )
         return account
 
     @contextmanager

@@ -17,6 +17,7 @@ from engines.postgres import running as running_postgres
 from engines.redis import WANTED, Redis, embedded, running
 
 from .checker import Life, check
+from .failover import NAME, group_of_two
 from .harness import ROOT, Harness, Plan
 from .journal import (
     Claimed,
@@ -386,6 +387,19 @@ def test_nothing_is_lost_when_a_replica_takes_over_that_was_waited_for(tmp_path:
     with in_redis_group(wait_replicas=1) as store:
         figures = figures_of(replace(harmed(SEED), cuts=0), tmp_path, store)
     assert (figures["server killed"], figures["server stopped"]) == (1, 1)
+
+
+@pytest.mark.real_time
+@linux_only
+def test_it_is_noticed_when_a_replica_takes_over_although_nobody_ended_its_primary() -> None:
+    with group_of_two(wait_replicas=0) as group:
+        group.tend()
+        group.sentinel.execute("SENTINEL", "FAILOVER", NAME)
+        deadline = now() + 20
+        while not group.astray and now() < deadline:
+            group.tend()
+            time.sleep(0.02)
+        assert len(group.astray) == 1
 
 
 @pytest.mark.real_time

@@ -143,12 +143,12 @@ def embedded(*options: str, before: Sequence[str] = ()) -> Iterator[Redis]:
 
 
 @contextmanager
-def sentinel(primary: Redis, name: str) -> Iterator[Redis]:
-    """A sentinel that alone decides when the primary is gone, which it believes after half a second."""
+def sentinel(primary: Redis, name: str, down_after: float = 0.5) -> Iterator[Redis]:
+    """A sentinel that alone decides when the primary is gone, which it believes after so many seconds of silence."""
     address = parse_address(primary.url)
     settings = [
         f"sentinel monitor {name} 127.0.0.1 {address.port} 1",
-        f"sentinel down-after-milliseconds {name} 500",
+        f"sentinel down-after-milliseconds {name} {down_after * 1000:.0f}",
         f"sentinel failover-timeout {name} 2000",
     ]
     with folder_for(None) as folder:
