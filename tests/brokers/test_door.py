@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -488,6 +488,33 @@ async def test_a_call_without_an_answer_ends_within_its_bound_and_the_link_is_op
         await trio.sleep(1)
         assert await server.publish([message("4")]) == [None]
         assert driver.events == ["opened", "closing", "closed", "opened"]
+
+
+@pytest.mark.parametrize("is_up", [True, False], ids=["answers at hand", "link down"])
+@pytest.mark.parametrize("name", ["publish", "declare"])
+async def test_a_task_that_calls_in_a_loop_lets_others_run_and_ends_when_cancelled(name: str, *, is_up: bool) -> None:
+    """Also where the driver waits for nothing, or is not asked: else the link could never be opened again."""
+    driver = ModestDriver()
+    server = Server(driver)
+    calls, most = 0, 1000
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        await server.publish([message("0")])
+        if not is_up:
+            assert server._calls.link is not None
+            server._calls.link.broke(BrokerUnavailable("away"))
+
+        async def cancel_soon() -> None:
+            for _ in range(10):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel_soon)
+        while calls < most:
+            calls += 1
+            with suppress(BrokerUnavailable):
+                await (server.publish([message(str(calls))]) if name == "publish" else server.declare(["q"]))
+    assert calls < most
 
 
 async def test_publishes_that_come_together_are_one_request(autojump_clock: MockClock) -> None:

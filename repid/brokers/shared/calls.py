@@ -19,6 +19,7 @@ from typing import TypeVar
 import trio
 from trio.lowlevel import (
     TrioToken,
+    cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
     current_trio_token,
     enable_ki_protection,
@@ -41,6 +42,9 @@ _NOBODY = object()
 
 CALL_TIME = 5.0
 """Seconds within which a remote engine must have answered a call."""
+
+CALLS_PER_PAUSE = 16
+"""Calls of a remote engine after which others have their turn, whatever the driver does."""
 
 
 class Calls:
@@ -65,6 +69,7 @@ class Calls:
             driver.capabilities.calls
         ]
         self._carry_shared = self._bounded if self._is_remote else self._shielded
+        self._calls_since_pause = 0
 
     def attach(self, token: TrioToken) -> None:
         """The present trio run, which has this token, opens the server."""
@@ -209,6 +214,14 @@ class Calls:
         return answer  # noqa: RET504  by its type, the scope may end the block early
 
     async def _bounded(self, ask: Ask[T]) -> T:
+        """A driver waits for its engine, as a rule; but one may have its answer at hand, and while the link is down none
+        is asked. Who calls in a loop then must not keep the link from being opened, nor a time limit from ending.
+        """
+        self._calls_since_pause += 1
+        if self._calls_since_pause >= CALLS_PER_PAUSE:
+            self._calls_since_pause = 0
+            await cancel_shielded_checkpoint()
+            self.check()  # the connection may have been closed meanwhile
         assert self.link is not None
         self.link.check_up()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CALL_TIME):
