@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from random import Random
+from threading import Thread
+from typing import Any
 
 import pytest
 import trio
@@ -147,14 +149,44 @@ def test_tasks_sleep_by_the_virtual_clock_as_they_do_by_trio() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan])
-async def test_the_virtual_clock_refuses_what_trio_refuses(seconds: float) -> None:
+def test_the_virtual_clock_refuses_what_trio_refuses(seconds: float) -> None:
     clock = VirtualClock(fail)
-    for sleep in (clock.sleep, trio.sleep):
-        with pytest.raises(ValueError, match="must"):
-            await sleep(seconds)
-    for sleep_until in (clock.sleep_until, trio.sleep_until):
-        with pytest.raises(ValueError, match="NaN"):
-            await sleep_until(math.nan)
+
+    async def refuse() -> None:
+        for sleep in (clock.sleep, trio.sleep):
+            with pytest.raises(ValueError, match="must"):
+                await sleep(seconds)
+        for sleep_until in (clock.sleep_until, trio.sleep_until):
+            with pytest.raises(ValueError, match="NaN"):
+                await sleep_until(math.nan)
+
+    trio.run(refuse, clock=clock)
+
+
+def test_a_sleep_taken_from_trio_during_a_history_works_in_every_other_run() -> None:
+    """As a module has it that an actor imports at its first call and that says `from trio import sleep`."""
+    clock = VirtualClock(fail)
+    woke: list[str] = []
+
+    async def live() -> None:
+        await trio.sleep(60)
+        assert trio.current_time() == 60
+        thread = Thread(target=trio.run, args=(nap, trio.sleep, trio.sleep_until, "another thread"))
+        thread.start()
+        thread.join()
+        assert trio.current_time() == 60
+
+    async def nap(sleep: Any, sleep_until: Any, where: str) -> None:
+        with trio.fail_after(5):
+            await sleep(0.001)
+            await sleep_until(trio.current_time() + 0.001)
+        woke.append(where)
+
+    with seeded("a", lambda: 0.0, clock):
+        kept = trio.sleep, trio.sleep_until
+        trio.run(live, clock=clock)
+    trio.run(nap, *kept, "later")
+    assert woke == ["another thread", "later"]
 
 
 def bank(_: Random) -> Scenario:

@@ -19,12 +19,16 @@ from trio.lowlevel import (
     Task,
     cancel_shielded_checkpoint,
     checkpoint,
+    current_clock,
     current_task,
     reschedule,
     wait_task_rescheduled,
 )
 
 from .account import Violation
+
+trios_sleep, trios_sleep_until = trio.sleep, trio.sleep_until
+"""They have other names here because `seeding` puts those of the clock in their place."""
 
 MOST_LOOKS = 20_000
 """How often the time may be asked for at one moment of virtual time: once in each turn of trio's, and by tasks."""
@@ -65,9 +69,11 @@ class VirtualClock(trio.abc.Clock):
 
     async def sleep(self, seconds: float) -> None:
         """As `trio.sleep`: see `sleep_until`."""
-        if seconds < 0:
+        if current_clock() is not self:
+            await trios_sleep(seconds)
+        elif seconds < 0:
             raise ValueError("`seconds` must be non-negative")
-        if seconds == 0:
+        elif seconds == 0:
             await checkpoint()
         else:
             await self.sleep_until(self._now + seconds)
@@ -75,8 +81,12 @@ class VirtualClock(trio.abc.Clock):
     async def sleep_until(self, deadline: float) -> None:
         """As `trio.sleep_until`, which costs three times as much, because it opens a cancel scope and cancels it.
 
-        Where a task is cancelled in the turn in which it would wake, it is cancelled, as with trio's.
+        Where a task is cancelled in the turn in which it would wake, it is cancelled, as with trio's. In a run that has
+        another clock it is trio's: that of another thread, or a later one of a program that has kept this function.
         """
+        if current_clock() is not self:
+            await trios_sleep_until(deadline)
+            return
         if math.isnan(deadline):
             raise ValueError("deadline must not be NaN")
         if deadline > self._now:
