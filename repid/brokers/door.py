@@ -116,13 +116,22 @@ class Server:
     server, which keeps results and schedules where this engine cannot; it is open while this one is. A result is stored
     there before its message is settled; no result is stored of a message that ends without a worker (poison, a ttl). An
     engine without the role "tracking" does not know whether the former message of a schedule is live: it ticks
-    schedules as with overlap "allow".
+    schedules as with overlap "allow". `place`: where the engine is, in words for logs, without a password.
     """
 
-    def __init__(self, driver: Driver, *, instruments: Iterable[Instrument] = (), state: Server | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        instruments: Iterable[Instrument] = (),
+        state: Server | None = None,
+        place: str = "",
+    ) -> None:
         own_name, of_driver = type(self).__name__, type(driver).__name__
         self.name = f"Server({of_driver})" if type(self) is Server else own_name
         """What errors, log lines and instruments call it."""
+        self.place = place
+        """Where the engine is, in words, without a password; empty if it is in this process."""
         self._driver = driver
         self._state = state
         own = driver.capabilities
@@ -153,7 +162,8 @@ class Server:
         self._calls.detach()
 
     def __repr__(self) -> str:
-        return f"<{self.name}, {self.link.state}>"
+        at = f" at {self.place}" if self.place else ""
+        return f"<{self.name}{at}, {self.link.state}>"
 
     @property
     def capabilities(self) -> Capabilities:

@@ -35,6 +35,7 @@ from .broker import (
     at_most_of,
     name_of,
     store_apart,
+    where,
 )
 from .capabilities import EVERYTHING, ROLES, Calls, Capabilities, Role
 from .driver import (
@@ -137,4 +138,5 @@ __all__ = [
     "name_of",
     "sending_run",
     "store_apart",
+    "where",
 ]

@@ -313,6 +313,12 @@ def name_of(broker: Broker) -> str:
     return getattr(broker, "name", type(broker).__name__)
 
 
+def where(broker: Broker) -> str:
+    """The server and its place, in words for a log."""
+    place = getattr(broker, "place", "")
+    return f"{name_of(broker)} at {place}" if place else name_of(broker)
+
+
 class Broker(ScheduleStore, ResultStore, Protocol):
     """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`.
 

@@ -18,7 +18,7 @@ from ..calls import Exchange
 from ..delivery import DeadLetterHook
 from ..inject import GivenValues
 from ..logs import Log
-from ..ports import Broker, Consumer, HostBackend, ResultStore, name_of
+from ..ports import Broker, Consumer, HostBackend, ResultStore, name_of, where
 from ..producer import Publish
 from .actor_runners import ActorRunners, check_actors
 from .backends import IN_TASK, LoopBackends, open_backends
@@ -220,7 +220,7 @@ async def _run_actors(
     if log.is_enabled(logging.INFO):
         names = crew.runners.names
         queues = [f"{queue!r} ({', '.join(dict.fromkeys(names(queue)))})" for queue in crew.runners.topics]
-        log.info("the worker reads %s on %s", ", ".join(queues), name_of(broker))
+        log.info("the worker reads %s on %s", ", ".join(queues), where(broker))
     control.read = lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead)
     with listen(settings.signals, control.on_signal):  # during the grace too: the second signal ends it
         async with trio.open_nursery() as actors:

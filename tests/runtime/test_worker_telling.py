@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -20,9 +21,12 @@ from repid import (
     Message,
     Repid,
     Router,
+    SQLiteServer,
     SyncMessage,
     log_context,
 )
+from repid.brokers.postgres import PostgresServer
+from repid.brokers.redis import RedisServer
 from repid.testing import TestClient
 
 
@@ -161,6 +165,31 @@ async def test_the_start_says_what_is_read_and_where(app: Repid, runs: Router, r
     [(record, _)] = records.of("the worker reads")
     text = "the worker reads 'default' (succeed, fail, reject, plain), 'mail' (welcome) on UnreliableServer"
     assert record.getMessage() == text
+
+
+async def test_the_start_says_where_a_server_is_that_is_not_in_the_process(tmp_path: Path, records: Records) -> None:
+    app, router = Repid(Connection(SQLiteServer(tmp_path / "jobs.db"))), Router()
+    router.actor(name="job")(lambda: None)
+    app.include_router(router)
+    async with app.magic():
+        await app.run_worker(burst=True)
+    [(record, _)] = records.of("the worker reads")
+    assert record.getMessage() == f"the worker reads 'default' (job) on SQLiteServer at {tmp_path / 'jobs.db'}"
+
+
+@pytest.mark.parametrize(
+    ("server", "place"),
+    [
+        (RedisServer("redis://me:secret@host:7000/3"), "redis://host:7000/3, prefix 'repid'"),
+        (PostgresServer("postgresql://me:secret@host:5433/jobs"), "host:5433, database 'jobs', schema 'repid'"),
+        (PostgresServer("service=work", schema="own"), "service 'work', schema 'own'"),
+        (PostgresServer(""), "the server that PGHOST and its like name, schema 'repid'"),
+    ],
+    ids=["redis", "address", "service", "environment"],
+)
+def test_a_server_says_where_it_is_and_no_password(server: RedisServer | PostgresServer, place: str) -> None:
+    assert server.place == place
+    assert repr(server) == f"<{server.name} at {place}, closed>"
 
 
 async def test_hooks_are_told_of_dead_letters(app: Repid, runs: Router, server: UnreliableServer) -> None:

@@ -79,7 +79,7 @@ class PostgresServer(Server):
             migrate=migrate,
             dead_ttl=check_dead_ttl(dead_ttl),
         )
-        super().__init__(driver, instruments=instruments)
+        super().__init__(driver, instruments=instruments, place=f"{_place(conninfo)}, schema {self.schema!r}")
         self._postgres = driver
 
     @hosted
@@ -116,6 +116,16 @@ def _check_schema(schema: str) -> str:
             f"schema must be a name of at most 50 bytes that does not begin with pg_, but is {schema!r}"
         )
     return name
+
+
+def _place(conninfo: str) -> str:
+    """Where it is, as far as the address tells: the rest is up to the environment, such as PGHOST."""
+    given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
+    told = [":".join(given[name] for name in ("host", "hostaddr", "port") if name in given)]
+    told += [
+        f"{word} {given[name]!r}" for name, word in (("service", "service"), ("dbname", "database")) if name in given
+    ]
+    return ", ".join(filter(None, told)) or "the server that PGHOST and its like name"
 
 
 def _check_conninfo(conninfo: str, *, listen: bool) -> dict[str, Any]:

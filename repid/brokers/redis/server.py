@@ -54,4 +54,4 @@ class RedisServer(Server):
             dead_ttl=check_dead_ttl(dead_ttl),
             wait_replicas=wait_replicas,
         )
-        super().__init__(driver, instruments=instruments)
+        super().__init__(driver, instruments=instruments, place=f"{address}, prefix {prefix!r}")

@@ -64,7 +64,8 @@ class SQLiteServer(Server):
         _check_mode(file_mode)
         opening = Opening(self.path, synchronous, file_mode)
         timeout, ttl = check_lease_timeout(lease_timeout), check_dead_ttl(dead_ttl)
-        super().__init__(SQLiteDriver(opening, timeout, clock or Clock(), ttl), instruments=instruments)
+        driver = SQLiteDriver(opening, timeout, clock or Clock(), ttl)
+        super().__init__(driver, instruments=instruments, place=self.path)
 
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # "c://" is a drive
