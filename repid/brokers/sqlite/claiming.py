@@ -24,7 +24,7 @@ from ..shared.packing import Trail, pack, to_trail
 from .clock import MICRO
 from .directory import Lane
 from .results import purge
-from .rows import BODY, to_envelope, to_list
+from .rows import READ, compose, lane_headers, to_list
 from .shelving import shelve, take_lease
 from .store import LEASES_TOLD_APART, Store, split
 from .unreadable import is_unreadable, read_or, to_unreadable
@@ -32,15 +32,15 @@ from .unreadable import is_unreadable, read_or, to_unreadable
 log = logging.getLogger("repid.sqlite")
 
 _HEADS = f"""
-SELECT ready.rank, ready.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {BODY}
+SELECT ready.rank, ready.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {READ}
 FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? ORDER BY ready.rank, ready.seq LIMIT ?
 """  # noqa: S608
 _ONE = f"""
-SELECT ready.rank, ready.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {BODY}
+SELECT ready.rank, ready.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {READ}
 FROM ready JOIN message ON message.seq = ready.seq WHERE ready.lane = ? AND ready.seq = ?
 """  # noqa: S608
 _BY_SEQ = f"""
-SELECT message.rank, message.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {BODY}
+SELECT message.rank, message.seq, ready.lane, attempt, lost, leases, unrouted_at, expires_at, {READ}
 FROM message JOIN ready ON ready.lane = message.lane AND ready.rank = message.rank AND ready.seq = message.seq
 WHERE message.seq = ?
 """  # noqa: S608
@@ -328,8 +328,9 @@ def _to_deliveries(store: Store, rows: Iterable[tuple[Any, ...]]) -> list[Delive
         if lane != of_lane:
             of_lane = lane
             _, queue, topic, _ = lanes[lane]
+            headers = lane_headers(topic)
         delivery = Delivery(
-            to_envelope(queue, topic, body),
+            compose(queue, headers, *body),
             attempt,
             lost,
             seq * LEASES_TOLD_APART + leases % LEASES_TOLD_APART,

@@ -23,7 +23,9 @@ Body: TypeAlias = tuple[object, ...]
 """The columns `PLAIN` of a message that has nothing else, or the columns `BODY` of any other."""
 
 PLAIN = "id, payload, content_type"
-BODY = f"{PLAIN}, headers, extra, result_id"
+READ = f"{PLAIN}, headers, extra"
+"""The columns that make an envelope, as `compose` takes them."""
+BODY = f"{READ}, result_id"
 PLAIN_COLUMNS = 3
 BODY_COLUMNS = 6
 
@@ -111,10 +113,22 @@ def _to_body(envelope: Envelope) -> Body:
 def to_envelope(queue: str, topic: str | None, body: Sequence[Any]) -> Envelope:
     """The envelope of a row. Raises an error of any type if `to_bodies` has not written the row."""
     key, payload, content_type, packed, extra, _ = body
+    return compose(queue, lane_headers(topic), key, payload, content_type, packed, extra)
+
+
+def lane_headers(topic: str | None) -> dict[str, str]:
+    """The headers that follow from the lane. All that have no others may share them."""
+    return {} if topic is None else {TOPIC: topic}
+
+
+def compose(
+    queue: str, headers: dict[str, str], key: Any, payload: Any, content_type: Any, packed: Any, extra: Any
+) -> Envelope:
+    """The envelope of these columns; `headers` are those of its lane, and stay as they are. Raises as `to_envelope`."""
     if type(payload) is not bytes:
         raise TypeError(f"its payload is of the type {type(payload).__name__}, not bytes")
-    headers: dict[str, str] = {} if topic is None else {TOPIC: topic}
     if packed is not None:
+        headers = headers.copy()
         headers.update(unpack(packed))
     id_ = key.hex() if type(key) is bytes else to_id(key)
     name = _CONTENT_TYPES.get(content_type, content_type)
