@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 import trio
 from engines.redis import Redis
 
+from repid import Envelope
 from repid.brokers.redis import RedisServer
 from repid.brokers.redis.layout import to_key
 from repid.delivery import Ack, Bounds, DeadLetter, Disposition, Progress, Release, Retry, Settlement
@@ -29,6 +30,13 @@ class Bench:
     def shorten(self, id_: str, length: int = 3) -> None:
         record = self._redis.execute("HGET", self._records, to_key(id_))
         self._redis.execute("HSET", self._records, to_key(id_), record[:length])
+
+    def spoil(self, ids: Sequence[str]) -> None:
+        """Change the end of each record, which no script reads."""
+        keys = [to_key(id_) for id_ in ids]
+        records = self._redis.execute("HMGET", self._records, *keys)
+        spoilt = [part for key, record in zip(keys, records, strict=True) for part in (key, record[:-1] + b"\xc1")]
+        self._redis.execute("HSET", self._records, *spoilt)
 
     async def dead(self) -> list[BrowsedMessage]:
         return await self.server.browse("q", "dead")
@@ -96,3 +104,13 @@ async def test_a_full_queue_drops_what_has_a_damaged_record(bench: Bench, length
     assert await server.publish([message("new")]) == [None]
     assert [one.envelope.id for one in await server.browse("q", "ready")] == ["good", "new"]
     assert (await server.counts("q")).dropped == 1
+
+
+async def test_what_is_behind_thousands_of_unreadable_messages_is_received_by_one_call(bench: Bench) -> None:
+    server = bench.server
+    bad = [Envelope(f"bad {n}", "q", b"", reply_to="q") for n in range(1500)]
+    await server.publish([*bad, message("good")])
+    bench.spoil([envelope.id for envelope in bad])
+    async with server.consume({"q": None}) as consumer:
+        assert ids(await consumer.receive(1, max_wait=10.0)) == ["good"]
+    assert (await server.counts("q")).dead == 1500

@@ -393,6 +393,13 @@ class RedisDriver:
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool = True) -> Claimed:
         """Lease what is ready now. `waits`: where nothing is, the consumer is entered among the sleepers."""
+        while True:
+            claimed = await self._claim(consumer, limit, at_most, waits=waits)
+            if claimed is not None:
+                return claimed
+
+    async def _claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool) -> Claimed | None:
+        """The same. None: all that was found is dead now, and there may be more behind it."""
         key = consumer.encode()
         one = self._subscriptions[key]
         nonce, cancels = secrets.token_bytes(NONCE_SIZE), self._cancels
@@ -426,8 +433,8 @@ class RedisDriver:
         elif one.nonce == nonce:  # of several claims at once the last one: their answers may be read in any order
             one.is_asleep = False
         deliveries = await self._to_deliveries(one, found, now, cancels)
-        if found and not deliveries:  # there may be more behind what is dead now
-            return await self.claim(consumer, limit, at_most, waits=waits)
+        if found and not deliveries:
+            return None
         return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
 
     async def _take_given(self, one: Subscription, given: tuple[bytes, bytes], at_most: AtMost) -> list[Delivery]:
