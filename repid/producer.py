@@ -257,13 +257,18 @@ def only_topic(topic: str) -> dict[str, str]:
     shared = _shared.get(topic)
     if shared is None or len(shared) > 1 or shared.get(TOPIC) != topic:
         check_text(f"the header {TOPIC!r}", topic)
-        if len(_shared) >= _MOST_SHARED:
-            _shared.clear()
-        shared = _shared[topic] = {TOPIC: topic}
+        shared = {TOPIC: topic}
+        if len(topic) <= _LONGEST_SHARED:
+            if len(_shared) >= _MOST_SHARED:
+                _shared.clear()
+            _shared[topic] = shared
     return shared
 
 
 _MOST_SHARED = 4096
+_LONGEST_SHARED = 200
+"""Characters of a topic whose headers are kept: a program may take topics from outside, which may be megabytes long."""
+
 _shared: dict[str, dict[str, str]] = {}
 """By topic."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
@@ -36,6 +38,7 @@ from repid import (
     UsageError,
     catch_all_routing_strategy,
 )
+from repid.producer import make_envelope
 
 # Sending
 
@@ -190,6 +193,21 @@ async def test_messages_with_nothing_but_the_same_topic_share_their_headers(app:
     other = await app.send_message(channel="default", payload=b"", headers={"topic": "other"})
     assert first.headers is second.headers
     assert (first.headers, other.headers) == ({"topic": "job"}, {"topic": "other"})
+
+
+def test_a_topic_of_megabytes_is_not_kept_after_its_message() -> None:
+    def traced() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = traced()
+        for n in range(20):
+            make_envelope("default", b"", None, {"headers": {"topic": f"{n}" * 1_000_000}})
+        assert traced() - before < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_headers_that_somebody_has_changed_against_the_rule_are_not_those_of_the_next_message(app: Repid) -> None:
