@@ -48,6 +48,7 @@ from .ports import Broker, BrowsedMessage, Counts, Migrating, name_of
 from .producer import Outcomes
 from .supervisor import load_app, load_object
 from .supervisor.child import FORMAT
+from .tracebacks import inert
 from .worker import WorkerOptions
 
 T = TypeVar("T")
@@ -315,12 +316,19 @@ are given to other commands.
 def dead(
     target: Target,
     queue: Annotated[str, typer.Argument(help="The queue.")],
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Which messages, in full. Default: all, in a line each.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many lines.")] = 20,
     server: Server = None,
 ) -> None:
-    """Show the dead messages of a queue, and why they are dead."""
+    """Show the dead messages of a queue, and why they are dead; of some all that is known, with payload and traceback."""
     app = find_app(target)
-    messages = ask(app, partial(find_server(app, server).browse, queue, "dead", limit=min(limit, sys.maxsize)))
+    broker = find_server(app, server)
+    if ids:
+        typer.echo("\n".join(map(in_full, ask(app, partial(find_dead, broker, queue, ids)))))
+        return
+    messages = ask(app, partial(broker.browse, queue, "dead", limit=min(limit, sys.maxsize)))
     whole = Column(
         "id", min_width=min(WHOLE_ID, max((len(each.envelope.id) for each in messages), default=0)), overflow="fold"
     )
@@ -335,6 +343,29 @@ def dead(
     show(table)
 
 
+def in_full(message: BrowsedMessage) -> str:
+    """All that is known of a dead message; what cannot be printed is escaped."""
+    envelope, failure = message.envelope, message.failure
+    try:
+        payload = envelope.payload.decode()
+    except UnicodeDecodeError:
+        payload = repr(envelope.payload)
+    facts = {
+        "id": envelope.id,
+        "actor": envelope.topic or "",
+        "attempt": str(message.attempt),
+        "enqueued": ago(message.enqueued_at, message.seen_at),
+        "died": ago(message.died_at, message.seen_at),
+        "reason": message.reason or "",
+        "headers": json.dumps(envelope.headers, ensure_ascii=False),
+        "payload": payload,
+    }
+    lines = [f"{name}: {shown(fact)}\n" for name, fact in facts.items()]
+    if failure is not None:
+        lines.append(inert((failure.traceback or f"{failure.type}: {failure.text}").rstrip()) + "\n")
+    return "".join(lines)
+
+
 @cli.command()
 def requeue(
     target: Target,
@@ -347,7 +378,8 @@ def requeue(
     broker = find_server(app, server)
 
     async def revive() -> Outcomes:
-        return await broker.revive(queue, await find_dead(broker, queue, ids) if ids else None)
+        keys = [each.key for each in await find_dead(broker, queue, ids)] if ids else None
+        return await broker.revive(queue, keys)
 
     outcomes = ask(app, revive)
     refused = [outcome for outcome in outcomes if outcome is not None]
@@ -384,18 +416,19 @@ def delete(
     broker = find_server(app, server)
 
     async def remove() -> int:
-        return await broker.delete_messages(queue, await find_dead(broker, queue, ids) if ids else None)
+        keys = [each.key for each in await find_dead(broker, queue, ids)] if ids else None
+        return await broker.delete_messages(queue, keys)
 
     typer.echo(f"{ask(app, remove)} dead message(s) are removed")
 
 
-async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[str]:
-    """The keys of the dead messages with these ids. Raises `UsageError` if one of them is not there."""
+async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[BrowsedMessage]:
+    """The dead messages with these ids. Raises `UsageError` if one of them is not there."""
     found = [each for each in await broker.browse(queue, "dead", limit=sys.maxsize) if each.envelope.id in ids]
     missing = set(ids) - {each.envelope.id for each in found}
     if missing:
         raise UsageError(f"queue {queue!r} has no dead message {', '.join(map(repr, sorted(missing)))}")
-    return [each.key for each in found]
+    return found
 
 
 @cli.command()

@@ -357,6 +357,26 @@ def test_dead_messages_are_removed_by_id_or_all_of_them(program: Program, repid:
     assert program.counts() == (0, 0)
 
 
+def test_a_dead_message_that_is_named_is_shown_in_full(program: Program, repid: Command) -> None:
+    with program.app.sync() as client:
+        client.send_message_json(
+            channel="default", payload={"wrong\x1b[2J": "ä"}, headers={"topic": "slow", "tenant": "a"}, message_id="one"
+        )
+        client.run(partial(program.app.server().declare, ["default"]))
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    code, output, _ = repid("dead", "jobs:app", "default", "one")
+    assert code == 0
+    lines = output.splitlines()
+    assert lines[:3] == ["id: one", "actor: slow", "attempt: 1"]
+    assert re.fullmatch(r"enqueued: \d+ s ago", lines[3])
+    assert re.fullmatch(r"died: \d+ s ago", lines[4])
+    assert lines[5] == "reason: payload"
+    assert lines[6] == 'headers: {"topic": "slow", "tenant": "a"}'
+    assert lines[7] == r'payload: {"wrong\u001b[2J":"ä"}'
+    assert lines[8].startswith("PayloadError: ")
+    assert repid("dead", "jobs:app", "default", "two")[::2] == (2, "repid: queue 'default' has no dead message 'two'\n")
+
+
 def test_the_ids_of_dead_messages_are_whole_in_a_narrow_terminal(
     program: Program, repid: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
