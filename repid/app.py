@@ -81,7 +81,10 @@ class Repid(Producer, AppCaller):
         self._lifespans: list[tuple[Callable[..., Any], Mapping[str, Any]]] = []
         if connection is not None:
             if not isinstance(connection, Connection):
-                raise ConfigurationError(f"the connection of an app must be Connection(broker), but is {connection!r}")
+                raise ConfigurationError(
+                    f"the connection of an app must be a Connection, but is {brief(connection)}: "
+                    "give Connection(server) with a server such as InMemoryServer()"
+                )
             self.servers.register_server("default", connection.message_broker, is_default=True)
 
     def __repr__(self) -> str:

@@ -173,6 +173,10 @@ def make_envelope(channel: str, payload: bytes, content_type: str | None, option
         check_text("content_type", content_type)
     if len(options) == ("headers" in options) or options.keys() <= _PLAIN:  # nothing but headers: the common case
         return Envelope(new_id(), channel, payload, content_type, copy_headers(options.get("headers")))
+    if "topic" in options:
+        raise ConfigurationError(
+            "a message has no option 'topic': the name of its actor is a header, headers={\"topic\": ...}"
+        )
     check_known("a message", options, _SEND_OPTIONS)
     parameters = options.get("server_specific_parameters")
     if parameters is not None:

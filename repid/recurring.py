@@ -38,7 +38,10 @@ class Schedules:
         found = await self._store.schedules([name])
         if not found:
             known = [stored.schedule.name for stored in await self._store.schedules()]
-            raise ConfigurationError(f"there is no schedule named {name!r}{did_you_mean(name, known)}")
+            whole = [each for each in known if each.rpartition(":")[2] == name]  # it was named without its queue
+            raise ConfigurationError(
+                f"there is no schedule named {name!r}{did_you_mean(whole[0] if whole else name, known)}"
+            )
         return found[0]
 
     @hosted

@@ -12,6 +12,7 @@ import msgspec
 from .codec import JSON_CODEC
 from .delivery import Failure, ResultState, StoredResult
 from .errors import JobFailed, PayloadError, ResultError
+from .names import brief
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -32,7 +33,8 @@ class Result(Generic[T]):
         self._type = type_
 
     def __repr__(self) -> str:
-        return f"<Result {self.id!r}: {self.state}>"
+        why = "" if self.failure is None else f", {self.failure.type}: {brief(self.failure.text)}"
+        return f"<Result {self.id!r}: {self.state}{why}>"
 
     @property
     def id(self) -> str:

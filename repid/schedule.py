@@ -79,8 +79,12 @@ def make_schedule(
 ) -> Schedule:
     """A checked schedule. Raises `ConfigurationError`, naming `what`, for a rule that makes no sense."""
     if (every is None) == (cron is None):
-        problem = "both an interval and a cron expression" if cron is not None else "neither an interval nor cron"
-        raise ConfigurationError(f"{what} has {problem}: a schedule has exactly one of them")
+        if cron is not None:
+            raise ConfigurationError(f"{what} has both an interval and a cron expression: give one of them")
+        raise ConfigurationError(
+            f"{what} has neither an interval nor a cron expression: give every=... or cron=... "
+            "(timezone, overlap and missed are options of schedules)"
+        )
     if every is not None and timezone is not None:
         raise ConfigurationError(f"{what} has an interval and a timezone, which is for cron expressions: drop it")
     zone = "UTC" if timezone is None else timezone

@@ -107,7 +107,8 @@ def check_is_function(what: str, function: Callable[..., Any]) -> None:
     object.
     """
     if not callable(function):
-        raise ConfigurationError(f"an actor must be a function, but is {function!r}")
+        hint = f": for a name of its own, write actor(name={function!r})" if isinstance(function, str) else ""
+        raise ConfigurationError(f"an actor must be a function, but is {function!r}{hint}")
     if isinstance(function, type):
         raise ConfigurationError(
             f"{what} is a class, but an actor must be a function: declare a function that uses the class"

@@ -189,6 +189,12 @@ def _check_actor_name(_: str, value: Any) -> str:
 
 
 def _check_timeout(name: str, value: Any) -> float:
+    if value is None:
+        raise ConfigurationError(f"{name} must be seconds or a timedelta, but is None: math.inf stands for no limit")
+    return _check_positive(name, value)
+
+
+def _check_positive(name: str, value: Any) -> float:
     return check_duration(name, value, positive=True)
 
 
@@ -280,11 +286,11 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "middlewares": _check_middlewares,
     "routing_strategy": _check_strategy,
     "store_result": check_flag,
-    "result_ttl": _check_timeout,
+    "result_ttl": _check_positive,
     "backend": _check_backend,
     "strict": check_flag,
     "on_misfit": _check_on_misfit,
-    "every": _check_timeout,
+    "every": _check_positive,
     "cron": _check_text,
     "timezone": _check_text,
     "overlap": _check_overlap,

@@ -18,7 +18,7 @@ import trio
 from ..application import Application
 from ..errors import ConfigurationError, MissingExtra, UsageError, did_you_mean
 from ..hosts import LOOP_NAMES, LoopName, run_on_loop
-from ..names import check_count, check_flag
+from ..names import check_count, check_flag, check_known
 from ..runtime import Handle, Report
 from ..runtime.patience import Patience
 from ..worker import WorkerOptions, make_settings
@@ -60,6 +60,8 @@ def run_app(app: Application, server_name: str | None, processes: ProcessOptions
             "run() was reached while a worker process imports the program: put it under "
             '`if __name__ == "__main__":`, or every process would start others'
         )
+    known = {*WorkerOptions.__annotations__, *ProcessOptions.__annotations__, "server_name"}
+    check_known("app.run()", options, known)
     settings = make_settings(options, embedded=False)
     loop = _check_loop(processes.get("loop", "trio"))
     count = int(_check_finite("processes", processes.get("processes", 1)))

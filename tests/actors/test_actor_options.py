@@ -138,6 +138,7 @@ def test_middlewares_add_up_from_the_outside_in() -> None:
         ({"channel": "a", "queue": "b"}, "actor 'job' has both channel and queue"),
         ({"timeout": -1}, "timeout of actor 'job' must be positive, but is -1"),
         ({"timeout": 0}, "must be positive"),
+        ({"timeout": None}, "but is None: math.inf stands for no limit"),
         ({"timeout": math.nan}, "must be positive"),
         ({"timeout": "5"}, "timeout of actor 'job' must be seconds or a timedelta, but is '5'"),
         ({"timeout": True}, "must be seconds or a timedelta"),

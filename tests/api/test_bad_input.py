@@ -38,6 +38,7 @@ AConnection: Any = Connection  # what a type checker would see is tested here at
 AJob: Any = Job
 AQueue: Any = Queue
 ARepid: Any = Repid
+ARouter: Any = Router
 ASQLiteServer: Any = SQLiteServer
 AWorker: Any = Worker
 
@@ -171,6 +172,7 @@ async def test_a_manual_mode_does_not_save_a_broken_payload(
         ({"content_type": 5}, "content_type must be text, but is 5"),
         ({"server_specific_parameters": 5}, "server_specific_parameters"),
         ({"server_name": "defualt"}, "the app has no server named 'defualt' (did you mean 'default'?)"),
+        ({"topic": "add"}, 'the name of its actor is a header, headers={"topic": ...}'),
         ({"prioritty": 5}, "a message has no option 'prioritty' (did you mean 'priority'?)"),
     ],
 )
@@ -253,8 +255,9 @@ async def test_what_cannot_be_encoded_is_a_payload_error_for_the_sender(app: Rep
         (lambda: ARepid(middlewares=[5]), "must be callable"),
         (lambda: ARepid(producer_middlewares=[5]), "each of the producer_middlewares must be callable, but is 5"),
         (lambda: ARepid(producer_middlewares=print), "producer_middlewares must be a list of several"),
-        (lambda: ARepid(InMemoryServer()), "the connection of an app must be Connection(broker), but is <"),
-        (lambda: ARepid("shop"), "the connection of an app must be Connection(broker), but is 'shop'"),
+        (lambda: ARepid(InMemoryServer()), "<InMemoryServer, closed>: give Connection(server) with a server"),
+        (lambda: ARepid("shop"), "the connection of an app must be a Connection, but is 'shop'"),
+        (lambda: ARouter().actor("mail"), "must be a function, but is 'mail': for a name of its own, write actor("),
         (
             lambda: ARepid(result_store="results.db"),
             "result_store must be a server such as SQLiteServer(path), but is 'results.db'",

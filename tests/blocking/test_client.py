@@ -576,7 +576,8 @@ def test_run_refuses_several_processes_where_they_share_nothing() -> None:
         ({"max_jobs": 0}, "max_jobs must be a whole number of at least 1"),
         ({"max_memory": "512MB"}, "max_memory must be a whole number"),
         ({"reload": 1}, "reload must be True or False"),
-        ({"tasks": 1}, "a worker has no option 'tasks'"),
+        ({"tasks": 1}, r"app.run\(\) has no option 'tasks'"),
+        ({"process": 2}, r"app.run\(\) has no option 'process' \(did you mean 'processes'"),
     ],
 )
 def test_run_says_which_option_is_wrong(app: Repid, options: dict[str, object], text: str) -> None:

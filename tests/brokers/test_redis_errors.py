@@ -242,6 +242,8 @@ def test_what_a_server_rarely_says_is_told(error: Exception, kind: type[RepidErr
     ("make", "words"),
     [
         (lambda: RedisServer("http://localhost"), "begins with 'http'"),
+        (lambda: RedisServer("127.0.0.1:6379"), "that does not begin with redis://"),
+        (lambda: RedisServer("localhost:6379"), "that does not begin with redis://"),
         (lambda: RedisServer("redis+sentinel://localhost"), "must be like redis.sentinel://"),
         (lambda: RedisServer("redis+sentinel://localhost/mymaster/0/1"), "must be like redis.sentinel://"),
         (lambda: RedisServer("redis+sentinel://a,,b/mymaster"), "'' is no host"),

@@ -389,9 +389,9 @@ async def test_a_worker_names_the_schedules_of_its_queues_whose_actor_it_does_no
     ("options", "text"),
     [
         ({"deferred_by": 60, "timezone": "Europe/Berlin"}, "an interval and a timezone"),
-        ({"timezone": "Europe/Berlin"}, "neither an interval nor cron"),
-        ({"overlap": "allow"}, "neither an interval nor cron"),
-        ({"missed": "none"}, "neither an interval nor cron"),
+        ({"timezone": "Europe/Berlin"}, "neither an interval nor a cron expression"),
+        ({"overlap": "allow"}, "neither an interval nor a cron expression"),
+        ({"missed": "none"}, "neither an interval nor a cron expression"),
         ({"deferred_by": 60, "overlap": "skipp"}, "did you mean 'skip'"),
         ({"deferred_by": 60, "missed": "all"}, "missed of job 'x' must be one of"),
         ({"deferred_by": float("inf")}, "at most a hundred years"),

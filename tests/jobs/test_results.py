@@ -72,6 +72,7 @@ async def test_a_failure_is_stored_with_type_text_and_traceback(app: Repid) -> N
     assert "in fail" in result.failure.traceback
     with pytest.raises(ResultError, match="ValueError: 3 is too much"):
         _ = result.value
+    assert repr(result) == f"<Result {handle.id!r}: failure, ValueError: '3 is too much'>"
 
 
 async def test_nothing_is_stored_while_retries_are_left(app: Repid) -> None:

@@ -238,6 +238,12 @@ async def test_schedules_are_paused_changed_and_removed_at_run_time(app: Repid) 
         await app.schedules.get("default:beat")
 
 
+async def test_a_schedule_named_without_its_queue_is_told_by_its_whole_name(app: Repid) -> None:
+    await Job("beat", every=10).enqueue()
+    with pytest.raises(ConfigurationError, match=r"no schedule named 'beat' \(did you mean 'default:beat'\?\)"):
+        await app.schedules.pause("beat")
+
+
 async def test_restarting_workers_neither_repeats_nor_delays_ticks(app: Repid) -> None:
     runs: list[float] = []
     worker = Worker()

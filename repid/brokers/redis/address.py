@@ -74,8 +74,9 @@ def parse_address(url: str) -> Address:
         raise ConfigurationError(f"the address of RedisServer cannot be read ({error})") from error
     is_socket = parts.scheme == "unix"
     if not is_socket and parts.scheme not in _PLAIN | _SECURE:
+        what = f"that begins with {parts.scheme!r}" if "://" in url else "that does not begin with redis:// or its like"
         raise ConfigurationError(
-            f"RedisServer cannot connect to an address that begins with {parts.scheme!r}: use redis://HOST:PORT/DATABASE, "
+            f"RedisServer cannot connect to an address {what}: use redis://HOST:PORT/DATABASE, "
             "rediss:// for TLS, unix:///PATH?db=DATABASE, redis+sentinel://HOST:PORT,HOST:PORT/NAME/DATABASE or "
             "redis+cluster://HOST:PORT,HOST:PORT"
         )
