@@ -242,7 +242,7 @@ class Executor:
         if self._log_level is not None:
             context.run(log_context.set, run.fields)
         try:
-            coroutine = runner.start(arguments, run.message)
+            coroutine = context.run(runner.start, arguments, run.message)  # the call itself may set something
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._failed(run, error)
             return None
@@ -265,7 +265,7 @@ class Executor:
         if self._log_level is not None:
             context.run(log_context.set, run.fields)
         try:
-            rest, value = begin(runner.start(arguments, run.message), context)
+            rest, value = begin(context.run(runner.start, arguments, run.message), context)
         except BaseException as error:  # noqa: BLE001  told apart in _failed
             self._failed(run, error)
             return None

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -399,6 +400,33 @@ def test_every_run_has_a_context_of_its_own(run: Any) -> None:
                 await send(app, "look")
             await app.run_worker(messages_limit=3)
         assert seen == ["Ada"] * 3
+
+    run(main())
+
+
+class Named(partial[Any]):
+    """A function that sets something when it is called, before its coroutine begins, as a wrapper may."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        NAME.set(f"{NAME.get()}, named")
+        return super().__call__(*arguments, **keywords)
+
+
+def test_what_the_call_of_an_actor_sets_is_seen_by_its_own_run_alone(run: Any) -> None:
+    async def main() -> None:
+        app, router = make()
+        seen: list[Any] = []
+
+        async def look() -> None:
+            seen.append(NAME.get())
+
+        router.actor(name="look")(Named(look))
+        NAME.set("Ada")
+        async with app.magic():
+            for _ in range(3):
+                await send(app, "look")
+            await app.run_worker(messages_limit=3)
+        assert seen == ["Ada, named"] * 3
 
     run(main())
 

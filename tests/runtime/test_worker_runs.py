@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -16,6 +17,28 @@ word: ContextVar[str] = ContextVar("word", default="unset")
 
 
 # One context per run
+
+
+class Worded(partial[Any]):
+    """A function that sets something when it is called, before its coroutine begins, as a wrapper may."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        word.set(f"{word.get()} and the call's")
+        return super().__call__(*arguments, **keywords)
+
+
+async def test_what_the_call_of_an_actor_sets_is_seen_by_its_own_run_alone(app: Repid, router: Router) -> None:
+    seen: list[str] = []
+
+    async def job() -> None:
+        seen.append(word.get())
+
+    router.actor(name="job")(Worded(job))
+    word.set("worker's")
+    for _ in range(3):
+        await send(app, "job")
+    await app.run_worker(messages_limit=3)
+    assert seen == ["worker's and the call's"] * 3
 
 
 @pytest.mark.parametrize("wait", ["not at all", "a checkpoint", "a while"])
