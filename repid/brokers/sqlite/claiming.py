@@ -322,7 +322,7 @@ def _to_deliveries(store: Store, rows: Iterable[tuple[Any, ...]]) -> list[Delive
     now, lanes = store.now, store.directory.lanes
     deliveries = []
     of_lane: int | None = None
-    for _, seq, lane, attempt, lost, leases, unrouted_at, expires_at, *body in rows:
+    for _, seq, lane, attempt, lost, leases, unrouted_at, expires_at, key, payload, content_type, packed, extra in rows:
         if type(attempt) is not int or type(lost) is not int:
             raise TypeError("its counts are no numbers")
         if lane != of_lane:
@@ -330,7 +330,7 @@ def _to_deliveries(store: Store, rows: Iterable[tuple[Any, ...]]) -> list[Delive
             _, queue, topic, _ = lanes[lane]
             headers = lane_headers(topic)
         delivery = Delivery(
-            compose(queue, headers, *body),
+            compose(queue, headers, key, payload, content_type, packed, extra),
             attempt,
             lost,
             seq * LEASES_TOLD_APART + leases % LEASES_TOLD_APART,
