@@ -175,9 +175,11 @@ class TestClient(Producer):
         """The messages that were sent to an actor with these arguments, among others; in order.
 
         `actor` is the function, or a name. Arguments are compared as the actor gets them, so with their types. Raises
-        `ConfigurationError` for what is no actor of the app.
+        `ConfigurationError` for what is no actor of the app, and for an argument that is no parameter of the actor: no
+        message could have it, and `assert_not_enqueued` would hold whatever was sent.
         """
         found = self._actors_of(actor)
+        _check_parameters(found, arguments)
         return [
             envelope
             for envelope in self.sent
@@ -389,6 +391,17 @@ def _kept_with_messages(app: Repid) -> Iterator[None]:
         yield
     finally:
         app.result_store, app.schedule_store = former
+
+
+def _check_parameters(actors: Sequence[Actor], arguments: Mapping[str, Any]) -> None:
+    parameters = [each for one in actors for each in inspect.signature(one.function).parameters.values()]
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+        return
+    names = [each.name for each in parameters]
+    for name in arguments:
+        if name not in names:
+            hint = did_you_mean(name, names) or f"; there are: {names}"
+            raise ConfigurationError(f"actor {actors[0].name!r} has no parameter {name!r}{hint}")
 
 
 def _has(actor: Actor, envelope: Envelope, arguments: Mapping[str, Any]) -> bool:

@@ -243,10 +243,29 @@ async def test_what_was_sent_is_found_by_the_function_and_its_arguments(client: 
         client.assert_enqueued(add, a=9)
     with pytest.raises(AssertionError, match="1 message"):
         client.assert_not_enqueued(add, b=4)
-    with pytest.raises(AssertionError, match="nothing was sent to 'add'"):
-        client.assert_enqueued(add, c=1)
     with pytest.raises(ConfigurationError, match="did you mean 'add'"):
         client.enqueued("ad")
+
+
+async def test_an_argument_that_no_message_could_have_is_refused() -> None:
+    app, router = Repid(), Router()
+
+    @router.actor
+    async def welcome(address: str) -> None: ...
+
+    @router.actor
+    async def keep(**everything: int) -> None: ...
+
+    app.include_router(router)
+    async with TestClient(app) as client:
+        await app.enqueue(welcome, "ada@example.org")
+        with pytest.raises(
+            ConfigurationError, match=r"actor 'welcome' has no parameter 'adress' .did you mean 'address'"
+        ):
+            client.assert_not_enqueued(welcome, adress="ada@example.org")
+        with pytest.raises(ConfigurationError, match=r"has no parameter 'to'; there are: .'address'"):
+            client.assert_enqueued("welcome", to="ada@example.org")
+        client.assert_not_enqueued(keep, anything=1)
 
 
 async def test_jobs_queues_and_results_work_as_in_production(client: TestClient) -> None:
