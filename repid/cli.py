@@ -467,6 +467,12 @@ def move(
         raise UsageError(f"there is no file {source!r} to move from")
     old, new = find_place(source), find_place(target)
     account = trio.run(carry_over, old, new, names or None)
+    if not account.queues and not account.schedules:
+        typer.echo(
+            f"repid: warning: nothing has moved: there is no queue on {name_of(old)}. Is it the right one? A server that has "
+            "options, such as schema= or prefix=, is given as MODULE:NAME",
+            err=True,
+        )
     table = Table("queue", "ready", "scheduled", "dead", "there before", "left on FROM", "paused")
     for moved in account.queues:
         counts = (moved.ready, moved.scheduled, moved.dead, moved.was_there, moved.left + moved.leased)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -326,6 +327,14 @@ def test_the_command_moves_and_gives_an_account(tmp_path: Path, shell: Callable[
     assert "mail" in result.stdout
     assert "1 schedule(s) moved" in result.stdout
     assert trio.run(ready) == 6
+
+
+def test_the_command_warns_where_there_was_nothing_to_move(tmp_path: Path, shell: Callable[..., Any]) -> None:
+    sqlite3.connect(tmp_path / "empty.db").close()
+    result = shell("empty.db", "new.db")
+    assert result.exit_code == 0, result.output
+    assert "nothing has moved: there is no queue on SQLiteServer" in result.stderr
+    assert "is given as MODULE:NAME" in result.stderr
 
 
 def test_the_command_says_what_is_wrong_with_its_arguments(tmp_path: Path, shell: Callable[..., Any]) -> None:
