@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 MOST_FAULTS = 100
 """Faults listed at most: a list of a million wrong elements must not become a text of a million lines."""
+
+MOST_COMPARED = 20
+"""Unknown fields of one object that are compared with a missing one: each comparison takes some microseconds."""
 
 DEEPEST = 32
 """Levels looked into: each costs another decoding of what is below it."""
@@ -132,7 +136,7 @@ class _Search:
             if key in parts:
                 self.look_at(path_to(path, key), hint, parts[key], depth)
             elif required:
-                self._add(path_to(path, key), MISSING)
+                self._add(path_to(path, key), f"{MISSING}{_similar(key, parts, shape)}")
         if shape.rest is NO_REST and not shape.strict:
             return
         for key in [key for key in parts if key not in shape.fields]:
@@ -222,3 +226,14 @@ def _type_in(hint: Any) -> Any:
     while typing.get_origin(hint) in {typing.Required, typing.NotRequired}:
         hint = typing.get_args(hint)[0]
     return hint
+
+
+def _similar(key: str, given: Iterable[str], shape: Shape) -> str:
+    """` (there is 'adress')` where the missing field was perhaps misspelt, else an empty string."""
+    if shape.strict or shape.rest is not NO_REST:
+        return ""  # the unknown field is told by itself, or has a place
+    from difflib import get_close_matches  # noqa: PLC0415  needed only where something is wrong
+
+    unknown = (name[:80] for name in given if name not in shape.fields)
+    close = get_close_matches(key, islice(unknown, MOST_COMPARED), n=1)
+    return f" (there is {close[0]!r})" if close else ""

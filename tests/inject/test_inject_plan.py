@@ -101,6 +101,18 @@ def test_no_payload_is_missing_what_is_required() -> None:
     assert faults_of(compile_plan(actor), b"") == (("$.a", "required, but missing"),)
 
 
+def test_a_field_that_is_missing_because_it_was_misspelt_is_told_with_what_is_there() -> None:
+    def actor(address: str, count: int) -> None: ...
+
+    plan = compile_plan(actor)
+    assert faults_of(plan, b'{"adress":"ada","zzz":1}') == (
+        ("$.address", "required, but missing (there is 'adress')"),
+        ("$.count", "required, but missing"),
+    )
+    (path, text), _ = faults_of(plan, b'{"address' + 10_000 * b"s" + b'":1}')
+    assert (path, text) == ("$.address", "required, but missing")
+
+
 def test_surplus_fields_are_ignored() -> None:
     def actor(a: int) -> None: ...
 
