@@ -7,6 +7,7 @@ from itertools import pairwise
 import trio
 from engines.redis import Redis
 
+from repid import Bounds, DuplicateId
 from repid.brokers.door import LARGEST_REQUEST
 from repid.brokers.redis import RedisServer
 from repid.envelope import Envelope
@@ -57,3 +58,17 @@ async def test_large_messages_of_one_call_are_published_in_one_step(redis: Redis
 def ends_of_steps(envelopes: list[Envelope], taken_in: dict[str, float]) -> list[str]:
     """The ids with which a new step begins."""
     return [later.id for one, later in pairwise(envelopes) if taken_in[one.id] != taken_in[later.id]]
+
+
+async def test_a_message_that_is_refused_drops_none_of_a_queue_that_was_bounded_later(
+    redis: Redis, prefix: str
+) -> None:
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("0"), message("1"), message("2")])
+        await server.set_bounds({"q": Bounds(max_size=2, when_full="drop_oldest")})
+        assert [type(outcome) for outcome in await server.publish([message("0")])] == [DuplicateId]
+        assert sorted(await moments(server)) == ["0", "1", "2"]
+        assert await server.publish([message("3")]) == [None]
+        assert sorted(await moments(server)) == ["2", "3"]

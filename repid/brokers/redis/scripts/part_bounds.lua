@@ -114,11 +114,12 @@ if is_bounded then
     end
   end
 
-  -- Drops the oldest messages of the queues that hold more than their bounds allow.
+  -- Drops the oldest messages of the queues that hold more than their bounds allow, if something new has come into them:
+  -- they may have held more before they were bounded, and what is refused drops nothing.
   function drop_excess()
     for queue, b in pairs(bounds) do
       local count = 0
-      while b and b.when_full == DROP_OLDEST and not has_room(b, b.size, b.volume, 0, 0) do
+      while b and b.has_come and b.when_full == DROP_OLDEST and not has_room(b, b.size, b.volume, 0, 0) do
         local member, set, ready = oldest(b.prefix)
         if not member then break end
         drop(member, set, ready, b.prefix)

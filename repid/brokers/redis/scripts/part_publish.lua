@@ -36,7 +36,7 @@ local function publish(entries, declaring)
       else
         answers[i] = 'a'
         note(id)
-        if b then b.size, b.volume = b.size + 1, b.volume + size end
+        if b then b.size, b.volume, b.has_come = b.size + 1, b.volume + size, true end
         results[#results + 1] = (result_in(flags, rest, id))
         if ttl >= 0 then call('ZADD', Z, start + ttl, id) end
         local member = lane .. pack('>I8I6I4', rank, order + i, size) .. id
