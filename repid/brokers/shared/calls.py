@@ -210,8 +210,8 @@ class Calls:
 
     async def _shielded(self, ask: Ask[T]) -> T:
         with trio.CancelScope(shield=True):
-            answer = await self._carry(ask)
-        return answer  # noqa: RET504  by its type, the scope may end the block early
+            return await self._carry(ask)
+        raise AssertionError  # nobody cancels the scope
 
     async def _bounded(self, ask: Ask[T]) -> T:
         """A driver waits for its engine, as a rule; but one may have its answer at hand, and while the link is down none
