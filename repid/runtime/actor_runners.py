@@ -18,7 +18,7 @@ from ..names import brief, check_duration, onion
 from ..ports import AtMost, Backend, HostBackend, Topics
 from ..retry import default_retry_policy_factory
 from .backends import Backends, abandoned
-from .limits import Gathering, Limit
+from .limits import Gathering, Limit, first_full
 
 log = Log("repid.worker")
 
@@ -68,13 +68,6 @@ class ActorRunner:
         self.is_plain = actor.mode == "auto" and not actor.store_result and actor.batch is None
         self._first_terms = Terms(mode=actor.mode, attempt=1, retries=actor.retries, retry_delay=self.retry_delay)
         self.starts_at_once = getattr(backend, "slots", None) is None and actor.mode != "ack_first"
-
-    def full_limit(self) -> Limit | None:
-        """The first of its limits that is reached, if one is."""
-        for limit in self.limits:
-            if limit.busy >= limit.most:
-                return limit
-        return None
 
     def terms(self, delivery: Delivery) -> Terms:
         """The terms of one delivery: the envelope's options over the actor's."""
@@ -349,7 +342,7 @@ class ActorRunners:
     def can_start(self, queue: str, without: Collection[tuple[str, str]]) -> bool:
         """Whether an actor that reads the queue may begin a run now; `without`: none with these (queue, topic)."""
         return any(
-            (queue, runner.actor.name) not in without and not any(limit.is_full for limit in runner.run_limits)
+            (queue, runner.actor.name) not in without and first_full(runner.run_limits) is None
             for runner in self._runners.get(queue, ())
         )
 

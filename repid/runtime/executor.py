@@ -54,6 +54,7 @@ from .endings import Endings
 from .failures import failure_of, in_words, is_cancellation, stems_from_cancellation
 from .filling import Filling
 from .holding import Batch, Holding, members_of
+from .limits import first_full
 from .timer import Cause
 from .verbs import MessageContext
 
@@ -213,7 +214,7 @@ class Executor:
             crew.turn_away(holding, CancelRequested())
         elif delivery.lost and crew.follow(holding):
             pass
-        elif runner.limits and (full := runner.full_limit()) is not None:
+        elif runner.limits and (full := first_full(runner.limits)) is not None:
             crew.park(full, holding)
         elif holding.expires_at <= now:
             crew.turn_away(holding, Expired())

@@ -12,7 +12,7 @@ from .crew import Crew
 from .endings import Endings
 from .failures import failure_of
 from .holding import Batch, Holding
-from .limits import Gathering
+from .limits import Gathering, first_full
 from .verbs import MessageContext
 
 
@@ -33,7 +33,7 @@ class Filling:
         gathering, plan = runner.gathering, runner.actor.plan.batch
         assert gathering is not None
         assert plan is not None  # it is a batch actor's
-        full = next((limit for limit in runner.run_limits if limit.is_full), None)
+        full = first_full(runner.run_limits)
         if full is not None:
             self._crew.park_batch(full, batch)
             return None

@@ -12,6 +12,7 @@ runs may have, and one batch more, which fills meanwhile.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 TRIPS_AHEAD = 8
@@ -61,6 +62,14 @@ class Limit:
         if self.mean <= TRIPS_AHEAD * trip:
             return self.most
         return int(self.most * TRIPS_AHEAD * trip / self.mean)
+
+
+def first_full(limits: Iterable[Limit]) -> Limit | None:
+    """The first of these that is reached; None: none is."""
+    for limit in limits:
+        if limit.is_full:
+            return limit
+    return None
 
 
 class Gathering(Limit):
