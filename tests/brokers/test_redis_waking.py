@@ -81,6 +81,12 @@ def publish_unheard(redis: Redis, prefix: str, *messages: Envelope) -> None:
     unheard(redis, prefix, lambda server: server.publish(messages))
 
 
+def cut_links(redis: Redis) -> None:
+    """Break the connections of all clients but ours."""
+    for kind in ("normal", "pubsub"):
+        redis.execute("CLIENT", "KILL", "TYPE", kind)
+
+
 def leased(redis: Redis, prefix: str) -> int:
     count: int = redis.execute("ZCARD", f"{{{prefix}}}:leases")
     return count
@@ -437,8 +443,7 @@ async def test_what_a_client_was_given_and_never_heard_of_is_there_when_its_link
 ) -> None:
     async with sleeping(redis, prefix) as (_, sleeper):
         publish_unheard(redis, prefix, message("1"))
-        for kind in ("normal", "pubsub"):
-            redis.execute("CLIENT", "KILL", "TYPE", kind)
+        cut_links(redis)
         delivery = await until_got(sleeper)
         assert (delivery.envelope.id, delivery.lost) == ("1", 0)
 
@@ -448,8 +453,7 @@ async def test_what_a_client_was_given_that_stops_waiting_when_its_link_breaks_i
 ) -> None:
     async with sleeping(redis, prefix) as (_, sleeper):
         publish_unheard(redis, prefix, message("1"))
-        for kind in ("normal", "pubsub"):
-            redis.execute("CLIENT", "KILL", "TYPE", kind)
+        cut_links(redis)
         sleeper.scope.cancel()
         with trio.fail_after(SOON):
             while leased(redis, prefix):

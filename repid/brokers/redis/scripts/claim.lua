@@ -13,6 +13,7 @@ if limit > 0 and call('HEXISTS', SL, consumer) == 1 then
   -- needs: give_back
   give_back(consumer, arg[11])
 end
+-- What other scripts begin with, written out: to create the function for it takes a tenth of a claim.
 local expired = call('ZRANGEBYSCORE', Z, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)
 if expired[1] then
   -- needs: expire
