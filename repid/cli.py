@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import msgspec
 import trio
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from ._version import __version__
 from .app import Repid
@@ -48,7 +49,7 @@ from .ports import Broker, BrowsedMessage, Counts, Migrating, name_of
 from .producer import Outcomes
 from .supervisor import load_app, load_object
 from .supervisor.child import FORMAT
-from .tracebacks import inert
+from .tracebacks import inert, without_passwords
 from .worker import WorkerOptions
 
 T = TypeVar("T")
@@ -104,7 +105,22 @@ Examples:
   repid worker shop.jobs:app --loop asyncio   for actors that use asyncio, httpx, asyncpg
 """
 
+
+class Commands(TyperGroup):
+    """The commands. What is said of a wrong use shows no password of an address that was given."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Carry out the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str):
+                error.message = without_passwords(message)  # type: ignore[attr-defined]  # it has one
+            raise
+
+
 cli = typer.Typer(
+    cls=Commands,
     help=f"Run repid's workers and look after its queues.\n\n{EXAMPLES}",
     no_args_is_help=True,
     add_completion=False,

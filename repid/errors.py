@@ -20,11 +20,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
+from .tracebacks import without_passwords
+
 _Error = TypeVar("_Error", bound="RepidError")
 
 
 class RepidError(Exception):
-    """The root of everything repid raises on purpose."""
+    """The root of everything repid raises on purpose. Its texts show no password of an address."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*[without_passwords(each) if type(each) is str else each for each in args])
 
     def __reduce__(self) -> tuple[Callable[..., RepidError], tuple[Any, ...], dict[str, Any]]:
         """For `pickle` and `copy.deepcopy`. A cause that cannot be pickled is left out."""

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping
 from contextvars import ContextVar
 
-from .tracebacks import explain, inert, traceback_of
+from .tracebacks import explain, inert, traceback_of, without_passwords
 
 NOTHING: Mapping[str, object] = {}
 
@@ -87,7 +87,7 @@ class Log:
             details = None if error is None else (type(error), error, traceback_of(error))
             record = logger.makeRecord(logger.name, level, path, line, text, values, details, function)
             message = record.getMessage()
-            harmless = inert(message)
+            harmless = inert(without_passwords(message))
             if harmless != message:
                 record.msg, record.args = harmless, None
             if error is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import ConfigurationError, did_you_mean
 from .retry import seconds
+from .tracebacks import without_passwords
 
 LONGEST_REPR = 120
 """Characters of a value that an error's text shows."""
@@ -33,7 +34,26 @@ def brief(value: object) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001  a repr may raise anything; numbers of many digits do
         return f"of type {type(value).__name__}"
+    text = without_passwords(text)  # before it is cut: half an address shows half a password
     return text if len(text) <= LONGEST_REPR else f"{text[:LONGEST_REPR]}…"
+
+
+_AROUND_VALUES = re.compile("=[^&]*")
+
+
+def check_escaped(what: str, address: str) -> None:
+    """Raise `ConfigurationError` for an address of which a part of the password would be read as another part.
+
+    That would be shown as if it were no secret.
+    """
+    _, _, where = address.partition("://")
+    for sign in "/?#":
+        behind = where.partition(sign)[2]
+        if "@" in _AROUND_VALUES.sub("", behind):
+            raise ConfigurationError(
+                f"{what} has an @ behind the sign {sign}, so that its password cannot be told from the host: write / as %2F, "
+                "? as %3F, # as %23 and @ as %40 in user, password and path"
+            )
 
 
 def check_text(name: str, value: str) -> str:

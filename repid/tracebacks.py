@@ -68,6 +68,16 @@ _traceback: Any = BaseException.__traceback__
 _members: Any = BaseExceptionGroup.exceptions
 
 
+_PASSWORDS = re.compile(
+    r"((?!https?:|wss?:)\b[a-z][a-z0-9+.-]*://[^\s:@/]*:)(?!(?-i:PASSWORD)@)\S*(?=@)"  # up to the last @: one that holds / or @ is no less secret
+    r"|(\b(?:http|ws)s?://[^\s:@/]*:)[^\s@/?#]*(?=@)"
+    r"|(password\s*=\s*)\\*(?:'(?:[^'\\]|\\.)*'?|\"[^\"]*\"?|[^\s&'\"]+)",
+    re.IGNORECASE,
+)
+"""The passwords in the addresses of servers: between `//user:` and `@`, and behind `password=`. The word
+PASSWORD stands for one in texts that teach.
+"""
+
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 """All but tabs and ends of lines."""
 
@@ -154,9 +164,19 @@ def text_of(error: BaseException, longest: int = LONGEST_TEXT) -> str:
         return f"(its text cannot be had: __str__ raised {name_of(fault)})"
 
 
+def without_passwords(text: str) -> str:
+    """The text, with *** in place of each password of an address (`scheme://user:password@host`, `password=…`).
+
+    Every text of an error of repid, of its log, and of what it writes of other errors goes through here.
+    """
+    if "://" not in text and "assword" not in text:  # as most
+        return text
+    return _PASSWORDS.sub(lambda found: f"{found[found.lastindex or 0]}***", text)
+
+
 def cut(text: str, longest: int) -> str:
     """The text, or its beginning and its length; what UTF-8 cannot write is escaped."""
-    text = str.__str__(text)  # of a subclass, which may do anything
+    text = without_passwords(str.__str__(text))  # of a subclass, which may do anything
     beginning = writable(text[:longest])
     return beginning if len(text) <= longest else f"{beginning}… (cut: {len(text)} characters)"
 
@@ -261,7 +281,7 @@ def _words_for(link: TracebackType) -> str:
     if kept is None:
         if len(_places) >= MOST_PLACES:
             _places.clear()
-        kept = _places[place] = code, "".join(traceback.extract_tb(link, limit=1).format())
+        kept = _places[place] = code, without_passwords("".join(traceback.extract_tb(link, limit=1).format()))
     return kept[1]
 
 

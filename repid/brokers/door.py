@@ -64,6 +64,7 @@ from ..ports import (
     Topics,
 )
 from ..process import inherits
+from ..tracebacks import without_passwords
 from .checks import (
     check_bounds,
     check_claimed,
@@ -130,7 +131,7 @@ class Server:
         own_name, of_driver = type(self).__name__, type(driver).__name__
         self.name = f"Server({of_driver})" if type(self) is Server else own_name
         """What errors, log lines and instruments call it."""
-        self.place = place
+        self.place = without_passwords(place)
         """Where the engine is, in words, without a password; empty if it is in this process."""
         self._driver = driver
         self._state = state

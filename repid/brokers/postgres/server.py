@@ -9,7 +9,7 @@ from typing import Any
 from ...envelope import Envelope
 from ...errors import BrokerRefused, ConfigurationError
 from ...hosts import hosted
-from ...names import brief, check_text
+from ...names import brief, check_escaped, check_text
 from ...ports import Instrument
 from ..checks import check_dead_ttl, check_envelopes, check_lease_timeout
 from ..door import Server
@@ -135,6 +135,7 @@ def _check_conninfo(conninfo: str, *, listen: bool) -> dict[str, Any]:
             f'PostgresServer needs an address such as "postgresql://user@host:5432/database", but got {brief(conninfo)}'
         )
     check_text("the address of PostgresServer", conninfo)
+    check_escaped("the address of PostgresServer", conninfo)
     try:
         given = conninfo_to_dict(conninfo)
     except Error as error:

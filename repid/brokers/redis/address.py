@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from ...errors import ConfigurationError
+from ...names import brief, check_escaped
 
 _PLAIN = frozenset({"redis", "valkey"})
 _SECURE = frozenset({"rediss", "valkeys"})
@@ -62,8 +63,10 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def parse_address(url: str) -> Address:
     """Read an address. Raises `ConfigurationError` for what is no address, or asks for something that is not supported."""
     if not isinstance(url, str):
-        raise ConfigurationError(f"RedisServer needs an address such as redis://localhost:6379/0, but got {url!r}")
+        raise ConfigurationError(f"RedisServer needs an address such as redis://localhost:6379/0, but got {brief(url)}")
     scheme, _, finder = url.partition("://")[0].partition("+")
+    if scheme != "unix":
+        check_escaped("the address of RedisServer", url)
     if finder in _FINDERS and scheme in _PLAIN | _SECURE:
         return _parse_nodes(url, secure=scheme in _SECURE, is_sentinel=finder == "sentinel")
     try:
