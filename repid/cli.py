@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -477,10 +478,8 @@ def move(
     """Move all that waits, dead letters and schedules from one server to another. If it is cut off, run it again:
     nothing is lost or doubled.
 
-    Stop the workers on FROM first. Queues are paused on TO until they have moved, and stay paused on FROM.
+    Stop the workers on FROM first; no file and no schema is made there. Queues are paused on TO until they have moved, and stay paused on FROM.
     """
-    if ":" not in source and not Path(source).exists():
-        raise UsageError(f"there is no file {source!r} to move from")
     old, new = find_place(source), find_place(target)
     account = trio.run(carry_over, old, new, names or None)
     if not account.queues and not account.schedules:
@@ -511,7 +510,13 @@ async def carry_over(old: AnyServer, new: AnyServer, names: Sequence[str] | None
                 tasks[name] = progress.add_task(shown(name))
             progress.update(tasks[name], completed=done, total=max(done, total))
 
-        async with old.connection(), new.connection():
+        old.create_nothing()
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(old.connection())
+            except ConfigurationError as error:
+                raise ConfigurationError(f"nothing can be moved from FROM: {error}") from None
+            await stack.enter_async_context(new.connection())
             return await Move(old, new, tell).run(names)
 
 

@@ -137,10 +137,10 @@ class Move:
         return account
 
     async def _check_apart(self) -> None:
-        """Raise where both are the same: what has moved there would be removed."""
+        """Raise where both are the same: what has moved there would be removed. The old one is not changed by it."""
         mark = NewResult(id=f"{NOTE}{new_id()}", state="success", ttl=MARK_TTL)
-        await self._source.store_results([mark])
-        if await self._target.fetch_results([mark.id]) != [None]:
+        await self._target.store_results([mark])
+        if await self._source.fetch_results([mark.id]) != [None]:
             raise UsageError("both servers keep the same messages: there is nothing to move")
 
     async def _move_schedules(self, account: Account) -> None:

@@ -47,6 +47,7 @@ from ..ports import (
     Capabilities,
     Category,
     Counts,
+    CreatingDriver,
     DeadKeepingDriver,
     Driver,
     DueSchedules,
@@ -186,6 +187,14 @@ class Server:
         self._calls.instruments.append(instrument)
 
     # Connection
+
+    def create_nothing(self) -> None:
+        """Create no file and no schema when this is opened next: `connection` raises `ConfigurationError` instead.
+
+        So a place that is given wrongly is not made.
+        """
+        if isinstance(self._driver, CreatingDriver):
+            self._driver.create_nothing()
 
     @hosted_context
     @asynccontextmanager

@@ -41,6 +41,7 @@ from .capabilities import EVERYTHING, ROLES, Calls, Capabilities, Role
 from .driver import (
     BoundingDriver,
     Claimed,
+    CreatingDriver,
     DeadKeepingDriver,
     Driver,
     FullDriver,
@@ -93,6 +94,7 @@ __all__ = [
     "Claimed",
     "Consumer",
     "Counts",
+    "CreatingDriver",
     "DeadKeepingDriver",
     "Declaration",
     "Driver",

@@ -305,6 +305,15 @@ class SteadyDriver(Protocol):
 
 
 @runtime_checkable
+class CreatingDriver(Protocol):
+    """Optional, for engines that create what they need when they are opened: a file, or a schema."""
+
+    def create_nothing(self) -> None:
+        """From the next link on create nothing: raise `ConfigurationError` if what is needed is not there."""
+        ...
+
+
+@runtime_checkable
 class DeadKeepingDriver(Protocol):
     """Optional, for engines to which messages may be moved from others."""
 

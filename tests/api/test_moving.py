@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +15,7 @@ from engines.redis import Redis
 from trio.testing import MockClock
 from typer.testing import CliRunner
 
-from repid import Envelope, InMemoryServer, PrioritiesT, Server, SQLiteServer, UsageError
+from repid import ConfigurationError, Envelope, InMemoryServer, PrioritiesT, Server, SQLiteServer, UsageError
 from repid.brokers.postgres import PostgresServer
 from repid.brokers.redis import RedisServer
 from repid.cli import cli
@@ -330,15 +329,58 @@ def test_the_command_moves_and_gives_an_account(tmp_path: Path, shell: Callable[
 
 
 def test_the_command_warns_where_there_was_nothing_to_move(tmp_path: Path, shell: Callable[..., Any]) -> None:
-    sqlite3.connect(tmp_path / "empty.db").close()
+    async def make() -> None:
+        async with SQLiteServer(tmp_path / "empty.db").connection():
+            pass
+
+    trio.run(make)
     result = shell("empty.db", "new.db")
     assert result.exit_code == 0, result.output
     assert "nothing has moved: there is no queue on SQLiteServer" in result.stderr
     assert "is given as MODULE:NAME" in result.stderr
 
 
+@pytest.mark.parametrize("source", ["none.db", "wrong_from:server", "empty.db"])
+def test_a_file_that_repid_has_never_used_is_neither_made_nor_changed_by_moving_from_it(
+    source: str, tmp_path: Path, shell: Callable[..., Any]
+) -> None:
+    (tmp_path / "wrong_from.py").write_text("from repid import SQLiteServer\nserver = SQLiteServer('none.db')\n")
+    (tmp_path / "empty.db").touch()
+    error = shell(source, "new.db").exception
+    assert isinstance(error, ConfigurationError)
+    assert "nothing can be moved from FROM: " in str(error)
+    assert ("is empty" if source == "empty.db" else "there is no file") in str(error)
+    assert not (tmp_path / "none.db").exists()
+    assert not (tmp_path / "new.db").exists()
+    assert (tmp_path / "empty.db").stat().st_size == 0
+
+
+@pytest.mark.real_time
+def test_moving_from_a_database_without_the_schema_makes_no_schema(
+    shell: Callable[..., Any], tmp_path: Path, postgres: Postgres
+) -> None:
+    with postgres.schema() as schema:
+        (tmp_path / "wrong_schema.py").write_text(
+            "from repid.brokers.postgres import PostgresServer\n"
+            f"server = PostgresServer({postgres.url!r}, schema={schema!r})\n"
+        )
+        error = shell("wrong_schema:server", "new.db").exception
+        assert isinstance(error, ConfigurationError)
+        assert f"nothing can be moved from FROM: the schema {schema!r} does not exist" in str(error)
+        assert postgres.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema) == []
+    assert not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.real_time
+async def test_moving_from_a_server_that_has_nothing_leaves_nothing_there(tmp_path: Path, redis: Redis) -> None:
+    with redis.prefix() as prefix:
+        old, new = RedisServer(redis.url, prefix=prefix), SQLiteServer(tmp_path / "new.db")
+        async with old.connection(), new.connection():
+            await Move(old, new).run()
+        assert redis.execute("KEYS", f"*{prefix}*") == []
+
+
 def test_the_command_says_what_is_wrong_with_its_arguments(tmp_path: Path, shell: Callable[..., Any]) -> None:
-    assert "there is no file 'none.db' to move from" in str(shell("none.db", "new.db").exception)
     assert "no address of a server" in str(shell("amqp://host", "new.db").exception)
     (tmp_path / "moved_nothing.py").write_text("new = 1\n")
     assert "is no server and no app, but 1" in str(shell("moved_nothing:new", "new.db").exception)

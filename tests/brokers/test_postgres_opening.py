@@ -141,7 +141,10 @@ async def test_a_newer_schema_is_not_touched(postgres: Postgres) -> None:
 
 async def test_a_schema_that_nobody_has_made(postgres: Postgres) -> None:
     with postgres.schema() as schema:
-        with pytest.raises(ConfigurationError, match="does not exist: run `python -m repid migrate`"):
+        with pytest.raises(
+            ConfigurationError,
+            match=r"does not exist: if that is the right one \(schema=\), run `python -m repid migrate`",
+        ):
             await opens(PostgresServer(postgres.url, schema=schema, migrate=False))
 
 

@@ -99,6 +99,10 @@ class PostgresDriver:
 
     # The link
 
+    def create_nothing(self) -> None:
+        """Use the schema only as it is, from the next link on."""
+        self._migrates = False
+
     @asynccontextmanager
     async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
         """Open the first connection, bring the schema up to date, and listen."""

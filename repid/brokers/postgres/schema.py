@@ -174,7 +174,8 @@ async def is_current(wire: Wire, schema: str, *, migrates: bool) -> bool:
     if version < len(MIGRATIONS) and not migrates:
         found = "does not exist" if not version else f"is of version {version}, and this repid needs {len(MIGRATIONS)}"
         raise ConfigurationError(
-            f"the schema {schema!r} {found}: run `python -m repid migrate`, which can also print the SQL (--sql)"
+            f"the schema {schema!r} {found}: if that is the right one (schema=), run `python -m repid migrate`, which can "
+            "also print the SQL (--sql)"
         )
     return version == len(MIGRATIONS)
 

@@ -58,6 +58,10 @@ class SQLiteDriver:
         self._file = File(opening, lease_timeout, clock)
         self._ids: dict[str, int] = {}  # of the consumers, as the file has them; they outlast a link, as leases do
 
+    def create_nothing(self) -> None:
+        """Open the file only if it is there, from the next link on."""
+        self._file.create_nothing()
+
     @asynccontextmanager
     async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
         """Open the file."""

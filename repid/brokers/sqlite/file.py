@@ -52,6 +52,10 @@ class File:
         self.vouchers: dict[str, UnderWay] = {}
         """What is under way, by consumer. The thread reads it."""
 
+    def create_nothing(self) -> None:
+        """Raise `ConfigurationError` where the file is not there when it is opened, from the next time on."""
+        self._how = self._how._replace(creates=False)
+
     @asynccontextmanager
     async def opened(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
         """Open the file for a block. Raises where it cannot be used. `watched`: see `Driver.link`."""

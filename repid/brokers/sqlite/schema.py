@@ -148,22 +148,26 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 
 class Opening(NamedTuple):
-    """Which file is opened and how: `file_mode` are its permissions if it is created."""
+    """Which file is opened and how: `file_mode` are its permissions if it is created; `creates`: whether it may be."""
 
     path: str
     synchronous: str
     file_mode: int
+    creates: bool = True
 
 
 def open_file(how: Opening, give_up_at: Callable[[], float] = lambda: math.inf) -> sqlite3.Connection:
-    """Open the file, created if it does not exist, and bring it up to date.
+    """Open the file, created if it does not exist and may be, and bring it up to date.
 
     Raises `ConfigurationError` if it cannot be used. Waits for other processes that keep it locked, for some seconds
     or until `give_up_at` on the monotonic clock.
     """
     path = how.path
     check_place(path)
-    _create(path, how.file_mode)
+    if how.creates:
+        _create(path, how.file_mode)
+    elif not Path(path).exists():
+        raise ConfigurationError(f"there is no file {path}")
     try:
         connection = sqlite3.connect(
             path, timeout=_SHORT_WAIT, isolation_level=None, cached_statements=256, check_same_thread=True
@@ -226,20 +230,21 @@ def _set_up_patiently(connection: sqlite3.Connection, how: Opening, give_up_at: 
     deadline = time.monotonic() + _OPENING_TIME
     while True:
         try:
-            return _set_up(connection, how.path, how.synchronous)
+            return _set_up(connection, how)
         except sqlite3.OperationalError as error:
             if not is_busy(error) or time.monotonic() > min(deadline, give_up_at()):
                 raise
         time.sleep(random.uniform(0.001, 0.01))  # noqa: S311  so that they do not meet again
 
 
-def _set_up(connection: sqlite3.Connection, path: str, synchronous: str) -> None:
-    execute = connection.execute
+def _set_up(connection: sqlite3.Connection, how: Opening) -> None:
+    execute, path = connection.execute, how.path
     _check_owner(connection, path)
-    _version(connection, path)  # before anything is changed
+    if not _version(connection, path) and not how.creates:  # before anything is changed
+        raise ConfigurationError(f"{path} is empty: no repid has ever used it")
     if execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise BrokerRefused(f"{path} cannot be used in WAL mode: put it on a local file system")
-    execute(f"PRAGMA synchronous = {synchronous}")
+    execute(f"PRAGMA synchronous = {how.synchronous}")
     execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     execute(f"PRAGMA journal_size_limit = {LARGEST_IDLE_WAL}")
     execute("PRAGMA cache_size = -16000")
