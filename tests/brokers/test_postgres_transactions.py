@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any
 
 import psycopg
@@ -28,6 +29,8 @@ from repid import (
     UsageError,
 )
 from repid.delivery import ACK, Settlement
+
+from .broker_aids import message
 
 pytestmark = pytest.mark.real_time
 
@@ -126,6 +129,38 @@ async def test_an_id_that_is_alive_is_refused_and_the_transaction_goes_on(
         with pytest.raises(DuplicateId):
             await app.send_message_json(channel="default", payload={}, message_id="one", connection=connection)
         assert connection.execute("SELECT 1").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["commits", "rolls back"])
+async def test_an_id_that_another_transaction_is_storing_is_alive_only_if_that_commits(
+    app: Repid, connection: psycopg.Connection, commits: bool
+) -> None:
+    async with app.magic():
+        server = app.server()
+        await server.declare(["default"])
+        await app.send_message_json(channel="default", payload={}, message_id="1", connection=connection)
+        outcomes: list[BrokerRefused | None] = []
+        async with trio.open_nursery() as nursery:
+
+            async def publish() -> None:
+                outcomes.extend(await server.publish([message("1", "default"), message("2", "default")]))
+
+            nursery.start_soon(publish)
+            with trio.fail_after(4):
+                while not is_waited_for(connection):
+                    await trio.sleep(0.01)
+            if commits:
+                connection.commit()
+            else:
+                connection.rollback()
+        assert [type(outcome) for outcome in outcomes] == [DuplicateId if commits else NoneType, NoneType]
+        assert await ready(app) == 2
+
+
+def is_waited_for(connection: psycopg.Connection) -> bool:
+    """Whether another session waits for a lock that this one has."""
+    sql = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    return connection.execute(sql).fetchall() != [(0,)]
 
 
 async def test_a_snapshot_that_is_older_than_the_queue(app: Repid, connection: psycopg.Connection) -> None:

@@ -5,6 +5,11 @@ seen from the ids it returns. It does nothing where the directory has changed si
 message, when it is due and when it expires are what `repid.delivery.shelf.after_publishing` says, computed on the
 server's clock; tests hold the two against each other. Numbers: each batch takes one from a sequence, and a message's
 `seq` is that and its place in the batch.
+
+Two statements store. An insert that skips ids which are alive (ON CONFLICT) costs the server a lock and a line of its log (WAL) for
+each message, half as much again as the insert alone. So a transaction of our own looks the ids up first and then just
+inserts. If somebody stored one of them in between, that fails and nothing was done: it is made again in the other way.
+In a transaction with something else in it such a failure would undo that as well, so there the first statement is used.
 """
 
 from __future__ import annotations
@@ -21,9 +26,10 @@ from ...envelope import NO_OPTIONS, TOPIC, Envelope, Options, PrioritiesT
 from ...errors import BrokerRefused, DuplicateId, QueueNotDeclared
 from ...ports import BrowsedMessage
 from ..shared.packing import pack
-from .binding import Step, statement
+from .binding import Statement, Step, statement
 from .bounding import Admission, Run, drop_oldest, find_alive, holding, measure
 from .directory import GATE, Directory, Place, adding, declaring, place_of
+from .errors import ServerError
 from .pool import Pool, in_transaction, transaction
 from .rows import Body, micros, to_body, to_id, to_options
 from .shelving import Taken
@@ -37,47 +43,60 @@ UNCHECKED = -1
 
 _USUAL_OFFSET = offset_of(NO_OPTIONS, micros)
 
-_PUBLISH = statement(
-    f"""
-    WITH input AS MATERIALIZED (
-        SELECT (SELECT nextval('{{s}}.batch')) * {BATCH} + i.place - 1 AS seq, i.lane, now + i.wait + i.off AS rank, i.id, i.payload,
-            i.kind, i.rare, i.result_id,
-            CASE WHEN i.wait > 0 THEN now + i.wait END AS due, now + i.wait + i.ttl AS expires_at, now AS enqueued_at
-        FROM (
-            SELECT id, lane, payload, kind, rare, result_id, coalesce(off, {_USUAL_OFFSET}) AS off, coalesce(wait, 0) AS wait, ttl, place
-            FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY
-                AS u (id, lane, payload, kind, rare, result_id, off, wait, ttl, place)
-        ) AS i,
-            (SELECT {{s}}.clock() AS now OFFSET 0) AS time
-        WHERE $1 = {UNCHECKED} OR (SELECT directory FROM {{s}}.meta WHERE {GATE}) = $1
-    ), stored AS (
-        INSERT INTO {{s}}.message (seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at)
-        SELECT seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at FROM input ORDER BY id, seq
-        ON CONFLICT (id) DO NOTHING RETURNING seq, lane, rank, id, result_id, due, expires_at
-    ), waiting AS (
-        INSERT INTO {{s}}.ready (lane, rank, seq, expires_at)
-        SELECT lane, rank, seq, expires_at FROM stored WHERE due IS NULL
-    ), later AS (
-        INSERT INTO {{s}}.scheduled (lane, rank, seq, expires_at, due)
-        SELECT lane, rank, seq, expires_at, due FROM stored WHERE due IS NOT NULL
-    ), old AS (
-        DELETE FROM {{s}}.result WHERE id = ANY(ARRAY(SELECT coalesce(result_id, id) FROM stored))
+
+def _publishing(new: str, on_conflict: str) -> Statement:
+    """A statement that stores a batch. `new`: a condition of what is stored; `on_conflict`: what else the insert says."""
+    return statement(
+        f"""
+        WITH input AS MATERIALIZED (
+            SELECT (SELECT nextval('{{s}}.batch')) * {BATCH} + i.place - 1 AS seq, i.lane, now + i.wait + i.off AS rank, i.id, i.payload,
+                i.kind, i.rare, i.result_id,
+                CASE WHEN i.wait > 0 THEN now + i.wait END AS due, now + i.wait + i.ttl AS expires_at, now AS enqueued_at
+            FROM (
+                SELECT id, lane, payload, kind, rare, result_id, coalesce(off, {_USUAL_OFFSET}) AS off, coalesce(wait, 0) AS wait, ttl, place
+                FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY
+                    AS u (id, lane, payload, kind, rare, result_id, off, wait, ttl, place)
+            ) AS i,
+                (SELECT {{s}}.clock() AS now OFFSET 0) AS time
+            WHERE ($1 = {UNCHECKED} OR (SELECT directory FROM {{s}}.meta WHERE {GATE}) = $1){new}
+        ), stored AS (
+            INSERT INTO {{s}}.message (seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at)
+            SELECT seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at FROM input ORDER BY id, seq
+            {on_conflict}RETURNING seq, lane, rank, id, result_id, due, expires_at
+        ), waiting AS (
+            INSERT INTO {{s}}.ready (lane, rank, seq, expires_at)
+            SELECT lane, rank, seq, expires_at FROM stored WHERE due IS NULL
+        ), later AS (
+            INSERT INTO {{s}}.scheduled (lane, rank, seq, expires_at, due)
+            SELECT lane, rank, seq, expires_at, due FROM stored WHERE due IS NOT NULL
+        ), old AS (
+            DELETE FROM {{s}}.result WHERE id = ANY(ARRAY(SELECT coalesce(result_id, id) FROM stored))
+        )
+        SELECT count(*), CASE WHEN count(*) < $11 THEN coalesce(array_agg(id), '{{}}') END FROM stored
+        """,
+        "int8",
+        "bytea[]",
+        "int8[]",
+        "bytea[]",
+        "int8[]",
+        "bytea[]",
+        "bytea[]",
+        "int8[]",
+        "int8[]",
+        "int8[]",
+        "int8",
     )
-    SELECT count(*), CASE WHEN count(*) < $11 THEN coalesce(array_agg(id), '{{}}') END FROM stored
-    """,
-    "int8",
-    "bytea[]",
-    "int8[]",
-    "bytea[]",
-    "int8[]",
-    "bytea[]",
-    "bytea[]",
-    "int8[]",
-    "int8[]",
-    "int8[]",
-    "int8",
-)
+
+
+_PUBLISH = _publishing("", "ON CONFLICT (id) DO NOTHING ")
 """How many were stored, and the ids of these; NULL if all were."""
+
+_PUBLISH_NEW = _publishing(" AND NOT EXISTS (SELECT FROM {s}.message AS m WHERE m.id = i.id OFFSET 0)", "")
+"""The same for a transaction of its own, and for ids that differ. Fails with `_TAKEN` where one of them was stored meanwhile."""
+
+_TAKEN = "23505"
+"""The SQLSTATE of a row that is there already."""
+
 _DIRECTORY = statement("SELECT directory FROM {s}.meta")
 _HOLD_DIRECTORY = Step(statement("SELECT FROM {s}.meta FOR SHARE"))
 """Nobody changes the directory until the transaction ends."""
@@ -134,6 +153,11 @@ class Sending:
         self.dropped: dict[str, list[Taken]] = {}
         """What full queues have dropped for these."""
 
+    @property
+    def ids_differ(self) -> bool:
+        """Whether no two of them have the same id."""
+        return len({body.key for body in self.bodies}) == len(self.bodies)
+
     def lacking(self, directory: Directory) -> set[Place]:
         """The lanes that do not exist yet, of queues that do."""
         return {place for place in self.lanes if place not in directory.places and place.queue in directory.queues}
@@ -174,10 +198,11 @@ class Sending:
                 taken.add(key)
         self.left = [index for index in self.left if self.outcomes[index] is None]
 
-    def storing(self, directory: Directory, version: int) -> list[Step]:
+    def storing(self, directory: Directory, version: int, insert: Statement = _PUBLISH) -> list[Step]:
         """The statements that store what is left."""
         return [
             _store(
+                insert,
                 version,
                 [self.bodies[index] for index in part],
                 [directory.places[self.places[index]] for index in part],
@@ -186,9 +211,9 @@ class Sending:
             for part in _parts(self.left)
         ]
 
-    def steps(self, directory: Directory) -> list[Step]:
+    def steps(self, directory: Directory, insert: Statement = _PUBLISH) -> list[Step]:
         """The same, and the version of the directory afterwards."""
-        found = self.storing(directory, directory.version)
+        found = self.storing(directory, directory.version, insert)
         if len(found) > 1:
             found.insert(0, _HOLD_DIRECTORY)  # so that all of them see one directory
         return [*found, Step(_DIRECTORY)]
@@ -232,7 +257,9 @@ def _parts(chosen: Sequence[int]) -> list[Sequence[int]]:
     return [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
 
 
-def _store(version: int, bodies: Sequence[Body], lanes: Sequence[int], options: Sequence[Options]) -> Step:
+def _store(
+    insert: Statement, version: int, bodies: Sequence[Body], lanes: Sequence[int], options: Sequence[Options]
+) -> Step:
     keys, payloads, kinds, rares, result_keys = zip(*bodies, strict=True)
     offs: list[int] | None = None
     waits: list[int] | None = None
@@ -242,7 +269,7 @@ def _store(version: int, bodies: Sequence[Body], lanes: Sequence[int], options: 
         waits = [0 if o.delay is None or o.delay <= 0 else micros(o.delay) for o in options]
         ttls = [None if o.ttl is None else micros(o.ttl) for o in options]
     columns = keys, lanes, payloads, _unless_empty(kinds), _unless_empty(rares), _unless_empty(result_keys)
-    return Step(_PUBLISH, (version, *columns, offs, waits, ttls, len(bodies)))
+    return Step(insert, (version, *columns, offs, waits, ttls, len(bodies)))
 
 
 def _unless_empty(column: Sequence[T | None]) -> Sequence[T | None] | None:
@@ -254,6 +281,7 @@ async def publish(pool: Pool, directory: Directory, sending: Sending, after: Ste
     """Store all that is allowed in, in one transaction; the outcomes are in `sending`. `after` is carried out behind
     it.
     """
+    insert = _PUBLISH_NEW if sending.ids_differ else _PUBLISH
     async with pool.wire() as wire:
         await prepare(wire, directory, sending)
         while sending.left:
@@ -261,8 +289,13 @@ async def publish(pool: Pool, directory: Directory, sending: Sending, after: Ste
                 is_done = await _publish_bounded(wire, directory, sending, bounded, after)
             else:
                 version = directory.version
-                [*answers, _] = await wire.run(sending.steps(directory), [after])
-                is_done = sending.note(answers, version)
+                try:
+                    [*answers, _] = await wire.run(sending.steps(directory, insert), [after])
+                    is_done = sending.note(answers, version)
+                except ServerError as error:
+                    if error.code != _TAKEN or insert is _PUBLISH:
+                        raise
+                    insert, is_done = _PUBLISH, False
             if is_done:
                 return
             await directory.refresh(wire)
@@ -344,7 +377,7 @@ async def revive(pool: Pool, directory: Directory, queue: str, keys: Collection[
             options = [_without_delay(to_options(found[key][0].rare)) for key in part]
             lanes = [local.places[back[key]] for key in part]
             bodies = [found[key][0] for key in part]
-            [[(_, keys_)]] = await wire.run([_store(local.version, bodies, lanes, options)])
+            [[(_, keys_)]] = await wire.run([_store(_PUBLISH, local.version, bodies, lanes, options)])
             stored.update([body.key for body in bodies] if keys_ is None else keys_)
         for key in order:
             id_ = found[key][0].key
