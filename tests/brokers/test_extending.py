@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import socket
 import threading
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import trio
 from engines.postgres import Postgres
+from engines.proxy import Proxy, proxy_to
 from engines.redis import Redis
 
 from repid import PostgresServer, RedisServer, Server
@@ -74,3 +78,72 @@ async def test_a_lease_that_postgresql_refuses_to_extend_is_named_in_the_log(
                         await trio.sleep(0.01)
                 connection.execute(f'ALTER TABLE "{schema}".elsewhere RENAME TO lease'.encode())
     assert f'while the event loop is blocked: relation "{schema}.lease" does not exist' in told[0]
+
+
+async def wait_for_failures(caplog: pytest.LogCaptureFixture, count: int) -> None:
+    """Wait until the thread has failed so often, each time within its bound."""
+    told: list[str] = []
+    with trio.fail_after(3):
+        while len(told) < count:
+            await trio.sleep(0.01)
+            told = [text for text in caplog.messages if text.startswith("cannot extend 1 leases")]
+    assert all(text.endswith("is blocked: the server did not answer within 0.2 s") for text in told)
+
+
+async def fall_silent_at_each_answer(
+    server: Server, proxy: Proxy, answers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread's connection says nothing any more after each number of answers; then it is not disturbed."""
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1")])
+        async with server.consume({"q": None}) as consumer:
+            [delivery] = await consumer.receive(1)
+            for number in range(answers):
+                proxy.answers_left = number
+                consumer.vouch(lambda: {delivery.token: 10.0})
+                await wait_for_failures(caplog, number + 1)
+                consumer.vouch(dict)
+                await trio.sleep(LEASE / 4)
+            proxy.answers_left = math.inf
+            await consumer.extend([delivery])
+            consumer.vouch(lambda: {delivery.token: 10.0})
+            await trio.sleep(1.5 * LEASE)
+            assert await consumer.rescue() == 0
+
+
+async def test_the_thread_gives_a_silent_connection_to_postgresql_up_in_time(
+    postgres: Postgres, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = urlsplit(postgres.url)
+    async with proxy_to(parts.hostname or "", parts.port or 5432) as proxy:
+        url = f"{parts.scheme}://{parts.username}@127.0.0.1:{proxy.port}{parts.path}?connect_timeout=2&sslmode=disable"
+        server = PostgresServer(url, schema=schema, lease_timeout=LEASE)
+        await fall_silent_at_each_answer(server, proxy, 2, caplog)
+
+
+async def test_the_thread_gives_a_silent_connection_to_redis_up_in_time(
+    redis: Redis, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = urlsplit(redis.url)
+    async with proxy_to(parts.hostname or "", parts.port or 6379) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}{parts.path}"
+        await fall_silent_at_each_answer(RedisServer(url, prefix=prefix, lease_timeout=LEASE), proxy, 3, caplog)
+
+
+def test_connections_that_were_given_up_with_their_event_loop_leave_room_for_others(
+    postgres: Postgres, schema: str
+) -> None:
+    async def give_up(port: int) -> None:
+        with trio.move_on_after(0.05):
+            await PostgresServer(f"postgresql://x@127.0.0.1:{port}/x?connect_timeout=2").migration_sql()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for _ in range(5):
+            trio.run(give_up, silent.getsockname()[1])
+
+    async def connect() -> None:
+        with trio.fail_after(5):
+            await PostgresServer(postgres.url, schema=schema).migration_sql()
+
+    trio.run(connect)

@@ -157,7 +157,7 @@ _EXTEND = statement(
     "int8[]",
     "int8",
 )
-_EXTEND_FROM_A_THREAD = statement(
+_EXTEND_APART = statement(
     f"""
     WITH mine AS MATERIALIZED (SELECT seq FROM {{s}}.lease WHERE {OURS} FOR UPDATE SKIP LOCKED)
     UPDATE {{s}}.lease SET until = greatest(until, {{s}}.clock() + ($3)[array_position($2, token)])
@@ -428,10 +428,10 @@ def extending(tokens: Sequence[Any], lease_time: int) -> Step:
     return Step(_EXTEND, (*split(tokens), lease_time))
 
 
-def extending_from_a_thread(left: Mapping[Any, float], lease_time: int) -> Step:
+def extending_apart(left: Mapping[Any, float], lease_time: int) -> Step:
     """What extends these leases, which are some, while the event loop is blocked: each by its seconds at the most."""
     rows = sorted((seq, token, min(micros(seconds), lease_time)) for (seq, token), seconds in left.items())
-    return Step(_EXTEND_FROM_A_THREAD, tuple(zip(*rows, strict=True)))
+    return Step(_EXTEND_APART, tuple(zip(*rows, strict=True)))
 
 
 def reporting(progress: Sequence[tuple[Any, bytes | None]]) -> Step:

@@ -46,7 +46,7 @@ from .errors import asked_again
 from .news import BURY_SLEEPERS, NEW_MEMBER, NewsBox, channel_of
 from .pool import Pool, in_transaction, transaction
 from .rows import micros
-from .wire import Rows, Wire, connect, run_apart
+from .wire import Rows, Wire, connect
 
 log = logging.getLogger("repid.postgres")
 
@@ -93,7 +93,7 @@ class PostgresDriver:
         self._drop_log = DropLog()
         self._ids: dict[str, int] = {}  # of the consumers, as the database has them; they outlast a link, as leases do
         self._takes: dict[int, bytes] = {}  # what each of these takes
-        self._extender = Extender(lease_timeout, self._extend_from_a_thread)
+        self._extender = Extender(lease_timeout, self._extend_apart)
         self._open_pool: Pool | None = None
         self._open_news: NewsBox | None = None
 
@@ -154,12 +154,15 @@ class PostgresDriver:
     async def migrate(self) -> bool:
         """Bring the schema up to date; whether there was anything to do."""
         with closing(await self._connect()) as wire:
-            await schema.check_server(wire, listens=self._listens)
-            return await schema.migrate(wire, self._schema)
+            with _answered():
+                await schema.check_server(wire, listens=self._listens)
+            with _answered(MIGRATION_TIME):
+                return await schema.migrate(wire, self._schema)
+        raise AssertionError  # `_answered` raises
 
     async def migration_sql(self) -> str:
         """What `migrate` would do, for whoever does it by hand; empty if there is nothing to do."""
-        with closing(await self._connect()) as wire:
+        with closing(await self._connect()) as wire, _answered():
             version = await schema.version_of(wire, self._schema)
         return schema.script(self._schema, version) if version < len(schema.MIGRATIONS) else ""
 
@@ -414,10 +417,10 @@ class PostgresDriver:
         """Have a thread extend these leases while the event loop is blocked."""
         self._extender.vouch(consumer, under_way)
 
-    def _extend_from_a_thread(self, left: Mapping[Token, float]) -> None:
-        """Extend these leases while the event loop is blocked, on a connection of its own."""
-        step = claiming.extending_from_a_thread(left, self._lease)
-        run_apart(self._conninfo, self._options, schema.quoted(self._schema), step)
+    async def _extend_apart(self, left: Mapping[Token, float]) -> None:
+        """Extend these leases in the loop of a thread, while our own is blocked."""
+        with closing(await self._connect()) as wire:
+            await wire.run([claiming.extending_apart(left, self._lease)])
 
     @asked_again
     async def rescue(self) -> int:

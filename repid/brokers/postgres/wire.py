@@ -29,9 +29,6 @@ from .library import Connection, DiagnosticField, Error, ExecStatus, PGconn, PGr
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 
-_threads = trio.CapacityLimiter(4)
-"""Threads that make connections, in each trio run."""
-
 
 class Wire:
     """One connection. It is used by one task at a time. `prepares`: whether statements are kept by the server."""
@@ -192,6 +189,9 @@ def refusal(result: PGresult) -> ServerError:
 async def connect(conninfo: str, options: Mapping[str, Any], schema: str, *, prepares: bool) -> Wire:
     """A new connection. Raises what `explain_connect` makes of a failure. Cancelled: none is left open."""
     lock, abandoned = threading.Lock(), False
+    limiter = trio.CapacityLimiter(
+        1
+    )  # a common one would be short of a place whenever a run ends before its thread does
 
     def make() -> Connection[Any] | None:
         connection = Connection.connect(conninfo, autocommit=True, **options)
@@ -202,7 +202,7 @@ async def connect(conninfo: str, options: Mapping[str, Any], schema: str, *, pre
         return None
 
     try:
-        connection = await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=_threads)
+        connection = await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=limiter)
     except Error as error:
         raise explain_connect(error) from error
     except BaseException:
@@ -211,14 +211,3 @@ async def connect(conninfo: str, options: Mapping[str, Any], schema: str, *, pre
         raise
     assert connection is not None
     return Wire(connection, schema, prepares=prepares)
-
-
-def run_apart(conninfo: str, options: Mapping[str, Any], schema: str, step: Step) -> None:
-    """Carry out one statement on a connection of its own. Blocks, so it is for threads. Raises psycopg's errors, and
-    `ServerError` where the server refused it.
-    """
-    bound = bind(step.statement, schema)
-    with Connection.connect(conninfo, autocommit=True, **options) as connection:
-        result = connection.pgconn.exec_params(bound.text, bound.encode(step.arguments), bound.oids, bound.formats)
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise refusal(result)

@@ -203,7 +203,7 @@ class RedisDriver:
         self._context = context
         self._prefix = prefix
         self._wait_replicas = wait_replicas
-        self._extender = Extender(lease_timeout, self._extend_from_a_thread)
+        self._extender = Extender(lease_timeout, self._extend_apart)
         self._wire: Wire | None = None
         self._nursery: trio.Nursery | None = None  # set together with the wire
         self._was_open = False
@@ -555,20 +555,13 @@ class RedisDriver:
         """Have a thread extend these leases while the event loop is blocked."""
         self._extender.vouch(consumer, under_way)
 
-    def _extend_from_a_thread(self, left: Mapping[Token, float]) -> None:
-        """Extend these leases while the event loop is blocked, in a loop of the thread's own."""
-
-        async def extend() -> None:
-            with trio.fail_after(ANSWER_TIME):
-                async with opened(self._address, self._context, self._prefix, f"repid-leases-{os.getpid()}") as wire:
-                    seconds, more = await wire.command(b"TIME")
-                    now = int(seconds) * MICRO + int(more)
-                    ends = [
-                        each for token, time in left.items() for each in (now + min(micros(time), self._lease), token)
-                    ]
-                    await wire.command(b"ZADD", f"{{{self._prefix}}}:leases", b"XX", b"GT", *ends)
-
-        trio.run(extend)
+    async def _extend_apart(self, left: Mapping[Token, float]) -> None:
+        """Extend these leases in the loop of a thread, while our own is blocked."""
+        async with opened(self._address, self._context, self._prefix, f"repid-leases-{os.getpid()}") as wire:
+            seconds, more = await wire.command(b"TIME")
+            now = int(seconds) * MICRO + int(more)
+            ends = [each for token, time in left.items() for each in (now + min(micros(time), self._lease), token)]
+            await wire.command(b"ZADD", f"{{{self._prefix}}}:leases", b"XX", b"GT", *ends)
 
     async def rescue(self) -> int:
         """Take back every lease that has ended."""

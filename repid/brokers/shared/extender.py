@@ -3,7 +3,8 @@
 Theory. A worker extends its leases from its event loop. An actor that blocks the loop for longer than a lease would lose its message
 and those of all runs beside it, to workers that run them a second time meanwhile. So a thread asks now and then what is under way
 (`repid.runtime.vouching`): while the worker's own keeper is in time that is nothing, and the thread has nothing to do. What is named is
-extended over a connection that is made for that and closed again, since the driver's own connections belong to the blocked loop.
+extended over a connection that is made for that and closed again, since the driver's own connections belong to the blocked loop. It is
+used in an event loop of the thread's own, which bounds what the driver does: a connection that is half-open says nothing.
 
 It relies on fencing: a lease is extended only under its token, and only to a later end. So whatever it does too late, since the
 loop went on or somebody else has the message, does nothing. A thread that holds Python's lock in C code stops this thread as well: its
@@ -15,28 +16,34 @@ The thread is there while the link is open and a worker vouches for something. W
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import trio
+
 from ...delivery import Token
+from ...errors import NoAnswer
 from ...logs import Log
 from ...ports import UnderWay
+from .calls import CALL_TIME
 
 log = Log("repid.server")
 
 ROUNDS = 8
 """How often in each lease the thread asks. A lease is named when less than half of it is left, so three rounds may fail."""
 
-
 LONGEST_ROUND = 1e6
 """Seconds; a lease may be endless."""
 
 
 class Extender:
-    """Extends what `under_way` names. `extend` does that for these tokens, each by the seconds at the most; it may block."""
+    """Extends what `under_way` names. `extend` does that for these tokens, each by the seconds at the most, and may be
+    cancelled.
+    """
 
-    def __init__(self, lease_timeout: float, extend: Callable[[Mapping[Token, float]], None]) -> None:
+    def __init__(self, lease_timeout: float, extend: Callable[[Mapping[Token, float]], Awaitable[None]]) -> None:
         self._interval = min(lease_timeout / ROUNDS, LONGEST_ROUND)
+        self._bound = min(2 * self._interval, CALL_TIME)  # two tries fit into the half of a lease that is left
         self._extend = extend
         self._under_way: dict[str, UnderWay] = {}
         self._ends: threading.Event | None = None
@@ -79,6 +86,12 @@ class Extender:
                 for under_way in list(self._under_way.values()):
                     named.update(under_way())
                 if named:
-                    self._extend(named)
+                    trio.run(self._extend_in_time, named)
             except Exception as error:  # noqa: BLE001  the next round may succeed
                 log.warning("cannot extend %d leases while the event loop is blocked: %s", len(named), error)
+
+    async def _extend_in_time(self, named: Mapping[Token, float]) -> None:
+        with trio.move_on_after(self._bound) as scope:
+            await self._extend(named)
+        if scope.cancelled_caught:
+            raise NoAnswer(f"the server did not answer within {self._bound:g} s")
