@@ -140,7 +140,7 @@ class JobHandle(msgspec.Struct, Generic[T], eq=False, weakref=True):
     @hosted
     async def _look(self, seen: Snapshot | None) -> Snapshot:
         """How it stands, as soon as that differs from what was seen."""
-        return await self._broker.watch(*await self._ids(), seen)
+        return await self._broker.watch(*await self._ids(), seen, queue=self.queue)
 
     async def _ids(self) -> tuple[str, str]:
         if self.schedule_name is None:
@@ -189,7 +189,12 @@ async def wait_for_each(
         places.setdefault(await handle._ids(), []).append(place)  # noqa: SLF001  the other half of it
     if not places:
         return
-    with handles[0].broker.follow() as following:
+
+    def queues() -> set[str]:
+        waiting = (handles[there[0]].envelope for there in places.values())
+        return {envelope.queue for envelope in waiting if not envelope.options.delay}
+
+    with handles[0].broker.follow(queues) as following:
         following.add(places)
         while places:
             ended = {message: snapshot for message, snapshot in await following.ended() if message in places}

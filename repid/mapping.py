@@ -115,7 +115,13 @@ class Block(Generic[R]):
         self._plan = plan
         self._items = items
         self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
-        self._following: AbstractContextManager[Followed] = plan.broker.follow()
+        self._following: AbstractContextManager[Followed] = plan.broker.follow(self._queues)
+
+    def _queues(self) -> list[str]:
+        """Where calls wait now, unless they are to wait."""
+        terms = self._plan.terms
+        waits_long = terms.options.delay or terms.due_at is not None
+        return [self._plan.callee.channel] if self._results.are_under_way and not waits_long else []
 
     async def __aenter__(self) -> Results[R]:
         items = self._items
@@ -194,6 +200,11 @@ class Results(Generic[R]):
                 raise error
             raise StopAsyncIteration
         return self._take()
+
+    @property
+    def are_under_way(self) -> bool:
+        """Whether calls are not over."""
+        return bool(self._numbers)
 
     @property
     def wanted(self) -> int:

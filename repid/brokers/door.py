@@ -87,7 +87,8 @@ from .shared.hub import Hub
 from .shared.lines import LONGEST_POLL, Lines, must_wait
 from .shared.link import Link
 from .shared.ticking import tick_elsewhere
-from .shared.watching import Following, Watchers
+from .shared.unread import UnreadQueues
+from .shared.watching import Following, Queues, Watchers
 
 STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
 """The roles that another server can fill."""
@@ -158,7 +159,14 @@ class Server:
         if hasattr(self._driver, "tell_at_once"):
             cast("TellingDriver", self._driver).tell_at_once(self._hub.tell_at_once)
         is_local = self._driver.capabilities.calls == "local"
-        self._watchers = Watchers(self._hub, self._looks.ask, self._look if is_local else self._looks.ask)
+        how_to_start = (
+            "start one with `python -m repid worker MODULE:APP`"
+            if self._capabilities.shared
+            else "messages in memory need one in this process: nursery.start_soon(app.run_worker)"
+        )
+        unread = UnreadQueues(self.readers if self._capabilities.readers else None, how_to_start)
+        look_at_many = self._look if is_local else self._looks.ask
+        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, unread)
         self._lines = Lines(self._hub, LONGEST_POLL if is_local else FIRST_POLL)
         self._publishes = Coalescer(self._publish_in_parts, most=LARGEST_REQUEST, weigh=_weight)
         self._calls.detach()
@@ -565,23 +573,30 @@ class Server:
         return answers
 
     @hosted
-    async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
+    async def watch(
+        self, id_: str, result_id: str, seen: Snapshot | None = None, *, queue: str | None = None
+    ) -> Snapshot:
         """How the message stands, as soon as that differs from `seen`; of several dead ones the last.
 
         Waits until it does. What changes faster than it is looked at is seen in its last state only. Cancelling loses
-        nothing. However many watch, the engine is asked for all of them at once.
+        nothing. However many watch, the engine is asked for all of them at once. `queue`: of the message; if it is ready
+        there for five seconds, and nobody reads the queue, the log says so.
         """
         self._need("tracking", "watch messages")
         check_several("watch", (id_, result_id))
         self._calls.check()
-        return await self._watchers.watch((id_, result_id), seen)
+        return await self._watchers.watch((id_, result_id), seen, queue)
 
     @contextmanager
-    def follow(self) -> Iterator[Following]:
-        """Follow many messages until they have ended, in a trio task: with one watch, however many there are."""
+    def follow(self, queues: Queues | None = None) -> Iterator[Following]:
+        """Follow many messages until they have ended, in a trio task: with one watch, however many there are.
+
+        `queues` gives those where messages that are followed wait now. It is called when none has ended for five seconds:
+        the log says then which of these nobody reads.
+        """
         self._need("tracking", "watch messages")
         self._calls.check()
-        with self._watchers.follow(self._calls.check) as following:
+        with self._watchers.follow(self._calls.check, queues) as following:
             yield following
 
     async def _look(self, ids: Sequence[tuple[str, str]], *, is_shared: bool = False) -> list[Sight]:

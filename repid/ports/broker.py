@@ -442,16 +442,22 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Do the same for several ids in one call."""
         ...
 
-    async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
+    async def watch(
+        self, id_: str, result_id: str, seen: Snapshot | None = None, *, queue: str | None = None
+    ) -> Snapshot:
         """Wait until the state of the message differs from `seen`, and return it. Of several dead ones it is the last
         one's.
 
-        Of changes that follow each other quickly only the last one may be seen.
+        Of changes that follow each other quickly only the last one may be seen. `queue`: where the message waits; the log
+        says after a while if nobody reads it.
         """
         ...
 
-    def follow(self) -> AbstractContextManager[Followed]:
-        """Follow many messages until they have ended, in a trio task: with one watch, however many there are."""
+    def follow(self, queues: Callable[[], Iterable[str]] | None = None) -> AbstractContextManager[Followed]:
+        """Follow many messages until they have ended, in a trio task: with one watch, however many there are.
+
+        `queues` gives those where they wait now; the log says after a while which of them nobody reads.
+        """
         ...
 
 

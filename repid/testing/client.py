@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -325,20 +325,22 @@ class _AttendedServer(Server):
         """Where the latest worker runs."""
         self._control: Control
 
-    async def watch(self, id_: str, result_id: str, seen: Snapshot | None = None) -> Snapshot:
+    async def watch(
+        self, id_: str, result_id: str, seen: Snapshot | None = None, *, queue: str | None = None
+    ) -> Snapshot:
         """As every server, but that it is not told of a run what comes between its beginning and its end."""
         if seen is None:
-            return await super().watch(id_, result_id)
+            return await super().watch(id_, result_id, queue=queue)
         async with self._attended():
-            seen = await super().watch(id_, result_id, seen)
+            seen = await super().watch(id_, result_id, seen, queue=queue)
             while seen.state == "leased":
-                seen = await super().watch(id_, result_id, seen)
+                seen = await super().watch(id_, result_id, seen, queue=queue)
             return seen
 
     @contextmanager
-    def follow(self) -> Iterator[Any]:
+    def follow(self, queues: Callable[[], Iterable[str]] | None = None) -> Iterator[Any]:
         """As every server."""
-        with super().follow() as following:
+        with super().follow(queues) as following:
             yield _Attended(following, self._attended)
 
     @asynccontextmanager

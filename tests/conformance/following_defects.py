@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -36,8 +36,8 @@ class BrokenFollower(BrokenServer):
     Following: type[BrokenFollowing] = BrokenFollowing
 
     @contextmanager
-    def follow(self) -> Iterator[SoundFollowing]:
-        with super().follow() as sound:
+    def follow(self, queues: Callable[[], Iterable[str]] | None = None) -> Iterator[SoundFollowing]:
+        with super().follow(queues) as sound:
             yield cast("SoundFollowing", self.Following(sound, self))
 
 

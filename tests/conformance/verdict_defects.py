@@ -204,7 +204,9 @@ class KeepsNoProgress(BrokenServer):
 
 
 class WatchesImpatiently(BrokenServer):
-    async def watch(self, id_: str, result_id: str, seen: ports.Snapshot | None = None) -> ports.Snapshot:
+    async def watch(
+        self, id_: str, result_id: str, seen: ports.Snapshot | None = None, *, queue: str | None = None
+    ) -> ports.Snapshot:
         return await super().watch(id_, result_id)
 
 

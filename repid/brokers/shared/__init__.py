@@ -2,7 +2,7 @@
 
 * `coalescer`: many concurrent calls become one.
 * `hub`: waiting for news of the engine, with one `news` call for all who wait. `notes`: news on its way there.
-* `watching`: how jobs stand, with one `snapshots` call for all who watch.
+* `watching`: how jobs stand, with one `snapshots` call for all who watch. `unread`: telling those who wait where nobody reads.
 * `link`: the connection to the engine: opening it, noticing that it broke, opening it again.
 * `calls`: one call to a driver: checked, shielded, bounded and timed.
 * `keys`: the keys of browsed messages. `packing`: what SQL engines keep packed.

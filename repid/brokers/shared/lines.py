@@ -31,6 +31,7 @@ from ...errors import BrokerRefused, PublishUnknown, QueueFull
 from ...logs import Log
 from ...ports import News, SendingRun, SendingWorker, sending_run
 from .hub import Hub, Subscription
+from .unread import UNREAD_AFTER
 
 log = Log("repid.server")
 
@@ -51,9 +52,6 @@ LONGEST_POLL = 1.0
 
 LOG_EVERY = 60.0
 """Seconds of waiting after which the log says so."""
-
-LOG_UNREAD_AFTER = 5.0
-"""Seconds of waiting after which the log says so where nobody reads the queue: its worker was perhaps not started."""
 
 _NOTHING_CAN = "nothing can make room in it: every worker that reads it waits itself for room"
 _NOBODY_HAS = (
@@ -113,7 +111,7 @@ class Place:
         """Log that the call waits, if it is time for that."""
         is_unread = refusal.readers == 0
         waited = now - self._began
-        if now >= self._tell_at or (is_unread and not self._was_told and waited >= LOG_UNREAD_AFTER):
+        if now >= self._tell_at or (is_unread and not self._was_told and waited >= UNREAD_AFTER):
             self._tell_at = now + LOG_EVERY
             self._was_told = True
             why = ". No worker reads that queue now: the call waits until one does" if is_unread else ""

@@ -23,11 +23,15 @@ import trio
 
 from ...ports import News, Sight, Snapshot
 from .hub import Hub, Subscription
+from .unread import UnreadQueues
 
 Ids: TypeAlias = tuple[str, str]
 """The id of a message and that of its result."""
 
 Look: TypeAlias = Callable[[Sequence[Ids]], Awaitable[list[Sight]]]
+
+Queues: TypeAlias = Callable[[], Iterable[str]]
+"""Gives the queues in which messages that are followed wait now."""
 
 LARGEST_LOOK = 1000
 """Messages that one look of a follower asks for."""
@@ -38,28 +42,41 @@ class Watchers:
     for many already, so that putting their requests together is not worth a turn of the loop.
     """
 
-    def __init__(self, hub: Hub, look: Look, look_at_many: Look) -> None:
+    def __init__(self, hub: Hub, look: Look, look_at_many: Look, unread: UnreadQueues) -> None:
         self.hub = hub
+        self.unread = unread
         self.watched: dict[str, int] = {}
         self.followers: dict[str, int] = {}
         """How many follow which id."""
         self._look = look
         self._look_at_many = look_at_many
 
-    async def watch(self, ids: Ids, seen: Snapshot | None) -> Snapshot:
-        """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing."""
+    async def watch(self, ids: Ids, seen: Snapshot | None, queue: str | None) -> Snapshot:
+        """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing. `queue`: tell if it waits
+        there and nobody reads it.
+        """
+        is_ready = queue is not None and seen is not None and seen.state == "ready"
+        unread_at = self.unread.due() if is_ready else math.inf
         with self._watching(ids), self.hub.subscribed("ids", frozenset(ids)) as subscription:
             while True:
                 subscription.is_fresh = False
                 [sight] = await self._look([ids])
                 if sight.snapshot != seen:
                     return sight.snapshot
-                await self.hub.wait(subscription, trio.current_time() + sight.holds_for)
+                until = trio.current_time() + sight.holds_for
+                if queue is not None and unread_at < until:
+                    if await self.hub.wait(subscription, unread_at):
+                        continue
+                    unread_at = math.inf
+                    await self.unread.look([queue])
+                await self.hub.wait(subscription, until)
 
     @contextmanager
-    def follow(self, check: Callable[[], None]) -> Iterator[Following]:
-        """Follow many messages for a block. `check` raises where the connection has been closed."""
-        following = Following(self, self._look_at_many, check)
+    def follow(self, check: Callable[[], None], queues: Queues | None) -> Iterator[Following]:
+        """Follow many messages for a block. `check` raises where the connection has been closed. `queues`: see
+        `Server.follow`.
+        """
+        following = Following(self, self._look_at_many, check, queues)
         try:
             with self.hub.subscribed_as(following.subscription):
                 yield following
@@ -83,13 +100,14 @@ class Watchers:
 class Following:
     """The messages that one task follows, until each has ended. Other tasks may add some, and wake it."""
 
-    def __init__(self, watchers: Watchers, look: Look, check: Callable[[], None]) -> None:
+    def __init__(self, watchers: Watchers, look: Look, check: Callable[[], None], queues: Queues | None) -> None:
         self._followed: dict[str, Ids] = {}
         """By either of its ids."""
         self.subscription = _Many(self._followed)
         self._watchers = watchers
         self._look = look
         self._check = check
+        self._queues = queues
         self._again: list[tuple[float, str]] = []
         """When what was seen of a message does not hold any more, the earliest first."""
         self._has_result_ids = False
@@ -127,6 +145,7 @@ class Following:
         A message that was never published has ended, too.
         """
         subscription = self.subscription
+        unread_at = math.inf if self._queues is None else self._watchers.unread.due()
         while True:
             self._check()
             subscription.is_fresh = False
@@ -135,7 +154,11 @@ class Following:
                 self._is_woken = False
                 return ended
             if not subscription.changed:
-                await self._watchers.hub.wait(subscription, self._again[0][0] if self._again else math.inf)
+                until = self._again[0][0] if self._again else math.inf
+                await self._watchers.hub.wait(subscription, min(until, unread_at))
+                if self._queues is not None and trio.current_time() >= unread_at:
+                    unread_at = math.inf
+                    await self._watchers.unread.look(self._queues())
 
     async def _look_again(self) -> list[tuple[Ids, Snapshot]]:
         """Look at what may have changed. What has ended is forgotten."""
