@@ -170,30 +170,33 @@ class Results(Generic[R]):
         self._is_exhausted = False
         self._error: Exception | None = None
         """What the source has raised: it is raised when all that came before was taken."""
-        self._numbers: dict[tuple[str, str], int] = {}
+        self._numbers: dict[str, int] = {}
         """The calls that are not over, and their places in the order of the items."""
-        self._ended: dict[int, StoredResult | Exception] = {}
-        """Those that are over and were not taken yet; in the order in which they ended, unless that of the items
-        counts.
-        """
+        self._ready: deque[StoredResult | Exception] = deque()
+        """The results to be taken next, in their order."""
+        self._early: dict[int, StoredResult | Exception] = {}
+        """Where the order of the items counts: results that come behind one which is not there yet."""
         self._unsent: list[Envelope] = []
         """What the publishing was begun of, and not seen to its end: it was cancelled."""
         self._published = 0
+        self._arrived = 0
+        """How many results are ready or were taken."""
         self._taken = 0
         self._is_read = False
         self._is_left = False
         self._to_remove: list[StoredResult] = []
         self._turns = Turns()
-        self._refill_at = plan.limit // 2
-        """With so few under way more are published, although there are results to take."""
+        self._refill_at = -inf
+        """When so many were taken, more are published, although there are results to take."""
 
     def __aiter__(self) -> Results[R]:
         return self
 
     async def __anext__(self) -> R:
         """The next result. Cancelled, it loses none."""
-        if not self._is_to_refill() and self._is_ready():
-            await self._turns.take()
+        if self._ready and self._taken < self._refill_at:
+            if self._turns.is_due():
+                await self._turns.take()
         elif not await self._advance():
             if self._error is not None:
                 error, self._error = self._error, None
@@ -225,7 +228,7 @@ class Results(Generic[R]):
             self._is_exhausted, self._error = True, error
         found: list[R | Exception] = []
         if await self._advance():
-            while self._is_ready():
+            while self._ready:
                 try:
                     found.append(self._take())
                 except Exception as failure:  # noqa: BLE001  it is raised in its place
@@ -263,21 +266,11 @@ class Results(Generic[R]):
         self._is_exhausted = True
         self._following.wake()
 
-    def _is_ready(self) -> bool:
-        return self._taken in self._ended if self._plan.ordered else bool(self._ended)
-
-    def _is_to_refill(self) -> bool:
-        """Whether it is worth publishing more before the results that are there are taken."""
-        if self._is_exhausted and not self._items:
-            return bool(self._unsent)
-        return self._published - self._taken <= self._refill_at or bool(self._unsent)
-
     def _room(self) -> int:
         return self._plan.limit - (self._published - self._taken)
 
     def _take(self) -> R:
-        number = self._taken if self._plan.ordered else next(iter(self._ended))
-        result = self._ended.pop(number)
+        result = self._ready.popleft()
         self._taken += 1
         if isinstance(result, Exception):
             raise result
@@ -292,6 +285,7 @@ class Results(Generic[R]):
         if self._is_read:
             raise UsageError("the results of a map are read by one task at a time, and another one is reading them")
         self._is_read = True
+        self._refill_at = -inf  # unless this comes to its end
         try:
             await trio.lowlevel.checkpoint()
             while True:
@@ -305,7 +299,9 @@ class Results(Generic[R]):
                 if items:
                     self._unsent = self._envelopes_for(items)
                     await self._send()
-                if self._is_ready():
+                if self._ready:
+                    is_last = self._is_exhausted and not self._items
+                    self._refill_at = inf if is_last else self._published - self._plan.limit // 2
                     return True
                 if not self._numbers and self._is_exhausted and not self._items:
                     return False
@@ -344,16 +340,32 @@ class Results(Generic[R]):
                     made += make([item])
                 except Exception as error:  # noqa: BLE001  raised in its place
                     made.append(error)
-        numbers: dict[tuple[str, str], int] = {}
+        envelopes: list[Envelope] = []
         for number, each in enumerate(made, self._published):
             if isinstance(each, Exception):
-                self._ended[number] = each
+                self._put(number, each)
             else:
-                numbers[each.id, each.id] = number
+                self._numbers[each.id] = number
+                envelopes.append(each)
+        self._line_up()
         self._published += len(made)
-        self._numbers.update(numbers)
-        self._following.add(numbers)
-        return made if len(numbers) == len(made) else [each for each in made if isinstance(each, Envelope)]  # type: ignore[return-value] # then they all are
+        has_ttl = self._plan.terms.options.ttl is not None
+        self._following.add([(envelope.id, envelope.id) for envelope in envelopes], look_first=has_ttl)
+        return envelopes
+
+    def _put(self, number: int, result: StoredResult | Exception) -> None:
+        """Take in the result of the call of this number. To be followed by `_line_up`."""
+        if self._plan.ordered and number != self._arrived:
+            self._early[number] = result
+        else:
+            self._ready.append(result)
+            self._arrived += 1
+
+    def _line_up(self) -> None:
+        """Make ready what was early and is not any more."""
+        while self._early and (result := self._early.pop(self._arrived, None)) is not None:
+            self._ready.append(result)
+            self._arrived += 1
 
     async def _send(self, *, again: bool = False) -> None:
         """Publish what is unsent. If that was tried before, what is alive under its id was published then."""
@@ -366,19 +378,25 @@ class Results(Generic[R]):
             envelopes = await deferred(envelopes, plan.broker, plan.terms.due_at)
         outcomes = await plan.publish(envelopes) if envelopes else []
         self._unsent = []
+        if not any(outcomes):
+            return
+        refused = [one.id for one, outcome in zip(envelopes, outcomes, strict=True) if outcome is not None]
+        self._following.add([(id_, id_) for id_ in refused])  # news will not tell of them
         for outcome in filter(None, outcomes):
             if not (again and isinstance(outcome, DuplicateId)):
                 raise outcome
 
     async def _collect(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> None:
         missing: list[tuple[str, str]] = []
+        numbers, put, to_remove = self._numbers, self._put, self._to_remove
         for message, snapshot in ended:
             result = snapshot.result
             if result is None:
                 missing.append(message)
-            else:  # as `_note` does, for the many
-                self._ended[self._numbers.pop(message)] = result
-                self._to_remove.append(result)
+            else:
+                put(numbers.pop(message[0]), result)
+                to_remove.append(result)
+        self._line_up()
         if missing:
             try:
                 stored = await self._plan.store.fetch_results([id_ for _, id_ in missing])
@@ -386,20 +404,22 @@ class Results(Generic[R]):
                 self._following.add(missing)  # they are told of again
                 raise
             for message, result in zip(missing, stored, strict=True):
-                self._note(message, result)
+                self._note(message[0], result)
+            self._line_up()
         if len(self._to_remove) >= REMOVED_AT_ONCE:
             await self._remove()
 
-    def _note(self, message: tuple[str, str], stored: StoredResult | None) -> None:
-        number = self._numbers.pop(message)
-        if stored is None:
-            self._ended[number] = ResultError(
-                f"message {message[0]!r} of actor {self._plan.callee.name!r} has ended, and no result of it is stored: it was "
-                "flushed or deleted, or its result has expired (result_ttl)"
-            )
-        else:
-            self._ended[number] = stored
+    def _note(self, id_: str, stored: StoredResult | None) -> None:
+        number = self._numbers.pop(id_)
+        if stored is not None:
+            self._put(number, stored)
             self._to_remove.append(stored)
+            return
+        text = (
+            f"message {id_!r} of actor {self._plan.callee.name!r} has ended, and no result of it is stored: it was "
+            "flushed or deleted, or its result has expired (result_ttl)"
+        )
+        self._put(number, ResultError(text))
 
     async def _remove(self) -> None:
         """Remove results from the store: one that is kept for no time takes their place."""
@@ -409,10 +429,11 @@ class Results(Generic[R]):
 
     async def close(self) -> None:
         """Have the calls cancelled that are not over, and remove the results of the others."""
-        ids = [id_ for id_, _ in self._numbers]
+        ids = list(self._numbers)
         self._is_left = True
         self._numbers.clear()
-        self._ended.clear()
+        self._ready.clear()
+        self._early.clear()
         self._following.wake()  # a task that reads still
         await cancel_all(self._plan.broker, ids)
         if self._to_remove:

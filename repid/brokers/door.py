@@ -38,7 +38,7 @@ from ..errors import (
     PublishUnknown,
     UsageError,
 )
-from ..hosts import hosted, hosted_context, hosted_unless
+from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
@@ -166,7 +166,7 @@ class Server:
         )
         unread = UnreadQueues(self.readers if self._capabilities.readers else None, how_to_start)
         look_at_many = self._look if is_local else self._looks.ask
-        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, unread)
+        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, unread, tells_all=is_local)
         self._lines = Lines(self._hub, LONGEST_POLL if is_local else FIRST_POLL)
         self._publishes = Coalescer(self._publish_in_parts, most=LARGEST_REQUEST, weigh=_weight)
         self._calls.detach()
@@ -345,7 +345,7 @@ class Server:
         looks_around = self._calls.looks_around()
         if looks_around is None or self._lines.by_queue:
             return await self._publish_in_turn(envelopes)
-        if looks_around:  # the same as there, in fewer steps
+        if looks_around and is_cancelled():  # the same as there, in fewer steps
             await checkpoint_if_cancelled()
         outcomes = await self._driver.publish(envelopes)
         if looks_around and time.perf_counter() >= self._calls.turns.due:

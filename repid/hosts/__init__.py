@@ -19,7 +19,7 @@ Importing the package does not import asyncio. What needs it is imported where a
 
 from .backends import MissingTrioAsyncioError, host_backend, open_asyncio
 from .crossing import on_long_step
-from .detecting import current_run, current_runner, is_running, stands_in, trio_runs
+from .detecting import current_run, current_runner, is_cancelled, is_running, stands_in, trio_runs
 from .hosted import Turns, crossing, hosted, hosted_context, hosted_unless, on_host, within
 from .running import LOOP_NAMES, LoopName, run_on_loop
 
@@ -35,6 +35,7 @@ __all__ = [
     "hosted",
     "hosted_context",
     "hosted_unless",
+    "is_cancelled",
     "is_running",
     "on_host",
     "on_long_step",

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import trio
 
 from .crossing import run_bridge
-from .detecting import trio_runs
+from .detecting import is_cancelled, trio_runs
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,11 +67,15 @@ class Turns:
         await trio.lowlevel.cancel_shielded_checkpoint()
         self.due = time.perf_counter() + TURN
 
+    def is_due(self) -> bool:
+        """Whether `take` has anything to do: a pause is due, or the trio task was cancelled."""
+        return time.perf_counter() >= self.due or (trio_runs() and is_cancelled())
+
     async def take(self) -> bool:
         """To be awaited before the work. Returns whether others had their turn. Cancelled: nothing was done."""
         in_trio = trio_runs()
         if time.perf_counter() < self.due:
-            if in_trio:
+            if in_trio and is_cancelled():
                 await trio.lowlevel.checkpoint_if_cancelled()
             return False
         self.due = time.perf_counter() + TURN  # one pause gives all others their turn: who calls meanwhile needs none

@@ -268,8 +268,12 @@ class Followed(Protocol):
     result.
     """
 
-    def add(self, messages: Iterable[tuple[str, str]]) -> None:
-        """Follow these from now on. Those that are not published yet must be before the next `ended`."""
+    def add(self, messages: Iterable[tuple[str, str]], *, look_first: bool = True) -> None:
+        """Follow these from now on. Those that are not published yet must be before the next `ended`.
+
+        `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What was
+        refused must be added again.
+        """
         ...
 
     def wake(self) -> None:

@@ -29,6 +29,7 @@ from repid import (
     PayloadError,
     Publish,
     Queue,
+    QueueFull,
     Repid,
     ResultError,
     Router,
@@ -376,6 +377,43 @@ async def test_results_that_were_taken_are_kept_by_nobody(many: Repid) -> None:
         async for _ in results:
             assert len(of_server(many)._driver.store.results.kept) <= 50 + 256  # type: ignore[attr-defined]
     assert not of_server(many)._driver.store.results.kept  # type: ignore[attr-defined]
+
+
+async def test_the_server_in_memory_is_asked_about_a_mapped_call_once(many: Repid) -> None:
+    calls: list[CallRecord] = []
+    of_server(many).add_instrument(calls.append)
+    async with many.map(square, range(1000), limit=50) as results:
+        assert [result async for result in results] == [n * n for n in range(1000)]
+    assert sum(call.count for call in calls if call.name == "snapshots") == 1000
+
+
+async def test_a_map_that_is_cancelled_by_its_loop_gives_no_further_result_that_is_there_already(many: Repid) -> None:
+    seen = []
+    async with many.map(square, range(50), limit=50) as results:
+        with trio.CancelScope() as scope:
+            async for result in results:
+                seen.append(result)
+                await trio.sleep(1)  # all have ended
+                if result == 4:
+                    scope.cancel()
+        assert seen == [0, 1, 4]
+        assert [result async for result in results] == [n * n for n in range(3, 50)]
+
+
+async def test_a_call_that_a_full_queue_refused_is_an_error_of_the_loop_and_does_not_hang(
+    autojump_clock: object,
+) -> None:
+    router = Router(channel="narrow", max_size=1, when_full="raise")
+    router.actor(square)
+    app = Repid(Connection(InMemoryServer()))
+    app.include_router(router)
+    async with at_work(app), app.map(square, range(3), limit=3) as results:
+        with pytest.raises(QueueFull, match="queue 'narrow' is full"):
+            await anext(results)
+        assert await anext(results) == 0
+        for _ in range(2):
+            with pytest.raises(ResultError, match="has ended, and no result of it is stored"):
+                await anext(results)
 
 
 async def test_a_call_that_was_flushed_is_an_error_of_the_loop_and_does_not_hang(autojump_clock: object) -> None:

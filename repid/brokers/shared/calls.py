@@ -27,7 +27,7 @@ from trio.lowlevel import (
 
 from ...ctrl_c import let_ctrl_c_through
 from ...errors import BrokerError, BrokerUnavailable, NoAnswer, NotConnected, RepidError, UsageError
-from ...hosts import Turns, current_runner, stands_in, trio_runs
+from ...hosts import Turns, current_runner, is_cancelled, stands_in, trio_runs
 from ...logs import Log
 from ...ports import CallRecord, Driver, Instrument, LinkState, News, Outcome
 from .link import CLOSED, Link
@@ -197,7 +197,8 @@ class Calls:
             if await self.turns.take():
                 self.check()  # the connection may have been closed meanwhile
             return await ask()
-        await checkpoint_if_cancelled()
+        if is_cancelled():
+            await checkpoint_if_cancelled()
         try:
             return await ask()
         finally:

@@ -8,7 +8,8 @@ do, for whom the end counts; the driver is given it at its link and tells news o
 `Following` is one task that watches many messages until each has ended. It has one subscription for all of them, which
 notes the ids that news tells of, and looks at these only, in one call. So ten thousand results cost as many requests as
 there are wake-ups. Each message is looked at once at first, also one that was followed before it was published: an
-engine may tell only of what was looked at.
+engine may tell only of what was looked at. A local engine tells of every id in `watched`, so there the first look is left
+out for what is about to be published without a ttl: time alone does not end it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
+from itertools import chain
 from typing import TypeAlias
 
 import trio
@@ -39,12 +41,14 @@ LARGEST_LOOK = 1000
 
 class Watchers:
     """All who watch jobs of one server. `look` asks for several snapshots at once; `look_at_many` is for those who ask
-    for many already, so that putting their requests together is not worth a turn of the loop.
+    for many already, so that putting their requests together is not worth a turn of the loop. `tells_all`: the engine tells
+    of every id in `watched`, also of one that was never looked at.
     """
 
-    def __init__(self, hub: Hub, look: Look, look_at_many: Look, unread: UnreadQueues) -> None:
+    def __init__(self, hub: Hub, look: Look, look_at_many: Look, unread: UnreadQueues, *, tells_all: bool) -> None:
         self.hub = hub
         self.unread = unread
+        self.tells_all = tells_all
         self.watched: dict[str, int] = {}
         self.followers: dict[str, int] = {}
         """How many follow which id."""
@@ -114,24 +118,28 @@ class Following:
         """Whether the result of any has another id than the message."""
         self._is_woken = False
 
-    def add(self, messages: Iterable[Ids]) -> None:
-        """Follow these from now on. Those that are not published yet must be before the next `ended`."""
-        followed, changed = self._followed, self.subscription.changed
+    def add(self, messages: Iterable[Ids], *, look_first: bool = True) -> None:
+        """Follow these from now on. Those that are not published yet must be before the next `ended`.
+
+        `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What was
+        refused must be added again.
+        """
+        by_id = {message[0]: message for message in messages}
+        by_result_id = {message[1]: message for message in by_id.values() if message[1] != message[0]}
+        self._has_result_ids = self._has_result_ids or bool(by_result_id)
         watched, followers = self._watchers.watched, self._watchers.followers
-        for message in messages:
-            id_, result_id = message
-            changed.add(id_)
-            if id_ not in followed:
-                followers[id_] = followers.get(id_, 0) + 1
-                watched.setdefault(id_, 0)
-            followed[id_] = message
-            if result_id != id_:
-                self._has_result_ids = True
-                if result_id not in followed:
-                    followers[result_id] = followers.get(result_id, 0) + 1
-                    watched.setdefault(result_id, 0)
-                followed[result_id] = message
-        self.subscription.wake()
+        for found in (by_id, by_result_id):
+            if watched.keys().isdisjoint(found):  # the same as below, for the many
+                watched |= dict.fromkeys(found, 0)
+                followers |= dict.fromkeys(found, 1)
+            else:
+                for id_ in found.keys() - self._followed.keys():
+                    followers[id_] = followers.get(id_, 0) + 1
+                    watched.setdefault(id_, 0)
+            self._followed |= found
+        if look_first or not self._watchers.tells_all:
+            self.subscription.changed |= by_id.keys()
+            self.subscription.wake()
 
     def wake(self) -> None:
         """End the present wait of `ended`, or the next one."""
@@ -196,17 +204,16 @@ class Following:
             changed.difference_update([result_id for _, result_id in messages], [id_ for id_, _ in messages])
         return messages
 
-    def _forget(self, messages: Iterable[Ids]) -> None:
+    def _forget(self, messages: Sequence[Ids]) -> None:
         followed, watched, followers = self._followed, self._watchers.watched, self._watchers.followers
-        for message in messages:
-            for id_ in message:
-                if followed.pop(id_, None) is None:  # the message and its result may have one id
-                    continue
-                followers[id_] -= 1
-                if not followers[id_]:
-                    del followers[id_]
-                    if not watched[id_]:
-                        del watched[id_]
+        for id_ in chain.from_iterable(messages) if self._has_result_ids else [message[0] for message in messages]:
+            if followed.pop(id_, None) is None:  # the message and its result may have one id
+                continue
+            others = followers.pop(id_) - 1
+            if others:
+                followers[id_] = others
+            elif not watched[id_]:
+                del watched[id_]
 
     def forget_all(self) -> None:
         """Follow none any more."""
