@@ -68,6 +68,8 @@ Examples:
   repid dead shop.jobs:app mail               the dead messages of the queue mail, and why
   repid requeue shop.jobs:app mail            let them run again
   repid delete shop.jobs:app mail --all       remove them for good
+  repid pause shop.jobs:app mail              no worker gets its messages, until
+  repid resume shop.jobs:app mail             they may have them again
   repid schedules shop.jobs:app               what recurs, when next, and what has ended
   repid migrate shop.jobs:app --sql           the SQL that makes the tables in PostgreSQL
   repid move jobs.db postgresql://db/shop     all that waits, to another server
@@ -446,6 +448,30 @@ async def find_dead(broker: Broker, queue: str, ids: list[str]) -> list[BrowsedM
     if missing:
         raise UsageError(f"queue {queue!r} has no dead message {', '.join(map(repr, sorted(missing)))}")
     return found
+
+
+@cli.command()
+def pause(
+    target: Target,
+    queue: Annotated[str, typer.Argument(help="The queue.")],
+    server: Server = None,
+) -> None:
+    """Let no worker have the messages of a queue, until repid resume. What runs goes on."""
+    app = find_app(target)
+    ask(app, partial(find_server(app, server).pause, queue))
+    typer.echo(f"queue {queue!r} is paused: its messages wait until it is resumed")
+
+
+@cli.command()
+def resume(
+    target: Target,
+    queue: Annotated[str, typer.Argument(help="The queue.")],
+    server: Server = None,
+) -> None:
+    """Let workers have the messages of a paused queue again."""
+    app = find_app(target)
+    ask(app, partial(find_server(app, server).resume, queue))
+    typer.echo(f"queue {queue!r} is not paused: workers get its messages")
 
 
 @cli.command()

@@ -31,6 +31,7 @@ from .keeper import Keeper, heed_events
 from .ledger import Ledger, Report
 from .orphans import Orphans
 from .patience import Patience
+from .paused import PausedQueues
 from .progress import Reporter
 from .reader import Reader
 from .scheduler import Scheduling, run_schedules, store_schedules
@@ -237,6 +238,9 @@ async def _run_actors(
                                 intake.start_soon(run_schedules, orphans.scheduling, crew.runners.schedules)
                                 intake.start_soon(orphans.watch)
                             if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
+                                paused = PausedQueues(broker, list(crew.runners.topics))
+                                await Patience()(paused.look)  # before the reader, which ends a burst that gets nothing
+                                intake.start_soon(paused.watch)
                                 intake.start_soon(Unread(broker).watch)
                             if crew.runners.limits:
                                 intake.start_soon(crew.give_back_parked)

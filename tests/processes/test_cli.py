@@ -343,6 +343,25 @@ def test_what_stays_dead_is_told_in_readable_lines(program: Program, repid: Comm
     )
 
 
+def test_a_queue_is_paused_and_resumed(program: Program, repid: Command, caplog: pytest.LogCaptureFixture) -> None:
+    program.send("slow", [{"number": 1}])
+    assert repid("pause", "jobs:app", "default") == (
+        0,
+        "queue 'default' is paused: its messages wait until it is resumed\n",
+        "",
+    )
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    assert "queue 'default' is paused, so no worker gets its messages: `python -m repid resume" in caplog.text
+    assert program.counts() == (1, 0)
+    expected = "queue 'default' is not paused: workers get its messages\n"
+    assert repid("resume", "jobs:app", "default") == (0, expected, "")
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    assert program.counts() == (0, 0)
+    for verb in ("pause", "resume"):
+        expected = "repid: there is no queue 'defualt' on this server (did you mean 'default'?)\n"
+        assert repid(verb, "jobs:app", "defualt") == (2, "", expected)
+
+
 def test_dead_messages_are_removed_by_id_or_all_of_them(program: Program, repid: Command) -> None:
     with program.app.sync() as client:
         for name in ("one", "two", "three"):
