@@ -18,8 +18,8 @@ from .rows import BODY, BODY_COLUMNS, PLAIN, PLAIN_COLUMNS, Body, Key, lane_topi
 from .store import Store
 from .unreadable import read_or, to_unreadable
 
-_FEW = 20
-"""Rows in one statement: each then costs half of what it costs alone, and more rows save nothing (measured)."""
+_AT_ONCE = (100, 20, 5, 1)
+"""Rows in one statement, most first: each of a hundred costs two thirds of what it costs alone (measured)."""
 
 
 def _insert(columns: str, rows: int) -> str:
@@ -27,11 +27,11 @@ def _insert(columns: str, rows: int) -> str:
     return f"INSERT INTO message ({columns}) VALUES {', '.join([marks] * rows)} ON CONFLICT (id) DO NOTHING"  # noqa: S608
 
 
-_COLUMNS = {
-    columns.count(",") + 1: (_insert(columns, 1), _insert(columns, _FEW))
+_INSERTS = {
+    columns.count(",") + 1: [(count, _insert(columns, count)) for count in _AT_ONCE]
     for columns in (f"seq, lane, enqueued_at, rank, {PLAIN}", f"seq, lane, enqueued_at, rank, due, expires_at, {BODY}")
 }
-"""By the length of a row: the statements for one of them and for a few."""
+"""By the length of a row: how many rows each statement takes, and the statement."""
 
 _MAKE_READY = """
 INSERT INTO ready SELECT lane, rank, seq FROM message WHERE seq BETWEEN ? AND ? AND due IS NULL
@@ -57,7 +57,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 PLAIN_ROW = 4 + PLAIN_COLUMNS
 """Columns of a row that has neither due time nor expiry nor anything else but `PLAIN`."""
 
-_INSERT_PLAIN, _ = _COLUMNS[PLAIN_ROW]
+_INSERT_PLAIN = dict(_INSERTS[PLAIN_ROW])[1]
 
 Row = tuple[object, ...]
 
@@ -154,14 +154,13 @@ def _write(store: Store, rows: Sequence[Row]) -> int:
     """Write the rows in their order; how many were let in."""
     written = 0
     for length, group in groupby(rows, len):
-        one, few = _COLUMNS[length]
         alike = list(group)
-        whole = len(alike) - len(alike) % _FEW
-        for start in range(0, whole, _FEW):
-            values = tuple(chain.from_iterable(alike[start : start + _FEW]))
-            written += store.execute(few, values).rowcount
-        for row in alike[whole:]:
-            written += store.execute(one, row).rowcount
+        start = 0
+        for count, insert in _INSERTS[length]:
+            while len(alike) - start >= count:
+                values = tuple(chain.from_iterable(alike[start : start + count]))
+                written += store.write(insert, values).rowcount
+                start += count
     return written
 
 
