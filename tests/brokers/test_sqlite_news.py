@@ -113,6 +113,82 @@ async def test_other_processes_are_noticed_without_looking_at_the_file(
                 await driver.news(NOTHING)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a file was closed")
+async def test_a_commit_of_another_process_is_seen_as_soon_as_it_is_done(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with linked(path) as driver, linked(path) as other:
+        while await driver.news(2 * _LONGEST_COMMIT) is not None:
+            pass
+        monkeypatch.setattr(change_watch, "_FIRST_LOOK", 0.2)  # not before that would it look by itself
+        for number in range(3):
+            assert await driver.news(0.4) is None
+            start = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other.publish, [message(f"{number}")])
+                assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+            assert trio.current_time() < start + 0.15
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a file was written to")
+async def test_a_file_that_is_written_to_all_the_time_is_looked_at_now_and_then(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = ChangeWatch._version
+    looks = 0
+
+    def counted(watch: ChangeWatch) -> int:
+        nonlocal looks
+        looks += 1
+        return version(watch)
+
+    async with linked(path) as driver, linked(path) as other:
+        while await driver.news(2 * _LONGEST_COMMIT) is not None:
+            pass
+        monkeypatch.setattr(change_watch, "_FIRST_LOOK", 0.1)
+        monkeypatch.setattr(ChangeWatch, "_version", counted)
+        news = 0
+        with trio.move_on_after(1.0):
+            async with trio.open_nursery() as nursery:
+
+                async def publish() -> None:
+                    for number in range(100_000):
+                        await other.publish([message(f"{number}")])
+
+                nursery.start_soon(publish)
+                while True:
+                    assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+                    news += 1
+        assert 5 <= news <= 11
+        assert looks <= 25  # one sees that there is something, one is that of the work loop
+
+
+async def test_news_is_told_before_the_task_that_waits_for_it_has_its_turn(path: Path) -> None:
+    told: list[News] = []
+    is_for_leader = False
+
+    def tell(news: News) -> bool:
+        told.append(news)
+        return is_for_leader
+
+    driver = SQLiteDriver(Opening(str(path), "NORMAL", 0o600), 60.0, Clock())
+    driver.tell_at_once(tell)
+    async with driver.link(set()):
+        await driver.declare(["q"])
+        await driver.news(NOTHING)
+        told.clear()
+        with trio.move_on_after(NOTHING):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(driver.publish, [message("1")])
+                raise AssertionError(await driver.news(60))  # it is not for the one that waits here
+        assert told == [News(ready=True, events=False, ids=set(), room=False)]
+        is_for_leader = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(driver.publish, [message("2")])
+            await driver.news(60)
+        assert len(told) == 2
+
+
 async def test_where_the_system_tells_nothing_the_file_is_looked_at(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

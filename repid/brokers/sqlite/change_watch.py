@@ -4,9 +4,10 @@ Theory. Three kinds of change matter to the task that waits for news:
 
 * *Our own transactions.* `Transactions` notes them at the commit, since it knows what they did.
 * *Transactions of other connections.* SQLite's `PRAGMA data_version` is a different number after any of them. When it
-  changed, one small read finds out of what kind the change is. The number is looked at when the system tells that the
-  file was written to (`FileEvents`), from the first time on that it has told so of a commit of our own. Where it never
-  does, the number is looked at every few milliseconds.
+  changed, one small read finds out of what kind the change is. The number is looked at when the system tells that a
+  commit is done, and a few times after one has begun, since not everybody says when it is done (`FileEvents`); from the
+  first time on that the system has told of a commit of our own. Where it never does, the number is looked at every few
+  milliseconds.
 * *Time.* At `Store.next_event` a message falls due or expires. That is told once for each such moment: a transaction
   that then makes the message ready finds the next moment.
 
@@ -22,7 +23,7 @@ from functools import partial
 
 from .clock import MICRO, Clock
 from .errors import STATEMENT_FAILED
-from .file_events import FileEvents
+from .file_events import DONE, FileEvents
 from .news import NewsBox
 from .requests import WakeUp
 from .store import Store
@@ -38,9 +39,9 @@ _IDLE_AFTER = 1.0
 _FIRST_LOOK = 0.0005
 _PAUSE_GROWTH = 1.5
 _LONGEST_COMMIT = 0.25
-"""Seconds. A commit is told when it begins to be written, and can be seen when the disk has it: so after an event the
-thread looks again and again, with growing pauses. A commit that takes longer is found when everything is told to have
-changed.
+"""Seconds. A commit is told when it begins to be written, and can be seen when the disk has it. Where nobody says when that
+is, the thread looks again and again, with growing pauses. A commit that takes longer is found when everything is told to
+have changed.
 """
 
 _ASLEEP = 5.0
@@ -127,16 +128,16 @@ class ChangeWatch:
         if self._ids_are_late:
             until = min(until, self._news.ids_at)
         events = self._events
-        if events is not None and events.take():  # that may also have been the beginning of somebody else's commit
+        if events is not None and (told := events.take()):  # that may also have been somebody else's commit
             self._tells = True
-            if self._await_commit(wake_up, until, events):
+            if self._await_commit(wake_up, until, events, told):
                 return
         if events is None or not self._tells:
             poll = POLL_WHEN_IDLE if now() > self._changed_at + _IDLE_AFTER else POLL
             self._look_again(wake_up, until, poll)
             return
         while (left := until - now()) > 0 and not wake_up.wait_with(events, left):
-            if events.take() and self._await_commit(wake_up, until, events):
+            if (told := events.take()) and self._await_commit(wake_up, until, events, told):
                 return
 
     def _look_again(self, wake_up: WakeUp, until: float, pause: float) -> None:
@@ -145,25 +146,34 @@ class ChangeWatch:
             if wake_up.wait(min(pause, left)) or self._version() != self._data_version:
                 return
 
-    def _await_commit(self, wake_up: WakeUp, until: float, events: FileEvents) -> bool:
-        """Look at the file until what has begun can be seen. Returns whether there is something to do now.
+    def _await_commit(self, wake_up: WakeUp, until: float, events: FileEvents, told: int) -> bool:
+        """Look at the file until what was told of can be seen. Returns whether there is something to do now.
 
-        It may have been a commit of our own, which is never seen, and another one may begin meanwhile: then the pauses are
-        short again. However much is written, there is one look in `_FIRST_LOOK` seconds.
+        It may have been a commit of our own, which is never seen, and another one may begin meanwhile: then the pauses
+        are short again. However much is written, there is one look in `_FIRST_LOOK` seconds; and once it is known when the
+        next one is, no event ends the sleep before it.
         """
-        now = time.monotonic
-        pause, end = _FIRST_LOOK, min(until, now() + _LONGEST_COMMIT)
-        while (left := end - now()) > 0:
-            if wake_up.wait_with(events, min(pause, left)):
-                return True
-            if events.take():
-                pause, end = _FIRST_LOOK, min(until, now() + _LONGEST_COMMIT)
-                if wake_up.wait(pause):
+        look_at = math.inf
+        while True:
+            now, soonest = time.monotonic(), self._looked_at + _FIRST_LOOK
+            if told:
+                pause, end = _FIRST_LOOK, min(until, now + _LONGEST_COMMIT)
+                look_at = min(look_at, max(now, soonest) if told & DONE else now + pause)
+            if now >= look_at:
+                self._looked_at = now
+                if self._version() != self._data_version:
                     return True
-            if self._version() != self._data_version:
+                look_at, soonest = now + pause, now + _FIRST_LOOK
+                pause *= _PAUSE_GROWTH
+            left = min(look_at, end) - now
+            if left <= 0:
+                return False
+            if look_at <= soonest:
+                woken, told = wake_up.wait(left), 0
+            else:
+                woken, told = wake_up.wait_with(events, left), events.take()
+            if woken:
                 return True
-            pause *= _PAUSE_GROWTH
-        return False
 
     def _next_event_in(self) -> float:
         due = self._store.next_event

@@ -56,6 +56,7 @@ class SQLiteDriver:
         self._dead_ttl = micros(dead_ttl or 0.0)
         self.lease_timeout = lease_timeout
         self._file = File(opening, lease_timeout, clock)
+        self._tell: Callable[[News], bool] | None = None
         self._ids: dict[str, int] = {}  # of the consumers, as the file has them; they outlast a link, as leases do
 
     def create_nothing(self) -> None:
@@ -65,8 +66,12 @@ class SQLiteDriver:
     @asynccontextmanager
     async def link(self, watched: Collection[str]) -> AsyncIterator[None]:
         """Open the file."""
-        async with self._file.opened(watched):
+        async with self._file.opened(watched, self._tell):
             yield
+
+    def tell_at_once(self, tell: Callable[[News], bool]) -> None:
+        """Have news told in this way from the next link on."""
+        self._tell = tell
 
     async def declare(self, queues: Sequence[str]) -> None:
         """Create the queues that do not exist yet."""

@@ -17,7 +17,7 @@ from trio.lowlevel import checkpoint_if_cancelled, current_trio_token
 
 from ...errors import NotConnected, UsageError
 from ...logs import Log
-from ...ports import UnderWay
+from ...ports import News, UnderWay
 from ...process import forks
 from .clock import Clock, micros
 from .news import NewsBox
@@ -57,9 +57,13 @@ class File:
         self._how = self._how._replace(creates=False)
 
     @asynccontextmanager
-    async def opened(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
-        """Open the file for a block. Raises where it cannot be used. `watched`: see `Driver.link`."""
-        thread = self._start(watched)
+    async def opened(
+        self, watched: Collection[str], tell: Callable[[News], bool] | None = None
+    ) -> AsyncGenerator[None, None]:
+        """Open the file for a block. Raises where it cannot be used. `watched`: see `Driver.link`; `tell`: see
+        `TellingDriver`.
+        """
+        thread = self._start(watched, tell)
         try:
             await self.look(lambda _: None)
             yield
@@ -103,7 +107,7 @@ class File:
 
     # Opening and closing
 
-    def _start(self, watched: Collection[str]) -> Thread:
+    def _start(self, watched: Collection[str], tell: Callable[[News], bool] | None) -> Thread:
         if self._path in forks.left_open:
             raise UsageError(
                 f"{self._path} was in use in the very moment in which this process was forked from another one, so "
@@ -112,7 +116,7 @@ class File:
         self._drop_earlier()
         token = current_trio_token()
         queue = RequestQueue(token)
-        news = NewsBox(token, queue.wake_up, watched)
+        news = NewsBox(token, queue.wake_up, watched, tell)
         self.vouchers = {}
         thread = Thread(queue, news, self._how, self._lease_timeout, self._clock, self.vouchers)
         thread.start()

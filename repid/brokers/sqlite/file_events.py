@@ -3,7 +3,9 @@
 Theory. A thread that looks at the file many times a second to see what other processes do costs one or two per cent of
 a core. Linux can tell it instead. Each commit appends to the write-ahead log (the WAL), and the log stays the same file
 while any connection is open. So one watch on the log tells of every commit, our own included, as soon as it begins to
-be written; whoever is told must look a few times until the commit is complete.
+be written (`BEGUN`); whoever is told must look a few times until the commit is complete. Nothing that SQLite does then
+touches the log, so repid itself says that it is: it opens the log for reading, as nobody else does, and closes it
+(`tell_done`, four microseconds), and the same watch tells of that (`DONE`).
 
 What is told is a hint. Not every file system tells what is done elsewhere (those of networks do not, nor do some mounts
 of containers). So nobody may rely on it who has not seen that it works: see `ChangeWatch`.
@@ -16,12 +18,19 @@ from __future__ import annotations
 
 import os
 import select
+import struct
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_IN_MODIFY = 0x2
+BEGUN = 0x2
+"""Inotify's `IN_MODIFY`: something was written to the file."""
+DONE = 0x10
+"""Inotify's `IN_CLOSE_NOWRITE`: somebody who only could read the file has closed it."""
+
+_EVENT = struct.Struct("iIII")
+"""Watch, mask, cookie, and the length of a name, which is 0 where a file is watched and not a folder."""
 _MOST_AT_ONCE = 65536
 """Bytes of events that are read in one call."""
 
@@ -44,12 +53,16 @@ class FileEvents:
         with suppress(BlockingIOError):
             os.eventfd_read(self._bell)
 
-    def take(self) -> bool:
-        """Forget all events so far. Returns whether there were any."""
+    def take(self) -> int:
+        """Forget all events so far. Returns their bits, those of `BEGUN` and `DONE` among them; 0: there were none."""
         try:
-            return bool(os.read(self._events, _MOST_AT_ONCE))
+            told = os.read(self._events, _MOST_AT_ONCE)
         except BlockingIOError:
-            return False
+            return 0
+        bits = 0
+        for _, mask, _, _ in _EVENT.iter_unpack(told):
+            bits |= mask
+        return bits
 
     def interrupt(self) -> None:
         """End the present wait, or the next one. After `close` it does nothing."""
@@ -63,6 +76,13 @@ class FileEvents:
             self._is_closed = True
             os.close(self._events)
             os.close(self._bell)
+
+
+def tell_done(path: str) -> None:
+    """Tell all who watch this file that what was begun is done. Where the system tells nobody, nothing happens."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
 @contextmanager
@@ -88,7 +108,7 @@ def _open(path: str) -> FileEvents | None:
     if events < 0:
         return None
     try:
-        if add_watch(events, os.fsencode(path), _IN_MODIFY) >= 0:
+        if add_watch(events, os.fsencode(path), BEGUN | DONE) >= 0:
             return FileEvents(events, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
     except OSError:  # no more open files are allowed
         pass

@@ -1,17 +1,17 @@
 """News of the file on its way from the file's thread to the one task that waits for it.
 
-Theory. The thread notes what may have changed; notes are merged until the task takes them. Taking happens in the task,
-in the step in which `next` returns, so a cancelled wait loses nothing: the notes stay for the next one. The thread
-looks for changes of other processes only while `is_wanted`; a task that begins to wait wakes the thread, unless the
-thread is watching already. What changed in between is found by the thread's next look, which compares the file with
-what it was at the last one.
+Theory. The thread notes what may have changed; notes are merged until they are taken on trio's side: by the task that
+waits, in the step in which `next` returns, or a turn earlier to be told at once (`_deliver`). So a cancelled wait loses
+nothing: the notes stay for the next one, or were told. The thread looks for changes of other processes only while
+`is_wanted`; a task that begins to wait wakes the thread, unless the thread is watching already. What changed in between
+is found by the thread's next look, which compares the file with what it was at the last one.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
 import trio
@@ -22,7 +22,7 @@ from ..shared.notes import Notes
 from .requests import WakeUp
 
 _LINGERING = 0.1
-"""Seconds for which the thread goes on watching after the task took its news: usually it waits again at once."""
+"""Seconds for which the thread goes on watching after the task has left with its news: usually it waits again at once."""
 
 _SHARE_OF_WATCHING = 0.2
 """Looking at watched messages because other processes changed something takes at most this part of the time."""
@@ -31,7 +31,9 @@ _SHARE_OF_WATCHING = 0.2
 class NewsBox:
     """Merged notes of one file. All fields but the plain times change under the lock."""
 
-    def __init__(self, token: TrioToken, wake_up: WakeUp, watched: Collection[str]) -> None:
+    def __init__(
+        self, token: TrioToken, wake_up: WakeUp, watched: Collection[str], tell: Callable[[News], bool] | None = None
+    ) -> None:
         self.watched = watched
         """The ids that are watched now. Trio's thread changes it at any time: look ids up, do not iterate."""
         self.is_watched_over = False
@@ -40,6 +42,7 @@ class NewsBox:
         """When watched messages may be looked at again because of other processes, on the monotonic clock."""
         self._token = token
         self._wake_up = wake_up
+        self._tell = tell
         self._lock = threading.Lock()
         self._notes = Notes()
         self._waiting: trio.Event | None = None
@@ -66,6 +69,19 @@ class NewsBox:
         with self._lock:
             return self._notes.take()
 
+    def _deliver(self) -> None:
+        """Notes have come while a task waits."""
+        waiting = self._waiting
+        if waiting is None or not self._notes:  # whoever waits next finds them, or somebody has
+            return
+        if self._tell is None:
+            waiting.set()
+            return
+        with self._lock:
+            news = self._notes.take()
+        if self._tell(news):
+            waiting.set()
+
     # On the file's thread
 
     @property
@@ -80,10 +96,9 @@ class NewsBox:
             return
         with self._lock:
             self._notes.add(ready=ready, events=events, ids=touched)
-            waiting, self._waiting = self._waiting, None
-        if waiting is not None:
+        if self._waiting is not None:
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(waiting.set)
+                self._token.run_sync_soon(self._deliver, idempotent=True)
 
     def note_everything(self) -> None:
         """Anything may have changed."""

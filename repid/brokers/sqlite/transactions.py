@@ -25,6 +25,7 @@ from copy import copy
 
 from ...errors import RepidError
 from .errors import explain, is_busy, moved, wal_removed
+from .file_events import tell_done
 from .news import NewsBox
 from .publishing import publish
 from .requests import Answer, Publication, Request, RequestQueue
@@ -84,7 +85,7 @@ class Transactions:
             self._refuse(self._queue.take(lambda request: request.urgent), error)
             return False
         requests = self._queue.take(lambda request: durable or not request.durable)
-        return self._finish(requests, may_repeat=True)
+        return self._finish(requests, durable=durable, may_repeat=True)
 
     def read(self, requests: Sequence[Request]) -> None:
         """Answer what only looks, without locking others out. What needs more is handed in again, as urgent."""
@@ -122,7 +123,7 @@ class Transactions:
             except Exception as error:  # noqa: BLE001  as above
                 self._refuse(requests[place:], error)
                 return
-            self._finish([request], may_repeat=False)
+            self._finish([request], durable=request.durable, may_repeat=False)
 
     def look_after_wal(self) -> None:
         """Move a WAL that has grown far beyond its limit into the file, if no process is reading in it.
@@ -163,7 +164,7 @@ class Transactions:
             if write:  # a process that holds the lock does not block readers
                 self._read_what_waits()
 
-    def _finish(self, requests: Sequence[Request], *, may_repeat: bool) -> bool:
+    def _finish(self, requests: Sequence[Request], *, durable: bool, may_repeat: bool) -> bool:
         """Carry requests out in the transaction that is open. Returns False if it failed and nothing was repeated."""
         store = self._store
         directory = store.begin_noting()
@@ -179,6 +180,8 @@ class Transactions:
                 return True
             self._refuse(requests, error)
             return False
+        if durable:  # the others find at once only what takes a while to write
+            tell_done(self._wal)
         store.committed()
         self._tell(answers, has_new_directory=store.directory.version != directory)
         self._queue.answer(answers)
