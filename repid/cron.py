@@ -43,6 +43,21 @@ NAMED = {
 _ONE_VALUE = re.compile(r"(?<![\w-])(\w+)-\1/0*[1-9]\d*(?!\w)", re.IGNORECASE)
 """A range of one value with a step, such as `4-4/19`. It is that value; cronsim takes it for `4/19`, which goes on."""
 
+_FIELDS = (
+    ("second", "0 to 59"),
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of the month", "1 to 31, L (the last) or LW (the last weekday)"),
+    ("month", "1 to 12 or JAN to DEC"),
+    ("day of the week", "0 to 7 (0 and 7 are Sunday) or SUN to SAT, 5L (the last Friday), 5#1 (the first)"),
+)
+"""What the fields are called, and their values. The first one is given seldom."""
+
+_EXAMPLE = "a right one is '30 4 * * MON-FRI', at 4:30 on working days"
+
+_LONGEST_FIELD = 40
+"""Characters of a field that an error shows."""
+
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  a wall-clock time, as all naive ones here
 _DAY = 86400
 _SECOND = timedelta(seconds=1)
@@ -149,14 +164,36 @@ def _offset_of(zone: ZoneInfo, wall: datetime, fold: int) -> timedelta:
 
 def _matches(what: str, expression: str, after: datetime) -> Iterator[datetime]:
     """The wall-clock times later than `after` that match, in order."""
+    expanded = _ONE_VALUE.sub(r"\1", _expand(what, expression))
+    walls = _enumerated(expanded, after.replace(microsecond=0))
+    if walls is None:
+        raise ConfigurationError(f"{what} has an invalid cron expression {expression!r}: {_why(expanded)}; {_EXAMPLE}")
+    return walls
+
+
+def _enumerated(expression: str, after: datetime) -> Iterator[datetime] | None:
+    """The same for an expression without a name; None if it is none."""
     cron_times, error = _cronsim()
     try:
-        expanded = _ONE_VALUE.sub(r"\1", _expand(what, expression))
-        return iter(cron_times(expanded, after.replace(microsecond=0)))
-    except (error, ValueError) as reason:
-        if isinstance(reason, ConfigurationError):
-            raise
-        raise ConfigurationError(f"{what} has an invalid cron expression {expression!r}: {reason}") from None
+        walls: Iterator[datetime] = iter(cron_times(expression, after))
+    except (error, ValueError):
+        return None
+    return walls
+
+
+def _why(expression: str) -> str:
+    """What is wrong with an expression. Each field is tried alone: what is wrong with none is their combination."""
+    fields = expression.split()
+    if len(fields) not in {5, 6}:
+        names = ", ".join(name for name, _ in _FIELDS[1:])
+        return f"it must have five fields ({names}), and has {len(fields)}"
+    for place, (field, (name, values)) in enumerate(zip(fields, _FIELDS[-len(fields) :], strict=True)):
+        alone = ["*"] * len(fields)
+        alone[place] = field
+        if _enumerated(" ".join(alone), _EPOCH) is None:
+            shown = field if len(field) <= _LONGEST_FIELD else f"{field[:_LONGEST_FIELD]}…"
+            return f"its {name} is {shown!r}, but must be {values}, or such values as in 1,3 or 1-5 or */2"
+    return "no date has that day of the month in that month"
 
 
 def _first(what: str, expression: str, walls: Iterator[datetime]) -> datetime:

@@ -258,6 +258,31 @@ def test_a_bad_expression_is_refused_by_name(expression: str, text: str) -> None
         check_cron("job 'x'", expression, "UTC")
 
 
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("61 * * * *", "its minute is '61', but must be 0 to 59, or such values as in 1,3 or 1-5 or */2"),
+        ("* 24 * * *", "its hour is '24', but must be 0 to 23, or"),
+        ("* * 0 * *", "its day of the month is '0', but must be 1 to 31, L (the last) or LW (the last weekday), or"),
+        ("* * * FEV *", "its month is 'FEV', but must be 1 to 12 or JAN to DEC, or"),
+        ("* * * * 8", "its day of the week is '8', but must be 0 to 7 (0 and 7 are Sunday) or SUN to SAT"),
+        ("* * * * FRI-MON", "its day of the week is 'FRI-MON', but"),
+        ("99 * * * * *", "its second is '99', but must be 0 to 59"),
+        ("*/0 * * * *", "its minute is '*/0'"),
+        ("0 0 30 2 *", "no date has that day of the month in that month"),
+        ("every day", "it must have five fields (minute, hour, day of the month, month, day of the week), and has 2"),
+        ("", "it must have five fields (minute, hour, day of the month, month, day of the week), and has 0"),
+        ("9" * 5000 + " * * * *", f"its minute is '{'9' * 40}…', but"),
+    ],
+)
+def test_the_error_of_a_bad_expression_names_the_field_and_shows_a_right_one(expression: str, why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_cron("job 'x'", expression, "UTC")
+    text = str(caught.value)
+    assert text.startswith(f"job 'x' has an invalid cron expression {expression!r}: {why}")
+    assert text.endswith("; a right one is '30 4 * * MON-FRI', at 4:30 on working days")
+
+
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../../etc/passwd", "Europe", "a\0b", "\ud800", 5])
 def test_a_bad_zone_is_refused_by_name(zone: str) -> None:
     with pytest.raises(ConfigurationError, match=r"time zone|timezone"):
