@@ -25,6 +25,8 @@ LARGEST_COUNT = 2**63 - 1
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]*")
 _LONGEST_NAME = 255
+NO_HINTS: Mapping[str, str] = {}
+
 _SIGNS = frozenset("_.:/-")
 
 
@@ -177,10 +179,15 @@ def check_flag(name: str, value: bool) -> bool:
     return value
 
 
-def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises `ConfigurationError` for the first given word that is not known, with the closest one that is."""
+def check_known(what: str, given: Iterable[str], known: Iterable[str], hints: Mapping[str, str] = NO_HINTS) -> None:
+    """Raises `ConfigurationError` for the first given word that is not known, with the closest one that is.
+
+    `hints`: for words that people take for options, what to do instead.
+    """
     words = list(known)
     for word in given:
+        if word in hints and word not in words:
+            raise ConfigurationError(f"{what} has no option {word!r}: {hints[word]}")
         if word not in words:
             raise ConfigurationError(
                 f"{what} has no option {word!r}{did_you_mean(word, words)}; the options are: {', '.join(sorted(words))}"

@@ -270,9 +270,25 @@ def _optional_count(name: str, value: float | None) -> float | None:
     return None if value is None else check_count(name, value, least=1)
 
 
+_OF_PROCESSES = "it is for whole processes: python -m repid worker MODULE:APP --{}, or app.run({}), which blocks"
+
+_ELSEWHERE = {
+    "processes": _OF_PROCESSES.format("processes 4", "processes=4"),
+    "workers": _OF_PROCESSES.format("processes 4", "processes=4"),
+    "max_jobs": _OF_PROCESSES.format("max-jobs 10000", "max_jobs=10000"),
+    "max_memory": _OF_PROCESSES.format("max-memory 512MB", "max_memory=512 * 2**20"),
+    "reload": _OF_PROCESSES.format("reload", "reload=True"),
+    "loop": _OF_PROCESSES.format("loop asyncio", 'loop="asyncio"'),
+    "concurrency": "a worker runs at most tasks_limit=… at once, and an actor its concurrency=… in each worker",
+    "server": "name a registered server with app.run_worker(server_name=…)",
+    "queues": "a worker reads the queues of its actors: give it others with Worker(routers=[…])",
+}
+"""What people take for options of a worker, and what to do instead."""
+
+
 def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
     """The settings that follow from the options. Raises `ConfigurationError` naming the one that is wrong."""
-    check_known("a worker", options, WorkerOptions.__annotations__)
+    check_known("a worker", options, WorkerOptions.__annotations__, _ELSEWHERE)
     tasks_limit = check_count("tasks_limit", options.get("tasks_limit", 1000), least=1)
     if tasks_limit == math.inf:
         raise ConfigurationError("tasks_limit must be finite: every run takes memory")
