@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -14,7 +14,7 @@ from .errors import ResultError, UsageError
 from .hosts import hosted, within
 from .names import check_duration
 from .ports import Broker, ResultStore, ScheduleStore, Snapshot
-from .results import ANYTHING, Lazy, Result, Status, T
+from .results import ANYTHING, Lazy, Result, Status, T, no_value, not_awaited
 from .waiting_threads import waiting_for
 
 S = TypeVar("S")
@@ -39,6 +39,10 @@ class JobHandle(msgspec.Struct, Generic[T], eq=False, weakref=True):
     schedule_name: str | None = None
     _schedules: ScheduleStore | None = None
     """Where its schedule is; None: on the broker."""
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __getattr__ = no_value
+        __await__ = not_awaited
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.id!r} on {self.queue!r}>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 import msgspec
 
@@ -20,7 +20,7 @@ from .hosts import hosted
 from .names import check_duration, check_iterable, check_known, check_name
 from .ports import Broker, Missed, Overlap, Schedule, ScheduleStore, name_of
 from .queue import Queue
-from .results import ANYTHING, Lazy, Result, Status, T
+from .results import ANYTHING, Lazy, Result, Status, T, no_value, not_awaited
 from .schedule import check_same_arguments, declared, make_schedule, schedule_name
 
 S = TypeVar("S")
@@ -90,6 +90,10 @@ class Job(Generic[T]):
         "_server_name",
         "_type",
     )
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __getattr__ = no_value
+        __await__ = not_awaited
 
     name = Field[str](lambda job: job._model.headers[TOPIC])  # noqa: SLF001  its own, as all below
     queue = Field[Queue](lambda job: job._queue)  # noqa: SLF001

@@ -22,7 +22,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, supp
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import trio
 
@@ -106,6 +106,9 @@ class Map(Generic[R]):
             "map needs a block, which cancels what is not over when the loop is left: "
             "async with app.map(...) as results: async for result in results: ..."
         )
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __await__ = __iter__ = __enter__ = __exit__ = __aiter__
 
 
 class Block(Generic[R]):

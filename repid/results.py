@@ -5,13 +5,13 @@ from __future__ import annotations
 import typing
 from collections.abc import Awaitable, Callable, Generator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
 
 import msgspec
 
 from .codec import JSON_CODEC
 from .delivery import Failure, ResultState, StoredResult
-from .errors import JobFailed, PayloadError, ResultError
+from .errors import JobFailed, PayloadError, ResultError, UsageError
 from .names import brief
 
 if TYPE_CHECKING:
@@ -152,3 +152,36 @@ class Lazy(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._ask().__await__()
+
+    if not TYPE_CHECKING:  # which say it themselves
+
+        def __call__(self, *_: object, **__: object) -> NoReturn:  # noqa: D102  not for calling
+            raise UsageError(f"result is not called, but awaited: `await handle.result`; {HOW_TO_WAIT}")
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"this result was not awaited, so it has no {name!r}: `await handle.result`; {HOW_TO_WAIT}",
+                name=name,
+                obj=self,
+            )
+
+
+HOW_TO_WAIT = "it is None until the job has ended, and `(await handle.wait()).value` waits for its value"
+
+
+def no_value(handle: object, name: str) -> NoReturn:
+    """What `__getattr__` is of those who have no value, but know where it comes from."""
+    text = f"{type(handle).__name__!r} object has no attribute {name!r}"
+    if name in OF_RESULTS:
+        text = f"{handle!r} has no {name!r}, its result has: `(await handle.wait()).{name}` waits for it"
+    raise AttributeError(text, name=name, obj=handle)
+
+
+def not_awaited(handle: object) -> NoReturn:
+    """What `__await__` is of them."""
+    raise UsageError(
+        f"{handle!r} is not awaited itself: `await handle.wait()` waits until the job has ended, and gives its `Result`"
+    )
+
+
+OF_RESULTS = frozenset({"value", "failure", "is_success", "state"})

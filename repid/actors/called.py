@@ -121,6 +121,10 @@ def no_actor(what: str, function: Any) -> ConfigurationError:
         return ConfigurationError(
             f"{name} was called here, and its coroutine is no actor: give the function, and its arguments beside it"
         )
+    if not callable(function) and callable(getattr(function, "enqueue", None)):
+        return ConfigurationError(
+            f"{name} is a job: it is enqueued by `await job.enqueue()`, and many by `await app.enqueue_many(jobs)`"
+        )
     return ConfigurationError(
         f"{name} is no actor of {what}: declare it with @router.actor and include its router with "
         "app.include_router(router); for an actor that is known by its name only, use Job(name, queue=..., args=...)"
