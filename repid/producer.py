@@ -150,8 +150,9 @@ class Producer:
         publish = self._publisher_for(options)
         model = make_envelope(channel, b"", content_type, options)
         queue, headers, reply_to = model.queue, model.headers, model.reply_to
+        shared, parameters = model.options, model.parameters
         envelopes = [
-            Envelope(id_, queue, payload, content_type, headers, reply_to, model.options, model.parameters)
+            Envelope(id_, queue, payload, content_type, headers, reply_to, shared, parameters)
             for id_, payload in zip(new_ids(len(payloads)), payloads, strict=True)
         ]
         if envelopes:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -9,7 +13,7 @@ from trio.testing import MockClock
 
 from repid.brokers import InMemoryServer
 from repid.delivery import ACK, DeadLetter, Disposition, Failure, Release, Retry, Settlement
-from repid.envelope import Envelope, Options, PrioritiesT
+from repid.envelope import Envelope, Options, PrioritiesT, new_ids
 from repid.errors import BrokerRefused, ConfigurationError, DuplicateId, QueueNotDeclared, UsageError
 from repid.ports import REFUSED, SETTLED, Counts, Verdict
 
@@ -55,7 +59,37 @@ async def test_parameters_and_headers_travel_unchanged(server: InMemoryServer) -
     sent = Envelope("1", "q", b"x", "text/plain", {"topic": "t"}, "r", Options(retries=3), {"key": object()})
     async with consuming(server) as consumer:
         await server.publish([sent])
-        assert (await consumer.receive(1))[0].envelope is sent
+        assert (await consumer.receive(1))[0].envelope == sent
+
+
+async def test_a_message_that_waits_takes_little_more_memory_than_its_id_and_payload(server: InMemoryServer) -> None:
+    def published() -> list[Envelope]:
+        headers = {"topic": "t"}
+        return [Envelope(id_, "q", b"%d" % number, None, headers) for number, id_ in enumerate(new_ids(10_000))]
+
+    ids_and_payloads = 10_000 * (sys.getsizeof("x" * 32) + sys.getsizeof(b"1234"))
+    tracemalloc.start()
+    try:
+        await server.publish(published())
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (held - ids_and_payloads) / 10_000 < 160
+
+
+async def test_messages_of_large_and_mixed_batches_arrive_as_they_were_and_in_their_order(
+    server: InMemoryServer,
+) -> None:
+    kinds: list[dict[str, Any]] = [{}, {"reply_to": "r"}, {"parameters": {"k": 1}}, {"content_type": "text/plain"}]
+    alike = [Envelope(str(number), "q", b"x") for number in range(600)]
+    mixed = [Envelope(str(600 + number), "q", b"y", **kinds[number % 4]) for number in range(600)]
+    async with consuming(server) as consumer:
+        await server.publish(alike + mixed)
+        await server.publish([Envelope("last", "q", b"z")])
+        shown = await server.browse("q", "ready", limit=2000)
+        received = [delivery.envelope for delivery in await consumer.receive(2000)]
+    assert received == [found.envelope for found in shown] == [*alike, *mixed, Envelope("last", "q", b"z")]
+    assert len({found.key for found in shown}) == 1201
 
 
 # Order

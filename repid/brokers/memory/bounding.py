@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...delivery import Bounds, ever_fits, has_room, is_over
-from ...envelope import Envelope
 from .record import Record
 
 
@@ -22,12 +21,12 @@ class Bounded:
         self.drops_oldest = bounds.when_full == "drop_oldest"
         self.size = self.volume = 0
         for record in waiting:
-            self.note(record.envelope)
+            self.note(record.payload)
 
-    def note(self, envelope: Envelope, step: int = 1) -> None:
-        """A message waits from now on (step 1) or waits no more (step -1)."""
+    def note(self, payload: bytes, step: int = 1) -> None:
+        """A message with this payload waits from now on (step 1) or waits no more (step -1)."""
         self.size += step
-        self.volume += step * len(envelope.payload)
+        self.volume += step * len(payload)
 
     @property
     def is_over(self) -> bool:

@@ -101,7 +101,7 @@ class Lane:
         for records in self.fresh.values():
             if records:
                 first = records[0]
-                heads.append((first.rank, first.order, records, self))
+                heads.append((first.batch.rank, first.order, records, self))
         if self.returned:
             heads.append((self.returned[0][0], self.returned[0][1], self.returned, self))
 
@@ -207,11 +207,11 @@ def draw(
 
 def _how_many_fit(records: Sequence[Record], size: float, first: float) -> int:
     """How many of the first messages have together at most this many bytes of payload."""
-    if sum([len(record.envelope.payload) for record in records]) <= min(size, first):
+    if sum([len(record.payload) for record in records]) <= min(size, first):
         return len(records)
     total = 0
     for number, record in enumerate(records):
-        total += len(record.envelope.payload)
+        total += len(record.payload)
         if total > (size if number else first):
             return number
     return len(records)
@@ -229,13 +229,14 @@ def _draw_merged(
         rank, order = heads[0][:2] if heads else (inf, 0)
         while source and len(taken) < limit and not (shared and any(cap.left <= 0 for cap in shared)):
             record = source[0] if isinstance(source, deque) else source[0][2]
-            if record.rank > rank or (record.rank == rank and record.order > order):  # another head is before this one
-                heappush(heads, (record.rank, record.order, source, lane))
+            own = record.batch.rank
+            if own > rank or (own == rank and record.order > order):  # another head is before this one
+                heappush(heads, (own, record.order, source, lane))
                 break
             if lane.stale and is_gone(record):
                 lane.stale -= 1
             else:
-                size = len(record.envelope.payload)
+                size = len(record.payload)
                 left -= size
                 if left < 0 if taken else size > first:
                     return taken, emptied
@@ -300,14 +301,14 @@ class Timetable:
 
     def take_queue(self, queue: str) -> list[Record]:
         """Take out all records of one queue."""
-        taken = [entry[2] for entry in self._entries if entry[2].envelope.queue == queue and not is_gone(entry[2])]
-        self._keep([entry for entry in self._entries if entry[2].envelope.queue != queue and not is_gone(entry[2])])
+        taken = [entry[2] for entry in self._entries if entry[2].queue == queue and not is_gone(entry[2])]
+        self._keep([entry for entry in self._entries if entry[2].queue != queue and not is_gone(entry[2])])
         self._stale = 0
         return taken
 
     def first_of(self, queue: str, limit: int) -> list[Record]:
         """The next records of one queue; nothing is taken out."""
-        mine = (entry for entry in self._entries if entry[2].envelope.queue == queue and not is_gone(entry[2]))
+        mine = (entry for entry in self._entries if entry[2].queue == queue and not is_gone(entry[2]))
         return [entry[2] for entry in nsmallest(limit, mine)]
 
     def next_moment(self) -> float:

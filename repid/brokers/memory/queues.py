@@ -69,10 +69,10 @@ class Channel:
         """How many messages are ready."""
         return sum(map(len, self.all_lanes()))
 
-    def note_waiting(self, envelope: Envelope, step: int = 1) -> None:
+    def note_waiting(self, record: Record, step: int = 1) -> None:
         """A message waits from now on (step 1) or waits no more (step -1)."""
         if self.bounded is not None:
-            self.bounded.note(envelope, step)
+            self.bounded.note(record.payload, step)
 
     def all_lanes(self) -> list[Lane]:
         """The lanes of all ready messages."""
@@ -91,7 +91,7 @@ class Channel:
 
     def lane_of(self, record: Record) -> Lane:
         """The lane for a message that comes back, made if there is none; the caller puts it there."""
-        topic = record.envelope.topic
+        topic = record.topic
         if not is_suspected(record):
             return self.lane(topic)
         if topic not in self.suspects:
@@ -100,7 +100,7 @@ class Channel:
 
     def lose(self, record: Record) -> None:
         """A ready message has gone."""
-        lane = (self.suspects if is_suspected(record) else self.lanes)[record.envelope.topic]
+        lane = (self.suspects if is_suspected(record) else self.lanes)[record.topic]
         lane.lose()
         if not lane:
             self.drop(lane)
@@ -316,7 +316,7 @@ class DeadLetters:
             progress=extras.progress,
         )
         channel.dead[record.order] = dead
-        self._by_id.setdefault(record.envelope.id, []).append(dead)
+        self._by_id.setdefault(record.id, []).append(dead)
         if self._ttl is not None:
             self._order[record.order] = channel
 
@@ -419,7 +419,7 @@ class Admission:
             return None
         refused = None if self._is_forced and not bounded.drops_oldest else self.refuse(channel, envelope)
         if refused is None and is_plain:
-            bounded.note(envelope)
+            bounded.note(envelope.payload)
         return refused
 
     def refuse(self, channel: Channel, *envelopes: Envelope) -> QueueFull | None:

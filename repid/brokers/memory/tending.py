@@ -74,7 +74,7 @@ def _revive(store: Store, channel: Channel, key: int, now: float) -> BrokerRefus
         return DuplicateId(envelope.id, channel.name)
     store.dead.take(channel, key)
     store.results.remove(envelope.result_id)
-    store.enter(channel, envelope, after_reviving(envelope.options, now, float), store.next_order())
+    store.take_in(channel, envelope, after_reviving(envelope.options, now, float))
     store.tell_of([envelope])
     return None
 
