@@ -134,10 +134,12 @@ def check_claimed(server: str, claimed: Capabilities, envelopes: Iterable[Envelo
 
 def check_sizes(server: str, envelopes: Iterable[Envelope]) -> None:
     """Raise `ConfigurationError` for a message with more bytes than `LARGEST_MESSAGE`."""
+    headers, size_of_headers = None, 0
     for envelope in envelopes:
-        size = len(envelope.payload)
-        for value in envelope.headers.values():
-            size += len(value)
+        if envelope.headers is not headers:  # a batch often shares them
+            headers = envelope.headers
+            size_of_headers = sum(map(len, headers.values()))
+        size = len(envelope.payload) + size_of_headers
         if size > LARGEST_MESSAGE:
             raise _too_large(server, f"message {envelope.id!r}", size)
 

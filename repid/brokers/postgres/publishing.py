@@ -31,7 +31,7 @@ from .bounding import Admission, Run, drop_oldest, find_alive, holding, measure
 from .directory import GATE, Directory, Place, adding, declaring, place_of
 from .errors import ServerError
 from .pool import Pool, in_transaction, transaction
-from .rows import Body, micros, to_body, to_id, to_options
+from .rows import Body, micros, to_bodies, to_id, to_options
 from .shelving import Taken
 from .wire import Rows, Wire
 
@@ -144,8 +144,8 @@ class Sending:
 
     def __init__(self, envelopes: Sequence[Envelope]) -> None:
         self.envelopes = envelopes
-        self.bodies = [to_body(envelope) for envelope in envelopes]
-        self.places = [_to_place(one.queue, one.headers.get(TOPIC), one.options.priority) for one in envelopes]
+        self.bodies = to_bodies(envelopes)
+        self.places = _to_places(envelopes)
         self.lanes = set(self.places)
         self.outcomes: list[BrokerRefused | None] = [None] * len(envelopes)
         self.left = list(range(len(envelopes)))
@@ -246,6 +246,17 @@ class Sending:
     def accepted(self) -> Iterator[Envelope]:
         """What was stored."""
         return (e for e, outcome in zip(self.envelopes, self.outcomes, strict=True) if outcome is None)
+
+
+def _to_places(envelopes: Sequence[Envelope]) -> list[Place]:
+    places: list[Place] = []
+    queue = headers = options = place = None
+    for one in envelopes:
+        if place is None or one.headers is not headers or one.options is not options or one.queue is not queue:
+            queue, headers, options = one.queue, one.headers, one.options  # a batch often shares them
+            place = _to_place(queue, headers.get(TOPIC), options.priority)
+        places.append(place)
+    return places
 
 
 @lru_cache(4096)

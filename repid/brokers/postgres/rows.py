@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -71,6 +72,20 @@ def to_key(id_: str) -> bytes:
     return key + _NOT_UTF8 if len(key) == 16 else key
 
 
+def _to_keys(ids: Sequence[str]) -> list[bytes]:
+    """The same for many, several times faster where all are of the usual kind."""
+    text = "".join(ids)
+    if set(map(len, ids)) == {32}:
+        try:
+            packed = bytes.fromhex(text)
+        except ValueError:
+            pass
+        else:
+            if packed.hex() == text:
+                return [packed[at : at + 16] for at in range(0, len(packed), 16)]
+    return [to_key(id_) for id_ in ids]
+
+
 def to_id(key: bytes) -> str:
     """The id whose key this is."""
     return key.hex() if len(key) == 16 else key.rstrip(_NOT_UTF8).decode()
@@ -82,24 +97,35 @@ def check_name(what: str, name: str) -> None:
         raise ConfigurationError(f"{what} {name!r} has a NUL character, which text in PostgreSQL cannot hold")
 
 
-def to_body(envelope: Envelope) -> Body:
-    """The envelope as a row. Raises `ConfigurationError` for one that cannot be written."""
-    headers, options = envelope.headers, envelope.options
-    kind = _KINDS.get(envelope.content_type, _ANOTHER)
-    topic = headers.get(TOPIC)
-    others = len(headers) > (topic is not None)
-    if topic is not None:
-        check_name("topic", topic)
-    if not (
-        others
-        or kind == _ANOTHER
-        or options is not NO_OPTIONS
-        or envelope.reply_to is not None
-        or envelope.parameters is not None
-    ):
-        return Body(to_key(envelope.id), envelope.payload, kind, None, None)
+def to_bodies(envelopes: Sequence[Envelope]) -> list[Body]:
+    """The envelopes as rows. Raises `ConfigurationError` for one that cannot be written."""
+    bodies: list[Body] = []
+    headers: object = None
+    has_others = False
+    for key, envelope in zip(_to_keys([envelope.id for envelope in envelopes]), envelopes, strict=True):
+        if envelope.headers is not headers:  # a batch often shares them
+            headers, topic = envelope.headers, envelope.headers.get(TOPIC)
+            has_others = len(envelope.headers) > (topic is not None)
+            if topic is not None:
+                check_name("topic", topic)
+        kind = _KINDS.get(envelope.content_type, _ANOTHER)
+        if (
+            has_others
+            or kind == _ANOTHER
+            or envelope.options is not NO_OPTIONS
+            or envelope.reply_to is not None
+            or envelope.parameters is not None
+        ):
+            bodies.append(_to_rare_body(key, envelope, kind))
+        else:
+            bodies.append(Body(key, envelope.payload, kind, None, None))
+    return bodies
+
+
+def _to_rare_body(key: bytes, envelope: Envelope, kind: int | None) -> Body:
+    options = envelope.options
     rare = Rare(
-        {name: value for name, value in headers.items() if name != TOPIC},
+        {name: value for name, value in envelope.headers.items() if name != TOPIC},
         envelope.content_type if kind == _ANOTHER else None,
         envelope.reply_to,
         options,
@@ -113,7 +139,7 @@ def to_body(envelope: Envelope) -> Body:
             f"message {envelope.id!r} cannot be written to PostgreSQL ({error}): its id, headers, reply_to, options and "
             "parameters must be plain values"
         ) from error
-    return Body(to_key(envelope.id), envelope.payload, kind, packed, result_key)
+    return Body(key, envelope.payload, kind, packed, result_key)
 
 
 def to_envelope(
