@@ -6,6 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import trio
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 Hook = TypeVar("Hook", bound=DeadLetterHook)
 GeneratorFunction = TypeVar("GeneratorFunction", bound=Callable[..., AsyncIterator[Any] | Iterator[Any]])
 T = TypeVar("T")
+
+MOST_REMEMBERED = 1000
+"""Kinds of jobs whose arguments have been looked at."""
 
 
 class Repid(Producer, AppCaller):
@@ -74,6 +78,7 @@ class Repid(Producer, AppCaller):
         self._producer_middlewares = tuple(map(awaiting, map(_check_producer_middleware, producer_middlewares)))
         self._router = Router(middlewares=middlewares)
         self._callees = Callees(self._router.actors)
+        self._tell_of_surplus = lru_cache(MOST_REMEMBERED)(self._callees.tell_of_surplus)
         self._latest: tuple[Broker, Publish] | None = None
         self._middlewares = tuple(middlewares)
         self._overrides: Overrides = {}
@@ -270,6 +275,10 @@ class Repid(Producer, AppCaller):
         if found is None:
             raise no_actor("this app", function)
         return found
+
+    def look_at_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
+        """Log once which arguments of a job its actor does not take, if the app has that actor."""
+        self._tell_of_surplus(name, channel, given)
 
     def queues(self) -> list[str]:
         """The names of the queues that its actors read."""

@@ -84,6 +84,10 @@ class Application(Protocol):
         """The actor of the app that the function was declared as. Raises `ConfigurationError` if it is none."""
         ...
 
+    def look_at_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
+        """Log once which arguments of a job its actor does not take, if the app has that actor."""
+        ...
+
     @property
     def run_worker(self) -> Callable[..., Awaitable[Any]]:
         """Runs its actors; gives a `Report`."""

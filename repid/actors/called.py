@@ -8,10 +8,13 @@ from typing import Any
 
 from ..calls import Callee
 from ..codec import encode_json
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, did_you_mean
 from ..inject import NO_REST, Plan
+from ..logs import Log
 from .actor import Actor
 from .declaration import place_of
+
+log = Log("repid")
 
 
 def callee_of(actor: Actor) -> Callee:
@@ -70,6 +73,26 @@ class Callees:
                 known = self._known[function] = callee_of(actor)
         return known
 
+    def tell_of_surplus(self, name: str, channel: str, given: frozenset[str]) -> None:
+        """Log which of these arguments of a job the actor does not take, if it is known here.
+
+        They are not refused: a worker ignores them, so that senders and actors of several versions go along with each other.
+        """
+        actor = _Seen(self._actors()).reached(name, channel)
+        known = None if actor is None else actor.plan.payload_fields
+        if actor is None or known is None:
+            return
+        for each in sorted(given.difference(known)):
+            log.warning(
+                "a job for actor %r on channel %r has the argument %r, which %s() in this app does not take%s: its worker ignores "
+                "the argument, or refuses the job if the actor is strict",
+                name,
+                channel,
+                each,
+                actor.plan.signature.function,
+                did_you_mean(each, known),
+            )
+
 
 class _Seen:
     """The actors there were at one time: by their functions, and which one gets the messages for a name on a channel."""
@@ -81,6 +104,10 @@ class _Seen:
             self._by_function.setdefault(actor.function, []).append(actor)
             if actor.takes is None:
                 self._reached.setdefault((actor.channel, actor.name), actor)
+
+    def reached(self, name: str, channel: str) -> Actor | None:
+        """The actor that gets the messages for this name on this channel."""
+        return self._reached.get((channel, name))
 
     def find(self, function: Any) -> Actor | None:
         """The actor of a function or of what it wraps. Raises `ConfigurationError` if its messages do not reach it."""

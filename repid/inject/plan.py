@@ -69,6 +69,16 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     batch: BatchPlan | None = None
 
     @property
+    def payload_fields(self) -> list[str] | None:
+        """The fields of a payload that make a difference, those of dependencies too. None: any may, as in `**kwargs`, or
+        where the function has the message and leaves its payload to itself.
+        """
+        signature = self.signature
+        if self.batch is not None or signature.rest is not NO_REST or (signature.messages and not signature.fields):
+            return None
+        return [field.name for field in signature.fields] + sorted(_fields_of(_readers_in(self.dependencies)))
+
+    @property
     def for_worker(self) -> tuple[Step, ...]:
         """The dependencies that a worker has to give a value, each after those that it wants."""
         return tuple(step for step in _steps_of(self.dependencies) if step.scope == "worker")
@@ -107,8 +117,8 @@ def compile_plan(
         _check_once_for_many(signature, dependencies)
         batch = BatchPlan(signature.fields[0].name, _read_element(signature))
         return Plan(takes_message, _bind_one(batch), signature, dependencies, overridden, batch)
-    read_by_steps = tuple(step.function for step in _steps_of(dependencies) if isinstance(step.function, Reader))
-    bind = _reading(_bind(signature, read_by_steps, strict=strict), signature.headers, read_by_steps)
+    readers = _readers_in(dependencies)
+    bind = _reading(_bind(signature, readers, strict=strict), signature.headers, readers)
     return Plan(takes_message, bind, signature, dependencies, overridden)
 
 
@@ -117,6 +127,14 @@ def _steps_of(dependencies: Dependencies | None) -> tuple[Step, ...]:
     if dependencies is None:
         return ()
     return tuple(sorted((*dependencies.outer, *dependencies.inner.steps), key=lambda step: step.number))
+
+
+def _readers_in(dependencies: Dependencies | None) -> tuple[Reader, ...]:
+    return tuple(step.function for step in _steps_of(dependencies) if isinstance(step.function, Reader))
+
+
+def _fields_of(readers: Sequence[Reader]) -> frozenset[str]:
+    return frozenset(reader.field for reader in readers if reader.field is not None)
 
 
 def _check_once_for_many(signature: Signature, dependencies: Dependencies | None) -> None:
@@ -187,8 +205,7 @@ def _reading(bind: Bind, headers: Sequence[Reader], read_by_steps: Sequence[Read
 def _bind(signature: Signature, read_by_steps: Sequence[Reader], *, strict: bool) -> Bind:
     messages = signature.messages
     if signature.fields or signature.rest is not NO_REST or strict:
-        also = frozenset(reader.field for reader in read_by_steps if reader.field is not None)
-        decoding = _Decoding(signature, also, strict=strict)
+        decoding = _Decoding(signature, _fields_of(read_by_steps), strict=strict)
         decode_json = decoding.decoder(JSON_CODEC)
         if len(messages) == 1:
             return _bind_payload_and_message(decode_json, decoding.take_the_long_way, messages[0])
