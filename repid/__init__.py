@@ -18,7 +18,7 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `delivery`: what may happen to a message and what follows; pure. `cron`: the times of cron expressions; pure.
   `retry`, `codec`, `names`, `fields`. `waiting_threads`: those of a worker that wait for jobs. `may_block`: where a
   call that blocks is refused.
-* `envelope`, `errors`: values. `hosts`: the bridge to asyncio.
+* `hosts`: the bridge to asyncio. `envelope`, `errors`: values.
 * `process`: its forks and its exit.
 * `ctrl_c`: which `KeyboardInterrupt` is a real one.
 * `logs`, `tracebacks`: loggers and words for errors that cannot fail, whatever an error or a handler does.

@@ -32,10 +32,10 @@ async def carry(
         bridge.carry(crossing)
         try:
             await crossing.answer()
-        except asyncio.CancelledError:
-            has_raised = await crossing.call_off()
-            if not has_raised and not (late and crossing.has_returned):
-                raise
+        except asyncio.CancelledError as cancelled:
+            await crossing.call_off()
+            if not crossing.failed and not (late and crossing.has_returned):
+                raise cancelled from crossing.error
         return crossing.result()
     finally:
         if bridge.leave(crossing):

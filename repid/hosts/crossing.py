@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
+from ..errors import BrokerError, ResultError
 from ..process import inherits
 
 if TYPE_CHECKING:
@@ -50,15 +51,16 @@ class Crossing(Generic[T]):
     async def wait(self) -> None:
         """Wait until the call has paused or finished. Raises what it raised.
 
-        Cancelled: the call is cancelled and waited for; then the cancellation goes on, unless the call raised.
+        Cancelled: the call is cancelled and waited for; then the cancellation goes on, unless the call `failed`.
         """
         import asyncio  # noqa: PLC0415  it is there already; programs on trio do without
 
         try:
             await self.answer()
-        except asyncio.CancelledError:
-            if not await self.call_off():
-                raise
+        except asyncio.CancelledError as cancelled:
+            await self.call_off()
+            if not self.failed:
+                raise cancelled from self.error
         self.check()
 
     def answer(self) -> asyncio.Future[None]:
@@ -68,15 +70,23 @@ class Crossing(Generic[T]):
             self._answer.set_result(None)
         return self._answer
 
-    async def call_off(self) -> bool:
-        """Cancel the call and see it through. Whether it raised something of its own, which wins over a cancellation."""
+    async def call_off(self) -> None:
+        """Cancel the call and see it through."""
         import asyncio  # noqa: PLC0415  as above
 
         self.bridge.to_trio(self._cancel)
         while not self.finished:
             with suppress(asyncio.CancelledError):  # it is being cancelled already
                 await self.answer()
-        return self.error is not None and not isinstance(self.error, TrioEndedError)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it raised what wins over a cancellation of the caller: an error that nobody expects.
+
+        Errors that a program handles in order to go on do not win. asyncio tells of a cancellation once: a program that
+        tries again while a server is away would never hear of it.
+        """
+        return self.error is not None and not isinstance(self.error, (BrokerError, ResultError, TrioEndedError))
 
     @property
     def has_returned(self) -> bool:

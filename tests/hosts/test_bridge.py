@@ -7,14 +7,15 @@ import gc
 import subprocess
 import sys
 import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 import trio
 
+from repid.errors import BrokerError, BrokerUnavailable, JobFailed, QueueFull, ResultError
 from repid.hosts import crossing, hosted, hosted_context, on_host
 from repid.hosts.crossing import IDLE_CARRIERS
 
@@ -219,6 +220,51 @@ def test_an_error_wins_over_a_cancellation(run: Any) -> None:
         task.cancel()
         with pytest.raises(KeyError, match="lost"):
             await task
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "error", [BrokerUnavailable("away"), JobFailed("1", "failed"), QueueFull("q", "full")], ids=repr
+)
+def test_a_cancellation_wins_over_an_error_that_a_program_tries_again_after(run: Any, error: Exception) -> None:
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        @hosted
+        async def fail_when_cancelled() -> None:
+            begun.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise error
+
+        @hosted_context
+        @asynccontextmanager
+        async def fail_to_open() -> AsyncIterator[None]:
+            await fail_when_cancelled()
+            yield
+
+        async def enter() -> None:
+            async with fail_to_open():
+                pass
+
+        async def try_for_ever(call: Callable[[], Awaitable[None]]) -> None:
+            while True:
+                with suppress(BrokerError, ResultError):
+                    await call()
+
+        for call in (fail_when_cancelled, enter):
+            begun.clear()
+            task = asyncio.create_task(try_for_ever(call))
+            await begun.wait()
+            task.cancel("enough")
+            with pytest.raises(asyncio.CancelledError, match="enough") as caught:
+                await asyncio.wait_for(task, 5)
+            assert caught.value.__cause__ is error
+            begun.clear()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(try_for_ever(call), 0.01)
 
     run(main())
 
@@ -646,7 +692,7 @@ def test_a_function_of_the_host_called_in_the_guest_runs_as_a_task_of_the_loop(r
     run(main())
 
 
-def test_the_hosts_know_only_trio_asyncio_processes_and_how_to_log() -> None:
+def test_the_hosts_know_only_trio_asyncio_processes_errors_and_how_to_log() -> None:
     import ast
     from pathlib import Path
 
@@ -660,7 +706,7 @@ def test_the_hosts_know_only_trio_asyncio_processes_and_how_to_log() -> None:
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 assert node.module.split(".")[0] in allowed, path
             if isinstance(node, ast.ImportFrom) and node.level > 1:
-                assert node.module in {"ctrl_c", "logs", "process", "tracebacks"}, path
+                assert node.module in {"ctrl_c", "errors", "logs", "process", "tracebacks"}, path
 
 
 def test_a_task_that_is_abandoned_with_its_loop_cleans_up() -> None:
