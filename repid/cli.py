@@ -88,7 +88,8 @@ Exit codes:
   0     it drained, or was cut short by a second signal; or it had nothing left
         to do (--burst, --messages-limit)
   1     the module raised an error, or one came out of the worker, as when a
-        lifespan failed to open; or a process crashed more than five times within
+        lifespan failed to open; or --burst found no server for 30 seconds; or a
+        process crashed more than five times within
         a minute, or died or had to be killed while it was stopping; or some
         messages were not requeued
   2     wrong usage: no such module, app, server, queue or message, or one not
@@ -187,7 +188,7 @@ def worker(
     graceful_shutdown_time: Annotated[
         float | None, typer.Option(min=0, help="Seconds that actors have to end when it is stopped. Default: 25.")
     ] = None,
-    burst: Annotated[bool, typer.Option("--burst", help="End when nothing is ready.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="End when nothing is ready, or no server for 30 s.")] = False,
     log_runs: Annotated[bool, typer.Option("--log-runs", help="Log a line for each run.")] = False,
     loop: Annotated[
         str,

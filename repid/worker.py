@@ -64,7 +64,8 @@ class WorkerOptions(TypedDict, total=False):
     handle_signals: the first one stops, the second one ends the grace, the third one the process. Default: SIGINT and SIGTERM where the worker
         runs in the main thread and was not started into a nursery; else none.
     auto_declare: declare the queues of the actors. Default True.
-    burst: return when nothing is ready and nothing is running; what is scheduled does not count. Default False.
+    burst: return when nothing is ready and nothing is running; what is scheduled does not count. A server that is away
+        for 30 seconds while nothing is running raises `BrokerUnavailable`; without burst it is waited for. Default False.
     log_runs: log a line for each run, at INFO. Default: at DEBUG, if that level is enabled when the worker starts. Its `extra`
         fields are message_id, actor, queue, attempt, duration in seconds, and fate; `repid.log_context()` gives the first four
         in every run then, for filters of records that actors log.

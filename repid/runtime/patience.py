@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -19,18 +20,44 @@ LONGEST = 1.25
 """Seconds: nobody tells that the broker is back, and a start goes on within two seconds of that."""
 
 
-class Patience:
-    """Makes the calls that a start needs, each again until the broker answers. The first refusal is logged, no other."""
+BURST_TIME = 30.0
+"""Seconds for which a burst waits for a broker: scripts and cron start it, and want to know how it ended."""
 
-    def __init__(self) -> None:
+
+class Outage:
+    """A time without the broker. A worker waits for its end, a burst for `BURST_TIME`."""
+
+    def __init__(self, *, burst: bool) -> None:
+        self._burst = burst
+        self._began = math.inf
+
+    def check(self, error: BrokerUnavailable) -> None:
+        """A call has failed once more. Raises `BrokerUnavailable` if it is to be made no more."""
+        now = trio.current_time()
+        self._began = min(self._began, now)
+        if self._burst and now - self._began >= BURST_TIME:
+            raise BrokerUnavailable(
+                f"the server did not answer for {BURST_TIME:g} s, and a burst waits no longer: {error}"
+            ) from error
+
+
+class Patience:
+    """Makes the calls that a start needs, each again until the broker answers, in a burst for `BURST_TIME`. The first
+    refusal is logged, no other.
+    """
+
+    def __init__(self, *, burst: bool) -> None:
+        self._burst = burst
         self._has_warned = False
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What the call returns, once it does. Raises what it raises but `BrokerUnavailable`."""
+        """What the call returns, once it does. Raises what it raises; `BrokerUnavailable` in a burst only."""
+        outage = Outage(burst=self._burst)
         for delay in backoff(LONGEST):
             try:
                 return await call()
             except BrokerUnavailable as error:
+                outage.check(error)
                 if not self._has_warned:
                     self._has_warned = True
                     log.warning("cannot start yet, and tries until the broker answers: %s", error)

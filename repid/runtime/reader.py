@@ -31,6 +31,7 @@ from ..ports import ANYTHING, AtMost, Consumer
 from .backoff import backoff, log_unavailable
 from .crew import Crew
 from .look_ahead import LookAhead
+from .patience import Outage
 from .quarantine import Quarantine
 
 log = Log("repid.worker")
@@ -171,6 +172,7 @@ class Reader:
         return await self._receive(1, 0.0, alone=True)
 
     async def _receive(self, limit: int, max_wait: float, *, alone: bool = False) -> list[Delivery]:
+        outage = Outage(burst=self._burst)
         for delay in backoff():
             at_most = ANYTHING if alone else self._limits()
             self._asked = trio.current_time()
@@ -178,6 +180,8 @@ class Reader:
             try:
                 return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
             except BrokerUnavailable as error:
+                if not self._ledger.running:  # what runs may still end, and tell so
+                    outage.check(error)
                 log_unavailable(log, error, "cannot receive, again in %.1f s", delay)
             finally:
                 self._is_narrow = False

@@ -120,7 +120,7 @@ async def serve(
     bounds = bounds_of(actors)
     check_demands(broker, actors, services.result_store, has_schedules=services.scheduling is not None)
     check_can_listen(settings.signals)
-    patiently = Patience()
+    patiently = Patience(burst=settings.burst)
     opened = open_backends(actors, loop_backends, threads=settings.threads_limit, processes=settings.processes_limit)
     ledger = Ledger(settings.tasks_limit, settings.messages_limit, settings.claim_bytes)
     control.read = lambda: statistics_of(broker, ledger)
@@ -239,7 +239,9 @@ async def _run_actors(
                                 intake.start_soon(orphans.watch)
                             if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
                                 paused = PausedQueues(broker, list(crew.runners.topics))
-                                await Patience()(paused.look)  # before the reader, which ends a burst that gets nothing
+                                await Patience(burst=settings.burst)(
+                                    paused.look
+                                )  # before the reader, which ends a burst that gets nothing
                                 intake.start_soon(paused.watch)
                                 intake.start_soon(Unread(broker).watch)
                             if crew.runners.limits:

@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from ..application import Application
-from ..errors import BrokerError, ConfigurationError, LifespanError, UsageError
+from ..errors import BrokerError, BrokerUnavailable, ConfigurationError, LifespanError, UsageError
 from ..hosts import run_on_loop
 from ..runtime import Handle, Report
 from ..runtime.patience import Patience
@@ -77,6 +77,8 @@ def _run(brief: Brief, orders: Orders) -> Account:
         return Account(Report(), refused=str(error)[:_LONGEST_REFUSAL])
     except (BrokerError, LifespanError) as error:  # not our bug; the log has told of the program's
         log.error("worker %d has failed: %s", brief.number, error)  # noqa: TRY400  the text says it all
+        if isinstance(error, BrokerUnavailable) and brief.worker.get("burst"):  # it was waited for
+            return Account(Report(), unavailable=str(error)[:_LONGEST_REFUSAL])
         sys.exit(1)
 
 
@@ -169,7 +171,7 @@ async def _work(app: Application, brief: Brief, orders: Orders) -> Account:
     try:
         with starting:
             async with AsyncExitStack() as stack:
-                await Patience()(lambda: stack.enter_async_context(app.magic()))
+                await Patience(burst=brief.worker.get("burst", False))(lambda: stack.enter_async_context(app.magic()))
                 async with trio.open_nursery() as nursery:
                     handle: Handle = await nursery.start(work)
                     has_started = True

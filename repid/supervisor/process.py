@@ -80,12 +80,14 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
 class Account(msgspec.Struct, frozen=True):
     """What a process leaves behind: what its worker did, and whether it ended in order to be replaced.
 
-    `refused`: why there can be no worker, however often it is tried. Otherwise None.
+    `refused`: why there can be no worker, however often it is tried. `unavailable`: the server was away for longer than
+    a burst waits. Otherwise None.
     """
 
     report: Report
     recycled: Literal["jobs", "memory"] | None = None
     refused: str | None = None
+    unavailable: str | None = None
 
 
 class Process:

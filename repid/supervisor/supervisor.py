@@ -162,6 +162,9 @@ class Supervisor:
             post.left -= account.report.processed + account.report.abandoned
             if account.refused is not None:
                 return self._after_refusal(post, account.refused)
+            if account.unavailable is not None:
+                self._failures.append(f"{name} ended: {account.unavailable}")
+                return None
         if self._is_stopping:
             had_begun = -code not in self._plan.signals  # once it has, it handles these
             ended_well = code == 0 and account is not None

@@ -507,3 +507,20 @@ def test_the_tables_of_a_server_are_made_or_their_sql_is_printed(
 def test_a_server_that_keeps_itself_up_to_date_is_not_migrated(program: Program, repid: Command) -> None:
     expected = "repid: SQLiteServer has nothing to migrate: it keeps itself up to date\n"
     assert repid("migrate", "jobs:app") == (2, "", expected)
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]])
+def test_a_burst_without_its_server_ends_with_an_error_and_exit_code_1(program: Program, options: list[str]) -> None:
+    program.add(
+        """
+        import repid.runtime.patience
+        from repid.brokers.redis import RedisServer
+        repid.runtime.patience.BURST_TIME = 0.3
+        app.servers.register_server("away", RedisServer("redis://u:s3cret@127.0.0.1:1"), is_default=True)
+        """
+    )
+    code, _, errors = start_repid(program, "worker", "jobs:app", "--burst", *options)
+    assert code == 1
+    assert "the server did not answer for 0.3 s, and a burst waits no longer: redis://127.0.0.1:1/0 cannot" in errors
+    assert "Traceback" not in errors
+    assert "s3cret" not in errors
