@@ -6,7 +6,7 @@ The first half is in the runtime, the other in the engine (those of the conforma
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ from repid.delivery import (
 from repid.envelope import NO_OPTIONS, Envelope
 from repid.errors import BrokerUnavailable, DuplicateId, PublishUnknown
 from repid.inject import Message
-from repid.ports import ANYTHING, SETTLED, Claimed
+from repid.ports import ANYTHING, SETTLED, Claimed, Verdict
 from repid.runtime import worker
 from repid.runtime.actor_runners import ActorRunner
 from repid.runtime.crew import Crew
@@ -197,7 +197,10 @@ def goes_on_after_a_lost_lease(patch: Patch) -> None:
 
 
 def believes_in_leases_that_were_not_extended(patch: Patch) -> None:
-    patch.setattr(Keeper, "_lose_overdue", lambda self: None)
+    async def nothing(_: Keeper) -> None:
+        await trio.sleep_forever()
+
+    patch.setattr(Keeper, "watch", nothing)
 
 
 def rescues_nobody_at_all(patch: Patch) -> None:
@@ -302,7 +305,12 @@ def never_ticks(patch: Patch) -> None:
 
 
 def takes_full_for_settled(patch: Patch) -> None:
-    patch.setattr(Settler, "_no_room", lambda self, settlement, full: None)
+    settle = Consumer.settle
+
+    async def settled(self: Consumer, settlements: Sequence[Settlement]) -> list[Verdict]:
+        return [SETTLED if verdict.full else verdict for verdict in await settle(self, settlements)]
+
+    patch.setattr(Consumer, "settle", settled)
 
 
 # In the engine

@@ -45,6 +45,11 @@ def test_a_defect_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         simulate(fleet, range(WITHIN))
 
 
+@pytest.mark.parametrize("name", sorted(DEFECTS.keys() - set(QUICK)))
+def test_a_defect_that_is_not_looked_for_here_can_be_put_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    DEFECTS[name](monkeypatch)
+
+
 def test_the_table_in_the_documentation_has_every_defect() -> None:
     lines = re.findall(r"^\| ([a-z ]+) \| (?:more than )?\d+ \| (?:more than )?\d+ \|$", PAGE.read_text(), re.MULTILINE)
     assert lines == [name.replace("_", " ") for name in DEFECTS]
