@@ -10,8 +10,10 @@ Theory. The reader is one task, and the only one that claims; there is at most o
 * No claim can exceed `messages_limit`: the limit counts runs started, and what is held or parked may be started. Nor
   can a claim exceed `claim_bytes`, but for one message that is bigger than what is left while half of the bound is
   free.
+* What is left of `claim_bytes` may be too little for the message whose turn it is. Then a claim waits for smaller ones and
+  for room, whichever comes first: it is cancelled when the account changes, and made anew with what is left then.
 * Limits of actors travel with a claim. When one of them has room again while a claim waits, the claim is told
-  (`set_limits`); it is never cancelled for that.
+  (`set_limits`); it is not cancelled for that.
 * In burst mode the reader ends when the broker has nothing and nothing was under way before it was asked: a run that
   ended meanwhile might have sent something. Nor may there be leases that have ended: where all workers end soon, nobody
   else would rescue what one of them left when it died.
@@ -77,6 +79,11 @@ class Reader:
                     break
                 await ledger.wait_for_change(held=refill_at)
                 continue
+            if (
+                ledger.first_left < math.inf and not self._burst
+            ):  # the next message may be too big until there is more room
+                await self._claim_or_wait_for_change(limit)
+                continue
             was_idle, only_gathers = ledger.is_idle, self._burst and self._crew.only_gathers
             if await self._claim(limit, 0.0 if self._burst else self._max_wait):
                 continue
@@ -113,14 +120,10 @@ class Reader:
 
     async def _claim(self, limit: int, max_wait: float) -> bool:
         """Ask the broker; what it gives is the crew's before anything else can happen. False: it gave nothing."""
-        is_tight = self._ledger.first_left < math.inf
-        batch = await self._receive(limit, 0.0 if is_tight else max_wait)
+        batch = await self._receive(limit, max_wait)
         if not batch:
             self._finished_at_room = self._ledger.finished
-            if is_tight:  # what comes next may be too big for now: wait for room, not for messages
-                with trio.move_on_after(self._max_wait):
-                    await self._ledger.wait_for_change()
-            return is_tight
+            return False
         is_full = len(batch) == limit
         self._learn(is_full=is_full)
         self._take_in(batch)
@@ -132,7 +135,9 @@ class Reader:
         return True
 
     async def _claim_or_wait_for_change(self, limit: int) -> None:
-        """For burst mode: whichever comes first, messages or a change of the account, which may mean that all is over."""
+        """Whichever comes first, messages or a change of the account: it may mean that all is over, or make room for a message
+        that is ready and too big until then.
+        """
 
         async def claim() -> None:
             await self._claim(limit, self._max_wait)

@@ -10,7 +10,7 @@ import pytest
 import trio
 from aids import UnreliableServer, send
 
-from repid import Counts, InMemoryServer, Repid, Router
+from repid import Counts, InMemoryServer, Message, Repid, Router
 from repid.delivery import Delivery
 from repid.ports import Consumer, Topics
 
@@ -82,3 +82,17 @@ async def test_of_messages_on_their_way_together_only_the_cancelled_one_is_cance
         assert ran == [1]
         assert await server.counts("default") == Counts()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_burst_ends_as_soon_as_a_big_message_it_has_read_last(app: Repid, router: Router) -> None:
+    @router.actor
+    async def job(data: str, message: Message) -> None:
+        if not data:
+            await message.outbox.send_message_json(
+                channel="default", payload={"data": "x" * 600}, headers={"topic": "job"}
+            )
+
+    await send(app, "job", data="")
+    began = trio.current_time()
+    assert (await app.run_worker(burst=True, claim_bytes=1000)).succeeded == 2
+    assert trio.current_time() - began < 10 * TRIP

@@ -187,6 +187,38 @@ async def test_a_message_bigger_than_the_bound_is_taken_alone(
     assert held == [1, 1, 1]
 
 
+async def test_a_small_message_that_comes_beside_a_big_one_starts_at_once(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    started: dict[int, float] = {}
+
+    @router.actor
+    async def job(data: str) -> None:
+        started[len(data)] = trio.current_time()
+        await trio.sleep(100 if len(data) > 1 else 0)
+
+    async with trio.open_nursery() as nursery:
+        worker = await nursery.start(partial(app.run_worker, claim_bytes=1000))
+        began = trio.current_time()
+        await send(app, "job", data="x" * 600)
+        await trio.sleep(1)
+        await send(app, "job", data="x")
+        await trio.sleep(1)
+        await send(app, "job", data="x" * 700)  # has no room beside the first
+        await trio.sleep(200)
+        worker.stop()
+    assert {size: round(at - began, 3) for size, at in started.items()} == {600: 0, 1: 1, 700: 100}
+
+
+async def test_a_burst_ends_though_a_big_message_was_left_without_a_verdict(app: Repid, router: Router) -> None:
+    @router.actor(confirmation_mode="manual")
+    async def job(data: str) -> None: ...
+
+    await send(app, "job", data="x" * 600)
+    with trio.fail_after(1):
+        assert (await app.run_worker(burst=True, claim_bytes=1000)).released == 1
+
+
 async def test_what_is_lost_and_refused_frees_its_bytes(app: Repid, router: Router, server: UnreliableServer) -> None:
     ran: list[int] = []
 
