@@ -78,7 +78,7 @@ class Repid(Producer, AppCaller):
         self._producer_middlewares = tuple(map(awaiting, map(_check_producer_middleware, producer_middlewares)))
         self._router = Router(middlewares=middlewares)
         self._callees = Callees(self._router.actors)
-        self._tell_of_surplus = lru_cache(MOST_REMEMBERED)(self._callees.tell_of_surplus)
+        self._warn_once = lru_cache(MOST_REMEMBERED)(self._callees.warn_of_unknown_arguments)
         self._latest: tuple[Broker, Publish] | None = None
         self._middlewares = tuple(middlewares)
         self._overrides: Overrides = {}
@@ -276,9 +276,9 @@ class Repid(Producer, AppCaller):
             raise no_actor("this app", function)
         return found
 
-    def look_at_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
+    def warn_of_unknown_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
         """Log once which arguments of a job its actor does not take, if the app has that actor."""
-        self._tell_of_surplus(name, channel, given)
+        self._warn_once(name, channel, given)
 
     def queues(self) -> list[str]:
         """The names of the queues that its actors read."""

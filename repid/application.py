@@ -84,7 +84,7 @@ class Application(Protocol):
         """The actor of the app that the function was declared as. Raises `ConfigurationError` if it is none."""
         ...
 
-    def look_at_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
+    def warn_of_unknown_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
         """Log once which arguments of a job its actor does not take, if the app has that actor."""
         ...
 
@@ -138,7 +138,9 @@ def publisher(app: Application, broker: Broker, *, declare: bool, connection: An
 
 
 class _Readers:
-    """Which queues the actors of an app read. An app has ever more actors, so they are looked at again for others only."""
+    """Which queues the actors of an app read. Actors are only ever added to an app, so they are looked at again only for
+    a queue that none of them was known to read.
+    """
 
     __slots__ = ("_app", "_read")
 

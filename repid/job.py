@@ -177,7 +177,7 @@ class Job(Generic[T]):
         the job's id is alive. Cancelled: nothing was published.
         """
         app = find_app(None, f"job {self.name!r}") if self._app is None else self._app
-        self._look_at_arguments(app)
+        self._warn_of_unknown_arguments(app)
         broker = app.server(self._server_name)
         if self._schedule is not None:
             if connection is not None:
@@ -210,11 +210,11 @@ class Job(Generic[T]):
         envelope = msgspec.structs.replace(self._model, id=self._id or new_id())
         return envelope if self._due_at is None else (await deferred([envelope], broker, self._due_at))[0]
 
-    def _look_at_arguments(self, app: Application) -> None:
+    def _warn_of_unknown_arguments(self, app: Application) -> None:
         """A misspelt argument that is optional would make no difference to anybody."""
         if self._args is not None:
             given = self._args if isinstance(self._args, dict) else msgspec.json.decode(self._model.payload)
-            app.look_at_arguments(self.name, self._model.queue, frozenset(map(str, given)))
+            app.warn_of_unknown_arguments(self.name, self._model.queue, frozenset(map(str, given)))
 
     def _enqueued(self, app: Application, broker: Broker, envelope: Envelope) -> JobHandle[T]:
         self._latest = JobHandle(broker, envelope, app.result_store, self._type)
@@ -340,7 +340,7 @@ async def enqueue_jobs(app: Application, jobs: Iterable[Job[S]]) -> list[JobHand
     for (owner, server_name), here in places.items():
         broker = owner.server(server_name)
         for place in here:
-            batch[place]._look_at_arguments(owner)  # noqa: SLF001
+            batch[place]._warn_of_unknown_arguments(owner)  # noqa: SLF001
         envelopes = [await batch[place]._make_envelope(broker) for place in here]  # noqa: SLF001
         answers = await publisher(owner, broker, declare=False)(envelopes)
         for place, envelope, answer in zip(here, envelopes, answers, strict=True):

@@ -53,7 +53,9 @@ def repid_client(repid_app: Repid) -> TestClient:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Have the client of an async test opened around its function."""
-    if not (isinstance(item, pytest.Function) and "repid_client" in item.funcargs and _is_async(item.obj)):
+    if not (
+        isinstance(item, pytest.Function) and "repid_client" in item.funcargs and inspect.iscoroutinefunction(item.obj)
+    ):
         return (yield)
     function = item.obj
     item.obj = _opening(cast("TestClient", item.funcargs["repid_client"]), function)
@@ -61,10 +63,6 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     finally:
         item.obj = function
-
-
-def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function)
 
 
 def _opening(client: TestClient, function: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from ..calls import Callee
 from ..codec import encode_json
 from ..errors import ConfigurationError, did_you_mean
-from ..inject import NO_REST, Plan
+from ..inject import NO_REST
 from ..logs import Log
 from .actor import Actor
 from .declaration import place_of
@@ -35,17 +35,13 @@ def callee_of(actor: Actor) -> Callee:
         takes_rest=signature.rest is not NO_REST,
         payload_of=encode_json if actor.plan.batch is None else _payload_of_element(actor.plan.batch.parameter),
         is_of_batch=actor.plan.batch is not None,
-        check=_check_of(actor.plan),
+        check=actor.plan.bind,
         returns=signature.returns,
     )
 
 
 def _payload_of_element(parameter: str) -> Callable[[Mapping[str, Any]], bytes]:
     return lambda given: encode_json(given[parameter])
-
-
-def _check_of(plan: Plan) -> Callable[[Any, None], object]:
-    return plan.bind
 
 
 class Callees:
@@ -73,10 +69,10 @@ class Callees:
                 known = self._known[function] = callee_of(actor)
         return known
 
-    def tell_of_surplus(self, name: str, channel: str, given: frozenset[str]) -> None:
-        """Log which of these arguments of a job the actor does not take, if it is known here.
+    def warn_of_unknown_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
+        """Log which of these arguments of a job its actor does not take, if the actor is among these.
 
-        They are not refused: a worker ignores them, so that senders and actors of several versions go along with each other.
+        They are not refused: a worker ignores them, so that senders and actors of different versions work together.
         """
         actor = _Seen(self._actors()).reached(name, channel)
         known = None if actor is None else actor.plan.payload_fields

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypedDict, get_args
 
@@ -180,6 +180,14 @@ def inherit(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any
     return {**outer, **inner, "middlewares": middlewares}
 
 
+def _one_of(words: Iterable[str]) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> Any:
+        check_one_of(name, value, words)
+        return value
+
+    return check
+
+
 def _check_channel(_: str, value: Any) -> str:
     return check_name("channel", value)
 
@@ -217,21 +225,6 @@ def _check_batch_wait(name: str, value: Any) -> float:
     return wait
 
 
-def _check_mode(name: str, value: Any) -> Any:
-    check_one_of(name, value, MODES)
-    return value
-
-
-def _check_backend(name: str, value: Any) -> Any:
-    check_one_of(name, value, get_args(Where))
-    return value
-
-
-def _check_on_misfit(name: str, value: Any) -> Any:
-    check_one_of(name, value, get_args(Misfit))
-    return value
-
-
 def _check_on_error(name: str, value: Any) -> Any:
     if callable(value):
         return check_function(name, value, "exception")
@@ -254,16 +247,6 @@ def _check_text(name: str, value: Any) -> str:
     return value
 
 
-def _check_overlap(name: str, value: Any) -> Any:
-    check_one_of(name, value, get_args(Overlap))
-    return value
-
-
-def _check_missed(name: str, value: Any) -> Any:
-    check_one_of(name, value, get_args(Missed))
-    return value
-
-
 def _check_in_bounds(_: str, value: Any) -> Any:
     return value  # they are checked together
 
@@ -280,21 +263,21 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "retries": check_retries,
     "retry_policy": _check_retry_policy,
     "concurrency": _check_concurrency,
-    "confirmation_mode": _check_mode,
+    "confirmation_mode": _one_of(MODES),
     "on_error": _check_on_error,
     "run_in_process": check_flag,
     "middlewares": _check_middlewares,
     "routing_strategy": _check_strategy,
     "store_result": check_flag,
     "result_ttl": _check_positive,
-    "backend": _check_backend,
+    "backend": _one_of(get_args(Where)),
     "strict": check_flag,
-    "on_misfit": _check_on_misfit,
+    "on_misfit": _one_of(get_args(Misfit)),
     "every": _check_positive,
     "cron": _check_text,
     "timezone": _check_text,
-    "overlap": _check_overlap,
-    "missed": _check_missed,
+    "overlap": _one_of(get_args(Overlap)),
+    "missed": _one_of(get_args(Missed)),
     "batch": _check_batch,
     "batch_wait": _check_batch_wait,
     "max_size": _check_in_bounds,

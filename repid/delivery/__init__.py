@@ -1,13 +1,12 @@
 """What may happen to a delivery and what follows from it: pure, without I/O, clock, chance or trio.
 
 * `lease`: `Delivery`, one lease of one envelope.
-* `bounds`: what a bounded queue has room for. `blame`: whose fault a lost lease is.
-* `dispositions`: what the broker must do with a delivery.
-* `dead`: a message that has become a dead letter, as hooks are told of it.
-* `events`: what may happen to one.
-* `results`: what is stored of a message that has come to its end, and on the way there.
-* `fate`: the table from the one to the other, and what an actor's words mean.
+* `events`: what may happen to a delivery. `dispositions`: what the broker must do with it then.
+* `fate`: the table from events to dispositions, and what an actor's words mean.
 * `shelf`: the rules for a stored message: where it goes, and when it comes to its end. Brokers import it by its name.
+* `bounds`: what a bounded queue has room for. `blame`: whose fault a lost lease is.
+* `results`: what is stored of a message that has come to its end, and on the way there.
+* `dead`: a message that has become a dead letter, as hooks are told of it.
 """
 
 from .blame import MOST_LOST, SUSPECT_FROM, is_poison, is_survived, is_suspect, poison_failure

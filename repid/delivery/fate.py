@@ -9,8 +9,7 @@ The rules, all of them:
 * An actor that raised or ran past its timeout: first what `on_error` says; then, while retries are left, Retry
   after the policy's delay; then DeadLetter. In the mode `always_ack`: Ack with the failure.
 * A payload that does not fit: DeadLetter, because retrying changes nothing. If the actor says that another version of
-  the
-  program may take it: as with a message that no actor here takes.
+  the program may take it: as with a message that no actor here takes.
 * No actor here takes it: Release with a delay that grows with its age, so that another worker may; after
   `unrouted_for` DeadLetter.
 * Its actor is at its limit here: Release with a short delay.

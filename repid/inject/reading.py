@@ -41,7 +41,7 @@ class Reader:
         )
 
     def __repr__(self) -> str:
-        return f"{self.source!r}"
+        return repr(self.source)
 
     def __call__(self, message: Received) -> Any:
         """What a run gets."""

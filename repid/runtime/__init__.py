@@ -1,10 +1,10 @@
 """The worker at work. Nesting is the order of shutdown:
 
     connection, consumer                          close last
-      upkeep: `settler`, `keeper`, `vouching`, `progress`
+      upkeep: `settler`, `keeper`, `progress`, `dead_letters`
         actors: executors (`crew`, `executor`), their `timer`
           intake: `reader`, `scheduler`           cancelled first
-                  `orphans`: schedules without an actor; `unread`: queues without a reader
+                  `orphans`: schedules without an actor; `unread`: queues without a reader; `paused`: paused queues
 
 * `worker`: `serve`, which nests all of this; `ledger`: the account of every delivery, and the report.
 * `holding`: what is known of one delivery. `limits`: how many runs may go on at once, and what waits for that;
@@ -12,11 +12,17 @@
 * `actor_runners`: actors as this worker runs them, and which message goes to which.
 * `drive`: coroutines stepped by hand; `look_ahead`: how much is claimed ahead. `filling`: what has gathered becomes a
   batch.
-* `endings`: from how a run ended to the verdicts on its messages. `verbs`: where those of messages go.
+* `endings`: from how a run ended to the verdicts on its messages. `verbs`: where those of messages go. `failures`: what
+  an actor raises; `wrong_loop`: a hint where it called the library of the other loop.
+* `set_aside`, `postponed`: verdicts that wait, for room in a full queue or for their delay. `sending`: which sends wait
+  for room.
 * `lifespan`: what lives as long as the worker; `dead_letters`: the app's hooks for these.
-* `handle`: how its owner sees and stops a worker. `statistics`: what it is doing.
-* `backends`: functions that run elsewhere: in a thread, in a process, whose messages' verbs come by `process_verbs`.
-  `failures`: what an actor raises.
+* `handle`: how its owner sees and stops a worker; `signals`: how a process does. `statistics`: what it is doing.
+* `backends`: functions that run elsewhere: in a thread, or in a process. From there verbs come by `process_verbs`;
+  `offspring`: what the actors in processes fork.
+* `demands`: what the server must be able to do. `patience`, `backoff`: waiting for it. `vouching`: what its thread may
+  extend while the loop is blocked.
+* `unwrapping`: one error out of the groups of nurseries.
 """
 
 from .backends import LoopBackends

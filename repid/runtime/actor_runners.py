@@ -26,11 +26,11 @@ _FALLBACK = default_retry_policy_factory()
 
 
 class ActorRunner:
-    """One actor with what this worker knows of it. `limits`: those that count its messages, its own first;
-    `run_limits`: those that its runs keep to, which are the same, but of a batch actor, whose messages are counted by
-    its `gathering`.
+    """One actor with what this worker knows of it.
 
-    `slots`: the last of them, if what is claimed follows it, so that what is given back does not come again at once.
+    `run_limits`: the limits that its runs keep to, its own first. `limits`: those that count its messages: the same,
+    except for a batch actor, whose messages are counted by its `gathering`. `slots`: its limit of threads or processes,
+    if what is claimed follows that limit, so that what is given back does not come again at once.
     """
 
     __slots__ = (
@@ -397,7 +397,7 @@ class ActorRunners:
                     runner.slots = slots
                     yield queue, None if is_whole else runner.actor.name
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[ActorRunner]:
         return (runner for runners in self._runners.values() for runner in runners)
 
     @property
@@ -422,12 +422,3 @@ def _takes(actor: Actor, envelope: Envelope) -> bool:
         let_ctrl_c_through(error)
         log.exception("the routing strategy of actor %r failed on message %r", actor.name, envelope.id)
         return False
-
-
-def check_actors(actors: Iterable[Actor]) -> None:
-    """Raises `ConfigurationError` for actors that no worker can run together."""
-    for actor in actors:
-        if actor.takes is not None and not callable(actor.takes):
-            raise ConfigurationError(
-                f"the routing strategy of actor {actor.name!r} must give a predicate, but gave {actor.takes!r}"
-            )

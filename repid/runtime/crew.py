@@ -25,7 +25,6 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from typing import TypeVar
 
 import trio
 
@@ -60,8 +59,6 @@ from .limits import Limit
 from .sending import Sending
 from .settler import Settler
 from .timer import Cause, RunningTask, Timer
-
-T = TypeVar("T")
 
 log = Log("repid.worker")
 
@@ -294,7 +291,7 @@ class Crew:
                 for holding in late:
                     limit.mean = None  # its runs take longer than was believed
                     if holding.parked_by is limit:  # and was not let go meanwhile
-                        self._take_up(holding, Stopping())
+                        self._turn_away_parked(holding, Stopping())
 
     def former_of(self, holding: Holding) -> Holding | None:
         """The run of the same message that is still under way here, from a lease that was lost; None if there is none."""
@@ -333,7 +330,7 @@ class Crew:
             self.ledger.unpark(follower)
             self.distribute([follower])
 
-    def _take_up(self, holding: Holding, event: Event) -> None:
+    def _turn_away_parked(self, holding: Holding, event: Event) -> None:
         """Settle a parked delivery without a run."""
         self.ledger.unpark(holding)
         if holding.is_ours:
@@ -404,7 +401,7 @@ class Crew:
             if holding.is_kept:
                 self.settle(holding.delivery, disposition_on(Phase.RUNNING, CancelRequested()), ())
             elif holding.parked_by is not None:
-                self._take_up(holding, CancelRequested())
+                self._turn_away_parked(holding, CancelRequested())
         for token in wanted:
             self.ledger.cancelled_before_arrival(token)
 

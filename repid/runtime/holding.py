@@ -1,11 +1,12 @@
 """What a worker knows of one delivery, in one record.
 
 A holding is made when its delivery arrives and goes through these states. The ledger alone writes `state` and the
-flags below it; the fields of the run belong to the executor that runs it, and nobody else writes those.
+flags below it; the fields of the run belong to the executor that runs it.
 
-    HELD ⇄ PARKED        in the channel; or set aside until a limit, or an earlier run of the same message, lets it go, or
-                         until a batch starts
+    HELD ⇄ PARKED        in the channel; or set aside until a limit lets it go, an earlier run of the same message has
+                         ended, or a batch starts
     HELD → RUNNING       an executor has begun with it
+    PARKED → RUNNING     it has become a member of a batch that was begun
     HELD → ENDED         turned away: it got a verdict without a run, or its lease was lost
     RUNNING → ENDED      its run has ended
 
@@ -59,7 +60,8 @@ class Holding(msgspec.Struct, eq=False, gc=False):
     actor, in the mode `manual`, returned without a verdict. has_verdict: whether one is on its way to the broker.
     parked_by: the limit that has it wait.
 
-    Of the run, written by its executor only: began: when its actor was called. run_ends: when its timeout ends,
+    Of the run, written by its executor only: message: what its actor was given, or will be. context: in which it is
+    stepped, once it has had to wait. The ledger lets go of both when the run has ended. began: when its actor was called. run_ends: when its timeout ends,
     infinity while nobody needs to watch it. is_prepared: whether it is being prepared still, so that its actor is not
     called yet. acked_first: settled before the start. error: what it raised when it was cut off, if that says more than
     the cancellation itself. named_at: when it was last named for keeping its loop. All moments are in seconds on trio's

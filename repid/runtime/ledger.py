@@ -7,11 +7,13 @@ synchronous, so no other task ever sees half of a change. What holds between any
   is ours and whose actor left them without a verdict. What is asked for with each run is counted along.
 * `holdings` has exactly the deliveries whose lease is ours, from `lease` to `settled`, `lost` or `abandon`, and `size`
   the bytes of their payloads. One that is not ours is never settled, and is dropped when its turn comes.
-* A limit of an actor counts in `claimed` what is held, parked or running for it, in `busy` what is running.
-* `unsettled` verdicts were handed over and are not answered; each leaves that number once, by `settled`. A lease that
-  is lost meanwhile is not counted as refused: the answer decides.
-* The messages of a batch are begun and ended together; each counts as a run, but for the room of its worker, where
-  `companions` counts those that run in another one's run.
+* A limit of an actor counts in `claimed` what is held, parked or running for it, in `busy` what is running. Batches
+  count there as runs, from the moment when an executor is told to start one.
+* `unsettled` verdicts were handed over and are not answered; each leaves that number once, by `settled`, unless it is
+  `set_aside`: then it is in that number instead until it is answered. A lease that is lost meanwhile is not counted as
+  refused: the answer decides.
+* The messages of a batch are begun and ended together, and each counts as a run. Only `runs`, which is compared with
+  the limit of the worker, leaves out the `companions`: all messages of a batch except the first.
 * `started` counts runs begun, and what got a final verdict without a run: `messages_limit` is about that. A run that
   ends before its actor was called is taken for one that was not begun.
 
@@ -358,16 +360,16 @@ class Ledger:
         while self.unsettled >= self.most_unsettled:
             await self._executors.park()
 
-    def all_handed_over(self, holdings: Sequence[Holding]) -> None:
-        """The same for many, whose leases are ours."""
-        self.unsettled += len(holdings)
-        for holding in holdings:
-            holding.has_verdict = True
-
     def handed_over(self, holding: Holding | None) -> None:
         """A verdict is on its way to the broker. None: on a delivery whose lease is not ours any more."""
         self.unsettled += 1
         if holding is not None:
+            holding.has_verdict = True
+
+    def all_handed_over(self, holdings: Sequence[Holding]) -> None:
+        """The same for many, whose leases are ours."""
+        self.unsettled += len(holdings)
+        for holding in holdings:
             holding.has_verdict = True
 
     def put_aside(self, count: int) -> None:

@@ -20,7 +20,7 @@ from ..inject import GivenValues
 from ..logs import Log
 from ..ports import Broker, Consumer, HostBackend, ResultStore, name_of, where
 from ..producer import Publish
-from .actor_runners import ActorRunners, check_actors
+from .actor_runners import ActorRunners
 from .backends import IN_TASK, LoopBackends, open_backends
 from .crew import Crew
 from .dead_letters import DeadLetterHooks
@@ -80,12 +80,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppServices(msgspec.Struct, frozen=True):
-    """Where what actors produce goes: the publisher of a server by its name (None: the worker's own), what puts the
-    app's producer middlewares around an outbox, where calls of actors go, and the store of results if that is not the
-    worker's server.
+    """What a worker needs of its app.
 
-    `scheduling`: where schedules are kept; None: nowhere. `stores`: other servers that keep results and schedules,
-    which the worker opens.
+    publisher: what publishes to the server of this name (None: the worker's own); the flag says whether the sender
+    chose the ids. around: puts the app's producer middlewares around an outbox. exchange: where calls of actors go.
+    result_store: where results are kept; None: on the worker's server. scheduling: where schedules are kept; None:
+    nowhere. stores: other servers that keep results and schedules, which the worker opens. dead_letter_hooks: called
+    with each message that becomes a dead letter.
     """
 
     publisher: Callable[[str | None, bool], Publish]
@@ -116,7 +117,6 @@ async def serve(
     the grace: what runs is cancelled, what was leased is released, within the five seconds a broker may take. A broker
     that is not available when it starts is waited for. `lifespan` opens, before it consumes, what all runs share.
     """
-    check_actors(actors)
     bounds = bounds_of(actors)
     check_demands(broker, actors, services.result_store, has_schedules=services.scheduling is not None)
     check_can_listen(settings.signals)
