@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
@@ -21,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Un
 import msgspec
 from msgspec.structs import replace
 
-from .codec import JSON, encode_json
+from .codec import JSON, encode_each_as_json, encode_json
 from .envelope import NO_OPTIONS, TOPIC, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, SomeRefused, did_you_mean
 from .handle import JobHandle
@@ -199,18 +200,24 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
         name = self.names[place]
         headers = make_headers(f"a call of {self.name!r}", self.name, terms.headers)
         channel, reply_to, options = self.channel, terms.reply_to, terms.options
-        payload_of, check = self.payload_of, self.check
+        check = self.check
         envelopes: list[Envelope] = []
-        for id_, item in zip(new_ids(len(items)), items, strict=True):
-            given[name] = item
-            try:
-                envelope = Envelope(id_, channel, payload_of(given), JSON, headers, reply_to, options)
+        try:
+            for id_, payload in zip(new_ids(len(items)), self._payloads(given, name, items), strict=True):
+                envelope = Envelope(id_, channel, payload, JSON, headers, reply_to, options)
                 check(envelope, None)
-            except PayloadError as error:
-                self._say_which(error, items, len(envelopes))
-                raise
-            envelopes.append(envelope)
+                envelopes.append(envelope)
+        except PayloadError as error:
+            self._say_which(error, items, len(envelopes))
+            raise
         return envelopes
+
+    def _payloads(self, given: Mapping[str, Any], name: str, items: Sequence[Any]) -> Iterable[bytes]:
+        """The payload for each item, the argument of this name. What raises `PayloadError` does it when its turn comes."""
+        if self.payload_of is encode_json:
+            with suppress(PayloadError):
+                return encode_each_as_json([{**given, name: item} for item in items])
+        return (self.payload_of({**given, name: item}) for item in items)
 
     def _say_which(self, error: PayloadError, items: Sequence[Any], number: int) -> None:
         if len(items) > 1:

@@ -352,8 +352,11 @@ class Results(Generic[R]):
                 envelopes.append(each)
         self._line_up()
         self._published += len(made)
-        has_ttl = self._plan.terms.options.ttl is not None
-        self._following.add([(envelope.id, envelope.id) for envelope in envelopes], look_first=has_ttl)
+        self._following.add(
+            [(envelope.id, envelope.id) for envelope in envelopes],
+            look_first=self._plan.terms.options.ttl is not None,
+            take_results=self._plan.store is self._plan.broker,
+        )
         return envelopes
 
     def _put(self, number: int, result: StoredResult | Exception) -> None:
@@ -375,7 +378,11 @@ class Results(Generic[R]):
         plan = self._plan
         if again and plan.store is plan.broker:  # a full queue took some, and they have ended since: not once more
             stored = await plan.store.fetch_results([envelope.id for envelope in self._unsent])
-            self._unsent = [one for one, result in zip(self._unsent, stored, strict=True) if result is None]
+            await self._collect(self._following.handed_over())
+            left = self._numbers
+            self._unsent = [
+                one for one, result in zip(self._unsent, stored, strict=True) if not result and one.id in left
+            ]
         envelopes = self._unsent
         if plan.terms.due_at is not None and envelopes:
             envelopes = await deferred(envelopes, plan.broker, plan.terms.due_at)
@@ -383,11 +390,14 @@ class Results(Generic[R]):
         self._unsent = []
         if not any(outcomes):
             return
-        refused = [one.id for one, outcome in zip(envelopes, outcomes, strict=True) if outcome is not None]
-        self._following.add([(id_, id_) for id_ in refused])  # news will not tell of them
-        for outcome in filter(None, outcomes):
-            if not (again and isinstance(outcome, DuplicateId)):
-                raise outcome
+        refused = {
+            (one.id, one.id): outcome
+            for one, outcome in zip(envelopes, outcomes, strict=True)
+            if outcome is not None and not (again and isinstance(outcome, DuplicateId))
+        }
+        self._following.add(refused)  # news will not tell of them
+        for outcome in refused.values():
+            raise outcome
 
     async def _collect(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> None:
         missing: list[tuple[str, str]] = []
@@ -398,7 +408,8 @@ class Results(Generic[R]):
                 missing.append(message)
             else:
                 put(numbers.pop(message[0]), result)
-                to_remove.append(result)
+                if result.expires_at > result.finished_at:  # else it was not stored
+                    to_remove.append(result)
         self._line_up()
         if missing:
             try:

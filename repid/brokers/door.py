@@ -52,6 +52,7 @@ from ..ports import (
     Driver,
     DueSchedules,
     FullDriver,
+    HandingDriver,
     Instrument,
     LinkState,
     ResultStore,
@@ -167,6 +168,8 @@ class Server:
         unread = UnreadQueues(self.readers if self._capabilities.readers else None, how_to_start)
         look_at_many = self._look if is_local else self._looks.ask
         self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, unread, tells_all=is_local)
+        if isinstance(self._driver, HandingDriver):
+            self._driver.hand_over(self._watchers.takers)
         self._lines = Lines(self._hub, LONGEST_POLL if is_local else FIRST_POLL)
         self._publishes = Coalescer(self._publish_in_parts, most=LARGEST_REQUEST, weigh=_weight)
         self._calls.detach()

@@ -268,12 +268,17 @@ class Followed(Protocol):
     result.
     """
 
-    def add(self, messages: Iterable[tuple[str, str]], *, look_first: bool = True) -> None:
+    def add(self, messages: Iterable[tuple[str, str]], *, look_first: bool = True, take_results: bool = False) -> None:
         """Follow these from now on. Those that are not published yet must be before the next `ended`.
 
         `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What was
-        refused must be added again.
+        refused must be added again. `take_results`: nobody else will want the results. A local engine need not store them,
+        and one that it did not store expires in the moment in which it came.
         """
+        ...
+
+    def handed_over(self) -> list[tuple[tuple[str, str], Snapshot]]:
+        """Those that have ended, and whose results were taken, since the last call of this or `ended`."""
         ...
 
     def wake(self) -> None:

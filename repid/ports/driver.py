@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -288,6 +288,21 @@ class TellingDriver(Protocol):
     def tell_at_once(self, tell: Callable[[News], bool]) -> None:
         """From the next link on, call `tell` with all news, in the trio run that has the link open. If it returns True, the
         call of `news` that is under way must return, with anything; otherwise it need not.
+        """
+        ...
+
+
+Taker: TypeAlias = Callable[[Sequence[StoredResult]], None]
+"""Takes results that need not be stored."""
+
+
+@runtime_checkable
+class HandingDriver(Protocol):
+    """Optional, for local engines: results that one task waits for, and nobody else, are not stored."""
+
+    def hand_over(self, takers: Mapping[str, Taker]) -> None:
+        """Where results would be stored whose ids are in `takers` in that moment, call what is there with them instead.
+        They expire then in the moment in which they came.
         """
         ...
 

@@ -379,11 +379,24 @@ async def test_results_that_were_taken_are_kept_by_nobody(many: Repid) -> None:
     assert not of_server(many)._driver.store.results.kept  # type: ignore[attr-defined]
 
 
-async def test_the_server_in_memory_is_asked_about_a_mapped_call_once(many: Repid) -> None:
+async def test_the_server_in_memory_hands_results_to_a_map_and_is_asked_for_nothing(many: Repid) -> None:
     calls: list[CallRecord] = []
     of_server(many).add_instrument(calls.append)
     async with many.map(square, range(1000), limit=50) as results:
         assert [result async for result in results] == [n * n for n in range(1000)]
+    assert {call.name for call in calls} - {"news"} == {"publish", "settle"}
+
+
+async def test_the_server_in_memory_is_asked_about_a_call_once_whose_results_are_elsewhere(
+    autojump_clock: object,
+) -> None:
+    calls: list[CallRecord] = []
+    app = Repid(Connection(InMemoryServer()), result_store=InMemoryServer())
+    app.include_router(router)
+    async with at_work(app):
+        of_server(app).add_instrument(calls.append)
+        async with app.map(square, range(1000), limit=50) as results:
+            assert [result async for result in results] == [n * n for n in range(1000)]
     assert sum(call.count for call in calls if call.name == "snapshots") == 1000
 
 

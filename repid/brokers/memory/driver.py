@@ -35,6 +35,7 @@ from ...ports import (
     News,
     Sight,
     StoredSchedule,
+    Taker,
     TickOutcome,
     Topics,
     Verdict,
@@ -80,6 +81,7 @@ class MemoryDriver:
             self._clock.attach()
             self._last_run = weakref.ref(token)
         self.store.watch(watched)
+        self.store.results.epoch = self._clock.epoch
         try:
             yield
         finally:
@@ -87,6 +89,10 @@ class MemoryDriver:
                 self._clock.look()
                 self._waiting.wake_all()
                 self._drop()
+
+    def hand_over(self, takers: Mapping[str, Taker]) -> None:
+        """Give results to those who take them, and store them not."""
+        self.store.results.takers = takers
 
     def _drop(self) -> None:
         self._waiting.abandon()

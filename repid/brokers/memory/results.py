@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
+from itertools import groupby
 
 import msgspec
 
 from ...delivery import NewResult, StoredResult
+from ...ports import Taker
 
 SWEEP_SPAN = 10.0
 """Seconds. Results that expire within the same span of this length are removed together, at its end."""
@@ -32,18 +34,23 @@ class Results:
     bytes or so for each result, and nothing is left of one that is replaced or removed.
     """
 
-    __slots__ = ("_numbers", "_spans", "kept", "sweep_at")
+    __slots__ = ("_numbers", "_spans", "epoch", "kept", "sweep_at", "takers")
 
     def __init__(self) -> None:
         self.kept: dict[str, StoredAt] = {}
+        self.takers: Mapping[str, Taker] = {}
+        """By ids: who is given the result, so that it is not stored."""
+        self.epoch = 0.0
+        """What to add to times for seconds since 1970."""
         self.sweep_at = math.inf
         self._spans: dict[int, dict[str, None]] = {}
         self._numbers: list[int] = []
 
     def store(self, results: Iterable[NewResult], now: float) -> None:
         """Store results, each in place of one with the same id."""
-        kept, ttl, expires_at = self.kept, 0.0, now
+        kept, takers, ttl, expires_at = self.kept, self.takers, 0.0, now
         span: dict[str, None] | None = None
+        taken: dict[str, NewResult] = {}
         for result in results:
             id_ = result.id
             if id_ in kept:
@@ -51,10 +58,33 @@ class Results:
             if result.ttl != ttl:  # they mostly share it, and what follows from it
                 ttl, expires_at = result.ttl, now + result.ttl
                 span = self._span_of(expires_at) if now < expires_at < math.inf else None
-            if expires_at > now:
-                kept[id_] = StoredAt(result, now, expires_at)
-                if span is not None:
-                    span[id_] = None
+            if expires_at <= now:
+                continue
+            if takers and id_ in takers:
+                taken[id_] = result
+                continue
+            kept[id_] = StoredAt(result, now, expires_at)
+            if span is not None:
+                span[id_] = None
+        if taken:
+            self._hand_over(taken, self.epoch + now)
+
+    def _hand_over(self, taken: Mapping[str, NewResult], moment: float) -> None:
+        for take, ids in groupby(taken, self.takers.__getitem__):
+            results = [taken[id_] for id_ in ids]
+            take(
+                [
+                    StoredResult(
+                        id=result.id,
+                        state=result.state,
+                        payload=result.payload,
+                        failure=result.failure,
+                        finished_at=moment,
+                        expires_at=moment,
+                    )
+                    for result in results
+                ]
+            )
 
     def remove(self, id_: str) -> None:
         """Forget a result, if there is one."""

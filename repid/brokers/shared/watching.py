@@ -10,11 +10,16 @@ notes the ids that news tells of, and looks at these only, in one call. So ten t
 there are wake-ups. Each message is looked at once at first, also one that was followed before it was published: an
 engine may tell only of what was looked at. A local engine tells of every id in `watched`, so there the first look is left
 out for what is about to be published without a ttl: time alone does not end it.
+
+A result that only the following task wants is not stored at all by an engine that can (`HandingDriver`): in the step in
+which it would be stored it is put down here, and its message is followed no more. Whoever else begins to watch or follow
+it before that has it stored.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
@@ -23,7 +28,8 @@ from typing import TypeAlias
 
 import trio
 
-from ...ports import News, Sight, Snapshot
+from ...delivery import StoredResult
+from ...ports import News, Sight, Snapshot, Taker
 from .hub import Hub, Subscription
 from .unread import UnreadQueues
 
@@ -34,6 +40,9 @@ Look: TypeAlias = Callable[[Sequence[Ids]], Awaitable[list[Sight]]]
 
 Queues: TypeAlias = Callable[[], Iterable[str]]
 """Gives the queues in which messages that are followed wait now."""
+
+LONGEST_GATHERING = 0.001
+"""Seconds for which results that were handed over wait for more."""
 
 LARGEST_LOOK = 1000
 """Messages that one look of a follower asks for."""
@@ -52,6 +61,8 @@ class Watchers:
         self.watched: dict[str, int] = {}
         self.followers: dict[str, int] = {}
         """How many follow which id."""
+        self.takers: dict[str, Taker] = {}
+        """Who takes the result of which id. Nobody else watches or follows it."""
         self._look = look
         self._look_at_many = look_at_many
 
@@ -92,6 +103,7 @@ class Watchers:
         watched = self.watched
         for id_ in ids:
             watched[id_] = watched.get(id_, 0) + 1
+            self.takers.pop(id_, None)
         try:
             yield
         finally:
@@ -117,28 +129,44 @@ class Following:
         self._has_result_ids = False
         """Whether the result of any has another id than the message."""
         self._is_woken = False
+        self._taken: list[tuple[Ids, Snapshot]] = []
+        """What has ended and is not followed any more, with results that the engine handed over."""
 
-    def add(self, messages: Iterable[Ids], *, look_first: bool = True) -> None:
+    def add(self, messages: Iterable[Ids], *, look_first: bool = True, take_results: bool = False) -> None:
         """Follow these from now on. Those that are not published yet must be before the next `ended`.
 
         `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What was
-        refused must be added again.
+        refused must be added again. `take_results`: nobody else will want the results. A local engine need not store them,
+        and one that it did not store expires in the moment in which it came.
         """
         by_id = {message[0]: message for message in messages}
         by_result_id = {message[1]: message for message in by_id.values() if message[1] != message[0]}
         self._has_result_ids = self._has_result_ids or bool(by_result_id)
-        watched, followers = self._watchers.watched, self._watchers.followers
+        watched, followers, takers = self._watchers.watched, self._watchers.followers, self._watchers.takers
         for found in (by_id, by_result_id):
             if watched.keys().isdisjoint(found):  # the same as below, for the many
                 watched |= dict.fromkeys(found, 0)
                 followers |= dict.fromkeys(found, 1)
+                if take_results and not by_result_id:
+                    takers |= dict.fromkeys(found, self._take)
             else:
-                for id_ in found.keys() - self._followed.keys():
-                    followers[id_] = followers.get(id_, 0) + 1
-                    watched.setdefault(id_, 0)
+                for id_ in found:
+                    takers.pop(id_, None)
+                    if id_ not in self._followed:
+                        followers[id_] = followers.get(id_, 0) + 1
+                        watched.setdefault(id_, 0)
             self._followed |= found
         if look_first or not self._watchers.tells_all:
             self.subscription.changed |= by_id.keys()
+            self.subscription.wake()
+
+    def _take(self, results: Sequence[StoredResult]) -> None:
+        """Messages have ended with these results, and the engine does not keep them."""
+        messages = [self._followed[result.id] for result in results]
+        self._forget(messages)
+        for message, result in zip(messages, results, strict=True):
+            self._taken.append((message, Snapshot(state="gone", result=result)))
+        if not self.subscription.is_fresh:
             self.subscription.wake()
 
     def wake(self) -> None:
@@ -156,6 +184,9 @@ class Following:
         unread_at = math.inf if self._queues is None else self._watchers.unread.due()
         while True:
             self._check()
+            if self._taken:
+                await self._let_more_come()
+                return self.handed_over()
             subscription.is_fresh = False
             ended = await self._look_again()
             if ended or self._is_woken:
@@ -167,6 +198,18 @@ class Following:
                 if self._queues is not None and trio.current_time() >= unread_at:
                     unread_at = math.inf
                     await self._watchers.unread.look(self._queues())
+
+    def handed_over(self) -> list[tuple[Ids, Snapshot]]:
+        """Those that have ended, and whose results were taken, since the last call of this or `ended`."""
+        taken, self._taken = self._taken, []
+        return taken
+
+    async def _let_more_come(self) -> None:
+        """Where several have come, wait as long as more do in every turn: many at once cost less."""
+        before, until = 0, time.perf_counter() + LONGEST_GATHERING
+        while len(self._taken) > before and time.perf_counter() < until:
+            before = len(self._taken)
+            await trio.lowlevel.checkpoint()
 
     async def _look_again(self) -> list[tuple[Ids, Snapshot]]:
         """Look at what may have changed. What has ended is forgotten."""
@@ -187,6 +230,8 @@ class Following:
         now, ended = trio.current_time(), []
         for message, sight in zip(messages, sights, strict=True):
             snapshot = sight.snapshot
+            if message[0] not in self._followed:
+                continue  # it has ended by this very look, and its result was handed over
             if snapshot.state in _ENDS:
                 ended.append((message, snapshot))
             elif sight.holds_for < math.inf:
@@ -205,10 +250,12 @@ class Following:
         return messages
 
     def _forget(self, messages: Sequence[Ids]) -> None:
-        followed, watched, followers = self._followed, self._watchers.watched, self._watchers.followers
+        followed, takers = self._followed, self._watchers.takers
+        watched, followers = self._watchers.watched, self._watchers.followers
         for id_ in chain.from_iterable(messages) if self._has_result_ids else [message[0] for message in messages]:
             if followed.pop(id_, None) is None:  # the message and its result may have one id
                 continue
+            takers.pop(id_, None)
             others = followers.pop(id_) - 1
             if others:
                 followers[id_] = others
