@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -551,8 +552,7 @@ def find_place(text: str) -> AnyServer:
     """The server that an address, a path or MODULE:NAME means."""
     if Path(text).exists() or not re.fullmatch(r"[\w.]+:[\w.]+", text):
         return server_at(text)
-    find_modules_here()
-    found = load_object(text)
+    found = load(load_object, text)
     found = found.server() if isinstance(found, Repid) else found
     if not isinstance(found, AnyServer):
         raise ConfigurationError(f"{text!r} is no server and no app, but {found!r}")
@@ -572,10 +572,28 @@ def find_modules_here() -> None:
         sys.path.insert(0, here)
 
 
+def load(find: Callable[[str], T], target: str) -> T:
+    """What MODULE:NAME is. An error that the program itself raises is shown from where the program begins, exit code 1."""
+    find_modules_here()
+    try:
+        return find(target)
+    except RepidError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever the program raises
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _MACHINERY:
+            trace = trace.tb_next
+        lines = traceback.format_exception(type(error), error, trace)
+        typer.echo(without_passwords("".join(lines)) + f"repid: {target} cannot be loaded: see above", err=True)
+        sys.exit(1)
+
+
+_MACHINERY = {"repid", "importlib"}
+
+
 def find_app(target: str) -> Repid:
     """The app that MODULE:APP names."""
-    find_modules_here()
-    app = load_app(target)
+    app = load(load_app, target)
     if not isinstance(app, Repid):
         raise ConfigurationError(f"{target!r} is no Repid app, but {app!r}")
     return app

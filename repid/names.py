@@ -149,9 +149,9 @@ def check_duration(name: str, value: float | timedelta, *, positive: bool = Fals
     except OverflowError:
         raise ConfigurationError(f"{name} must be less than 1e308 seconds") from None
     if math.isnan(duration) or duration < 0 or (positive and duration == 0):
-        raise ConfigurationError(
-            f"{name} must {'be positive' if positive else 'not be negative'}, but is {brief(value)}"
-        )
+        # the repr of a negative timedelta, such as days=-1, seconds=86399, is read by nobody
+        shown = f"{duration:g} seconds" if isinstance(value, timedelta) else brief(value)
+        raise ConfigurationError(f"{name} must {'be positive' if positive else 'not be negative'}, but is {shown}")
     return duration
 
 

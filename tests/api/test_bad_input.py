@@ -33,6 +33,7 @@ from repid import (
     SQLiteServer,
     Worker,
 )
+from repid.names import check_duration
 
 AConnection: Any = Connection  # what a type checker would see is tested here at run time
 AJob: Any = Job
@@ -482,3 +483,11 @@ async def test_a_payload_no_codec_knows_does_not_stop_the_worker(app: Repid, rou
         await send(app, "job", x=x)
     report = await app.run_worker(burst=True)
     assert (report.succeeded, report.dead, sorted(done)) == (20, 20, list(range(20)))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(timedelta(hours=-1), "-3600 seconds"), (-1, "-1"), (timedelta(0), "0 seconds")]
+)
+def test_a_duration_below_zero_is_shown_in_seconds(value: Any, shown: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"x must be positive, but is {shown}$"):
+        check_duration("x", value, positive=True)
