@@ -80,7 +80,7 @@ EXITS = """\b
 Signals:
   The first SIGTERM or SIGINT drains, all processes within one grace. The second
   cuts short: what was not done goes back to its queue and uses no attempt.
-  The third ends the process at once.
+  The third ends the process at once. A lifespan that opens is cancelled by the first.
   A process that crashes is replaced, after 0.1 s, then 0.2 s and so on. If the
   supervisor itself is killed (SIGKILL, SIGHUP, SIGQUIT), its processes release
   what they run and end within seconds.
@@ -95,7 +95,7 @@ Exit codes:
         messages were not requeued
   2     wrong usage: no such module, app, server, queue or message, or one not
         set up right; an app without actors
-  130   Ctrl-C before the worker had started
+  130   Ctrl-C while the program was imported, or the server was waited for
   128+n killed by signal n, as a shell tells it
 """
 

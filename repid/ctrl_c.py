@@ -4,7 +4,8 @@ A worker that does not listen to SIGINT leaves Ctrl-C to the handler it finds: t
 program's. Most of these raise `KeyboardInterrupt` in whatever code is running, which may be an actor's; and an actor's
 code can raise one itself. Only the first must end the worker. They can be told apart by the traceback: a handler that
 is a Python function has its frame in it. Python's own handler is written in C and has none: then the innermost frame
-has been interrupted at an instruction that is no `raise`.
+has been interrupted at an instruction that is no `raise`. While all tasks wait, trio raises it in its main task, by the
+function with which it raises cancellations there.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from functools import partial
 from types import CodeType, MethodType
 from typing import Any
 
+import trio
+
 from .tracebacks import is_a, leaves, traceback_of
 
 RAISE = dis.opmap["RAISE_VARARGS"]
+
+TRIO = trio.run.__code__.co_filename
+"""Where trio wakes tasks, and raises what was sent to them."""
 
 
 def comes_from_ctrl_c(error: BaseException) -> bool:
@@ -40,6 +46,8 @@ def _was_interrupted(error: BaseException) -> bool:
             return True
         if trace.tb_next is None and handler is signal.default_int_handler:
             return trace.tb_frame.f_code.co_code[trace.tb_lasti] != RAISE
+        if trace.tb_next is None and trace.tb_frame.f_code.co_filename == TRIO:
+            return True
         trace = trace.tb_next
     return False
 

@@ -127,6 +127,8 @@ async def serve(
     with trio.CancelScope() as starting:
         control.attach(starting.cancel, starting.cancel)  # a stop ends the start, until there is a worker to stop
         async with AsyncExitStack() as stack:
+            # From the start until all is closed: a second signal must not kill a worker that settles or closes a lifespan.
+            stack.enter_context(listen(settings.signals, control.on_signal))
             await patiently(partial(_open, stack, broker))
             if lifespan is not None:
                 given = await stack.enter_async_context(lifespan(loop_backends.host))
@@ -223,39 +225,37 @@ async def _run_actors(
         queues = [f"{queue!r} ({', '.join(dict.fromkeys(names(queue)))})" for queue in crew.runners.topics]
         log.info("the worker reads %s on %s", ", ".join(queues), where(broker))
     control.read = lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead)
-    with listen(settings.signals, control.on_signal):  # during the grace too: the second signal ends it
-        async with trio.open_nursery() as actors:
-            ended = trio.Event()
-            actors.start_soon(_see_off, crew, ended)
-            actors.start_soon(crew.timer.run)
-            try:
-                async with trio.open_nursery() as executors:
-                    crew.open(lambda: executors.start_soon(Executor(crew, message_context).work))
-                    try:
-                        async with trio.open_nursery() as intake:
-                            control.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
-                            if orphans is not None:
-                                intake.start_soon(run_schedules, orphans.scheduling, crew.runners.schedules)
-                                intake.start_soon(orphans.watch)
-                            if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
-                                paused = PausedQueues(broker, list(crew.runners.topics))
-                                await Patience(burst=settings.burst)(
-                                    paused.look
-                                )  # before the reader, which ends a burst that gets nothing
-                                intake.start_soon(paused.watch)
-                                intake.start_soon(Unread(broker).watch)
-                            if crew.runners.limits:
-                                intake.start_soon(crew.give_back_parked)
-                            if crew.runners.batching:
-                                intake.start_soon(crew.start_due_batches)
-                            intake.start_soon(reader.read, intake.cancel_scope.cancel)
-                            control.on_started()
-                    finally:
-                        crew.close()
-                    actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
-            finally:
-                ended.set()
-            actors.cancel_scope.cancel()
+    async with trio.open_nursery() as actors:
+        ended = trio.Event()
+        actors.start_soon(_see_off, crew, ended)
+        actors.start_soon(crew.timer.run)
+        try:
+            async with trio.open_nursery() as executors:
+                crew.open(lambda: executors.start_soon(Executor(crew, message_context).work))
+                try:
+                    async with trio.open_nursery() as intake:
+                        control.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
+                        if orphans is not None:
+                            intake.start_soon(run_schedules, orphans.scheduling, crew.runners.schedules)
+                            intake.start_soon(orphans.watch)
+                        if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
+                            paused = PausedQueues(broker, list(crew.runners.topics))
+                            # Before the reader, which ends a burst that gets nothing.
+                            await Patience(burst=settings.burst)(paused.look)
+                            intake.start_soon(paused.watch)
+                            intake.start_soon(Unread(broker).watch)
+                        if crew.runners.limits:
+                            intake.start_soon(crew.give_back_parked)
+                        if crew.runners.batching:
+                            intake.start_soon(crew.start_due_batches)
+                        intake.start_soon(reader.read, intake.cancel_scope.cancel)
+                        control.on_started()
+                finally:
+                    crew.close()
+                actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
+        finally:
+            ended.set()
+        actors.cancel_scope.cancel()
 
 
 def _stop(crew: Crew, intake: trio.Nursery) -> None:

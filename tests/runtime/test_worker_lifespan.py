@@ -5,6 +5,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Annotated
 
 import pytest
@@ -172,11 +173,15 @@ async def test_what_fails_to_open_stops_the_worker_and_closes_what_was_opened(
     assert (await server.counts("default")).ready == 1
 
 
-def test_ctrl_c_while_a_lifespan_opens_is_no_error_of_the_lifespan() -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_ctrl_c_while_a_lifespan_opens_is_no_error_of_the_lifespan(waits: bool) -> None:
     app, router = Repid(Connection(InMemoryServer())), Router()
 
     @app.lifespan
     async def opens() -> AsyncIterator[None]:
+        if waits:
+            trio.lowlevel.current_trio_token().run_sync_soon(signal.raise_signal, signal.SIGINT)
+            await trio.sleep_forever()
         signal.raise_signal(signal.SIGINT)
         yield
 
@@ -230,6 +235,54 @@ async def test_a_stop_ends_the_opening(app: Repid, router: Router, log: Log) -> 
         await trio.sleep(1)
         worker.stop()
     assert log == ["never opens", "never sees Cancelled", "never closes"]
+
+
+@pytest.fixture
+def signals_found() -> Iterator[list[int]]:
+    """The signals of the kind SIGTERM that no worker has taken."""
+    found: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: found.append(number))
+    yield found
+    signal.signal(signal.SIGTERM, former)
+
+
+async def test_a_signal_ends_the_opening_and_closes_what_was_opened(
+    app: Repid, router: Router, log: Log, signals_found: list[int]
+) -> None:
+    @app.lifespan
+    async def slow() -> AsyncIterator[None]:
+        signal.raise_signal(signal.SIGTERM)
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append("closes")
+        yield
+
+    @router.actor
+    async def run() -> None: ...
+
+    with trio.fail_after(1):
+        assert (await app.run_worker(handle_signals=[signal.SIGTERM])).processed == 0
+    assert (log, signals_found) == (["closes"], [])
+
+
+async def test_a_second_signal_does_not_kill_a_worker_that_closes_its_lifespan(
+    app: Repid, router: Router, log: Log, signals_found: list[int]
+) -> None:
+    @app.lifespan
+    async def slow() -> AsyncIterator[None]:
+        yield
+        signal.raise_signal(signal.SIGTERM)
+        await trio.sleep(1)
+        log.append("closed")
+
+    @router.actor
+    async def run() -> None: ...
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(app.run_worker, handle_signals=[signal.SIGTERM]))
+        signal.raise_signal(signal.SIGTERM)
+    assert (log, signals_found) == (["closed"], [])
 
 
 async def test_what_is_not_for_a_worker_is_refused_where_it_is_declared(app: Repid, router: Router) -> None:
