@@ -378,7 +378,7 @@ class Results(Generic[R]):
         plan = self._plan
         if again and plan.store is plan.broker:  # a full queue took some, and they have ended since: not once more
             stored = await plan.store.fetch_results([envelope.id for envelope in self._unsent])
-            await self._collect(self._following.handed_over())
+            self._take_in(self._following.handed_over())  # without an await between this and the publishing
             left = self._numbers
             self._unsent = [
                 one for one, result in zip(self._unsent, stored, strict=True) if not result and one.id in left
@@ -399,7 +399,8 @@ class Results(Generic[R]):
         for outcome in refused.values():
             raise outcome
 
-    async def _collect(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> None:
+    def _take_in(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> list[tuple[str, str]]:
+        """Take in the results of calls that have ended. Returns the calls that came without theirs."""
         missing: list[tuple[str, str]] = []
         numbers, put, to_remove = self._numbers, self._put, self._to_remove
         for message, snapshot in ended:
@@ -411,6 +412,10 @@ class Results(Generic[R]):
                 if result.expires_at > result.finished_at:  # else it was not stored
                     to_remove.append(result)
         self._line_up()
+        return missing
+
+    async def _collect(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> None:
+        missing = self._take_in(ended)
         if missing:
             try:
                 stored = await self._plan.store.fetch_results([id_ for _, id_ in missing])
