@@ -115,11 +115,15 @@ def _as_error(order: SystemExit | KeyboardInterrupt) -> RuntimeError:
 
 def containing(factory: Any) -> Any:
     """A task factory that contains the tasks which actors start. `factory` makes them and all others; None: asyncio's."""
+    is_in_run, task = (
+        on_long_step.get,
+        asyncio.Task,
+    )  # every task of the host's is made here: to look these up takes time
 
     def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
-        if on_long_step.get(None) is not None and not isinstance(coroutine, Contained):
+        if is_in_run(None) is not None and not isinstance(coroutine, Contained):
             coroutine = Contained(coroutine)
-        return asyncio.Task(coroutine, loop=loop, **options) if factory is None else factory(loop, coroutine, **options)
+        return task(coroutine, loop=loop, **options) if factory is None else factory(loop, coroutine, **options)
 
     return make_task
 
