@@ -244,7 +244,9 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             elif name in self.names or self.takes_rest:
                 given[name] = value
             else:
-                faults.append((f"$.{name}", f"there is no such parameter{did_you_mean(name, self.names)}"))
+                option = f"; as an option it stands before the verb: using({name}=…)" if name in USING_OPTIONS else ""
+                hint = did_you_mean(name, self.names) or option
+                faults.append((f"$.{name}", f"there is no such parameter{hint}"))
         if faults:
             raise PayloadError(f"these arguments do not fit {self.function}()", faults)
         return given

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from repid import ConfigurationError, Job, JobHandle, Repid, Router, UsageError, Worker
+from repid import ConfigurationError, Job, JobHandle, PayloadError, Repid, Router, UsageError, Worker
 
 
 async def add(a: int, b: int = 1) -> int:
@@ -81,6 +81,17 @@ async def test_a_job_in_the_place_of_a_function_is_told_how_it_is_enqueued(app: 
     job: Any = Job("add", args={"a": 1})
     with pytest.raises(ConfigurationError, match=r"is a job: it is enqueued by `await job.enqueue"):
         await app.enqueue(job)
+
+
+async def test_an_option_among_the_arguments_is_told_where_it_stands(app: Repid, router: Router) -> None:
+    router.actor(add)
+    enqueue: Any = app.enqueue
+    with pytest.raises(
+        PayloadError, match=r"no such parameter; as an option it stands before the verb: using\(delay=…\)"
+    ):
+        await enqueue(add, 1, delay=3)
+    with pytest.raises(PayloadError, match=r"no such parameter$"):
+        await enqueue(add, 1, other=3)
 
 
 @pytest.mark.parametrize(
