@@ -24,7 +24,7 @@ from repid.delivery import (
     Retry,
     Settlement,
 )
-from repid.ports import Consumer, Verdict
+from repid.ports import Consumer, ResultStore, Verdict
 from repid.runtime.ledger import Ledger
 from repid.runtime.progress import Reporter
 from repid.runtime.sending import Sending
@@ -35,10 +35,6 @@ pytestmark = pytest.mark.real_time
 BAD = "\udcff"
 
 
-NO_ACTORS = [None, None, None]
-"""The runners of three deliveries that no actor takes."""
-
-
 @asynccontextmanager
 async def leased(path: Path) -> AsyncGenerator[tuple[SQLiteServer, Consumer, list[Delivery]], None]:
     server = SQLiteServer(path)
@@ -47,6 +43,22 @@ async def leased(path: Path) -> AsyncGenerator[tuple[SQLiteServer, Consumer, lis
         await server.publish([Envelope(id_, "q", b"") for id_ in ("before", "bad", "after")])
         async with server.consume({"q": None}) as consumer:
             yield server, consumer, await consumer.receive(3)
+
+
+def settler_of(
+    consumer: Consumer, deliveries: Sequence[Delivery], result_store: ResultStore | None = None
+) -> tuple[Ledger, Settler]:
+    """The settler of a worker that has these deliveries, which no actor takes, and its ledger."""
+    ledger = Ledger(10, 10)
+    ledger.lease(deliveries, [None] * len(deliveries), trio.current_time(), 60)
+    return ledger, Settler(consumer, ledger, Sending(()), result_store)
+
+
+async def settle_all(settler: Settler, bound: float = 10) -> None:
+    """Have it settle what was put, and end."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(settler.run)
+        await settler.close(bound)
 
 
 @pytest.mark.parametrize(
@@ -65,23 +77,18 @@ async def leased(path: Path) -> AsyncGenerator[tuple[SQLiteServer, Consumer, lis
 )
 async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path, verdict: dict[str, object]) -> None:
     async with leased(tmp_path / "repid.db") as (server, consumer, (before, bad, after)):
-        ledger = Ledger(10, 10)
-        ledger.lease([before, bad, after], NO_ACTORS, trio.current_time(), 60)
-        settler = Settler(consumer, ledger, Sending(()))
+        ledger, settler = settler_of(consumer, [before, bad, after])
         settler.put(Settlement(before, ACK))
         settler.put(Settlement(bad, **verdict))  # type: ignore[arg-type]
         settler.put(Settlement(after, ACK))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(settler.run)
-            await settler.close(10)
+        await settle_all(settler)
         report = ledger.report()
-        assert (report.succeeded, report.unsettled) == (2, 0)
+        assert (report.succeeded, report.failed, report.unsettled) == (2, 1, 0)
         counts = await server.counts("q")
         assert (counts.leased, counts.ready) == (0, 0)
-        assert counts.dead == report.dead
-        if counts.dead:
-            [letter] = await server.browse("q", "dead")
-            assert letter.envelope.id == "bad"
+        letters = await server.browse("q", "dead")
+        assert [letter.envelope.id for letter in letters] == ["bad"] * report.dead
+        for letter in letters:
             assert letter.failure is not None
             letter.failure.text.encode()
 
@@ -89,9 +96,7 @@ async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path
 async def test_where_nothing_can_be_settled_the_first_error_is_raised(tmp_path: Path) -> None:
     async with leased(tmp_path / "repid.db") as (_, consumer, deliveries):
         pass
-    ledger = Ledger(10, 10)
-    ledger.lease(deliveries, NO_ACTORS, trio.current_time(), 60)
-    settler = Settler(consumer, ledger, Sending(()))
+    _, settler = settler_of(consumer, deliveries)
     settler.put(Settlement(deliveries[0], ACK))
     with pytest.RaisesGroup(NotConnected):
         await settler.run()
@@ -99,18 +104,14 @@ async def test_where_nothing_can_be_settled_the_first_error_is_raised(tmp_path: 
 
 async def test_a_retry_that_cannot_be_written_stays_a_retry(tmp_path: Path) -> None:
     async with leased(tmp_path / "repid.db") as (server, consumer, (before, bad, after)):
-        ledger = Ledger(10, 10)
-        ledger.lease([before, bad, after], NO_ACTORS, trio.current_time(), 60)
-        settler = Settler(consumer, ledger, Sending(()))
+        ledger, settler = settler_of(consumer, [before, bad, after])
         for settlement in (
             Settlement(before, ACK),
             Settlement(bad, Retry(0.0, Failure("E", "why")), outbox=(Envelope("1", BAD, b""),)),
             Settlement(after, ACK),
         ):
             settler.put(settlement)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(settler.run)
-            await settler.close(10)
+        await settle_all(settler)
         assert (ledger.report().succeeded, ledger.report().retried) == (2, 1)
         [again] = await consumer.receive(3)
         assert (again.envelope.id, again.attempt) == ("bad", 2)
@@ -134,14 +135,10 @@ async def test_what_is_settled_alone_counts_although_the_broker_does_not_answer_
             return getattr(consumer, name)
 
     async with leased(tmp_path / "repid.db") as (_, consumer, (before, bad, _)):
-        ledger = Ledger(10, 10)
-        ledger.lease([before, bad], NO_ACTORS[:2], trio.current_time(), 60)
-        settler = Settler(cast("Consumer", Hanging()), ledger, Sending(()))
+        ledger, settler = settler_of(cast("Consumer", Hanging()), [before, bad])
         settler.put(Settlement(before, ACK))
         settler.put(Settlement(bad, ACK, (Envelope("1", BAD, b""),)))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(settler.run)
-            await settler.close(1)
+        await settle_all(settler, 1)
         assert (ledger.report().succeeded, ledger.report().unsettled) == (1, 1)
 
 
@@ -150,9 +147,7 @@ async def test_a_verdict_that_cannot_be_written_is_a_failure_too_when_it_has_wai
         await server.declare(["full"])
         await server.set_bounds({"full": Bounds(max_size=1)})
         await server.publish([Envelope("in the way", "full", b"")])
-        ledger = Ledger(10, 10)
-        ledger.lease([before, bad, after], NO_ACTORS, trio.current_time(), 60)
-        settler = Settler(consumer, ledger, Sending(()))
+        ledger, settler = settler_of(consumer, [before, bad, after])
         for delivery, id_ in ((before, "before"), (bad, BAD), (after, "after")):
             outbox = (Envelope(f"sent {delivery.envelope.id}", "full", b""),)
             settler.put(Settlement(delivery, ACK, outbox, NewResult(id=id_, state="success")))
@@ -204,15 +199,11 @@ async def test_verdicts_with_and_without_a_result_are_settled_together_where_res
 ) -> None:
     store = InMemoryServer()
     async with store.connection(), leased(tmp_path / "repid.db") as (server, consumer, deliveries):
-        ledger = Ledger(10, 10)
-        ledger.lease(deliveries, NO_ACTORS, trio.current_time(), 60)
-        settler = Settler(consumer, ledger, Sending(()), store)
+        ledger, settler = settler_of(consumer, deliveries, store)
         results = [None, NewResult(id="kept", state="success", payload=b"1"), None]
         for delivery, result in zip(deliveries, results, strict=True):
             settler.put(Settlement(delivery, ACK, result=result))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(settler.run)
-            await settler.close(10)
+        await settle_all(settler)
         assert ledger.report().succeeded == 3
         [stored] = await store.fetch_results(["kept"])
         assert stored is not None

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,11 +61,8 @@ async def work(app: Repid, **options: Any) -> Report:
     return await app.run_worker(**{"burst": True, **options})
 
 
-async def start(nursery: trio.Nursery, app: Repid, reports: list[Report], **options: Any) -> Handle:
-    async def run(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(task_status=task_status, **options))
-
-    handle: Handle = await nursery.start(run)
+async def start(nursery: trio.Nursery, app: Repid, **options: Any) -> Handle:
+    handle: Handle = await nursery.start(partial(app.run_worker, **options))
     return handle
 
 
@@ -85,7 +83,6 @@ async def test_a_run_gets_as_many_messages_as_the_batch_takes(app: Repid, router
 
 async def test_a_batch_that_does_not_fill_starts_when_its_first_message_has_waited(app: Repid, router: Router) -> None:
     batches: list[tuple[float, int]] = []
-    reports: list[Report] = []
 
     @router.actor(batch=100, batch_wait=2)
     async def write(rows: list[Row]) -> None:
@@ -93,7 +90,7 @@ async def test_a_batch_that_does_not_fill_starts_when_its_first_message_has_wait
 
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports)
+        worker = await start(nursery, app)
         await fill(app, 3)
         await trio.sleep(1.5)
         await fill(app, 2)
@@ -104,7 +101,7 @@ async def test_a_batch_that_does_not_fill_starts_when_its_first_message_has_wait
         await trio.sleep(5)
         worker.stop()
     assert [(round(at, 3), size) for at, size in batches] == [(2, 5), (8.5, 1)]
-    assert reports == [Report(processed=6, succeeded=6)]
+    assert worker.report == Report(processed=6, succeeded=6)
 
 
 async def test_batches_of_several_actors_start_each_when_its_own_has_waited(app: Repid, router: Router) -> None:
@@ -120,7 +117,7 @@ async def test_batches_of_several_actors_start_each_when_its_own_has_waited(app:
         await fill(app, 1, actor=f"after_{seconds}")
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [])
+        worker = await start(nursery, app)
         await trio.sleep(10)
         worker.stop()
     assert batches == [(1, "after_1"), (2, "after_2"), (3, "after_3"), (4, "after_4")]
@@ -136,7 +133,7 @@ async def test_what_a_full_batch_leaves_behind_starts_when_it_has_waited(app: Re
     await fill(app, 5)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [])
+        worker = await start(nursery, app)
         await trio.sleep(10)
         worker.stop()
     assert batches == [(0, 4), (2, 1)]
@@ -151,7 +148,7 @@ async def test_without_a_wait_a_batch_is_what_is_there(app: Repid, router: Route
 
     await fill(app, 7)
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [])
+        worker = await start(nursery, app)
         await trio.testing.wait_all_tasks_blocked()
         assert batches == [7]
         worker.stop()
@@ -258,7 +255,7 @@ async def test_one_batch_runs_at_a_time_and_the_next_one_fills_meanwhile(app: Re
 
     await fill(app, 50)
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [])
+        worker = await start(nursery, app)
         await trio.sleep(10)
         worker.stop()
     assert most == 1
@@ -308,7 +305,7 @@ async def test_a_batch_that_has_ended_leaves_no_room_for_more_than_the_worker_ma
 
     await fill(app, 20)
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [], tasks_limit=2)
+        worker = await start(nursery, app, tasks_limit=2)
         await trio.sleep(1)
         await fill(app, 50, actor="single")
         await trio.sleep(50)
@@ -625,7 +622,6 @@ async def test_no_message_runs_for_longer_than_its_sender_allows(app: Repid, rou
 @pytest.mark.parametrize("how", ["while it waits for more", "while it runs"])
 async def test_cancelling_one_message_leaves_the_others_alone(app: Repid, router: Router, how: str) -> None:
     got: list[int] = []
-    reports: list[Report] = []
 
     @router.actor(batch=10, batch_wait=1, retries=3, store_result=True)
     async def write(numbers: list[int]) -> list[Exception | None]:
@@ -635,7 +631,7 @@ async def test_cancelling_one_message_leaves_the_others_alone(app: Repid, router
 
     handles = await app.enqueue_many(write, range(3))
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports)
+        worker = await start(nursery, app)
         await trio.sleep(0.5 if how == "while it waits for more" else 5)
         assert await handles[1].cancel()
         await trio.sleep(20)
@@ -647,7 +643,6 @@ async def test_cancelling_one_message_leaves_the_others_alone(app: Repid, router
 
 async def test_a_batch_of_which_every_message_is_cancelled_is_cancelled(app: Repid, router: Router) -> None:
     ended: list[float] = []
-    reports: list[Report] = []
 
     @router.actor(batch=3, batch_wait=1)
     async def write(numbers: list[int]) -> None:
@@ -659,14 +654,14 @@ async def test_a_batch_of_which_every_message_is_cancelled_is_cancelled(app: Rep
     handles = await app.enqueue_many(write, range(3))
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports)
+        worker = await start(nursery, app)
         for second, handle in enumerate(handles, 1):
             await trio.sleep_until(began + second)
             assert await handle.cancel()
         await trio.sleep(1)
         worker.stop()
     assert ended == [3]
-    assert reports == [Report(processed=3, cancelled=3)]
+    assert worker.report == Report(processed=3, cancelled=3)
 
 
 def losing(monkeypatch: pytest.MonkeyPatch, lost: set[str]) -> None:
@@ -683,7 +678,6 @@ def losing(monkeypatch: pytest.MonkeyPatch, lost: set[str]) -> None:
 async def test_the_lost_lease_of_one_message_does_not_end_the_others(
     app: Repid, router: Router, server: UnreliableServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reports: list[Report] = []
 
     @router.actor(batch=3)
     async def write(rows: list[Row]) -> None:
@@ -692,17 +686,16 @@ async def test_the_lost_lease_of_one_message_does_not_end_the_others(
     ids = await fill(app, 3)
     losing(monkeypatch, {ids[1]})
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports)
+        worker = await start(nursery, app)
         await trio.sleep(51)
         worker.stop()
-    assert reports == [Report(processed=3, succeeded=2, refused=1)]
+    assert worker.report == Report(processed=3, succeeded=2, refused=1)
     assert await server.counts("default") == Counts(leased=1)
 
 
 async def test_a_batch_that_has_lost_every_lease_is_cancelled(
     app: Repid, router: Router, server: UnreliableServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reports: list[Report] = []
     ended: list[float] = []
 
     @router.actor(batch=3)
@@ -715,17 +708,16 @@ async def test_a_batch_that_has_lost_every_lease_is_cancelled(
     losing(monkeypatch, set(await fill(app, 3)))
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports)
+        worker = await start(nursery, app)
         await trio.sleep(20)
         worker.stop()
     assert ended == [15]
-    assert reports == [Report(processed=3, refused=3)]
+    assert worker.report == Report(processed=3, refused=3)
 
 
 async def test_a_batch_ends_when_some_are_cancelled_and_the_others_lost(
     app: Repid, router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reports: list[Report] = []
 
     @router.actor(batch=3, batch_wait=1)
     async def write(numbers: list[int]) -> None:
@@ -734,14 +726,14 @@ async def test_a_batch_ends_when_some_are_cancelled_and_the_others_lost(
     handles = await app.enqueue_many(write, range(3))
     losing(monkeypatch, {handles[2].id})
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports)
+        worker = await start(nursery, app)
         await trio.sleep(5)
         for handle in handles[:2]:
             assert await handle.cancel()
         await trio.sleep(15)
         assert worker.statistics().running == 0
         worker.stop()
-    assert reports == [Report(processed=3, cancelled=2, refused=1)]
+    assert worker.report == Report(processed=3, cancelled=2, refused=1)
 
 
 async def test_two_runs_of_one_message_never_overlap_in_batches(
@@ -764,7 +756,7 @@ async def test_two_runs_of_one_message_never_overlap_in_batches(
     await fill(app, 3)
     server.hanging.add("extend")
     async with server.consume({"default": frozenset()}) as other, trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [])
+        worker = await start(nursery, app)
         for _ in range(20):
             await trio.sleep(20)
             await other.rescue()
@@ -790,7 +782,7 @@ async def test_what_comes_again_while_its_batch_runs_is_run_when_that_has_ended(
     start_time = trio.current_time()
     server.hanging.add("extend")
     async with server.consume({"default": frozenset()}) as other, trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [])
+        worker = await start(nursery, app)
         await trio.sleep(62)
         server.heal()
         await other.rescue()
@@ -803,7 +795,6 @@ async def test_what_comes_again_while_its_batch_runs_is_run_when_that_has_ended(
 async def test_a_stop_lets_a_batch_end_and_gives_back_what_gathers(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
-    reports: list[Report] = []
 
     @router.actor(batch=3)
     async def write(rows: list[Row]) -> None:
@@ -811,18 +802,17 @@ async def test_a_stop_lets_a_batch_end_and_gives_back_what_gathers(
 
     await fill(app, 5)
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports)
+        worker = await start(nursery, app)
         await trio.sleep(1)
         worker.stop()
         await trio.sleep(1)
         assert await server.counts("default") == Counts(ready=2, leased=3)
-    assert reports == [Report(processed=3, succeeded=3, released=2)]
+    assert worker.report == Report(processed=3, succeeded=3, released=2)
 
 
 async def test_a_batch_that_outlives_the_grace_is_cancelled_and_released(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
-    reports: list[Report] = []
 
     @router.actor(batch=3)
     async def write(rows: list[Row], messages: list[Message]) -> None:
@@ -831,10 +821,10 @@ async def test_a_batch_that_outlives_the_grace_is_cancelled_and_released(
 
     await fill(app, 3)
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports, graceful_shutdown_time=2)
+        worker = await start(nursery, app, graceful_shutdown_time=2)
         await trio.sleep(1)
         worker.stop()
-    assert reports == [Report(processed=3, succeeded=1, released=2)]
+    assert worker.report == Report(processed=3, succeeded=1, released=2)
     assert await server.counts("default") == Counts(ready=2)
     assert [each.attempt for each in await server.browse("default", "ready")] == [1, 1]
 
@@ -862,7 +852,7 @@ async def test_a_message_whose_ttl_ends_while_it_waits_for_more_is_a_dead_letter
     await fill(app, 1, ttl=5)
     await fill(app, 2)
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [])
+        worker = await start(nursery, app)
         await trio.sleep(20)
         worker.stop()
     assert got == [2]
@@ -876,12 +866,11 @@ async def test_leases_are_renewed_while_a_batch_waits_and_runs(app: Repid, route
         await trio.sleep(200)
 
     await fill(app, 3)
-    reports: list[Report] = []
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, reports)
+        worker = await start(nursery, app)
         await trio.sleep(500)
         worker.stop()
-    assert reports == [Report(processed=3, succeeded=3)]
+    assert worker.report == Report(processed=3, succeeded=3)
 
 
 @pytest.mark.parametrize(("losses", "expected"), [(1, [[0, 1, 2]]), (2, [[0], [1], [2]])])
@@ -903,7 +892,7 @@ async def test_what_was_lost_once_runs_in_a_batch_and_a_suspect_alone_and_at_onc
             await trio.sleep(61)
             await other.rescue()
     async with trio.open_nursery() as nursery:
-        worker = await start(nursery, app, [])
+        worker = await start(nursery, app)
         await trio.sleep(49 if losses > 1 else 51)
         worker.stop()
     assert sorted(batches) == expected

@@ -30,21 +30,16 @@ async def test_a_request_at_any_moment_of_a_run_cancels_it(app: Repid, router: R
         finally:
             ended.append(trio.current_time() - started)
 
-    reports: list[Report] = []
-
-    async def work(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(task_status=task_status))
-
     handle = await Job("job").enqueue()
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
-        worker: Handle = await nursery.start(work)
+        worker: Handle = await nursery.start(app.run_worker)
         await began.wait()
         assert await handle.cancel()
         await trio.sleep(1)
         worker.stop()
     assert ended in ([], [0])
-    assert reports == [Report(processed=1, cancelled=1)]
+    assert worker.report == Report(processed=1, cancelled=1)
 
 
 @pytest.mark.parametrize("checkpoints", range(40))

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextvars import ContextVar
+from functools import partial
 from typing import Annotated, Any
 
 import aids_processes
@@ -11,7 +12,7 @@ import pytest
 import trio
 from aids import Log, UnreliableServer, failure_of, send
 
-from repid import ConfigurationError, Depends, Job, Repid, Report, Router
+from repid import ConfigurationError, Depends, Handle, Job, Repid, Report, Router
 
 pytestmark = pytest.mark.real_time
 
@@ -134,19 +135,14 @@ async def test_a_thread_that_is_left_behind_is_told_apart(app: Repid, router: Ro
         release.wait(10)
 
     await send(app, "stubborn")
-    reports: list[Report] = []
-
-    async def work(*, task_status: Any) -> None:
-        reports.append(await app.run_worker(graceful_shutdown_time=0.05, task_status=task_status))
-
     async with trio.open_nursery() as nursery:
-        worker = await nursery.start(work)
+        worker: Handle = await nursery.start(partial(app.run_worker, graceful_shutdown_time=0.05))
         while not log:
             await trio.sleep(0.005)
         await trio.sleep(0.05)
         worker.stop()
     release.set()
-    assert reports == [Report(processed=1, abandoned=1)]
+    assert worker.report == Report(processed=1, abandoned=1)
     assert log == ["on_loop opens", "on_loop sees Cancelled", "on_loop closes"]
 
 

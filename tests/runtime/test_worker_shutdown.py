@@ -36,23 +36,19 @@ async def test_stop_lets_running_actors_finish(app: Repid, router: Router, serve
 async def test_what_outlives_the_grace_is_cancelled_and_released(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
-    reports: list[Report] = []
 
     @router.actor
     async def slow() -> None:
         await trio.sleep(500)
 
-    async def work(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(task_status=task_status))
-
     await send(app, "slow")
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
-        handle: Handle = await nursery.start(work)
+        handle: Handle = await nursery.start(app.run_worker)
         await trio.sleep(1)
         handle.stop()
     assert trio.current_time() - started == 26
-    assert reports == [Report(processed=1, released=1)]
+    assert handle.report == Report(processed=1, released=1)
     assert [(m.attempt, m.lost) for m in await server.browse("default", "ready")] == [(1, 0)]
 
 
@@ -238,17 +234,13 @@ async def test_a_broker_that_hangs_gets_five_seconds_for_the_last_verdicts(
     server.hanging.add("settle")
     await send(app, "job")
     started = trio.current_time()
-    reports: list[Report] = []
-
-    async def work(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(task_status=task_status))
 
     async with trio.open_nursery() as nursery:
-        handle: Handle = await nursery.start(work)
+        handle: Handle = await nursery.start(app.run_worker)
         await trio.sleep(1)
         handle.stop()
     assert trio.current_time() - started == 6
-    assert reports == [Report(processed=1, unsettled=1)]
+    assert handle.report == Report(processed=1, unsettled=1)
     assert await server.counts("default") == Counts(leased=1)
     assert "could not be settled within 5 s" in caplog.text
 
@@ -337,17 +329,13 @@ async def test_an_actor_that_swallows_the_cancellation_is_believed(
 
     await send(app, "stubborn")
     started = trio.current_time()
-    reports: list[Report] = []
-
-    async def work(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(graceful_shutdown_time=5, task_status=task_status))
 
     async with trio.open_nursery() as nursery:
-        handle: Handle = await nursery.start(work)
+        handle: Handle = await nursery.start(partial(app.run_worker, graceful_shutdown_time=5))
         await trio.sleep(1)
         handle.stop()
     assert trio.current_time() - started == 100
-    assert reports == [Report(processed=1, succeeded=1)]
+    assert handle.report == Report(processed=1, succeeded=1)
     assert await server.counts("default") == Counts()
 
 

@@ -155,11 +155,11 @@ async def test_what_a_thread_raises_when_it_is_asked_to_stop_is_the_context_of_i
 async def test_a_thread_has_a_moment_to_end_when_the_grace_is_over(
     app: Repid, router: Router, server: UnreliableServer, outcome: str
 ) -> None:
-    stopped = threading.Event()
-    reports: list[Report] = []
+    began, stopped = threading.Event(), threading.Event()
 
     @router.actor
     def job() -> None:
+        began.set()
         stopped.wait(5)
         time.sleep(0.1)
         if outcome == "raises":
@@ -167,22 +167,20 @@ async def test_a_thread_has_a_moment_to_end_when_the_grace_is_over(
         if outcome == "gives up":
             trio.from_thread.check_cancelled()
 
-    async def work(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(task_status=task_status))
-
     await send(app, "job")
     async with trio.open_nursery() as nursery:
-        handle: Handle = await nursery.start(work)
-        await trio.sleep(0.05)
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.to_thread.run_sync(began.wait)
         handle.cut_short()
         stopped.set()
-    assert reports == [
-        {
+    assert (
+        handle.report
+        == {
             "returns": Report(processed=1, succeeded=1),
             "raises": Report(processed=1, failed=1, dead=1),
             "gives up": Report(processed=1, released=1),
         }[outcome]
-    ]
+    )
 
 
 async def test_waiting_for_a_thread_slot_does_not_count_as_running(app: Repid, router: Router) -> None:
@@ -198,67 +196,63 @@ async def test_waiting_for_a_thread_slot_does_not_count_as_running(app: Repid, r
 async def test_at_the_end_of_the_grace_a_thread_is_abandoned_to_its_lease_and_reported(
     app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    let_go = threading.Event()
-    reports: list[Report] = []
-
-    @router.actor
-    def deaf() -> None:
-        let_go.wait(5)
-
-    async def work(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(graceful_shutdown_time=0.05, task_status=task_status))
-
-    await send(app, "deaf")
-    started = time.monotonic()
-    async with trio.open_nursery() as nursery:
-        handle: Handle = await nursery.start(work)
-        await trio.sleep(0.05)
-        handle.stop()
-    assert time.monotonic() - started < 1
-    assert reports == [Report(processed=1, abandoned=1)]
-    assert await server.counts("default") == Counts(leased=1)
-    assert "is left behind" in caplog.text
-    let_go.set()
-
-
-async def test_what_waited_for_a_slot_was_never_run(app: Repid, router: Router, server: UnreliableServer) -> None:
-    let_go = threading.Event()
-    began = threading.Event()
-    reports: list[Report] = []
+    began, let_go = threading.Event(), threading.Event()
 
     @router.actor
     def deaf() -> None:
         began.set()
         let_go.wait(5)
 
-    async def work(task_status: trio.TaskStatus[Handle]) -> None:
-        reports.append(await app.run_worker(threads_limit=1, task_status=task_status))
+    await send(app, "deaf")
+    started = time.monotonic()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(partial(app.run_worker, graceful_shutdown_time=0.05))
+        await trio.to_thread.run_sync(began.wait)
+        handle.stop()
+    assert time.monotonic() - started < 1
+    assert handle.report == Report(processed=1, abandoned=1)
+    assert await server.counts("default") == Counts(leased=1)
+    assert "is left behind" in caplog.text
+    let_go.set()
+
+
+async def test_what_waited_for_a_slot_was_never_run(app: Repid, router: Router, server: UnreliableServer) -> None:
+    began, let_go = threading.Event(), threading.Event()
+
+    @router.actor
+    def deaf() -> None:
+        began.set()
+        let_go.wait(5)
 
     try:
         await send(app, "deaf")
         await send(app, "deaf")
         async with trio.open_nursery() as nursery:
-            handle: Handle = await nursery.start(work)
+            handle: Handle = await nursery.start(partial(app.run_worker, threads_limit=1))
             await trio.to_thread.run_sync(began.wait)
             handle.cut_short()
     finally:
         let_go.set()
-    assert reports == [Report(processed=1, abandoned=1)]
+    assert handle.report == Report(processed=1, abandoned=1)
     assert await server.counts("default") == Counts(ready=1, leased=1)
 
 
 async def test_a_thread_that_ends_within_the_grace_is_settled(
     app: Repid, router: Router, server: UnreliableServer
 ) -> None:
+    began = threading.Event()
+
     @router.actor
     def job() -> None:
+        began.set()
         time.sleep(0.1)
 
     await send(app, "job")
     async with trio.open_nursery() as nursery:
         handle: Handle = await nursery.start(app.run_worker)
-        await trio.sleep(0.02)
+        await trio.to_thread.run_sync(began.wait)
         handle.stop()
+    assert handle.report == Report(processed=1, succeeded=1)
     assert await server.counts("default") == Counts()
 
 
