@@ -480,7 +480,7 @@ def resume(
 def migrate(
     target: Target,
     server: Server = None,
-    as_sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL, for whoever applies it.")] = False,
+    as_sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL, and change nothing.")] = False,
 ) -> None:
     """Make the tables of a server, or bring them up to date, with a role that may (PostgresServer(migrate=False))."""
     broker = find_app(target).server(server)

@@ -2,7 +2,7 @@
 
 A sync actor holds its thread while it waits for a job in it (`app.sync().wait(...)`), so parents that wait for children
 may use up all that `threads_limit` allows. Nothing can be done about that here: another worker may take the child, and
-a thread more would only put the same moment off. But whoever waits is told, once for each actor that is waited for.
+a thread more would only put the same moment off. But the log tells of it, once for each actor that is waited for.
 
 The counts are changed in the thread of the worker's trio run only.
 """
@@ -68,7 +68,7 @@ held_thread: ContextVar[tuple[WaitingThreads, Function] | None] = ContextVar("he
 
 @contextmanager
 def waiting_for(envelope: Envelope) -> Iterator[None]:
-    """Whoever calls waits for the job of this message, for a block: perhaps in the thread of a sync actor."""
+    """For a block the caller waits for the job of this message, perhaps in the thread of a sync actor."""
     held = held_thread.get()
     if held is None:
         yield

@@ -45,7 +45,7 @@ class RouterOptions(TypedDict, total=False):
         go on alone.
     middlewares: around every run; those of the app come first, then routers from the outside in, then the actor's.
     routing_strategy: which messages of the channel the actor takes. Default: those with its name as `topic`.
-    store_result: keep what the function returns, or how it failed, for whoever asks. Default False.
+    store_result: keep what the function returns, or how it failed. Default False.
     result_ttl: how long a result is kept, seconds or timedelta. Default a day.
     backend: where an async function runs. "host" (default): on the event loop that called the worker, asyncio's or
         trio's; "trio"; "asyncio" (extra: asyncio). Sync functions run in threads wherever they are called.

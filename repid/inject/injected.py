@@ -22,8 +22,8 @@ class _Injected:
         if name.startswith("__"):
             raise AttributeError(name)
         raise UsageError(
-            f"this parameter has its default, INJECTED, which has no {name!r}: a worker fills it; whoever calls the "
-            "function directly gives a value of their own"
+            f"this parameter has its default, INJECTED, which has no {name!r}: a worker fills it; give it "
+            "a value where the function is called directly"
         )
 
 

@@ -211,7 +211,7 @@ class Message(Received, Producer, CallerWithOptions):
     )
 
     arguments: dict[str, Any]
-    """What the actor is called with, by parameter name, but for its dependencies. A middleware may change it before the
+    """What the actor is called with, by parameter name, except its dependencies. A middleware may change it before the
     call.
     """
 
@@ -288,7 +288,7 @@ class Message(Received, Producer, CallerWithOptions):
         return self._decide("snoozed", "reject", delay=check_duration("delay", delay))
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> Coroutine[Any, Any, None]:
-        """Tell whoever watches the job how far this run has come. Cheap enough for a loop: what is told in quick
+        """Tell those who watch the job how far this run has come. Cheap enough for a loop: what is told in quick
         succession is coalesced, the last one counts. Told after the verdict, it goes unheard.
 
         Raises `ConfigurationError` unless `done` and `total` are finite numbers and `note` is text.

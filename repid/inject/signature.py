@@ -204,7 +204,7 @@ def _keywords(function: Any) -> frozenset[str]:
 
 
 def open_parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
-    """The parameters of a function but for those that a partial has bound by name."""
+    """The parameters of a function except those that a partial has bound by name."""
     try:
         signature = _signature_of(function)
     except (ValueError, TypeError) as error:

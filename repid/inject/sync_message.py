@@ -145,7 +145,7 @@ class SyncMessage(SyncProducer, Received):
         return self._wait_for(self._message.snooze, delay)
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Tell whoever watches the job how far this run has come, as `Message.progress`."""
+        """Tell those who watch the job how far this run has come, as `Message.progress`."""
         return self._wait_for(self._message.progress, done, total, note)
 
     def reply(

@@ -71,7 +71,7 @@ class InlineBackend:
 
 
 class ThreadBackend:
-    """Runs functions in trio's worker threads. Whoever calls it keeps to the `slots`."""
+    """Runs functions in trio's worker threads. Its callers keep to the `slots`."""
 
     def __init__(self, slots: float) -> None:
         self.slots = slots
@@ -127,7 +127,7 @@ class ThreadBackend:
 
 
 class ProcessBackend:
-    """Runs functions in a pool of processes. Cancelling kills the process. Whoever calls it keeps to the `slots`."""
+    """Runs functions in a pool of processes. Cancelling kills the process. Its callers keep to the `slots`."""
 
     def __init__(self, run_sync: Callable[..., Any], slots: float, verbs: ProcessVerbs | None = None) -> None:
         self.slots = slots

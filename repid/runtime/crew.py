@@ -208,7 +208,7 @@ class Crew:
     def share_rest(self, batch: list[Holding]) -> None:
         """Give the rest of a batch to two others, so that a whole batch of runs that wait starts in log(n) steps.
 
-        If all are busy, it is for whoever is free first.
+        If all are busy, the first one that is free takes it.
         """
         half = len(batch) // 2
         if half and (self._idle or self._hired < self.ledger.tasks_limit):
@@ -218,7 +218,7 @@ class Crew:
             self.give(batch)
 
     def _count_busy(self) -> int:
-        """How many runs are under way, but for those whose verdict waits for room: a verb waits for that."""
+        """How many runs are under way, except those whose verdict waits for room: a verb waits for that."""
         aside = {settlement.delivery for settlement in self.settler.set_aside.all}
         return sum(any(delivery not in aside for delivery, _ in executor.present) for executor in self.executors)
 
@@ -231,7 +231,7 @@ class Crew:
 
     async def take(self) -> list[Holding]:
         """Wait for the next batch. Raises `trio.EndOfChannel` when the crew was closed and nothing is left."""
-        self._idle += 1  # undone by whoever gives: a task that waits here gets what is given next
+        self._idle += 1  # undone by `give`: a task that waits here gets what is given next
         return await self._receive.receive()
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 Theory. A hook is told when the broker has taken the verdict, so never of a message that is run again. It is no part of
 a run: one task calls hooks one after another, so a slow one delays others and no message. What the hooks have not kept
 up with is bounded, and told in the log. The task is shielded, because a worker that is cancelled settles its verdicts,
-too; whoever closes it bounds it.
+too; `close` bounds it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ is replaced only after it was used. `drive` says how the coroutines are stepped.
 
 * `_batch` is what this executor has taken and not started. It changes it between runs only; others empty it
   through `hand_back`, which a stop does. `_run` is the present run, and None between runs.
-* A run is cut off by cancelling the scope. Whoever does so records the cause first, and the cause decides the fate once
-  the run has ended; a cancelled scope without a cause means that the worker itself is being cancelled.
+* A run is cut off by cancelling the scope. Its cause is recorded first, and decides the fate of the run once that has
+  ended; a cancelled scope without a cause means that the worker itself is being cancelled.
 * The run has ended when its coroutine has. Only then a verdict is handed over, in the same step, so that no other
   task sees a run that has ended and has no verdict.
 * Without a wait, others would never have their turn: there is a checkpoint after some runs, or after some time, and
@@ -405,11 +405,11 @@ class Executor:
         self._done(run, runner)
 
     def _failed(self, run: Holding, error: BaseException) -> None:
-        """Record what was raised as the failure of this run, unless it was cut off: then whoever did that decides.
+        """Record what was raised as the failure of this run, unless it was cut off: then the cause of that decides.
 
         An error that has no cancellation in it nor behind it is the actor's own, though it may come late (`raise … from
-        None` answers a timeout); but what is cancelled or lost is never tried again. Only Ctrl-C goes through: `SystemExit`, and a `KeyboardInterrupt` that
-        the code itself has raised, are failures like others.
+        None` answers a timeout); but what is cancelled or lost is never tried again. Only Ctrl-C goes through:
+        `SystemExit`, and a `KeyboardInterrupt` that the code itself has raised, are failures like others.
         """
         if self._crew.is_of_parent:
             end_child(error)

@@ -17,7 +17,7 @@ synchronous, so no other task ever sees half of a change. What holds between any
 * `started` counts runs begun, and what got a final verdict without a run: `messages_limit` is about that. A run that
   ends before its actor was called is taken for one that was not begun.
 
-The reader waits here for room, and the executors for the settler: whoever changes what they wait for wakes them.
+The reader waits here for room, and the executors for the settler: each change of what they wait for wakes them.
 """
 
 from __future__ import annotations

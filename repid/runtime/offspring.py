@@ -54,7 +54,7 @@ class _Family:
 
 
 def _open_files() -> frozenset[int]:
-    """The numbers of all open files, but for the standard ones and that of multiprocessing's resource tracker."""
+    """The numbers of all open files, except the standard ones and that of multiprocessing's resource tracker."""
     from multiprocessing import resource_tracker  # noqa: PLC0415  loaded in processes of a pool only
 
     kept = {0, 1, 2, getattr(resource_tracker._resource_tracker, "_fd", None)}  # noqa: SLF001  it has no other name

@@ -135,7 +135,7 @@ class _Unpickler(pickle.Unpickler):
     """For functions of the program's main module, which has another name in its processes."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """As everywhere, but for that module."""
+        """As everywhere, except for that module."""
         return super().find_class("__main__" if module == "__mp_main__" else module, name)
 
 

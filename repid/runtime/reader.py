@@ -8,7 +8,7 @@ Theory. The reader is one task, and the only one that claims; there is at most o
 * The lease of what it gives began after the broker was asked. `_asked` is therefore the moment from which the ledger
   counts, and a claim waits for a part of a lease at most: a message that came at its end has most of its lease left.
 * No claim can exceed `messages_limit`: the limit counts runs started, and what is held or parked may be started. Nor
-  can a claim exceed `claim_bytes`, but for one message that is bigger than what is left while half of the bound is
+  can a claim exceed `claim_bytes`, except for one message that is bigger than what is left while half of the bound is
   free.
 * What is left of `claim_bytes` may be too little for the message whose turn it is. Then a claim waits for smaller ones and
   for room, whichever comes first: it is cancelled when the account changes, and made anew with what is left then.

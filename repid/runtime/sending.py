@@ -13,7 +13,7 @@ class Sending:
     """The sends of one worker.
 
     `can_start`: whether it could run a message of a queue now; the reader sets it. `count_busy`: how many runs are under
-    way, but for those whose verdict waits for room; the crew sets it.
+    way, except those whose verdict waits for room; the crew sets it.
     """
 
     def __init__(self, queues: Collection[str]) -> None:

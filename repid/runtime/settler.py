@@ -5,8 +5,8 @@ run and the handing over of its verdict.
 
 * One task carries verdicts out, one batch at a time. What is put meanwhile is the next batch: batches grow with the
   load, and a single verdict never waits for others.
-* The task is shielded, because a worker that is cancelled still has verdicts to settle. Whoever closes it bounds it;
-  what is left then comes back when the leases end, and is counted as unsettled.
+* The task is shielded, because a worker that is cancelled still has verdicts to settle. `close` bounds it; what is
+  left then comes back when the leases end, and is counted as unsettled.
 * A call without an answer is made again until it has one. What it had settled after all is answered as unknown, which
   is no lost lease.
 * A verdict whose outbox has no room in a full queue is set aside (`set_aside`). Where the queue is bounded otherwise,
@@ -51,7 +51,7 @@ class Settler:
 
     `result_store` is given where results live elsewhere than the messages. `can_delay`: whether the server can make a
     message ready later; otherwise `postponed` holds such verdicts back. `run` is shielded: it ends when `close` was
-    called and everything is settled. Whoever closes it bounds it.
+    called and everything is settled, or the bound of `close` is over.
     """
 
     def __init__(

@@ -5,8 +5,8 @@ one restores what it found, and every listener in between is called. What was fo
 puts its own handler for SIGINT back only if nobody has replaced it, and a worker may outlive the program's main task.
 Then Python's is restored, as asyncio would have done. A handler that somebody installed meanwhile stays.
 
-Whoever sends a third signal wants no more than the end of the process, whatever hinders it: an actor that shields
-itself from its cancellation, or one that blocks the loop. So that is done in the handler itself.
+A third signal ends the process, even if an actor shields itself from its cancellation or blocks the loop. So the
+handler itself does that.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ CALLS = frozenset(
     for name, member in vars(kind).items()
     if inspect.iscoroutinefunction(member)
 ) - {"news"}
-"""The calls of a driver that has every role, but for `link` and `news`."""
+"""The calls of a driver that has every role, except `link` and `news`."""
 
 UNSEEN = frozenset(
     {"queues", "counts", "browse", "find", "snapshots", "events", "fetch_results", "now", "schedules", "due_schedules"}
@@ -141,8 +141,8 @@ class Engine:
             raise Violation(f"a verdict was refused, and its result is stored all the same: {', '.join(stored)}")
 
     def _tell(self, name: str, arguments: Sequence[Any], answer: Any) -> None:
-        """Those look again whom this concerns. An engine may tell too much; this one tells little, so that a claim
-        which nothing but chance would have made is missed.
+        """Wake the processes that wait for what has changed. An engine may wake too many; this one wakes few, so that a
+        claim that only chance would have brought is missed.
         """
         if self.changed:
             self.changed.unpark_all()

@@ -111,7 +111,7 @@ class Runs:
             )
 
     def settled(self, process: str, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]) -> None:
-        """The engine has accepted verdicts: the runs that they are about have ended, but for those that decide early."""
+        """The engine has accepted verdicts: the runs that they are about have ended, except those that decide early."""
         for settlement, verdict in zip(settlements, verdicts, strict=True):
             if not verdict.accepted:
                 continue

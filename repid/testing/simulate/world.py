@@ -224,7 +224,7 @@ class World:
             raise Violation(f"{process.name} took {took:.1f} s to end, with a grace of {grace:g} s")
 
     def _check_report(self, process: _Process, report: Report, before: dict[str, int]) -> None:
-        """What a worker reports as settled is what the engine has accepted from it, but for answers that were lost."""
+        """What a worker reports as settled is what the engine has accepted from it, except for answers that were lost."""
         counts = {word: count - before.get(word, 0) for word, count in process.settled(self._engine).items()}
         leases, verdicts = counts.pop("leases", 0), counts.pop("verdicts", 0)
         if report.refused > leases - verdicts:
