@@ -93,9 +93,6 @@ class Methods:
     @staticmethod
     def static(number: int) -> None: ...
 
-    @staticmethod
-    async def static_async(number: int) -> None: ...
-
 
 class CallableObject:
     def __call__(self, number: int) -> None: ...
@@ -381,6 +378,8 @@ def test_a_name_that_is_defined_later_is_found_when_the_router_is_included() -> 
         Repid().include_router(router)
     finally:
         del globals()["Later"]
+    [actor] = router.actors()
+    assert [field.hint for field in actor.plan.signature.fields] == [int]
 
 
 def test_a_name_that_is_never_found_is_told_with_file_and_line() -> None:

@@ -181,10 +181,11 @@ async def test_an_endless_source_is_mapped_until_the_loop_is_left_which_cancels_
             if result == 400:
                 break
     await nothing_is_left(many)
-    with trio.move_on_after(0.5):
+    with trio.move_on_after(0.5) as scope:
         async with many.map(wait, [1000] * 30, limit=10) as results:
             async for _ in results:
                 pass
+    assert scope.cancelled_caught
     await nothing_is_left(many)
 
 

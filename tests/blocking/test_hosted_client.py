@@ -28,8 +28,6 @@ from repid import (
 
 pytestmark = pytest.mark.real_time
 
-Main = Callable[[], Awaitable[Any]]
-
 
 @pytest.fixture(params=["memory", "sqlite"])
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Repid:

@@ -57,10 +57,13 @@ async def test_a_queue_that_is_paused_while_its_worker_runs_is_told_once_and_so_
         nursery.cancel_scope.cancel()
 
 
-async def test_a_look_that_fails_does_not_end_the_worker(app: Repid, router: Router, server: UnreliableServer) -> None:
+async def test_a_look_that_fails_does_not_end_the_worker(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
     declare_readers(router)
     async with trio.open_nursery() as nursery:
         await nursery.start(app.run_worker)
         await server.delete("mail")
-        await trio.sleep(2 * LOOK_EVERY)
+        await trio.sleep(2 * LOOK_EVERY + 1)
+        assert caplog.text.count("cannot look for paused queues") == 2
         nursery.cancel_scope.cancel()

@@ -766,10 +766,12 @@ async def test_a_worker_that_was_stopped_before_its_broker_came_counts_as_starte
     async def job() -> None: ...
 
     server.hanging.add("consume")
+    started = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_later, worker)
         handle: Handle = await nursery.start(worker.run)
-        handle.stop()
+    assert trio.current_time() - started == 10
+    assert handle.report == Report()
     server.heal()
     async with trio.open_nursery() as nursery:
         handle = await nursery.start(worker.run)
