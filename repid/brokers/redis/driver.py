@@ -284,7 +284,7 @@ class RedisDriver:
                 await wire.sign_of_life()
 
     async def _listen(self, wire: Wire, news: NewsBox) -> None:
-        async def tell(message: bytes) -> None:
+        def tell(message: bytes) -> None:
             if message == b"r":
                 news.note_ready()
             elif message == b"e":

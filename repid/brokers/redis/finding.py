@@ -86,7 +86,10 @@ async def open_stream(address: Address, context: ssl.SSLContext | None) -> Async
             own = stream.socket
             with socket.fromfd(own.fileno(), own.family, own.type) as connected:
                 connected.setblocking(False)  # noqa: FBT003  it is the socket's
-                yield _Bare(connected)
+                try:
+                    yield _Bare(connected)
+                finally:
+                    trio.lowlevel.notify_closing(connected)  # a caller may wait for an answer
     finally:
         await trio.aclose_forcefully(stream)
 
