@@ -46,6 +46,11 @@ MOST_SET_ASIDE = 4
 """With so many times `tasks_limit` verdicts that wait for room nothing more is claimed. A worker whose actors send to
 other queues than they read comes to twice the limit at most."""
 
+TOLD_AFTER = 10.0
+"""Seconds for which nothing has run when a worker names the actors that keep it from that."""
+
+MOST_NAMED = 20
+
 
 class Reader:
     """Claims for the crew: for executors that are free, and ahead of them as `look_ahead` says."""
@@ -97,6 +102,29 @@ class Reader:
             if self._burst and not ledger.is_idle:
                 await self._claim_or_wait_for_change(limit)
         done()
+
+    async def tell_of_kept(self) -> None:
+        """Name the actors that left so many messages without a verdict that nothing else can run. For ever; once, until
+        something changes.
+        """
+        ledger, is_told = self._ledger, False
+        while True:
+            finished = ledger.finished
+            await trio.sleep(TOLD_AFTER)
+            is_full = self._room()[0] <= 0
+            if not ledger.kept or not ledger.is_idle or not (is_full or ledger.first_left < math.inf):
+                is_told = False
+            elif ledger.finished == finished and not is_told:
+                is_told = True
+                kept = [holding for holding in ledger.holdings.values() if holding.is_kept]
+                names = list(dict.fromkeys(repr(holding.fields["actor"]) for holding in kept))
+                log.warning(
+                    "%d messages were left without a verdict by their actors (%s, confirmation_mode='manual'): until one of "
+                    "them gets a verdict the worker runs %s",
+                    len(kept),
+                    ", ".join(names[:MOST_NAMED]),
+                    "nothing more" if is_full else f"no message of more than {ledger.size_left:g} bytes",
+                )
 
     async def _serve_suspects(self, limit: int) -> bool:
         """Let those messages have their turn that may only be claimed alone. False: others have theirs."""

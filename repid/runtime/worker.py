@@ -248,6 +248,8 @@ async def _run_actors(
                             intake.start_soon(crew.give_back_parked)
                         if crew.runners.batching:
                             intake.start_soon(crew.start_due_batches)
+                        if any(runner.actor.mode == "manual" for runner in crew.runners):
+                            intake.start_soon(reader.tell_of_kept)
                         intake.start_soon(reader.read, intake.cancel_scope.cancel)
                         control.on_started()
                 finally:

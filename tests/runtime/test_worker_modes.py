@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from repid import (
     Report,
     Router,
     UsageError,
+    WorkerOptions,
     default_retry_policy_factory,
 )
 
@@ -171,6 +173,38 @@ async def test_manual_keeps_the_lease_until_the_worker_ends(
         handle.stop()
     [ready] = await server.browse("default", "ready")
     assert (ready.attempt, ready.lost) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "runs"),
+    [
+        ({"tasks_limit": 2}, "nothing more"),
+        ({"claim_bytes": 22}, "nothing more"),
+        ({"claim_bytes": 30}, "no message of more than 8 bytes"),
+    ],
+)
+async def test_a_worker_that_only_waits_for_verdicts_names_the_actors_that_left_none(
+    app: Repid, router: Router, limit: WorkerOptions, runs: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept: list[Message] = []
+
+    @router.actor(confirmation_mode="manual")
+    async def collects(data: str, message: Message) -> None:
+        kept.append(message)
+
+    for _ in range(3):
+        await send(app, "collects", data="")  # 11 bytes
+    async with trio.open_nursery() as nursery:
+        worker: Handle = await nursery.start(partial(app.run_worker, **limit))
+        await trio.sleep(9)
+        assert not caplog.records
+        await trio.sleep(100)
+        left = "2 messages were left without a verdict by their actors ('collects', confirmation_mode='manual')"
+        assert caplog.messages == [f"{left}: until one of them gets a verdict the worker runs {runs}"]
+        await kept[0].ack()
+        await trio.sleep(1)
+        assert len(kept) == 3
+        worker.stop()
 
 
 async def test_manual_takes_a_verdict_after_the_actor_has_returned(
