@@ -19,7 +19,7 @@ be.
 from .account import Violation
 from .fleet import fleet
 from .plan import FAULTS, Fault, FaultKind
-from .runs import Kept
+from .runs import RunRules
 from .scenario import MakeScenario, Operation, Recurring, Scenario, Send, Step, note, running
 from .simulation import BadHistory, simulate
 
@@ -28,10 +28,10 @@ __all__ = [
     "BadHistory",
     "Fault",
     "FaultKind",
-    "Kept",
     "MakeScenario",
     "Operation",
     "Recurring",
+    "RunRules",
     "Scenario",
     "Send",
     "Step",

@@ -17,7 +17,7 @@ from ...inject import Message
 from ...ports import Role
 from ...worker import WorkerOptions
 from .plan import FAULTS, FaultKind
-from .runs import Kept
+from .runs import RunRules
 from .scenario import Operation, Recurring, Scenario, Send, Step, running
 
 
@@ -46,7 +46,7 @@ async def slow(n: int, seconds: float = 1.0) -> int:
 @router.actor(concurrency=2)
 async def narrow(n: int) -> None:
     """Two at a time in one worker."""
-    with running(f"job-{n}", "narrow", Kept(at_most=2)):
+    with running(f"job-{n}", "narrow", RunRules(at_most=2)):
         await trio.sleep(0.7)
 
 
@@ -70,14 +70,14 @@ async def hopeless(n: int) -> None:
 @router.actor(timeout=1.0, retries=1)
 async def overdue(n: int) -> None:
     """Run past the timeout."""
-    with running(f"job-{n}", "overdue", Kept(within=1.0)):
+    with running(f"job-{n}", "overdue", RunRules(within=1.0)):
         await trio.sleep_forever()
 
 
 @router.actor(timeout=1.0)
 async def stubborn(n: int) -> None:
     """Swallow the cancellation, and take a little longer."""
-    with running(f"job-{n}", "stubborn", Kept(swallows=True)), suppress(BaseException):
+    with running(f"job-{n}", "stubborn", RunRules(swallows=True)), suppress(BaseException):
         await trio.sleep(3)
 
 
@@ -118,7 +118,7 @@ async def unlucky(n: int, message: Message) -> None:
 @router.actor(confirmation_mode="ack_first")
 async def at_most_once(n: int, seconds: float = 0.3) -> None:
     """Be acknowledged before the start."""
-    with running(f"job-{n}", "at_most_once", Kept(decides_early=True, once=True)):
+    with running(f"job-{n}", "at_most_once", RunRules(decides_early=True, once=True)):
         await trio.sleep(seconds)
 
 
@@ -133,7 +133,7 @@ async def indulgent(n: int) -> None:
 @router.actor(confirmation_mode="manual")
 async def by_hand(n: int, message: Message) -> None:
     """Acknowledge before the end."""
-    with running(f"job-{n}", "by_hand", Kept(decides_early=True)):
+    with running(f"job-{n}", "by_hand", RunRules(decides_early=True)):
         await trio.sleep(0.2)
         await message.ack()
         await trio.sleep(0.2)
@@ -150,7 +150,7 @@ async def by_word(n: int, message: Message) -> str:
 @router.actor
 async def refusing(n: int, message: Message) -> None:
     """Say no."""
-    with running(f"job-{n}", "refusing", Kept(decides_early=True)):
+    with running(f"job-{n}", "refusing", RunRules(decides_early=True)):
         await trio.sleep(0.1)
         await message.nack()
 
@@ -177,7 +177,7 @@ async def telling(n: int, message: Message) -> str:
 @router.actor
 async def rejecting(n: int, until: float, message: Message) -> None:
     """Give the message back to whoever takes it, until some moment."""
-    with running(f"job-{n}", "rejecting", Kept(gives_back=True)):
+    with running(f"job-{n}", "rejecting", RunRules(gives_back=True)):
         assert message.attempt == 1  # it costs none
         await trio.sleep(0.3)
         if trio.current_time() < until:
@@ -187,7 +187,7 @@ async def rejecting(n: int, until: float, message: Message) -> None:
 @router.actor
 async def snoozing(n: int, until: float, message: Message) -> None:
     """Have the message come again later, until some moment."""
-    with running(f"job-{n}", "snoozing", Kept(gives_back=True)):
+    with running(f"job-{n}", "snoozing", RunRules(gives_back=True)):
         assert message.attempt == 1  # as above
         await trio.lowlevel.checkpoint()
         if trio.current_time() < until:
@@ -197,7 +197,7 @@ async def snoozing(n: int, until: float, message: Message) -> None:
 @router.actor
 async def answering(n: int, message: Message) -> None:
     """Reply, which acknowledges."""
-    with running(f"job-{n}", "answering", Kept(decides_early=True)):
+    with running(f"job-{n}", "answering", RunRules(decides_early=True)):
         await trio.sleep(0.1)
         await message.reply_json({"n": n}, channel="side", headers={"topic": "answered"})
 
@@ -215,7 +215,7 @@ async def gathered(rows: list[Row], messages: list[Message]) -> list[object]:
     """
     with ExitStack() as stack:
         for row in rows:
-            stack.enter_context(running(f"job-{row.n}", "gathered", Kept(at_most=4, swallows=True)))
+            stack.enter_context(running(f"job-{row.n}", "gathered", RunRules(at_most=4, swallows=True)))
         await trio.sleep(0.5)
     pairs = zip(rows, messages, strict=True)
     return [ValueError("not yet") if row.n % 3 == 0 and message.attempt == 1 else row.n for row, message in pairs]
@@ -234,7 +234,7 @@ async def answered(n: int) -> None:  # noqa: ARG001  an answer, of which there m
 @aside.actor(concurrency=1)
 async def alone(n: int) -> None:
     """One at a time in one worker."""
-    with running(f"job-{n}", "alone", Kept(at_most=1)):
+    with running(f"job-{n}", "alone", RunRules(at_most=1)):
         await trio.sleep(0.4)
 
 

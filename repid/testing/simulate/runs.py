@@ -23,8 +23,8 @@ SOON = 0.1
 """Seconds after which a run that was cancelled must have ended, besides the time that its worker needs to hear of it."""
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """What an actor says of its runs.
+class RunRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for the runs of an actor.
 
     at_most: so many of them at once in one worker. decides_early: its verdict may come before its end, by a verb or by
     its confirmation mode; any other actor has ended before the engine hears of it. gives_back: its verdict may be that
@@ -47,7 +47,7 @@ class Run(msgspec.Struct, eq=False):
     actor: str
     process: str
     began: float
-    kept: Kept
+    rules: RunRules
     ended: float = math.inf
     must_end: float = math.inf
     """When another run of its message began elsewhere, by which moment this one should have ended."""
@@ -74,16 +74,16 @@ class Runs:
         self._runs: dict[tuple[str, int, int], list[Run]] = {}
         self._under_way: dict[tuple[str, str], list[Run]] = {}
 
-    def begin(self, id_: str, actor: str, process: str, now: float, kept: Kept) -> Run:
+    def begin(self, id_: str, actor: str, process: str, now: float, rules: RunRules) -> Run:
         """A run begins."""
-        run = Run(id_, actor, process, now, kept)
+        run = Run(id_, actor, process, now, rules)
         self.begun[process] += 1
         entry = self._account.entries.get(id_)
         number, attempt = (0, 0) if entry is None else (entry.number, entry.attempt)
-        earlier = self._runs.setdefault((id_, number, 0 if kept.once else attempt), [])
+        earlier = self._runs.setdefault((id_, number, 0 if rules.once else attempt), [])
         # Of one that is over for the engine before it runs, and was sent again meanwhile, nobody can say which run is
         # whose.
-        is_told_apart = not (kept.decides_early and id_ in self._account.sent_again)
+        is_told_apart = not (rules.decides_early and id_ in self._account.sent_again)
         try:
             for other in earlier if is_told_apart else ():
                 self._check_second(id_, run, other)
@@ -96,10 +96,10 @@ class Runs:
     def end(self, run: Run, now: float) -> None:
         """A run has ended."""
         run.ended = now
-        if now > run.began + run.kept.within and not self.freezes.excuse(run.process, run.began - 10.0, now):
+        if now > run.began + run.rules.within and not self.freezes.excuse(run.process, run.began - 10.0, now):
             self._stop(
                 Violation(
-                    f"{run.process} ran {run.id} from {run.began:.3f} to {now:.3f}, and its timeout is {run.kept.within:g} s"
+                    f"{run.process} ran {run.id} from {run.began:.3f} to {now:.3f}, and its timeout is {run.rules.within:g} s"
                 )
             )
         if now > run.must_end:
@@ -118,7 +118,7 @@ class Runs:
             id_ = settlement.delivery.envelope.id
             entry = self._account.entries[id_]
             for run in self._runs.get((id_, entry.number, settlement.delivery.attempt), ()):
-                if run.process != process or run.kept.decides_early:
+                if run.process != process or run.rules.decides_early:
                     continue
                 if run.ended == math.inf:
                     raise Violation(f"{process} settled {id_} while its run was under way")
@@ -127,20 +127,20 @@ class Runs:
     def _check_cancelled(self, id_: str, entry: Entry, run: Run) -> None:
         """A run that somebody has cancelled ended soon after that."""
         since = max(run.began, entry.cancelled_at)
-        is_late = run.ended > since + self._soon and not run.kept.swallows
+        is_late = run.ended > since + self._soon and not run.rules.swallows
         if is_late and not self._faults.excuse(run.process, since - 10.0, run.ended):
             raise Violation(f"{run.process} ran {id_} until {run.ended:.3f}, which was cancelled at {since:.3f}")
 
     def _check_second(self, id_: str, run: Run, other: Run) -> None:
-        if run.kept.once:
+        if run.rules.once:
             raise Violation(f"{run.process} runs {id_}, which is run once at most, and {other.process} has run it")
-        overlaps = other.ended == math.inf and not other.kept.swallows
+        overlaps = other.ended == math.inf and not other.rules.swallows
         # A worker cuts a run off when its lease ends by its own clock, which is not after anybody else may have it.
         if overlaps and not self.freezes.excuse(other.process, other.began - 10.0, run.began):
             if other.process == run.process:
                 raise Violation(f"{run.process} runs {id_} while it runs it already")
             other.must_end = min(other.must_end, run.began)
-        if run.kept.gives_back or self._faults.excuse(other.process, other.began - 10.0, run.began):
+        if run.rules.gives_back or self._faults.excuse(other.process, other.began - 10.0, run.began):
             return
         if not self.stops.excuse(other.process, other.began, run.began):
             raise Violation(
@@ -151,7 +151,7 @@ class Runs:
         under_way = self._under_way.setdefault((run.process, run.actor), [])
         under_way[:] = [other for other in under_way if other.ended == math.inf]
         under_way.append(run)
-        if len(under_way) > run.kept.at_most:
+        if len(under_way) > run.rules.at_most:
             raise Violation(
-                f"{len(under_way)} runs of {run.actor} at once in {run.process}, which may have {run.kept.at_most:g}"
+                f"{len(under_way)} runs of {run.actor} at once in {run.process}, which may have {run.rules.at_most:g}"
             )

@@ -16,7 +16,7 @@ from ...delivery import Bounds
 from ...ports import Role
 from ...worker import WorkerOptions
 from .plan import FAULTS, FaultKind
-from .runs import Kept, Runs
+from .runs import RunRules, Runs
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,20 +122,20 @@ def note(text: str) -> None:
         write(text)
 
 
-PLAIN = Kept()
+PLAIN = RunRules()
 
 
 @contextmanager
-def running(id_: str, actor: str, kept: Kept = PLAIN) -> Iterator[None]:
+def running(id_: str, actor: str, rules: RunRules = PLAIN) -> Iterator[None]:
     """Around the body of an actor: a run of the message with this id. Runs that no fault explains are violations.
 
-    Outside a simulated fleet nothing is judged.
+    `rules`: what else holds for the runs of this actor. Outside a simulated fleet nothing is judged.
     """
     runs = runs_of.get(None)
     if runs is None:
         yield
         return
-    run = runs.begin(id_, actor, process.get(), trio.current_time(), kept)
+    run = runs.begin(id_, actor, process.get(), trio.current_time(), rules)
     note(f"runs {id_}")
     try:
         yield
