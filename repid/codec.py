@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from .envelope import Envelope
 from .errors import PayloadError, shown
 
 JSON = "application/json"
@@ -59,6 +60,11 @@ def codec_for(content_type: str | None) -> Codec:
     if content_type is None or content_type == JSON:
         return JSON_CODEC
     return _codec_for(content_type)
+
+
+def codec_and_payload(envelope: Envelope) -> tuple[Codec, bytes]:
+    """How to read an envelope's payload, and what: no payload at all is an empty object in JSON."""
+    return (codec_for(envelope.content_type), envelope.payload) if envelope.payload else (JSON_CODEC, b"{}")
 
 
 def encode_json(value: Any) -> bytes:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
+import msgspec
 import trio
 
 from .actors import Actor, Callees, Router, overridden, without_namesakes
@@ -40,7 +41,7 @@ from .runtime.lifespan import open_lifespan
 from .runtime.scheduler import Scheduling
 from .runtime.signals import can_listen
 from .runtime.statistics import statistics_of
-from .runtime.worker import CLAIM_BYTES, usable_signals
+from .runtime.worker import usable_signals
 
 log = Log("repid.worker")
 
@@ -290,7 +291,8 @@ _ELSEWHERE = {
 def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
     """The settings that follow from the options. Raises `ConfigurationError` naming the one that is wrong."""
     check_known("a worker", options, WorkerOptions.__annotations__, _ELSEWHERE)
-    tasks_limit = check_count("tasks_limit", options.get("tasks_limit", 1000), least=1)
+    given: dict[str, Any] = {**msgspec.structs.asdict(Settings()), **options}
+    tasks_limit = check_count("tasks_limit", given["tasks_limit"], least=1)
     if tasks_limit == math.inf:
         raise ConfigurationError("tasks_limit must be finite: every run takes memory")
     wanted = options.get("handle_signals")
@@ -304,14 +306,14 @@ def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
         if number.name in {"SIGKILL", "SIGSTOP"}:
             raise ConfigurationError(f"handle_signals hold {number.name}, which no program can handle: leave it out")
     return Settings(
-        graceful_shutdown_time=check_duration("graceful_shutdown_time", options.get("graceful_shutdown_time", 25.0)),
-        messages_limit=check_count("messages_limit", options.get("messages_limit", math.inf)),
+        graceful_shutdown_time=check_duration("graceful_shutdown_time", given["graceful_shutdown_time"]),
+        messages_limit=check_count("messages_limit", given["messages_limit"]),
         tasks_limit=int(tasks_limit),
-        threads_limit=_optional_count("threads_limit", options.get("threads_limit")),
-        processes_limit=_optional_count("processes_limit", options.get("processes_limit")),
-        claim_bytes=check_count("claim_bytes", options.get("claim_bytes", CLAIM_BYTES), least=1),
+        threads_limit=_optional_count("threads_limit", given["threads_limit"]),
+        processes_limit=_optional_count("processes_limit", given["processes_limit"]),
+        claim_bytes=check_count("claim_bytes", given["claim_bytes"], least=1),
         signals=usable_signals(wanted),
-        auto_declare=check_flag("auto_declare", options.get("auto_declare", True)),
-        burst=check_flag("burst", options.get("burst", False)),
-        log_runs=check_flag("log_runs", options.get("log_runs", False)),
+        auto_declare=check_flag("auto_declare", given["auto_declare"]),
+        burst=check_flag("burst", given["burst"]),
+        log_runs=check_flag("log_runs", given["log_runs"]),
     )

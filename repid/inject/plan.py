@@ -17,7 +17,7 @@ from typing import Any, NotRequired, TypeAlias
 
 import msgspec
 
-from ..codec import JSON, JSON_CODEC, Codec, codec_for
+from ..codec import JSON, JSON_CODEC, Codec, codec_and_payload
 from ..envelope import Envelope
 from ..errors import ConfigurationError, PayloadError
 from .dependencies import compile_dependencies
@@ -170,8 +170,7 @@ def _read_element(signature: Signature) -> Callable[[Envelope], Any]:
         return take_the_long_way(envelope)
 
     def take_the_long_way(envelope: Envelope) -> Any:
-        payload = envelope.payload or b"{}"
-        codec = codec_for(envelope.content_type) if envelope.payload else JSON_CODEC
+        codec, payload = codec_and_payload(envelope)
         if codec.name not in decoders:
             decoders[codec.name] = codec.bare_decoder(hint)
         try:
@@ -259,8 +258,7 @@ class _Decoding:
 
     def take_the_long_way(self, envelope: Envelope) -> dict[str, Any]:
         """The arguments in any payload, or the `PayloadError` that says what is wrong with it."""
-        payload = envelope.payload or b"{}"
-        codec = codec_for(envelope.content_type) if envelope.payload else JSON_CODEC
+        codec, payload = codec_and_payload(envelope)
         try:
             return self.decoder(codec)(payload)
         except MemoryError:  # not the payload's fault

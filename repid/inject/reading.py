@@ -12,7 +12,7 @@ from typing import Any, NotRequired
 
 import msgspec
 
-from ..codec import JSON_CODEC, codec_for, fault_of
+from ..codec import JSON_CODEC, codec_and_payload, fault_of
 from ..envelope import Envelope
 from ..errors import ConfigurationError, PayloadError
 from .constraints import translate_constraints
@@ -89,9 +89,9 @@ def _field(parameter: str, source: Payload, hint: Any) -> Find:
     decoders = {JSON_CODEC.name: JSON_CODEC.decoder(shape)}
 
     def find(envelope: Envelope) -> Any:
-        codec = codec_for(envelope.content_type) if envelope.payload else JSON_CODEC
+        codec, payload = codec_and_payload(envelope)
         if codec.name not in decoders:
             decoders[codec.name] = codec.decoder(shape)
-        return decoders[codec.name](envelope.payload or b"{}").get(name, msgspec.UNSET)
+        return decoders[codec.name](payload).get(name, msgspec.UNSET)
 
     return find

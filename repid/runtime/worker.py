@@ -44,9 +44,6 @@ from .unwrapping import unwrapped
 from .verbs import MessageContext
 from .vouching import Voucher
 
-CLAIM_BYTES = 64 * 1024 * 1024
-"""What a worker holds of payloads at most, where nothing else was said."""
-
 log = Log("repid.worker")
 
 LINGERING_TIME = 3.0
@@ -72,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tasks_limit: int = 1000
     threads_limit: float | None = None
     processes_limit: float | None = None
-    claim_bytes: float = CLAIM_BYTES
+    claim_bytes: float = 64 * 1024 * 1024
     signals: Sequence[signal.Signals] = ()
     auto_declare: bool = True
     burst: bool = False
