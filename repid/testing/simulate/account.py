@@ -51,6 +51,8 @@ from ...ports import AtMost, Claimed, StoredSchedule, Topics, Verdict
 
 Place: TypeAlias = Literal["waiting", "leased", "dead", "gone"]
 
+AFTERMATH = 10.0
+"""Seconds after a fault in which a process may still be troubled by it: the bound of a call, and a new link."""
 
 LONGEST_TRIPS = 3.0
 """How many latencies an answer and the next call may be under way, at the most: one and a half each."""
@@ -196,7 +198,7 @@ class Account:
                 if (
                     former is not None
                     and envelope.id not in self.sent_again
-                    and not self._faults.excuse(process, former.published_at - 10.0, now)
+                    and not self._faults.excuse(process, former.published_at - AFTERMATH, now)
                 ):
                     raise Violation(f"{process} published {envelope.id} again, and no fault explains that")
                 self._enter(envelope, now)
@@ -364,7 +366,7 @@ class Account:
                 continue
             settled_at = self._settled_at.get(delivery.token, now)
             if settled_at < now - LONGEST_TRIPS * self._latency and not self._faults.excuse(
-                process, settled_at - 10.0, now
+                process, settled_at - AFTERMATH, now
             ):
                 raise Violation(f"{process} extends the lease of {delivery.envelope.id}, settled at {settled_at:.3f}")
 
@@ -376,7 +378,7 @@ class Account:
 
     def _take_back(self, entry: Entry, now: float) -> None:
         id_ = entry.envelope.id
-        if not self._faults.excuse(entry.holder, entry.leased_at - 10.0, now):
+        if not self._faults.excuse(entry.holder, entry.leased_at - AFTERMATH, now):
             raise Violation(
                 f"the lease of {id_} ended without a verdict, and no fault had struck {entry.holder} since it was leased "
                 f"at {entry.leased_at:.3f}"

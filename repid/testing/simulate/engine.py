@@ -28,7 +28,7 @@ from ...delivery import Release, Retry, Settlement
 from ...envelope import Envelope
 from ...errors import BrokerUnavailable, RepidError
 from ...ports import EVERYTHING, Driver, FullDriver, News, Role, Topics, Verdict
-from .account import LONGEST_TRIPS, Account, Disturbances, Violation
+from .account import AFTERMATH, LONGEST_TRIPS, Account, Disturbances, Violation
 from .clock import Nap, VirtualClock, raise_if_cancelled
 from .history import History
 from .plan import Fault
@@ -54,9 +54,6 @@ CHANGES_NO_MESSAGE = frozenset({"subscribe", "unsubscribe", "extend", "declare",
 
 OFTEN = 0.55
 """How often a trip lets others have their turn; that both trips of a call do is rare, so that histories are quick."""
-
-LONGEST_SILENCE = 10.0
-"""Seconds after which a process that was struck at one call is as it was: the bound of a call, and a new link."""
 
 
 class SteppedDriver(MemoryDriver):
@@ -354,7 +351,7 @@ class Line:
         if fault is not None:
             self._armed.remove(fault)
             self._engine.history.event(now, self.process, f"fault: {fault}")
-            self._engine.faults.add(self.process, now, now + LONGEST_SILENCE + fault.seconds)
+            self._engine.faults.add(self.process, now, now + fault.seconds + AFTERMATH)
         return fault
 
     async def _lose_or_hold_up(

@@ -17,7 +17,7 @@ import msgspec
 
 from ...delivery import Settlement
 from ...ports import Verdict
-from .account import Account, Disturbances, Entry, Violation
+from .account import AFTERMATH, Account, Disturbances, Entry, Violation
 
 SOON = 0.1
 """Seconds after which a run that was cancelled must have ended, besides the time that its worker needs to hear of it."""
@@ -96,7 +96,7 @@ class Runs:
     def end(self, run: Run, now: float) -> None:
         """A run has ended."""
         run.ended = now
-        if now > run.began + run.rules.within and not self.freezes.excuse(run.process, run.began - 10.0, now):
+        if now > run.began + run.rules.within and not self.freezes.excuse(run.process, run.began - AFTERMATH, now):
             self._stop(
                 Violation(
                     f"{run.process} ran {run.id} from {run.began:.3f} to {now:.3f}, and its timeout is {run.rules.within:g} s"
@@ -128,7 +128,7 @@ class Runs:
         """A run that somebody has cancelled ended soon after that."""
         since = max(run.began, entry.cancelled_at)
         is_late = run.ended > since + self._soon and not run.rules.swallows
-        if is_late and not self._faults.excuse(run.process, since - 10.0, run.ended):
+        if is_late and not self._faults.excuse(run.process, since - AFTERMATH, run.ended):
             raise Violation(f"{run.process} ran {id_} until {run.ended:.3f}, which was cancelled at {since:.3f}")
 
     def _check_second(self, id_: str, run: Run, other: Run) -> None:
@@ -136,11 +136,11 @@ class Runs:
             raise Violation(f"{run.process} runs {id_}, which is run once at most, and {other.process} has run it")
         overlaps = other.ended == math.inf and not other.rules.swallows
         # A worker cuts a run off when its lease ends by its own clock, which is not after anybody else may have it.
-        if overlaps and not self.freezes.excuse(other.process, other.began - 10.0, run.began):
+        if overlaps and not self.freezes.excuse(other.process, other.began - AFTERMATH, run.began):
             if other.process == run.process:
                 raise Violation(f"{run.process} runs {id_} while it runs it already")
             other.must_end = min(other.must_end, run.began)
-        if run.rules.gives_back or self._faults.excuse(other.process, other.began - 10.0, run.began):
+        if run.rules.gives_back or self._faults.excuse(other.process, other.began - AFTERMATH, run.began):
             return
         if not self.stops.excuse(other.process, other.began, run.began):
             raise Violation(

@@ -23,12 +23,12 @@ from ...app import Repid
 from ...errors import BrokerUnavailable, DuplicateId, PublishUnknown, QueueFull, ResultError, UsageError
 from ...job import Job
 from ...queue import Queue
-from ...runtime import Report
+from ...runtime import Report, Settings
 from ...runtime.scheduler import LONGEST_SLEEP
 from ...servers import Connection
 from ...worker import Worker
 from . import scenario as scenarios
-from .account import Disturbances, Violation
+from .account import AFTERMATH, Disturbances, Violation
 from .clock import VirtualClock
 from .engine import Engine, Line
 from .freezing import Freezer
@@ -218,7 +218,7 @@ class World:
                 )
 
     def _check_ending(self, process: _Process, took: float) -> None:
-        grace = self._scenario.options.get("graceful_shutdown_time", 25.0)
+        grace = self._scenario.options.get("graceful_shutdown_time", Settings().graceful_shutdown_time)
         assert isinstance(grace, float | int)
         if took > grace + ENDING_TIME:
             raise Violation(f"{process.name} took {took:.1f} s to end, with a grace of {grace:g} s")
@@ -253,7 +253,7 @@ class World:
             return
         self._say(fault.process or "world", f"fault: {fault}")
         if fault.kind not in HARMLESS:
-            self._faults.add(fault.process, now, now + fault.seconds + 10.0)
+            self._faults.add(fault.process, now, now + fault.seconds + AFTERMATH)
         if fault.kind == "restart":
             self._engine.restart(fault.seconds)
         elif fault.kind == "step_clock":
@@ -262,7 +262,7 @@ class World:
             self._engine.driver.step += fault.seconds
             self._engine.driver.stepped_at = now
         elif fault.kind == "freeze":
-            self._engine.runs.freezes.add(fault.process, now, now + fault.seconds + 10.0)
+            self._engine.runs.freezes.add(fault.process, now, now + fault.seconds + AFTERMATH)
             self._freezer.freeze(fault.process)
             try:
                 await trio.sleep(fault.seconds)
