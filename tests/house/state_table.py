@@ -17,6 +17,7 @@ from repid.delivery import (
     Phase,
     Raised,
     Returned,
+    Starting,
     Stopping,
     Terms,
     TimedOut,
@@ -30,6 +31,7 @@ PLAIN = Terms(mode="auto", attempt=1, retries=3, retry_delay=lambda _: 2.0)
 LAST = msgspec.structs.replace(PLAIN, attempt=4)
 
 CASES: dict[type[Event], list[tuple[str, Event, Terms]]] = {
+    Starting: [("mode `ack_first`", Starting(), msgspec.structs.replace(PLAIN, mode="ack_first", retries=0))],
     Returned: [
         ("", Returned(), PLAIN),
         ("mode `manual`", Returned(), msgspec.structs.replace(PLAIN, mode="manual")),

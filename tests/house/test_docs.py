@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
-from state_table import rows
+from state_table import CASES, rows
+
+from repid.delivery import Event
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +23,7 @@ def test_the_table_of_the_state_machine_is_what_the_pure_core_decides() -> None:
     lines = page("state-machine.md").splitlines()
     start = lines.index(expected[0])
     assert lines[start : start + len(expected)] == expected
+    assert set(CASES) == set(get_args(Event))
 
 
 def test_the_drawing_of_the_layers_is_the_contract_that_is_checked() -> None:
