@@ -99,7 +99,8 @@ class Reader:
                 if still_away <= 0:
                     break  # had anything been under way, it might have sent something meanwhile
                 await self._claim(limit, still_away)
-            if self._burst and not ledger.is_idle:
+            has_come_to_gather = self._crew.only_gathers and not only_gathers  # the other runs ended while it was asked
+            if self._burst and not ledger.is_idle and not has_come_to_gather:
                 await self._claim_or_wait_for_change(limit)
         done()
 

@@ -96,3 +96,18 @@ async def test_a_burst_ends_as_soon_as_a_big_message_it_has_read_last(app: Repid
     began = trio.current_time()
     assert (await app.run_worker(burst=True, claim_bytes=1000)).succeeded == 2
     assert trio.current_time() - began < 10 * TRIP
+
+
+async def test_a_burst_starts_a_batch_when_the_run_beside_it_has_ended(app: Repid, router: Router) -> None:
+    @router.actor(batch=10, batch_wait=30)
+    async def write(rows: list[dict[str, Any]]) -> None: ...
+
+    @router.actor
+    async def job() -> None:
+        await trio.sleep(TRIP / 2)  # so that it ends while the broker is asked
+
+    await send(app, "write")
+    await send(app, "job")
+    began = trio.current_time()
+    assert (await app.run_worker(burst=True)).succeeded == 2
+    assert trio.current_time() - began < 10 * TRIP
