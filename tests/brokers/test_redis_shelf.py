@@ -12,7 +12,7 @@ from engines.redis import Redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from repid.brokers.redis import driver, layout, scripts
+from repid.brokers.redis import layout, scripts, settling
 from repid.brokers.redis.layout import MICRO, STATES, keys_of, micros, takes_of, to_argument, to_entries, to_failure
 from repid.delivery import SUSPECT_FROM, DeadLetter, Delivery, Disposition, Release, Retry, Settlement
 from repid.delivery.shelf import Stored, is_stray, takes
@@ -102,11 +102,11 @@ class InRedis:
 
     def settle(self, disposition: Disposition, *, survived: bool) -> None:
         delivery = Delivery(Envelope("m", "q", b""), 1, 0, self.lease_)
-        [(is_plain, batch)] = driver._runs([Settlement(delivery, disposition, survived=survived)])
+        [(is_plain, batch)] = settling.batches_of([Settlement(delivery, disposition, survived=survived)], 1)
         if is_plain:
-            assert self.do("ack", *driver._plain(batch)) == b"1"
+            assert self.do("ack", *settling.pack_acks(batch)) == b"1"
         else:
-            assert self.do("settle", [*map(driver._verdict, batch)]) == [0]
+            assert self.do("settle", [*map(settling.pack_settlement, batch)]) == [0]
 
     def lose(self) -> None:
         self.passed += LEASE

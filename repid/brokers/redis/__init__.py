@@ -1,7 +1,8 @@
 """The broker in Redis or Valkey.
 
 * `server`: `RedisServer`, what users open. `address`: where it is.
-* `driver`: the calls of the port. `schedules`: those that concern schedules. `scripts`: what the server does for each.
+* `driver`: the calls of the port. `scripts`: what the server does for each. `claiming`: consumers, and how they sleep.
+  `settling`: verdicts. `schedules`: the calls that concern them.
 * `layout`: what is stored where. `showing`: what is shown of it.
 * `wire`: the connections. `news`: what the server tells. `errors`: what went wrong.
 """

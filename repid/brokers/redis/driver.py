@@ -5,17 +5,7 @@ gives is cut into batches, because a script keeps everybody else waiting; they a
 the server carries them out in their order. A server that ends may carry out the first ones only, so what is published is cut
 as seldom as can be: what the front door sends together for several callers is one batch, and none of their calls is halved.
 
-Nobody polls. A claim that finds nothing enters its consumer among the sleepers in the same step, with what it would take.
-What makes a message ready wakes, in its own step, as many of the sleepers that would take it as there are messages. A
-consumer that stops waiting withdraws its entry (`_withdraw`); if it was woken before that, the others are woken instead.
-Whether another task of its process waits for news tells nothing of that. `SURE_TIME` bounds what a lost wake-up costs.
-
-A message that is published alone is leased to the sleeper in the publisher's step and sent with the wake-up (`hand_over` in
-part_wake.lua), so the claim that follows has its answer here. The token of such a lease begins with the nonce of the claim
-that fell asleep. The server remembers the lease in the sleeper's entry until it hears of the consumer next, by a claim, a
-withdrawal, a new subscription or the end of one, and takes it back then unless `taken` names the nonce. So a client that did not
-hear of the lease, or has other limits now, loses nothing, and what comes late finds another `nonce` here. A client that
-dies meanwhile keeps it until the lease ends, as it does when the answer to a claim is lost.
+How consumers sleep and are woken: `claiming`.
 """
 
 from __future__ import annotations
@@ -33,15 +23,10 @@ import trio
 
 from ...delivery import (
     UNBOUNDED,
-    Ack,
     Bounds,
-    Cancel,
-    DeadLetter,
     Delivery,
     NewResult,
     Progress,
-    Release,
-    Retry,
     Settlement,
     StoredResult,
     Token,
@@ -58,7 +43,6 @@ from ...errors import (
 )
 from ...logs import Log
 from ...ports import (
-    ANYTHING,
     EVERYTHING,
     REFUSED,
     SETTLED,
@@ -73,7 +57,6 @@ from ...ports import (
     LeaseEvent,
     News,
     Sight,
-    Snapshot,
     StoredSchedule,
     TickOutcome,
     Topics,
@@ -83,9 +66,9 @@ from ...ports import (
 from ..process import name_process
 from ..shared.dropping import DropLog
 from ..shared.extender import Extender
-from ..shared.keys import to_number
 from . import schedules
 from .address import Address
+from .claiming import MOST_CLAIMED, NONCE_SIZE, Subscription, split_given
 from .errors import FAILED, explain_open
 from .finding import ANSWER_TIME
 from .layout import (
@@ -94,13 +77,11 @@ from .layout import (
     MICRO,
     UNREADABLE,
     Packed,
-    lane_of,
     micros,
     pack,
     pack_bounds,
     pack_failure,
     pack_result,
-    prefix_of,
     takes_of,
     to_argument,
     to_bounds,
@@ -109,12 +90,12 @@ from .layout import (
     to_id,
     to_key,
     to_lease,
-    to_progress,
     to_result,
     to_takes,
 )
 from .news import NewsBox
-from .showing import show, unreadable
+from .settling import INVALID, VALID, batches_of, lease_of, pack_acks, pack_settlement, to_verdict
+from .showing import end_of, show, to_dead_key, to_place, to_sight, unreadable
 from .wire import Wire, opened
 
 T = TypeVar("T")
@@ -130,9 +111,6 @@ PUBLISHED_AT_ONCE = 1000
 PUBLISHED_SIZE = 16 * 2**20
 """Bytes of payload that one script publishes, if it is about several messages. The same holds for these."""
 
-MOST_CLAIMED = 1000
-"""Messages that one claim leases."""
-
 ADMIN_BATCH = 1000
 """Messages that one script removes or looks for, results that it stores or fetches, or leases that it takes back."""
 
@@ -147,38 +125,6 @@ WATCH_TIME = 30.0
 
 MOST = 2**31
 """More than anything is counted to."""
-
-NONCE_SIZE = 16
-"""Random bytes that begin every token."""
-
-_GIVEN_HEAD = 5
-"""Bytes before the lease in what tells a sleeper of what it was given: a letter, and the length of the lease."""
-
-
-class Subscription(msgspec.Struct):
-    """A consumer: what it takes, packed for the scripts, and the messages that it has leased, with their tokens.
-
-    `claims`: how many were made. `is_asleep`: the server may have entered it among the sleepers at the last one, also if
-    it has woken it since. `nonce`: what begins the lease that a sleeper may be given; `at_most`: within which limits.
-    `cancels`: how many cancellations the driver had heard of when it sent that nonce. `given`: such a lease and the record,
-    if it has come. `taken`: the nonce of the last one that was handed out.
-    """
-
-    takes: bytes
-    fields: list[bytes]
-    prefixes: list[bytes]
-    held: dict[str, bytes]
-    claims: int = 0
-    is_asleep: bool = False
-    nonce: bytes = b""
-    at_most: AtMost = ANYTHING
-    cancels: int = 0
-    given: tuple[bytes, bytes] | None = None
-    taken: bytes = b""
-
-    def forget_given(self) -> None:
-        """Take nothing that it was given before: the server puts that back when it hears of the consumer next."""
-        self.nonce, self.given = b"", None
 
 
 class RedisDriver:
@@ -300,11 +246,10 @@ class RedisDriver:
 
     def _note_given(self, message: bytes) -> None:
         """Note what a sleeper was given. One that claimed again, or stopped waiting, takes it no more."""
-        end = _GIVEN_HEAD + int.from_bytes(message[1:_GIVEN_HEAD], "big")
-        lease = message[_GIVEN_HEAD:end]
+        given = split_given(message)
         for one in self._subscriptions.values():
-            if one.nonce == lease[:NONCE_SIZE]:
-                one.given = lease, message[end:]
+            if one.nonce == given[0][:NONCE_SIZE]:
+                one.given = given
 
     @property
     def wire(self) -> Wire:
@@ -409,23 +354,7 @@ class RedisDriver:
                 return Claimed(taken)
             one.is_asleep = one.is_asleep or waits  # already now: the answer may never come
             one.nonce, one.at_most, one.cancels = nonce, at_most, cancels
-        request = (
-            key,
-            min(limit, MOST_CLAIMED),
-            self._lease,
-            nonce,
-            at_most.alone,
-            at_most.size,
-            at_most.first,
-            self._worker,
-            [(lane_of(queue, topic), most) for (queue, topic), most in at_most.topics.items()],
-            [
-                ([prefix_of(queue) if topic is None else lane_of(queue, topic) for queue, topic in members], most)
-                for members, most in at_most.groups
-            ],
-            one.taken,
-            waits,
-        )
+        request = one.to_claim(key, limit, at_most, self._lease, nonce, self._worker, waits=waits)
         now, due_in, suspects, *found = await self.wire.run("claim", request, one.takes)
         self._last_claim = trio.current_time(), now
         if limit > 0 and waits and not found:
@@ -509,19 +438,23 @@ class RedisDriver:
         """Carry out each disposition with its outbox and result in one step."""
         wire = self.wire
         sent = [
-            (plain, batch, wire.ask("ack", *_plain(batch)) if plain else wire.ask("settle", [*map(_verdict, batch)]))
-            for plain, batch in _runs(settlements)
+            (
+                plain,
+                batch,
+                wire.ask("ack", *pack_acks(batch)) if plain else wire.ask("settle", [*map(pack_settlement, batch)]),
+            )
+            for plain, batch in batches_of(settlements, BATCH)
         ]
         verdicts: list[Verdict] = []
         for plain, batch, answer in sent:
             found = self._without_dropped(await answer.get())
-            if plain and _INVALID not in found:
+            if plain and INVALID not in found:
                 verdicts += [SETTLED] * len(batch)
             elif plain:
-                verdicts += [SETTLED if letter == _VALID else REFUSED for letter in found]
+                verdicts += [SETTLED if letter == VALID else REFUSED for letter in found]
             else:
                 verdicts += [
-                    await self._no_room(one, each) if isinstance(each, bytes) else _to_verdict(each)
+                    await self._no_room(one, each) if isinstance(each, bytes) else to_verdict(each)
                     for one, each in zip(batch, found, strict=True)
                 ]
         await self._sure()
@@ -541,9 +474,9 @@ class RedisDriver:
     async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:
         """Start the lease of each anew, also of one that has ended and was not rescued yet."""
         wire = self.wire
-        leases = [_lease_of(delivery) for delivery in deliveries]
+        leases = [lease_of(delivery) for delivery in deliveries]
         sent = [wire.ask("extend", (self._lease, some)) for some in _bites(leases, MOST_CLAIMED)]
-        answers = [letter == _VALID for answer in sent for letter in await answer.get()]
+        answers = [letter == VALID for answer in sent for letter in await answer.get()]
         one = self._subscriptions.get(consumer.encode())
         if one is not None:
             for delivery, is_ours in zip(deliveries, answers, strict=True):
@@ -611,7 +544,7 @@ class RedisDriver:
 
     async def browse(self, queue: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
         """Look at messages in the order in which they would be handled."""
-        place = None if after is None else _to_place(after, category)
+        place = None if after is None else to_place(after, category)
         if after is not None and place is None:
             return []
         argument = (queue.encode(), category, min(limit, MOST), place if place is not None else False)
@@ -653,7 +586,7 @@ class RedisDriver:
 
     async def revive(self, queue: str, keys: Sequence[str] | None) -> list[BrokerRefused | None]:
         """Make dead messages ready again, as new ones."""
-        chosen = await self._dead_keys(queue) if keys is None else [_to_bytes(key) for key in keys]
+        chosen = await self._dead_keys(queue) if keys is None else [to_dead_key(key) for key in keys]
         answers: list[BrokerRefused | None] = []
         for start in range(0, max(len(chosen), 1), BATCH):
             some = chosen[start : start + BATCH]
@@ -691,7 +624,7 @@ class RedisDriver:
 
     async def delete_messages(self, queue: str, keys: Sequence[str] | None) -> int:
         """Remove dead messages; how many."""
-        chosen = await self._dead_keys(queue) if keys is None else [_to_bytes(key) for key in keys]
+        chosen = await self._dead_keys(queue) if keys is None else [to_dead_key(key) for key in keys]
         removed = 0
         for start in range(0, max(len(chosen), 1), ADMIN_BATCH):
             count = await self.wire.run("delete_dead", (queue.encode(), chosen[start : start + ADMIN_BATCH]))
@@ -704,7 +637,7 @@ class RedisDriver:
         """Keep dead letters of another server."""
         entries = to_entries(message.envelope for message in messages)
         for batch, some in zip(_bites(entries, BATCH), _bites(messages, BATCH), strict=True):
-            undeclared = await self.wire.run("store_dead", (batch, [_to_end(message) for message in some]))
+            undeclared = await self.wire.run("store_dead", (batch, [end_of(message) for message in some]))
             if undeclared:
                 raise QueueNotDeclared(_text(undeclared))
         await self._sure()
@@ -730,11 +663,11 @@ class RedisDriver:
         pairs = [(to_key(id_), to_key(result_id)) for id_, result_id in ids]
         sent = [wire.ask("snapshots", (channel, lasts, some)) for some in _bites(pairs, BATCH)]
         found = [one for answer in sent for one in await answer.get()]
-        return [_to_sight(result_id, *one) for (_, result_id), one in zip(ids, found, strict=True)]
+        return [to_sight(result_id, *one) for (_, result_id), one in zip(ids, found, strict=True)]
 
     async def report(self, consumer: str, progress: Sequence[tuple[Delivery, Progress | None]]) -> None:  # noqa: ARG002  any may
         """Note that runs have begun and how far they have come."""
-        noted = [(_lease_of(delivery), False if how_far is None else pack(how_far)) for delivery, how_far in progress]
+        noted = [(lease_of(delivery), False if how_far is None else pack(how_far)) for delivery, how_far in progress]
         await self.wire.run("report", noted)
 
     async def events(self, consumer: str) -> list[LeaseEvent]:
@@ -805,7 +738,7 @@ class RedisDriver:
         return answer
 
 
-_ACCEPTED, _FULL, _VALID, _INVALID = ord("a"), ord("f"), ord("1"), ord("0")
+_ACCEPTED, _FULL = ord("a"), ord("f")
 _CANCELLED: dict[bytes, Cancelled] = {b"cancelled": "cancelled", b"requested": "requested", b"unknown": "unknown"}
 
 
@@ -838,111 +771,6 @@ def _batches(envelopes: Sequence[Envelope], entries: Sequence[Packed]) -> Iterab
 
 def _bites(whole: Sequence[T], size: int) -> Iterable[Sequence[T]]:
     return (whole[start : start + size] for start in range(0, len(whole), size))
-
-
-def _runs(settlements: Sequence[Settlement]) -> Iterable[tuple[bool, list[Settlement]]]:
-    """The settlements in their order, in batches that are all plain acks, or not."""
-    batch: list[Settlement] = []
-    tokens: set[Any] = set()
-    is_plain = True
-    for one in settlements:
-        plain = type(one.disposition) is Ack and not one.outbox and one.delivery.token not in tokens
-        if batch and (plain is not is_plain or len(batch) == BATCH):
-            yield is_plain, batch
-            batch = []
-        tokens.add(one.delivery.token)
-        is_plain = plain
-        batch.append(one)
-    if batch:
-        yield is_plain, batch
-
-
-def _plain(batch: Sequence[Settlement]) -> tuple[Any, ...]:
-    """Plain acks as their script takes them: the results, if there are any, and the leases."""
-    results = [one.result for one in batch]
-    packed: list[Any] = []
-    if results.count(None) < len(results):
-        packed = [False if result is None else pack_result(result) for result in results]
-    return packed, *[_lease_of(one.delivery) for one in batch]
-
-
-def _verdict(one: Settlement) -> tuple[Any, ...]:
-    kind, delay, reason, failure, marks = _parts(one)
-    result = False if one.result is None else pack_result(one.result)
-    return _lease_of(one.delivery), kind, delay, reason, failure, marks, result, to_entries(one.outbox)
-
-
-def _parts(one: Settlement) -> tuple[str, int, str, bytes, tuple[bool, bool, bool]]:
-    marks = (False, False, one.survived)
-    match one.disposition:
-        case Retry(delay, failure):
-            return "retry", max(micros(delay), 0), "", pack_failure(failure), marks
-        case Release(delay, unrouted, started):
-            return "release", max(micros(delay), 0), "", b"", (unrouted, started, one.survived)
-        case DeadLetter(reason, failure):
-            return "dead", 0, reason, pack_failure(failure), marks
-        case Cancel():
-            return "cancel", 0, "", b"", marks
-        case _:
-            return "ack", 0, "", b"", marks
-
-
-def _to_verdict(dropped: int) -> Verdict:
-    if dropped < 0:
-        return REFUSED
-    return Verdict("settled", dropped) if dropped else SETTLED
-
-
-def _lease_of(delivery: Delivery) -> bytes:
-    """The token, which is the member of `leases`. One that is none of ours finds nothing."""
-    token = delivery.token
-    return token if type(token) is bytes else b""
-
-
-def _to_sight(
-    result_id: str, state: bytes, attempt: int, progress: bytes, cancelling: int, result: bytes, holds: int
-) -> Sight:
-    snapshot = Snapshot(
-        state=_PLACES[state],
-        attempt=attempt,
-        progress=to_progress(progress),
-        cancelling=bool(cancelling),
-        result=to_result(result_id, result),
-    )
-    return Sight(snapshot, holds / MICRO)
-
-
-_PLACES: Mapping[bytes, Any] = {place.encode(): place for place in ("ready", "scheduled", "leased", "dead", "gone")}
-
-
-def _to_place(key: str, category: Category) -> bytes | None:
-    """Where the message with this key stood; None for a text that is no key."""
-    if category == "dead":
-        return _to_bytes(key)
-    try:
-        place = bytes.fromhex(key)
-    except ValueError:
-        return None
-    return place if len(place) >= 14 else None
-
-
-def _to_end(message: BrowsedMessage) -> tuple[int, int, int, int, bytes, bytes]:
-    """What is told of a dead letter besides its envelope. A moment that is not known is when it was seen."""
-    moments = (message.seen_at if moment is None else moment for moment in (message.enqueued_at, message.died_at))
-    enqueued, died = (round(moment * MICRO) for moment in moments)
-    return (
-        message.attempt,
-        message.lost,
-        enqueued,
-        died,
-        (message.reason or "failed").encode(),
-        pack_failure(message.failure),
-    )
-
-
-def _to_bytes(key: str) -> bytes:
-    """The key of a dead message as the server has it; that of none for a text that is no key of ours."""
-    return max(to_number(key), 0).to_bytes(8, "big")
 
 
 def _text(value: Any) -> str:

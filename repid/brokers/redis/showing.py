@@ -1,14 +1,28 @@
-"""What is shown of stored messages, also of those that cannot be read."""
+"""What is shown of stored messages, also of those that cannot be read, and the keys by which they are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...delivery import Failure
 from ...envelope import Envelope
-from ...ports import BrowsedMessage
-from .layout import MICRO, UNREADABLE, Record, to_failure, to_lease, to_letter, to_record
+from ...ports import BrowsedMessage, Category, Sight, Snapshot
+from ..shared.keys import to_number
+from .layout import (
+    MICRO,
+    UNREADABLE,
+    Record,
+    pack_failure,
+    to_failure,
+    to_lease,
+    to_letter,
+    to_progress,
+    to_record,
+    to_result,
+)
+
+_PLACES: Mapping[bytes, Any] = {place.encode(): place for place in ("ready", "scheduled", "leased", "dead", "gone")}
 
 
 def unreadable(error: Exception) -> Failure:
@@ -62,3 +76,47 @@ def _read(key: bytes, record: bytes, queue: str) -> tuple[Record, Failure | None
     except UNREADABLE as error:
         id_ = key[1:].decode("utf-8", "backslashreplace") if key[:1] == b"t" else key[1:].hex()
         return Record(Envelope(id_, queue, record), b"", 1, 0, 0, None, None), unreadable(error)
+
+
+def to_sight(
+    result_id: str, state: bytes, attempt: int, progress: bytes, cancelling: int, result: bytes, holds: int
+) -> Sight:
+    """How a message stands, as its script tells it."""
+    snapshot = Snapshot(
+        state=_PLACES[state],
+        attempt=attempt,
+        progress=to_progress(progress),
+        cancelling=bool(cancelling),
+        result=to_result(result_id, result),
+    )
+    return Sight(snapshot, holds / MICRO)
+
+
+def to_place(key: str, category: Category) -> bytes | None:
+    """Where the message with this key stood; None for a text that is no key."""
+    if category == "dead":
+        return to_dead_key(key)
+    try:
+        place = bytes.fromhex(key)
+    except ValueError:
+        return None
+    return place if len(place) >= 14 else None
+
+
+def end_of(message: BrowsedMessage) -> tuple[int, int, int, int, bytes, bytes]:
+    """What is told of a dead letter besides its envelope. A moment that is not known is when it was seen."""
+    moments = (message.seen_at if moment is None else moment for moment in (message.enqueued_at, message.died_at))
+    enqueued, died = (round(moment * MICRO) for moment in moments)
+    return (
+        message.attempt,
+        message.lost,
+        enqueued,
+        died,
+        (message.reason or "failed").encode(),
+        pack_failure(message.failure),
+    )
+
+
+def to_dead_key(key: str) -> bytes:
+    """The key of a dead message as the server has it; that of none for a text that is no key of ours."""
+    return max(to_number(key), 0).to_bytes(8, "big")
