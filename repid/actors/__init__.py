@@ -7,12 +7,12 @@
 * `routing`: which messages an actor takes.
 """
 
-from .actor import Actor, ActorMiddleware, CallNext, OnError
+from .actor import Actor, ActorMiddleware, CallNext
 from .called import Callees, no_actor
 from .declaration import overridden
 from .options import ActorOptions, BatchOptions, RouterOptions
 from .router import Router, bounds_of, without_namesakes
-from .routing import RoutingStrategy, catch_all_routing_strategy, topic_based_routing_strategy
+from .routing import catch_all_routing_strategy, topic_based_routing_strategy
 
 __all__ = [
     "Actor",
@@ -21,10 +21,8 @@ __all__ = [
     "BatchOptions",
     "CallNext",
     "Callees",
-    "OnError",
     "Router",
     "RouterOptions",
-    "RoutingStrategy",
     "bounds_of",
     "catch_all_routing_strategy",
     "no_actor",

@@ -7,6 +7,5 @@
 
 from .calls import ClientUsing
 from .client import Client
-from .loop import CLOSING_TIME
 
-__all__ = ["CLOSING_TIME", "Client", "ClientUsing"]
+__all__ = ["Client", "ClientUsing"]

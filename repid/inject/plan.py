@@ -6,7 +6,7 @@ applies. That was measured against a struct per signature, whose defaults would 
 against 230 ns for two fields.
 
 `bind` has a form for each shape of signature, so that the hot path has no branch that cannot apply. Whatever is not
-plain good JSON takes the long way, which decides anew and explains what is wrong.
+plain good JSON takes the slow path, which decodes again and explains what is wrong.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GivenValues: TypeAlias = Sequence[tuple[Callable[..., Any], Any]]
 """Functions of the scope "worker", and the values that they have given."""
 
 Decode: TypeAlias = Callable[[bytes], dict[str, Any]]
-TheLongWay: TypeAlias = Callable[[Envelope], dict[str, Any]]
+SlowPath: TypeAlias = Callable[[Envelope], dict[str, Any]]
 Bind: TypeAlias = Callable[[Envelope, Message | None], dict[str, Any]]
 
 NO_NAMES: Mapping[str, Any] = MappingProxyType({})
@@ -165,11 +165,11 @@ def _read_element(signature: Signature) -> Callable[[Envelope], Any]:
         if envelope.content_type == JSON:
             try:
                 return decode_json(envelope.payload)
-            except Exception:  # noqa: BLE001, S110  the long way raises it again and explains it
+            except Exception:  # noqa: BLE001, S110  the slow path raises it again and explains it
                 pass
-        return take_the_long_way(envelope)
+        return slow_path(envelope)
 
-    def take_the_long_way(envelope: Envelope) -> Any:
+    def slow_path(envelope: Envelope) -> Any:
         codec, payload = codec_and_payload(envelope)
         if codec.name not in decoders:
             decoders[codec.name] = codec.bare_decoder(hint)
@@ -207,8 +207,8 @@ def _bind(signature: Signature, read_by_steps: Sequence[Reader], *, strict: bool
         decoding = _Decoding(signature, _fields_of(read_by_steps), strict=strict)
         decode_json = decoding.decoder(JSON_CODEC)
         if len(messages) == 1:
-            return _bind_payload_and_message(decode_json, decoding.take_the_long_way, messages[0])
-        bind = _bind_payload(decode_json, decoding.take_the_long_way)
+            return _bind_payload_and_message(decode_json, decoding.slow_path, messages[0])
+        bind = _bind_payload(decode_json, decoding.slow_path)
         return (lambda envelope, message: bind(envelope, None) | dict.fromkeys(messages, message)) if messages else bind
     if len(messages) == 1:
         name = messages[0]
@@ -216,27 +216,27 @@ def _bind(signature: Signature, read_by_steps: Sequence[Reader], *, strict: bool
     return (lambda _, message: dict.fromkeys(messages, message)) if messages else (lambda _, __: {})
 
 
-def _bind_payload(decode_json: Decode, take_the_long_way: TheLongWay) -> Bind:
+def _bind_payload(decode_json: Decode, slow_path: SlowPath) -> Bind:
     def bind(envelope: Envelope, _: Message | None) -> dict[str, Any]:
         if envelope.content_type == JSON:
             try:
                 return decode_json(envelope.payload)
-            except Exception:  # noqa: BLE001, S110  the long way raises it again and explains it
+            except Exception:  # noqa: BLE001, S110  the slow path raises it again and explains it
                 pass
-        return take_the_long_way(envelope)
+        return slow_path(envelope)
 
     return bind
 
 
-def _bind_payload_and_message(decode_json: Decode, take_the_long_way: TheLongWay, name: str) -> Bind:
+def _bind_payload_and_message(decode_json: Decode, slow_path: SlowPath, name: str) -> Bind:
     def bind(envelope: Envelope, message: Message | None) -> dict[str, Any]:
         if envelope.content_type == JSON:
             try:
                 arguments = decode_json(envelope.payload)
-            except Exception:  # noqa: BLE001  the long way raises it again and explains it
-                arguments = take_the_long_way(envelope)
+            except Exception:  # noqa: BLE001  the slow path raises it again and explains it
+                arguments = slow_path(envelope)
         else:
-            arguments = take_the_long_way(envelope)
+            arguments = slow_path(envelope)
         arguments[name] = message
         return arguments
 
@@ -256,7 +256,7 @@ class _Decoding:
         self._strict = strict
         self._decoders: dict[str, Decode] = {}
 
-    def take_the_long_way(self, envelope: Envelope) -> dict[str, Any]:
+    def slow_path(self, envelope: Envelope) -> dict[str, Any]:
         """The arguments in any payload, or the `PayloadError` that says what is wrong with it."""
         codec, payload = codec_and_payload(envelope)
         try:

@@ -39,8 +39,8 @@ VERBS = frozenset(
 """What may be said, and asked."""
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What is said to a message, or to its outbox, with the options of `using`."""
+class VerbCall(msgspec.Struct, frozen=True):
+    """A call of a verb of a message, or of its outbox, with the options of `using`."""
 
     verb: str
     to_outbox: bool
@@ -55,9 +55,9 @@ class Way(msgspec.Struct, frozen=True):
     address: Address
     key: bytes
 
-    def say(self, said: Said) -> Any:
-        """Say it, and wait for the answer: what it returns, or raises."""
-        request = pickle.dumps(said)
+    def say(self, call: VerbCall) -> Any:
+        """Have the worker carry a call out; returns what it returns, and raises what it raises."""
+        request = pickle.dumps(call)
         try:
             with socket.socket(_family(self.address), socket.SOCK_STREAM) as connection:
                 connection.connect(self.address)
@@ -144,7 +144,7 @@ class _Saying:
         return self._say(name, options, *arguments, **keywords)
 
     def _say(self, verb: str, options: dict[str, Any], *arguments: Any, **keywords: Any) -> Any:
-        return self._way.say(Said(verb, self._verbs.of_outbox, options, arguments, keywords))
+        return self._way.say(VerbCall(verb, self._verbs.of_outbox, options, arguments, keywords))
 
 
 class ProcessOutbox(_Saying, SyncOutbox):

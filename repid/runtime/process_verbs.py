@@ -25,7 +25,7 @@ from ..ctrl_c import let_ctrl_c_through
 from ..errors import UsageError
 from ..handle import JobHandle
 from ..inject import SyncMessage
-from ..inject.process_message import KEY_LENGTH, LENGTH, VERBS, Address, Said, Sent, Way, for_process
+from ..inject.process_message import KEY_LENGTH, LENGTH, VERBS, Address, Sent, VerbCall, Way, for_process
 from ..tracebacks import is_a, name_of, text_of
 
 REQUEST_TIME = 30.0
@@ -72,7 +72,7 @@ class ProcessVerbs:
                         return
                     (length,) = LENGTH.unpack(await _receive(stream, LENGTH.size))
                     request = await _receive(stream, length)
-                answer = await _said(message, request)
+                answer = await _answer_to(message, request)
                 with trio.fail_after(REQUEST_TIME):
                     await stream.send_all(LENGTH.pack(len(answer)) + answer)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, EOFError):
@@ -89,10 +89,10 @@ async def _receive(stream: trio.SocketStream, length: int) -> bytes:
     return bytes(received)
 
 
-async def _said(message: SyncMessage, request: bytes) -> bytes:
-    """Say it, and what came of it, to be sent back."""
+async def _answer_to(message: SyncMessage, request: bytes) -> bytes:
+    """What came of a call of a verb, to be sent back."""
     try:
-        value = await _say(message, _Unpickler(io.BytesIO(request)).load())
+        value = await _carry_out(message, _Unpickler(io.BytesIO(request)).load())
         return pickle.dumps((False, _without_handles(value)))
     except BaseException as error:  # it is raised in the process
         let_ctrl_c_through(error)
@@ -112,14 +112,14 @@ def _to_raise(error: BaseException) -> bytes:
     return answer
 
 
-async def _say(message: SyncMessage, said: Said) -> Any:
-    if said.verb not in VERBS:
-        raise UsageError(f"a message has no verb {said.verb!r}")
-    target: Any = message._message.outbox if said.to_outbox else message._message  # noqa: SLF001  the other half of it
-    if said.options:
-        target = target.using(**said.options)
-    found = getattr(target, said.verb)
-    value = found(*said.arguments, **said.keywords) if callable(found) else found
+async def _carry_out(message: SyncMessage, call: VerbCall) -> Any:
+    if call.verb not in VERBS:
+        raise UsageError(f"a message has no verb {call.verb!r}")
+    target: Any = message._message.outbox if call.to_outbox else message._message  # noqa: SLF001  the other half of it
+    if call.options:
+        target = target.using(**call.options)
+    found = getattr(target, call.verb)
+    value = found(*call.arguments, **call.keywords) if callable(found) else found
     return await value if isawaitable(value) else value
 
 

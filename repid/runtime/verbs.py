@@ -51,7 +51,7 @@ class MessageContext:
         try:
             return trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
         except trio.RunFinishedError:
-            raise UsageError("the worker that ran this actor has ended, and its event loop with it") from None
+            raise _has_ended() from None
 
     def wait_for(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Make an async call in the trio run, and wait for it in this thread.
@@ -63,7 +63,7 @@ class MessageContext:
         try:
             return trio.from_thread.run(call, trio_token=self._token)
         except trio.RunFinishedError:
-            raise UsageError("the worker that ran this actor has ended, and its event loop with it") from None
+            raise _has_ended() from None
 
     def hand_over(
         self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]
@@ -92,3 +92,9 @@ class MessageContext:
         if delivery in self._ledger.holdings:
             self._reporter.note(delivery, progress)
         return trio.lowlevel.checkpoint
+
+
+def _has_ended() -> UsageError:
+    return UsageError(
+        "the worker that ran this actor has ended, and its event loop with it: use the message only while its actor runs"
+    )

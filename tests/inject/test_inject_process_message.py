@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from repid import UsageError
-from repid.inject.process_message import KEY_LENGTH, LENGTH, Said, Way
+from repid.inject.process_message import KEY_LENGTH, LENGTH, VerbCall, Way
 
 KEY = b"k" * KEY_LENGTH
-SAID = Said("progress", to_outbox=False, options={}, arguments=(0.5,), keywords={})
+CALL = VerbCall("progress", to_outbox=False, options={}, arguments=(0.5,), keywords={})
 
 
 def answered(folder: Path, answer: tuple[bool, Any]) -> tuple[Any, bytes]:
@@ -37,7 +37,7 @@ def answered(folder: Path, answer: tuple[bool, Any]) -> tuple[Any, bytes]:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            return Way(path, KEY).say(SAID), bytes(received)
+            return Way(path, KEY).say(CALL), bytes(received)
         finally:
             thread.join()
 
@@ -46,7 +46,7 @@ def test_what_is_said_comes_after_the_key_and_its_length_and_the_answer_is_retur
     value, received = answered(tmp_path, (False, "heard"))
     assert value == "heard"
     assert received[:KEY_LENGTH] == KEY
-    assert pickle.loads(received[KEY_LENGTH + LENGTH.size :]) == SAID
+    assert pickle.loads(received[KEY_LENGTH + LENGTH.size :]) == CALL
 
 
 def test_what_the_worker_raised_is_raised(tmp_path: Path) -> None:
@@ -56,4 +56,4 @@ def test_what_the_worker_raised_is_raised(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be reached any more"):
-        Way(str(tmp_path / "nobody"), KEY).say(SAID)
+        Way(str(tmp_path / "nobody"), KEY).say(CALL)

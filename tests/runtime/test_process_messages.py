@@ -19,7 +19,7 @@ from aids import UnreliableServer
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from repid import Actor, CallNext, Connection, Counts, InMemoryServer, Message, Repid, Report, Router
-from repid.inject.process_message import LENGTH, Said
+from repid.inject.process_message import LENGTH, VerbCall
 from repid.runtime.process_verbs import REQUEST_TIME, ProcessVerbs
 from repid.testing.direct import DirectMessage
 
@@ -148,7 +148,7 @@ async def test_a_run_that_has_ended_is_not_heard_any_more(app: Repid, router: Ro
 async def test_what_a_process_says_may_come_in_pieces() -> None:
     verbs = ProcessVerbs("nowhere")
     ours, theirs = memory_stream_pair()
-    request = pickle.dumps(Said("sing", to_outbox=False, options={}, arguments=(), keywords={}))
+    request = pickle.dumps(VerbCall("sing", to_outbox=False, options={}, arguments=(), keywords={}))
     async with trio.open_nursery() as nursery:
         with verbs.lent(DirectMessage().for_threads) as stand_in:
             nursery.start_soon(verbs.answer, cast("trio.SocketStream", ours))
