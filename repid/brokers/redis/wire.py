@@ -208,10 +208,13 @@ class Connection:
             raise ConnectionResetError("the server closed the connection")
         self._parser.feed(bytes(data))
         while (reply := self._parser.gets()) is not _MORE:
-            if type(reply) is not hiredis.PushNotification:
+            if type(reply) is hiredis.PushNotification:
+                if self.told is not None:
+                    self.told(reply)
+            elif self._line:
                 self._line.popleft().answer(reply)
-            elif self.told is not None:
-                self.told(reply)
+            else:  # or the connection was given up, and this is the answer to an earlier command
+                raise hiredis.ProtocolError("the server answered what nobody had asked")
 
     def _broken(self) -> BrokerUnavailable:
         error = self._ended
@@ -222,6 +225,8 @@ class Connection:
     def _end(self, error: Exception) -> None:
         self._ended = self._ended or error
         self._end_seen.set()
+        if self._watch is not None:
+            self._watch.cancel()
         while self._line:
             self._line.popleft().answer(self._ended)
 
