@@ -75,7 +75,7 @@ class Reader:
         ledger = self._ledger
         while ledger.started < ledger.messages_limit:
             limit, refill_at = self._room()
-            if refill_at == math.inf:
+            if refill_at == math.inf or (limit <= 0 and self._crew.only_gathers):
                 self._crew.start_gathered()  # nothing more can come to them
             if ledger.suspects and limit > 0 and await self._serve_suspects(limit):
                 continue

@@ -111,3 +111,20 @@ async def test_a_burst_starts_a_batch_when_the_run_beside_it_has_ended(app: Repi
     began = trio.current_time()
     assert (await app.run_worker(burst=True)).succeeded == 2
     assert trio.current_time() - began < 10 * TRIP
+
+
+async def test_a_burst_starts_a_batch_beside_which_nothing_has_room(app: Repid, router: Router) -> None:
+    """The other message was left without a verdict, and takes up all that the worker may run."""
+
+    @router.actor(batch=10, batch_wait=30)
+    async def write(rows: list[dict[str, Any]]) -> None: ...
+
+    @router.actor(confirmation_mode="manual")
+    async def job() -> None: ...
+
+    await send(app, "write")
+    await send(app, "job")
+    began = trio.current_time()
+    report = await app.run_worker(burst=True, tasks_limit=1)
+    assert (report.succeeded, report.released) == (1, 1)
+    assert trio.current_time() - began < 10 * TRIP
