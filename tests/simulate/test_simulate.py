@@ -17,10 +17,12 @@ import trio._core._run as trio_run
 from defects import DEFECTS
 
 from repid import Bounds, Router
-from repid.delivery import WhenFull
+from repid.delivery import Delivery, WhenFull
+from repid.envelope import Envelope, Options
+from repid.ports import ANYTHING, Claimed
 from repid.testing.simulate import BadHistory, Scenario, Send, fleet, simulate
 from repid.testing.simulate.__main__ import main
-from repid.testing.simulate.account import Violation
+from repid.testing.simulate.account import Account, Disturbances, Violation
 from repid.testing.simulate.clock import VirtualClock
 from repid.testing.simulate.plan import FAULTS, Stage, draw_plan
 from repid.testing.simulate.seeding import seeded
@@ -300,3 +302,16 @@ def test_the_command_says_what_is_wrong(wrong: list[str], capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main(wrong)
     assert wrong[1] in capsys.readouterr().err
+
+
+def test_dead_messages_are_revived_in_the_order_in_which_they_expired() -> None:
+    """Nothing need be asked of the engine between two moments in which messages expire."""
+    account = Account(60.0, Disturbances())
+    long, short = (Envelope(f"{ttl}", "work", b"", options=Options(ttl=ttl)) for ttl in (2.0, 1.0))
+    account.judge(0.0, "producer", "publish", ([long, short],), [None, None])
+    account.judge(0.0, "worker", "subscribe", ("c", {"work": None}), None)
+    account.judge(3.0, "producer", "revive", ("work", None), [None, None])
+    first = Claimed([Delivery(short, 1, 0, b"token")])
+    account.judge(3.0, "worker", "claim", ("c", 1, ANYTHING), first)
+    with pytest.raises(Violation, match="was handed out although it is leased"):
+        account.judge(3.0, "worker", "claim", ("c", 1, ANYTHING), first)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -506,13 +507,12 @@ class Account:
             self._expires_next = min(self._expires_next, entry.expires_at)
 
     def _expire(self, now: float) -> None:
-        self._expires_next = math.inf
-        for entry in self.entries.values():
-            if entry.place == "waiting" and not entry.has_started:
-                if entry.expires_at <= now:
-                    self._bury(entry, "expired")
-                else:
-                    self._expires_next = min(self._expires_next, entry.expires_at)
+        waiting = [entry for entry in self.entries.values() if entry.place == "waiting" and not entry.has_started]
+        expired = [entry for entry in waiting if entry.expires_at <= now]
+        expired.sort(key=attrgetter("expires_at"))  # they are revived in the order of their deaths
+        for entry in expired:
+            self._bury(entry, "expired")
+        self._expires_next = min((entry.expires_at for entry in waiting if entry.expires_at > now), default=math.inf)
 
     def _leave(self, entry: Entry, end: ResultState) -> None:
         entry.place, entry.token, entry.end = "gone", None, end
