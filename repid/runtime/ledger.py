@@ -6,7 +6,8 @@ synchronous, so no other task ever sees half of a change. What holds between any
 * `held`, `parked` and `running` are the numbers of holdings in these states; `kept` is the number of those whose lease
   is ours and whose actor left them without a verdict. What is asked for with each run is counted along.
 * `holdings` has exactly the deliveries whose lease is ours, from `lease` to `settled`, `lost` or `abandon`, and `size`
-  the bytes of their payloads. One that is not ours is never settled, and is dropped when its turn comes.
+  the bytes of their payloads. One that is not ours is never settled, and is dropped when its turn comes. `size_aside` is
+  the part of `size` that does not count for `claim_bytes`, and that of leases which were lost since, until they are answered.
 * A limit of an actor counts in `claimed` what is held, parked or running for it, in `busy` what is running. Batches
   count there as runs, from the moment when an executor is told to start one.
 * `unsettled` verdicts were handed over and are not answered; each leaves that number once, by `settled`, unless it is
@@ -99,6 +100,7 @@ class Ledger:
         self.kept = 0
         self.unsettled = 0
         self.set_aside = 0
+        self.size_aside = 0
         """Verdicts that wait for room for their outbox; they are not among the unsettled."""
         self.begun = 0
         """How many runs were begun."""
@@ -146,9 +148,16 @@ class Ledger:
         return len(self.holdings) > self.kept
 
     @property
+    def size_in_hand(self) -> int:
+        """Bytes of payload that count for `claim_bytes`: without those that wait for room in another queue, which messages
+        that are claimed must make.
+        """
+        return self.size - self.size_aside
+
+    @property
     def size_left(self) -> float:
         """How many more bytes of payload may be claimed."""
-        return max(0.0, self.claim_bytes - self.size)
+        return max(0.0, self.claim_bytes - self.size_in_hand)
 
     @property
     def first_left(self) -> float:
@@ -156,7 +165,7 @@ class Ledger:
 
         Otherwise a message that is nearly as big as the bound would wait until all small ones have ended.
         """
-        return math.inf if 2 * self.size <= self.claim_bytes else self.size_left
+        return math.inf if 2 * self.size_in_hand <= self.claim_bytes else self.size_left
 
     def lease(
         self, deliveries: Sequence[Delivery], runners: Sequence[ActorRunner | None], asked: float, lease_timeout: float
@@ -372,10 +381,13 @@ class Ledger:
         for holding in holdings:
             holding.has_verdict = True
 
-    def put_aside(self, count: int) -> None:
-        """So many verdicts wait for room from now on; below 0: they are tried again."""
+    def put_aside(self, count: int, size: int = 0) -> None:
+        """So many verdicts wait for room from now on; below 0: they are tried again. `size`: the bytes of those messages
+        whose kind is not claimed meanwhile.
+        """
         self.unsettled -= count
         self.set_aside += count
+        self.size_aside += size
         self._executors.unpark_all()
         self.notify()
 

@@ -71,7 +71,7 @@ class SetAside:
     def close(self) -> list[Settlement]:
         """Give up all, when the tasks have ended. From now on nothing can be added."""
         left = self.all
-        self._ledger.put_aside(-len(left))
+        self._ledger.put_aside(-len(left), -self._ledger.size_aside)
         self._by_queue.clear()
         self._nursery = None
         return left
@@ -135,8 +135,7 @@ class SetAside:
 
     def _count(self, queue: str, settlements: Sequence[Settlement], step: int) -> None:
         """Note that these wait for room in the queue from now on (step 1) or do not any more (step -1)."""
-        self._ledger.put_aside(step * len(settlements))
-        had = len(self.sources)
+        had, size = len(self.sources), 0
         for settlement in settlements:
             envelope = settlement.delivery.envelope
             if envelope.queue != queue and envelope.topic is not None:
@@ -144,6 +143,8 @@ class SetAside:
                 self.sources[source] += step
                 if not self.sources[source]:
                     del self.sources[source]
+                size += len(envelope.payload)
+        self._ledger.put_aside(step * len(settlements), step * size)
         if len(self.sources) < had:
             self.on_room()
 

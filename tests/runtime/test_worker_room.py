@@ -60,6 +60,24 @@ async def test_a_pipeline_holds_no_more_than_its_bounds(autojump_clock: MockCloc
     assert most_parsed <= 20
 
 
+async def test_what_waits_for_room_leaves_claim_bytes_to_those_who_make_it(autojump_clock: MockClock) -> None:
+    first, second = Router(channel="lines"), Router(channel="parsed", max_size=1)
+
+    @first.actor
+    async def parse(data: str, message: Message = INJECTED) -> None:
+        await message.outbox.enqueue(store, data)
+
+    @second.actor
+    async def store(data: str) -> None:
+        await trio.sleep(1)
+
+    app = make_app(first, second)
+    async with app.magic():
+        await app.enqueue_many(parse, ["x" * 100] * 10)
+        report = await app.run_worker(burst=True, claim_bytes=150)
+    assert report == Report(processed=20, succeeded=20)
+
+
 async def test_a_call_that_waits_for_room_is_seen_in_the_statistics(autojump_clock: MockClock) -> None:
     router = Router(channel="in")
 
