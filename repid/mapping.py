@@ -374,14 +374,16 @@ class Results(Generic[R]):
             self._arrived += 1
 
     async def _send(self, *, again: bool = False) -> None:
-        """Publish what is unsent. If that was tried before, what is alive under its id was published then."""
+        """Publish what is unsent. If that was tried before, what is there or has ended was published then: it is left out at
+        once, since some of it may end while the others wait for room in their queue.
+        """
         plan = self._plan
-        if again and plan.store is plan.broker:  # a full queue took some, and they have ended since: not once more
-            stored = await plan.store.fetch_results([envelope.id for envelope in self._unsent])
-            self._take_in(self._following.handed_over())  # without an await between this and the publishing
-            left = self._numbers
+        if again:
+            looks = await self._following.look([(envelope.id, envelope.id) for envelope in self._unsent])
             self._unsent = [
-                one for one, result in zip(self._unsent, stored, strict=True) if not result and one.id in left
+                envelope
+                for envelope, seen in zip(self._unsent, looks, strict=True)
+                if seen.state == "gone" and seen.result is None and envelope.id in self._numbers
             ]
         envelopes = self._unsent
         if plan.terms.due_at is not None and envelopes:
@@ -399,8 +401,7 @@ class Results(Generic[R]):
         for outcome in refused.values():
             raise outcome
 
-    def _take_in(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> list[tuple[str, str]]:
-        """Take in the results of calls that have ended. Returns the calls that came without theirs."""
+    async def _collect(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> None:
         missing: list[tuple[str, str]] = []
         numbers, put, to_remove = self._numbers, self._put, self._to_remove
         for message, snapshot in ended:
@@ -412,10 +413,6 @@ class Results(Generic[R]):
                 if result.expires_at > result.finished_at:  # else it was not stored
                     to_remove.append(result)
         self._line_up()
-        return missing
-
-    async def _collect(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> None:
-        missing = self._take_in(ended)
         if missing:
             try:
                 stored = await self._plan.store.fetch_results([id_ for _, id_ in missing])

@@ -277,8 +277,8 @@ class Followed(Protocol):
         """
         ...
 
-    def handed_over(self) -> list[tuple[tuple[str, str], Snapshot]]:
-        """Those that have ended, and whose results were taken, since the last call of this or `ended`."""
+    async def look(self, messages: Sequence[tuple[str, str]]) -> list[Snapshot]:
+        """How these stand now, whether they are followed or not. A result that was taken and not told of yet is there, too."""
         ...
 
     def wake(self) -> None:

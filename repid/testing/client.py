@@ -377,7 +377,7 @@ class _Attended:
         self._following = following
         self.add = following.add
         self.wake = following.wake
-        self.handed_over = following.handed_over
+        self.look = following.look
 
     async def ended(self) -> list[tuple[tuple[str, str], Snapshot]]:
         """Wait until some have ended, and have them run."""

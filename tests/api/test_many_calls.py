@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, S
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +329,38 @@ async def test_a_read_that_is_cancelled_loses_nothing_wherever_it_was(autojump_c
             if len(found) == 3:
                 break
         assert found == [3, 1, 2]
+
+
+async def test_no_call_is_run_twice_where_reads_are_cancelled_while_a_full_queue_takes_the_calls(many: Repid) -> None:
+    runs: Counter[int] = Counter()
+    patience = cycle([0.25, 0.45, 0.65, 5.0])
+    queue = Router(queue="full")
+
+    @queue.actor
+    async def note(number: int) -> int:
+        await trio.sleep(0.1)
+        runs[number] += 1
+        return number
+
+    many.include_router(queue)
+    await Queue("full", max_size=2, app=many).declare()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(many.run_worker, tasks_limit=1))
+
+        async def send_others() -> None:
+            for number in range(100, 120):
+                await many.enqueue(note, number)
+
+        for _ in range(3):
+            nursery.start_soon(send_others)
+        found: list[int] = []
+        async with many.map(note, range(20), limit=10) as results:
+            while len(found) < 20:
+                with trio.move_on_after(next(patience)):
+                    found.append(await anext(results))
+        nursery.cancel_scope.cancel()
+    assert sorted(found) == list(range(20))
+    assert max(runs[number] for number in range(20)) == 1
 
 
 async def test_calls_that_are_due_later_are_followed_also_if_a_read_was_cancelled_before_they_were_sent(

@@ -128,6 +128,25 @@ async def test_the_end_of_a_message_is_told_also_where_there_is_no_result_to_tak
             assert ends == [("gone", None), ("dead", None)]
 
 
+async def test_an_end_without_a_result_is_told_although_results_are_handed_over_all_the_time(
+    autojump_clock: MockClock,
+) -> None:
+    server = InMemoryServer()
+    ended: list[str] = []
+    async with server.connection():
+        await server.declare(["q", "flushed"])
+        with server.follow() as following:
+            following.add([("b", "b")], look_first=False, take_results=True)
+            await server.publish([Envelope("b", "flushed", b"")])
+            await server.flush("flushed")
+            for _ in range(3):
+                following.add([PAIR], look_first=False, take_results=True)
+                await publish(server)
+                await end(server)
+                ended += [message[0] for message, _ in await following.ended()]
+    assert sorted(ended) == ["a", "a", "a", "b"]
+
+
 async def test_a_result_that_comes_by_a_look_is_told_once(autojump_clock: MockClock) -> None:
     server = InMemoryServer()
     async with server.connection():

@@ -186,10 +186,11 @@ class Following:
             self._check()
             if self._taken:
                 await self._let_more_come()
-                return self.handed_over()
             subscription.is_fresh = False
-            ended = await self._look_again()
-            if ended or self._is_woken:
+            ended = await self._look_again()  # also while results are handed over: others may end without one
+            if ended or self._taken or self._is_woken:
+                ended += self._taken
+                self._taken.clear()
                 self._is_woken = False
                 return ended
             if not subscription.changed:
@@ -199,10 +200,15 @@ class Following:
                     unread_at = math.inf
                     await self._watchers.unread.look(self._queues())
 
-    def handed_over(self) -> list[tuple[Ids, Snapshot]]:
-        """Those that have ended, and whose results were taken, since the last call of this or `ended`."""
-        taken, self._taken = self._taken, []
-        return taken
+    async def look(self, messages: Sequence[Ids]) -> list[Snapshot]:
+        """How these stand now, whether they are followed or not. What was handed over, and is not told of yet, has its
+        result.
+        """
+        found: list[Snapshot] = []
+        for start in range(0, len(messages), LARGEST_LOOK):
+            found += [sight.snapshot for sight in await self._look(messages[start : start + LARGEST_LOOK])]
+        taken = dict(self._taken)
+        return [taken.get(message, snapshot) for message, snapshot in zip(messages, found, strict=True)]
 
     async def _let_more_come(self) -> None:
         """Where several have come, wait as long as more do in every turn: many at once cost less."""
