@@ -137,7 +137,7 @@ class Guest(Bridge):
             raise
 
     def _ended(self, outcome: Any) -> None:
-        """Trio is over. What breaks it is reported to all whom it concerns; Ctrl-C, if trio was told, to the loop."""
+        """Trio is over. What breaks it is reported to all that it concerns; Ctrl-C, if trio was told, to the loop."""
         if self._done.done():  # given up before
             return
         self._over()

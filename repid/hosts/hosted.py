@@ -53,7 +53,7 @@ class Turns:
     A pause in every call costs several times what such a call does. So there is one when `TURN` seconds have passed
     since the last one, and the cancellation of a trio task is looked at in every call, which costs little.
 
-    A trio task pauses best after the work (`give`): whom the work has woken then runs in this very pause. An asyncio
+    A trio task pauses best after the work (`give`): a task that the work has woken then runs in this very pause. An asyncio
     task has to pause before it (`take`): a pause that is cancelled cannot say there that the work was done.
     """
 

@@ -37,7 +37,7 @@ class Timed(Coroutine[Any, Any, Any]):
         self._coroutine = coroutine
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)  # cr_frame and the like, for whoever prints a task
+        return getattr(self._coroutine, name)  # cr_frame and the like, for code that prints a task
 
     def send(self, value: Any) -> Any:
         """The task's next step."""
@@ -145,7 +145,7 @@ class Begun(Coroutine[Any, Any, Any]):
         self.error: BaseException | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)  # cr_frame and the like, for whoever prints a task
+        return getattr(self._coroutine, name)  # cr_frame and the like, for code that prints a task
 
     def waits_for(self, first: Any) -> None:
         """Its first step has ended with this, which is what it waits for."""
@@ -379,7 +379,7 @@ async def wait_for(task: asyncio.Task[Any]) -> Callable[[], NoReturn] | None:
     if task.cancelled():
         if cancel is not None:
             cancel()
-        await trio.lowlevel.checkpoint()  # whoever cancelled the task may have cancelled us as well
+        await trio.lowlevel.checkpoint()  # what cancelled the task may have cancelled us as well
     elif cancel is not None and (error := task.exception()) is not None:
         trace_back(error, cancel)
     return cancel

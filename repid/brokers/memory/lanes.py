@@ -109,7 +109,7 @@ class Lane:
 class Heads:
     """Finds the first messages of many lanes without a look at each.
 
-    Every head of a live lane is in `_entries`, a heap, unless the lane is in `changed`. Whoever puts something into a
+    Every head of a live lane is in `_entries`, a heap, unless the lane is in `changed`. Code that puts something into a
     lane, or takes something out, enters the lane there; then the next search takes its heads in. An entry that is no
     head any more, or is there twice, is dropped when its turn comes, or when such entries are most.
     """

@@ -1,4 +1,4 @@
-"""Looking at a store without changing where anything is (but for what has become due or expired by now)."""
+"""Looking at a store without changing where anything is (except what has become due or has expired by now)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Bounded queues: what waits in them, and what has room. The rules are `repid.delivery.bounds`.
 
-Whoever sends to a bounded queue holds its row until the end of the transaction, so that two do not take the same room; what
-waits is counted then, and no further than the bound. Publishing in a transaction of the caller's own counts without holding the
+A transaction that sends to a bounded queue locks the row of that queue until it ends, so that two do not take the same room.
+Then it counts what waits, and no further than the bound. Publishing in a transaction of the caller's own counts without holding the
 row: it would keep all other senders waiting for as long as that transaction lasts.
 """
 

@@ -7,7 +7,7 @@ finds all it wants locked is answered with nothing although there may soon be so
 (`BUSY`).
 
 Before each claim what has fallen due is made ready, in the same round trip. What has expired is passed over, and buried
-by whoever sees that it has.
+by the process that sees it.
 
 A claim may be answered before it is on the disk: if the server crashes, the message is ready again. What the sequence
 of tokens has given out may be forgotten then, too, so a token also has 31 bits of chance: it is never another lease's.
@@ -261,7 +261,7 @@ class Fronts:
     Theory. They walk over whatever was made ready, or ended, before, as they would in a lane (`Marks`). What is scheduled is due later
     than the moment at which that is written, so what is due, or expires, before both the first one that a look found and the time of
     that look can only be what was committed late, or came back. That waits for a look from the start, which is made now and then
-    (`_Starts`), and by whoever finds nothing else to claim.
+    (`_Starts`), and by each claim that finds nothing else.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The declared queues, their lanes, and who takes what, as all processes see them.
 
-A copy of three tables. Whoever changes them counts `meta.directory` up in the same transaction, and does that first: so
-those who change them wait for one another, in one order. A statement that acts on what the copy says also says which
+A copy of three tables. A transaction that changes them counts `meta.directory` up first: so those that change them wait for
+one another, in one order. A statement that acts on what the copy says also says which
 version that is; if the database has another one, it does nothing, and is made again with a new copy.
 """
 
@@ -32,9 +32,9 @@ _QUEUES = statement("SELECT id, name, paused, bounds FROM {s}.queue")
 _LANES = statement("SELECT id, queue, topic, suspects, priority FROM {s}.lane ORDER BY id")
 _CONSUMERS = statement("SELECT id, until, takes FROM {s}.consumer")
 GATE = "EXISTS (SELECT FROM {s}.lane)"
-"""A condition of each first statement of a transaction that puts rows into lanes. It locks the table of lanes, so
-whoever deletes a queue waits for that transaction and sees its rows; and it waits for him, and sees the new version
-then. With the version alone, what is stored while a queue is deleted would stay in a lane that is no more.
+"""A condition of each first statement of a transaction that puts rows into lanes. It locks the table of lanes. So a
+transaction that deletes a queue waits for this one and sees its rows; and this one waits for that one, and sees the new
+version then. With the version alone, what is stored while a queue is deleted would stay in a lane that does not exist.
 """
 
 TOUCH = Step(statement("UPDATE {s}.meta SET directory = directory + 1"))

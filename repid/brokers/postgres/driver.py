@@ -161,7 +161,7 @@ class PostgresDriver:
         raise AssertionError  # `_answered` raises
 
     async def migration_sql(self) -> str:
-        """What `migrate` would do, for whoever does it by hand; empty if there is nothing to do."""
+        """What `migrate` would do, for those who do it by hand; empty if there is nothing to do."""
         with closing(await self._connect()) as wire, _answered():
             version = await schema.version_of(wire, self._schema)
         return schema.script(self._schema, version) if version < len(schema.MIGRATIONS) else ""

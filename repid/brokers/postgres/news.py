@@ -1,11 +1,11 @@
 """News of the database on its way to the one task that waits for it.
 
 Theory. A NOTIFY makes transactions that commit at the same time wait for one another, so no process notifies unless
-another waits. A process that is about to wait says so first: a row in `sleeper`. Then everybody looks once more, and
-only then it waits. Whoever has changed something looks for such rows *after* its own transaction was committed, removes
-those whom the change concerns and notifies once for all of them. So either the change is seen by that last look, or the
-row is seen by whoever made the change. Between being woken and saying anew that it waits a process is not notified
-again, however much happens.
+another waits. A process that is about to wait says so first: it writes a row in `sleeper`. Then it looks once more, and
+only then it waits. A process that has changed something looks for such rows *after* its own transaction was committed,
+removes the rows of those that the change concerns, and notifies once for all of them. So one of two things is true: the
+last look has seen the change, or the process that made the change has seen the row. From the moment when it is woken until
+it says again that it waits, a process is not notified, however much happens.
 
 Where notifications do not get through (a pooler in transaction mode, `listen=False`), the process looks now and then
 whether its row is still there: the same flag, polled. And every `CHECK` seconds everything is told to have changed, so
@@ -65,7 +65,6 @@ _IS_ASLEEP = statement("SELECT 1 FROM {s}.sleeper WHERE id = $1", "int8")
 _LEAVE = statement("DELETE FROM {s}.sleeper WHERE id = $1", "int8")
 NEW_MEMBER = Step(statement("SELECT nextval('{s}.member')"))
 BURY_SLEEPERS = Step(statement("DELETE FROM {s}.sleeper WHERE until < {s}.clock()"))
-IS_WATCHED = Step(statement("SELECT EXISTS (SELECT FROM {s}.sleeper WHERE ids <> '{}')"))
 
 
 def channel_of(schema: str) -> str:
@@ -99,7 +98,7 @@ class NewsBox:
     # Waking others
 
     def waking(self, *, ready: bool, ids: Iterable[str] = ()) -> Step:
-        """What wakes the others whom this concerns; for a transaction of its own, behind the one that made the change."""
+        """What wakes the others that this concerns; for a transaction of its own, behind the one that made the change."""
         keys = [] if ready else [to_key(id_) for id_ in ids]  # where something is ready all are woken
         return Step(_WAKE, (self._member, ready, keys, self._channel))
 

@@ -39,7 +39,7 @@ BATCH = 4096
 """Messages that one statement stores at most; a message's `seq` is its batch times this and its place there."""
 
 UNCHECKED = -1
-"""In place of a version of the directory: whoever publishes holds it."""
+"""In place of a version of the directory: the transaction that publishes has locked it."""
 
 _USUAL_OFFSET = offset_of(NO_OPTIONS, micros)
 
@@ -408,7 +408,7 @@ async def revive(pool: Pool, directory: Directory, queue: str, keys: Collection[
 
 
 async def store_dead(pool: Pool, messages: Sequence[BrowsedMessage]) -> None:
-    """Keep these as dead letters, but for those that are kept already."""
+    """Keep these as dead letters, except those that are kept already."""
     sending = Sending([message.envelope for message in messages])
     async with transaction(pool) as wire:
         await wire.run([KEEP_DIRECTORY])

@@ -162,7 +162,7 @@ _DELETE_REST = [
     statement("DELETE FROM {s}.queue WHERE id = $1", "int8"),
 ]
 _SHORT_WAIT = Step(statement("SET LOCAL lock_timeout = '1s'"))
-"""Whoever publishes waits behind us as long as we wait for a transaction that is open."""
+"""All that publish wait behind us as long as we wait for a transaction that is open."""
 
 _LOCK_LANES = statement("LOCK TABLE {s}.lane IN ACCESS EXCLUSIVE MODE")
 

@@ -215,7 +215,7 @@ class RedisDriver:
             raise BrokerUnavailable(
                 f"{self._address} has {found.get('connected_slaves', 0)} replicas, but wait_replicas={self._wait_replicas}"
             )
-        await wire.command(b"PUBLISH", self._channel, b"e")  # whoever may not do that may not subscribe
+        await wire.command(b"PUBLISH", self._channel, b"e")  # a user who may not do that may not subscribe
         await wire.run("beat", self._signs_of_life())
 
     def _signs_of_life(self) -> tuple[int, list[tuple[bytes, list[bytes]]]]:

@@ -1,15 +1,15 @@
 """The connections to one server: one for calls, one on which the server tells news.
 
 Theory. Requests on one connection are sent at once and answered in their order, so concurrent calls need no pool:
-whoever asks puts a request in line. What is asked while somebody sends goes with that one's next piece. Replies are
+each call puts a request in line. What is asked while a task sends goes with the next piece of that task. Replies are
 read, and commands written, by hiredis, which is the parser of Redis' own client.
 
 One task at a time reads, and hands the answers out. On the connection for calls that is a task that waits for an answer
 itself: so one call at a time takes one turn of the event loop, not two. When it has its answer, the first of the others
 that wait goes on. Reading waits only for the socket, and what was read is parsed and handed out without a checkpoint: a
 task that is cancelled leaves nothing half read. While nobody asks for `IDLE_TIME`, the connection is watched, so that
-its end is noticed; who asks then ends the watch. The connection for news always has its reader. Whoever reads when the
-connection is given up is woken by its closing.
+its end is noticed; the next call ends the watch. The connection for news always has its reader. A task that reads when
+the connection is given up is woken by its closing.
 
 coredis was tried first. It runs well on trio, but one call goes through two tasks, three channels and a dozen objects
 of its: a PING cost 214 µs of processor time, and here a fifth of that. In batches this does not matter; for one message

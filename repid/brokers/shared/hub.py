@@ -10,8 +10,8 @@ The driver's `news` is called only while a task waits. Its first answer may tell
 that costs one call too many, never one too few.
 
 A driver that can (`TellingDriver`) tells its news at once, too. Then those who follow the leader do not wait until that has
-had its turn, and the leader has none if the news is not for it. A leader whom it is for is not woken by this, but by
-its own call of `news`, which returns: to cancel that call would take longer.
+had its turn, and the leader has none if the news is not for it. If it is for the leader, that is not woken by this, but
+by its own call of `news`, which returns: to cancel that call would take longer.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ class Hub:
         return has_news
 
     def tell(self, news: News) -> None:
-        """Wake every task whom this news concerns."""
+        """Wake every task that this news concerns."""
         for subscription in self._subscriptions:
             if subscription.is_concerned_by(news):
                 subscription.wake()
 
     def tell_at_once(self, news: News) -> bool:
-        """Wake every task whom this news concerns, except the leader. Returns whether it concerns that, too: then its call
+        """Wake every task that this news concerns, except the leader. Returns whether it concerns the leader, too: then its call
         of `news` must return.
         """
         is_for_leader = False

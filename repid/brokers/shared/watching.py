@@ -3,7 +3,7 @@
 Theory. A watcher subscribes to news of its two ids, looks, and waits while what it sees is what it has seen. Looks that
 are asked for at the same time become one call of the driver (`Coalescer`), so a thousand watchers that are woken
 together cost one request. `watched` counts who watches which id for every change of it, and has 0 where only followers
-do, for whom the end counts; the driver is given it at its link and tells news of these ids only.
+do, which wait for the end alone; the driver is given it at its link and tells news of these ids only.
 
 `Following` is one task that watches many messages until each has ended. It has one subscription for all of them, which
 notes the ids that news tells of, and looks at these only, in one call. So ten thousand results cost as many requests as
@@ -12,8 +12,8 @@ engine may tell only of what was looked at. A local engine tells of every id in 
 out for what is about to be published without a ttl: time alone does not end it.
 
 A result that only the following task wants is not stored at all by an engine that can (`HandingDriver`): in the step in
-which it would be stored it is put down here, and its message is followed no more. Whoever else begins to watch or follow
-it before that has it stored.
+which it would be stored it is put down here, and its message is followed no more. If another task begins to watch or
+follow it before that, it is stored.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Theory. A thread that looks at the file many times a second to see what other processes do costs one or two per cent of
 a core. Linux can tell it instead. Each commit appends to the write-ahead log (the WAL), and the log stays the same file
 while any connection is open. So one watch on the log tells of every commit, our own included, as soon as it begins to
-be written (`BEGUN`); whoever is told must look a few times until the commit is complete. Nothing that SQLite does then
+be written (`BEGUN`); the thread that is told must look a few times until the commit is complete. Nothing that SQLite does then
 touches the log, so repid itself says that it is: it opens the log for reading, as nobody else does, and closes it
 (`tell_done`, four microseconds), and the same watch tells of that (`DONE`).
 

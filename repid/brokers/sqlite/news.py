@@ -72,7 +72,7 @@ class NewsBox:
     def _deliver(self) -> None:
         """Notes have come while a task waits."""
         waiting = self._waiting
-        if waiting is None or not self._notes:  # whoever waits next finds them, or somebody has
+        if waiting is None or not self._notes:  # the next task that waits finds them, or they are taken
             return
         if self._tell is None:
             waiting.set()

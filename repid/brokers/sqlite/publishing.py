@@ -184,7 +184,7 @@ def publish_declaring(
 
 
 def store_dead(store: Store, messages: Sequence[BrowsedMessage], bodies: Sequence[Body]) -> None:
-    """Keep these as dead letters, but for those that are kept already."""
+    """Keep these as dead letters, except those that are kept already."""
     for message, body in zip(messages, bodies, strict=True):
         envelope = message.envelope
         channel = store.directory.channel(envelope.queue)

@@ -23,7 +23,7 @@ was taken is always answered or put back, also when the thread fails in between 
 A caller that comes while no other one waits for the bell (`bell`) waits for it itself, and is woken by it a turn earlier
 than by trio's own queue. Others that are answered in the same step are woken by that caller, all others by trio's queue.
 Who waits for the bell is `_listener`, from before its request is in the queue until the bell has woken it or it has
-withdrawn; so whoever is answered is found there if it has to be.
+withdrawn; so a request that is answered is found there if it has to be.
 
 A fork is invisible here: the thread closes the file and opens it again, and what waits stays in the queue. The child
 never touches the queue of its parent.
