@@ -209,7 +209,10 @@ class DuplicateId(BrokerRefused):
     """A message with this id is ready, scheduled or leased: the new one was not published."""
 
     def __init__(self, id_: str, queue: str) -> None:
-        super().__init__(f"message {id_!r} was not published to {queue!r}: one with the same id is still alive")
+        super().__init__(
+            f"message {id_!r} was not published to {queue!r}: one with the same id is still alive; "
+            "give it another id, or send it when that one has ended"
+        )
         self.id = id_
         self.queue = queue
 
