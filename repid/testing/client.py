@@ -24,7 +24,7 @@ from ..actors import Actor, overridden
 from ..app import Repid
 from ..brokers import Server
 from ..envelope import Envelope
-from ..errors import ConfigurationError, PayloadError, UsageError, did_you_mean
+from ..errors import BrokerRefused, ConfigurationError, PayloadError, UsageError, did_you_mean
 from ..hosts import host_backend, hosted, hosted_context
 from ..inject import GivenValues, Overrides
 from ..names import check_count, check_duration
@@ -46,8 +46,8 @@ class TestClient(Producer):
     In the block every server of the app is a fresh one in memory, and so is its store of results. The app is open and
     the current one: `app.send_message_json`, `Job`, `Queue` and the rest work as in production, with the same codec and
     the same table of fates. Nothing runs by itself: `process_next` runs one message, `drain` all that are ready,
-    `advance` lets time pass. Only who waits for a job (`app.call`, `app.map`, `app.gather`, `handle.wait`) has the
-    messages run that are ready meanwhile. Each runs the worker of production until it is done, and tells every run.
+    `advance` lets time pass. Only who waits for a job (`app.call`, `app.map`, `app.gather`, `handle.wait`), or for room
+    in a full queue, has the messages run that are ready meanwhile. Each runs the worker of production until it is done, and tells every run.
     What a worker opens for all its runs (`app.lifespan`, dependencies of the scope "worker") is open from the beginning
     of the block to its end.
 
@@ -309,7 +309,7 @@ class TestClient(Producer):
 
 
 class _AttendedServer(Server):
-    """A server of a test: while somebody waits for a job there, a worker runs. Nothing else would end the waiting.
+    """A server of a test: while somebody waits for a job or for room there, a worker runs. Nothing else would end that.
 
     All who wait at the same time share one, which stops when the last of them has what it waited for: one may be a run
     of this worker itself. If its waiting is cancelled in whose nursery it runs, so is the worker, and the next one who
@@ -342,6 +342,18 @@ class _AttendedServer(Server):
         """As every server."""
         with super().follow(queues) as following:
             yield _Attended(following, self._attended)
+
+    @hosted
+    async def _publish_behind_others(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        async with self._attended():
+            return await super()._publish_behind_others(envelopes)
+
+    @hosted
+    async def _wait_for_room(
+        self, envelopes: Sequence[Envelope], outcomes: Sequence[BrokerRefused | None]
+    ) -> list[BrokerRefused | None]:
+        async with self._attended():
+            return await super()._wait_for_room(envelopes, outcomes)
 
     @asynccontextmanager
     async def _attended(self) -> AsyncGenerator[None, None]:

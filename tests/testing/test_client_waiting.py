@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from repid import JobFailed, Repid, Router
+from repid import INJECTED, JobFailed, Message, Repid, Router
 from repid.testing import TestClient
 
 router = Router(channel="work", store_result=True)
@@ -50,6 +50,23 @@ async def ask_many(numbers: list[int]) -> int:
 
 
 app.include_router(router)
+
+bounded = Router(channel="bounded", max_size=2)
+bounded_app = Repid()
+
+
+@bounded.actor
+async def keep(number: int) -> int:
+    return number
+
+
+@router.actor
+async def pass_on(number: int, message: Message = INJECTED) -> None:
+    await message.enqueue(keep, number)
+
+
+bounded_app.include_router(bounded)
+bounded_app.include_router(router)
 
 
 async def test_a_call_comes_back(autojump_clock: object) -> None:
@@ -127,5 +144,36 @@ def test_a_call_comes_back_under_asyncio_and_from_a_thread() -> None:
             assert await app.call(double_in_a_thread, 3) == 6
             async with app.map(ask, range(5), limit=2) as answers:
                 assert [each async for each in answers] == [1, 3, 5, 7, 9]
+
+    asyncio.run(main())
+
+
+async def test_sends_into_a_full_queue_have_its_messages_run_until_there_is_room(autojump_clock: object) -> None:
+    async with TestClient(bounded_app) as client:
+        for number in range(5):
+            await bounded_app.enqueue(keep, number)
+        await bounded_app.enqueue_many(keep, range(5, 10))
+        await bounded_app.enqueue(pass_on, 10)
+        await client.drain()
+        assert sorted(run.value for run in client.runs if run.actor == "keep") == list(range(11))
+
+
+async def test_a_run_that_waits_for_room_has_others_make_it(autojump_clock: object) -> None:
+    async with TestClient(bounded_app) as client:
+        await bounded_app.enqueue(pass_on, 1)
+        for number in (2, 3):
+            await bounded_app.enqueue(keep, number)
+        run = await client.process_next(raise_errors=True)
+        assert run is not None
+        assert (run.actor, run.fate) == ("pass_on", "acked")
+
+
+def test_a_send_into_a_full_queue_comes_back_under_asyncio() -> None:
+    async def main() -> None:
+        async with TestClient(bounded_app) as client, asyncio.timeout(10):
+            await bounded_app.enqueue_many(keep, range(5))
+            await bounded_app.enqueue(keep, 5)
+            await client.drain()
+            assert len(client.runs) == 6
 
     asyncio.run(main())
