@@ -24,18 +24,19 @@ class Control:
         self.has_ended = trio.Event()
         self._stop: Callable[[], None] | None = None
         self._cut_short: Callable[[], None] | None = None
-        self._stopped = False
+        self.is_stopped = False
+        """Whether somebody asked for the end, by a call or a signal."""
         self._signalled = False
 
     def attach(self, stop: Callable[[], None], cut_short: Callable[[], None]) -> None:
         """Call these from now on. A stop that was asked for before takes effect now."""
         self._stop, self._cut_short = stop, cut_short
-        if self._stopped:
+        if self.is_stopped:
             stop()
 
     def stop(self) -> None:
         """Stop the worker, or let it stop as soon as it has started."""
-        self._stopped = True
+        self.is_stopped = True
         if self._stop is not None:
             self._stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +49,9 @@ log = Log("repid.worker")
 
 LINGERING_TIME = 3.0
 """Seconds after the end of the grace in which actors should have ended; then those that have not are named."""
+
+MOST_NAMED = 3
+"""Runs that are named of those which a worker that was stopped waits for."""
 
 SETTLING_TIME = 5.0
 """Seconds a worker that is ending gives the broker to take its last verdicts."""
@@ -252,6 +256,8 @@ async def _run_actors(
                 finally:
                     crew.close()
                 actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
+                if control.is_stopped and not actors.cancel_scope.cancel_called:
+                    _tell_of_grace(crew, settings.graceful_shutdown_time)
         finally:
             ended.set()
         actors.cancel_scope.cancel()
@@ -260,6 +266,15 @@ async def _run_actors(
 def _stop(crew: Crew, intake: trio.Nursery) -> None:
     crew.close()
     intake.cancel_scope.cancel()
+
+
+def _tell_of_grace(crew: Crew, grace: float) -> None:
+    """Log what a worker that was stopped waits for: it would be silent until that has ended."""
+    busy = [executor.name for executor in crew.executors if executor.is_busy]
+    if busy:
+        limit = "as long as it takes" if grace == math.inf else f"{grace:g} s"
+        named = [*busy[:MOST_NAMED], *(["..."] if len(busy) > MOST_NAMED else [])]
+        log.info("stopping: %d run(s) have %s to end: %s", len(busy), limit, ", ".join(named))
 
 
 async def _see_off(crew: Crew, ended: trio.Event) -> None:

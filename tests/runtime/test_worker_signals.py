@@ -56,7 +56,7 @@ async def blocking(seconds: float) -> None:
 app.include_router(router)
 
 async def tell(handle):
-    while not handle._control._stopped:
+    while not handle._control.is_stopped:
         await trio.sleep(0.005)
     print("stopping", flush=True)
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,6 +92,33 @@ async def test_each_run_is_logged_at_info_when_asked(app: Repid, runs: Router, r
     assert record.duration == pytest.approx(2)
     assert record.getMessage().startswith("actor 'succeed' ended after 2 s: message ")
     assert record.message_id in record.getMessage()
+
+
+async def test_a_worker_that_is_stopped_says_what_it_waits_for(app: Repid, runs: Router, records: Records) -> None:
+    for _ in range(5):
+        await send(app, "succeed")
+    async with trio.open_nursery() as nursery:
+        worker = await nursery.start(partial(app.run_worker, graceful_shutdown_time=20))
+        await trio.sleep(1)
+        worker.stop()
+        worker.stop()
+    [(record, _)] = records.of("stopping")
+    assert record.getMessage().startswith("stopping: 5 run(s) have 20 s to end: actor 'succeed' (message ")
+    assert record.getMessage().endswith("'), ...")
+
+
+@pytest.mark.parametrize("end", ["at once", "without runs", "cut short"])
+async def test_a_worker_that_waits_for_nothing_does_not_say_so(
+    app: Repid, runs: Router, records: Records, end: str
+) -> None:
+    async with trio.open_nursery() as nursery:
+        if end != "without runs":
+            await send(app, "succeed")
+        worker = await nursery.start(app.run_worker)
+        if end != "at once":
+            await trio.sleep(1)
+        worker.cut_short() if end == "cut short" else worker.stop()
+    assert not records.of("stopping")
 
 
 async def test_each_run_is_logged_at_debug_otherwise(app: Repid, runs: Router, records: Records) -> None:
