@@ -343,7 +343,9 @@ def dead(
     limit: Annotated[int, typer.Option(min=1, help="At most so many lines.")] = 20,
     server: Server = None,
 ) -> None:
-    """Show the dead messages of a queue, and why they are dead; of some all that is known, with payload and traceback."""
+    """Show the dead messages of a queue, and why they are dead. With IDS, all that is known of these, with payload and
+    traceback.
+    """
     app = find_app(target)
     broker = find_server(app, server)
     if ids:
@@ -473,7 +475,7 @@ def resume(
     """Let workers have the messages of a paused queue again."""
     app = find_app(target)
     ask(app, partial(find_server(app, server).resume, queue))
-    typer.echo(f"queue {queue!r} is not paused: workers get its messages")
+    typer.echo(f"queue {queue!r} is resumed: workers get its messages")
 
 
 @cli.command()

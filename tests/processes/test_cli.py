@@ -377,7 +377,7 @@ def test_a_queue_is_paused_and_resumed(program: Program, repid: Command, caplog:
     assert repid("worker", "jobs:app", "--burst")[0] == 0
     assert "queue 'default' is paused, so no worker gets its messages: `python -m repid resume" in caplog.text
     assert program.counts() == (1, 0)
-    expected = "queue 'default' is not paused: workers get its messages\n"
+    expected = "queue 'default' is resumed: workers get its messages\n"
     assert repid("resume", "jobs:app", "default") == (0, expected, "")
     assert repid("worker", "jobs:app", "--burst")[0] == 0
     assert program.counts() == (0, 0)
