@@ -25,6 +25,11 @@ def log_context() -> Mapping[str, object]:
     return context.get()
 
 
+def in_seconds(duration: float) -> str:
+    """A duration in seconds for a log, to three digits or a tenth of a millisecond, and never in powers of ten."""
+    return f"{duration:.0f}" if duration >= 100 else f"{round(duration, 4):.3g}"
+
+
 class Log:
     """The logger of that name. What its handlers raise is printed to stderr, as logging itself does with most of it.
 

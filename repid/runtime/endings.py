@@ -36,7 +36,7 @@ from ..delivery import (
 )
 from ..envelope import NO_OPTIONS
 from ..errors import PayloadError, UsageError
-from ..logs import Log
+from ..logs import Log, in_seconds
 from ..tracebacks import let_go
 from .actor_runners import ActorRunner
 from .crew import Crew
@@ -234,9 +234,9 @@ class Endings:
         duration = trio.current_time() - run.began if not run.is_prepared else 0.0
         log.about(fields | {"duration": duration, "fate": fate}).log(
             level,
-            "actor %r ended after %.3g s: message %r of %r, attempt %d, %s",
+            "actor %r ended after %s s: message %r of %r, attempt %d, %s",
             fields["actor"],
-            duration,
+            in_seconds(duration),
             fields["message_id"],
             fields["queue"],
             fields["attempt"],
@@ -249,9 +249,9 @@ class Endings:
         duration, fields, fate = trio.current_time() - batch.began, batch.fields, _counted(fates)
         log.about(fields | {"duration": duration, "fate": fate}).log(
             self._log_level,
-            "actor %r ended after %.3g s: %s of %r, %s",
+            "actor %r ended after %s s: %s of %r, %s",
             fields["actor"],
-            duration,
+            in_seconds(duration),
             batch.subject,
             fields["queue"],
             fate,

@@ -41,7 +41,7 @@ from ..delivery import (
 )
 from ..errors import LeaseLost, PayloadError
 from ..inject import Message, refuse_unfinished
-from ..logs import Log
+from ..logs import Log, in_seconds
 from ..logs import context as log_context
 from ..ports import SendingRun, sending_run
 from ..process import end_child
@@ -323,11 +323,11 @@ class Executor:
         if is_late or now - began >= LONG:
             run.named_at = now
             log.about(run.fields).warning(
-                "actor %r (%s) blocked the event loop for %.3g s%s: nothing else of that loop could run meanwhile; "
+                "actor %r (%s) blocked the event loop for %s s%s: nothing else of that loop could run meanwhile; "
                 "let it await, or declare it with def, so that it runs in a thread",
                 run.actor_runner.actor.name,
                 run.subject,
-                now - began,
+                in_seconds(now - began),
                 f", past its timeout of {timeout:g} s" if is_late else "",
             )
 

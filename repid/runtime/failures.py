@@ -7,7 +7,7 @@ import logging
 import trio
 
 from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Failure, Release, Retry
-from ..logs import Log
+from ..logs import Log, in_seconds
 from ..tracebacks import explain, family, is_a, leaves, name_of, text_of
 from .holding import about
 
@@ -45,7 +45,7 @@ def in_words(disposition: Disposition | None) -> str:
         case Ack(failure=failure):
             fate = "acknowledged" if failure is None else "acknowledged with its failure"
         case Retry(delay=delay):
-            fate = f"again in {delay:.3g} s"
+            fate = f"again in {in_seconds(delay)} s"
         case Release():
             fate = "released"
         case Cancel():

@@ -28,6 +28,7 @@ from repid import (
 )
 from repid.brokers.postgres import PostgresServer
 from repid.brokers.redis import RedisServer
+from repid.logs import in_seconds
 from repid.testing import TestClient
 
 
@@ -92,6 +93,23 @@ async def test_each_run_is_logged_at_info_when_asked(app: Repid, runs: Router, r
     assert record.duration == pytest.approx(2)
     assert record.getMessage().startswith("actor 'succeed' ended after 2 s: message ")
     assert record.message_id in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (0, "0"),
+        (0.00009, "0.0001"),
+        (0.01234, "0.0123"),
+        (2, "2"),
+        (59.96, "60"),
+        (99.99, "100"),
+        (3600, "3600"),
+        (1e6, "1000000"),
+    ],
+)
+def test_durations_are_logged_without_powers_of_ten(duration: float, text: str) -> None:
+    assert in_seconds(duration) == text
 
 
 async def test_a_worker_that_is_stopped_says_what_it_waits_for(app: Repid, runs: Router, records: Records) -> None:
