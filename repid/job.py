@@ -13,7 +13,7 @@ from .calls import PLAIN, Callee, CallOptions, check_accepted, check_unique, def
 from .codec import JSON, encode_json
 from .delivery import DAY
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
-from .errors import BrokerRefused, ConfigurationError, NotSupported, UsageError
+from .errors import BrokerRefused, ConfigurationError, NotSupported, QueueNotDeclared, UsageError, did_you_mean
 from .fields import Field
 from .handle import JobHandle, Watch
 from .hosts import hosted
@@ -188,6 +188,8 @@ class Job(Generic[T]):
         envelope = await self._make_envelope(broker)
         outcome = (await publisher(app, broker, declare=False, connection=connection)((envelope,)))[0]
         if outcome is not None:
+            if isinstance(outcome, QueueNotDeclared) and (meant := did_you_mean(outcome.queue, app.queues())):
+                outcome.add_note(f"the app has actors that read other queues{meant}")
             raise outcome
         return self._enqueued(app, broker, envelope)
 

@@ -107,6 +107,15 @@ async def test_an_undeclared_queue_is_a_key_error_that_names_it(app: Repid) -> N
     assert str(raised.value).startswith("queue 'nowhere' is not declared")
 
 
+async def test_an_undeclared_queue_that_is_misspelt_names_the_one_that_was_meant(app: Repid, router: Router) -> None:
+    @router.actor(queue="mail")
+    async def job() -> None: ...
+
+    with pytest.raises(QueueNotDeclared) as raised:
+        await Job("job", "mial").enqueue()
+    assert raised.value.__notes__ == ["the app has actors that read other queues (did you mean 'mail'?)"]
+
+
 async def test_a_job_of_a_queue_object_goes_there(app: Repid) -> None:
     queue = Queue("mine")
     await queue.declare()
