@@ -169,22 +169,25 @@ def parse_size(text: str) -> int:
 def worker(
     target: Target,
     *,
-    processes: Annotated[int, typer.Option(min=1, help="So many worker processes.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="The number of worker processes.")] = 1,
     server: Server = None,
-    tasks_limit: Annotated[int | None, typer.Option(min=1, help="At most so many runs at once, per process.")] = None,
+    tasks_limit: Annotated[
+        int | None, typer.Option(min=1, help="The most runs at once, per process. Default: 1000.")
+    ] = None,
     threads_limit: Annotated[
-        int | None, typer.Option(min=1, help="Of these so many in threads, per process. Default: 40.")
+        int | None, typer.Option(min=1, help="The most of these in threads, per process. Default: 40.")
     ] = None,
     processes_limit: Annotated[
         int | None,
-        typer.Option(min=1, help="So many child processes for run_in_process, per process. Default: one per core."),
+        typer.Option(min=1, help="The most child processes for run_in_process, per process. Default: one per core."),
     ] = None,
     claim_bytes: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="Hold messages of at most this size together, per process. Default: 64MB."),
     ] = None,
     messages_limit: Annotated[
-        int | None, typer.Option(min=0, help="End after so many runs, per process; none takes its place.")
+        int | None,
+        typer.Option(min=0, help="End after this number of runs, per process; no other process takes its place."),
     ] = None,
     graceful_shutdown_time: Annotated[
         float | None, typer.Option(min=0, help="Seconds that actors have to end when it is stopped. Default: 25.")
@@ -195,7 +198,7 @@ def worker(
         str,
         typer.Option(metavar="trio|asyncio|uvloop", help="The event loop that async actors and middlewares run on."),
     ] = "trio",
-    max_jobs: Annotated[int | None, typer.Option(min=1, help="Replace a process after so many runs.")] = None,
+    max_jobs: Annotated[int | None, typer.Option(min=1, help="Replace a process after this number of runs.")] = None,
     max_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Replace a process that takes more: 512MB, 1.5G.")
     ] = None,
@@ -340,7 +343,7 @@ def dead(
     ids: Annotated[
         list[str] | None, typer.Argument(help="Which messages, in full. Default: all, in a line each.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many lines.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="The most lines to show.")] = 20,
     server: Server = None,
 ) -> None:
     """Show the dead messages of a queue, and why they are dead. With IDS, all that is known of these, with payload and

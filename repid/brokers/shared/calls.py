@@ -116,7 +116,8 @@ class Calls:
                 "`async with server.connection():`"
             )
         return NotConnected(
-            f"{self.server} is connected in another event loop: use `async with server.connection():` in this one"
+            f"{self.server} is connected in another event loop: use `async with server.connection():` in this one; a thread "
+            "beside that loop calls through `app.sync()`, and a sync actor through its message, too"
         )
 
     @enable_ki_protection
