@@ -83,9 +83,10 @@ def _explained(queue: str, bounds: Bounds, more: int, more_volume: int) -> tuple
     """
     what = "a message" if more == 1 else f"{more} messages in one step"
     if ever_fits(bounds, more, more_volume):
+        advice = "wait until workers have taken others" if bounds.when_full == "wait" else "send again later"
         return True, (
             f"queue {queue!r} is full ({bounds}, when_full={bounds.when_full!r}), and {what} of {more_volume} bytes "
-            "had no room: send again later, or declare the queue with other bounds"
+            f"had no room: {advice}, or declare the queue with other bounds"
         )
     return False, (
         f"queue {queue!r} ({bounds}) can never hold {what} of {more_volume} bytes: send less at once, or declare "

@@ -280,6 +280,7 @@ async def test_a_send_that_waits_where_no_worker_reads_is_told_after_seconds_and
         "a call has waited for 65 s for room: ",
     ]
     assert all("No worker reads that queue now: the call waits until one does" in each for each in told)
+    assert all("wait until workers have taken others" in each and "send again" not in each for each in told)
 
 
 async def test_a_send_that_waits_for_a_busy_worker_is_not_told_within_the_first_minute(
