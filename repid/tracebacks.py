@@ -68,8 +68,12 @@ _traceback: Any = BaseException.__traceback__
 _members: Any = BaseExceptionGroup.exceptions
 
 
+LONGEST_PASSWORD = 4000
+"""Characters of a password in an address that are looked for: the time that a text takes must grow with its length only."""
+
 _PASSWORDS = re.compile(
-    r"((?!https?:|wss?:)\b[a-z][a-z0-9+.-]*://[^\s:@/]*:)(?!(?-i:PASSWORD)@)\S*(?=@)"  # up to the last @: one that holds / or @ is no less secret
+    r"((?!https?:|wss?:)\b[a-z][a-z0-9+.-]{0,30}://[^\s:@/]*:)(?!(?-i:PASSWORD)@)"
+    rf"\S{{0,{LONGEST_PASSWORD}}}(?=@)"  # up to the last @: one that holds / or @ is no less secret
     r"|(\b(?:http|ws)s?://[^\s:@/]*:)[^\s@/?#]*(?=@)"
     r"|(password\s*=\s*)\\*(?:'(?:[^'\\]|\\.)*'?|\"[^\"]*\"?|[^\s&'\"]+)",
     re.IGNORECASE,
@@ -169,15 +173,15 @@ def without_passwords(text: str) -> str:
 
     Every text of an error of repid, of its log, and of what it writes of other errors goes through here.
     """
-    if "://" not in text and "assword" not in text:  # as most
+    if "://" not in text and "assword" not in text and "ASSWORD" not in text:  # as most
         return text
     return _PASSWORDS.sub(lambda found: f"{found[found.lastindex or 0]}***", text)
 
 
 def cut(text: str, longest: int) -> str:
     """The text, or its beginning and its length; what UTF-8 cannot write is escaped."""
-    text = without_passwords(str.__str__(text))  # of a subclass, which may do anything
-    beginning = writable(text[:longest])
+    text = str.__str__(text)  # of a subclass, which may do anything
+    beginning = writable(without_passwords(text[: longest + LONGEST_PASSWORD])[:longest])
     return beginning if len(text) <= longest else f"{beginning}… (cut: {len(text)} characters)"
 
 

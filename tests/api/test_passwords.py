@@ -53,7 +53,9 @@ ADDRESSES = [
     "host=h password=s3cret foo",
     "host=h password='a s3cret' foo",
     "host=h password = 's3cret foo=1",
+    "PGPASSWORD=s3cret",
     "redis://u:" + "x" * 300 + "s3cret@h",
+    "postgresql://u:" + "x" * 3000 + "s3cret@h",
 ]
 
 TAKERS: list[Callable[[Any], object]] = [

@@ -91,6 +91,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "__str__ recurses": lambda: overriding(__str__=again),
     "__str__ sleeps": lambda: overriding(__str__=sleepy),
     "__str__ gives a hostile str": lambda: overriding(__str__=lambda _: Text("text")),
+    "__str__ gives beginnings of addresses": lambda: ValueError("a://x:" * 50_000),
+    "__str__ gives the name of a long scheme": lambda: ValueError("a." * 100_000 + "://"),
     "__repr__ raises": lambda: ValueError(overriding(__repr__=bite), 1),
     "__getattr__ raises": lambda: overriding(__getattr__=bite),
     "__getattribute__ raises": lambda: overriding(__getattribute__=bite),
