@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from random import Random
@@ -17,9 +18,9 @@ import trio._core._run as trio_run
 from defects import DEFECTS
 
 from repid import Bounds, Router
-from repid.delivery import Delivery, WhenFull
+from repid.delivery import ACK, Delivery, Settlement, WhenFull
 from repid.envelope import Envelope, Options
-from repid.ports import ANYTHING, Claimed
+from repid.ports import ANYTHING, SETTLED, Claimed
 from repid.testing.simulate import BadHistory, Scenario, Send, fleet, simulate
 from repid.testing.simulate.__main__ import main
 from repid.testing.simulate.account import Account, Disturbances, Violation
@@ -315,3 +316,15 @@ def test_dead_messages_are_revived_in_the_order_in_which_they_expired() -> None:
     account.judge(3.0, "worker", "claim", ("c", 1, ANYTHING), first)
     with pytest.raises(Violation, match="was handed out although it is leased"):
         account.judge(3.0, "worker", "claim", ("c", 1, ANYTHING), first)
+
+
+def test_a_verdict_that_comes_when_its_worker_has_been_replaced_is_not_counted_for_the_new_one() -> None:
+    account = Account(60.0, Disturbances())
+    account.judge(0.0, "producer", "publish", ([Envelope("1", "work", b"")],), [None])
+    account.judge(0.0, "worker", "subscribe", ("c", {"work": None}), None)
+    delivery = Delivery(Envelope("1", "work", b""), 1, 0, b"token")
+    account.judge(1.0, "worker", "claim", ("c", 1, ANYTHING), Claimed([delivery]))
+    former, present = account.settled["worker"], Counter[str]()
+    account.settled["worker"] = present
+    account.judge(2.0, "worker", "settle", ("c", [Settlement(delivery, ACK)]), [SETTLED])
+    assert (dict(former), dict(present)) == ({"leases": 1, "verdicts": 1, "succeeded": 1}, {})

@@ -19,7 +19,7 @@ the engine carried them out, and compares the answer with its own. So it holds, 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
@@ -80,6 +80,8 @@ class Entry(msgspec.Struct, gc=False):
     lost: int = 0
     token: Any = None
     holder: str = ""
+    counts: Counter[str] | None = None
+    """Those of the process that has, or had last, its lease. A verdict may come when another process has its name."""
     leased_at: float = 0.0
     until: float = 0.0
     has_started: bool = False
@@ -115,9 +117,9 @@ class Account:
 
     def __init__(self, lease_timeout: float, faults: Disturbances, latency: float = 0.0) -> None:
         self.entries: dict[str, Entry] = {}
-        self.settled: dict[str, Counter[str]] = {}
-        """For each process, how many verdicts it gave that the engine accepted, by the word of its report, and how many
-        leases it had, as "leases", and accepted verdicts, as "verdicts".
+        self.settled: dict[str, Counter[str]] = defaultdict(Counter)
+        """For each process since it was started last: how many leases it had, as "leases", and how many verdicts on these
+        the engine accepted, as "verdicts" and by the word of its report.
         """
         self.sent_again: set[str] = set()
         """Ids that their producer publishes twice on purpose."""
@@ -348,7 +350,8 @@ class Account:
             raise Violation(f"{id_} was handed out {entry.due - now:.3f} s before it was due")
         self._check_rank(now, entry)
         self._tokens.add(delivery.token)
-        self._count(process, "leases")
+        entry.counts = counts = self.settled[process]
+        counts["leases"] += 1
         entry.place, entry.token, entry.holder = "leased", delivery.token, process
         entry.leased_at, entry.until = now, now + self._lease_timeout
         if is_suspect(entry.lost):
@@ -393,7 +396,7 @@ class Account:
     # Verdicts
 
     def _settled(
-        self, now: float, process: str, _: str, settlements: Sequence[Settlement], answer: Sequence[Verdict]
+        self, now: float, _: str, __: str, settlements: Sequence[Settlement], answer: Sequence[Verdict]
     ) -> None:
         for settlement, verdict in zip(settlements, answer, strict=True):
             delivery = settlement.delivery
@@ -420,12 +423,8 @@ class Account:
             self._drop_oldest(now, sent)
             dropped = len(settlement.outbox) - len(sent)
             _expect(verdict.dropped, dropped, "how much of the outbox of {} was dropped", delivery.envelope.id)
-            self._count(process, "verdicts", *words_of(settlement.disposition))
-
-    def _count(self, process: str, *words: str) -> None:
-        counts = self.settled.setdefault(process, Counter())
-        for word in words:
-            counts[word] += 1
+            assert entry.counts is not None, "it was leased"
+            entry.counts.update(["verdicts", *words_of(settlement.disposition)])
 
     def _carry_out(self, entry: Entry, disposition: Disposition, now: float) -> None:
         match disposition:

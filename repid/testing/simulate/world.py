@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import groupby
@@ -193,7 +194,8 @@ class World:
         options = {"handle_signals": (), **self._scenario.options}
         process.worker = Worker(routers, app=app, **options)  # type: ignore[arg-type]
         self._say(process.name, "starts")
-        before, begun = process.settled(self._engine), self._engine.runs.begun[process.name]
+        counts = self._engine.account.settled[process.name] = Counter()
+        begun = self._engine.runs.begun[process.name]
         report: Report | None = None
 
         async def run(worker: Worker) -> None:  # in a task of its own, so that it can be frozen
@@ -209,7 +211,7 @@ class World:
         if process.stopped_at is not None:
             self._check_ending(process, trio.current_time() - process.stopped_at)
         if report is not None:
-            self._check_report(process, report, before)
+            self._check_report(process, report, counts)
             begun = self._engine.runs.begun[process.name] - begun
             most = self._scenario.options.get("messages_limit", math.inf)
             if max(begun, report.processed) > most:
@@ -223,9 +225,8 @@ class World:
         if took > grace + ENDING_TIME:
             raise Violation(f"{process.name} took {took:.1f} s to end, with a grace of {grace:g} s")
 
-    def _check_report(self, process: _Process, report: Report, before: dict[str, int]) -> None:
+    def _check_report(self, process: _Process, report: Report, counts: Counter[str]) -> None:
         """What a worker reports as settled is what the engine has accepted from it, except for answers that were lost."""
-        counts = {word: count - before.get(word, 0) for word, count in process.settled(self._engine).items()}
         leases, verdicts = counts.pop("leases", 0), counts.pop("verdicts", 0)
         if report.refused > leases - verdicts:
             raise Violation(
@@ -505,10 +506,6 @@ class _Process:
         if self.worker is not None:
             self.stopped_at = now if self.stopped_at is None else self.stopped_at
             self.worker.stop()
-
-    def settled(self, engine: Engine) -> dict[str, int]:
-        """How many of its verdicts the engine has accepted so far."""
-        return dict(engine.account.settled.get(self.name, {}))
 
     def was_struck(self, faults: Disturbances) -> bool:
         """Whether any fault struck it up to now."""
