@@ -208,13 +208,15 @@ A star import asks for all that `__all__` names, so it leaves out what needs an 
 """
 
 
-def __getattr__(name: str) -> object:
-    if name not in _AT_FIRST_USE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(_importlib.import_module(_AT_FIRST_USE[name]), name)
-    _name_as_public(found)
-    globals()[name] = found
-    return found
+if not _typing.TYPE_CHECKING:  # a checker that saw it would accept every misspelt name
+
+    def __getattr__(name: str) -> object:
+        if name not in _AT_FIRST_USE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(_importlib.import_module(_AT_FIRST_USE[name]), name)
+        _name_as_public(found)
+        globals()[name] = found
+        return found
 
 
 def _name_as_public(value: object) -> None:

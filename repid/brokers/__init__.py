@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["InMemoryMessageBroker", "InMemoryServer", "SQLiteMessageBroker", "SQLiteServer", "Server", "server_at"]
 
+if not TYPE_CHECKING:  # a checker that saw it would accept every misspelt name
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import sqlite  # noqa: PLC0415  a sixth of what `import repid` would take, and programs on other servers have no use for it
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import sqlite  # noqa: PLC0415  a sixth of what `import repid` would take, and programs on other servers have no use for it
 
-    return getattr(sqlite, name)
+        return getattr(sqlite, name)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, assert_type
 
 import trio
 
+import repid
 from repid import (
     INJECTED,
     ActorMiddleware,
@@ -239,3 +240,8 @@ async def main() -> None:
 
 
 trio.run(main)
+
+
+def misspell() -> None:
+    """A name that repid does not have is an error, although some are loaded at their first use."""
+    repid.Rooter()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
