@@ -239,9 +239,8 @@ class Wire:
         self._calls = calls
         self._news = news
         self._keys = keys_of(prefix)
-        self._beginnings: dict[
-            bytes, bytes
-        ] = {}  # by the name of a script, what is sent before its arguments: many keys
+        self._beginnings: dict[bytes, bytes] = {}
+        """By the name of a script, what is sent before its arguments: many keys."""
 
     def ask(self, name: str, argument: Any, *more: bytes) -> Answer:
         """Put a script in line, with an argument that is packed and more that are not; await its answer later. Several

@@ -79,7 +79,11 @@ class FileEvents:
 
 
 def tell_done(path: str) -> None:
-    """Tell all who watch this file that what was begun is done. Where the system tells nobody, nothing happens."""
+    """Tell all who watch this log that what was begun is done. Where the system tells nobody, nothing happens.
+
+    It must be the log. Closing a file gives up every POSIX lock that the process has on it, through whichever descriptor;
+    SQLite locks the database and its `-shm` file, but never the log.
+    """
     if sys.platform == "linux":
         with suppress(OSError):
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
