@@ -26,6 +26,7 @@ from repid.testing.simulate.__main__ import main
 from repid.testing.simulate.account import Account, Disturbances, Violation
 from repid.testing.simulate.clock import VirtualClock
 from repid.testing.simulate.plan import FAULTS, Stage, draw_plan
+from repid.testing.simulate.runs import RunRules, Runs
 from repid.testing.simulate.seeding import seeded
 from repid.testing.simulate.shrinking import shrink
 from repid.testing.simulate.world import live
@@ -328,3 +329,21 @@ def test_a_verdict_that_comes_when_its_worker_has_been_replaced_is_not_counted_f
     account.settled["worker"] = present
     account.judge(2.0, "worker", "settle", ("c", [Settlement(delivery, ACK)]), [SETTLED])
     assert (dict(former), dict(present)) == ({"leases": 1, "verdicts": 1, "succeeded": 1}, {})
+
+
+def test_a_run_of_a_message_that_was_published_anew_when_it_was_acknowledged_is_no_second_run() -> None:
+    """Its first run may begin after that of the second message, and nobody can tell them apart."""
+    faults, violations = Disturbances(), list[Violation]()
+    faults.add("producer", 0.0, 10.0)  # the answer to its call was lost
+    account = Account(60.0, faults)
+    runs = Runs(account, faults, violations.append)
+    rules = RunRules(decides_early=True, once=True)
+    account.judge(0.0, "worker", "subscribe", ("c", {"work": None}), None)
+    for name in ("worker-1", "worker-2"):
+        delivery = Delivery(Envelope("1", "work", b""), 1, 0, name)
+        account.judge(1.0, "producer", "publish", ([delivery.envelope],), [None])
+        account.judge(1.0, name, "claim", ("c", 1, ANYTHING), Claimed([delivery]))
+        account.judge(1.0, name, "settle", ("c", [Settlement(delivery, ACK)]), [SETTLED])
+    for name in ("worker-2", "worker-1"):
+        runs.begin("1", "actor", name, 2.0, rules)
+    assert violations == []

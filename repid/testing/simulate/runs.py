@@ -81,9 +81,9 @@ class Runs:
         entry = self._account.entries.get(id_)
         number, attempt = (0, 0) if entry is None else (entry.number, entry.attempt)
         earlier = self._runs.setdefault((id_, number, 0 if rules.once else attempt), [])
-        # Of one that is over for the engine before it runs, and was sent again meanwhile, nobody can say which run is
+        # Of one that is over for the engine before it runs, and was published again meanwhile, nobody can say which run is
         # whose.
-        is_told_apart = not (rules.decides_early and id_ in self._account.sent_again)
+        is_told_apart = number <= 1 or not rules.decides_early
         try:
             for other in earlier if is_told_apart else ():
                 self._check_second(id_, run, other)
