@@ -236,3 +236,25 @@ async def test_other_servers_say_that_they_cannot(connection: psycopg.Connection
     async with app.magic():
         with pytest.raises(NotSupported, match="which InMemoryServer cannot: use PostgresServer"):
             await app.send_message_json(channel="default", payload={}, connection=connection)
+
+
+async def test_of_two_transactions_that_wait_for_each_others_ids_the_servers_own_is_made_again(
+    app: Repid, connection: psycopg.Connection
+) -> None:
+    outcomes: list[BrokerRefused | None] = []
+    async with app.magic():
+        server = app.server()
+
+        async def publish() -> None:
+            outcomes.extend(await server.publish([message("first", "default"), message("second", "default")]))
+
+        await Job("greet", id_="second", app=app).enqueue(connection=connection)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            await trio.sleep(
+                0.5
+            )  # it has stored the first one and waits for the second; in a second it will look for why
+            await Job("greet", id_="first", app=app).enqueue(connection=connection)
+            connection.commit()
+        assert [type(outcome) for outcome in outcomes] == [DuplicateId, DuplicateId]
+        assert await ready(app) == 2

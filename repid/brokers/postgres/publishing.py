@@ -97,6 +97,10 @@ _PUBLISH_NEW = _publishing(" AND NOT EXISTS (SELECT FROM {s}.message AS m WHERE 
 _TAKEN = "23505"
 """The SQLSTATE of a row that is there already."""
 
+_DEADLOCK = "40P01"
+"""The SQLSTATE where two transactions wait for each other: each has stored ids that the other one wants. Nothing is stored
+of the one that is told so; when it is made again, the other one goes on, and its ids are there."""
+
 _DIRECTORY = statement("SELECT directory FROM {s}.meta")
 _HOLD_DIRECTORY = Step(statement("SELECT FROM {s}.meta FOR SHARE"))
 """Nobody changes the directory until the transaction ends."""
@@ -304,7 +308,7 @@ async def publish(pool: Pool, directory: Directory, sending: Sending, after: Ste
                     [*answers, _] = await wire.run(sending.steps(directory, insert), [after])
                     is_done = sending.note(answers, version)
                 except ServerError as error:
-                    if error.code != _TAKEN or insert is _PUBLISH:
+                    if error.code != _DEADLOCK and (error.code != _TAKEN or insert is _PUBLISH):
                         raise
                     insert, is_done = _PUBLISH, False
             if is_done:
