@@ -417,7 +417,7 @@ WORKLOADS = (
             title=f"Sends from {loop}",
             contenders=("hosted", "bare"),
             arguments={"samples": 500, "rounds": 300, "at_once": 100},
-            quick={"samples": 100, "rounds": 50},
+            quick={"samples": 100, "rounds": 100},
             metrics=(
                 Metric("one", f"A send from {loop}", "µs", better="less", targets=(Target(250),)),
                 Metric("rested", f"A send from {loop}, rested", "µs", better="less"),

@@ -360,11 +360,12 @@ def test_moving_from_a_database_without_the_schema_makes_no_schema(
     shell: Callable[..., Any], tmp_path: Path, postgres: Postgres
 ) -> None:
     with postgres.schema() as schema:
-        (tmp_path / "wrong_schema.py").write_text(
+        name = f"without_{schema}"  # a module is imported once
+        (tmp_path / f"{name}.py").write_text(
             "from repid.brokers.postgres import PostgresServer\n"
             f"server = PostgresServer({postgres.url!r}, schema={schema!r})\n"
         )
-        error = shell("wrong_schema:server", "new.db").exception
+        error = shell(f"{name}:server", "new.db").exception
         assert isinstance(error, ConfigurationError)
         assert f"nothing can be moved from FROM: the schema {schema!r} does not exist" in str(error)
         assert postgres.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema) == []

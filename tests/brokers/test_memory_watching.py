@@ -86,13 +86,17 @@ async def test_a_result_that_somebody_else_wants_too_is_stored_for_all(autojump_
             states: list[Snapshot] = []
 
             async def watch() -> None:
-                states.append(await server.watch("a", "a", seen))
+                now = seen
+                while now.state != "gone":
+                    now = await server.watch("a", "a", now)
+                states.append(now)
 
             nursery.start_soon(watch)
             await trio.testing.wait_all_tasks_blocked()
             await end(server)
             third = await end_of(following)
             await trio.testing.wait_all_tasks_blocked()
+    assert len(states) == 1
     for snapshot in (first, second, third, *states):
         assert snapshot.result is not None
         assert snapshot.result.expires_at > snapshot.result.finished_at
