@@ -302,7 +302,7 @@ def hold(plan: Plan, folder: Path, store: Store) -> None:
     assert figures["leases recovered from the dead"] > 0
     assert {step for step in plan.steps if not figures[f"at step {step}"]} == set()
     if plan.jobs >= LARGE:
-        assert figures["verdicts refused as stale"] > 0
+        assert figures["stops"] > 0  # whether a verdict was refused since then depends on where that was
 
 
 def short(seed: int) -> Plan:

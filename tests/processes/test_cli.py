@@ -74,23 +74,23 @@ def test_the_help_of_the_worker_tells_the_exit_codes(repid: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["queues", "broken:app"], ["worker", "broken:app"], ["move", "broken:app", "new.db"]]
+    "command", [["queues", "failing_shop:app"], ["worker", "failing_shop:app"], ["move", "failing_shop:app", "new.db"]]
 )
 def test_what_a_module_raises_is_shown_from_where_the_program_begins(
     program: Program, repid: Command, command: list[str]
 ) -> None:
     folder = program.folder
-    (folder / "inner.py").write_text("def connect():\n    raise OSError('redis://u:s3cret@h')\nconnect()\n")
-    (folder / "broken.py").write_text("import inner\n")
+    (folder / "failing_inner.py").write_text("def connect():\n    raise OSError('redis://u:s3cret@h')\nconnect()\n")
+    (folder / "failing_shop.py").write_text("import failing_inner\n")
     code, _, errors = repid(*command)
     assert code == 1
     places = [
-        f'File "{folder / "broken.py"}", line 1, in <module>',
-        f'File "{folder / "inner.py"}", line 3, in <module>',
-        f'File "{folder / "inner.py"}", line 2, in connect',
+        f'File "{folder / "failing_shop.py"}", line 1, in <module>',
+        f'File "{folder / "failing_inner.py"}", line 3, in <module>',
+        f'File "{folder / "failing_inner.py"}", line 2, in connect',
     ]
     assert re.findall(r"File .*", errors) == places
-    assert errors.endswith("OSError: redis://u:***@h\nrepid: broken:app cannot be loaded: see above\n")
+    assert errors.endswith("OSError: redis://u:***@h\nrepid: failing_shop:app cannot be loaded: see above\n")
     (folder / "wrong.py").write_text("app = (\n")
     code, _, errors = repid("queues", "wrong:app")
     assert (code, errors.count("File "), "SyntaxError: " in errors) == (1, 1, True)
