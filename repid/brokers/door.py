@@ -157,8 +157,8 @@ class Server:
         self._untold: dict[str, None] = {}  # keys of the consumers that were closed while the link was down
         self._hub = Hub(self._calls.news)
         self._looks = Coalescer(partial(self._look, is_shared=True), most=LARGEST_REQUEST)
-        if hasattr(self._driver, "tell_at_once"):
-            cast("TellingDriver", self._driver).tell_at_once(self._hub.tell_at_once)
+        if isinstance(self._driver, TellingDriver):
+            self._driver.tell_at_once(self._hub.tell_at_once)
         is_local = self._driver.capabilities.calls == "local"
         how_to_start = (
             "start one with `python -m repid worker MODULE:APP`"

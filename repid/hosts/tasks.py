@@ -115,10 +115,7 @@ def _as_error(order: SystemExit | KeyboardInterrupt) -> RuntimeError:
 
 def containing(factory: Any) -> Any:
     """A task factory that contains the tasks which actors start. `factory` makes them and all others; None: asyncio's."""
-    is_in_run, task = (
-        on_long_step.get,
-        asyncio.Task,
-    )  # every task of the host's is made here: to look these up takes time
+    is_in_run, task = on_long_step.get, asyncio.Task  # looked up once: every task of the host's loop is made here
 
     def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
         if is_in_run(None) is not None and not isinstance(coroutine, Contained):

@@ -84,9 +84,7 @@ class Reader:
                     break
                 await ledger.wait_for_change(held=refill_at)
                 continue
-            if (
-                ledger.first_left < math.inf and not self._burst
-            ):  # the next message may be too big until there is more room
+            if ledger.first_left < math.inf and not self._burst:  # the next one may be too big until there is more room
                 await self._claim_or_wait_for_change(limit)
                 continue
             was_idle, only_gathers = ledger.is_idle, self._burst and self._crew.only_gathers

@@ -50,7 +50,7 @@ class Results:
         """Store results, each in place of one with the same id."""
         kept, takers, ttl, expires_at = self.kept, self.takers, 0.0, now
         span: dict[str, None] | None = None
-        taken: dict[str, NewResult] = {}
+        taken: dict[str, StoredAt] = {}
         for result in results:
             id_ = result.id
             if id_ in kept:
@@ -61,30 +61,14 @@ class Results:
             if expires_at <= now:
                 continue
             if takers and id_ in takers:
-                taken[id_] = result
+                taken[id_] = StoredAt(result, now, now)
                 continue
             kept[id_] = StoredAt(result, now, expires_at)
             if span is not None:
                 span[id_] = None
         if taken:
-            self._hand_over(taken, self.epoch + now)
-
-    def _hand_over(self, taken: Mapping[str, NewResult], moment: float) -> None:
-        for take, ids in groupby(taken, self.takers.__getitem__):
-            results = [taken[id_] for id_ in ids]
-            take(
-                [
-                    StoredResult(
-                        id=result.id,
-                        state=result.state,
-                        payload=result.payload,
-                        failure=result.failure,
-                        finished_at=moment,
-                        expires_at=moment,
-                    )
-                    for result in results
-                ]
-            )
+            for take, ids in groupby(taken, takers.__getitem__):
+                take([show(taken[id_], self.epoch) for id_ in ids])
 
     def remove(self, id_: str) -> None:
         """Forget a result, if there is one."""

@@ -296,9 +296,8 @@ class Store:
             record.place = lease
             leases[token] = record
             extras = record.extras
-            envelope = Envelope(
-                record.id, queue, record.payload, content_type, headers, reply_to, options, parameters
-            )  # as `record.envelope`, for the many
+            # As `record.envelope`, for the many.
+            envelope = Envelope(record.id, queue, record.payload, content_type, headers, reply_to, options, parameters)
             deliveries.append(
                 Delivery(envelope, 1, 0, token) if extras is None else _deliver(envelope, extras, token, now)
             )

@@ -27,8 +27,11 @@ class Locked(BrokerRefused):
 _AWAY = ("08", "57P", "53", "25006", "40", "57014", "25P0")
 """SQLSTATEs that begin so may be over soon: no connection, shutting down, out of something, read-only, timeouts."""
 
-_LOCKED = {"55P03", "40P01"}
-"""SQLSTATEs of a lock that was not to be had in time, and of a deadlock, which the server ends by refusing one side."""
+DEADLOCK = "40P01"
+"""The SQLSTATE where transactions wait for each other, which the server ends by refusing one of them."""
+
+_LOCKED = {"55P03", DEADLOCK}
+"""SQLSTATEs of a lock that was not to be had in time, and of a deadlock."""
 
 
 def explain(error: ServerError) -> RepidError:

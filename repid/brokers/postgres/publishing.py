@@ -29,7 +29,7 @@ from ..shared.packing import pack
 from .binding import Statement, Step, statement
 from .bounding import Admission, Run, drop_oldest, find_alive, holding, measure
 from .directory import GATE, Directory, Place, adding, declaring, place_of
-from .errors import ServerError
+from .errors import DEADLOCK, ServerError
 from .pool import Pool, in_transaction, transaction
 from .rows import Body, micros, to_bodies, to_id, to_options
 from .shelving import Taken
@@ -96,10 +96,6 @@ _PUBLISH_NEW = _publishing(" AND NOT EXISTS (SELECT FROM {s}.message AS m WHERE 
 
 _TAKEN = "23505"
 """The SQLSTATE of a row that is there already."""
-
-_DEADLOCK = "40P01"
-"""The SQLSTATE where two transactions wait for each other: each has stored ids that the other one wants. Nothing is stored
-of the one that is told so; when it is made again, the other one goes on, and its ids are there."""
 
 _DIRECTORY = statement("SELECT directory FROM {s}.meta")
 _HOLD_DIRECTORY = Step(statement("SELECT FROM {s}.meta FOR SHARE"))
@@ -308,7 +304,9 @@ async def publish(pool: Pool, directory: Directory, sending: Sending, after: Ste
                     [*answers, _] = await wire.run(sending.steps(directory, insert), [after])
                     is_done = sending.note(answers, version)
                 except ServerError as error:
-                    if error.code != _DEADLOCK and (error.code != _TAKEN or insert is _PUBLISH):
+                    # In a deadlock another transaction wants ids that this one has stored, and has those that this one wants:
+                    # it goes on now, and they are there.
+                    if error.code != DEADLOCK and (error.code != _TAKEN or insert is _PUBLISH):
                         raise
                     insert, is_done = _PUBLISH, False
             if is_done:

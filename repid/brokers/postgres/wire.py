@@ -189,9 +189,8 @@ def refusal(result: PGresult) -> ServerError:
 async def connect(conninfo: str, options: Mapping[str, Any], schema: str, *, prepares: bool) -> Wire:
     """A new connection. Raises what `explain_connect` makes of a failure. Cancelled: none is left open."""
     lock, abandoned = threading.Lock(), False
-    limiter = trio.CapacityLimiter(
-        1
-    )  # a common one would be short of a place whenever a run ends before its thread does
+    # A common one would be short of a place whenever a run ends before its thread does.
+    limiter = trio.CapacityLimiter(1)
 
     def make() -> Connection[Any] | None:
         connection = Connection.connect(conninfo, autocommit=True, **options)
