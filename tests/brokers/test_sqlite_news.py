@@ -45,6 +45,15 @@ async def linked(path: Path, *watched: str) -> AsyncGenerator[SQLiteDriver, None
         yield driver
 
 
+@asynccontextmanager
+async def linked_beside_another(path: Path) -> AsyncGenerator[tuple[SQLiteDriver, SQLiteDriver], None]:
+    """The same, and the driver of another process; the first one waits for no commit any more."""
+    async with linked(path) as driver, linked(path) as other:
+        while await driver.news(2 * _LONGEST_COMMIT) is not None:
+            pass
+        yield driver, other
+
+
 def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The moments in which a thread looks at its file from now on."""
     version, looks = ChangeWatch._version, list[float]()
@@ -104,9 +113,7 @@ async def test_what_another_process_does_is_told_by_its_kind(path: Path) -> None
 async def test_other_processes_are_noticed_without_looking_at_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with linked(path) as driver, linked(path) as other:
-        while await driver.news(2 * _LONGEST_COMMIT) is not None:
-            pass
+    async with linked_beside_another(path) as (driver, other):
         looks = count_looks(monkeypatch)
         assert await driver.news(NOTHING) is None
         assert len(looks) < 5
@@ -122,9 +129,7 @@ async def test_other_processes_are_noticed_without_looking_at_the_file(
 async def test_a_commit_of_another_process_is_seen_as_soon_as_it_is_done(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with linked(path) as driver, linked(path) as other:
-        while await driver.news(2 * _LONGEST_COMMIT) is not None:
-            pass
+    async with linked_beside_another(path) as (driver, other):
         monkeypatch.setattr(change_watch, "_FIRST_LOOK", 0.2)  # not before that would it look by itself
         for number in range(3):
             assert await driver.news(0.4) is None
@@ -139,9 +144,7 @@ async def test_a_commit_of_another_process_is_seen_as_soon_as_it_is_done(
 async def test_a_file_that_is_written_to_all_the_time_is_looked_at_now_and_then(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with linked(path) as driver, linked(path) as other:
-        while await driver.news(2 * _LONGEST_COMMIT) is not None:
-            pass
+    async with linked_beside_another(path) as (driver, other):
         monkeypatch.setattr(change_watch, "_FIRST_LOOK", 0.1)
         looks = count_looks(monkeypatch)
         news = 0

@@ -7,7 +7,7 @@ import gc
 import subprocess
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -203,18 +203,24 @@ def test_a_cancelled_call_is_waited_for_and_raises_the_original_cancellation(run
     run(main())
 
 
+def failing_when_cancelled(error: Exception, begun: asyncio.Event) -> Callable[[], Coroutine[Any, Any, None]]:
+    """A call that waits for its cancellation and fails then. `begun`: set when it waits."""
+
+    @hosted
+    async def fail_when_cancelled() -> None:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    return fail_when_cancelled
+
+
 def test_an_error_wins_over_a_cancellation(run: Any) -> None:
     async def main() -> None:
         begun = asyncio.Event()
-
-        @hosted
-        async def fail_when_cancelled() -> None:
-            begun.set()
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise KeyError("lost")
-
+        fail_when_cancelled = failing_when_cancelled(KeyError("lost"), begun)
         task = asyncio.create_task(fail_when_cancelled())
         await begun.wait()
         task.cancel()
@@ -230,14 +236,7 @@ def test_an_error_wins_over_a_cancellation(run: Any) -> None:
 def test_a_cancellation_wins_over_an_error_that_a_program_tries_again_after(run: Any, error: Exception) -> None:
     async def main() -> None:
         begun = asyncio.Event()
-
-        @hosted
-        async def fail_when_cancelled() -> None:
-            begun.set()
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise error
+        fail_when_cancelled = failing_when_cancelled(error, begun)
 
         @hosted_context
         @asynccontextmanager
