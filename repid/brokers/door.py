@@ -163,14 +163,19 @@ class Server:
         how_to_start = (
             "start one with `python -m repid worker MODULE:APP`"
             if self._capabilities.shared
-            else "messages in memory need one in this process: nursery.start_soon(app.run_worker)"
+            else "messages in memory need one in this process: run app.run_worker() in a task"
         )
-        unread = UnreadQueues(self.readers if self._capabilities.readers else None, how_to_start)
+        knows = self._capabilities
+        self._unread = UnreadQueues(
+            self.readers if knows.readers else None,
+            self.counts_of if knows.has("queue_admin") else None,
+            how_to_start,
+        )
         look_at_many = self._look if is_local else self._looks.ask
-        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, unread, tells_all=is_local)
+        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, self._unread, tells_all=is_local)
         if isinstance(self._driver, HandingDriver):
             self._driver.hand_over(self._watchers.takers)
-        self._lines = Lines(self._hub, LONGEST_POLL if is_local else FIRST_POLL)
+        self._lines = Lines(self._hub, self._unread, LONGEST_POLL if is_local else FIRST_POLL)
         self._publishes = Coalescer(self._publish_in_parts, most=LARGEST_REQUEST, weigh=_weight)
         self._calls.detach()
 
@@ -411,13 +416,14 @@ class Server:
         """Open a consumer of these declared queues, in a trio task. Raises `QueueNotDeclared`."""
         check_taken(queues)
         consumer = Consumer(self._calls, self._driver, self._lines, new_id(), queues, self._result_store)
-        consumers, hub = self._consumers, self._hub
+        consumers, hub, unread = self._consumers, self._hub, self._unread
         try:
             consumers[consumer.key] = consumer
             await self._calls("subscribe", partial(self._driver.subscribe, consumer.key, consumer.queues))
             yield consumer
         finally:
             consumers.pop(consumer.key, None)
+            unread.closed(consumer.queues)
             if consumer.is_open:
                 consumer.is_open = False
                 hub.tell_all()
@@ -583,7 +589,7 @@ class Server:
 
         Waits until it does. What changes faster than it is looked at is seen in its last state only. Cancelling loses
         nothing. However many watch, the engine is asked for all of them at once. `queue`: of the message; if it is ready
-        there for five seconds, and nobody reads the queue, the log says so.
+        there for five seconds, and nobody reads the queue or it is paused, the log says so.
         """
         self._need("tracking", "watch messages")
         check_several("watch", (id_, result_id))
@@ -595,7 +601,7 @@ class Server:
         """Follow many messages until they have ended, in a trio task: with one watch, however many there are.
 
         `queues` gives those where messages that are followed wait now. It is called when none has ended for five seconds:
-        the log says then which of these nobody reads.
+        the log says then which of these nobody reads or are paused.
         """
         self._need("tracking", "watch messages")
         self._calls.check()

@@ -328,6 +328,11 @@ def where(broker: Broker) -> str:
     return f"{name_of(broker)} at {place}" if place else name_of(broker)
 
 
+def how_to_resume(queue: str) -> str:
+    """What to do about a paused queue, in words for a log."""
+    return f"`python -m repid resume MODULE:APP {queue}`, or Queue({queue!r}).resume(), lets workers have them"
+
+
 class Broker(ScheduleStore, ResultStore, Protocol):
     """One message broker. Open it with `connection()`; every other call outside raises `NotConnected`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..logs import Log
-from ..ports import Broker
+from ..ports import Broker, how_to_resume
 from .backoff import look_every
 
 log = Log("repid.worker")
@@ -34,12 +34,6 @@ class PausedQueues:
             frozenset(queue for queue, each in zip(self._queues, counts, strict=True) if each.paused),
         )
         for queue in sorted(self._paused - former):
-            log.warning(
-                "queue %r is paused, so no worker gets its messages: `python -m repid resume MODULE:APP %s`, or "
-                "Queue(%r).resume(), lets workers have them",
-                queue,
-                queue,
-                queue,
-            )
+            log.warning("queue %r is paused, so no worker gets its messages: %s", queue, how_to_resume(queue))
         for queue in sorted(former - self._paused):
             log.info("queue %r is not paused any more", queue)

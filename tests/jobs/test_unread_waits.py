@@ -12,7 +12,7 @@ import pytest
 import trio
 from aids import UnreliableServer
 
-from repid import Job, Repid, Router, SQLiteServer
+from repid import Job, Queue, Repid, Router, SQLiteServer
 from repid.brokers.shared import unread
 
 Wait = Callable[[Repid], Awaitable[object]]
@@ -88,9 +88,9 @@ async def test_a_wait_for_a_job_that_nobody_reads_is_told_once_after_five_second
         [text] = told(caplog)
         assert text == (
             "a call has waited for 5 s for a job in queue 'default'. No worker reads that queue now: the call waits until "
-            "one does; messages in memory need one in this process: nursery.start_soon(app.run_worker)"
+            "one does; messages in memory need one in this process: run app.run_worker() in a task"
         )
-        assert server.calls["readers"] == 1
+        assert server.calls["readers"] <= 9  # ever more rarely
         nursery.start_soon(app.run_worker)
         with trio.fail_after(5):
             await ended.wait()
@@ -126,7 +126,7 @@ async def test_many_waits_at_once_cost_one_look_and_each_queue_is_told_of(
 ) -> None:
     router.actor(store_result=True)(add)
     router.actor(channel="others", store_result=True)(other)
-    with trio.move_on_after(60):
+    with trio.move_on_after(9):
         async with trio.open_nursery() as nursery:
             for n in range(50):
                 nursery.start_soon(app.call, add, n)
@@ -198,3 +198,100 @@ async def test_where_processes_share_the_server_the_command_is_named(
             await app.call(add, 1)
     [text] = told(caplog)
     assert text.endswith("one does; start one with `python -m repid worker MODULE:APP`")
+
+
+def why(caplog: pytest.LogCaptureFixture) -> list[str]:
+    texts = [record.getMessage() for record in caplog.records if record.name == "repid.server"]
+    return [text.partition(". ")[2] for text in texts]
+
+
+HOW_TO_START = "messages in memory need one in this process: run app.run_worker() in a task"
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_a_wait_for_a_worker_of_this_process_that_has_ended_is_told_so(
+    wait: Wait, app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.actor(store_result=True)(add)
+    await app.run_worker(burst=True)
+    with trio.move_on_after(6):
+        await wait(app)
+    [text] = why(caplog)
+    assert text == (
+        f"No worker reads that queue now, and the one of this process has ended: the call waits until one does; {HOW_TO_START}"
+    )
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_a_wait_whose_worker_ends_while_it_drains_is_told_so_later(
+    wait: Wait, app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @router.actor(channel="long", store_result=True)
+    async def nap() -> None:
+        await trio.sleep(20)
+
+    router.actor(store_result=True)(add)
+    async with trio.open_nursery() as nursery:
+        worker = await nursery.start(app.run_worker)
+        await app.enqueue(nap)
+        await trio.sleep(1)
+        worker.stop()
+        await trio.sleep(1)
+        nursery.start_soon(wait, app)
+        await trio.sleep(10)
+        assert why(caplog) == []  # it has not ended yet
+        await trio.sleep(30)
+        [text] = why(caplog)
+        assert "the one of this process has ended" in text
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_a_wait_on_a_paused_queue_is_told_once_with_how_to_resume_it(
+    wait: Wait, app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.actor(store_result=True)(add)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.run_worker)
+        await Queue("default").pause()
+        with trio.move_on_after(1000):
+            await wait(app)
+        [text] = why(caplog)
+        assert text == (
+            "That queue is paused, so no worker gets its messages: `python -m repid resume MODULE:APP default`, or "
+            "Queue('default').resume(), lets workers have them"
+        )
+        await Queue("default").resume()
+        with trio.fail_after(5):
+            await wait(app)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_wait_on_a_queue_that_is_paused_meanwhile_and_has_no_reader_is_told_both(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.actor(store_result=True)(add)
+    with trio.move_on_after(500):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.call, add, 1)
+            await trio.sleep(20)
+            await Queue("default").pause()
+    [first, second] = why(caplog)
+    assert first.startswith("No worker reads that queue now: ")
+    assert second.startswith("That queue is paused")
+    assert second.endswith(first)
+
+
+async def test_a_send_that_waits_for_room_in_a_paused_queue_is_told_so(
+    app: Repid, router: Router, server: UnreliableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.actor(channel="lines", max_size=1)(add)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.run_worker)
+        await Queue("lines").pause()
+        with trio.move_on_after(80):
+            for n in range(2):
+                await app.enqueue(add, n)
+        nursery.cancel_scope.cancel()
+    [text] = [record.getMessage() for record in caplog.records if "for room" in record.getMessage()]
+    assert "That queue is paused" in text

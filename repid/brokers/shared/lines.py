@@ -31,7 +31,7 @@ from ...errors import BrokerRefused, PublishUnknown, QueueFull
 from ...logs import Log
 from ...ports import News, SendingRun, SendingWorker, sending_run
 from .hub import Hub, Subscription
-from .unread import UNREAD_AFTER
+from .unread import UNREAD_AFTER, UnreadQueues
 
 log = Log("repid.server")
 
@@ -102,20 +102,21 @@ class Place:
         if now - self._since >= STUCK_AFTER:
             self._lines.give_up_if_stuck(self._line, trusts_others=now - self._since < TRUST_FOR)
             self.check()
-        self._tell(now, refusal)
+        await self._tell(now, refusal)
         await self._lines.hub.wait(self.subscription, now + self._poll)
         self._poll = min(2 * self._poll, LONGEST_POLL)
         self.check()
 
-    def _tell(self, now: float, refusal: QueueFull) -> None:
+    async def _tell(self, now: float, refusal: QueueFull) -> None:
         """Log that the call waits, if it is time for that."""
         is_unread = refusal.readers == 0
         waited = now - self._began
         if now >= self._tell_at or (is_unread and not self._was_told and waited >= UNREAD_AFTER):
             self._tell_at = now + LOG_EVERY
             self._was_told = True
-            why = ". No worker reads that queue now: the call waits until one does" if is_unread else ""
-            log.warning("a call has waited for %.0f s for room: %s%s", waited, refusal, why)
+            reasons = await self._lines.unread.reasons([self._line.queue])
+            why = reasons and reasons[self._line.queue]
+            log.warning("a call has waited for %.0f s for room: %s%s", waited, refusal, f". {why}" if why else "")
 
     def check(self) -> None:
         """Raise what was decided about this call."""
@@ -135,8 +136,9 @@ class Line:
 class Lines:
     """The lines of one connection. `first_poll`: seconds after which to look again where there may be no news."""
 
-    def __init__(self, hub: Hub, first_poll: float) -> None:
+    def __init__(self, hub: Hub, unread: UnreadQueues, first_poll: float) -> None:
         self.hub = hub
+        self.unread = unread
         self.first_poll = first_poll
         self.by_queue: dict[str, Line] = {}
         """Empty as long as no call waits, so that others can pass by at the cost of one look."""

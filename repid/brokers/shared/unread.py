@@ -1,61 +1,126 @@
-"""Queues that nobody reads although calls wait there for jobs to end: the log tells, once for each.
+"""Queues whose messages no worker gets although calls wait there for jobs to end: the log tells why.
 
 A call that waits in vain looks exactly like one whose job takes long. So when a job that is ready has not begun for
-`UNREAD_AFTER`, or no job of those that are followed has ended for so long, the engine is asked once who reads the queue.
-The calls that wait need no task and no scope for that: their wait for news has a deadline already. However many calls
-wait, a queue is looked at once in `UNREAD_AFTER`.
+`UNREAD_AFTER`, or no job of those that are followed has ended for so long, the engine is asked who reads the queue and
+whether it is paused; and again after ever longer pauses, since that may change while the call waits. The calls that wait
+need no task and no scope for that: their wait for news has a deadline already. However many calls wait, a queue is looked
+at once in `UNREAD_AFTER`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import trio
 
 from ...errors import BrokerError
 from ...logs import Log
-from ...ports import Topics
+from ...ports import Counts, Topics, how_to_resume
 
 log = Log("repid.server")
 
 UNREAD_AFTER = 5.0
 """Seconds of waiting after which the log says so where nobody reads the queue: its worker was perhaps not started."""
 
+LONGEST_PAUSE = 300.0
+"""Seconds between two looks of one call at the most."""
+
+COUNT_EVERY = 60.0
+"""Seconds after which a queue is counted again, which tells whether it is paused: that takes an engine longer the more
+messages there are.
+"""
+
 
 class UnreadQueues:
-    """Those of one connection. `ask` is `Server.readers`, None if the engine does not know that; `how_to_start`: what to
-    do where nobody reads.
+    """Those of one connection. `ask` is `Server.readers`, and `count` `Server.counts_of`, None if the engine cannot tell;
+    `how_to_start`: what to do where nobody reads.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[list[Mapping[str, Topics]]]] | None, how_to_start: str) -> None:
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[list[Mapping[str, Topics]]]] | None,
+        count: Callable[[Sequence[str]], Awaitable[list[Counts]]] | None,
+        how_to_start: str,
+    ) -> None:
         self._ask = ask
+        self._count = count
         self._how_to_start = how_to_start
+        self._were_read_here: set[str] = set()
         self._looked_at: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._counted_at: dict[str, float] = {}
+        self._paused: set[str] = set()
+        self._told: dict[str, str] = {}
 
-    def due(self) -> float:
-        """When a call that begins to wait now should look, on trio's clock."""
-        return math.inf if self._ask is None else trio.current_time() + UNREAD_AFTER
+    def looks(self, queues: Callable[[], Iterable[str]] | None) -> Looks:
+        """For a call that begins to wait now, in these queues; None: its queues are not looked at."""
+        return Looks(self, queues if self._ask or self._count else None)
 
-    async def look(self, queues: Iterable[str]) -> None:
-        """Tell of those among these queues that nobody reads. If the engine does not answer, nothing is told."""
+    def closed(self, queues: Iterable[str]) -> None:
+        """A worker of this process reads these no more."""
+        self._were_read_here.update(queues)
+
+    async def look(self, queues: Iterable[str], waited: float) -> None:
+        """Tell of those among these queues whose messages no worker gets. If the engine does not answer, nothing is told."""
         now = trio.current_time()
         chosen = {queue for queue in queues if now - self._looked_at.get(queue, -math.inf) >= UNREAD_AFTER}
-        if self._ask is None or not chosen:
-            return
         self._looked_at.update(dict.fromkeys(chosen, now))
-        try:
-            read = {queue for reader in await self._ask() for queue in reader}
-        except BrokerError:
+        reasons = await self.reasons(sorted(chosen))
+        if reasons is None:
             return
-        unread = chosen - read
-        for queue in sorted(unread - self._told):
-            log.warning(
-                "a call has waited for %.0f s for a job in queue %r. No worker reads that queue now: the call waits until "
-                "one does; %s",
-                UNREAD_AFTER,
-                queue,
-                self._how_to_start,
+        for queue, reason in reasons.items():
+            if reason and self._told.get(queue) != reason:
+                log.warning("a call has waited for %.0f s for a job in queue %r. %s", waited, queue, reason)
+        self._told |= reasons
+
+    async def reasons(self, queues: Sequence[str]) -> dict[str, str] | None:
+        """Why no worker gets messages of each of these queues: a sentence, or nothing. None: the engine did not answer."""
+        if not queues:
+            return {}
+        try:
+            read = set(queues) if self._ask is None else {queue for reader in await self._ask() for queue in reader}
+            await self._look_for_pauses(queues)
+        except BrokerError:
+            return None
+        return {queue: self._reason(queue, is_read=queue in read) for queue in queues}
+
+    async def _look_for_pauses(self, queues: Sequence[str]) -> None:
+        now = trio.current_time()
+        chosen = [queue for queue in queues if now - self._counted_at.get(queue, -math.inf) >= COUNT_EVERY]
+        if self._count is None or not chosen:
+            return
+        self._counted_at.update(dict.fromkeys(chosen, now))
+        for queue, counts in zip(chosen, await self._count(chosen), strict=True):
+            (self._paused.add if counts.paused else self._paused.discard)(queue)
+
+    def _reason(self, queue: str, *, is_read: bool) -> str:
+        reasons = []
+        if queue in self._paused:
+            reasons.append(f"That queue is paused, so no worker gets its messages: {how_to_resume(queue)}")
+        if not is_read:
+            ended = ", and the one of this process has ended" if queue in self._were_read_here else ""
+            reasons.append(
+                f"No worker reads that queue now{ended}: the call waits until one does; {self._how_to_start}"
             )
-        self._told = self._told - chosen | unread
+        return ". ".join(reasons)
+
+
+class Looks:
+    """When one call that waits looks whether its queues are read: after `UNREAD_AFTER`, then ever more rarely."""
+
+    def __init__(self, unread: UnreadQueues, queues: Callable[[], Iterable[str]] | None) -> None:
+        self._unread = unread
+        self._queues = queues
+        self._pause = UNREAD_AFTER
+        self._began = trio.current_time()
+        self.due = math.inf if queues is None else self._began + UNREAD_AFTER
+        """The moment of the next look, on trio's clock."""
+
+    async def look(self) -> None:
+        """Look now, if that is due."""
+        now = trio.current_time()
+        if self._queues is None or now < self.due:
+            return
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self.due = now + self._pause
+        await self._unread.look(self._queues(), now - self._began)

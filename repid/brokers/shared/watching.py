@@ -71,7 +71,7 @@ class Watchers:
         there and nobody reads it.
         """
         is_ready = queue is not None and seen is not None and seen.state == "ready"
-        unread_at = self.unread.due() if is_ready else math.inf
+        looks = self.unread.looks((lambda: [queue]) if is_ready else None)
         with self._watching(ids), self.hub.subscribed("ids", frozenset(ids)) as subscription:
             while True:
                 subscription.is_fresh = False
@@ -79,12 +79,8 @@ class Watchers:
                 if sight.snapshot != seen:
                     return sight.snapshot
                 until = trio.current_time() + sight.holds_for
-                if queue is not None and unread_at < until:
-                    if await self.hub.wait(subscription, unread_at):
-                        continue
-                    unread_at = math.inf
-                    await self.unread.look([queue])
-                await self.hub.wait(subscription, until)
+                while not await self.hub.wait(subscription, min(until, looks.due)) and trio.current_time() < until:
+                    await looks.look()
 
     @contextmanager
     def follow(self, check: Callable[[], None], queues: Queues | None) -> Iterator[Following]:
@@ -181,7 +177,7 @@ class Following:
         A message that was never published has ended, too.
         """
         subscription = self.subscription
-        unread_at = math.inf if self._queues is None else self._watchers.unread.due()
+        looks = self._watchers.unread.looks(self._queues)
         while True:
             self._check()
             if self._taken:
@@ -195,10 +191,8 @@ class Following:
                 return ended
             if not subscription.changed:
                 until = self._again[0][0] if self._again else math.inf
-                await self._watchers.hub.wait(subscription, min(until, unread_at))
-                if self._queues is not None and trio.current_time() >= unread_at:
-                    unread_at = math.inf
-                    await self._watchers.unread.look(self._queues())
+                await self._watchers.hub.wait(subscription, min(until, looks.due))
+                await looks.look()
 
     async def look(self, messages: Sequence[Ids]) -> list[Snapshot]:
         """How these stand now, whether they are followed or not. What was handed over, and is not told of yet, has its
