@@ -70,8 +70,8 @@ class Watchers:
         """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing. `queue`: tell if it waits
         there and nobody reads it.
         """
-        is_ready = queue is not None and seen is not None and seen.state == "ready"
-        looks = self.unread.looks((lambda: [queue]) if is_ready else None)
+        waiting_in = [queue] if queue is not None and seen is not None and seen.state == "ready" else None
+        looks = self.unread.looks(None if waiting_in is None else lambda: waiting_in)
         with self._watching(ids), self.hub.subscribed("ids", frozenset(ids)) as subscription:
             while True:
                 subscription.is_fresh = False
