@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +34,7 @@ from ._version import __version__
 from .app import Repid
 from .brokers import Server as AnyServer
 from .brokers import server_at
+from .delivery import Failure, StoredResult
 from .envelope import TOPIC
 from .errors import (
     BrokerRefused,
@@ -45,10 +46,12 @@ from .errors import (
     did_you_mean,
     shown,
 )
+from .handle import JobHandle
 from .hosts import LoopName
 from .moving import Account, Move
 from .ports import Broker, BrowsedMessage, Counts, Migrating, name_of
 from .producer import Outcomes
+from .results import Status
 from .supervisor import load_app, load_object
 from .supervisor.child import FORMAT
 from .tracebacks import inert, without_passwords
@@ -66,12 +69,15 @@ Examples:
   repid worker shop.jobs:app --reload         for development: anew when the code changes
   repid worker shop.jobs:app --burst          until nothing is ready
   repid queues shop.jobs:app                  what waits, runs and is dead
+  repid show shop.jobs:app 42                 the job with the id 42: its state and result
+  repid cancel shop.jobs:app 42               remove it, or cancel its run
   repid dead shop.jobs:app mail               the dead messages of the queue mail, and why
   repid requeue shop.jobs:app mail            let them run again
   repid delete shop.jobs:app mail --all       remove them for good
   repid pause shop.jobs:app mail              no worker gets its messages, until
   repid resume shop.jobs:app mail             they may have them again
   repid schedules shop.jobs:app               what recurs, when next, and what has ended
+  repid schedules shop.jobs:app --pause mail:remind    hold it until --resume
   repid migrate shop.jobs:app --sql           the SQL that makes the tables in PostgreSQL
   repid move jobs.db postgresql://db/shop     all that waits, to another server
 """
@@ -310,10 +316,28 @@ def ago(moment: float | None, now: float) -> str:
 
 
 @cli.command()
-def schedules(target: Target) -> None:
-    """Show the schedules: when each ticks next, how often it has ticked and skipped, and which are paused or have ended."""
+def schedules(
+    target: Target,
+    *,
+    pause: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="First hold this one's ticks until it is resumed.")
+    ] = None,
+    resume: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="First let this one tick again, after a pause or its end.")
+    ] = None,
+) -> None:
+    """Show the schedules: when each ticks next, how often it has ticked and skipped, and which are paused or have ended.
+    With --pause or --resume, change some before; give NAME as it is shown, such as mail:remind.
+    """
     app = find_app(target)
-    find_server(app, None)
+    if pause or resume:
+        find_shared_server(app, None)
+    else:
+        find_server(app, None)
+    for name in pause or ():
+        ask(app, partial(app.schedules.pause, name))
+    for name in resume or ():
+        ask(app, partial(app.schedules.resume, name))
     table = Table("schedule", "actor", "queue", "rule", "next", "fired", "skipped", "state")
     for stored in ask(app, app.schedules.list):
         schedule, model = stored.schedule, stored.schedule.envelope
@@ -352,7 +376,7 @@ def dead(
     app = find_app(target)
     broker = find_server(app, server)
     if ids:
-        typer.echo("\n".join(map(in_full, ask(app, partial(find_dead, broker, queue, ids)))))
+        typer.echo("\n".join(map(in_full, ask(app, partial(find_dead, broker, queue, ids)))), nl=False)
         return
     messages = ask(app, partial(broker.browse, queue, "dead", limit=min(limit, sys.maxsize)))
     whole = Column(
@@ -369,27 +393,106 @@ def dead(
     show(table)
 
 
-def in_full(message: BrowsedMessage) -> str:
-    """All that is known of a dead message; what cannot be printed is escaped."""
-    envelope, failure = message.envelope, message.failure
-    try:
-        payload = envelope.payload.decode()
-    except UnicodeDecodeError:
-        payload = repr(envelope.payload)
+@cli.command("show")
+def show_jobs(
+    target: Target,
+    ids: Annotated[list[str], typer.Argument(help="The ids of jobs, which are those of their messages.")],
+    server: Server = None,
+) -> None:
+    """Show what is there under an id: a job that waits, runs or is dead, with its queue, attempt, progress and payload; or
+    the result of one that has ended.
+    """
+    app = find_app(target)
+    found = ask(app, partial(find_jobs, app, find_shared_server(app, server), ids))
+    typer.echo("\n".join([text for texts in found for text in texts]), nl=False)
+    unknown = [id_ for id_, texts in zip(ids, found, strict=True) if not texts]
+    if unknown:
+        raise UsageError(
+            f"nothing is known of {', '.join(map(repr, unknown))} on this server: no job of that id was enqueued there, or it "
+            "has ended and no result was stored (store_result), or none any more (result_ttl)"
+        )
+
+
+async def find_jobs(app: Repid, broker: Broker, ids: Sequence[str]) -> list[list[str]]:
+    """For each id all that is known of the messages that have it, in words; where there is none, of its result."""
+    store = app.result_store or (broker if broker.capabilities.has("results") else None)
+    results = [None for _ in ids] if store is None else await store.fetch_results(ids)
+    texts: list[list[str]] = []
+    for messages, result in zip(await broker.find(ids), results, strict=True):
+        texts.append([])
+        for each in messages:
+            is_dead = each.category == "dead" or not broker.capabilities.has("tracking")
+            status = None if is_dead else await JobHandle[Any](broker, each.envelope, store).status()
+            texts[-1].append(in_full(each, status))
+        if not messages and result is not None:
+            texts[-1].append(result_in_full(result))
+    return texts
+
+
+@cli.command()
+def cancel(
+    target: Target,
+    ids: Annotated[list[str], typer.Argument(help="The ids of jobs, which are those of their messages.")],
+    server: Server = None,
+) -> None:
+    """Remove jobs that wait, and have the runs of those cancelled that run, in whatever process."""
+    app = find_app(target)
+    answers = ask(app, partial(find_shared_server(app, server).cancel_each, ids))
+    for id_, answer in zip(ids, answers, strict=True):
+        if answer != "unknown":
+            how = "was waiting, and is removed" if answer == "cancelled" else "is running, and is being cancelled"
+            typer.echo(f"{shown(id_)} {how}")
+    if unknown := [id_ for id_, answer in zip(ids, answers, strict=True) if answer == "unknown"]:
+        raise UsageError(f"no message {', '.join(map(repr, unknown))} waits or runs on this server")
+
+
+def in_full(message: BrowsedMessage, status: Status | None = None) -> str:
+    """All that is known of a message; `status` tells how a run of it stands. What cannot be printed is escaped."""
+    envelope, failure, now = message.envelope, message.failure, message.seen_at
     facts = {
         "id": envelope.id,
+        "state": status.state if status else message.category,
+        "queue": envelope.queue,
         "actor": envelope.topic or "",
         "attempt": str(message.attempt),
-        "enqueued": ago(message.enqueued_at, message.seen_at),
-        "died": ago(message.died_at, message.seen_at),
-        "reason": message.reason or "",
-        "headers": json.dumps(envelope.headers, ensure_ascii=False),
-        "payload": payload,
+        "enqueued": ago(message.enqueued_at, now),
     }
+    if message.category == "scheduled" and message.due_at is not None:
+        facts["due"] = moment(message.due_at)
+    if message.leased_at is not None:
+        facts["began"] = f"{ago(message.leased_at, now)}, by {message.leased_by}"
+    if status is not None and status.done is not None:
+        total = "" if status.total is None else f" of {status.total:g}"
+        facts["progress"] = f"{status.done:g}{total} {status.note}".rstrip()
+    if message.category == "dead":
+        facts |= {"died": ago(message.died_at, now), "reason": message.reason or ""}
+    facts |= {"headers": json.dumps(envelope.headers, ensure_ascii=False), "payload": as_text(envelope.payload)}
+    return in_lines(facts, failure)
+
+
+def result_in_full(result: StoredResult) -> str:
+    """All that is known of a message that has ended."""
+    facts = {"id": result.id, "state": result.state, "ended": moment(result.finished_at)}
+    facts["result is kept until"] = moment(result.expires_at)
+    if result.payload:
+        facts["result"] = as_text(result.payload)
+    return in_lines(facts, result.failure)
+
+
+def in_lines(facts: Mapping[str, str], failure: Failure | None) -> str:
+    """A line for each fact, and the error behind them."""
     lines = [f"{name}: {shown(fact)}\n" for name, fact in facts.items()]
     if failure is not None:
         lines.append(inert((failure.traceback or f"{failure.type}: {failure.text}").rstrip()) + "\n")
     return "".join(lines)
+
+
+def as_text(payload: bytes) -> str:
+    """A payload as it is shown."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return repr(payload)
 
 
 @cli.command()
@@ -465,7 +568,7 @@ def pause(
 ) -> None:
     """Let no worker have the messages of a queue, until repid resume. What runs goes on."""
     app = find_app(target)
-    ask(app, partial(find_server(app, server).pause, queue))
+    ask(app, partial(find_shared_server(app, server).pause, queue))
     typer.echo(f"queue {queue!r} is paused: its messages wait until it is resumed")
 
 
@@ -477,7 +580,7 @@ def resume(
 ) -> None:
     """Let workers have the messages of a paused queue again."""
     app = find_app(target)
-    ask(app, partial(find_server(app, server).resume, queue))
+    ask(app, partial(find_shared_server(app, server).resume, queue))
     typer.echo(f"queue {queue!r} is resumed: workers get its messages")
 
 
@@ -608,12 +711,24 @@ def find_server(app: Repid, name: str | None) -> Broker:
     """The server of that name; warns of one that only this process can see."""
     broker = app.server(name)
     if not broker.capabilities.shared:
-        typer.echo(
-            f"repid: warning: the server {name or 'that is the default'} keeps its messages in the memory of each "
-            "process: this command sees none of what other processes send; take another server, such as SQLiteServer",
-            err=True,
-        )
+        typer.echo(f"repid: warning: {of_memory(name)}", err=True)
     return broker
+
+
+def find_shared_server(app: Repid, name: str | None) -> Broker:
+    """The server of that name, for what would be of no use on one that only this process can see. Raises `UsageError`."""
+    broker = app.server(name)
+    if not broker.capabilities.shared:
+        raise UsageError(of_memory(name))
+    return broker
+
+
+def of_memory(name: str | None) -> str:
+    """Why little can be done about such a server."""
+    return (
+        f"the server {name or 'that is the default'} keeps its messages in the memory of each "
+        "process: this command sees none of what other processes send; take another server, such as SQLiteServer"
+    )
 
 
 def ask(app: Repid, function: Callable[[], Awaitable[T]]) -> T:

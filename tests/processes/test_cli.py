@@ -16,10 +16,10 @@ import pytest
 import trio
 from engines.postgres import Postgres
 
-from repid import Client, Envelope, Queue, SQLiteServer, __version__
+from repid import Client, Envelope, Job, Queue, SQLiteServer, __version__
 from repid.schedule import ended, paused
 
-from .aids_supervisor import Program
+from .aids_supervisor import Program, until
 
 pytestmark = pytest.mark.real_time
 
@@ -410,13 +410,15 @@ def test_a_dead_message_that_is_named_is_shown_in_full(program: Program, repid: 
     code, output, _ = repid("dead", "jobs:app", "default", "one")
     assert code == 0
     lines = output.splitlines()
-    assert lines[:3] == ["id: one", "actor: slow", "attempt: 1"]
-    assert re.fullmatch(r"enqueued: \d+ s ago", lines[3])
-    assert re.fullmatch(r"died: \d+ s ago", lines[4])
-    assert lines[5] == "reason: payload"
-    assert lines[6] == 'headers: {"topic": "slow", "tenant": "a"}'
-    assert lines[7] == r'payload: {"wrong\u001b[2J":"ä"}'
-    assert lines[8].startswith("PayloadError: ")
+    assert lines[:5] == ["id: one", "state: dead", "queue: default", "actor: slow", "attempt: 1"]
+    assert re.fullmatch(r"enqueued: \d+ s ago", lines[5])
+    assert re.fullmatch(r"died: \d+ s ago", lines[6])
+    assert lines[7] == "reason: payload"
+    assert lines[8] == 'headers: {"topic": "slow", "tenant": "a"}'
+    assert lines[9] == r'payload: {"wrong\u001b[2J":"ä"}'
+    assert lines[10].startswith("PayloadError: ")
+    shown = repid("show", "jobs:app", "one")[1]
+    assert re.sub(r"\d+ s ago", "", shown) == re.sub(r"\d+ s ago", "", output)
     assert repid("dead", "jobs:app", "default", "two")[::2] == (2, "repid: queue 'default' has no dead message 'two'\n")
 
 
@@ -458,6 +460,99 @@ def test_a_server_in_memory_is_warned_of(program: Program, repid: Command) -> No
         code, _, errors = repid(command, "jobs:app", *others, "--server", "memory")
         assert errors.startswith("repid: warning: the server memory keeps its messages in the memory of each process")
         assert code in {0, 2}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["show", "x"], ["cancel", "x"], ["pause", "default"], ["resume", "default"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_could_find_nothing_on_a_server_in_memory_is_refused(
+    program: Program, repid: Command, arguments: list[str]
+) -> None:
+    program.add("from repid import InMemoryServer\napp.servers.register_server('memory', InMemoryServer())")
+    command, name = arguments
+    code, output, errors = repid(command, "jobs:app", name, "--server", "memory")
+    assert (code, output) == (2, "")
+    assert errors.startswith("repid: the server memory keeps its messages in the memory of each process: this command")
+
+
+ADDING = """
+@router.actor(store_result=True)
+async def add(a: int, b: int = 1) -> int:
+    return a + b
+
+@router.actor(store_result=True)
+async def fail() -> None:
+    raise ValueError("no \x1b[2J")
+"""
+
+
+def test_a_job_is_shown_while_it_waits_and_its_result_when_it_has_ended(program: Program, repid: Command) -> None:
+    program.add(ADDING)
+    with program.app.sync() as client:
+        client.run(partial(program.app.server().declare, ["default"]))
+        for name, actor, delay in (("one", "add", None), ("two", "fail", None), ("late", "add", 3600)):
+            client.enqueue(Job(actor, args={"a": 1} if actor == "add" else None, id_=name, delay=delay))
+    code, output, errors = repid("show", "jobs:app", "one", "late")
+    assert (code, errors) == (0, "")
+    one, late = output.split("\n\n")
+    assert re.sub(r"\d+ s ago", "n s ago", one).splitlines() == [
+        "id: one",
+        "state: ready",
+        "queue: default",
+        "actor: add",
+        "attempt: 1",
+        "enqueued: n s ago",
+        'headers: {"topic": "add"}',
+        'payload: {"a":1}',
+    ]
+    assert late.splitlines()[:2] == ["id: late", "state: scheduled"]
+    assert re.search(r"^due: \d{4}-\d\d-\d\d .*Z$", late, re.MULTILINE)
+    assert repid("worker", "jobs:app", "--burst")[0] == 0
+    code, output, errors = repid("show", "jobs:app", "one", "three", "two")
+    assert code == 2
+    assert errors.startswith("repid: nothing is known of 'three' on this server: no job of that id was enqueued there")
+    one, two = output.split("\n\n")
+    assert re.sub(r": \d{4}-.*Z", ": then", one).splitlines() == [
+        "id: one",
+        "state: success",
+        "ended: then",
+        "result is kept until: then",
+        "result: 2",
+    ]
+    assert two.startswith("id: two\nstate: dead\n")
+    assert "ValueError: no \\x1b[2J\n" in two
+
+
+def test_jobs_are_cancelled_by_their_ids(program: Program, repid: Command) -> None:
+    program.send("slow", [{"number": 1, "seconds": 60}])
+    with program.app.sync() as client:
+        client.enqueue(Job("slow", args={"number": 2, "seconds": 60}, id_="two", delay=3600, store_result=True))
+        [message] = client.run(partial(program.app.server().browse, "default", "ready"))
+    id_ = message.envelope.id
+    program.start()
+    until(lambda: program.noted("begin"))
+    output = repid("show", "jobs:app", id_)[1]
+    assert f"id: {id_}\nstate: running\n" in output
+    assert re.search(r"^began: \d+ s ago, by process \d+ on ", output, re.MULTILINE)
+    code, output, errors = repid("cancel", "jobs:app", "two", id_, "three")
+    assert (code, errors) == (2, "repid: no message 'three' waits or runs on this server\n")
+    assert output == f"two was waiting, and is removed\n{id_} is running, and is being cancelled\n"
+    assert "\nstate: cancelled\n" in repid("show", "jobs:app", "two")[1]
+    until(lambda: program.counts() == (0, 0))
+    assert repid("cancel", "jobs:app", id_)[0] == 2
+
+
+def test_a_schedule_is_paused_and_resumed(program: Program, repid: Command) -> None:
+    program.add("@router.actor(every=600)\nasync def often() -> None: ...\n")
+    repid("worker", "jobs:app", "--burst")
+    for option, is_paused in (("--pause", True), ("--resume", False)):
+        code, output, errors = repid("schedules", "jobs:app", option, "default:often")
+        assert (code, errors, "paused" in output) == (0, "", is_paused)
+        code, output, errors = repid("schedules", "jobs:app", option, "often")
+        assert (code, output) == (2, "")
+        assert errors == "repid: there is no schedule named 'often' (did you mean 'default:often'?)\n"
 
 
 def test_a_reader_that_has_gone_is_no_error_to_tell_of(program: Program) -> None:
