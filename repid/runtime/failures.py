@@ -43,7 +43,7 @@ def in_words(disposition: Disposition | None) -> str:
     """What becomes of a message. None: nothing more, since its verdict was given before."""
     match disposition:
         case Ack(failure=failure):
-            fate = "acknowledged" if failure is None else "acknowledged with its failure"
+            fate = "succeeded" if failure is None else "failed, and acknowledged"
         case Retry(delay=delay):
             fate = f"again in {in_seconds(delay)} s"
         case Release():

@@ -51,7 +51,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker did. Verdicts count once the broker has accepted them.
 
     processed: runs that were started and have ended.
-    succeeded: acknowledged. failed: acknowledged or dead-lettered with an error. retried: to be run again.
+    succeeded: acknowledged without an error. failed: acknowledged or dead-lettered with one. retried: to be run again.
     released: given back without using an attempt (rejected, snoozed, unrouted, or the worker stopped).
     cancelled: removed because somebody cancelled them.
     dead: dead-lettered for whatever reason, the failed among them.

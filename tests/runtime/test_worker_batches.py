@@ -996,7 +996,7 @@ async def test_a_batch_is_one_line_of_the_logged_runs(
     await fill(app, 3)
     await work(app, log_runs=True)
     [record] = [each for each in caplog.records if "ended after" in each.getMessage()]
-    assert record.getMessage().endswith("a batch of 3 messages of 'default', 1 dead letter (failed), 2 acknowledged")
+    assert record.getMessage().endswith("a batch of 3 messages of 'default', 1 dead letter (failed), 2 succeeded")
     assert record.__dict__["batch"] == 3
     assert record.__dict__["actor"] == "write"
 

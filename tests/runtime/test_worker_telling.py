@@ -84,8 +84,8 @@ async def test_each_run_is_logged_at_info_when_asked(app: Repid, runs: Router, r
     await app.run_worker(burst=True, log_runs=True)
     found = {record.actor: record for record, _ in records.of("ended after")}
     assert {name: record.fate for name, record in found.items()} == {
-        "succeed": "acknowledged",
-        "plain": "acknowledged",
+        "succeed": "succeeded",
+        "plain": "succeeded",
         "reject": "nacked",
     }
     record = found["succeed"]
