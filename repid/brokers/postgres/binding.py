@@ -83,8 +83,11 @@ def _many(element: int, values: Sequence[bytes | None]) -> bytes:
     parts = [_ARRAY(1, 1, element, len(values), 1)]
     if None not in values:
         found = cast("Sequence[bytes]", values)
-        sizes = map(_SHORT, map(len, found))
-        return b"".join([*parts, *chain.from_iterable(zip(sizes, found, strict=True))])
+        sizes = list(map(len, found))
+        heads = {size: _SHORT(size) for size in set(sizes)}  # they are few, mostly
+        parts += [b""] * (2 * len(sizes))
+        parts[1::2], parts[2::2] = map(heads.__getitem__, sizes), found
+        return b"".join(parts)
     for value in values:
         if value is None:
             parts.append(_NULL)

@@ -10,6 +10,9 @@ Two statements store. An insert that skips ids which are alive (ON CONFLICT) cos
 each message, half as much again as the insert alone. So a transaction of our own looks the ids up first and then just
 inserts. If somebody stored one of them in between, that fails and nothing was done: it is made again in the other way.
 In a transaction with something else in it such a failure would undo that as well, so there the first statement is used.
+
+Columns are unnested in a SELECT list, which takes from each in turn and fills up what is lacking; in FROM the server would
+write each of them down first.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from .bounding import Admission, Run, drop_oldest, find_alive, holding, measure
 from .directory import GATE, Directory, Place, adding, declaring, place_of
 from .errors import DEADLOCK, ServerError
 from .pool import Pool, in_transaction, transaction
-from .rows import Body, micros, to_bodies, to_id, to_options
+from .rows import Bodies, Body, micros, to_bodies, to_id, to_options
 from .shelving import Taken
 from .wire import Rows, Wire
 
@@ -44,35 +47,40 @@ UNCHECKED = -1
 _USUAL_OFFSET = offset_of(NO_OPTIONS, micros)
 
 
-def _publishing(new: str, on_conflict: str) -> Statement:
-    """A statement that stores a batch. `new`: a condition of what is stored; `on_conflict`: what else the insert says."""
+def _publishing(condition: str, on_conflict: str, stored: str) -> Statement:
+    """A statement that stores a batch. `condition`: what must be so of a row besides; `on_conflict`: what else the insert
+    says; `stored`: which of its parts has the rows that are stored.
+    """
     return statement(
         f"""
         WITH input AS MATERIALIZED (
-            SELECT (SELECT nextval('{{s}}.batch')) * {BATCH} + i.place - 1 AS seq, i.lane, now + i.wait + i.off AS rank, i.id, i.payload,
+            SELECT (SELECT nextval('{{s}}.batch')) * {BATCH} + i.place AS seq, i.lane, now + i.wait + i.off AS rank, i.id, i.payload,
                 i.kind, i.rare, i.result_id,
                 CASE WHEN i.wait > 0 THEN now + i.wait END AS due, now + i.wait + i.ttl AS expires_at, now AS enqueued_at
             FROM (
                 SELECT id, lane, payload, kind, rare, result_id, coalesce(off, {_USUAL_OFFSET}) AS off, coalesce(wait, 0) AS wait, ttl, place
-                FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY
-                    AS u (id, lane, payload, kind, rare, result_id, off, wait, ttl, place)
+                FROM (
+                    SELECT unnest($2) AS id, unnest($3) AS lane, unnest($4) AS payload, unnest($5) AS kind, unnest($6) AS rare,
+                        unnest($7) AS result_id, unnest($8) AS off, unnest($9) AS wait, unnest($10) AS ttl,
+                        generate_series(0, $11 - 1) AS place
+                ) AS u
             ) AS i,
                 (SELECT {{s}}.clock() AS now OFFSET 0) AS time
-            WHERE ($1 = {UNCHECKED} OR (SELECT directory FROM {{s}}.meta WHERE {GATE}) = $1){new}
-        ), stored AS (
+            WHERE ($1 = {UNCHECKED} OR (SELECT directory FROM {{s}}.meta WHERE {GATE}) = $1){condition}
+        ), inserted AS (
             INSERT INTO {{s}}.message (seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at)
             SELECT seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at FROM input ORDER BY id, seq
-            {on_conflict}RETURNING seq, lane, rank, id, result_id, due, expires_at
+            {on_conflict}
         ), waiting AS (
             INSERT INTO {{s}}.ready (lane, rank, seq, expires_at)
-            SELECT lane, rank, seq, expires_at FROM stored WHERE due IS NULL
+            SELECT lane, rank, seq, expires_at FROM {stored} WHERE due IS NULL
         ), later AS (
             INSERT INTO {{s}}.scheduled (lane, rank, seq, expires_at, due)
-            SELECT lane, rank, seq, expires_at, due FROM stored WHERE due IS NOT NULL
+            SELECT lane, rank, seq, expires_at, due FROM {stored} WHERE due IS NOT NULL
         ), old AS (
-            DELETE FROM {{s}}.result WHERE id = ANY(ARRAY(SELECT coalesce(result_id, id) FROM stored))
+            DELETE FROM {{s}}.result WHERE id = ANY(ARRAY(SELECT coalesce(result_id, id) FROM {stored}))
         )
-        SELECT count(*), CASE WHEN count(*) < $11 THEN coalesce(array_agg(id), '{{}}') END FROM stored
+        SELECT count(*), CASE WHEN count(*) < $11 THEN coalesce(array_agg(id), '{{}}') END FROM {stored}
         """,
         "int8",
         "bytea[]",
@@ -88,10 +96,16 @@ def _publishing(new: str, on_conflict: str) -> Statement:
     )
 
 
-_PUBLISH = _publishing("", "ON CONFLICT (id) DO NOTHING ")
+_PUBLISH = _publishing(
+    "",
+    "ON CONFLICT (id) DO NOTHING RETURNING seq, lane, rank, id, result_id, due, expires_at",
+    "inserted",
+)
 """How many were stored, and the ids of these; NULL if all were."""
 
-_PUBLISH_NEW = _publishing(" AND NOT EXISTS (SELECT FROM {s}.message AS m WHERE m.id = i.id OFFSET 0)", "")
+_PUBLISH_NEW = _publishing(
+    " AND i.id NOT IN (SELECT m.id FROM {s}.message AS m WHERE m.id = ANY($2) OFFSET 0)", "", "input"
+)
 """The same for a transaction of its own, and for ids that differ. Fails with `_TAKEN` where one of them was stored meanwhile."""
 
 _TAKEN = "23505"
@@ -156,7 +170,7 @@ class Sending:
     @property
     def ids_differ(self) -> bool:
         """Whether no two of them have the same id."""
-        return len({body.key for body in self.bodies}) == len(self.bodies)
+        return len(set(self.bodies.keys)) == len(self.bodies.keys)
 
     def lacking(self, directory: Directory) -> set[Place]:
         """The lanes that do not exist yet, of queues that do."""
@@ -177,21 +191,21 @@ class Sending:
 
     def keys_for(self, queues: Collection[str]) -> list[bytes]:
         """The ids of what is left for these queues."""
-        return [self.bodies[index].key for index in self.left if self.places[index].queue in queues]
+        return [self.bodies.keys[index] for index in self.left if self.places[index].queue in queues]
 
     def sizes(self, queues: Collection[str], alive: Collection[bytes]) -> dict[str, list[int]]:
         """By queue, the sizes of what would be let into these queues."""
         found: dict[str, list[int]] = {}
-        for place, body, envelope in zip(self.places, self.bodies, self.envelopes, strict=True):
-            if place.queue in queues and body.key not in alive:
-                found.setdefault(place.queue, []).append(len(envelope.payload))
+        for place, key, payload in zip(self.places, self.bodies.keys, self.bodies.payloads, strict=True):
+            if place.queue in queues and key not in alive:
+                found.setdefault(place.queue, []).append(len(payload))
         return found
 
     def refuse_full(self, bounded: Collection[str], admission: Admission, alive: Collection[bytes]) -> None:
         """Refuse what has no room; `alive`: ids that are refused for being alive."""
         taken = set(alive)
         for index in self.left:
-            queue, key = self.places[index].queue, self.bodies[index].key
+            queue, key = self.places[index].queue, self.bodies.keys[index]
             if queue in bounded and key not in taken:
                 self.outcomes[index] = admission.refuse(queue, 1, len(self.envelopes[index].payload))
             if self.outcomes[index] is None:
@@ -204,7 +218,7 @@ class Sending:
             _store(
                 insert,
                 version,
-                [self.bodies[index] for index in part],
+                self.bodies.part(part),
                 [directory.places[self.places[index]] for index in part],
                 [self.envelopes[index].options for index in part],
             )
@@ -234,7 +248,7 @@ class Sending:
                 continue
             accepted = set(keys)
             for index in part:
-                key = self.bodies[index].key
+                key = self.bodies.keys[index]
                 if key in accepted:
                     accepted.discard(key)  # a second one with this id was not let in
                 else:
@@ -268,10 +282,8 @@ def _parts(chosen: Sequence[int]) -> list[Sequence[int]]:
     return [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
 
 
-def _store(
-    insert: Statement, version: int, bodies: Sequence[Body], lanes: Sequence[int], options: Sequence[Options]
-) -> Step:
-    keys, payloads, kinds, rares, result_keys = zip(*bodies, strict=True)
+def _store(insert: Statement, version: int, bodies: Bodies, lanes: Sequence[int], options: Sequence[Options]) -> Step:
+    keys, payloads, kinds, rares, result_keys = bodies
     offs: list[int] | None = None
     waits: list[int] | None = None
     ttls: list[int | None] | None = None
@@ -280,7 +292,7 @@ def _store(
         waits = [0 if o.delay is None or o.delay <= 0 else micros(o.delay) for o in options]
         ttls = [None if o.ttl is None else micros(o.ttl) for o in options]
     columns = keys, lanes, payloads, _unless_empty(kinds), _unless_empty(rares), _unless_empty(result_keys)
-    return Step(insert, (version, *columns, offs, waits, ttls, len(bodies)))
+    return Step(insert, (version, *columns, offs, waits, ttls, len(keys)))
 
 
 def _unless_empty(column: Sequence[T | None]) -> Sequence[T | None] | None:
@@ -389,9 +401,9 @@ async def revive(pool: Pool, directory: Directory, queue: str, keys: Collection[
         for part in _parts(order):
             options = [_without_delay(to_options(found[key][0].rare)) for key in part]
             lanes = [local.places[back[key]] for key in part]
-            bodies = [found[key][0] for key in part]
+            bodies = Bodies(*zip(*(found[key][0] for key in part), strict=True))
             [[(_, keys_)]] = await wire.run([_store(_PUBLISH, local.version, bodies, lanes, options)])
-            stored.update([body.key for body in bodies] if keys_ is None else keys_)
+            stored.update(bodies.keys if keys_ is None else keys_)
         for key in order:
             id_ = found[key][0].key
             revived[key] = id_ in stored
@@ -433,7 +445,7 @@ async def store_dead(pool: Pool, messages: Sequence[BrowsedMessage]) -> None:
                     for moment in (message.enqueued_at, message.died_at)
                 ),
             )
-            for message, place, body in zip(messages, sending.places, sending.bodies, strict=True)
+            for message, place, *body in zip(messages, sending.places, *sending.bodies, strict=True)
         ]
         await wire.run([Step(_STORE_DEAD, tuple(zip(*rows, strict=True)))])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,6 +21,8 @@ _ANOTHER = 0
 """The kind of a content type that is in the rare part."""
 
 _NOT_UTF8 = b"\xff"
+
+T = TypeVar("T")
 
 
 def body_of(place: str) -> str:
@@ -41,13 +43,33 @@ class Rare(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defaults
 
 
 class Body(NamedTuple):
-    """A message as it is stored. `topic` decides its lane."""
+    """A message as it is stored. Its topic decides its lane."""
 
     key: bytes
     payload: bytes
     kind: int | None
     rare: bytes | None
     result_key: bytes | None
+
+
+class Bodies(NamedTuple):
+    """Messages as they are stored, by columns: an object for each would keep the garbage collector busy."""
+
+    keys: Sequence[bytes]
+    payloads: Sequence[bytes]
+    kinds: Sequence[int | None]
+    rares: Sequence[bytes | None]
+    result_keys: Sequence[bytes | None]
+
+    def part(self, chosen: Sequence[int]) -> Bodies:
+        """Those at these places, which ascend."""
+        if len(chosen) == len(self.keys):
+            return self
+
+        def of(column: Sequence[T]) -> list[T]:
+            return [column[index] for index in chosen]
+
+        return Bodies(of(self.keys), of(self.payloads), of(self.kinds), of(self.rares), of(self.result_keys))
 
 
 _unpack_rare = msgspec.msgpack.Decoder(Rare).decode
@@ -97,32 +119,33 @@ def check_name(what: str, name: str) -> None:
         raise ConfigurationError(f"{what} {name!r} has a NUL character, which text in PostgreSQL cannot hold")
 
 
-def to_bodies(envelopes: Sequence[Envelope]) -> list[Body]:
+def to_bodies(envelopes: Sequence[Envelope]) -> Bodies:
     """The envelopes as rows. Raises `ConfigurationError` for one that cannot be written."""
-    bodies: list[Body] = []
+    kinds = [_KINDS.get(envelope.content_type, _ANOTHER) for envelope in envelopes]
+    rares: list[bytes | None] = [None] * len(envelopes)
+    result_keys: list[bytes | None] = [None] * len(envelopes)
     headers: object = None
     has_others = False
-    for key, envelope in zip(_to_keys([envelope.id for envelope in envelopes]), envelopes, strict=True):
+    for index, envelope in enumerate(envelopes):
         if envelope.headers is not headers:  # a batch often shares them
             headers, topic = envelope.headers, envelope.headers.get(TOPIC)
             has_others = len(envelope.headers) > (topic is not None)
             if topic is not None:
                 check_name("topic", topic)
-        kind = _KINDS.get(envelope.content_type, _ANOTHER)
         if (
             has_others
-            or kind == _ANOTHER
             or envelope.options is not NO_OPTIONS
             or envelope.reply_to is not None
             or envelope.parameters is not None
+            or kinds[index] == _ANOTHER
         ):
-            bodies.append(_to_rare_body(key, envelope, kind))
-        else:
-            bodies.append(Body(key, envelope.payload, kind, None, None))
-    return bodies
+            rares[index], result_keys[index] = _to_rare(envelope, kinds[index])
+    keys = _to_keys([envelope.id for envelope in envelopes])
+    return Bodies(keys, [envelope.payload for envelope in envelopes], kinds, rares, result_keys)
 
 
-def _to_rare_body(key: bytes, envelope: Envelope, kind: int | None) -> Body:
+def _to_rare(envelope: Envelope, kind: int | None) -> tuple[bytes, bytes | None]:
+    """Its rare parts, and the key of its result."""
     options = envelope.options
     rare = Rare(
         {name: value for name, value in envelope.headers.items() if name != TOPIC},
@@ -132,14 +155,12 @@ def _to_rare_body(key: bytes, envelope: Envelope, kind: int | None) -> Body:
         envelope.parameters,
     )
     try:
-        packed = pack(rare)
-        result_key = None if options.result_id is None else to_key(options.result_id)
+        return pack(rare), None if options.result_id is None else to_key(options.result_id)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise ConfigurationError(
             f"message {envelope.id!r} cannot be written to PostgreSQL ({error}): its id, headers, reply_to, options and "
             "parameters must be plain values"
         ) from error
-    return Body(key, envelope.payload, kind, packed, result_key)
 
 
 def to_envelope(
