@@ -182,7 +182,8 @@ class Repid(Producer, AppCaller):
         `loop`: "trio", "asyncio" or "uvloop" (extra: uvloop); async actors and middlewares run on it.
         `processes`, `max_jobs`, `max_memory`, `reload` and `target` as in `ProcessOptions`; the limits are those of
         each process. A process that crashes is replaced. Raises `WorkersFailed` if one crashes more than five times
-        within a minute, or did not end well when it was stopped. The processes import the program: put the call
+        within a minute, or did not end well when it was stopped. As a program of its own it logs to stderr, from INFO on, if the
+        program has not configured `logging`. The processes import the program: put the call
         under `if __name__ == "__main__":`.
         """
         from .supervisor import ProcessOptions, run_app  # noqa: PLC0415  programs that only send have no use for it

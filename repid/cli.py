@@ -53,7 +53,7 @@ from .ports import Broker, BrowsedMessage, Counts, Migrating, name_of
 from .producer import Outcomes
 from .results import Status
 from .supervisor import load_app, load_object
-from .supervisor.child import FORMAT
+from .supervisor.child import configure_logging
 from .tracebacks import inert, without_passwords
 from .worker import WorkerOptions
 
@@ -227,7 +227,7 @@ def worker(
     size = None if max_memory is None else parse_size(max_memory)
     app = find_app(target)
     broker = app.server(server)
-    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    configure_logging()
     if not broker.capabilities.shared:
         log.warning(
             "%s is in the memory of this process: no other process can send to this worker, and its messages end with it; take a server "

@@ -34,7 +34,7 @@ DEFAULT_PRIORITY = PrioritiesT.MEDIUM
 """Of a message whose sender gave none."""
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, gc=False):
     """What the sender wished for this one message. None: not given, so the actor's own option holds.
 
     Times are in seconds. `timeout=inf` means no timeout. `result_id` is the message's own id where it is not given.
@@ -53,7 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 NO_OPTIONS = Options()
 
 
-class Envelope(msgspec.Struct, frozen=True, gc=False):
+class Envelope(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
     """One message as it travels. `queue` is the same thing as a channel of the message API.
 
     `headers` and `parameters` belong to the envelope: whoever builds one passes dicts nobody else will change.

@@ -120,7 +120,7 @@ def _compile(type_: Any) -> Callable[[bytes], Any]:
         raise ResultError(f"no result can be decoded to {type_!r}: {error}") from error
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class Status(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """How a job stands.
 
     `state` is ready, scheduled, running or cancelling; once all is over: success, failure, dead, expired, cancelled or

@@ -69,7 +69,7 @@ def at_most_of(limits: AtMost | Mapping[tuple[str, str], int] | None) -> AtMost:
     return limits if isinstance(limits, AtMost) else AtMost(topics=dict(limits))
 
 
-class Counts(msgspec.Struct, frozen=True):
+class Counts(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """How many messages of one queue are in each place, whether it is paused, and how it is bounded.
 
     `bounds`: None if it is not. `dropped`: how many messages were dropped so far because the queue was full.
@@ -84,7 +84,7 @@ class Counts(msgspec.Struct, frozen=True):
     dropped: int = 0
 
 
-class BrowsedMessage(msgspec.Struct, frozen=True, kw_only=True):
+class BrowsedMessage(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """One message as `browse` shows it.
 
     `key` names this message to `revive`, also where several dead messages have the same id. Times are seconds since

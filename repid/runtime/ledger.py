@@ -47,8 +47,8 @@ from .holding import ENDED, HELD, PARKED, RUNNING, Batch, Holding
 from .limits import Gathering, Limit
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker did. Verdicts count once the broker has accepted them.
+class Report(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """What a worker did. Verdicts count once the broker has accepted them. What is 0 is not printed.
 
     processed: runs that were started and have ended.
     succeeded: acknowledged without an error. failed: acknowledged or dead-lettered with one. retried: to be run again.

@@ -94,8 +94,8 @@ def _end_now(leave: Callable[[Account], None], _: str) -> None:
 
 
 def configure_logging() -> None:
-    """Let the log be seen, if the program has not said how."""
-    if not logging.getLogger().handlers:
+    """Let the log be seen on stderr, from INFO on, if the program has not said how."""
+    if not logging.getLogger("repid").hasHandlers():
         logging.basicConfig(level=logging.INFO, format=FORMAT)
 
 

@@ -82,6 +82,7 @@ def run_app(app: Application, server_name: str | None, processes: ProcessOptions
             f"the app {'' if target is None else f'{target!r} '}has no actors to run: add them to it with "
             "app.include_router(router); those of a Worker are run by its own run() only, or by app.include_router(worker)"
         )
+    child.configure_logging()
     if count == 1 and max_jobs is None and max_memory is None and not reload:
         here: WorkerOptions = {**options, "handle_signals": settings.signals}
         with spared_collector(settings.tasks_limit):
@@ -120,11 +121,12 @@ async def _run_here(app: Application, server_name: str | None, options: WorkerOp
 
 
 class _LogStart:
-    """Where a worker says that it has started."""
+    """Where a worker says that it has started, or will not any more."""
 
-    def started(self, _: Handle | None = None) -> None:
-        """It has."""
-        log.info("the worker has started")
+    def started(self, handle: Handle) -> None:
+        """Its start is over."""
+        is_stopped = handle.statistics().state != "running"
+        log.info("the worker %s", "was stopped before it had started" if is_stopped else "has started")
 
 
 def _check_loop(loop: LoopName) -> LoopName:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from repid import Report
+
 from .aids_supervisor import Program, slow, with_signals
 
 pytestmark = with_signals
@@ -61,3 +63,37 @@ def test_run_of_an_app_that_cannot_be_imported_says_so(program: Program) -> None
     program.start(command=["program.py"])
     assert program.wait() == 1
     assert "several processes need an app they can import" in program.log
+
+
+@pytest.mark.parametrize("options", ["", "processes=2, "])
+@pytest.mark.parametrize("is_configured", [False, True])
+def test_run_shows_its_log_if_the_program_has_not_said_how(
+    program: Program, options: str, *, is_configured: bool
+) -> None:
+    (program.folder / "program.py").write_text(RUN.replace("processes=2, ", options), encoding="utf-8")
+    if is_configured:
+        program.add("import logging\nlogging.getLogger('repid').addHandler(logging.NullHandler())")
+    program.send("slow", slow(1, 0))
+    program.start(command=["program.py"])
+    assert program.wait() == 0
+    assert (" INFO " in program.log) is not is_configured
+
+
+def test_a_worker_that_is_stopped_while_it_starts_does_not_say_that_it_has_started(program: Program) -> None:
+    program.add("""
+        @app.lifespan
+        async def open_late():
+            os.kill(os.getpid(), signal.SIGINT)
+            await trio.sleep(60)
+            yield
+    """)
+    program.start()
+    assert program.wait() == 0
+    assert "has started" not in program.log
+    assert "repid.processes: the worker was stopped before it had started\n" in program.log
+
+
+def test_a_report_shows_what_is_not_zero() -> None:
+    assert repr(Report(processed=2, dead=1)) == str(Report(processed=2, dead=1)) == "Report(processed=2, dead=1)"
+    assert repr(Report()) == "Report()"
+    assert eval(repr(Report(succeeded=1))) == Report(succeeded=1)
