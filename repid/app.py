@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack, overload
 
 import trio
 
@@ -19,7 +19,7 @@ from .delivery import DeadLetterHook
 from .errors import ConfigurationError
 from .gathering import first_of, gather, one_by_one
 from .handle import JobHandle
-from .hosts import LoopName, hosted, hosted_context
+from .hosts import LoopName, async_block, hosted, hosted_context
 from .inject import NO_NAMES, Kind, Overrides, Step, compile_lifespan, enclosing_names, kind_of
 from .may_block import check_may_block
 from .names import awaiting, brief, check_hook, check_iterable, check_mapping, check_middleware, check_text
@@ -92,6 +92,17 @@ class Repid(Producer, AppCaller):
                 )
             self.servers.register_server("default", connection.message_broker, is_default=True)
 
+    if not TYPE_CHECKING:  # which say it themselves
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in {"actor", "task"}:
+                text += (
+                    ": actors are declared on a router, `router = Router()` and `@router.actor`, and the app includes it, "
+                    "`app.include_router(router)`"
+                )
+            raise AttributeError(text, name=name, obj=self)
+
     def __repr__(self) -> str:
         servers = ", ".join(f"{name}={name_of(self.server(name))}" for name in self.servers)
         return f"<Repid {self.title!r}, servers: {servers or 'none'}>"
@@ -117,7 +128,7 @@ class Repid(Producer, AppCaller):
         """The server of that name; None: the default one."""
         return self.servers.get_server(server_name)
 
-    @asynccontextmanager
+    @async_block
     async def magic(self, *, auto_disconnect: bool = True) -> AsyncIterator[Self]:
         """Open every server, and make this app the one that `Job`, `Queue` and `Worker` find, for a block.
 

@@ -18,7 +18,7 @@ is made again: without `__init__`, from its args, its attributes and its cause.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from .tracebacks import without_passwords
 
@@ -79,6 +79,15 @@ class NotSupported(ConfigurationError):
 
 class UsageError(RepidError, RuntimeError):
     """A call came at the wrong time or in the wrong place."""
+
+
+def misused(text: str) -> Callable[..., NoReturn]:
+    """A method in the place of one that an object does not have, for a wrong use that is likely: it raises this."""
+
+    def method(*_: object) -> NoReturn:
+        raise UsageError(text)
+
+    return method
 
 
 class LifespanError(RepidError):

@@ -10,7 +10,7 @@ import msgspec
 
 from .delivery import StoredResult
 from .envelope import Envelope
-from .errors import ResultError, UsageError
+from .errors import ResultError, UsageError, misused
 from .hosts import hosted, within
 from .names import check_duration
 from .ports import Broker, ResultStore, ScheduleStore, Snapshot
@@ -241,6 +241,12 @@ class Watch:
 
     def __aiter__(self) -> Watch:
         return self
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __iter__ = __await__ = misused(
+            "the states of a job come as they change: `async for status in handle.watch(): ...`; `await handle.status()` "
+            "gives the present one"
+        )
 
     async def __anext__(self) -> Status:
         if self._over:

@@ -22,14 +22,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, supp
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import trio
 
 from .calls import Callee, CallTerms, deferred
 from .delivery import NewResult, StoredResult
 from .envelope import Envelope
-from .errors import ConfigurationError, DuplicateId, RepidError, ResultError, UsageError
+from .errors import ConfigurationError, DuplicateId, RepidError, ResultError, UsageError, misused
 from .handle import cancel_all
 from .hosts import Turns, hosted, hosted_context, on_host
 from .names import brief, check_count, check_one_of
@@ -101,14 +101,11 @@ class Map(Generic[R]):
         assert self._opened is not None
         return await self._opened.__aexit__(kind, error, traceback)
 
-    def __aiter__(self) -> NoReturn:
-        raise UsageError(
+    if not TYPE_CHECKING:  # which say it themselves
+        __await__ = __iter__ = __aiter__ = __enter__ = __exit__ = misused(
             "map needs a block, which cancels what is not over when the loop is left: "
             "async with app.map(...) as results: async for result in results: ..."
         )
-
-    if not TYPE_CHECKING:  # which say it themselves
-        __await__ = __iter__ = __enter__ = __exit__ = __aiter__
 
 
 class Block(Generic[R]):
@@ -194,6 +191,12 @@ class Results(Generic[R]):
 
     def __aiter__(self) -> Results[R]:
         return self
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __iter__ = __await__ = misused(
+            "the results of app.map come as their calls end: `async for result in results: ...`, or all of them with "
+            "`[result async for result in results]`"
+        )
 
     async def __anext__(self) -> R:
         """The next result. Cancelled, it loses none."""

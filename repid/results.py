@@ -158,6 +158,9 @@ class Lazy(Generic[T]):
         def __call__(self, *_: object, **__: object) -> NoReturn:  # noqa: D102  not for calling
             raise UsageError(f"result is not called, but awaited: `await handle.result`; {HOW_TO_WAIT}")
 
+        def __bool__(self) -> NoReturn:
+            raise UsageError(f"this result was not awaited: `await handle.result`; {HOW_TO_WAIT}")
+
         def __getattr__(self, name: str) -> NoReturn:
             raise AttributeError(
                 f"this result was not awaited, so it has no {name!r}: `await handle.result`; {HOW_TO_WAIT}",

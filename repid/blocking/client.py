@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 import trio
 
@@ -18,7 +18,7 @@ from ..app_calls import AppCaller
 from ..application import Application, check_app, current, open_apps
 from ..calls import BatchActor
 from ..envelope import Envelope
-from ..errors import ConfigurationError, UsageError
+from ..errors import ConfigurationError, UsageError, misused
 from ..gathering import first_of, gather, one_by_one
 from ..handle import JobHandle
 from ..job import Job
@@ -76,6 +76,12 @@ class Client(ClientCaller):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __aenter__ = __aexit__ = misused(
+            "app.sync() is for code that blocks: async code opens the app itself, `async with app.magic(): ...`, and calls "
+            "`await app.enqueue(...)`"
+        )
 
     @property
     def is_open(self) -> bool:

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from ..errors import UsageError
+from ..errors import UsageError, misused
 from ..mapping import Block, Map, Results
 from ..names import check_iterable
 
@@ -53,8 +53,8 @@ class SyncMap(Generic[R]):
         assert self._block is not None
         self._carry(partial(self._block.__aexit__, kind, error, traceback), is_waiting=False)
 
-    def __iter__(self) -> NoReturn:
-        raise UsageError(
+    if not TYPE_CHECKING:  # which say it themselves
+        __iter__ = __aiter__ = __aenter__ = __aexit__ = misused(
             "map needs a block, which cancels what is not over when the loop is left: "
             "with client.map(...) as results: for result in results: ..."
         )
@@ -72,6 +72,9 @@ class _SyncResults(Generic[R]):
 
     def __iter__(self) -> _SyncResults[R]:
         return self
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __aiter__ = misused("the results of client.map are read by code that blocks: `for result in results: ...`")
 
     def __next__(self) -> R:
         """The next result."""

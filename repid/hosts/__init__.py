@@ -20,7 +20,7 @@ Importing the package does not import asyncio. What needs it is imported where a
 from .backends import MissingTrioAsyncioError, host_backend, open_asyncio
 from .crossing import on_long_step
 from .detecting import current_run, current_runner, is_cancelled, is_running, stands_in, trio_runs
-from .hosted import Turns, crossing, hosted, hosted_context, hosted_unless, on_host, within
+from .hosted import Turns, async_block, crossing, hosted, hosted_context, hosted_unless, on_host, within
 from .running import LOOP_NAMES, LoopName, run_on_loop
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "LoopName",
     "MissingTrioAsyncioError",
     "Turns",
+    "async_block",
     "crossing",
     "current_run",
     "current_runner",

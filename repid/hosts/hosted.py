@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial, wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import trio
 
+from ..errors import misused
 from .crossing import run_bridge
 from .detecting import is_cancelled, trio_runs
 
@@ -120,12 +122,45 @@ def hosted_context(
     def make(*arguments: P.args, **keywords: P.kwargs) -> AbstractAsyncContextManager[T]:
         context = partial(function, *arguments, **keywords)
         if trio_runs():
-            return context()
+            return AsyncBlock(context())
         from .carrying import HostedContext  # noqa: PLC0415  as in `crossing`
 
-        return HostedContext(context)
+        return AsyncBlock(HostedContext(context))
 
     return make
+
+
+class AsyncBlock(AbstractAsyncContextManager[T], Generic[T]):
+    """What `async with` opens."""
+
+    def __init__(self, context: AbstractAsyncContextManager[T]) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> T:
+        return await self._context.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._context.__aexit__(kind, error, traceback)
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __enter__ = __exit__ = misused(
+            "this block is for async code: write `async with` instead of `with`; code that blocks uses "
+            "`with app.sync() as client:`"
+        )
+        __await__ = misused("this is not awaited, but opens a block: `async with ...:`")
+
+
+def async_block(function: Callable[P, AsyncIterator[T]]) -> Callable[P, AbstractAsyncContextManager[T]]:
+    """As `asynccontextmanager`, for what users open: a wrong use says how it is written."""
+    make = asynccontextmanager(function)
+
+    @wraps(function)
+    def opened(*arguments: P.args, **keywords: P.kwargs) -> AbstractAsyncContextManager[T]:
+        return AsyncBlock(make(*arguments, **keywords))
+
+    return opened
 
 
 async def within(seconds: float, call: Callable[[], Awaitable[T]]) -> T:

@@ -15,7 +15,7 @@ from contextlib import (
 )
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import trio
 from trio.testing import MockClock
@@ -24,7 +24,7 @@ from ..actors import Actor, overridden
 from ..app import Repid
 from ..brokers import Server
 from ..envelope import Envelope
-from ..errors import BrokerRefused, ConfigurationError, PayloadError, UsageError, did_you_mean
+from ..errors import BrokerRefused, ConfigurationError, PayloadError, UsageError, did_you_mean, misused
 from ..hosts import host_backend, hosted, hosted_context
 from ..inject import GivenValues, Overrides
 from ..names import check_count, check_duration
@@ -99,6 +99,9 @@ class TestClient(Producer):
         stack, self._stack = self._stack, None
         if stack is not None:
             await stack.__aexit__(kind, error, traceback)
+
+    if not TYPE_CHECKING:  # which say it themselves
+        __enter__ = __exit__ = misused("a test is async here: `async with TestClient(app) as client: ...`")
 
     @property
     def is_open(self) -> bool:

@@ -290,7 +290,7 @@ async def test_what_fails_to_begin_or_to_close_a_source_comes_out_as_it_is(many:
 async def test_a_map_without_a_block_and_with_wrong_options_is_refused(many: Repid) -> None:
     mapped = many.map(square, [1])
     with pytest.raises(UsageError, match=r"async with app.map\(...\) as results"):
-        aiter(mapped)
+        aiter(mapped)  # type: ignore[arg-type]  # what it is about
     async with mapped as results:
         assert [result async for result in results] == [1]
     with pytest.raises(UsageError, match="entered before"):

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
+import trio
 
-from repid import ConfigurationError, Job, JobHandle, PayloadError, Repid, Router, UsageError, Worker
+from repid import (
+    ConfigurationError,
+    Connection,
+    InMemoryServer,
+    Job,
+    JobHandle,
+    PayloadError,
+    Repid,
+    Router,
+    UsageError,
+    Worker,
+)
+from repid.testing import TestClient
 
 
 async def add(a: int, b: int = 1) -> int:
@@ -116,3 +131,75 @@ async def test_what_is_no_option_of_a_worker_is_refused_with_the_way_that_it_is_
         await app.run_worker(**option)
     with pytest.raises(ConfigurationError, match=way):
         Worker(app=app, **option)
+
+
+async def test_the_results_of_a_map_in_a_plain_loop_say_how_they_are_read(app: Repid, router: Router) -> None:
+    router.actor(add)
+    async with app.map(add, []) as results:
+        any_results: Any = results
+        for misuse in (iter, list):
+            with pytest.raises(UsageError, match=r"`async for result in results: ...`, or all of them"):
+                misuse(any_results)
+        with pytest.raises(UsageError, match=r"async for result in results"):
+            await any_results
+
+
+def test_the_results_of_a_blocking_map_in_an_async_loop_say_how_they_are_read() -> None:
+    app, router = Repid(Connection(InMemoryServer())), Router()
+    router.actor(add)
+    app.include_router(router)
+    with app.sync() as client:
+        map_: Any = client.map(add, [])
+        with pytest.raises(UsageError, match=r"with client.map"):
+            aiter(map_)
+        with map_ as results, pytest.raises(UsageError, match=r"`for result in results: ...`"):
+            aiter(results)
+
+
+async def test_the_states_of_a_job_in_a_plain_loop_say_how_they_are_watched(handle: JobHandle[int]) -> None:
+    watch: Any = handle.watch()
+    with pytest.raises(UsageError, match=r"`async for status in handle.watch"):
+        iter(watch)
+    with pytest.raises(UsageError, match=r"`await handle.status"):
+        await watch
+
+
+async def test_a_result_that_is_tested_without_being_awaited_says_so(handle: JobHandle[int]) -> None:
+    with pytest.raises(UsageError, match=r"this result was not awaited: `await handle.result`"):
+        bool(handle.result)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda app: app.magic(), lambda app: app.server().connection(), TestClient],
+    ids=["magic", "connection", "TestClient"],
+)
+def test_a_block_of_async_code_says_so_to_a_plain_with(make: Callable[[Any], Any]) -> None:
+    app = Repid(Connection(InMemoryServer()))
+
+    def enter() -> None:
+        with make(app):
+            pass
+
+    async def enter_in_async_code() -> None:
+        enter()
+
+    for misuse in (enter, partial(trio.run, enter_in_async_code), lambda: asyncio.run(enter_in_async_code())):
+        with pytest.raises(UsageError, match="async with"):
+            misuse()
+
+
+async def test_a_blocking_client_in_async_code_says_what_stands_there(app: Repid) -> None:
+    client: Any = app.sync()
+    with pytest.raises(UsageError, match=r"`async with app.magic\(\)"):
+        async with client:
+            pass
+
+
+@pytest.mark.parametrize("name", ["actor", "task"])
+def test_an_actor_that_is_declared_on_the_app_is_told_of_routers(name: str) -> None:
+    app = Repid()
+    with pytest.raises(AttributeError, match=rf"has no attribute '{name}': actors are declared on a router, "):
+        getattr(app, name)
+    with pytest.raises(AttributeError, match=r"^'Repid' object has no attribute 'other'$"):
+        getattr(app, "other")  # noqa: B009  a checker would see it

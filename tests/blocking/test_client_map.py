@@ -173,7 +173,7 @@ def test_items_that_cannot_be_read_open_no_block(client: Client) -> None:
 def test_a_map_needs_a_block_and_has_one(client: Client) -> None:
     mapped = client.map(square, [1])
     with pytest.raises(UsageError, match="map needs a block"):
-        iter(mapped)
+        iter(mapped)  # type: ignore[call-overload]  # what it is about
     with mapped as results:
         assert list(results) == [1]
     with pytest.raises(UsageError, match="was entered before"):
