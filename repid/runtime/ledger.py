@@ -44,7 +44,7 @@ from ..delivery import (
 from ..ports import SETTLED, Verdict
 from .actor_runners import ActorRunner
 from .holding import ENDED, HELD, PARKED, RUNNING, Batch, Holding
-from .limits import Gathering, Limit
+from .limits import MOST_AHEAD, Gathering, Limit
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -81,7 +81,7 @@ class Ledger:
 
     def __init__(self, tasks_limit: int, messages_limit: float, claim_bytes: float = math.inf) -> None:
         self.tasks_limit = tasks_limit
-        self.most_unsettled = 2 * tasks_limit
+        self.most_unsettled = (1 + MOST_AHEAD) * tasks_limit
         """With so many unsettled verdicts, executors wait for the settler before they start more."""
         self.messages_limit = messages_limit
         self.claim_bytes = claim_bytes

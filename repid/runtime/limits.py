@@ -18,6 +18,11 @@ from typing import Any
 TRIPS_AHEAD = 8
 """The look-ahead lasts for so many round trips to the broker."""
 
+MOST_AHEAD = 3
+"""A worker claims ahead at most so many times what it runs at once. Where runs are short, a call to the broker is then about
+that many messages, and costs little for each. All of them end within `TRIPS_AHEAD`, if runs are as short as they were.
+"""
+
 WEIGHT = 1 / 8
 """How much the last run counts in the mean."""
 

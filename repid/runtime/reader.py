@@ -32,6 +32,7 @@ from ..logs import Log
 from ..ports import ANYTHING, AtMost, Consumer
 from .backoff import backoff, log_unavailable
 from .crew import Crew
+from .limits import MOST_AHEAD
 from .look_ahead import LookAhead
 from .patience import Outage
 from .quarantine import Quarantine
@@ -61,7 +62,7 @@ class Reader:
         self._ledger = crew.ledger
         self._burst = burst
         self._max_wait = consumer.lease_timeout / WAITS_PER_LEASE
-        self.look_ahead = LookAhead(crew.ledger.tasks_limit)
+        self.look_ahead = LookAhead(MOST_AHEAD * crew.ledger.tasks_limit)
         self._finished_at_room = 0
         """How many runs had ended when the broker was last asked for more than it had."""
         self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
