@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None, tar
         if error.name not in {"typer", "rich"}:
             raise
         sys.exit(_explain(error.name))
+    except KeyboardInterrupt:  # Ctrl-C so early ends it as later, while the program is imported
+        sys.exit(130)
     run(arguments, program, target)
 
 

@@ -182,6 +182,14 @@ def test_a_missing_extra_is_named(program: Program) -> None:
     assert (code, errors) == (2, "repid: the command line needs typer: pip install 'repid-trio[cli]'\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows")
+@pytest.mark.parametrize("imported", ["typer", "interrupted_shop"])
+@pytest.mark.parametrize("command", ["queues", "worker"])
+def test_ctrl_c_while_something_is_imported_ends_quietly(program: Program, imported: str, command: str) -> None:
+    (program.folder / f"{imported}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    assert start_repid(program, command, "interrupted_shop:app") == (130, "", "")
+
+
 def test_one_worker_runs_until_nothing_is_left(program: Program) -> None:
     program.send("slow", [{"number": 1, "seconds": 0}])
     code, _, errors = start_repid(program, "worker", "jobs:app", "--burst")
