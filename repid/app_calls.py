@@ -19,7 +19,7 @@ from .calls import PLAIN, USING_OPTIONS, BatchActor, Caller, CallTerms, UsingOpt
 from .errors import ConfigurationError, RepidError, ResultError
 from .handle import JobHandle
 from .hosts import hosted
-from .job import Job, JobOptions, enqueue_jobs
+from .job import Element, Job, JobOptions, enqueue_jobs
 from .mapping import Map, OnError, Plan, check_items
 from .names import check_duration, check_known
 from .results import Result
@@ -104,7 +104,7 @@ class AppCaller(Caller):
         self._terms_for("job")  # where it can be used with them
         callee, arguments, keywords = find_callee(self._exchange, actor, args, kwargs)
         given = callee.bind(arguments, keywords)
-        payload: Any = next(iter(given.values())) if callee.is_of_batch else given
+        payload = Element(next(iter(given.values()))) if callee.is_of_batch else given
         return Job(callee.name, callee.channel, args=payload, app=self._app, **self._job_options)._of(callee)  # noqa: SLF001
 
     @overload

@@ -183,8 +183,17 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             headers = make_headers(f"a call of {self.name!r}", self.name, terms.headers)
             id_, reply_to, options = terms.id_ or new_id(), terms.reply_to, terms.options
             envelope = Envelope(id_, self.channel, payload, JSON, headers, reply_to, options)
-        self.check(envelope, None)
+        self.check_call(envelope)
         return envelope
+
+    def check_call(self, envelope: Envelope) -> None:
+        """Raises `PayloadError` if a worker would refuse it."""
+        try:
+            self.check(envelope, None)
+        except PayloadError as error:
+            if envelope.payload.startswith(b"["):
+                self._say_one(error)
+            raise
 
     def envelopes(
         self, terms: CallTerms, arguments: Sequence[Any], keywords: Mapping[str, Any], items: Sequence[Any]
@@ -209,6 +218,8 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
                 envelopes.append(envelope)
         except PayloadError as error:
             self._say_which(error, items, len(envelopes))
+            if isinstance(items[len(envelopes)], list):
+                self._say_one(error)
             raise
         return envelopes
 
@@ -226,6 +237,14 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             error.add_note(
                 "an item is the first argument of its call alone; for several make each call a job, app.job(actor, *item), "
                 "and enqueue these: app.enqueue_many(jobs)"
+            )
+
+    def _say_one(self, error: PayloadError) -> None:
+        """It was a list. A type checker cannot tell, since the actor itself is called with one."""
+        if self.is_of_batch:
+            error.add_note(
+                f"{self.function}() gets a list from its worker, and a call gives one element of it: app.enqueue(actor, element); "
+                "for many there is app.enqueue_many(actor, elements)"
             )
 
     def bind(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:

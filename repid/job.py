@@ -64,6 +64,12 @@ def _rule(name: str) -> Callable[[Job[Any]], Any]:
     return lambda job: None if job._schedule is None else getattr(job._schedule, name)  # noqa: SLF001  its own
 
 
+class Element(msgspec.Struct, frozen=True):
+    """In the place of a job's args: an element of the list of a batch actor, which is the whole payload."""
+
+    value: Any
+
+
 class Job(Generic[T]):
     """A call of the actor `name`, to be made by whatever worker reads `queue`.
 
@@ -132,7 +138,7 @@ class Job(Generic[T]):
         check_known(f"job {name!r}", options, _JOB_OPTIONS)
         check_app(f"job {name!r}", app)
         self._queue = queue if isinstance(queue, Queue) else Queue(queue, app=app)
-        self._args = args
+        self._args = args.value if isinstance(args, Element) else args
         self._server_name = _check_server(name, self._queue, options)
         self._app = self._queue.app if app is None else app
         terms = read_terms("a job", options) if options else PLAIN
@@ -214,7 +220,7 @@ class Job(Generic[T]):
 
     def _warn_of_unknown_arguments(self, app: Application) -> None:
         """A misspelt argument that is optional would make no difference to anybody."""
-        if self._args is not None:
+        if self._model.payload.startswith(b"{"):
             given = self._args if isinstance(self._args, dict) else msgspec.json.decode(self._model.payload)
             app.warn_of_unknown_arguments(self.name, self._model.queue, frozenset(map(str, given)))
 
@@ -224,7 +230,7 @@ class Job(Generic[T]):
 
     def _of(self, callee: Callee) -> Job[T]:
         """A worker would accept its arguments, and its results have the type of the actor's. Raises `PayloadError`."""
-        callee.check(self._model, None)
+        callee.check_call(self._model)
         self._type = callee.returns
         return self
 
@@ -355,6 +361,8 @@ async def enqueue_jobs(app: Application, jobs: Iterable[Job[S]]) -> list[JobHand
 def _encode_args(name: str, args: Any) -> bytes:
     if args is None:
         return b""
+    if isinstance(args, Element):
+        return encode_json(args.value)
     payload = encode_json(args)
     if not payload.startswith(b"{"):
         raise ConfigurationError(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import aids_processes
 import msgspec
@@ -385,6 +385,41 @@ async def test_a_message_that_does_not_fit_ends_alone(app: Repid, router: Router
     assert first.failure is not None
     assert first.reason == second.reason == "payload"
     assert "$.id: Expected `int`, got `str`" in first.failure.text
+
+
+async def test_a_list_in_the_place_of_an_element_is_told_of_before_anything_is_sent(app: Repid, router: Router) -> None:
+    @router.actor(batch=10)
+    async def write_texts(texts: list[str]) -> None: ...
+
+    calls: list[Callable[[], Any]] = [
+        lambda: app.enqueue(write_texts, ["a", "b"]),
+        lambda: app.call(write_texts, ["a", "b"]),
+        lambda: app.enqueue_many(write_texts, cast("Any", [["a"], ["b"]])),
+        lambda: app.job(write_texts, ["a", "b"]),
+    ]
+    for call in calls:
+        with pytest.raises(PayloadError, match=r"is no element of the list 'texts' of .*write_texts") as caught:
+            await call()
+        assert "a call gives one element of it: app.enqueue(actor, element); for many" in caught.value.__notes__[-1]
+    assert (await app.server().counts("default")).ready == 0
+    with pytest.raises(PayloadError) as caught:
+        await app.enqueue(write_texts, cast("Any", 1))
+    assert not hasattr(caught.value, "__notes__")
+
+
+async def test_a_job_of_a_batch_actor_has_any_element(app: Repid, router: Router) -> None:
+    seen: list[object] = []
+
+    @router.actor(batch=10)
+    async def write_any(items: list[str | int | list[int] | None]) -> None:
+        seen.extend(items)
+
+    elements: list[str | int | list[int] | None] = ["a", 1, [2], None]
+    jobs = [app.job(write_any, element) for element in elements]
+    assert [job.args for job in jobs] == elements
+    await app.enqueue_many(jobs)
+    await app.run_worker(burst=True)
+    assert seen == elements
 
 
 async def test_a_batch_of_nothing_but_misfits_is_no_run(app: Repid, router: Router) -> None:
