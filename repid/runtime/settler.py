@@ -32,7 +32,7 @@ from ..delivery import (
     disposition_on,
     with_failure,
 )
-from ..errors import BrokerUnavailable, LeaseLost, QueueFull
+from ..errors import BrokerUnavailable, LeaseLost, QueueFull, RepidError
 from ..logs import Log
 from ..ports import SETTLED, Consumer, ResultStore, Verdict, store_apart
 from .backoff import backoff, log_unavailable
@@ -164,11 +164,14 @@ class Settler:
         except Exception as error:  # noqa: BLE001  whatever is wrong with one of them, the others are settled
             if len(batch) > 1:
                 log.warning("%d verdicts could not be settled together, each is settled alone: %s", len(batch), error)
-            for settlement in batch:
-                written, verdict = await self._settle_alone(settlement)
-                note([written], [verdict])
         else:
             note(batch, verdicts)
+            return
+        for (
+            settlement
+        ) in batch:  # not while the error is handled: it would be the context of the next one, the same again
+            written, verdict = await self._settle_alone(settlement)
+            note([written], [verdict])
 
     async def _settle_alone(self, settlement: Settlement) -> tuple[Settlement, Verdict]:
         """Settle it; where that can never be done, what was wrong becomes the failure of the message."""
@@ -181,8 +184,12 @@ class Settler:
                 except Exception:  # noqa: BLE001, S112  the first error says more
                     continue
                 kind = type(settlement.disposition).__name__
-                log.about(about(settlement.delivery)).exception(
-                    "verdict %s on message %r cannot be written", kind, settlement.delivery.envelope.id
+                log.about(about(settlement.delivery)).error(
+                    "verdict %s on message %r cannot be written: %s",
+                    kind,
+                    settlement.delivery.envelope.id,
+                    error,
+                    exc_info=None if isinstance(error, RepidError) else error,  # whose text says all
                 )
                 return instead, verdict
             raise

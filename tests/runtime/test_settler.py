@@ -93,6 +93,32 @@ async def test_a_verdict_that_cannot_be_written_becomes_a_failure(tmp_path: Path
             letter.failure.text.encode()
 
 
+@pytest.mark.parametrize("neighbours", [0, 1])
+async def test_a_verdict_that_cannot_be_written_is_logged_once_with_the_reason_and_no_traceback(
+    tmp_path: Path, neighbours: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with leased(tmp_path / "repid.db") as (_, consumer, deliveries):
+        _, settler = settler_of(consumer, deliveries)
+        for delivery in deliveries[:neighbours]:
+            settler.put(Settlement(delivery, ACK))
+        settler.put(Settlement(deliveries[-1], ACK, result=NewResult(id=BAD, state="success")))
+        await settle_all(settler)
+    [text] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert text.startswith("verdict Ack on message 'after' cannot be written: the text '\\udcff' cannot be written to")
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_verdict_whose_writing_fails_by_a_fault_of_ours_is_logged_with_one_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with leased(tmp_path / "repid.db") as (_, consumer, deliveries):
+        _, settler = settler_of(consumer, deliveries)
+        result = NewResult(id="1", state="success", payload=cast("bytes", object()))
+        settler.put(Settlement(deliveries[0], ACK, result=result))
+        await settle_all(settler)
+    assert caplog.text.count("Traceback") == 1
+
+
 async def test_where_nothing_can_be_settled_the_first_error_is_raised(tmp_path: Path) -> None:
     async with leased(tmp_path / "repid.db") as (_, consumer, deliveries):
         pass
