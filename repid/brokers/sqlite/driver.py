@@ -37,7 +37,7 @@ from ..shared.packing import pack, to_progress
 from . import bounding, claiming, publishing, results, schedules, settling, views
 from .clock import MICRO, Clock, micros
 from .file import File
-from .requests import Publication, Request, touches_any
+from .requests import NEVER, Publication, Request, touches_any
 from .rows import to_bodies
 from .schema import Opening
 from .store import BITE, Store
@@ -95,7 +95,7 @@ class SQLiteDriver:
         """Enter a consumer, under the id it had in an earlier link."""
         known = self._ids.get(consumer)
         wanted = {name: None if topics is None else frozenset(topics) for name, topics in queues.items()}
-        self._ids[consumer] = await self._file.change(lambda store: store.open(wanted, known), durable=False)
+        self._ids[consumer] = await self._file.change(lambda store: store.open(wanted, known), durable=NEVER)
 
     async def unsubscribe(self, consumer: str) -> None:
         """Remove a consumer."""
@@ -127,7 +127,7 @@ class SQLiteDriver:
     async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:  # noqa: ARG002  any may
         """Start each lease anew, also one that has ended and was not rescued yet."""
         tokens = [delivery.token for delivery in deliveries]
-        return await self._file.change(lambda store: claiming.extend(store, tokens), durable=False)
+        return await self._file.change(lambda store: claiming.extend(store, tokens), durable=NEVER)
 
     def vouch(self, consumer: str, under_way: UnderWay) -> None:
         """Have the thread extend these leases while the event loop is blocked."""
@@ -135,9 +135,9 @@ class SQLiteDriver:
 
     async def rescue(self) -> int:
         """Take back every lease that has ended."""
-        rescued = count = await self._file.change(claiming.rescue, durable=False, touched=_any_if_moved)
+        rescued = count = await self._file.change(claiming.rescue, durable=NEVER, touched=_any_if_moved)
         while count == claiming.RESCUED_AT_ONCE:  # others get the lock in between
-            count = await self._file.change(claiming.rescue, durable=False, touched=_any_if_moved)
+            count = await self._file.change(claiming.rescue, durable=NEVER, touched=_any_if_moved)
             rescued += count
         if self._dead_ttl:
             await self._remove_old_dead()
@@ -256,7 +256,7 @@ class SQLiteDriver:
         noted = [(delivery.token, _pack_progress(delivery, how_far)) for delivery, how_far in progress]
         await self._file.change(
             lambda store: claiming.report(store, noted),
-            durable=False,
+            durable=NEVER,
             touched=lambda _: [delivery.envelope.id for delivery, _ in progress],
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from ...errors import BrokerRefused, BrokerUnavailable, ConfigurationError, InternalError, RepidError
+from ...errors import BrokerRefused, BrokerUnavailable, ConfigurationError, InternalError, NoAnswer, RepidError
 
 _SPACE = "nothing was changed; make room (the WAL file beside it needs some too) and try again"
 _CORRUPT = (
@@ -102,6 +102,14 @@ def wal_removed(path: str) -> BrokerUnavailable:
     return BrokerUnavailable(
         f"{path}-wal was removed while {path} was open: what it held was written to {path}, which is opened again; the "
         "files -wal and -shm belong to it and must stay beside it"
+    )
+
+
+def not_synced(path: str, error: OSError) -> NoAnswer:
+    """The disk has not taken what was committed."""
+    return NoAnswer(
+        f"{path}-wal could not be synced ({error}): what was published last is there, and may be lost when the machine "
+        "loses power; look at the disk it is on"
     )
 
 

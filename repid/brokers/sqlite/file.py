@@ -21,7 +21,7 @@ from ...ports import News, UnderWay
 from ...process import forks
 from .clock import Clock, micros
 from .news import NewsBox
-from .requests import Request, RequestQueue, Touched, touches_nothing
+from .requests import BEFORE_SIGHT, Durability, Request, RequestQueue, Touched, touches_nothing
 from .schema import Opening
 from .store import Store
 from .thread import CLOSING_TIME, Thread
@@ -85,9 +85,13 @@ class File:
         return answer
 
     async def change(
-        self, operation: Callable[[Store], T], *, durable: bool = True, touched: Touched = touches_nothing
+        self,
+        operation: Callable[[Store], T],
+        *,
+        durable: Durability = BEFORE_SIGHT,
+        touched: Touched = touches_nothing,
     ) -> T:
-        """Run an operation in a transaction that is durable when this returns. Cancelled: it was not carried out."""
+        """Run an operation in a transaction that is as durable as this says. Cancelled: it was not carried out."""
         answer: T = await self.ask(Request(operation, urgent=True, durable=durable, touched=touched))
         return answer
 

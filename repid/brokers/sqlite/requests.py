@@ -42,12 +42,26 @@ import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken, current_task, reschedule, wait_task_rescheduled
 
 from ...envelope import Envelope
-from ...errors import RepidError
+from ...errors import PublishUnknown, RepidError
 from .bell import Bell
 from .file_events import FileEvents
 from .publishing import publish
 from .rows import Body
 from .store import Store
+
+
+class Durability(enum.IntEnum):
+    """When a change has to be on the disk, so that a loss of power cannot undo it."""
+
+    NEVER = 0
+    """Leases: a loss of power ends them anyway."""
+    BEFORE_ANSWER = 1
+    """What is published: others may see it earlier (`wal` says why)."""
+    BEFORE_SIGHT = 2
+    """All else: also before another process can see it."""
+
+
+NEVER, BEFORE_ANSWER, BEFORE_SIGHT = Durability.NEVER, Durability.BEFORE_ANSWER, Durability.BEFORE_SIGHT
 
 Touched: TypeAlias = Callable[[Any], Iterable[str] | None]
 """From the answer of a request to the ids of messages and results that it changed; None if that may be any."""
@@ -78,11 +92,10 @@ WAITING, TAKEN, ANSWERED, WITHDRAWN = State.WAITING, State.TAKEN, State.ANSWERED
 class Request:
     """One call. `operation` runs on the file's thread, inside a transaction; what it returns is the answer.
 
-    urgent: the request needs a transaction that may change the file. durable: the answer may only be given when a loss
-    of power cannot undo the change. Leases do not need this: a power loss ends them anyway. peek: a request that is not
-    urgent and has one becomes urgent if its peek says that there is something to do; otherwise the answer is None.
-    touched: which ids the operation changed. in_memory: the operation does not touch the file, so it is carried out in
-    any case.
+    urgent: the request needs a transaction that may change the file. durable: when the change has to be on the disk.
+    peek: a request that is not urgent and has one becomes urgent if its peek says that there is something to do;
+    otherwise the answer is None. touched: which ids the operation changed. in_memory: the operation does not touch the
+    file, so it is carried out in any case.
     """
 
     __slots__ = (
@@ -95,7 +108,7 @@ class Request:
         operation: Callable[[Store], Any],
         *,
         urgent: bool = False,
-        durable: bool = False,
+        durable: Durability = NEVER,
         peek: Callable[[Store], bool] | None = None,
         touched: Touched = touches_nothing,
         in_memory: bool = False,
@@ -130,22 +143,26 @@ class Publication(Request):
         super().__init__(
             lambda store: publish(store, envelopes, bodies),
             urgent=True,
-            durable=True,
+            durable=BEFORE_ANSWER,
             touched=lambda _: [envelope.id for envelope in envelopes],
         )
         self.envelopes = envelopes
         self.bodies = bodies
 
+    def unknown(self) -> PublishUnknown:
+        """What its caller is told if it was carried out, and may be lost yet."""
+        return PublishUnknown([envelope.id for envelope in self.envelopes])
+
 
 class Waiting(NamedTuple):
-    """Whether any request waits, any urgent one, and any that must be durable."""
+    """Whether any request waits, and any urgent one. `durable`: the most that any urgent one needs."""
 
     anything: bool
     urgent: bool
-    durable: bool
+    durable: Durability
 
 
-NOTHING = Waiting(anything=False, urgent=False, durable=False)
+NOTHING = Waiting(anything=False, urgent=False, durable=NEVER)
 
 
 class WakeUp:
@@ -250,7 +267,8 @@ class RequestQueue:
 
     def look(self) -> Waiting:
         """What waits."""
-        anything = urgent = durable = False
+        anything = urgent = False
+        durable = NEVER
         if not self._waiting:
             return NOTHING
         with self._lock:
@@ -259,7 +277,7 @@ class RequestQueue:
                     anything = True
                     if request.urgent:
                         urgent = True
-                        durable = durable or request.durable
+                        durable = max(durable, request.durable)
         return Waiting(anything, urgent, durable)
 
     def take(self, wanted: Callable[[Request], bool]) -> list[Request]:

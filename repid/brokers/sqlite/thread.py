@@ -31,10 +31,11 @@ from .clock import Clock
 from .errors import STATEMENT_FAILED, explain
 from .file_events import FileEvents, watch_file
 from .news import NewsBox
-from .requests import Request, RequestQueue, Waiting
+from .requests import NEVER, Request, RequestQueue, Waiting
 from .schema import Opening, open_file
 from .store import Store
-from .transactions import Transactions, check_identity, identify
+from .transactions import Transactions, check_identity
+from .wal import identify, open_wal
 
 log = Log("repid.sqlite")
 
@@ -132,14 +133,15 @@ class Thread:
             return _AFTER_FAILURE
         store = self._store = Store(connection, self._clock, self._lease_timeout, self._store, vouchers=self._vouchers)
         try:
-            transactions = Transactions(
-                store, self._queue, self._news, self._path, self._how.synchronous, lambda: self._give_up_at
-            )
-            self._identity = identify(self._path)
-            with watch_file(f"{os.path.realpath(self._path)}-wal") as events:
-                if not self._work(store, transactions, events):
-                    return 0.0
-            self._strike_off(store, transactions)
+            with open_wal(self._path) as wal:
+                transactions = Transactions(
+                    store, self._queue, self._news, self._path, wal, self._how.synchronous, lambda: self._give_up_at
+                )
+                self._identity = identify(self._path)
+                with watch_file(wal.path) as events:
+                    if not self._work(store, transactions, events):
+                        return 0.0
+                self._strike_off(store, transactions)
         except BrokerUnavailable as error:
             log.error("%s", error)  # noqa: TRY400  the text says it all
             self._queue.refuse_taken(error)
@@ -181,7 +183,7 @@ class Thread:
             transactions.each_alone([Request(lambda _: None)])
 
     def _write(self, transactions: Transactions, waiting: Waiting) -> None:
-        if waiting.durable:
+        if waiting.durable > NEVER:
             self._gather()
         if not transactions.write(durable=waiting.durable) and not waiting.urgent:
             self._queue.wake_up.wait(_AFTER_FAILURE)

@@ -10,8 +10,9 @@ What it does not undo: the state of the requests (they are still taken, and are 
 numbers that were reserved for messages. A rollback that fails is raised to the thread, which closes the connection;
 that undoes the transaction.
 
-The order at the end of a transaction that writes: commit, remember (`committed`), note news, answer. So news is never
-told of what may still be undone, and a caller who has its answer finds the news already noted.
+The order at the end of a transaction that writes: commit, tell other processes, remember (`committed`), note news, sync
+what SQLite has not (`wal`), answer. So news is never told of what may still be undone, and a caller who has its answer finds
+the news already noted.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from contextlib import suppress
 from copy import copy
 
 from ...errors import RepidError
-from .errors import explain, is_busy, moved, wal_removed
+from .errors import explain, is_busy, moved, not_synced, wal_removed
 from .file_events import tell_done
 from .news import NewsBox
 from .publishing import publish
-from .requests import Answer, Publication, Request, RequestQueue
+from .requests import BEFORE_ANSWER, NEVER, Answer, Durability, Publication, Request, RequestQueue
 from .schema import LARGEST_IDLE_WAL
 from .store import Store
+from .wal import Wal, identify
 
 PATIENCE = 10.0
 """Seconds that others may keep the file locked."""
@@ -56,6 +58,7 @@ class Transactions:
         queue: RequestQueue,
         news: NewsBox,
         path: str,
+        wal: Wal,
         synchronous: str,
         give_up_at: Callable[[], float],
     ) -> None:
@@ -63,7 +66,8 @@ class Transactions:
         self._queue = queue
         self._news = news
         self._path = path
-        self._wal = f"{os.path.realpath(path)}-wal"  # SQLite follows links before it names it
+        self._wal = wal
+        self._syncs = wal.can_sync and synchronous != "NORMAL"
         self._execute = (
             store.connection.cursor().execute
         )  # one cursor for all: no answer is read after the next statement
@@ -71,12 +75,11 @@ class Transactions:
         self._execute(f"PRAGMA busy_timeout = {_FAIR_WAIT}")
         self._synchronous = self._present = synchronous
         self._identity = identify(path)
-        self._wal_identity = identify(self._wal) if os.path.exists(self._wal) else None  # noqa: PTH110  as SQLite names it
 
-    def write(self, *, durable: bool) -> bool:
-        """Take all that waits, as soon as the file is ours, and carry it out in one transaction; False: it failed.
+    def write(self, *, durable: Durability) -> bool:
+        """Take what waits, as soon as the file is ours, and carry it out in one transaction; False: it failed.
 
-        Not `durable`: all but what must be durable. Then the transaction does not wait for the disk.
+        What needs more than `durable` is left, because the transaction must not wait for the disk more than that.
         """
         try:
             self._begin(write=True, durable=durable)
@@ -84,7 +87,7 @@ class Transactions:
             self._read_what_waits()
             self._refuse(self._queue.take(lambda request: request.urgent), error)
             return False
-        requests = self._queue.take(lambda request: durable or not request.durable)
+        requests = self._queue.take(lambda request: request.durable <= durable)
         return self._finish(requests, durable=durable, may_repeat=True)
 
     def read(self, requests: Sequence[Request]) -> None:
@@ -132,23 +135,19 @@ class Transactions:
         when this one is killed. What it holds is moved into the file first.
         """
         try:
-            found = os.stat(self._wal)  # noqa: PTH116  called often
-            is_ours = (found.st_dev, found.st_ino) == self._wal_identity
-            is_large = found.st_size > LARGEST_WAL
-        except FileNotFoundError:
-            is_ours, is_large = False, False
+            is_lost, size = self._wal.look()
         except OSError:
             return
-        is_lost = not is_ours and self._wal_identity is not None and _is_still(self._path, self._identity)
-        if is_large or is_lost:
+        is_lost = is_lost and _is_still(self._path, self._identity)
+        if is_lost or size > LARGEST_WAL:
             with suppress(sqlite3.Error):  # the next one will do it
                 self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if is_lost:
             raise wal_removed(self._path)
 
-    def _begin(self, *, write: bool, durable: bool = False) -> None:
+    def _begin(self, *, write: bool, durable: Durability = NEVER) -> None:
         check_identity(self._path, self._identity)
-        synchronous = self._synchronous if durable else "NORMAL"
+        synchronous = self._synchronous if durable > (BEFORE_ANSWER if self._syncs else NEVER) else "NORMAL"
         if write and synchronous != self._present:
             self._execute(f"PRAGMA synchronous = {synchronous}")
             self._present = synchronous
@@ -164,10 +163,10 @@ class Transactions:
             if write:  # a process that holds the lock does not block readers
                 self._read_what_waits()
 
-    def _finish(self, requests: Sequence[Request], *, durable: bool, may_repeat: bool) -> bool:
+    def _finish(self, requests: Sequence[Request], *, durable: Durability, may_repeat: bool) -> bool:
         """Carry requests out in the transaction that is open. Returns False if it failed and nothing was repeated."""
         store = self._store
-        directory = store.begin_noting()
+        directory, changes = store.begin_noting(), store.connection.total_changes
         try:
             store.look()
             store.advance()
@@ -180,12 +179,29 @@ class Transactions:
                 return True
             self._refuse(requests, error)
             return False
-        if durable:  # the others find at once only what takes a while to write
-            tell_done(self._wal)
+        if durable > NEVER:  # the others find at once only what takes a while to write
+            tell_done(self._wal.path)
         store.committed()
         self._tell(answers, has_new_directory=store.directory.version != directory)
+        # SQLite syncs nothing where nothing was written; but what was seen, such as a message with the same id, may be
+        # another process's that is not on the disk yet
+        if self._syncs and (
+            durable == BEFORE_ANSWER or (durable > NEVER and store.connection.total_changes == changes)
+        ):
+            self._sync(requests)
         self._queue.answer(answers)
         return True
+
+    def _sync(self, requests: Sequence[Request]) -> None:
+        """Sync what was committed. If that fails it can be seen, and may be lost with the power: nobody is told that it is
+        safe, and the file is opened anew.
+        """
+        try:
+            self._wal.sync()
+        except OSError as error:
+            publications = [one for one in requests if isinstance(one, Publication)]
+            self._queue.answer([Answer(one, error=one.unknown()) for one in publications])
+            raise not_synced(self._path, error) from error
 
     def _tell(self, answers: Sequence[Answer], *, has_new_directory: bool) -> None:
         """Note what the transaction that was committed has changed."""
@@ -283,12 +299,6 @@ def _touched_by(answers: Iterable[Answer]) -> set[str] | None:
             return None
         ids.update(touched)
     return ids
-
-
-def identify(path: str) -> tuple[int, int]:
-    """What tells this file from another one at the same path."""
-    found = os.stat(path)  # noqa: PTH116  called often
-    return found.st_dev, found.st_ino
 
 
 def check_identity(path: str, identity: tuple[int, int]) -> None:
