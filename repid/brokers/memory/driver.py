@@ -82,13 +82,16 @@ class MemoryDriver:
             self._last_run = weakref.ref(token)
         self.store.watch(watched)
         self.store.results.epoch = self._clock.epoch
-        try:
-            yield
-        finally:
-            if link == self._links:  # else a later one has taken over
-                self._clock.look()
-                self._waiting.wake_all()
-                self._drop()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._waiting.keep_time)
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+                if link == self._links:  # else a later one has taken over
+                    self._clock.look()
+                    self._waiting.wake_all()
+                    self._drop()
 
     def hand_over(self, takers: Mapping[str, Taker]) -> None:
         """Give results to those who take them, and store them not."""

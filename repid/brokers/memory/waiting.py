@@ -3,17 +3,21 @@
 Theory. What makes a message ready leases it, in the same step, to the claims that wait for it, in the order in which
 they began to wait: no message is ever ready while a claim waits that may have it. A waiting claim that is given
 messages is woken in that step too, so a cancellation either comes before it, and nothing was leased, or after it, and
-trio delivers the messages. One timeout serves all: that of the first waiting claim ends when the next scheduled message
-falls due.
+trio delivers the messages.
+
+One alarm serves all claims (`keep_time`), so that none needs a timeout of its own, which would cost more than all else
+that it does. While claims wait, the alarm goes off no later than the next scheduled message falls due and the first
+deadline passes. It may go off for nothing: a claim that is woken leaves it as it is.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 
 import trio
-from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from ...delivery import Delivery
 from ...ports import AtMost
@@ -70,21 +74,16 @@ class Clock:
 
 
 class Waiter:
-    """One claim that found nothing.
+    """One claim that found nothing. `deadline` is on trio's clock."""
 
-    `deadline` is on trio's clock. `due`: the moment of the next due message, if the timeout stands for that instead.
-    """
-
-    __slots__ = ("at_most", "deadline", "deliveries", "due", "limit", "scope", "subscription", "task")
+    __slots__ = ("at_most", "deadline", "deliveries", "limit", "subscription", "task")
 
     def __init__(self, subscription: Subscription, limit: int, at_most: AtMost, deadline: float) -> None:
         self.subscription = subscription
         self.limit = limit
         self.at_most = at_most
         self.deadline = deadline
-        self.due = float("inf")
         self.deliveries: list[Delivery] = []
-        self.scope = trio.CancelScope(deadline=deadline)
         self.task = current_task()
 
 
@@ -98,30 +97,36 @@ class WaitingReceives:
         self._store = store
         self._clock = clock
         self._waiters: dict[Waiter, None] = {}
+        self._alarm = trio.CancelScope()
 
     def __len__(self) -> int:
         return len(self._waiters)
 
+    @enable_ki_protection
+    async def keep_time(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve claims when what they wait for falls due, and wake them at their deadlines. For ever."""
+        while True:
+            with trio.CancelScope() as self._alarm:
+                self._set_alarm(min([waiter.deadline for waiter in self._waiters], default=math.inf))
+                task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
+                await trio.sleep_forever()
+            self._ring()
+
     async def wait(self, waiter: Waiter) -> list[Delivery]:
         """Wait until something is leased to the waiter, and return that.
 
-        An empty list means: check again (a message is due, the deadline has passed, or a consumer was closed). If this
-        is cancelled, nothing was leased.
+        An empty list means: check again (the deadline has passed, or a consumer was closed). If this is cancelled,
+        nothing was leased.
         """
 
         def leave(_: object) -> Abort:
             del self._waiters[waiter]
             return Abort.SUCCEEDED
 
-        with waiter.scope:
-            self._waiters[waiter] = None
-            self._keep_time()
-            try:
-                await wait_task_rescheduled(leave)
-            finally:
-                self._keep_time()
-        if waiter.scope.cancelled_caught and waiter.due < float("inf"):
-            self._clock.reach(waiter.due)
+        self._waiters[waiter] = None
+        self._set_alarm(waiter.deadline)
+        await wait_task_rescheduled(leave)
         return waiter.deliveries
 
     def serve(self, now: float) -> None:
@@ -130,7 +135,7 @@ class WaitingReceives:
         if self._waiters:
             if arrived:
                 self._serve(arrived, now, list(self._waiters))
-            self._keep_time()
+            self._set_alarm(math.inf)
 
     def set_limits(self, subscription: Subscription, at_most: AtMost, now: float) -> None:
         """Change the limits of this consumer's waiting claims, and lease at once what they allow now."""
@@ -158,12 +163,22 @@ class WaitingReceives:
                 reschedule(waiter.task)
                 arrived -= len(waiter.deliveries)
 
-    def _keep_time(self) -> None:
-        """Set the timeout of the first waiting claim to the next due time, if that comes before its own deadline."""
-        for waiter in self._waiters:
-            due = self._store.next_due()
-            moment = self._clock.in_trio(due)
-            waiter.due, moment = (due, moment) if moment < waiter.deadline else (float("inf"), waiter.deadline)
-            if waiter.scope.deadline != moment:
-                waiter.scope.deadline = moment
-            return
+    def _set_alarm(self, deadline: float) -> None:
+        """Have the alarm go off at this moment on trio's clock, or when the next scheduled message falls due, if it does
+        not go off before.
+        """
+        if self._waiters:
+            moment = min(deadline, self._clock.in_trio(self._store.next_due()))
+            if moment < self._alarm.deadline:
+                self._alarm.deadline = moment
+
+    def _ring(self) -> None:
+        moment, due = trio.current_time(), self._store.next_due()
+        if self._clock.in_trio(due) <= moment:
+            self._clock.reach(due)
+        now = self._clock.look()
+        self._store.advance(now)
+        self.serve(now)
+        for waiter in [each for each in self._waiters if each.deadline <= moment]:
+            del self._waiters[waiter]
+            reschedule(waiter.task)
