@@ -24,6 +24,7 @@ from ..ports import (
     ResultStore,
     SendingRun,
     SteadyDriver,
+    Take,
     Topics,
     TrackingDriver,
     UnderWay,
@@ -39,6 +40,10 @@ from .shared.hub import Subscription
 from .shared.lines import Lines, Place
 
 _MAYBE_READY = News(ready=True, events=False, ids=(), room=False)
+
+
+def _to_nobody(_: list[Delivery]) -> None:
+    """Who receives takes what is returned."""
 
 
 class _Claim:
@@ -99,26 +104,29 @@ class Consumer:
         *,
         at_most: AtMost | Mapping[tuple[str, str], int] | None = None,
         max_wait: float = math.inf,
+        take: Take | None = None,
     ) -> list[Delivery]:
         """Lease up to `limit` ready messages by rank; wait at most `max_wait` seconds until there is one.
 
         While the link is down it goes on waiting, and raises `BrokerUnavailable` if the link is still down at the end.
         `at_most`: see `AtMost`. Cancelling loses nothing: what was claimed is returned although the caller was
-        cancelled. Raises `UsageError` when the consumer is closed, also while it waits.
+        cancelled. `take` is called with it before, as soon as it is known: of an engine in this process in the step of
+        the publisher, so it must not raise. Raises `UsageError` when the consumer is closed, also while it waits.
         """
+        take = take or _to_nobody
         if limit < 1:
             raise ConfigurationError(f"receive needs a limit of at least 1, but got {limit}")
         self._check_open()
         limits, deadline = at_most_of(at_most), trio.current_time() + max_wait
         if self._line is not None and max_wait > 0:
-            deliveries = await self._line.claim_or_wait(self.key, limit, limits, deadline)
+            deliveries = await self._line.claim_or_wait(self.key, limit, limits, deadline, take)
             if not deliveries:
                 self._check_open()
             return deliveries
         claim = _Claim(limit, limits)
         self._waiting.add(claim)
         try:
-            return await self._claim_until(claim, deadline)
+            return await self._claim_until(claim, deadline, take)
         finally:
             self._waiting.discard(claim)
             if self._waking is not None and not self._waiting:
@@ -226,7 +234,7 @@ class Consumer:
         told, self._told = self._told, frozenset(events)
         return [event for event in events if event not in told]
 
-    async def _claim_until(self, wanted: _Claim, deadline: float) -> list[Delivery]:
+    async def _claim_until(self, wanted: _Claim, deadline: float, take: Take) -> list[Delivery]:
         has_waited = False
         with self._hub.subscribed("ready") as subscription:
             while True:
@@ -243,6 +251,7 @@ class Consumer:
                     self._of_link.update(dict.fromkeys((d.token for d in claimed.deliveries), self._losses))
                 now = trio.current_time()
                 if claimed.deliveries:
+                    take(claimed.deliveries)
                     self._lines.tell_of_room()
                 if claimed.deliveries or now >= deadline:
                     if self._waking is not None and len(self._waiting) > 1:  # after this claim the others are not woken

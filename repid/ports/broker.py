@@ -174,6 +174,9 @@ class LeaseEvent(msgspec.Struct, frozen=True):
     kind: Literal["lost", "cancel"]
 
 
+Take: TypeAlias = Callable[[list[Delivery]], None]
+"""Takes what was leased, before anything else can happen. It must not raise."""
+
 UnderWay: TypeAlias = Callable[[], Mapping[Token, float]]
 """Gives the leases of a worker that are about to end while the work under them goes on, each with the number of seconds
 for which it may be extended at most. It may be called from any thread. What it returns is true at that moment only."""
@@ -196,13 +199,15 @@ class Consumer(Protocol):
         *,
         at_most: AtMost | Mapping[tuple[str, str], int] | None = None,
         max_wait: float = float("inf"),
+        take: Take | None = None,
     ) -> list[Delivery]:
         """Lease up to `limit` ready messages, by rank over all queues; wait until there is at least one.
 
         `at_most` limits how many messages of one (queue, topic) may be among them, and more (`AtMost`). A message that
         was lost twice is handed out alone, before others, and only to a caller that holds no other message
         (`AtMost.alone`). If there is none for `max_wait` seconds, the list is empty; 0 asks without waiting. Cancelling
-        loses nothing: what was claimed is returned although the caller was cancelled.
+        loses nothing: what was claimed is returned although the caller was cancelled. `take` is called with it before,
+        as soon as it is known: of an engine in this process in the step of the publisher.
         """
         ...
 

@@ -24,7 +24,19 @@ import msgspec
 from ..delivery import Bounds, Delivery, NewResult, Progress, Settlement, StoredResult
 from ..envelope import Envelope
 from ..errors import BrokerRefused
-from .broker import AtMost, BrowsedMessage, Cancelled, Category, Counts, LeaseEvent, Sight, Topics, UnderWay, Verdict
+from .broker import (
+    AtMost,
+    BrowsedMessage,
+    Cancelled,
+    Category,
+    Counts,
+    LeaseEvent,
+    Sight,
+    Take,
+    Topics,
+    UnderWay,
+    Verdict,
+)
 from .capabilities import Capabilities
 from .schedules import DueSchedules, StoredSchedule, TickOutcome
 
@@ -246,10 +258,13 @@ class WaitingDriver(Protocol):
     It saves time; without it the front door asks again after each `news`.
     """
 
-    async def claim_or_wait(self, consumer: str, limit: int, at_most: AtMost, deadline: float) -> list[Delivery]:
+    async def claim_or_wait(
+        self, consumer: str, limit: int, at_most: AtMost, deadline: float, take: Take
+    ) -> list[Delivery]:
         """As `claim`, but wait for messages until that moment of trio's clock. If it is cancelled, nothing was leased.
 
-        The list is also empty if the consumer was closed meanwhile.
+        What is leased is given to `take` in the same step, and returned. The list is also empty if the consumer was
+        closed meanwhile.
         """
         ...
 

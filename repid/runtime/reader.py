@@ -3,8 +3,10 @@
 Theory. The reader is one task, and the only one that claims; there is at most one claim under way.
 
 * It asks when half of what it may hold is used up: the free executors have the other half to do meanwhile.
-* What the broker gives is entered in the ledger and handed to the crew before anything else can happen, so a
-  cancellation cannot come between. A claim that is cancelled loses nothing (see `Consumer.receive`).
+* What the broker gives is entered in the ledger and handed to the crew before anything else can happen (`_take_in`),
+  so a cancellation cannot come between. With an engine in this process that is in the step of a publisher: an executor
+  that is free starts in the next turn of the loop, beside the reader. A claim that is cancelled loses nothing (see
+  `Consumer.receive`).
 * The lease of what it gives began after the broker was asked. `_asked` is therefore the moment from which the ledger
   counts, and a claim waits for a part of a lease at most: a message that came at its end has most of its lease left.
 * No claim can exceed `messages_limit`: the limit counts runs started, and what is held or parked may be started. Nor
@@ -29,7 +31,7 @@ import trio
 from ..delivery import Delivery
 from ..errors import BrokerUnavailable
 from ..logs import Log
-from ..ports import ANYTHING, AtMost, Consumer
+from ..ports import ANYTHING, AtMost, Consumer, Take
 from .backoff import backoff, log_unavailable
 from .crew import Crew
 from .limits import MOST_AHEAD
@@ -148,14 +150,16 @@ class Reader:
 
     async def _claim(self, limit: int, max_wait: float) -> bool:
         """Ask the broker; what it gives is the crew's before anything else can happen. False: it gave nothing."""
-        batch = await self._receive(limit, max_wait)
+
+        def take(deliveries: list[Delivery]) -> None:
+            self._learn(is_full=len(deliveries) == limit)
+            self._take_in(deliveries)
+
+        batch = await self._receive(limit, max_wait, take)
         if not batch:
             self._finished_at_room = self._ledger.finished
             return False
-        is_full = len(batch) == limit
-        self._learn(is_full=is_full)
-        self._take_in(batch)
-        if not is_full:
+        if len(batch) < limit:
             # No more is there for now: let these start before it is asked again. Of the tasks that are due at once trio
             # runs any one first, so only the second of these checkpoints comes after them.
             await trio.lowlevel.checkpoint()
@@ -195,6 +199,10 @@ class Reader:
         self._finished_at_room = ledger.finished
 
     def _take_in(self, deliveries: list[Delivery]) -> None:
+        """Hand them to the crew, in its own context: an executor that is hired now keeps that of its task."""
+        self._crew.context.copy().run(self._hand_over, deliveries)
+
+    def _hand_over(self, deliveries: list[Delivery]) -> None:
         crew = self._crew
         runners = crew.runners.runners_for(deliveries)
         batch = self._ledger.lease(deliveries, runners, self._asked, self._consumer.lease_timeout)
@@ -202,16 +210,16 @@ class Reader:
         crew.distribute(batch)
 
     async def _receive_suspect(self) -> list[Delivery]:
-        return await self._receive(1, 0.0, alone=True)
+        return await self._receive(1, 0.0, None, alone=True)
 
-    async def _receive(self, limit: int, max_wait: float, *, alone: bool = False) -> list[Delivery]:
+    async def _receive(self, limit: int, max_wait: float, take: Take | None, *, alone: bool = False) -> list[Delivery]:
         outage = Outage(burst=self._burst)
         for delay in backoff():
             at_most = ANYTHING if alone else self._limits()
             self._asked = trio.current_time()
             self._is_narrow = 0 in at_most.topics.values() or any(room == 0 for _, room in at_most.groups)
             try:
-                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait)
+                return await self._consumer.receive(limit, at_most=at_most, max_wait=max_wait, take=take)
             except BrokerUnavailable as error:
                 if not self._ledger.running:  # what runs may still end, and tell so
                     outage.check(error)

@@ -94,39 +94,3 @@ async def test_a_verb_outside_of_the_worker_is_told_that_the_worker_gave_up_sett
         await trio.sleep(1)
         handle.stop()
     assert told == [f"the worker ended before the broker had answered for {taken[0].message_id!r}"]
-
-
-async def test_of_messages_on_their_way_together_only_the_cancelled_one_is_not_run(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = UnreliableServer()
-    app, router = Repid(Connection(server)), Router()
-    app.include_router(router)
-    ran: list[int] = []
-
-    @router.actor
-    async def job(i: int) -> None:
-        ran.append(i)
-
-    async with app.magic():
-        await Queue().declare()
-        async with server.consume({"default": None}) as consumer:
-            receive = type(consumer).receive
-
-        async def slow(self: object, *arguments: object, **options: object) -> object:
-            batch = await receive(self, *arguments, **options)
-            with trio.CancelScope(shield=True):
-                await trio.sleep(1)  # the answer is on its way
-            return batch
-
-        monkeypatch.setattr(type(consumer), "receive", slow)
-        first = await Job("job", args={"i": 0}).enqueue()
-        await send(app, "job", i=1)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(app.run_worker)
-            await trio.sleep(0.5)
-            await first.cancel()
-            await trio.sleep(5)
-            nursery.cancel_scope.cancel()
-        assert await server.counts("default") == Counts()
-    assert ran == [1]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import Any
 
 import pytest
 import trio
 from aids import UnreliableServer, send
 
 from repid import Counts, Handle, Job, Message, Repid, Report, Router, catch_all_routing_strategy
-from repid.brokers.consumer import Consumer
-from repid.delivery import Delivery
 
 
 @pytest.mark.parametrize("checkpoints", range(7))
@@ -210,32 +207,3 @@ async def test_a_thread_is_asked_to_stop(server: UnreliableServer) -> None:
                 await handle.cancel()
                 worker.stop()
             assert await server.counts("default") == Counts()
-
-
-async def test_of_messages_on_their_way_together_only_the_cancelled_one_is_not_run(
-    app: Repid, router: Router, server: UnreliableServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    receive = Consumer.receive
-    ran: list[int] = []
-
-    async def receive_late(consumer: Consumer, *arguments: Any, **options: Any) -> list[Delivery]:
-        batch = await receive(consumer, *arguments, **options)
-        await trio.sleep(1 if batch else 0)  # the answer is on its way
-        return batch
-
-    @router.actor
-    async def job(i: int) -> None:
-        ran.append(i)
-
-    monkeypatch.setattr(Consumer, "receive", receive_late)
-    first = await Job("job", args={"i": 0}).enqueue()
-    await send(app, "job", i=1)
-    async with trio.open_nursery() as nursery:
-        worker: Handle = await nursery.start(app.run_worker)
-        await trio.sleep(0.5)
-        assert (await server.counts("default")).leased == 2
-        await first.cancel()
-        await trio.sleep(5)
-        worker.stop()
-    assert ran == [1]
-    assert await server.counts("default") == Counts()

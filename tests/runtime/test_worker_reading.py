@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 from aids import UnreliableServer, send
 
-from repid import Counts, InMemoryServer, Message, Repid, Router
+from repid import Connection, Counts, Handle, InMemoryServer, Message, Repid, Router
 from repid.delivery import Delivery
-from repid.ports import Consumer, Topics
+from repid.ports import Consumer, Take, Topics
 
 TRIP = 0.1
 
@@ -33,10 +37,12 @@ class FarAwayConsumer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
-    async def receive(self, limit: int, **options: Any) -> list[Delivery]:
+    async def receive(self, limit: int, *, take: Take | None = None, **options: Any) -> list[Delivery]:
         batch = await self._consumer.receive(limit, **options)
         with trio.CancelScope(shield=True):
             await trio.sleep(TRIP)
+        if take is not None and batch:
+            take(batch)
         return batch
 
 
@@ -128,3 +134,36 @@ async def test_a_burst_starts_a_batch_beside_which_nothing_has_room(app: Repid, 
     report = await app.run_worker(burst=True, tasks_limit=1)
     assert (report.succeeded, report.released) == (1, 1)
     assert trio.current_time() - began < 10 * TRIP
+
+
+async def test_an_executor_that_is_hired_for_a_message_keeps_nothing_of_its_sender() -> None:
+    class Thing: ...
+
+    of_sender: ContextVar[Thing] = ContextVar("of_sender")
+    app, router = Repid(Connection(InMemoryServer())), Router()
+    done = trio.Event()
+
+    @router.actor
+    async def job() -> None:
+        done.set()
+
+    async def send_with_a_thing() -> weakref.ref[Thing]:
+        thing = Thing()
+        of_sender.set(thing)
+        await send(app, "job")
+        return weakref.ref(thing)
+
+    async def note() -> None:
+        noted.append(await send_with_a_thing())
+
+    noted: list[weakref.ref[Thing]] = []
+    app.include_router(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker: Handle = await nursery.start(app.run_worker)
+        async with trio.open_nursery() as senders:
+            senders.start_soon(note)
+        await done.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+        assert noted[0]() is None
+        worker.stop()

@@ -35,6 +35,7 @@ from ...ports import (
     News,
     Sight,
     StoredSchedule,
+    Take,
     Taker,
     TickOutcome,
     Topics,
@@ -146,20 +147,25 @@ class MemoryDriver:
         return Claimed(deliveries, max(0.0, self.store.next_due() - self._clock.look()))
 
     @enable_ki_protection
-    async def claim_or_wait(self, consumer: str, limit: int, at_most: AtMost, deadline: float) -> list[Delivery]:
+    async def claim_or_wait(
+        self, consumer: str, limit: int, at_most: AtMost, deadline: float, take: Take
+    ) -> list[Delivery]:
         """Lease what is ready now, or what becomes ready first, in the step of its publisher."""
         await trio.lowlevel.checkpoint_if_cancelled()
         subscription = self._subscriptions[consumer]
         deliveries = self._step(partial(self.store.receive, subscription, limit, at_most))
         if deliveries:
+            take(deliveries)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return deliveries
         while True:
-            waiter = Waiter(subscription, limit, at_most, deadline)
+            waiter = Waiter(subscription, limit, at_most, deadline, take)
             deliveries = await self._waiting.wait(waiter)
             at_most = waiter.at_most  # as they are now
             if not deliveries and consumer in self._subscriptions:
                 deliveries = self._step(partial(self.store.receive, subscription, limit, at_most))
+                if deliveries:
+                    take(deliveries)
             if deliveries or consumer not in self._subscriptions or trio.current_time() >= deadline:
                 return deliveries
 

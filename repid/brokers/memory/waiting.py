@@ -20,7 +20,7 @@ import trio
 from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from ...delivery import Delivery
-from ...ports import AtMost
+from ...ports import AtMost, Take
 from .record import Subscription
 from .store import Store
 
@@ -74,15 +74,16 @@ class Clock:
 
 
 class Waiter:
-    """One claim that found nothing. `deadline` is on trio's clock."""
+    """One claim that found nothing. `deadline` is on trio's clock; `take` is called with what is leased to it."""
 
-    __slots__ = ("at_most", "deadline", "deliveries", "limit", "subscription", "task")
+    __slots__ = ("at_most", "deadline", "deliveries", "limit", "subscription", "take", "task")
 
-    def __init__(self, subscription: Subscription, limit: int, at_most: AtMost, deadline: float) -> None:
+    def __init__(self, subscription: Subscription, limit: int, at_most: AtMost, deadline: float, take: Take) -> None:
         self.subscription = subscription
         self.limit = limit
         self.at_most = at_most
         self.deadline = deadline
+        self.take = take
         self.deliveries: list[Delivery] = []
         self.task = current_task()
 
@@ -161,6 +162,7 @@ class WaitingReceives:
             if waiter.deliveries:
                 del self._waiters[waiter]
                 reschedule(waiter.task)
+                waiter.take(waiter.deliveries)
                 arrived -= len(waiter.deliveries)
 
     def _set_alarm(self, deadline: float) -> None:
@@ -169,7 +171,7 @@ class WaitingReceives:
         """
         if self._waiters:
             moment = min(deadline, self._clock.in_trio(self._store.next_due()))
-            if moment < self._alarm.deadline:
+            if moment < self._alarm.deadline:  # noqa: PLR1730  to set it takes long, though it stays as it is
                 self._alarm.deadline = moment
 
     def _ring(self) -> None:

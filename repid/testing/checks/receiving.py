@@ -43,6 +43,31 @@ async def receive_does_not_wait_longer_than_it_may(lab: Lab) -> None:
 
 
 @check()
+async def receive_gives_to_take_what_it_returns(lab: Lab) -> None:
+    """`take` is called once with what `receive` returns, whether it had to wait or not; never with nothing."""
+    taken: list[list[str]] = []
+
+    def take(deliveries: list[Delivery]) -> None:
+        taken.append(ids(deliveries))
+
+    async with lab.consumer() as consumer:
+        expect("what is received of nothing", await consumer.receive(1, max_wait=0, take=take), [])
+        await lab.publish(message("1"))
+        received = [ids(await consumer.receive(5, max_wait=0, take=take))]
+
+        async def wait() -> None:
+            received.append(ids(await consumer.receive(5, take=take)))
+
+        with trio.fail_after(lab.time.patience):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(0.05)
+                await lab.publish(message("2"))
+    expect("what was received", received, [["1"], ["2"]])
+    expect("what was taken", taken, received)
+
+
+@check()
 async def a_message_goes_to_one_consumer_only(lab: Lab) -> None:
     """However many consumers and tasks receive at once, each message is leased to one of them."""
     received: list[str] = []
