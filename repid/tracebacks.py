@@ -43,6 +43,9 @@ DEEPEST_GROUP = 5
 MOST_FRAMES = 100
 """Frames of one error that are shown: the innermost."""
 
+MACHINERY = frozenset({"repid", "trio_parallel", "_trio_parallel_workers", "outcome"})
+"""Packages that call the program: what comes before its first frame tells nobody anything of it."""
+
 MOST_REPEATED = 3
 """Of frames of the same place, one after another, so many are shown, as Python does."""
 
@@ -199,13 +202,14 @@ def inert(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", "\n    ")
 
 
-def explain(error: BaseException, text: str | None = None) -> str:
+def explain(error: BaseException, text: str | None = None, *, in_program: bool = False) -> str:
     """The error with its traceback and what it comes from, as Python would show it, cut. `text`: what it says, if
-    known.
+    known. `in_program`: it was raised by the program; tracebacks begin there, without those calls of repid that led to
+    it.
     """
     try:
         known = {} if text is None else {id(error): text}
-        lines = "".join(_Account(known).of(error, DEEPEST_GROUP))
+        lines = "".join(_Account(known, in_program=in_program).of(error, DEEPEST_GROUP))
         return writable(lines)[-LONGEST_TRACEBACK:]
     except Exception as fault:  # noqa: BLE001  a line of source that cannot be read, or the like
         return f"{name_of(error)} (its traceback cannot be had: {name_of(fault)})\n"
@@ -214,8 +218,9 @@ def explain(error: BaseException, text: str | None = None) -> str:
 class _Account:
     """What is written about one error. `left`: the errors that it may still show."""
 
-    def __init__(self, texts: dict[int, str]) -> None:
+    def __init__(self, texts: dict[int, str], *, in_program: bool) -> None:
         self._texts = texts
+        self._in_program = in_program
         self._seen: set[int] = set()
         self._left = MOST_ERRORS
 
@@ -238,7 +243,8 @@ class _Account:
 
     def _one(self, error: BaseException, depth: int) -> list[str]:
         self._left -= 1
-        frames = _frames_of(traceback_of(error))
+        outermost = traceback_of(error)
+        frames = _frames_of(_program_in(outermost) or outermost if self._in_program else outermost)
         lines = ["Traceback (most recent call last):\n", *frames] if frames else []
         lines += [f"{_full_name(error)}: {self._text(error)}\n", *_notes(error)]
         within = members(error)
@@ -276,6 +282,15 @@ def _links(link: TracebackType | None) -> Iterator[TracebackType]:
     while link is not None:
         yield link
         link = link.tb_next
+
+
+def _program_in(outermost: TracebackType | None) -> TracebackType | None:
+    """Where the program begins, behind what repid called. None: it has no part in it."""
+    return next((link for link in _links(outermost) if not _leads_there(link.tb_frame.f_globals.get("__name__"))), None)
+
+
+def _leads_there(module: object) -> bool:
+    return type(module) is str and module.partition(".")[0] in MACHINERY
 
 
 def _words_for(link: TracebackType) -> str:

@@ -30,7 +30,7 @@ def stems_from_cancellation(error: BaseException, *, openly: bool) -> bool:
 def failure_of(error: BaseException) -> Failure:
     """The error as it is stored."""
     text = text_of(error)
-    return Failure(name_of(error), text, explain(error, text))
+    return Failure(name_of(error), text, explain(error, text, in_program=True))
 
 
 def stray_cancellation(error: BaseException) -> Failure:

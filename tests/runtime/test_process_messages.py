@@ -235,3 +235,29 @@ async def test_a_worker_without_such_actors_listens_to_nobody(
     await app.enqueue(checking, 0)
     await app.run_worker(messages_limit=1)
     assert opened == []
+
+
+async def fail_at_once() -> None:
+    raise ValueError("no")
+
+
+async def fail_later() -> None:
+    await trio.sleep(0.001)
+    raise ValueError("no")
+
+
+def fail_in_thread() -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("actor", [fail_at_once, fail_later, fail_in_thread, aids_processes.fail])
+async def test_a_traceback_begins_with_the_actor_and_not_with_what_called_it(
+    actor: Callable[[], Any], app: Repid, router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.actor(store_result=True, run_in_process=actor is aids_processes.fail)(actor)
+    handle = await app.enqueue(actor)
+    await app.run_worker(burst=True)
+    result = await handle.wait()
+    assert result.failure is not None
+    assert result.failure.traceback.splitlines()[1].endswith(f"in {actor.__name__}")
+    assert f"Traceback (most recent call last):\n  {result.failure.traceback.splitlines()[1].strip()}" in caplog.text

@@ -165,7 +165,7 @@ class _Run:
         """Note what it raised."""
         kind = type(error)
         path = f"{kind.__module__}.{kind.__qualname__}"
-        failed = msgspec.structs.replace(self._try, exception=path, traceback=explain(error))
+        failed = msgspec.structs.replace(self._try, exception=path, traceback=explain(error, in_program=True))
         self._end(failed, None, TaskResultStatus.FAILED)
 
     def _end(self, ended: Try, value: Any, status: TaskResultStatus) -> None:
