@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from repid.brokers import SQLiteServer
 from repid.errors import DuplicateId, PublishUnknown
 
-from .broker_aids import ids, now_ready
+from .broker_aids import ids, message, now_ready
 from .sqlite_aids import ack, consuming, messages, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SQLite itself syncs all elsewhere")
@@ -100,3 +101,55 @@ async def test_a_sender_is_told_that_it_is_unknown_whether_a_message_stays_that_
         await server.publish(messages("3"))
         assert ids(await now_ready(consumer)) == ["1", "2", "3"]
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [f"{path}-wal could not be synced"]
+
+
+async def test_the_log_is_made_longer_ahead_of_sends_and_what_is_in_it_survives_the_process(
+    path: Path, tmp_path: Path
+) -> None:
+    wal = path.with_name(f"{path.name}-wal")
+    left = tmp_path / "left" / path.name
+    left.parent.mkdir()
+    lengths = []
+    async with serving(path) as server:
+        for number in range(30):
+            await server.publish(messages([number]))
+            lengths.append(wal.stat().st_size)
+        for file in (path, wal):  # as they are when the process is killed now
+            shutil.copy(file, left.parent)
+    assert len(set(lengths)) < 6
+    async with serving(left) as server, consuming(server) as consumer:
+        assert ids(await now_ready(consumer)) == [str(number) for number in range(30)]
+
+
+async def test_the_log_is_not_made_longer_for_one_send_nor_ahead_of_large_ones(path: Path) -> None:
+    wal = path.with_name(f"{path.name}-wal")
+    async with serving(path), serving(path) as server:  # the first one has declared the queue
+        before = wal.stat().st_size
+        await server.publish(messages("1"))
+        assert wal.stat().st_size < before + 50_000
+        for number in range(3):
+            await server.publish([message(f"large {number}", payload=bytes(300_000))])
+        before = wal.stat().st_size
+        await server.publish(messages("2"))
+        assert wal.stat().st_size < before + 50_000
+
+
+async def test_a_log_that_is_made_longer_by_two_processes_begins_anew_as_early_as_by_itself(path: Path) -> None:
+    wal = path.with_name(f"{path.name}-wal")
+    async with serving(path) as server, serving(path) as other:
+        for number in range(250):
+            await (server, other)[number % 2].publish([message(str(number), payload=bytes(30_000))])
+        assert 2000 * 4120 < wal.stat().st_size < 2100 * 4120
+        assert (await server.counts("q")).ready == 250
+
+
+async def test_a_send_does_without_a_longer_log_where_there_is_no_room(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, content: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    async with serving(path) as server:
+        for number in range(5):
+            assert await server.publish(messages([number])) == [None]
