@@ -187,8 +187,8 @@ def _on_a_server(store: Store, title: str, peer: str, within: float) -> tuple[Wo
             name=f"{store}-workers",
             title=f"{title}: sixteen workers",
             contenders=(HOME, "sixteen"),
-            arguments={"noop": 40_000, "compute": 4_000, "executors": 100},
-            quick={"noop": 5_000, "compute": 500},
+            arguments={"noop": 150_000, "compute": 8_000, "executors": 100},
+            quick={"noop": 60_000, "compute": 5_000},
             metrics=(
                 Metric("noop", f"{title}: no-op, 16 / cores", "jobs/s", targets=(Target(0.8, HOME),)),
                 Metric("compute", f"{title}: 1 ms, 16 / cores", "jobs/s", targets=(Target(0.8, HOME),)),
@@ -537,8 +537,8 @@ WORKLOADS = (
         name="processes",
         title="SQLite: four processes",
         contenders=(HOME, "four"),
-        arguments={"noop": 40_000, "compute": 4_000, "processes": 4, "executors": 100},
-        quick={"noop": 5_000, "compute": 500},
+        arguments={"noop": 100_000, "compute": 4_000, "processes": 4, "executors": 100},
+        quick={"noop": 20_000, "compute": 2_000},
         metrics=(
             Metric("noop", "SQLite: no-op, processes", "jobs/s"),  # bound by the one writer a file can have
             Metric("compute", "SQLite: 1 ms, processes", "jobs/s", targets=(Target(1.6, HOME),)),

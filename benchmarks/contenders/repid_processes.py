@@ -1,7 +1,7 @@
 """repid's `app.run(processes=N)` on a SQLite file or a server. The worker processes import this module too.
 
-They are not timed while they start: each waits, just before it gets its app, until all have come that far. Every process
-writes down when its runs ended, and the rate is that of all between the first and the last one.
+They are not timed while they start and end: each waits, just before it gets its app, until all have come that far. Every
+process writes down when its runs ended, and the rate is that of all while every process runs jobs (`rate_while_all_run`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,16 +86,28 @@ async def fill(folder: Path, topic: str, count: int) -> None:
 
 
 def drain(folder: Path, topic: str, count: int, processes: int, executors: int) -> float:
-    """Runs per second between the first and the last one to end, whichever process they were in."""
+    """Runs per second while every process runs some."""
     folder.mkdir()
     os.environ.update({FOLDER: str(folder), PROCESSES: str(processes)})
     trio.run(fill, folder, topic, count)
     ended.clear()
     new_app(folder).run(processes=processes, burst=True, tasks_limit=executors, target=f"{__name__}:worker_app")
     of_processes: list[list[float]] = [json.loads(file.read_text()) for file in folder.glob("*.ended")]
-    times = sorted([*ended, *(moment for moments in of_processes for moment in moments)])
-    assert len(times) == count, f"{len(times)} of {count} ran"
-    return (count - 1) / (times[-1] - times[0])
+    of_processes = [moments for moments in [*of_processes, ended] if moments]
+    found = sum(map(len, of_processes))
+    assert found == count, f"{found} of {count} ran"
+    assert len(of_processes) == processes, f"{len(of_processes)} of {processes} processes ran something"
+    return rate_while_all_run(of_processes)
+
+
+def rate_while_all_run(of_processes: Sequence[Sequence[float]]) -> float:
+    """Runs per second in all processes together, from when the last of them began to run until the first had nothing left.
+
+    Each gives the moments at which its runs ended, in order.
+    """
+    start, end = max(moments[0] for moments in of_processes), min(moments[-1] for moments in of_processes)
+    assert start < end, "one process had nothing left before another one began: there were too few jobs"
+    return sum(start < moment <= end for moments in of_processes for moment in moments) / (end - start)
 
 
 def measure(processes: int | None, arguments: Arguments) -> Figures:
