@@ -45,6 +45,9 @@ class InRedis:
         self.open("c", None)
 
     def do(self, name: str, argument: Any, *more: bytes) -> Any:
+        return self.run(name, to_argument(argument), *more)
+
+    def run(self, name: str, *arguments: bytes) -> Any:
         time = to_argument(divmod(START * MICRO + micros(self.passed), MICRO))
         script = scripts.script(name)
         keys = [KEYS[layout.NAMES[place]] for place in script.keys]
@@ -53,7 +56,7 @@ class InRedis:
             text = text.replace("call('TIME')\n", "cmsgpack.unpack(table.remove(ARGV))\n")
             self._known[name] = self._ask("SCRIPT", "LOAD", text)
         sha = self._known[name]
-        return self._ask("EVALSHA", sha, len(keys), *keys, to_argument(argument), *more, time)
+        return self._ask("EVALSHA", sha, len(keys), *keys, *arguments, time)
 
     def open(self, consumer: str, wanted: Topics) -> None:
         fields = [
@@ -92,7 +95,7 @@ class InRedis:
         self.do("counts", [b"q"])
 
     def publish(self, given_options: Options) -> None:
-        assert self.do("publish", to_entries([Envelope("m", "q", b"", options=given_options)])) == b"a"
+        assert self.run("publish", *to_entries([Envelope("m", "q", b"", options=given_options)])) == b"a"
 
     def lease(self) -> bool:
         return bool(self.claim("c", None, 1))
@@ -199,7 +202,7 @@ def test_a_consumer_of_redis_is_given_what_fits_it(redis: Redis, mine: Topics, o
         engine.do("unsubscribe", (b"c", b""))
         for number, each in enumerate((mine, *others)):
             engine.open(str(number), each)
-        engine.do("publish", to_entries(published))
+        engine.run("publish", *to_entries(published))
         found = engine.claim("0", mine, 9)
         assert {lease.rpartition(b"t")[2].decode() for lease in found[::2]} == fitting
 
@@ -216,7 +219,7 @@ def test_a_message_published_alone_is_stored_as_the_longer_way_stores_it(redis: 
             if sleeps:
                 assert engine.claim("c", None, 1) == []
             answers = [
-                engine.do("publish", to_entries([Envelope(id_, queue, b"{}", headers=headers)]))
+                engine.run("publish", *to_entries([Envelope(id_, queue, b"{}", headers=headers)]))
                 for id_, queue, headers in (
                     ("m", "q", {}),
                     ("m", "q", {}),

@@ -76,7 +76,6 @@ from .layout import (
     LONGEST_NAME,
     MICRO,
     UNREADABLE,
-    Packed,
     micros,
     pack,
     pack_bounds,
@@ -278,7 +277,7 @@ class RedisDriver:
         """Publish all; for each None, or why it was refused. Where the memory is full that is why."""
         wire = self.wire
         batches = list(_batches(envelopes, to_entries(envelopes)))
-        sent = [wire.ask("publish", batch) for batch in batches]
+        sent = [wire.put("publish", *batch) for batch in batches]
         outcomes: list[BrokerRefused | None] = []
         full: dict[str, tuple[Bounds, int]] = {}
         for batch, answer in zip(batches, sent, strict=True):
@@ -756,8 +755,8 @@ def _refusal(letter: int, envelope: Envelope) -> BrokerRefused:
     return DuplicateId(envelope.id, envelope.queue)
 
 
-def _batches(envelopes: Sequence[Envelope], entries: Sequence[Packed]) -> Iterable[list[Packed]]:
-    batch: list[Packed] = []
+def _batches(envelopes: Sequence[Envelope], entries: Sequence[bytes]) -> Iterable[list[bytes]]:
+    batch: list[bytes] = []
     size = 0
     for envelope, entry in zip(envelopes, entries, strict=True):
         if batch and (len(batch) == PUBLISHED_AT_ONCE or size + len(envelope.payload) > PUBLISHED_SIZE):

@@ -28,7 +28,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -63,7 +63,6 @@ NAMES = (
     "sleepers",
     "watched",
     "watches",
-    "order",
     "schedules",
     "schedule-times",
     "schedule-ahead",
@@ -114,12 +113,6 @@ _unpack_failure = msgspec.msgpack.Decoder(Failure).decode
 _unpack_progress = msgspec.msgpack.Decoder(Progress).decode
 
 
-class Packed(bytes):
-    """What is packed already as a part of an argument."""
-
-    __slots__ = ()
-
-
 def to_argument(value: Any) -> bytes:
     """The argument of a script. Redis' MessagePack is that of 2012: it has one type for text and bytes."""
     kind = type(value)
@@ -129,8 +122,6 @@ def to_argument(value: Any) -> bytes:
         count = len(value)
         head = b"%c" % (0x90 | count) if count < 16 else b"\xdd" + count.to_bytes(4, "big")
         return head + b"".join(map(to_argument, value))
-    if kind is Packed:
-        return cast("bytes", value)
     return _packed(value.encode()) if kind is str else pack(value)
 
 
@@ -227,9 +218,9 @@ def to_takes(fields: Iterable[bytes]) -> dict[str, frozenset[str] | None]:
 # Messages
 
 
-def to_entries(envelopes: Iterable[Envelope]) -> list[Packed]:
+def to_entries(envelopes: Iterable[Envelope]) -> list[bytes]:
     """The envelopes as scripts take them: see `scripts/part_publish.lua`. Raises `ConfigurationError` for one that cannot be written."""
-    entries: list[Packed] = []
+    entries: list[bytes] = []
     for envelope in envelopes:
         try:
             entries.append(_to_entry(envelope))
@@ -241,19 +232,20 @@ def to_entries(envelopes: Iterable[Envelope]) -> list[Packed]:
     return entries
 
 
-def _to_entry(envelope: Envelope) -> Packed:
+def _to_entry(envelope: Envelope) -> bytes:
     headers, options = envelope.headers, envelope.options
     topic: object = headers.get(TOPIC) if headers else None
     lane = _lane_of(envelope.queue, topic if isinstance(topic, str) else None)
     key, payload = to_key(envelope.id), envelope.payload
-    if max(len(key), len(lane)) > LONGEST_NAME:
+    key_size, size = len(key), len(payload)
+    if max(key_size, len(lane)) > LONGEST_NAME:
         raise ValueError(f"its id, or its queue and topic, are longer than {LONGEST_NAME} bytes")
     code = _CODES.get(envelope.content_type)
     others = len(headers) > (isinstance(topic, str))
     is_plain = envelope.reply_to is None and envelope.parameters is None and not others
     if is_plain and options is NO_OPTIONS and code is not None:
-        place = _packed_place(envelope.queue, lane)
-        return Packed(b"".join((_NINE, _packed(key), place, pack(len(payload)), _PLAIN, _packed(code + payload))))
+        tail = _ENTRY_TAIL.pack(size, _PLAIN_OFFSET, 0, -1, 0, size + 1)
+        return b"".join((_LENGTH.pack(key_size), key, _place_of(envelope.queue, lane), tail, code, payload))
     rare = Rare(
         envelope.content_type,
         {
@@ -286,18 +278,19 @@ def _to_entry(envelope: Envelope) -> Packed:
         blocks += _TIME.pack(max(micros(kept), 0)) + _LENGTH.pack(len(result_key)) + result_key
     delay = max(micros(options.delay), 0) if options.delay else 0
     rest = b"%b\xff%b%b%b" % (blocks, len(packed).to_bytes(4, "big"), packed, payload)
-    parts = (key, envelope.queue.encode(), lane, len(payload), offset_of(options, micros), delay, ttl, flags, rest)
-    return Packed(to_argument(parts))
+    tail = _ENTRY_TAIL.pack(size, offset_of(options, micros), delay, ttl, flags, len(rest))
+    return b"".join((_LENGTH.pack(key_size), key, _place_of(envelope.queue, lane), tail, rest))
 
 
 @lru_cache(4096)
-def _packed_place(queue: str, lane: bytes) -> bytes:
-    return _packed(queue.encode()) + _packed(lane)
+def _place_of(queue: str, lane: bytes) -> bytes:
+    name = queue.encode()
+    return b"".join((_LENGTH.pack(len(name)), name, _LENGTH.pack(len(lane)), lane))
 
 
-_NINE = b"\x99"
-_PLAIN = b"".join(map(pack, (offset_of(NO_OPTIONS, micros), 0, -1, 0)))
-"""Offset, delay, ttl and flags of a message without options."""
+_ENTRY_TAIL = struct.Struct(">IIqqBI")
+"""Size, offset, delay, ttl, flags, and the length of the rest."""
+_PLAIN_OFFSET = offset_of(NO_OPTIONS, micros)
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -16,7 +16,7 @@ import msgspec
 from ...errors import ConfigurationError
 from ...logs import Log
 from ...ports import CLOCK_SLACK, Declaration, DueSchedules, Schedule, StoredSchedule
-from .layout import UNREADABLE, Packed, to_id, to_key
+from .layout import UNREADABLE, to_id, to_key
 from .wire import Wire
 
 log = Log("repid.redis")
@@ -101,7 +101,7 @@ async def due(wire: Wire, limit: int) -> DueSchedules:
     return DueSchedules(_read_all(values), float(next_at) if next_at else math.inf, float(now))
 
 
-async def tick(wire: Wire, name: str, expected_next: float, next_at: float, entries: Sequence[Packed]) -> Any:
+async def tick(wire: Wire, name: str, expected_next: float, next_at: float, entries: Sequence[bytes]) -> Any:
     """Move the schedule, if it is still to tick at `expected_next`, and publish the one entry, if it is given. Returns
     what the script answers.
     """

@@ -243,16 +243,18 @@ class Wire:
         """By the name of a script, what is sent before its arguments: many keys."""
 
     def ask(self, name: str, argument: Any, *more: bytes) -> Answer:
-        """Put a script in line, with an argument that is packed and more that are not; await its answer later. Several
-        go out together.
-        """
+        """Put a script in line, with an argument that is packed and more that are not; await its answer later."""
+        return self.put(name, to_argument(argument), *more)
+
+    def put(self, name: str, *arguments: bytes) -> Answer:
+        """Put a script in line; await its answer later. Several go out together."""
         wanted = script(name)
         beginning = self._beginnings.get(wanted.sha)
         if beginning is None:
             keys = (self._keys[place] for place in wanted.keys)
             beginning = self._beginnings[wanted.sha] = _written(b"EVALSHA", wanted.sha, len(wanted.keys), *keys)
-        count = 4 + len(wanted.keys) + len(more)
-        command = b"*%d\r\n%b%b" % (count, beginning, _written(to_argument(argument), *more))
+        count = 3 + len(wanted.keys) + len(arguments)
+        command = b"*%d\r\n%b%b" % (count, beginning, _written(*arguments))
         return Answer(self._calls, self.place, wanted, command)
 
     async def run(self, name: str, argument: Any, *more: bytes) -> Any:

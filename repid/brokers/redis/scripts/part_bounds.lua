@@ -69,7 +69,7 @@ if is_bounded then
     bounds = {}
     local wanted = {}
     for _, entry in ipairs(entries) do
-      local id, queue, size = entry[1], entry[2], entry[4]
+      local id, queue, _, size = read(ENTRY, entry)
       if bounds_of(queue) and call('HEXISTS', M, id) == 0 then
         local sum = wanted[queue] or {0, 0}
         wanted[queue] = {sum[1] + 1, sum[2] + size}

@@ -1,12 +1,11 @@
--- Stores new messages. An entry is {id, queue, lane, size, offset, delay, ttl or -1, kept flags, rest}. Returns a
+-- Stores new messages. An entry holds id, queue, lane, size, offset, delay, ttl or -1, kept flags, rest. Returns a
 -- character for each: 'a' accepted, 'd' its id is alive, 'q' its queue is not declared, 'f' its queue is full. With
 -- `declaring`, queues are declared, and no message is refused for want of room.
 local function publish(entries, declaring)
-  local order = call('INCRBY', N, #entries) - #entries
   local answers, known, adds, results = {}, {}, {}, {}
-  local last, last_record  -- the entry and the record of the last message in `adds`
+  local first  -- what is offered if no other message is in `adds`
   for i, entry in ipairs(entries) do
-    local id, queue, lane = entry[1], entry[2], entry[3]
+    local id, queue, lane, size, offset, delay, ttl, flags, rest = read(ENTRY, entry)
     local is_known = known[queue]
     if is_known == nil then
       is_known = call('HEXISTS', Q, queue) == 1
@@ -19,17 +18,16 @@ local function publish(entries, declaring)
     local b = is_known and is_bounded and bounds_of(queue)
     if not is_known then
       answers[i] = 'q'
-    elseif b and not declaring and is_refused(b, id, entry[4]) then
+    elseif b and not declaring and is_refused(b, id, size) then
       answers[i] = 'f'
     else
-      local size, offset, delay, ttl, flags, rest = entry[4], entry[5], entry[6], entry[7], entry[8], entry[9]
       local start = now + delay
       local times = ''
       local all_flags = flags
       if delay > 0 then all_flags, times = all_flags + FLAG_DUE, pack('>I8', start) end
       if ttl >= 0 then all_flags, times = all_flags + FLAG_EXPIRES, times .. pack('>I8', start + ttl) end
       local rank = start + offset
-      local record = pack('>BI4I2I8I6I4I4I8', all_flags, 1, 0, rank, order + i, offset, size, now)
+      local record = pack('>BI4I2I8I6I4I4I8', all_flags, 1, 0, rank, order, offset, size, now)
         .. times .. pack('>I2', #lane) .. lane .. rest
       if call('HSETNX', M, id, record) == 0 then
         answers[i] = 'd'
@@ -39,7 +37,8 @@ local function publish(entries, declaring)
         if b then b.size, b.volume, b.has_come = b.size + 1, b.volume + size, true end
         results[#results + 1] = (result_in(flags, rest, id))
         if ttl >= 0 then call('ZADD', Z, start + ttl, id) end
-        local member = lane .. pack('>I8I6I4', rank, order + i, size) .. id
+        local member = lane .. pack('>I8I6I4', rank, order, size) .. id
+        order = order + 1
         if delay > 0 then
           local prefix = queue_of(lane)
           call('ZADD', S, 0, prefix .. pack('>I8B', start, 0) .. member)
@@ -51,14 +50,14 @@ local function publish(entries, declaring)
         else
           adds[#adds + 1] = '0'
           adds[#adds + 1] = member
-          last, last_record = entry, record
+          first = first or {queue = queue, lane = lane, member = member, id = id, record = record, size = size}
           arrived[lane] = (arrived[lane] or 0) + 1
         end
       end
     end
   end
   if #adds > 0 then many('ZADD', R, adds) end
-  offer = #adds == 2 and {queue = last[2], lane = last[3], member = adds[2], id = last[1], record = last_record, size = last[4]}
+  offer = #adds == 2 and first
   if #results > 0 and call('EXISTS', V) == 1 then
     many('HDEL', V, results)
     many('ZREM', VX, results)

@@ -1,10 +1,13 @@
 -- Every script begins with these lines; ../layout.py says what each key holds. A script that must work although the
 -- memory of the server is full, because it frees more than it takes, begins with a write that takes none: of the writes
 -- of a script, Redis checks only the first one.
-local Q, M, R, U, S, D, L, Z, X, Y, I, E, V, VX, C, CA, W, SL, WT, WX, N, SC, SN, SA, B = unpack(KEYS)
+local Q, M, R, U, S, D, L, Z, X, Y, I, E, V, VX, C, CA, W, SL, WT, WX, SC, SN, SA, B = unpack(KEYS)
 local call, sub, byte, pack, read = redis.call, string.sub, string.byte, struct.pack, struct.unpack
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
+local order = now % 281474976710656  -- of the next message, sorts those of one rank; storing one takes a microsecond
+local ENTRY = '>I2c0I2c0I2c0I4I4i8i8BI4c0'  -- of a new message: see part_publish.lua
+
 local arg = cmsgpack.unpack(ARGV[1])
 
 local ALL = sub(Q, 1, -7) .. 'all'  -- the channel that every client listens to: Q ends in "queues"

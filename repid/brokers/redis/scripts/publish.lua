@@ -1,22 +1,25 @@
--- {entry, ...}: publishes messages; see part_publish.lua.
+-- ARGV: an entry for each message that is published; see part_publish.lua.
 
 -- Most calls publish one message while no queue is bounded and nobody watches. That takes less than half of the steps,
 -- and is worth its own lines: who publishes one message after another waits for each.
-local id, queue, lane, size, offset, delay, ttl, flags, rest = unpack(arg[1])
-local is_plain = #arg == 1 and delay == 0 and ttl < 0 and flags == 0 and call('EXISTS', B, WT) == 0
+local id, queue, lane, size, offset, delay, ttl, flags, rest = read(ENTRY, ARGV[1])
+local others = call('EXISTS', B, WT, V, SL)
+local is_plain = #ARGV == 1 and delay == 0 and ttl < 0 and flags == 0 and (others == 0 or call('EXISTS', B, WT) == 0)
 local record, member
 if is_plain then
   if call('HEXISTS', Q, queue) == 0 then return 'q' end
-  local rank, order = now + offset, call('INCR', N)
+  local rank = now + offset
   record = pack('>BI4I2I8I6I4I4I8I2', flags, 1, 0, rank, order, offset, size, now, #lane) .. lane .. rest
   if call('HSETNX', M, id, record) == 0 then return 'd' end
   member = lane .. pack('>I8I6I4', rank, order, size) .. id
-  call('ZADD', R, 0, member)
-  if call('EXISTS', V) == 1 then
+  call('ZADD', R, '0', member)
+  if others == 0 then return 'a' end
+  local results = call('EXISTS', V)
+  if results == 1 then
     call('HDEL', V, id)
     call('ZREM', VX, id)
   end
-  if call('EXISTS', SL) == 0 then return 'a' end
+  if others == results then return 'a' end  -- nobody sleeps
 end
 
 -- pieces
@@ -28,7 +31,7 @@ if is_plain then
   return 'a'
 end
 -- needs: publish, wake, tell, with_dropped
-local answers = publish(arg, false)
+local answers = publish(ARGV, false)
 wake()
 tell()
 return with_dropped(answers)

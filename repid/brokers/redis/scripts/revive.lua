@@ -20,7 +20,8 @@ for i, key in ipairs(arg[2]) do
       forget_dead(prefix, key, id)
       t.attempt, t.lost, t.due, t.unrouted, t.expires = 1, 0, nil, nil, nil
       if bit.band(t.kept, FLAG_TTL) ~= 0 then t.expires = now + read('>I8', t.rest) end
-      t.rank, t.order, t.enqueued = now + t.offset, call('INCR', N), now
+      t.rank, t.order, t.enqueued = now + t.offset, order, now
+      order = order + 1
       local result_id = result_in(t.kept, t.rest, id)
       call('HDEL', V, result_id)
       call('ZREM', VX, result_id)

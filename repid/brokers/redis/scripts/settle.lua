@@ -19,7 +19,7 @@ local function carry_out(t, id, one)
     t.rank = now + delay + t.offset
     t.expires = nil
     t.due = delay > 0 and now + delay or nil
-    t.order = call('INCR', N)
+    t.order, order = order, order + 1
     if failure ~= '' then call('HSET', E, 'f' .. id, failure) else call('HDEL', E, 'f' .. id) end
     -- needs: put_back
     put_back(t, id)

@@ -3,10 +3,11 @@
 -- already stored under the same id and moment stays as it is.
 local entries, rest = arg[1], arg[2]
 for _, entry in ipairs(entries) do
-  if call('HEXISTS', Q, entry[2]) == 0 then return entry[2] end
+  local _, queue = read(ENTRY, entry)
+  if call('HEXISTS', Q, queue) == 0 then return queue end
 end
 for i, entry in ipairs(entries) do
-  local id, lane, size, offset, flags = entry[1], entry[3], entry[4], entry[5], entry[8]
+  local id, _, lane, size, offset, _, _, flags, kept_rest = read(ENTRY, entry)
   local attempt, lost, enqueued, died, reason, failure = unpack(rest[i])
   local head = pack('>I2', #id) .. id
   local key = died
@@ -17,7 +18,7 @@ for i, entry in ipairs(entries) do
   end
   if not kept then
     local record = render({kept = flags, attempt = attempt, lost = lost, rank = enqueued + offset, order = 0,
-      offset = offset, size = size, enqueued = enqueued, lane = lane, rest = entry[9]})
+      offset = offset, size = size, enqueued = enqueued, lane = lane, rest = kept_rest})
     keep_letter(key, queue_of(lane), id, reason, failure, '', record)
     note(id)
   end

@@ -9,7 +9,7 @@ local rest = sub(value, at + length)
 local outcome = 'skipped'
 if arg[4] and not (bit.band(flags, 2) ~= 0 and length > 0 and call('HEXISTS', M, last_id) == 1) then
   if publish({arg[4]}, true) == 'a' then
-    outcome, last_id = 'fired', arg[4][1]
+    outcome, last_id = 'fired', (read(ENTRY, arg[4]))
   end
 end
 if outcome == 'fired' then fired = fired + 1 else skipped = skipped + 1 end
