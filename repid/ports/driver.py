@@ -307,6 +307,21 @@ class TellingDriver(Protocol):
         ...
 
 
+@runtime_checkable
+class SureDriver(Protocol):
+    """Optional, for remote engines: what the front door does for each publish, the driver does when it is needed.
+
+    It saves time: a cancel scope takes half as long as all else that a publish takes.
+    """
+
+    @property
+    def sees_publishes_through(self) -> bool:
+        """Whether a publish whose caller is cancelled meanwhile is seen through all the same, and raises `BrokerUnavailable`
+        if no answer has come within five seconds. The link is opened anew then, as after any `BrokerUnavailable`.
+        """
+        ...
+
+
 Taker: TypeAlias = Callable[[Sequence[StoredResult]], None]
 """Takes results that need not be stored."""
 

@@ -15,10 +15,10 @@ import trio
 from engines.proxy import Proxy, proxy_to
 from engines.redis import Redis, embedded
 
-from repid import BrokerUnavailable, Connection, DuplicateId, Job, PublishUnknown, Repid, Router
-from repid.brokers.redis import RedisServer, driver
+from repid import BrokerUnavailable, Connection, DuplicateId, Job, PublishUnknown, QueueFull, Repid, Router
+from repid.brokers.redis import RedisServer, driver, wire
 from repid.brokers.redis.address import parse_address
-from repid.delivery import Ack, Delivery, Settlement
+from repid.delivery import UNBOUNDED, Ack, Bounds, Delivery, Settlement
 from repid.ports import SETTLED, UNKNOWN
 
 from .broker_aids import message
@@ -178,6 +178,44 @@ async def test_a_connection_that_is_half_open_is_noticed_by_the_next_call(proxy:
         await is_up(server)
         [outcome] = await server.publish([message("1")])
         assert outcome is None or isinstance(outcome, DuplicateId)
+
+
+@pytest.mark.parametrize(
+    ("size", "delay"),
+    [(1, 0.2), (8_000_000, 0.01)],
+    ids=["waiting for the answer", "sending what does not fit at once"],
+)
+async def test_a_publish_is_seen_through_although_its_caller_is_cancelled(
+    proxy: Proxy, prefix: str, size: int, delay: float
+) -> None:
+    server = server_at(proxy, prefix)
+    async with server.connection():
+        await server.set_bounds({"q": UNBOUNDED, "full": Bounds(max_bytes=1, when_full="raise")})
+        await server.publish([message("0")])  # the script is known from now on
+        proxy.delay = (delay, delay)
+        with trio.move_on_after(0.1) as scope:
+            outcomes = await server.publish([message("1", payload=b"x" * size), message("2", "full", payload=b"xx")])
+            await trio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        assert [type(outcome) for outcome in outcomes] == [type(None), QueueFull]
+        proxy.delay = (0.0, 0.0)
+        assert (await server.counts("q")).ready == 2
+        assert server.link.state == "up"
+
+
+async def test_a_publish_that_is_not_answered_is_unknown_also_if_its_caller_was_cancelled(
+    proxy: Proxy, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "ANSWER_TIME", 0.5)
+    monkeypatch.setattr(wire, "IDLE_TIME", 0.05)
+    server = server_at(proxy, prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        proxy.is_frozen = True
+        with trio.move_on_after(0.1), pytest.raises(PublishUnknown):
+            await server.publish([message("1")])
+        assert server.link.state == "down"
+        assert str(server.link.error).endswith(" did not answer within 0.5 s")
 
 
 async def test_a_connection_that_is_half_open_is_noticed_without_any_call(

@@ -282,7 +282,7 @@ class RedisDriver:
         full: dict[str, tuple[Bounds, int]] = {}
         for batch, answer in zip(batches, sent, strict=True):
             try:
-                found = await answer.get()
+                found = await answer.see_through()
             except BrokerRefused as error:
                 outcomes += [copy(error) for _ in batch]  # each is raised on its own
                 continue
@@ -292,7 +292,8 @@ class RedisDriver:
                 if letter == _FULL:
                     queue, size = envelopes[place].queue, len(envelopes[place].payload)
                     if queue not in full:
-                        full[queue] = await self._bounds_of(queue)
+                        with trio.CancelScope(shield=True):
+                            full[queue] = await self._bounds_of(queue)
                     outcomes.append(refusal(queue, full[queue][0], 1, size, full[queue][1]))
                 else:
                     outcomes.append(None if letter == _ACCEPTED else _refusal(letter, envelopes[place]))
@@ -505,6 +506,11 @@ class RedisDriver:
         while ttl is not None and await self.wire.run("remove_old", (micros(ttl), ADMIN_BATCH)) == ADMIN_BATCH:
             pass
         return int(rescued)
+
+    @property
+    def sees_publishes_through(self) -> bool:
+        """Whether a publish is seen through by this driver itself. What TLS has to send cannot be, nor the wait for replicas."""
+        return self._context is None and not self._wait_replicas
 
     def tell_at_once(self, tell: Callable[[News], bool]) -> None:
         """Have news told in this way from the next link on; `news` returns where `tell` says that it must."""

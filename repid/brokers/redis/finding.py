@@ -49,8 +49,8 @@ class Stream(Protocol):
 class _Bare:
     """A socket without the layers of trio's stream, which take longer than the system does for a command.
 
-    What fits into the system's buffer is sent without a checkpoint, since the answer is waited for. Who receives always
-    waits first: usually nothing has come yet. By a stream of trio's, a message on an idle worker takes a tenth longer.
+    What fits into the system's buffer is sent without a checkpoint, since the answer is waited for, and what does not fit is sent
+    although the sender is cancelled. Who receives always waits first: usually nothing has come yet. By a stream of trio's, a message on an idle worker takes a tenth longer.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -62,7 +62,8 @@ class _Bare:
             try:
                 left = left[self._socket.send(left) :]
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._socket)
+                with trio.fail_after(ANSWER_TIME, shield=True):
+                    await trio.lowlevel.wait_writable(self._socket)
 
     async def receive_some(self, most: int, /) -> bytes:
         while True:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -65,11 +65,14 @@ def _written(*parts: Any) -> bytes:
 
 
 class _Request:
-    """One that was put in line. `reply` is an exception where the server said no, or the connection ended."""
+    """One that was put in line. `reply` is an exception where the server said no, or the connection ended. `put_at`: how often
+    the watch had looked by then.
+    """
 
-    __slots__ = ("is_answered", "reply", "task")
+    __slots__ = ("is_answered", "put_at", "reply", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, put_at: int = 0) -> None:
+        self.put_at = put_at
         self.is_answered = False
         self.reply: Any = None
         self.task: Task | None = None
@@ -110,12 +113,13 @@ class Connection:
         self._has_reader = False
         self._watch: trio.CancelScope | None = None  # ends the watch; None while there is none
         self._requests = 0
+        self._looks = 0
         self._ended: Exception | None = None
         self._end_seen = trio.Event()
 
     def put(self, command: bytes) -> _Request:
         """Put a command in line, as it is written; `send` sends it."""
-        request = _Request()
+        request = _Request(self._looks)
         self._requests += 1
         if self._ended is not None:
             request.answer(self._ended)
@@ -166,6 +170,15 @@ class Connection:
             raise request.reply
         return request.reply
 
+    async def see_through(self, request: _Request) -> Any:
+        """The same, also if the caller is cancelled meanwhile: then its next checkpoint raises `Cancelled`. `watch` bounds it."""
+        try:
+            return await self.answer_to(request)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):  # only now: it takes half as long as all else that a send takes here
+                return await self.answer_to(request)
+            raise AssertionError from None  # nobody cancels the scope
+
     async def listen(self) -> None:
         """Read until the connection ends, and raise then: for a connection on which the server speaks by itself."""
         try:
@@ -175,12 +188,17 @@ class Connection:
             self._end(BrokerUnavailable(f"the connection to {self._place} was closed"))
 
     async def watch(self) -> None:
-        """Wait until the connection ends, and raise then: for a connection that is read by those who ask."""
+        """Wait until the connection ends, and raise then: for a connection that is read by those who ask. End it when the server
+        has not answered a request for `ANSWER_TIME`.
+        """
         try:
             while self._ended is None:
                 requests = self._requests
                 with trio.move_on_after(IDLE_TIME):
                     await self._end_seen.wait()
+                self._looks += 1  # looks are counted, since an answer may be there that a blocked loop has not read yet
+                if self._line and (self._looks - self._line[0].put_at) * IDLE_TIME >= ANSWER_TIME:
+                    self._end(BrokerUnavailable(f"{self._place} did not answer within {ANSWER_TIME:g} s"))
                 if self._requests == requests and not self._has_reader:
                     with trio.CancelScope() as self._watch:
                         await self._read(_Request())
@@ -307,17 +325,24 @@ class Answer:
 
     async def get(self) -> Any:
         """Wait for it. A server that does not know the script yet is given it."""
+        return await self._get(self._calls.answer_to)
+
+    async def see_through(self) -> Any:
+        """The same, also if the caller is cancelled meanwhile."""
+        return await self._get(self._calls.see_through)
+
+    async def _get(self, answer_to: Callable[[_Request], Awaitable[Any]]) -> Any:
         try:
             await self._calls.send()
             try:
-                return await self._calls.answer_to(self._request)
+                return await answer_to(self._request)
             except Refused as error:
                 if not str(error).startswith("NOSCRIPT"):
                     raise
             self._calls.put(_packed(b"SCRIPT", b"LOAD", self._script.text))
             request = self._calls.put(self._command)
             await self._calls.send()
-            return await self._calls.answer_to(request)
+            return await answer_to(request)
         except FAILED as error:
             raise explain(error, self._place) from error
 

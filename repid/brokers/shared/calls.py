@@ -4,9 +4,9 @@ What cancelling does depends on the driver (`Capabilities.calls`). A *local* dri
 before the call there is a cancellation point; nothing can interrupt the call; and there is a pause if there was none for
 a while (`Turns`). An *exact* driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen
 through within `CALL_TIME` although its caller was cancelled, so its outcome is known and reported. If the driver cannot
-give the answer, or not in
-time, this raises `NoAnswer`: the engine may have carried out the call. Then
-the link is opened anew. While it is known to be down, nothing is sent: that is `BrokerUnavailable`.
+give the answer, or not in time, this raises `NoAnswer`: the engine may have carried out the call. Then the link is opened
+anew. While it is known to be down, nothing is sent: that is `BrokerUnavailable`. A driver may see its publishes through
+itself (`SureDriver`), so that no scope is opened for each.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ...ctrl_c import let_ctrl_c_through
 from ...errors import BrokerError, BrokerUnavailable, NoAnswer, NotConnected, RepidError, UsageError
 from ...hosts import Turns, current_runner, is_cancelled, stands_in, trio_runs
 from ...logs import Log
-from ...ports import CallRecord, Driver, Instrument, LinkState, News, Outcome
+from ...ports import CallRecord, Driver, Instrument, LinkState, News, Outcome, SureDriver
 from .link import CLOSED, Link
 
 T = TypeVar("T")
@@ -69,6 +69,8 @@ class Calls:
             driver.capabilities.calls
         ]
         self._carry_shared = self._bounded if self._is_remote else self._shielded
+        is_sure = self._is_remote and isinstance(driver, SureDriver) and driver.sees_publishes_through
+        self._carry_publish = self._through_driver if is_sure else self._carry_shared
         self._calls_since_pause = 0
 
     def attach(self, token: TrioToken) -> None:
@@ -128,7 +130,9 @@ class Calls:
         tasks wait for its answer, so it is not ended when this one is cancelled.
         """
         self.check()
-        carry = self._carry_shared if is_shared else self._carry
+        carry = self._carry
+        if is_shared:
+            carry = self._carry_publish if name == "publish" else self._carry_shared
         if not self.instruments:
             return await carry(ask)
         started = time.perf_counter()
@@ -216,6 +220,13 @@ class Calls:
         raise AssertionError  # nobody cancels the scope
 
     async def _bounded(self, ask: Ask[T]) -> T:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CALL_TIME):
+            return await self._through_driver(ask)
+        silence = NoAnswer(f"{self.server} did not answer within {CALL_TIME:g} s")
+        self._broke(silence)
+        raise silence
+
+    async def _through_driver(self, ask: Ask[T]) -> T:
         """A driver waits for its engine, as a rule; but one may have its answer at hand, and while the link is down none
         is asked. Who calls in a loop then must not keep the link from being opened, nor a time limit from ending.
         """
@@ -226,15 +237,11 @@ class Calls:
             self.check()  # the connection may have been closed meanwhile
         assert self.link is not None
         self.link.check_up()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CALL_TIME):
-            try:
-                return await ask()
-            except BrokerUnavailable as error:
-                self._broke(error)
-                raise NoAnswer(str(error)) from error
-        silence = NoAnswer(f"{self.server} did not answer within {CALL_TIME:g} s")
-        self._broke(silence)
-        raise silence
+        try:
+            return await ask()
+        except BrokerUnavailable as error:
+            self._broke(error)
+            raise NoAnswer(str(error)) from error
 
     def _broke(self, error: Exception) -> None:
         if self._is_remote and self.link is not None:
