@@ -88,18 +88,20 @@ class JobHandle(msgspec.Struct, Generic[T], eq=False, weakref=True):
     ) -> Result[S]:
         """Like `wait`, with a value of this type."""
         if timeout is None:
-            return await self._wait(type_)
-        seconds = check_duration("timeout", timeout)
+            return await self._wait(type_, self.watch())
+        seconds, watch = check_duration("timeout", timeout), self.watch()
         try:
-            return await within(seconds, lambda: self._wait(type_))
+            return await within(seconds, lambda: self._wait(type_, watch))
         except TimeoutError:
             found = await self._fetch(type_)  # it may have ended in this moment, or a timeout of 0 just asks
             if found is None:
-                raise TimeoutError(f"{self!r} has not ended within {seconds:g} seconds") from None
+                seen = (
+                    "" if watch.latest is None else f": it is {_IN_WORDS.get(watch.latest.state, watch.latest.state)}"
+                )
+                raise TimeoutError(f"{self!r} has not ended within {seconds:g} seconds{seen}") from None
             return found
 
-    async def _wait(self, type_: type[S]) -> Result[S]:
-        watch = self.watch()
+    async def _wait(self, type_: type[S], watch: Watch) -> Result[S]:
         with waiting_for(self.envelope):
             async for status in watch:
                 if status.is_over:
@@ -226,6 +228,9 @@ async def _stored_for(
     return stored
 
 
+_IN_WORDS = {"ready": "still ready, so no worker has begun it", "scheduled": "scheduled for later"}
+
+
 class Watch:
     """The states of one job, one after another; what changes faster than it is asked for is seen in its last state."""
 
@@ -233,6 +238,8 @@ class Watch:
         self._handle = handle
         self._seen: Snapshot | None = None
         self._over = False
+        self.latest: Status | None = None
+        """The state that was given last."""
 
     @property
     def _result(self) -> StoredResult | None:
@@ -253,7 +260,7 @@ class Watch:
             raise StopAsyncIteration
         was_there = self._seen is not None or self._handle._is_known  # noqa: SLF001  the other half of it
         self._seen = await self._handle._look(self._seen)  # noqa: SLF001
-        status = _status(self._seen, is_known=was_there)
+        status = self.latest = _status(self._seen, is_known=was_there)
         self._over = status.is_over
         return status
 

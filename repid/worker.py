@@ -176,9 +176,11 @@ async def run_actors(
     settings = make_settings(options, embedded=task_status is not trio.TASK_STATUS_IGNORED)
     control.read = lambda: statistics_of(broker)
     try:
-        return await _run_actors(app, broker, without_namesakes(actors), settings, control, task_status, given)
+        report = await _run_actors(app, broker, without_namesakes(actors), settings, control, task_status, given)
     finally:
         control.end()
+    log.info("the worker has ended: %s", report.in_words())
+    return report
 
 
 async def _run_actors(

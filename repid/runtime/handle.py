@@ -8,8 +8,11 @@ import msgspec
 import trio
 
 from ..errors import UsageError
+from ..logs import Log
 from .ledger import Report
 from .statistics import WorkerStatistics
+
+log = Log("repid.worker")
 
 
 class Control:
@@ -51,6 +54,7 @@ class Control:
         for a third.
         """
         if self._signalled:
+            log.info("stopping at once, without waiting for the grace: another signal has come")
             self.cut_short()
         else:
             self._signalled = True

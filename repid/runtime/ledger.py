@@ -75,6 +75,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
     abandoned: int = 0
     unsettled: int = 0
 
+    def in_words(self) -> str:
+        """What of it is worth a line: the counts that are not zero."""
+        counts = {name: count for name, count in msgspec.structs.asdict(self).items() if count}
+        return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing was processed"
+
 
 class Ledger:
     """The holdings of one worker, and its counts. Nobody else changes the state of a holding."""

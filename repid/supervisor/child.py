@@ -181,7 +181,6 @@ async def _work(app: Application, brief: Brief, orders: Orders) -> Account:
                         nursery.start_soon(_watch_memory, brief.max_memory, recycle)
     except BaseExceptionGroup as group:
         raise unwrapped(group) from None
-    log.info("worker %d has ended: %s", brief.number, summary(report))
     if is_too_large:
         return Account(report, "memory")
     has_run_all = brief.max_jobs is not None and report.processed + report.abandoned >= brief.max_jobs
@@ -204,9 +203,3 @@ async def _watch_memory(limit: int, recycle: Callable[[], None]) -> None:
 
 def _or_inf(limit: int | None) -> float:
     return float("inf") if limit is None else limit
-
-
-def summary(report: Report) -> str:
-    """What of a report is worth a line: the counts that are not zero."""
-    counts = {name: count for name, count in msgspec.structs.asdict(report).items() if count}
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing was processed"

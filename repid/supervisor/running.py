@@ -116,7 +116,6 @@ async def _run_here(app: Application, server_name: str | None, options: WorkerOp
     async with AsyncExitStack() as stack:
         await Patience(burst=options.get("burst", False))(lambda: stack.enter_async_context(app.magic()))
         report: Report = await app.run_worker(server_name=server_name, task_status=_LogStart(), **options)
-    log.info("the worker has ended: %s", child.summary(report))
     return report
 
 

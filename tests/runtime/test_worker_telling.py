@@ -439,3 +439,14 @@ async def test_a_worker_reports_nothing_while_there_is_no_progress(
         await trio.sleep(10)
         nursery.cancel_scope.cancel()
     assert {call.count for call in calls if call.name == "report"} == {1}
+
+
+async def test_a_worker_tells_what_it_has_done_when_it_has_ended(app: Repid, router: Router, records: Records) -> None:
+    @router.actor
+    async def work() -> None: ...
+
+    await app.enqueue_many([app.job(work), app.job(work)])
+    await app.run_worker(burst=True)
+    await app.run_worker(burst=True)
+    ends = [record.getMessage() for record, _ in records.of("has ended")]
+    assert ends == ["the worker has ended: 2 processed, 2 succeeded", "the worker has ended: nothing was processed"]
