@@ -223,8 +223,8 @@ def _on_a_server(store: Store, title: str, peer: str, within: float) -> tuple[Wo
         Workload(
             name=f"{store}-sleep",
             title=f"{title}: jobs that wait 100 ms, 1000 at once",
-            contenders=(HOME,),
-            arguments={"messages": 10_000, "executors": 1_000},
+            contenders=(HOME, "bare"),
+            arguments={"messages": 20_000, "executors": 1_000},
             quick={"messages": 2_000},
             metrics=(Metric("share", f"{title}: jobs that wait 100 ms", "% of arithmetic", targets=(Target(93),)),),
             store=store,

@@ -15,6 +15,7 @@ from repid import Message, Repid, Router
 from ._servers import Watch
 from ._shared import (
     LATENCY_WARM_UP,
+    NAP,
     Arguments,
     Figures,
     Measurement,
@@ -25,6 +26,7 @@ from ._shared import (
     now,
     on_trio,
     ready_cost,
+    share_of_naps,
     typed_payloads,
 )
 
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     from repid import Server
 
 CHANNEL = "bench"
-NAP = 0.1
-"""Seconds that a job of `measure_sleep` waits."""
-
 router = Router(channel=CHANNEL)
 latencies: list[float] = []
 arrived = [trio.Event()]
@@ -181,8 +180,7 @@ async def measure_sleep(open_server: OpenServer, arguments: Arguments) -> Figure
     app = app_on(server)
     async with server.connection():
         await enqueue(app, "doze", [{}] * count)
-        seconds = count / (await drain(app, count, arguments))["rate"]
-    return {"share": 100 * NAP * count / arguments["executors"] / seconds}
+        return share_of_naps(await drain(app, count, arguments), arguments)
 
 
 async def measure_chain(open_server: OpenServer, arguments: Arguments) -> Figures:

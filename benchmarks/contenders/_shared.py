@@ -27,6 +27,9 @@ TEXT = "what the customer wrote"
 LATENCY_WARM_UP = 50
 """Samples taken before those that count: whatever is compiled on first use is compiled by then."""
 
+NAP = 0.1
+"""Seconds that a job waits where it is asked how many jobs that wait are done of those that arithmetic allows."""
+
 Arguments = Mapping[str, Any]
 Figures = dict[str, Any]
 Measurement = Callable[[Arguments], Figures]
@@ -99,6 +102,11 @@ def peak_size() -> int:
 
 def rate(count: int, start: float, end: float) -> Figures:
     return {"rate": count / (end - start), "seconds": end - start}
+
+
+def share_of_naps(figures: Figures, arguments: Arguments) -> Figures:
+    """Percent that a rate of jobs that wait for `NAP` is of what so many executors could do if they did nothing else."""
+    return {"share": 100 * NAP * figures["rate"] / arguments["executors"]}
 
 
 def idle_pauses(samples: int, shortest: float = 0.002) -> list[float]:

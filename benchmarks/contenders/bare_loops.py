@@ -6,7 +6,19 @@ import asyncio
 
 import trio
 
-from ._shared import Arguments, Figures, Measurement, idle_pauses, microseconds, now, rate, run_on_uvloop, seconds_of
+from ._shared import (
+    NAP,
+    Arguments,
+    Figures,
+    Measurement,
+    idle_pauses,
+    microseconds,
+    now,
+    rate,
+    run_on_uvloop,
+    seconds_of,
+    share_of_naps,
+)
 
 
 async def sleep_often(times: int, seconds: float) -> None:
@@ -26,6 +38,11 @@ async def sleep_in_tasks(arguments: Arguments) -> Figures:
 
 def measure_sleep(arguments: Arguments) -> Figures:
     return trio.run(sleep_in_tasks, arguments)
+
+
+def measure_naps(arguments: Arguments) -> Figures:
+    """What the same jobs come to without a server."""
+    return share_of_naps(measure_sleep({**arguments, "seconds": NAP}), arguments)
 
 
 async def yield_once() -> None:

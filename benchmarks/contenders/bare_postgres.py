@@ -12,6 +12,7 @@ import psycopg
 
 from ._servers import Watch
 from ._shared import Arguments, Figures, Measurement, chunks, typed_payloads
+from .bare_loops import measure_naps
 
 TABLES = """
 CREATE TABLE body (seq bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, payload bytea NOT NULL);
@@ -61,5 +62,5 @@ def noop(arguments: Arguments) -> Figures:
     return figures
 
 
-MEASUREMENTS: dict[str, Measurement] = {"postgres-bulk": bulk, "postgres-noop": noop}
-DISTRIBUTIONS = ("psycopg",)
+MEASUREMENTS: dict[str, Measurement] = {"postgres-bulk": bulk, "postgres-noop": noop, "postgres-sleep": measure_naps}
+DISTRIBUTIONS = ("psycopg", "trio")

@@ -18,6 +18,7 @@ import trio
 
 from ._servers import Watch
 from ._shared import Arguments, Figures, Measurement, chunks, on_trio, typed_payloads
+from .bare_loops import measure_naps
 
 KEYS = ["{bare}:ready", "{bare}:messages", "{bare}:leases"]
 ENQUEUE = """
@@ -102,5 +103,9 @@ async def noop(arguments: Arguments) -> Figures:
         return figures
 
 
-MEASUREMENTS: dict[str, Measurement] = {"redis-bulk": on_trio(bulk), "redis-noop": on_trio(noop)}
+MEASUREMENTS: dict[str, Measurement] = {
+    "redis-bulk": on_trio(bulk),
+    "redis-noop": on_trio(noop),
+    "redis-sleep": measure_naps,
+}
 DISTRIBUTIONS = ("trio", "hiredis")
