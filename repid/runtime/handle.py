@@ -29,7 +29,8 @@ class Control:
         self._cut_short: Callable[[], None] | None = None
         self.is_stopped = False
         """Whether somebody asked for the end, by a call or a signal."""
-        self._signalled = False
+        self.is_signalled = False
+        """Whether a signal has come: another one ends the grace."""
 
     def attach(self, stop: Callable[[], None], cut_short: Callable[[], None]) -> None:
         """Call these from now on. A stop that was asked for before takes effect now."""
@@ -53,11 +54,11 @@ class Control:
         """Stop at the first signal, end the grace at the second; a stop by other means does not count. See `signals`
         for a third.
         """
-        if self._signalled:
+        if self.is_signalled:
             log.info("stopping at once, without waiting for the grace: another signal has come")
             self.cut_short()
         else:
-            self._signalled = True
+            self.is_signalled = True
             self.stop()
 
     def end(self) -> None:

@@ -257,7 +257,7 @@ async def _run_actors(
                     crew.close()
                 actors.cancel_scope.deadline = trio.current_time() + settings.graceful_shutdown_time
                 if control.is_stopped and not actors.cancel_scope.cancel_called:
-                    _tell_of_grace(crew, settings.graceful_shutdown_time)
+                    _tell_of_grace(crew, settings.graceful_shutdown_time, by_signal=control.is_signalled)
         finally:
             ended.set()
         actors.cancel_scope.cancel()
@@ -268,13 +268,14 @@ def _stop(crew: Crew, intake: trio.Nursery) -> None:
     intake.cancel_scope.cancel()
 
 
-def _tell_of_grace(crew: Crew, grace: float) -> None:
+def _tell_of_grace(crew: Crew, grace: float, *, by_signal: bool) -> None:
     """Log what a worker that was stopped waits for: it would be silent until that has ended."""
     busy = [executor.name for executor in crew.executors if executor.is_busy]
     if busy:
         limit = "as long as it takes" if grace == math.inf else f"{grace:g} s"
         named = [*busy[:MOST_NAMED], *(["..."] if len(busy) > MOST_NAMED else [])]
-        log.info("stopping: %d run(s) have %s to end: %s", len(busy), limit, ", ".join(named))
+        until = ", or until another signal comes" if by_signal else ""
+        log.info("stopping: %d run(s) have %s to end%s: %s", len(busy), limit, until, ", ".join(named))
 
 
 async def _see_off(crew: Crew, ended: trio.Event) -> None:

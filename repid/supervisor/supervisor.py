@@ -93,7 +93,11 @@ class Supervisor:
             log.info("stopping at once, without waiting for the grace: another signal has come")
             self._tell_all("cut")
         else:
-            log.info("stopping: %d worker(s) have %g s to end what they do", self._running, self._plan.grace)
+            log.info(
+                "stopping: %d worker(s) have %g s to end what they do, or until another signal comes",
+                self._running,
+                self._plan.grace,
+            )
             self._stop()
 
     def _stop(self) -> None:

@@ -40,15 +40,15 @@ async def test_a_wait_ends_after_its_timeout_and_changes_nothing(app: Repid, rou
 async def test_a_wait_that_was_too_short_says_how_the_job_stands(app: Repid, router: Router) -> None:
     router.actor(store_result=True)(nap)
     waiting, late = await app.enqueue(nap, 10), await app.using(delay=60).enqueue(nap, 1)
-    with pytest.raises(TimeoutError, match="within 3 seconds: it is still ready, so no worker has begun it$"):
+    with pytest.raises(TimeoutError, match=r"within 3 seconds: it is still ready, so no worker has begun it$"):
         await waiting.wait(3)
-    with pytest.raises(TimeoutError, match="within 3 seconds: it is scheduled for later$"):
+    with pytest.raises(TimeoutError, match=r"within 3 seconds: it is scheduled for later$"):
         await late.wait(3)
     with pytest.raises(TimeoutError, match="within 5 seconds: it is still ready"):
         await app.using(call_timeout=5).call(nap, 1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: app.run_worker(messages_limit=1))
-        with pytest.raises(TimeoutError, match="within 3 seconds: it is running$"):
+        with pytest.raises(TimeoutError, match=r"within 3 seconds: it is running$"):
             await waiting.wait(3)
 
 

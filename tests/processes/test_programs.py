@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from repid import Report
 
-from .aids_supervisor import Program, slow, with_signals
+from .aids_supervisor import Program, slow, until, with_signals
 
 pytestmark = with_signals
 
@@ -91,6 +93,22 @@ def test_a_worker_that_is_stopped_while_it_starts_does_not_say_that_it_has_start
     assert program.wait() == 0
     assert "has started" not in program.log
     assert "repid.processes: the worker was stopped before it had started\n" in program.log
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]], ids=["one", "two"])
+def test_the_first_signal_tells_what_another_one_does_and_that_is_told_too(
+    program: Program, options: list[str]
+) -> None:
+    program.send("slow", slow(1, 60))
+    program.start(*options)
+    until(lambda: program.noted("begin"))
+    program.signal(signal.SIGINT)
+    until(lambda: "or until another signal comes" in program.log)
+    assert "stopping at once" not in program.log
+    program.signal(signal.SIGINT)
+    assert program.wait() == 0
+    assert "stopping at once, without waiting for the grace: another signal has come" in program.log
+    assert "the worker has ended: 1 processed, 1 released" in program.log
 
 
 def test_a_report_shows_what_is_not_zero() -> None:
