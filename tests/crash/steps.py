@@ -20,7 +20,7 @@ import msgspec
 
 from repid import BrokerRefused, DuplicateId, Envelope, NoAnswer, PublishUnknown, Server
 from repid.delivery import Delivery, Settlement
-from repid.ports import Consumer, Topics, Verdict
+from repid.ports import Consumer, Take, Topics, Verdict
 
 from .engines import ENGINES, Name, server_class
 from .journal import (
@@ -220,16 +220,19 @@ class _DoomedConsumer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
-    async def receive(self, limit: int, **limits: Any) -> list[Delivery]:
+    async def receive(self, limit: int, *, take: Take | None = None, **limits: Any) -> list[Delivery]:
         self._doom.reach("before claim")
         asked = clock()
-        deliveries = await self._consumer.receive(limit, **limits)
-        if deliveries:
+
+        def note_and_take(deliveries: list[Delivery]) -> None:
             self._doom.reach("after claim")
             leases = [Lease(one.envelope.id, self._order(one.token), one.attempt, one.lost) for one in deliveries]
             self._doom.journal.write(Claimed(at=clock(), asked=asked, leases=leases))
             self._tokens.update((lease.id, lease.token) for lease in leases)
-        return deliveries
+            if take is not None:
+                take(deliveries)
+
+        return await self._consumer.receive(limit, take=note_and_take, **limits)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
         asked = clock()

@@ -35,7 +35,7 @@ from repid.delivery import (
 from repid.envelope import NO_OPTIONS, Envelope
 from repid.errors import BrokerUnavailable, DuplicateId, PublishUnknown
 from repid.inject import Message
-from repid.ports import ANYTHING, SETTLED, Claimed, Verdict
+from repid.ports import ANYTHING, SETTLED, Claimed, Take, Verdict
 from repid.runtime import worker
 from repid.runtime.actor_runners import ActorRunner
 from repid.runtime.crew import Crew
@@ -50,6 +50,23 @@ Patch = pytest.MonkeyPatch
 Defect = Callable[[Patch], None]
 
 # In the runtime
+
+
+def _change_what_is_received(patch: Patch, change: Callable[[list[Delivery]], list[Delivery]]) -> None:
+    receive = Consumer.receive
+
+    async def changed(self: Consumer, *given: Any, take: Take | None = None, **options: Any) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+
+        def change_and_take(received: list[Delivery]) -> None:
+            deliveries.extend(change(received))
+            if take is not None:
+                take(deliveries)
+
+        await receive(self, *given, take=change_and_take, **options)
+        return deliveries
+
+    patch.setattr(Consumer, "receive", changed)
 
 
 def settles_before_the_end(patch: Patch) -> None:
@@ -67,13 +84,10 @@ def forgets_the_held_batch_on_stop(patch: Patch) -> None:
 
 
 def runs_a_delivery_twice(patch: Patch) -> None:
-    receive = Consumer.receive
-
-    async def doubled(self: Consumer, *given: Any, **options: Any) -> Any:
-        deliveries = await receive(self, *given, **options)
+    def doubled(deliveries: list[Delivery]) -> list[Delivery]:
         return [*deliveries, *(replace(one) for one in deliveries[:1])]  # another delivery under the same lease
 
-    patch.setattr(Consumer, "receive", doubled)
+    _change_what_is_received(patch, doubled)
 
 
 def extends_no_lease(patch: Patch) -> None:
@@ -156,12 +170,7 @@ def forgets_consumers_when_the_link_breaks(patch: Patch) -> None:
 
 
 def loses_what_a_claim_brought(patch: Patch) -> None:
-    receive = Consumer.receive
-
-    async def leaky(self: Consumer, *given: Any, **options: Any) -> Any:
-        return (await receive(self, *given, **options))[:1]
-
-    patch.setattr(Consumer, "receive", leaky)
+    _change_what_is_received(patch, lambda deliveries: deliveries[:1])
 
 
 def ignores_messages_limit(patch: Patch) -> None:

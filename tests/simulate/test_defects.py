@@ -17,6 +17,7 @@ WITHIN = 30
 QUICK = (
     "settles_before_the_end",
     "runs_a_delivery_twice",
+    "loses_what_a_claim_brought",
     "ignores_concurrency",
     "settles_nothing_after_a_stop",
     "stores_no_results",
