@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -93,12 +94,24 @@ def one_by_one(handles: Sequence[Any]) -> Any:
 
 
 def _checked(verb: str, handles: Iterable[JobHandle[T]]) -> list[JobHandle[T]]:
+    if inspect.iscoroutine(handles):
+        handles = (handles,)
     check_iterable(f"the handles of {verb}", handles)
     batch = list(handles)
     for each in batch:
         if not isinstance(each, JobHandle):
-            raise ConfigurationError(f"{verb} takes the handles that enqueueing gives, but was given {brief(each)}")
+            raise ConfigurationError(
+                f"{verb} takes the handles that enqueueing gives, but was given {brief(each)}{_not_awaited(batch)}"
+            )
     return batch
+
+
+def _not_awaited(given: Sequence[object]) -> str:
+    """What to do if there are coroutines among these, as `asyncio.gather` takes them."""
+    coroutines = [each for each in given if inspect.iscoroutine(each)]
+    for each in coroutines:
+        each.close()
+    return ": await each of them before, `handle = await app.enqueue(...)`" if coroutines else ""
 
 
 @hosted

@@ -29,7 +29,7 @@ import trio
 from .calls import Callee, CallTerms, deferred
 from .delivery import NewResult, StoredResult
 from .envelope import Envelope
-from .errors import ConfigurationError, DuplicateId, RepidError, ResultError, UsageError, misused
+from .errors import ConfigurationError, DuplicateId, PayloadError, RepidError, ResultError, UsageError, misused
 from .handle import cancel_all
 from .hosts import Turns, hosted, hosted_context, on_host
 from .names import brief, check_count, check_one_of
@@ -341,10 +341,12 @@ class Results(Generic[R]):
         try:
             made += make(items)
         except Exception:  # noqa: BLE001  an item does not fit, or its own code has raised
-            for item in items:
+            for number, item in enumerate(items, self._published):
                 try:
                     made += make([item])
                 except Exception as error:  # noqa: BLE001  raised in its place
+                    if isinstance(error, PayloadError):
+                        error.add_note(f"this was item {number}, counted from 0: {brief(item)}")
                     made.append(error)
         envelopes: list[Envelope] = []
         for number, each in enumerate(made, self._published):

@@ -156,6 +156,28 @@ def test_the_results_of_a_blocking_map_in_an_async_loop_say_how_they_are_read() 
             aiter(results)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_calls_that_were_not_awaited_are_told_so_by_gather(app: Repid, router: Router, count: int) -> None:
+    router.actor(add)
+    for verb in (app.gather, app.first_of):
+        calls: Any = [app.call(add, 1) for _ in range(count)]
+        with pytest.raises(ConfigurationError, match=r"await each of them before, `handle = await app.enqueue\("):
+            await verb(*calls)
+
+
+async def test_an_item_of_a_map_that_does_not_fit_is_told_with_its_number(app: Repid, router: Router) -> None:
+    router.actor(add)
+    items: list[Any] = [*range(30), "thirty"]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.run_worker)
+        async with app.map(add, items, limit=4) as results:
+            with pytest.raises(PayloadError) as caught:
+                async for _ in results:
+                    pass
+        nursery.cancel_scope.cancel()
+    assert caught.value.__notes__ == ["this was item 30, counted from 0: 'thirty'"]
+
+
 async def test_the_states_of_a_job_in_a_plain_loop_say_how_they_are_watched(handle: JobHandle[int]) -> None:
     watch: Any = handle.watch()
     with pytest.raises(UsageError, match=r"`async for status in handle.watch"):
