@@ -10,7 +10,7 @@ the line
 
 is replaced by these pieces, so that their functions are created only there. The variables of such pieces are defined at
 the beginning nevertheless: all functions of a script must see the same ones. What a script does before the line
-`-- pieces` comes before all pieces. A script is given only the keys that it names, because each key takes time, too.
+`-- pieces` comes before all pieces, and has only those that it says it needs. A script is given only the keys that it names, because each key takes time, too.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def script(name: str) -> Script:
     variables = frozenset(name for one in reached if not one.is_function for name in one.names)
     chosen = _closure(uses | variables)
     early, _, late = own.rpartition(_PIECES)
-    texts = [early.rstrip(), *(_filled(text, chosen) for text in (*(one.text for one in _in_order(chosen)), late))]
+    early = _filled(early.rstrip(), frozenset())
+    texts = [early, *(_filled(text, chosen) for text in (*(one.text for one in _in_order(chosen)), late))]
     body = "\n\n".join(filter(None, texts))
     all_keys, used = _KEYS.findall(begin)[0].split(", "), _words(body)
     keys = tuple(place for place, key in enumerate(all_keys) if key in used)

@@ -6,17 +6,17 @@ local function publish(entries, declaring)
   local first  -- what is offered if no other message is in `adds`
   for i, entry in ipairs(entries) do
     local id, queue, lane, size, offset, delay, ttl, flags, rest = read(ENTRY, entry)
-    local is_known = known[queue]
-    if is_known == nil then
-      is_known = call('HEXISTS', Q, queue) == 1
-      if declaring and not is_known then
+    local state = known[queue]  -- '' if it is not paused
+    if state == nil then
+      state = call('HGET', Q, queue)
+      if declaring and not state then
         call('HSET', Q, queue, '')
-        is_known = true
+        state = ''
       end
-      known[queue] = is_known
+      known[queue] = state
     end
-    local b = is_known and is_bounded and bounds_of(queue)
-    if not is_known then
+    local b = state and is_bounded and bounds_of(queue)
+    if not state then
       answers[i] = 'q'
     elseif b and not declaring and is_refused(b, id, size) then
       answers[i] = 'f'
@@ -50,14 +50,14 @@ local function publish(entries, declaring)
         else
           adds[#adds + 1] = '0'
           adds[#adds + 1] = member
-          first = first or {queue = queue, lane = lane, member = member, id = id, record = record, size = size}
+          first = first or {is_open = state == '', lane = lane, member = member, id = id, record = record, size = size}
           arrived[lane] = (arrived[lane] or 0) + 1
         end
       end
     end
   end
   if #adds > 0 then many('ZADD', R, adds) end
-  offer = #adds == 2 and first
+  offer = #adds == 2 and first.is_open and first
   if #results > 0 and call('EXISTS', V) == 1 then
     many('HDEL', V, results)
     many('ZREM', VX, results)

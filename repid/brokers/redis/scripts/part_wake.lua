@@ -6,7 +6,9 @@ local earlier = {}  -- queue prefix -> true, if the time at which its next messa
 
 local MOST_GIVEN = 65536  -- bytes of a payload that is handed over: Redis disconnects subscribers that read much slowly
 
-local offer  -- the published message, if it is a single one and ready: {lane, queue, member, id, record, size}
+-- The published message, if it is a single one, ready, and in no paused queue: {lane, member, id, record, size,
+-- is_apart}. `is_apart`: it is not in R; it goes there if it is not handed over.
+local offer
 
 local function queue_of(lane)
   return sub(lane, 1, 2 + read('>I2', lane))
@@ -56,7 +58,7 @@ end
 local function is_only_offer()
   local count = 0
   for _, more in pairs(arrived) do count = count + more end
-  return offer and count == 1 and call('HGET', Q, offer.queue) == ''
+  return offer and count == 1
 end
 
 -- Leases the offer to a consumer that sleeps and sends it, so that the consumer does not have to claim it. Returns the
@@ -64,10 +66,10 @@ end
 -- part_given.lua), or nil if it was not handed over.
 local function hand_over(entry, terms)
   local nonce, lasts, worker = terms[1], terms[2], terms[3]
-  if call('ZREM', R, offer.member) == 0 then return end
+  if not offer.is_apart and call('ZREM', R, offer.member) == 0 then return end
   local lease = nonce .. pack('>I2I8B', 0, now, #worker) .. worker .. queue_of(offer.lane) .. offer.id
   if call('PUBLISH', entry[1], 'd' .. pack('>I4', #lease) .. lease .. offer.record) == 0 then
-    call('ZADD', R, 0, offer.member)
+    if not offer.is_apart then call('ZADD', R, 0, offer.member) end
     return
   end
   call('ZADD', L, score_of(now + lasts), lease)
@@ -75,9 +77,9 @@ local function hand_over(entry, terms)
 end
 
 -- Wakes one consumer for each message that has become ready. A consumer to whose channel no client listens any more
--- (its process was killed) does not count as woken.
+-- (its process was killed) does not count as woken. Returns whether the offer was handed over.
 local function wake_sleepers()
-  local sleepers = call('HGETALL', SL)
+  local sleepers, was_given = call('HGETALL', SL), false
   local is_offered = is_only_offer()
   for i = 1, #sleepers, 2 do
     local entry, terms = cmsgpack.unpack(sleepers[i + 1])
@@ -86,12 +88,13 @@ local function wake_sleepers()
     local given = fits and hand_over(entry, terms)
     if given then
       call('HSET', SL, sleepers[i], given)
-      arrived[cause] = 0
+      arrived[cause], was_given = 0, true
     elseif cause then
       call('HDEL', SL, sleepers[i])
       if call('PUBLISH', entry[1], 'r') > 0 and cause ~= true then arrived[cause] = arrived[cause] - 1 end
     end
   end
+  return was_given
 end
 
 local function wake()
