@@ -58,6 +58,7 @@ from ..ports import (
     ResultStore,
     Role,
     Schedule,
+    ScheduleChange,
     Sight,
     Snapshot,
     StoredSchedule,
@@ -658,11 +659,24 @@ class Server:
 
         False: a tick or another program was quicker, so read it again.
         """
+        [is_stored] = await self.replace_schedules([(old, new)])
+        return is_stored
+
+    @hosted_unless(_stays)
+    async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """The same for many, of different names; for each of them whether it was stored. Cancelled: some may be stored."""
         self._need("schedules", "keep schedules")
-        check_schedule(new.schedule.name)
-        check_envelopes([new.schedule.envelope])
-        check_claimed(self.name, self.capabilities, [new.schedule.envelope])
-        return await self._calls("replace_schedule", partial(self._schedules.replace_schedule, old, new))
+        envelopes = [new.schedule.envelope for _, new in changes]
+        for _, new in changes:
+            check_schedule(new.schedule.name)
+        check_envelopes(envelopes)
+        check_claimed(self.name, self.capabilities, envelopes)
+        outcomes: list[bool] = []
+        for start in range(0, len(changes), LARGEST_REQUEST):
+            part = changes[start : start + LARGEST_REQUEST]
+            call = partial(self._schedules.replace_schedules, part)
+            outcomes += await self._calls("replace_schedules", call, count=len(part))
+        return outcomes
 
     @hosted_unless(_stays)
     async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:

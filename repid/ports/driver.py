@@ -38,7 +38,7 @@ from .broker import (
     Verdict,
 )
 from .capabilities import Capabilities
-from .schedules import DueSchedules, StoredSchedule, TickOutcome
+from .schedules import DueSchedules, ScheduleChange, StoredSchedule, TickOutcome
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -236,8 +236,10 @@ class ScheduleDriver(Protocol):
         """Those that are due and not paused, the next moment when one will be, and the engine's time."""
         ...
 
-    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-        """Store `new` if what is stored under its name equals `old` (None: nothing is), in one step; whether it did."""
+    async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """Store each new schedule if what is stored under its name equals the old one (None: nothing is), each in one
+        step; whether it did. The names differ.
+        """
         ...
 
     async def remove_schedule(self, name: str) -> bool:

@@ -5,7 +5,7 @@ Times are seconds since 1970 on the broker's clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -85,6 +85,10 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.declaration is None else self.declaration.ended_at
 
 
+ScheduleChange: TypeAlias = tuple[StoredSchedule | None, StoredSchedule]
+"""What must be stored under the name (None: nothing), and what is stored in its place."""
+
+
 class DueSchedules(msgspec.Struct, frozen=True):
     """`due`: schedules whose time has come, the longest waiting first. `next_at`: when the next of the others is due
     (infinity: none is). `now`: the broker's clock.
@@ -111,6 +115,10 @@ class ScheduleStore(Protocol):
 
         Returns whether it did. If not, a tick or another program was quicker: read the schedule again.
         """
+        ...
+
+    async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """The same for many, of different names; for each of them whether it was stored. Each is an atomic step."""
         ...
 
     async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:

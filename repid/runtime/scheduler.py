@@ -36,32 +36,33 @@ async def store_schedules(store: ScheduleStore, schedules: Collection[Schedule],
 
     Not `starting`: what was removed meanwhile stays removed.
     """
-    if not schedules:
-        return
-    names = [schedule.name for schedule in schedules]
-    there = {stored.schedule.name: stored for stored in await store.schedules(names)}
-    now = await store.now()
-    for schedule in schedules:
-        stored = there.get(schedule.name)
-        if stored is not None or starting:
-            await _declare(store, stored, schedule, now)
-
-
-async def _declare(store: ScheduleStore, stored: StoredSchedule | None, schedule: Schedule, now: float) -> None:
-    while True:
-        try:
-            wanted = declared(stored, schedule, "actor", now)
-        except ConfigurationError as error:
-            log.error("the schedule of actor %r is not stored: %s", schedule.envelope.topic, error)  # noqa: TRY400  no bug
-            return
-        if wanted is stored:
-            return
-        if await store.replace_schedule(stored, wanted):
-            if stored is not None and stored.ended_at is not None:
+    left = list(schedules)
+    while left:
+        there = {stored.schedule.name: stored for stored in await store.schedules([one.name for one in left])}
+        now = await store.now()
+        pairs = [(there.get(schedule.name), schedule) for schedule in left]
+        wanted = [
+            (stored, schedule, new)
+            for stored, schedule in pairs
+            if (stored is not None or starting) and (new := _declared(stored, schedule, now)) is not None
+        ]
+        outcomes = await store.replace_schedules([(stored, new) for stored, _, new in wanted])
+        left = []
+        for (stored, schedule, _), is_stored in zip(wanted, outcomes, strict=True):
+            if not is_stored:  # a tick or another worker was quicker
+                left.append(schedule)
+            elif stored is not None and stored.ended_at is not None:
                 log.info("schedule %r had ended and ticks again: its actor declares it", schedule.name)
-            return
-        found = await store.schedules([schedule.name])  # a tick or another worker was quicker
-        stored = found[0] if found else None
+
+
+def _declared(stored: StoredSchedule | None, schedule: Schedule, now: float) -> StoredSchedule | None:
+    """What is to be stored in its place, if anything."""
+    try:
+        wanted = declared(stored, schedule, "actor", now)
+    except ConfigurationError as error:
+        log.error("the schedule of actor %r is not stored: %s", schedule.envelope.topic, error)  # noqa: TRY400  no bug
+        return None
+    return None if wanted is stored else wanted
 
 
 async def tick_due(scheduling: Scheduling) -> None:

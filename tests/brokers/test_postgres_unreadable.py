@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from engines.postgres import Postgres
 
-from repid import Counts, PostgresServer
+from repid import Connection, Counts, PostgresServer, Repid, Router
 
 from .broker_aids import ids, message, now_ready
 
@@ -35,3 +36,22 @@ async def test_a_message_that_cannot_be_read_is_buried_and_the_rest_goes_on(
             await server.revive("q")
             assert await now_ready(consumer) == []
             assert await server.counts("q") == Counts(leased=2, dead=1)
+
+
+async def test_a_schedule_that_cannot_be_read_is_stored_anew_by_its_declaration(
+    postgres: Postgres, schema: str
+) -> None:
+    server, router = PostgresServer(postgres.url, schema=schema), Router()
+
+    @router.actor(every=3600)
+    async def sync() -> None: ...
+
+    app = Repid(Connection(server))
+    app.include_router(router)
+    async with app.magic():
+        await app.run_worker(burst=True)
+        postgres.execute(f"UPDATE {schema}.schedule SET body = %s", b"\xc1")
+        assert await server.schedules() == []
+        with trio.fail_after(10):
+            await app.run_worker(burst=True)
+        assert [stored.schedule.name for stored in await server.schedules()] == ["default:sync"]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from repid import ActorOptions, ConfigurationError, Connection, InMemoryServer, Job, Queue, Repid, Router, Worker
 from repid.envelope import Envelope
-from repid.ports import Schedule, StoredSchedule
+from repid.ports import CallRecord, Schedule, StoredSchedule
 from repid.schedule import (
     DECLARE_EVERY,
     MISSED_AFTER,
@@ -445,3 +445,19 @@ async def test_a_schedule_that_was_put_without_a_declaration_is_adopted_as_it_is
         await run_for(0.1, router)
         [adopted] = await server.schedules()
     assert adopted.next_at == old.next_at - 7
+
+
+async def test_a_worker_stores_all_its_new_schedules_in_one_call() -> None:
+    calls: list[CallRecord] = []
+    router, server = Router(), InMemoryServer(instruments=[calls.append])
+
+    async def sync() -> None: ...
+
+    for number in range(1, 51):
+        router.actor(name=f"sync{number}", every=HOUR)(sync)
+    app = Repid(Connection(server))
+    app.include_router(router)
+    async with app.magic():
+        await app.run_worker(burst=True)
+        await app.run_worker(burst=True)
+    assert [call.count for call in calls if call.name == "replace_schedules"] == [50]

@@ -514,16 +514,16 @@ async def _ticks_twice(driver: MemoryDriver, call: Any, arguments: Any) -> Any:
 
 
 async def _replaces_blindly(driver: MemoryDriver, call: Any, arguments: Any) -> Any:
-    _, new = arguments
-    [*there] = await driver.schedules([new.schedule.name])
-    return await call(driver, there[0] if there else None, new)
+    [changes] = arguments
+    there = {stored.schedule.name: stored for stored in await driver.schedules(None)}
+    return await call(driver, [(there.get(new.schedule.name), new) for _, new in changes])
 
 
 async def _never_skips(driver: MemoryDriver, call: Any, arguments: Any) -> Any:
     stored = await driver.schedules([arguments[0]])
     if stored:
         allowing = replace(stored[0], schedule=replace(stored[0].schedule, overlap="allow"))
-        await driver.replace_schedule(stored[0], allowing)
+        await driver.replace_schedules([(stored[0], allowing)])
     return await call(driver, *arguments)
 
 
@@ -635,7 +635,7 @@ ENGINE: dict[str, Defect] = {
     "flushes_leases": changed("flush", _flushes_leases),
     "deletes_what_is_alive": changed("delete_messages", _deletes_what_is_alive),
     "ticks_twice": changed("tick", _ticks_twice),
-    "replaces_blindly": changed("replace_schedule", _replaces_blindly),
+    "replaces_blindly": changed("replace_schedules", _replaces_blindly),
     "never_skips": changed("tick", _never_skips),
     "ignores_bounds": answering("set_bounds", lambda _: None, asks=False),
     "settles_without_a_full_outbox": changed("settle", _settles_without_a_full_outbox),

@@ -33,6 +33,7 @@ from ...ports import (
     DueSchedules,
     LeaseEvent,
     News,
+    ScheduleChange,
     Sight,
     StoredSchedule,
     Take,
@@ -294,9 +295,9 @@ class MemoryDriver:
         """Those that are due."""
         return self._schedules.due(limit, await self.now())
 
-    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-        """Store a schedule, if the old one is what is there."""
-        return self._schedules.replace(old, new)
+    async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """Store each schedule, if the old one is what is there."""
+        return [self._schedules.replace(old, new) for old, new in changes]
 
     async def remove_schedule(self, name: str) -> bool:
         """Remove a schedule."""

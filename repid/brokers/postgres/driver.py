@@ -28,6 +28,7 @@ from ...ports import (
     DueSchedules,
     LeaseEvent,
     News,
+    ScheduleChange,
     Sight,
     StoredSchedule,
     TickOutcome,
@@ -625,9 +626,9 @@ class PostgresDriver:
         """All of them, or those of these names."""
         return await schedules.find(self._pool, names)
 
-    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-        """Store a schedule, if the old one is what is there."""
-        return await schedules.replace(self._pool, old, new)
+    async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """Store each schedule, if the old one is what is there."""
+        return await schedules.replace(self._pool, changes)
 
     async def due_schedules(self, limit: int) -> DueSchedules:
         """Those that are due."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 
 from ...errors import ConfigurationError
-from ...ports import CLOCK_SLACK, Declaration, DueSchedules, Schedule, StoredSchedule, TickOutcome
-from .binding import Step, statement
+from ...ports import CLOCK_SLACK, Declaration, DueSchedules, Schedule, ScheduleChange, StoredSchedule, TickOutcome
+from .binding import Statement, Step, statement
 from .directory import Directory
 from .pool import Pool, transaction
 from .publishing import Sending, publish_in
@@ -23,7 +23,7 @@ log = logging.getLogger("repid.postgres")
 _COLUMNS = "name, body, next_at, paused, fired, skipped, last_id, declaration"
 _ALL = statement(f"SELECT {_COLUMNS} FROM {{s}}.schedule ORDER BY name")
 _OF_NAMES = statement(f"SELECT {_COLUMNS} FROM {{s}}.schedule WHERE name = ANY($1) ORDER BY name", "text[]")
-_HOLD = statement(f"SELECT {_COLUMNS} FROM {{s}}.schedule WHERE name = $1 FOR UPDATE", "text")
+_HOLD = statement(f"SELECT {_COLUMNS} FROM {{s}}.schedule WHERE name = ANY($1) ORDER BY name FOR UPDATE", "text[]")
 _NOW = Step(statement("SELECT {s}.clock()"))
 _DUE = statement(
     f"SELECT {_COLUMNS} FROM {{s}}.schedule WHERE NOT paused AND next_at <= {{s}}.clock() / 1e6::float8 ORDER BY next_at LIMIT $1",
@@ -38,24 +38,36 @@ _AHEAD = statement(
     "float8",
 )
 _NEXT = statement("SELECT min(next_at) FROM {s}.schedule WHERE NOT paused AND next_at > {s}.clock() / 1e6::float8")
-_ROW = ("text", "bytea", "float8", "float8", "bool", "int8", "int8", "bytea", "bytea")
-"""The types of what `_to_row` gives."""
+_COLUMNS_AND_EVERY = f"{_COLUMNS}, every"
 
-_INSERT = statement(
-    """
-    INSERT INTO {s}.schedule (name, body, next_at, every, paused, fired, skipped, last_id, declaration)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING RETURNING 1
-    """,
-    *_ROW,
+
+def _storing(on_conflict: str) -> Statement:
+    return statement(
+        f"""
+        INSERT INTO {{s}}.schedule ({_COLUMNS_AND_EVERY})
+        SELECT name, body, next_at, paused <> 0, fired, skipped, last_id, declaration, every
+        FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS t ({_COLUMNS_AND_EVERY}) ORDER BY name
+        ON CONFLICT (name) {on_conflict} RETURNING name
+        """,
+        "text[]",
+        "bytea[]",
+        "float8[]",
+        "int8[]",
+        "int8[]",
+        "int8[]",
+        "bytea[]",
+        "bytea[]",
+        "float8[]",
+    )
+
+
+_INSERT = _storing("DO NOTHING")
+_UPDATE = _storing(
+    "DO UPDATE SET body = excluded.body, next_at = excluded.next_at, paused = excluded.paused, fired = excluded.fired,"
+    " skipped = excluded.skipped, last_id = excluded.last_id, declaration = excluded.declaration, every = excluded.every"
 )
-_UPDATE = statement(
-    """
-    UPDATE {s}.schedule SET body = $2, next_at = $3, every = $4, paused = $5, fired = $6, skipped = $7, last_id = $8,
-        declaration = $9
-    WHERE name = $1
-    """,
-    *_ROW,
-)
+"""For schedules that are there and held."""
+
 _REMOVE = statement("DELETE FROM {s}.schedule WHERE name = $1 RETURNING 1", "text")
 _IS_LIVE = statement("SELECT 1 FROM {s}.message WHERE id = $1", "bytea")
 _FIRED = statement(
@@ -90,17 +102,24 @@ async def due(pool: Pool, limit: int) -> DueSchedules:
     return DueSchedules(found[:limit], math.inf if next_at is None else next_at, moment / MICRO)
 
 
-async def replace(pool: Pool, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-    """Store `new` if `old` is what is there; whether it was."""
-    row = _to_row(new)
-    if old is None:
-        return bool(await pool.ask(_INSERT, *row))
+async def replace(pool: Pool, changes: Sequence[ScheduleChange]) -> list[bool]:
+    """Store each new one if the old one is what is there; whether it was."""
+    rows = {new.schedule.name: _to_row(new) for _, new in changes}
     async with transaction(pool) as wire:
-        [rows] = await wire.run([Step(_HOLD, (new.schedule.name,))])
-        if _read_all(rows) != [old]:
-            return False
-        await wire.run([Step(_UPDATE, row)])
-    return True
+        [held] = await wire.run([Step(_HOLD, (list(rows),))])
+        there = {stored.schedule.name: stored for stored in _read_all(held)}
+        names = {name for name, *_ in held}  # also of those that cannot be read
+        wanted = [new.schedule.name for old, new in changes if there.get(new.schedule.name) == old]
+        steps = [
+            Step(insert, tuple(zip(*(rows[name] for name in some), strict=True)))
+            for insert, some in (
+                (_UPDATE, [name for name in wanted if name in names]),
+                (_INSERT, [name for name in wanted if name not in names]),
+            )
+            if some
+        ]
+        stored = {name for answer in await wire.run(steps) for (name,) in answer}
+    return [new.schedule.name in stored for _, new in changes]
 
 
 async def remove(pool: Pool, name: str) -> bool:
@@ -115,7 +134,7 @@ async def tick(
     if "\0" in name:
         return "lost"
     async with transaction(pool) as wire:
-        [rows] = await wire.run([Step(_HOLD, (name,))])
+        [rows] = await wire.run([Step(_HOLD, ([name],))])
         found = _read_all(rows)
         if not found or found[0].paused or found[0].next_at != expected_next:
             return "lost"
@@ -150,12 +169,12 @@ def _to_row(new: StoredSchedule) -> tuple[Any, ...]:
         schedule.name,
         body,
         float(new.next_at),
-        schedule.every,
-        new.paused,
+        int(new.paused),
         new.fired,
         new.skipped,
         None if new.last_id is None else to_key(new.last_id),
         None if new.declaration is None else _encode(new.declaration),
+        schedule.every,
     )
 
 

@@ -56,6 +56,7 @@ from ...ports import (
     DueSchedules,
     LeaseEvent,
     News,
+    ScheduleChange,
     Sight,
     StoredSchedule,
     TickOutcome,
@@ -710,9 +711,10 @@ class RedisDriver:
         """All of them, or those of these names."""
         return await schedules.find(self.wire, self._prefix, names)
 
-    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-        """Store a schedule, if the old one is what is there."""
-        return bool(await self._sure(schedules.replace(self.wire, self._prefix, old, new)))
+    async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """Store each schedule, if the old one is what is there."""
+        outcomes: list[bool] = await self._sure(schedules.replace(self.wire, self._prefix, changes))
+        return outcomes
 
     async def due_schedules(self, limit: int) -> DueSchedules:
         """Those that are due."""

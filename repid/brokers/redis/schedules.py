@@ -15,7 +15,7 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...logs import Log
-from ...ports import CLOCK_SLACK, Declaration, DueSchedules, Schedule, StoredSchedule
+from ...ports import CLOCK_SLACK, Declaration, DueSchedules, Schedule, ScheduleChange, StoredSchedule
 from .layout import UNREADABLE, to_id, to_key
 from .wire import Wire
 
@@ -81,18 +81,22 @@ async def find(wire: Wire, prefix: str, names: Collection[str] | None) -> list[S
     return sorted(_read_all(values), key=lambda stored: stored.schedule.name)
 
 
-async def replace(wire: Wire, prefix: str, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-    """Store `new` if `old` is what is there; whether it was. What was read is compared again by the script."""
-    name = new.schedule.name.encode()
-    [value] = await wire.command(b"HMGET", f"{{{prefix}}}:schedules", name)
-    found = _read_all([value])
-    if (found[0] if found else None) != old:
-        return False
-    ticks = None if new.paused else float(new.next_at)
-    every = new.schedule.every
-    ahead = False if ticks is None or every is None else ticks - every
-    argument = (name, False if value is None else value, _pack(new), False if ticks is None else ticks, ahead)
-    return bool(await wire.run("replace_schedule", argument))
+async def replace(wire: Wire, prefix: str, changes: Sequence[ScheduleChange]) -> list[bool]:
+    """Store each new one if the old one is what is there; whether it was. What was read is compared again by the script."""
+    names = [new.schedule.name.encode() for _, new in changes]
+    values = await wire.command(b"HMGET", f"{{{prefix}}}:schedules", *names)
+    given: list[Any] = []
+    for name, value, (old, new) in zip(names, values, changes, strict=True):
+        found = _read_all([value])
+        if (found[0] if found else None) == old:
+            ticks = None if new.paused else float(new.next_at)
+            every = new.schedule.every
+            ahead = False if ticks is None or every is None else ticks - every
+            given.append(
+                (name, False if value is None else value, _pack(new), False if ticks is None else ticks, ahead)
+            )
+    stored = set(await wire.run("replace_schedules", given))
+    return [name in stored for name in names]
 
 
 async def due(wire: Wire, limit: int) -> DueSchedules:

@@ -25,6 +25,7 @@ from ...ports import (
     DueSchedules,
     LeaseEvent,
     News,
+    ScheduleChange,
     Sight,
     StoredSchedule,
     TickOutcome,
@@ -290,10 +291,14 @@ class SQLiteDriver:
         """All of them, or those of these names."""
         return await self._file.look(lambda store: schedules.find(store, names))
 
-    async def replace_schedule(self, old: StoredSchedule | None, new: StoredSchedule) -> bool:
-        """Store a schedule, if the old one is what is there."""
-        body = schedules.encode_schedule(new.schedule)
-        return await self._file.change(lambda store: schedules.replace(store, old, new, body))
+    async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """Store each schedule, if the old one is what is there."""
+        bodies = [schedules.encode_schedule(new.schedule) for _, new in changes]
+        return await self._file.change(
+            lambda store: [
+                schedules.replace(store, old, new, body) for (old, new), body in zip(changes, bodies, strict=True)
+            ]
+        )
 
     async def due_schedules(self, limit: int) -> DueSchedules:
         """Those that are due."""

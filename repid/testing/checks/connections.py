@@ -51,6 +51,9 @@ def calls_of(broker: Broker) -> dict[Role, Calls]:
             "now": broker.now,
             "put_schedule": lambda: broker.put_schedule(schedule, 1),
             "replace_schedule": lambda: broker.replace_schedule(None, StoredSchedule(schedule=schedule, next_at=1)),
+            "replace_schedules": lambda: broker.replace_schedules(
+                [(None, StoredSchedule(schedule=schedule, next_at=1))]
+            ),
             "schedules": broker.schedules,
             "due_schedules": lambda: broker.due_schedules(1),
             "tick": lambda: broker.tick("s", 1, 2, message("1")),

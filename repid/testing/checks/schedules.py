@@ -243,6 +243,27 @@ async def a_schedule_is_replaced_only_if_nothing_has_changed(lab: Lab) -> None:
 
 
 @check("schedules")
+async def many_schedules_are_replaced_in_one_call(lab: Lab) -> None:
+    """`replace_schedules` stores those whose former one is as expected, and tells which these were."""
+
+    def at(name: str, moment: float) -> StoredSchedule:
+        return StoredSchedule(schedule=every(name), next_at=moment)
+
+    expect(
+        "the first two", await lab.broker.replace_schedules([(None, at("a", AT)), (None, at("b", AT))]), [True, True]
+    )
+    changes = [
+        (None, at("c", AT + 1)),
+        (at("b", AT), at("b", AT + 1)),
+        (None, at("a", AT + 1)),
+        (at("d", AT), at("d", AT + 1)),
+    ]
+    expect("which were stored", await lab.broker.replace_schedules(changes), [True, True, False, False])
+    expect("the schedules", await lab.broker.schedules(), [at("a", AT), at("b", AT + 1), at("c", AT + 1)])
+    expect("none", await lab.broker.replace_schedules([]), [])
+
+
+@check("schedules")
 async def one_of_many_replacements_is_made(lab: Lab) -> None:
     """Of any number of clients that replace the same schedule at once, one does."""
     outcomes: Counter[bool] = Counter()

@@ -48,7 +48,7 @@ from ...delivery import (
 from ...delivery.shelf import is_stray, takes
 from ...envelope import Envelope, PrioritiesT
 from ...errors import DuplicateId, QueueFull, QueueNotDeclared
-from ...ports import AtMost, Claimed, StoredSchedule, Topics, Verdict
+from ...ports import AtMost, Claimed, ScheduleChange, StoredSchedule, Topics, Verdict
 
 Place: TypeAlias = Literal["waiting", "leased", "dead", "gone"]
 
@@ -151,7 +151,7 @@ class Account:
             "report": self._reported,
             "revive": self._revived,
             "tick": self._ticked,
-            "replace_schedule": self._replaced,
+            "replace_schedules": self._replaced,
             "remove_schedule": self._schedule_removed,
             "subscribe": self._subscribed,
             "unsubscribe": self._unsubscribed,
@@ -218,11 +218,12 @@ class Account:
 
     # Schedules
 
-    def _replaced(self, _: float, __: str, old: StoredSchedule | None, new: StoredSchedule, answer: bool) -> None:
-        name = new.schedule.name
-        _expect(answer, self._schedules.get(name) == old, "whether schedule {} was replaced", name)
-        if answer:
-            self._schedules[name] = new
+    def _replaced(self, _: float, __: str, changes: Sequence[ScheduleChange], answers: Sequence[bool]) -> None:
+        for (old, new), answer in zip(changes, answers, strict=True):
+            name = new.schedule.name
+            _expect(answer, self._schedules.get(name) == old, "whether schedule {} was replaced", name)
+            if answer:
+                self._schedules[name] = new
 
     def _schedule_removed(self, _: float, __: str, name: str, answer: bool) -> None:
         _expect(answer, self._schedules.pop(name, None) is not None, "whether schedule {} was removed", name)
