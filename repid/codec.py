@@ -49,8 +49,9 @@ class Codec(msgspec.Struct, frozen=True, eq=False):
                 return decode(payload)
             except MemoryError:
                 raise
-            except Exception as error:
-                raise PayloadError(f"these bytes cannot be decoded from {self.name}", [fault_of(error)]) from error
+            except Exception as error:  # noqa: BLE001  whatever it is, the bytes do not fit
+                text = f"these bytes cannot be decoded from {self.name}"
+                raise PayloadError(text, [fault_of(error)]) from origin_of(error)
 
         return decode_or_explain
 
@@ -95,6 +96,13 @@ def encode_each_as_json(values: Sequence[Any]) -> list[bytes]:
         for value in values:
             _refuse_no_json(value)
     return payloads
+
+
+def origin_of(error: Exception) -> BaseException | None:
+    """What to show before a `PayloadError` whose fault this error is: of one of msgspec's, which the fault tells in
+    full, only what code of the program has raised for it.
+    """
+    return error.__cause__ if isinstance(error, msgspec.MsgspecError) else error
 
 
 def fault_of(error: Exception, payload: bytes = b"") -> tuple[str, str]:

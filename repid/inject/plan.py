@@ -17,7 +17,7 @@ from typing import Any, NotRequired, TypeAlias
 
 import msgspec
 
-from ..codec import JSON, JSON_CODEC, Codec, codec_and_payload
+from ..codec import JSON, JSON_CODEC, Codec, codec_and_payload, origin_of
 from ..envelope import Envelope
 from ..errors import ConfigurationError, PayloadError
 from .dependencies import compile_dependencies
@@ -177,10 +177,10 @@ def _read_element(signature: Signature) -> Callable[[Envelope], Any]:
             return decoders[codec.name](payload)
         except MemoryError:  # not the payload's fault
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the payload does not fit
             faults = find_faults_of_value(codec, payload, hint, error)
             text = f"the payload is no element of the list {signature.fields[0].name!r} of {signature.function}()"
-            raise PayloadError(text, faults) from error
+            raise PayloadError(text, faults) from origin_of(error)
 
     return read
 
@@ -233,10 +233,12 @@ def _bind_payload_and_message(decode_json: Decode, slow_path: SlowPath, name: st
         if envelope.content_type == JSON:
             try:
                 arguments = decode_json(envelope.payload)
-            except Exception:  # noqa: BLE001  the slow path raises it again and explains it
-                arguments = slow_path(envelope)
-        else:
-            arguments = slow_path(envelope)
+            except Exception:  # noqa: BLE001, S110  the slow path raises it again and explains it
+                pass
+            else:
+                arguments[name] = message
+                return arguments
+        arguments = slow_path(envelope)
         arguments[name] = message
         return arguments
 
@@ -263,9 +265,9 @@ class _Decoding:
             return self.decoder(codec)(payload)
         except MemoryError:  # not the payload's fault
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the payload does not fit
             faults = find_faults(codec, payload, self._shape(), error)
-            raise PayloadError(f"the payload does not fit {self._signature.function}()", faults) from error
+            raise PayloadError(f"the payload does not fit {self._signature.function}()", faults) from origin_of(error)
 
     def decoder(self, codec: Codec) -> Decode:
         """The decoder for one codec, compiled when first asked for."""

@@ -12,7 +12,7 @@ from typing import Any, NotRequired
 
 import msgspec
 
-from ..codec import JSON_CODEC, codec_and_payload, fault_of
+from ..codec import JSON_CODEC, codec_and_payload, fault_of, origin_of
 from ..envelope import Envelope
 from ..errors import ConfigurationError, PayloadError
 from .constraints import translate_constraints
@@ -77,8 +77,9 @@ def _header(source: Header, hint: Any, where: str) -> Find:
             return msgspec.UNSET
         try:
             return msgspec.convert(text, hint, strict=False)
-        except Exception as error:
-            raise PayloadError(f"the header {name!r} of the message does not fit", [fault_of(error)]) from error
+        except Exception as error:  # noqa: BLE001  whatever it is, the header does not fit
+            told = f"the header {name!r} of the message does not fit"
+            raise PayloadError(told, [fault_of(error)]) from origin_of(error)
 
     return find
 

@@ -14,6 +14,7 @@ from repid.envelope import Envelope
 from repid.errors import PayloadError
 from repid.inject import Message, compile_plan
 from repid.inject.faults import DEEPEST
+from repid.tracebacks import explain
 
 T = TypeVar("T")
 
@@ -302,3 +303,28 @@ def test_random_bytes_are_bound_or_refused_with_faults(
     except PayloadError as error:
         assert error.faults  # noqa: PT017
         assert all(path.startswith("$") and text for path, text in error.faults)  # noqa: PT017
+
+
+class Positive(msgspec.Struct):
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise ValueError("it is negative")
+
+
+@pytest.mark.parametrize("with_message", [False, True])
+def test_an_error_of_a_payload_shows_what_the_program_raised_and_no_steps_of_the_search(*, with_message: bool) -> None:
+    def plain(one: Positive) -> None: ...
+
+    def telling(one: Positive, message: Message) -> None: ...
+
+    plan = compile_plan(telling if with_message else plain)
+    with pytest.raises(PayloadError) as caught:
+        plan.bind(Envelope("1", "q", b'{"one":{"number":"x"}}'), None)
+    assert "Traceback" not in explain(caught.value).removeprefix("Traceback")
+    with pytest.raises(PayloadError) as caught:
+        plan.bind(Envelope("1", "q", b'{"one":{"number":-1}}'), None)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert str(caught.value.__cause__) == "it is negative"
+    assert explain(caught.value).count("Traceback") == 2
