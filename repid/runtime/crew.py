@@ -89,6 +89,8 @@ class Crew:
         self.timer = Timer(self.suspended)
         self.on_room: Callable[[], None] = lambda: None
         """Called when a limit has room again."""
+        self.on_late: Callable[[], None] = lambda: None
+        """Called when runs take so long that what was claimed ahead is given back."""
         self.log_level: int | None = None
         """The level at which each run is logged; None: none is."""
         self.crowded_until = -math.inf
@@ -277,6 +279,23 @@ class Crew:
         """The limit is reached: the batch that was to be started waits for its turn, and more gathers meanwhile."""
         limit.parked[batch] = math.inf
         self._unpark_next(batch.actor_runner)
+
+    def give_back_held(self, ending: float) -> None:
+        """Release what was claimed ahead, and whose lease ends by this moment, if no executor is free: its turn should have
+        come long ago, and other workers may be free. It keeps its rank.
+        """
+        if self._is_closed or self.ledger.runs < self.ledger.tasks_limit:
+            return
+        for batch in list(iter(self.take_nowait, [])):
+            late: list[Holding] = []
+            others: list[Holding] = []
+            for holding in batch:
+                (late if holding.lease_ends <= ending and not isinstance(holding, Batch) else others).append(holding)
+            if others:
+                self.give(others)
+            if late:
+                self.on_late()
+                self._release(late)
 
     async def give_back_parked(self) -> None:
         """Release what has waited for a thread or process for too long, until cancelled. It keeps its rank."""

@@ -1,4 +1,8 @@
-"""Leases: extends those of this worker, notices the ones it lost, and rescues those of workers that died."""
+"""Leases: extends those of this worker, notices the ones it lost, and rescues those of workers that died.
+
+What was claimed ahead and has waited here for a whole round while all executors are busy is given back instead: it was to
+begin within some round trips to the broker, so runs have become long of a sudden.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,7 @@ class Keeper:
             await trio.sleep_until(planned)
             late = trio.current_time() - planned > LATE
             try:
+                self._crew.give_back_held(planned + self._consumer.lease_timeout - self._interval)
                 with trio.move_on_after(self._interval):
                     await self._extend()
                     if not late:

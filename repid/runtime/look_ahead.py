@@ -54,6 +54,10 @@ class LookAhead:
         self.size = min(max(TRIPS_AHEAD * ended if was_a_trip else 0, int(remembered)), self._most)
         self._learned = now
 
+    def forget(self) -> None:
+        """Claim nothing ahead until more is learned: runs have become long."""
+        self.size = 0
+
     def note_runs(self, finished: int, suspended: int) -> None:
         """Compare how many runs have finished in total, and how many of all runs had to wait, with the last time."""
         self.runs_mostly_wait = 2 * (suspended - self._suspended) > finished - self._finished

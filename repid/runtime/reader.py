@@ -71,6 +71,7 @@ class Reader:
         self._is_narrow = False  # whether something was left out, since a limit was reached
         self._quarantine = Quarantine(consumer, crew.ledger, self._receive_suspect, self._take_in)
         crew.on_room = crew.settler.set_aside.on_room = self._widen
+        crew.on_late = self.look_ahead.forget
         crew.sending.can_start = self._can_start
 
     async def read(self, done: Callable[[], None]) -> None:

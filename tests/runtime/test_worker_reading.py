@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -19,6 +20,7 @@ from repid.delivery import Delivery
 from repid.ports import Consumer, Take, Topics
 
 TRIP = 0.1
+LEASE = 60.0
 
 
 class FarAway(UnreliableServer):
@@ -67,6 +69,32 @@ async def test_short_runs_are_claimed_ahead_so_that_none_waits_for_the_broker(
     await app.run_worker(burst=True, tasks_limit=10)
     assert max(leased) > 10
     assert trio.current_time() - started < 200 / 10 * TRIP * 1.5  # twice as long without
+
+
+async def test_what_was_claimed_ahead_goes_to_other_workers_if_runs_become_long(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    begun: list[int] = []
+
+    @router.actor(timeout=10_000)
+    async def job(seconds: float) -> None:
+        if seconds > 1:
+            begun.append(1)
+        await trio.sleep(seconds)
+
+    for seconds in [TRIP / 100] * 300 + [5000] * 20:
+        await send(app, "job", seconds=seconds)
+    async with trio.open_nursery() as nursery:
+        first: Handle = await nursery.start(partial(app.run_worker, tasks_limit=4))
+        await trio.sleep(10)
+        assert first.statistics().held > 2
+        second: Handle = await nursery.start(partial(app.run_worker, tasks_limit=16))
+        await trio.sleep(LEASE)
+        assert (len(begun), first.statistics().held) == (20, 0)
+        await trio.sleep(5000)
+        first.stop()
+        second.stop()
+        assert await server.counts("default") == Counts()
 
 
 async def test_of_messages_on_their_way_together_only_the_cancelled_one_is_cancelled(
