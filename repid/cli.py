@@ -757,8 +757,11 @@ def show(table: Table) -> None:
 
 def commands_about_apps() -> set[str]:
     """The names of the commands that take MODULE:APP."""
-    callbacks = [command.callback for command in cli.registered_commands if command.callback is not None]
-    return {each.__name__ for each in callbacks if Target in get_type_hints(each, include_extras=True).values()}
+    return {
+        command.name or command.callback.__name__
+        for command in cli.registered_commands
+        if command.callback is not None and Target in get_type_hints(command.callback, include_extras=True).values()
+    }
 
 
 def run(arguments: Sequence[str] | None = None, program: str | None = None, target: str | None = None) -> None:

@@ -353,6 +353,14 @@ def test_what_a_dead_letter_told_is_kept_when_it_is_removed(backend: RepidBacken
     assert (result.status, [error.exception_class for error in result.errors]) == (FAILED, [LookupError])
 
 
+def test_a_task_is_shown_by_its_id_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(tasks.fail)
+    call_command("repid", "show", result.id)
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"id: {result.id}\nstate: dead\nqueue: mail\n")
+    assert "LookupError" in shown
+
+
 def test_a_dead_task_that_is_requeued_is_ready_again() -> None:
     result = run(tasks.fail)
     call_command("repid", "requeue", "mail")
