@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import sqlite3
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from repid.brokers import SQLiteServer
-from repid.errors import DuplicateId, PublishUnknown
+from repid.errors import BrokerUnavailable, DuplicateId, PublishUnknown
 
 from .broker_aids import ids, message, now_ready
 from .sqlite_aids import ack, consuming, messages, serving
@@ -101,6 +103,34 @@ async def test_a_sender_is_told_that_it_is_unknown_whether_a_message_stays_that_
         await server.publish(messages("3"))
         assert ids(await now_ready(consumer)) == ["1", "2", "3"]
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [f"{path}-wal could not be synced"]
+
+
+async def test_nothing_is_written_behind_what_the_disk_did_not_take(
+    path: Path, tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stands behind a gap in the log is lost with the power: SQLite reads the log up to the gap."""
+    caplog.set_level(logging.CRITICAL, "repid.sqlite")
+    reader = sqlite3.connect(path, isolation_level=None)
+    async with serving(path) as server:
+        reader.execute("SELECT count(*) FROM message")
+        await server.publish(messages("1"))
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM message").fetchall()  # it keeps the log from beginning anew
+        disk.is_broken = True
+        with pytest.raises(PublishUnknown):
+            await server.publish(messages("2"))
+        disk.is_broken = False
+        with pytest.raises(BrokerUnavailable, match="log cannot begin anew"):
+            await server.publish(messages("3"))
+        reader.execute("ROLLBACK")
+        while True:
+            with suppress(BrokerUnavailable):
+                await server.publish(messages("3"))
+                break
+        alone = tmp_path / "alone.db"
+        shutil.copy(path, alone)  # without its log
+    with closing(reader), closing(sqlite3.connect(alone)) as without_log:
+        assert [id_ for (id_,) in without_log.execute("SELECT id FROM message ORDER BY seq")] == ["1", "2"]
 
 
 async def test_the_log_is_made_longer_ahead_of_sends_and_what_is_in_it_survives_the_process(

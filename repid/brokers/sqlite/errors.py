@@ -113,6 +113,14 @@ def not_synced(path: str, error: OSError) -> NoAnswer:
     )
 
 
+def log_stays(path: str, reason: str) -> BrokerUnavailable:
+    """What the disk has not taken is still in the log."""
+    return BrokerUnavailable(
+        f"{path}-wal could not be synced, and the log cannot begin anew yet ({reason}): nothing was changed; it is tried "
+        "again"
+    )
+
+
 def _primary_code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ...errors import BrokerUnavailable, InternalError, NotConnected, RepidError
+from ...errors import BrokerUnavailable, InternalError, NoAnswer, NotConnected, RepidError
 from ...logs import Log
 from ...ports import UnderWay
 from ...process import forks
@@ -35,7 +35,7 @@ from .requests import NEVER, Request, RequestQueue, Waiting
 from .schema import Opening, open_file
 from .store import Store
 from .transactions import Transactions, check_identity
-from .wal import identify, open_wal
+from .wal import begin_anew, identify, open_wal
 
 log = Log("repid.sqlite")
 
@@ -77,6 +77,7 @@ class Thread:
         self._shrink_at = 0.0
         self._store: Store | None = None
         self._identity: tuple[int, int] | None = None  # of the file that was opened first
+        self._has_gap = False  # whether the disk may lack a part of the log
         self._thread = threading.Thread(target=self._run, name=f"repid sqlite {Path(how.path).name}")
 
     def start(self) -> None:
@@ -125,6 +126,9 @@ class Thread:
             if self._identity is not None:
                 check_identity(self._path, self._identity)
             connection = open_file(self._how, lambda: self._give_up_at)
+            if self._has_gap:
+                begin_anew(connection, self._path)
+                self._has_gap = False
         except BrokerUnavailable as error:
             if self._store is None or self._closing or self._is_left_over():
                 raise
@@ -143,6 +147,7 @@ class Thread:
                         return 0.0
                 self._strike_off(store, transactions)
         except BrokerUnavailable as error:
+            self._has_gap = isinstance(error, NoAnswer)
             log.error("%s", error)  # noqa: TRY400  the text says it all
             self._queue.refuse_taken(error)
             return _AFTER_FAILURE

@@ -9,7 +9,9 @@ synced with all that was written before. For settlements and all else this is no
 would not be there any more.
 
 A sync of a file covers what any descriptor has written to it, so the one here covers SQLite's. If another process moves
-the log into the database meanwhile, it syncs both before. This is done on Linux only, where other processes are told of
+the log into the database meanwhile, it syncs both before. If a sync fails the system may have dropped what it could not
+write, and the next sync succeeds without it. After a loss of power SQLite reads the log up to such a gap, so nothing may be
+written behind it: the log is moved into the database and begins anew (`begin_anew`). This is done on Linux only, where other processes are told of
 commits, so that they would begin earlier.
 
 A file system takes twice as long to sync a file that has grown (measured on ext4: 250 us, else 130), since it writes its own
@@ -24,10 +26,12 @@ locks the database and its `-shm` file, but never the log.
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from .errors import log_stays
 from .schema import CHECKPOINT_PAGES
 
 _STEP = 256 * 1024
@@ -105,6 +109,18 @@ def open_wal(database: str) -> Iterator[Wal]:
         yield wal
     finally:
         wal.close()
+
+
+def begin_anew(connection: sqlite3.Connection, path: str) -> None:
+    """Move all of the log into the database. Closes the connection and raises `BrokerUnavailable` if it cannot be done now."""
+    try:
+        is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error as error:
+        connection.close()
+        raise log_stays(path, str(error)) from error
+    if is_busy:
+        connection.close()
+        raise log_stays(path, "another program reads or writes in it")
 
 
 def identify(path: str) -> tuple[int, int]:
