@@ -15,6 +15,8 @@ from repid.brokers.sqlite import change_watch, file_events
 from repid.brokers.sqlite.change_watch import _LONGEST_COMMIT, ChangeWatch
 from repid.brokers.sqlite.clock import Clock
 from repid.brokers.sqlite.driver import SQLiteDriver
+from repid.brokers.sqlite.file_events import FileEvents
+from repid.brokers.sqlite.requests import WakeUp
 from repid.brokers.sqlite.schema import Opening
 from repid.delivery import ACK, Delivery, Settlement
 from repid.ports import ANYTHING, News
@@ -198,6 +200,34 @@ async def test_where_the_system_tells_nothing_the_file_is_looked_at(
             pass
         await other.publish([message("1")])
         assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
+async def test_the_log_is_watched_from_the_first_wait_for_news_on_and_the_file_not_looked_at_again_and_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, looking = list[str](), list[ChangeWatch]()
+    open_events, look_again = file_events._open, ChangeWatch._look_again
+
+    def note_watch(log: str) -> FileEvents | None:
+        watched.append(log)
+        return open_events(log)
+
+    def note_looking(watch: ChangeWatch, wake_up: WakeUp, until: float, pause: float) -> None:
+        looking.append(watch)
+        look_again(watch, wake_up, until, pause)
+
+    monkeypatch.setattr(file_events, "_open", note_watch)
+    monkeypatch.setattr(ChangeWatch, "_look_again", note_looking)
+    driver = SQLiteDriver(Opening(str(path), "NORMAL", 0o600), 60.0, Clock())
+    async with driver.link(set()):
+        await driver.declare(["q"])
+        await driver.publish([message("1")])
+        assert not watched
+        while await driver.news(NOTHING) is not None:
+            pass
+        assert watched == [f"{path}-wal"]
+        assert not looking
 
 
 async def test_news_that_a_cancelled_wait_did_not_take_is_told_to_the_next_one(path: Path) -> None:

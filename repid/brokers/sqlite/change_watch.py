@@ -6,8 +6,8 @@ Theory. Three kinds of change matter to the task that waits for news:
 * *Transactions of other connections.* SQLite's `PRAGMA data_version` is a different number after any of them. When it
   changed, one small read finds out of what kind the change is. The number is looked at when the system tells that a
   commit is done, and a few times after one has begun, since not everybody says when it is done (`FileEvents`); from the
-  first time on that the system has told of a commit of our own. Where it never does, the number is looked at every few
-  milliseconds.
+  first time on that the system has told of anything, which `watch_file` lets happen at once. Where it never does, the number
+  is looked at every few milliseconds.
 * *Time.* At `Store.next_event` a message falls due or expires. That is told once for each such moment: a transaction
   that then makes the message ready finds the next moment.
 
@@ -23,7 +23,7 @@ from functools import partial
 
 from .clock import MICRO, Clock
 from .errors import STATEMENT_FAILED
-from .file_events import DONE, FileEvents
+from .file_events import DONE, FileEvents, Watch
 from .news import NewsBox
 from .requests import WakeUp
 from .store import Store
@@ -60,9 +60,9 @@ class ChangeWatch:
         clock: Clock,
         transactions: Transactions,
         news: NewsBox,
-        events: FileEvents | None = None,
+        watch_log: Watch,
     ) -> None:
-        self._events = events
+        self._watch_log = watch_log
         self._tells = False  # whether the system was seen to tell of a commit
         self._store = store
         self._clock = clock
@@ -127,7 +127,7 @@ class ChangeWatch:
         until = min(now() + min(self._next_event_in(), beat), self._check_at)
         if self._ids_are_late:
             until = min(until, self._news.ids_at)
-        events = self._events
+        events = self._watch_log()
         if events is not None and (told := events.take()):  # that may also have been somebody else's commit
             self._tells = True
             if self._await_commit(wake_up, until, events, told):

@@ -10,6 +10,8 @@ touches the log, so repid itself says that it is: it opens the log for reading, 
 What is told is a hint. Not every file system tells what is done elsewhere (those of networks do not, nor do some mounts
 of containers). So nobody may rely on it who has not seen that it works: see `ChangeWatch`.
 
+A program that only sends is told nothing: each watch makes all writes to the log a little slower, and a user may have 128.
+
 The standard library has no call for inotify, and the packages that have are threads or event loops of their own; three
 functions of the C library are enough.
 """
@@ -21,8 +23,9 @@ import select
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 BEGUN = 0x2
 """Inotify's `IN_MODIFY`: something was written to the file."""
@@ -89,15 +92,30 @@ def tell_done(path: str) -> None:
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
+Watch: TypeAlias = Callable[[], FileEvents | None]
+"""Gives the events of a file. None where the system cannot tell them, or has too many watches."""
+
+
 @contextmanager
-def watch_file(path: str) -> Iterator[FileEvents | None]:
-    """Watch a file that exists for a block. Gives None where the system cannot, or has too many watches."""
-    events = _open(path) if sys.platform == "linux" else None
+def watch_file(path: str) -> Iterator[Watch]:
+    """Watch a file that exists from the first call of what this gives until the end of the block.
+
+    The first event is one of our own: it shows whether the system tells anything.
+    """
+    opened: list[FileEvents | None] = []
+
+    def watch() -> FileEvents | None:
+        if not opened:
+            opened.append(_open(path) if sys.platform == "linux" else None)
+            tell_done(path)
+        return opened[0]
+
     try:
-        yield events
+        yield watch
     finally:
-        if events is not None:
-            events.close()
+        for events in opened:
+            if events is not None:
+                events.close()
 
 
 def _open(path: str) -> FileEvents | None:

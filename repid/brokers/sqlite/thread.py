@@ -29,7 +29,7 @@ from ...process import forks
 from .change_watch import CHECK, ChangeWatch
 from .clock import Clock
 from .errors import STATEMENT_FAILED, explain
-from .file_events import FileEvents, watch_file
+from .file_events import Watch, watch_file
 from .news import NewsBox
 from .requests import NEVER, Request, RequestQueue, Waiting
 from .schema import Opening, open_file
@@ -142,8 +142,8 @@ class Thread:
                     store, self._queue, self._news, self._path, wal, self._how.synchronous, lambda: self._give_up_at
                 )
                 self._identity = identify(self._path)
-                with watch_file(wal.path) as events:
-                    if not self._work(store, transactions, events):
+                with watch_file(wal.path) as watch_log:
+                    if not self._work(store, transactions, watch_log):
                         return 0.0
                 self._strike_off(store, transactions)
         except BrokerUnavailable as error:
@@ -160,9 +160,9 @@ class Thread:
                 connection.close()
         return None
 
-    def _work(self, store: Store, transactions: Transactions, events: FileEvents | None) -> bool:
+    def _work(self, store: Store, transactions: Transactions, watch_log: Watch) -> bool:
         """Work until the end, or until the process is about to fork. Returns whether it is the end."""
-        watch = ChangeWatch(store, self._clock, transactions, self._news, events)
+        watch = ChangeWatch(store, self._clock, transactions, self._news, watch_log)
         queue, news = self._queue, self._news
         while not forks.is_wanted:
             waiting = queue.look()
