@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import trio
 
@@ -94,14 +94,15 @@ class Repid(Producer, AppCaller):
 
     if not TYPE_CHECKING:  # which say it themselves
 
-        def __getattr__(self, name: str) -> NoReturn:
-            text = f"{type(self).__name__!r} object has no attribute {name!r}"
-            if name in {"actor", "task"}:
-                text += (
-                    ": actors are declared on a router, `router = Router()` and `@router.actor`, and the app includes it, "
-                    "`app.include_router(router)`"
-                )
-            raise AttributeError(text, name=name, obj=self)
+        def __getattr__(self, name: str) -> Any:
+            if name not in {"actor", "task"}:
+                return super().__getattribute__(name)  # raises as Python does, and what a property of a subclass raised
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}: actors are declared on a router, "
+                "`router = Router()` and `@router.actor`, and the app includes it, `app.include_router(router)`",
+                name=name,
+                obj=self,
+            )
 
     def __repr__(self) -> str:
         servers = ", ".join(f"{name}={name_of(self.server(name))}" for name in self.servers)

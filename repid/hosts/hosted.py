@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, asynccontextmanager
 from functools import partial, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
@@ -119,22 +119,26 @@ def hosted_context(
     """
 
     @wraps(function)
-    def make(*arguments: P.args, **keywords: P.kwargs) -> AbstractAsyncContextManager[T]:
-        context = partial(function, *arguments, **keywords)
+    def make(*arguments: P.args, **keywords: P.kwargs) -> AsyncBlock[T]:
+        again, context = partial(make, *arguments, **keywords), partial(function, *arguments, **keywords)
         if trio_runs():
-            return AsyncBlock(context())
+            return AsyncBlock(context(), again)
         from .carrying import HostedContext  # noqa: PLC0415  as in `crossing`
 
-        return AsyncBlock(HostedContext(context))
+        return AsyncBlock(HostedContext(context), again)
 
     return make
 
 
-class AsyncBlock(AbstractAsyncContextManager[T], Generic[T]):
-    """What `async with` opens."""
+class AsyncBlock(AsyncContextDecorator, AbstractAsyncContextManager[T], Generic[T]):
+    """What `async with` opens. It also decorates async functions: each call opens a block of its own, made by `again`."""
 
-    def __init__(self, context: AbstractAsyncContextManager[T]) -> None:
+    def __init__(self, context: AbstractAsyncContextManager[T], again: Callable[[], AsyncBlock[T]]) -> None:
         self._context = context
+        self._again = again
+
+    def _recreate_cm(self) -> AsyncBlock[T]:  # as `contextlib` calls it
+        return self._again()
 
     async def __aenter__(self) -> T:
         return await self._context.__aenter__()
@@ -152,13 +156,13 @@ class AsyncBlock(AbstractAsyncContextManager[T], Generic[T]):
         __await__ = misused("this is not awaited, but opens a block: `async with ...:`")
 
 
-def async_block(function: Callable[P, AsyncIterator[T]]) -> Callable[P, AbstractAsyncContextManager[T]]:
+def async_block(function: Callable[P, AsyncIterator[T]]) -> Callable[P, AsyncBlock[T]]:
     """As `asynccontextmanager`, for what users open: a wrong use says how it is written."""
     make = asynccontextmanager(function)
 
     @wraps(function)
-    def opened(*arguments: P.args, **keywords: P.kwargs) -> AbstractAsyncContextManager[T]:
-        return AsyncBlock(make(*arguments, **keywords))
+    def opened(*arguments: P.args, **keywords: P.kwargs) -> AsyncBlock[T]:
+        return AsyncBlock(make(*arguments, **keywords), partial(opened, *arguments, **keywords))
 
     return opened
 

@@ -167,9 +167,8 @@ class Settler:
         else:
             note(batch, verdicts)
             return
-        for (
-            settlement
-        ) in batch:  # not while the error is handled: it would be the context of the next one, the same again
+        # not while the error is handled: it would be the context of the next one, and is the same again
+        for settlement in batch:
             written, verdict = await self._settle_alone(settlement)
             note([written], [verdict])
 

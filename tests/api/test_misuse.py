@@ -211,6 +211,32 @@ def test_a_block_of_async_code_says_so_to_a_plain_with(make: Callable[[Any], Any
             misuse()
 
 
+async def test_a_block_decorates_an_async_function_and_is_opened_anew_for_each_call() -> None:
+    app = Repid(Connection(InMemoryServer()))
+    open_in_calls: list[str] = []
+
+    @app.magic()
+    async def work() -> None:
+        open_in_calls.append(app.server().link.state)
+
+    for _ in range(2):
+        await work()
+        assert app.server().link.state == "closed"
+    assert open_in_calls == ["up", "up"]
+    decorate: Any = app.server().connection()
+    assert await decorate(app.server().queues)() == []
+
+
+def test_what_a_property_of_a_kind_of_app_lacks_is_named() -> None:
+    class Shop(Repid):
+        @property
+        def till(self) -> Any:
+            return self.drawer  # type: ignore[attr-defined]
+
+    with pytest.raises(AttributeError, match="'Shop' object has no attribute 'drawer'"):
+        _ = Shop(Connection(InMemoryServer())).till
+
+
 async def test_a_blocking_client_in_async_code_says_what_stands_there(app: Repid) -> None:
     client: Any = app.sync()
     with pytest.raises(UsageError, match=r"`async with app.magic\(\)"):
