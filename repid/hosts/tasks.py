@@ -115,6 +115,8 @@ def _as_error(order: SystemExit | KeyboardInterrupt) -> RuntimeError:
 
 def containing(factory: Any) -> Any:
     """A task factory that contains the tasks which actors start. `factory` makes them and all others; None: asyncio's."""
+    if _is_eager(factory):
+        return _containing_eagerly(factory.__closure__[0].cell_contents)
     is_in_run, task = on_long_step.get, asyncio.Task  # looked up once: every task of the host's loop is made here
 
     def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
@@ -123,6 +125,25 @@ def containing(factory: Any) -> Any:
         return task(coroutine, loop=loop, **options) if factory is None else factory(loop, coroutine, **options)
 
     return make_task
+
+
+def _is_eager(factory: Any) -> bool:
+    """Whether `asyncio.create_eager_task_factory` made it."""
+    code = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)  # new in Python 3.12
+    return code is not None and getattr(factory, "__code__", None) is code
+
+
+def _containing_eagerly(constructor: Any) -> Any:
+    """The same for an eager factory, which calls this constructor. It stays a factory of the kind that anyio knows by
+    its code: anyio's task groups start their own tasks without it, and fail where they cannot tell that it is eager.
+    """
+    make_task = containing(lambda loop, coroutine, **options: constructor(coroutine, loop=loop, **options))
+
+    def construct(coroutine: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> Any:
+        return make_task(loop, coroutine, **options)
+
+    create: Any = getattr(asyncio, "create_eager_task_factory")  # noqa: B009  new in Python 3.12
+    return create(construct)
 
 
 class Begun(Coroutine[Any, Any, Any]):

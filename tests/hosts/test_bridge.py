@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
+import anyio
 import pytest
 import trio
 
@@ -632,6 +633,23 @@ def test_eager_tasks_cross_and_are_cancelled_like_others() -> None:
 
     asyncio.run(main())
     assert log.count("in") == log.count("out")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+def test_task_groups_of_anyio_work_beside_an_open_app_where_tasks_are_eager() -> None:
+    async def leave_a_group() -> str:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep, 3600)
+            group.cancel_scope.cancel()
+        return "left"
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  new in 3.12
+        assert await leave_a_group() == "left"
+        async with room([]):
+            assert await leave_a_group() == "left"
+
+    asyncio.run(main())
 
 
 CLOSED_WHILE_OPEN = """
