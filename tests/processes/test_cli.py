@@ -337,7 +337,7 @@ def test_queues_dead_and_requeue(program: Program, repid: Command) -> None:
     [(100.0, "0 s ago"), (41.0, "59 s ago"), (40.0, "1 min ago"), (-7100.0, "2 h ago"), (-2e5, "2 d ago"), (None, "")],
 )
 def test_how_long_ago_is_told_in_the_largest_unit(moment: float | None, told: str) -> None:
-    from repid.cli import ago
+    from repid.cli.printing import ago
 
     assert ago(moment, 100.0) == told
 
@@ -610,7 +610,7 @@ def test_a_queue_that_does_not_exist_is_one_clear_line(repid: Command) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("512MB", 512 << 20), ("1.5G", 3 << 29), ("2k", 2048), ("300", 300)])
 def test_a_size_is_understood(text: str, size: int) -> None:
-    from repid.cli import parse_size
+    from repid.cli.workers import parse_size
 
     assert parse_size(text) == size
 
