@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sqlite3
@@ -163,6 +164,7 @@ def main(command_line: Sequence[str]) -> int:
     parser.add_argument("--forks", type=int, default=500, metavar="N", help="for each host (default 500)")
     parser.add_argument("--host", choices=HOSTS, action="append", help="who has the app open (default: each in turn)")
     options = parser.parse_args(command_line)
+    logging.basicConfig(level=logging.WARNING)  # what `app.run` would log else is no trouble
     status = 0
     for name in options.host or HOSTS:
         with tempfile.TemporaryDirectory(prefix="repid-forks-") as folder:
