@@ -5,6 +5,7 @@
 * `PayloadError`: the bytes of one message do not fit; the text lists every fault with its path.
 * `BrokerError`: the broker was not there (`BrokerUnavailable`: worth another try) or said no (`BrokerRefused`).
 * `ResultError`: a result is not what was asked for.
+* `ProcessDied`: the process of an actor ended while it ran.
 * `LifespanError`: what a worker opens for all its runs failed.
 * `InternalError`: our bug. Please report it.
 
@@ -255,6 +256,10 @@ class JobFailed(ResultError):
         self.traceback = traceback
         if traceback:
             self.add_note(f"The actor's own traceback:\n{traceback}")
+
+
+class ProcessDied(RepidError):
+    """The process of an actor with `run_in_process` ended while it ran. The text says how."""
 
 
 class WorkersFailed(RepidError):

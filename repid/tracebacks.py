@@ -244,7 +244,10 @@ class _Account:
     def _one(self, error: BaseException, depth: int) -> list[str]:
         self._left -= 1
         outermost = traceback_of(error)
-        frames = _frames_of(_program_in(outermost) or outermost if self._in_program else outermost)
+        if self._in_program:
+            program = _program_in(outermost)
+            outermost = program if program is not None or _needs_no_machinery(error) else outermost
+        frames = _frames_of(outermost)
         lines = ["Traceback (most recent call last):\n", *frames] if frames else []
         lines += [f"{_full_name(error)}: {self._text(error)}\n", *_notes(error)]
         within = members(error)
@@ -289,6 +292,16 @@ def _program_in(outermost: TracebackType | None) -> TracebackType | None:
     return next((link for link in _links(outermost) if not _leads_there(link.tb_frame.f_globals.get("__name__"))), None)
 
 
+def _needs_no_machinery(error: BaseException) -> bool:
+    """Whether an error that was raised where the program has no part says without that place how it came about: by
+    those that it comes from or consists of, or by its text, which repid wrote for the purpose.
+    """
+    if _shown_relatives(error):
+        return True
+    cls = type(error)
+    return _module_of(cls) == "repid" and _name.__get__(cls) != "InternalError"
+
+
 def _leads_there(module: object) -> bool:
     return type(module) is str and module.partition(".")[0] in MACHINERY
 
@@ -314,10 +327,15 @@ def _origin(error: BaseException) -> tuple[str, BaseException | None]:
 def _full_name(error: BaseException) -> str:
     cls = type(error)
     name: str = _qualname.__get__(cls)
-    module = type.__dict__["__dict__"].__get__(cls).get("__module__")
-    if type(module) is str and module not in {"__main__", "builtins"}:
+    module = _module_of(cls)
+    if module not in {"", "__main__", "__mp_main__", "builtins"}:
         name = f"{module}.{name}"
     return inert(cut(name, 400))
+
+
+def _module_of(cls: type[BaseException]) -> str:
+    module = type.__dict__["__dict__"].__get__(cls).get("__module__")
+    return module if type(module) is str else ""
 
 
 def _notes(error: BaseException) -> list[str]:

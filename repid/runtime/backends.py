@@ -26,6 +26,7 @@ from ..ports import Backend, HostBackend
 from ..process import end_child
 from ..waiting_threads import WaitingThreads, held_thread
 from .offspring import prepare_for_children
+from .parcels import Parcel, call_parcel, death_of, sendable, spoken, value_parcel
 
 if TYPE_CHECKING:
     from .process_verbs import ProcessVerbs
@@ -145,21 +146,27 @@ class ProcessBackend:
             return await self._run(function, lent_arguments, lent_keywords)
 
     async def _run(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        call = partial(_called, function, *arguments, **keywords)
-        return await self._run_sync(call, kill_on_cancel=True, limiter=self._unlimited)
+        from trio_parallel import BrokenWorkerError  # noqa: PLC0415  an extra
+
+        call = partial(_called, call_parcel(function, arguments, keywords))
+        try:
+            return await self._run_sync(call, kill_on_cancel=True, limiter=self._unlimited)
+        except BrokenWorkerError as error:
+            raise death_of(function, error.args[1].exitcode) from None
 
 
-def _called(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """For a process: what cannot be sent back is to be named by what it is."""
-    process = os.getpid()
-    try:
-        value = function(*arguments, **keywords)
-    finally:
-        if os.getpid() != process:
-            end_child(sys.exception())
-    if type(value) in UNFINISHED:
-        raise refuse_unfinished(f"{function!r}", value)
-    return value
+def _called(call: Any) -> Parcel:
+    """For a process, where a parcel with a call is that call."""
+    function, arguments, keywords = call
+    outcome, process = Outcome(), os.getpid()
+    outcome.note(function, arguments, keywords)
+    if os.getpid() != process:
+        end_child(outcome.error)
+    if outcome.error is not None:
+        outcome.error = sendable(outcome.error)
+    elif type(outcome.value) in UNFINISHED:
+        raise refuse_unfinished(spoken(function), outcome.value)
+    return value_parcel(function, outcome.unwrap())
 
 
 class Outcome:

@@ -10,6 +10,7 @@ from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Failure, 
 from ..logs import Log, in_seconds
 from ..tracebacks import explain, family, is_a, leaves, name_of, text_of
 from .holding import about
+from .parcels import RaisedInProcess
 
 log = Log("repid.worker")
 
@@ -29,6 +30,8 @@ def stems_from_cancellation(error: BaseException, *, openly: bool) -> bool:
 
 def failure_of(error: BaseException) -> Failure:
     """The error as it is stored."""
+    if type(error) is RaisedInProcess:  # others may run code where they are asked what they are
+        return error.failure
     text = text_of(error)
     return Failure(name_of(error), text, explain(error, text, in_program=True))
 

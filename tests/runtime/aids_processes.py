@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -86,6 +87,45 @@ def fail() -> None:
 
 def die() -> None:
     os._exit(3)
+
+
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class LockedError(Exception):
+    """Cannot be pickled, as many an error of a client library."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is locked")
+        self.lock = threading.Lock()
+
+
+def raise_what_cannot_be_sent() -> None:
+    raise LockedError("the file") from KeyError("first")
+
+
+def raise_for_what_cannot_be_sent() -> None:
+    raise ValueError("no") from LockedError("the file")
+
+
+def raise_a_group_of_what_cannot_be_sent() -> None:
+    raise BaseExceptionGroup("two", [LockedError("the file"), SystemExit(2)])
+
+
+def return_what_cannot_be_sent() -> object:
+    return {"file": threading.Lock()}
+
+
+def return_a_generator() -> object:
+    return (number for number in range(3))
+
+
+async def open_lock() -> object:
+    return threading.Lock()
+
+
+def take_a_lock(lock: Annotated[object, Depends(open_lock)]) -> None: ...
 
 
 left: list[str] = []

@@ -261,3 +261,26 @@ async def test_a_traceback_begins_with_the_actor_and_not_with_what_called_it(
     assert result.failure is not None
     assert result.failure.traceback.splitlines()[1].endswith(f"in {actor.__name__}")
     assert f"Traceback (most recent call last):\n  {result.failure.traceback.splitlines()[1].strip()}" in caplog.text
+
+
+async def take_the_first() -> int:
+    return next(iter(()))
+
+
+def take_the_first_in_thread() -> int:
+    return next(iter(()))
+
+
+@pytest.mark.parametrize("actor", [take_the_first, take_the_first_in_thread])
+async def test_a_stop_iteration_that_an_actor_raises_is_shown_without_the_lines_of_repid(
+    actor: Callable[[], Any], app: Repid, router: Router
+) -> None:
+    router.actor(store_result=True)(actor)
+    handle = await app.enqueue(actor)
+    await app.run_worker(burst=True)
+    result = await handle.wait()
+    assert result.failure is not None
+    assert result.failure.traceback.endswith(
+        "StopIteration: \n\nThe above exception was the direct cause of the following exception:\n\n"
+        "RuntimeError: coroutine raised StopIteration\n"
+    )

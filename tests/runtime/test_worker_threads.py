@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import aids_processes
 import pytest
@@ -447,3 +448,76 @@ async def test_a_process_that_dies_is_a_failure_of_its_run(
     await send(app, "check_other_process", parent=0)
     with trio.fail_after(30):
         assert await app.run_worker(burst=True) == Report(processed=2, succeeded=1, failed=1, dead=1)
+
+
+@pytest.mark.parametrize(
+    ("actor", "kind", "text", "also"),
+    [
+        ("raise_what_cannot_be_sent", "LockedError", "the file is locked", "KeyError: 'first'"),
+        ("raise_for_what_cannot_be_sent", "ValueError", "no", "LockedError: the file is locked"),
+        ("raise_a_group_of_what_cannot_be_sent", "BaseExceptionGroup", "two (2 sub-exceptions)", "SystemExit: 2"),
+    ],
+)
+async def test_what_a_process_raises_and_cannot_send_is_recorded_as_it_was(
+    app: Repid, router: Router, server: UnreliableServer, actor: str, kind: str, text: str, also: str
+) -> None:
+    asked: list[str] = []
+
+    def note(error: BaseException) -> Literal["nack"]:
+        asked.append(str(error))
+        return "nack"
+
+    router.actor(run_in_process=True, on_error=note)(getattr(aids_processes, actor))
+    await send(app, actor)
+    with trio.fail_after(30):
+        assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert (dead.failure.type, dead.failure.text) == (kind, text)
+    assert also in dead.failure.traceback
+    assert f"in {actor}" in dead.failure.traceback
+    assert "repid" not in dead.failure.traceback.replace(str(Path(aids_processes.__file__).parent), "")
+    assert asked[0].startswith(f"{kind}: {text} (raised in a process that cannot send it: cannot pickle")
+
+
+@pytest.mark.parametrize(
+    ("actor", "kind", "text"),
+    [
+        ("die", "ProcessDied", "the process that ran die() ended with exit code 3 before the run did"),
+        ("be_killed", "ProcessDied", "the process that ran be_killed() was killed by SIGKILL, as the system does"),
+        (
+            "return_what_cannot_be_sent",
+            "ConfigurationError",
+            "what return_what_cannot_be_sent() returned cannot be sent",
+        ),
+        (
+            "take_a_lock",
+            "ConfigurationError",
+            "what take_a_lock() is given cannot be sent to its process: cannot pickle",
+        ),
+        (
+            "return_a_generator",
+            "ConfigurationError",
+            "return_a_generator() returned a generator, of which nothing has been run",
+        ),
+    ],
+)
+async def test_what_goes_wrong_around_a_process_is_told_in_one_line(
+    app: Repid,
+    router: Router,
+    server: UnreliableServer,
+    caplog: pytest.LogCaptureFixture,
+    actor: str,
+    kind: str,
+    text: str,
+) -> None:
+    router.actor(run_in_process=True)(getattr(aids_processes, actor))
+    await send(app, actor)
+    with trio.fail_after(30):
+        await app.run_worker(burst=True)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.type == kind
+    assert dead.failure.text.startswith(text)
+    assert dead.failure.traceback == f"repid.{kind}: {dead.failure.text}\n"
+    assert "Traceback" not in caplog.text
