@@ -23,6 +23,7 @@ def host_backend() -> HostTasks | None:
         return None
     from .loops import HostTasks  # noqa: PLC0415  loads asyncio, which programs on trio do without
 
+    bridge.contain()
     return HostTasks(bridge)
 
 

@@ -198,6 +198,9 @@ class Bridge:
     async def end(self) -> None:
         """Wait until nothing of the bridge is left."""
 
+    def contain(self) -> None:
+        """From now on actors run on the loop, and may start tasks that must not end it."""
+
     def carry(self, crossing: Crossing[Any]) -> None:
         """Have a trio task carry out the call, in a copy of the present context; called on the loop."""
         crossing.bridge = self

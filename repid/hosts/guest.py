@@ -45,9 +45,9 @@ class Guest(Bridge):
         self._done: asyncio.Future[None] = loop.create_future()
         self._closed = False
         self._closing = trio.Event()
+        self._is_containing = False
         self._start(loop)
         bridges[loop] = self
-        self._contain(loop)
         self._owner = loop.create_task(self._own(), name="repid: trio as a guest", context=Context())
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -69,8 +69,15 @@ class Guest(Bridge):
             host_uses_signal_set_wakeup_fd=True,  # asyncio may, at any time; uvloop does
         )
 
-    def _contain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Contain the tasks that actors start. Others are made as before, and afterwards all are."""
+    def contain(self) -> None:
+        """Contain the tasks that actors start. Others are made as before, and afterwards all are.
+
+        A program that only sends pays nothing for it: a factory in Python makes each task of its loop dearer.
+        """
+        if self._is_containing:
+            return
+        self._is_containing = True
+        loop = self.loop
         found = loop.get_task_factory()
         ours = containing(found)
         loop.set_task_factory(ours)

@@ -151,6 +151,18 @@ def test_an_order_to_exit_in_a_task_that_an_actor_started_is_the_failure_of_its_
     run(main())
 
 
+def test_the_tasks_of_a_program_that_only_sends_are_made_as_before(run: Any) -> None:
+    async def main() -> None:
+        app, _ = make()
+        loop = asyncio.get_running_loop()
+        found = loop.get_task_factory()
+        async with app.magic():
+            await send(app, "nobody")
+            assert loop.get_task_factory() is found
+
+    run(main())
+
+
 def test_trio_actors_may_be_asked_for(run: Any) -> None:
     async def main() -> None:
         app = Repid(Connection(InMemoryServer()))
