@@ -16,7 +16,7 @@ import pytest
 from repid.brokers import SQLiteServer
 from repid.errors import BrokerUnavailable, DuplicateId, PublishUnknown
 
-from .broker_aids import ids, message, now_ready
+from .broker_aids import ids, now_ready
 from .sqlite_aids import ack, consuming, messages, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SQLite itself syncs all elsewhere")
@@ -131,55 +131,3 @@ async def test_nothing_is_written_behind_what_the_disk_did_not_take(
         shutil.copy(path, alone)  # without its log
     with closing(reader), closing(sqlite3.connect(alone)) as without_log:
         assert [id_ for (id_,) in without_log.execute("SELECT id FROM message ORDER BY seq")] == ["1", "2"]
-
-
-async def test_the_log_is_made_longer_ahead_of_sends_and_what_is_in_it_survives_the_process(
-    path: Path, tmp_path: Path
-) -> None:
-    wal = path.with_name(f"{path.name}-wal")
-    left = tmp_path / "left" / path.name
-    left.parent.mkdir()
-    lengths = []
-    async with serving(path) as server:
-        for number in range(30):
-            await server.publish(messages([number]))
-            lengths.append(wal.stat().st_size)
-        for file in (path, wal):  # as they are when the process is killed now
-            shutil.copy(file, left.parent)
-    assert len(set(lengths)) < 6
-    async with serving(left) as server, consuming(server) as consumer:
-        assert ids(await now_ready(consumer)) == [str(number) for number in range(30)]
-
-
-async def test_the_log_is_not_made_longer_for_one_send_nor_ahead_of_large_ones(path: Path) -> None:
-    wal = path.with_name(f"{path.name}-wal")
-    async with serving(path), serving(path) as server:  # the first one has declared the queue
-        before = wal.stat().st_size
-        await server.publish(messages("1"))
-        assert wal.stat().st_size < before + 50_000
-        for number in range(3):
-            await server.publish([message(f"large {number}", payload=bytes(300_000))])
-        before = wal.stat().st_size
-        await server.publish(messages("2"))
-        assert wal.stat().st_size < before + 50_000
-
-
-async def test_a_log_that_is_made_longer_by_two_processes_begins_anew_as_early_as_by_itself(path: Path) -> None:
-    wal = path.with_name(f"{path.name}-wal")
-    async with serving(path) as server, serving(path) as other:
-        for number in range(250):
-            await (server, other)[number % 2].publish([message(str(number), payload=bytes(30_000))])
-        assert 2000 * 4120 < wal.stat().st_size < 2100 * 4120
-        assert (await server.counts("q")).ready == 250
-
-
-async def test_a_send_does_without_a_longer_log_where_there_is_no_room(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(descriptor: int, content: bytes, at: int) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "pwrite", refuse)
-    async with serving(path) as server:
-        for number in range(5):
-            assert await server.publish(messages([number])) == [None]

@@ -159,8 +159,6 @@ class Transactions:
                 if not is_busy(error) or time.monotonic() > min(deadline, self._give_up_at()):
                     raise
             else:
-                if self._syncs and durable > NEVER:
-                    self._wal.reserve()
                 return
             if write:  # a process that holds the lock does not block readers
                 self._read_what_waits()
