@@ -8,12 +8,15 @@ delivery, which is one object for one lease. A context variable says which run s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
+import trio
 from msgspec.structs import replace
+from trio.testing import MockClock
 
 from ..actors import Actor, CallNext
 from ..brokers.memory.driver import MemoryDriver
@@ -25,6 +28,10 @@ from ..ports import TickOutcome, Verdict
 
 Fate: TypeAlias = Literal["running", "acked", "retried", "released", "dead", "cancelled", "refused"]
 """What became of a message after one run. running: nothing yet. refused: its lease was lost before its verdict came."""
+
+THREAD_PATIENCE = 1.0
+PROCESS_PATIENCE = 10.0
+"""Real seconds for which a virtual clock waits for a sync actor; a process has to start, too."""
 
 present_run: ContextVar[Run | None] = ContextVar("repid_present_run", default=None)
 
@@ -118,6 +125,10 @@ class Recorder:
         self.sent: list[Envelope] = []
         self.runs: list[Run] = []
         self._of: dict[Delivery, Run] = {}
+        self._holding: list[float] = []
+        """Of each run that works elsewhere, how long a virtual clock waits for it."""
+        self._threshold = 0.0
+        """That of the clock, while none does."""
 
     def run_of(self, delivery: Delivery) -> Run:
         """The run of this delivery, which is made here if it is the first word of it."""
@@ -134,7 +145,8 @@ class Recorder:
             run._began(actor.name)  # noqa: SLF001  the recorder's side of it
         token = present_run.set(runs[0])
         try:
-            value = await call_next(message, actor)
+            with nullcontext() if actor.is_async else self._clock_held(actor):
+                value = await call_next(message, actor)
         except Exception as error:
             for run in runs:
                 run._raised(error)  # noqa: SLF001  the recorder's side of it
@@ -148,6 +160,27 @@ class Recorder:
             else:
                 run.value = own
         return value
+
+    @contextmanager
+    def _clock_held(self, actor: Actor) -> Iterator[None]:
+        """Keep a virtual clock that jumps by itself from that while a thread or a process works: trio takes them for
+        tasks that sleep, so the clock would jump to their timeouts. It jumps after a while all the same, as one of them
+        may wait for a task that sleeps.
+        """
+        clock = trio.lowlevel.current_clock() if trio.lowlevel.in_trio_run() else None
+        if not isinstance(clock, MockClock):
+            yield
+            return
+        if not self._holding:
+            self._threshold = clock.autojump_threshold
+        holding = PROCESS_PATIENCE if actor.run_in_process else THREAD_PATIENCE
+        self._holding.append(holding)
+        clock.autojump_threshold = max([self._threshold, *self._holding])
+        try:
+            yield
+        finally:
+            self._holding.remove(holding)
+            clock.autojump_threshold = max([self._threshold, *self._holding])
 
     def watched(self, actor: Actor) -> Actor:
         """The actor with the middleware around all others."""

@@ -190,6 +190,54 @@ async def test_schedules_tick_while_time_passes(autojump_clock: MockClock) -> No
         assert len(await client.advance(days=1)) == 24
 
 
+async def test_virtual_time_stands_still_while_a_sync_actor_works_in_its_thread(autojump_clock: MockClock) -> None:
+    app, router = Repid(), Router()
+    app.include_router(router)
+
+    @router.actor(timeout=5)
+    def look() -> str:
+        for _ in range(10):
+            time.sleep(0.005)
+            trio.from_thread.check_cancelled()
+        return "seen"
+
+    @router.actor(every=60)
+    def tick() -> None:
+        time.sleep(0.005)
+
+    async with TestClient(app) as client:
+        start = trio.current_time()
+        for _ in range(2):
+            await app.enqueue(look)
+        runs = await client.drain()
+        assert [(run.actor, run.fate, run.value) for run in runs] == [("look", "acked", "seen")] * 2
+        assert trio.current_time() == start
+        assert len(await client.advance(hours=1)) == 60
+        assert autojump_clock.autojump_threshold == 0
+
+
+async def test_a_sync_actor_that_waits_for_one_that_sleeps_in_virtual_time_ends(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repid.testing.recording.THREAD_PATIENCE", 0.05)
+    app, router = Repid(), Router(store_result=True)
+    app.include_router(router)
+
+    @router.actor
+    async def sleep() -> str:
+        await trio.sleep(300)
+        return "awake"
+
+    @router.actor
+    def wait() -> str:
+        with app.sync() as client:
+            return client.call(sleep)
+
+    async with TestClient(app) as client:
+        await app.enqueue(wait)
+        assert [(run.actor, run.value) for run in await client.drain()] == [("wait", "awake"), ("sleep", "awake")]
+
+
 def test_without_a_virtual_clock_time_passes_on_the_servers_alone() -> None:
     async def main() -> None:
         async with TestClient(make_app()) as client:
