@@ -20,6 +20,7 @@ from ..tracebacks import raise_again, traceback_of
 from .depends import Kind, Scope
 from .message import Message
 
+Function: TypeAlias = Callable[..., Any]
 Values: TypeAlias = dict[int, Any]
 Wants: TypeAlias = tuple[tuple[str, int], ...]
 """Parameters, and the number of the value for each."""
@@ -110,11 +111,11 @@ class Opened:
     __slots__ = ("_managers",)
 
     def __init__(self) -> None:
-        self._managers: list[AbstractContextManager[Any] | AbstractAsyncContextManager[Any]] = []
+        self._managers: list[tuple[Function, AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]] = []
 
-    def add(self, manager: AbstractContextManager[Any] | AbstractAsyncContextManager[Any]) -> None:
-        """Note one that was entered."""
-        self._managers.append(manager)
+    def add(self, function: Function, manager: AbstractContextManager[Any] | AbstractAsyncContextManager[Any]) -> None:
+        """Note one that was entered, and whose it is."""
+        self._managers.append((function, manager))
 
     def __enter__(self) -> Self:
         return self
@@ -122,12 +123,12 @@ class Opened:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         raised = error
         while self._managers:
-            manager = self._managers.pop()
+            function, manager = self._managers.pop()
             assert isinstance(manager, AbstractContextManager)  # others are entered on the event loop only
             try:
                 manager.__exit__(*_parts(raised))
             except BaseException as another:  # noqa: BLE001  it is raised when all are left
-                raised = another
+                raised = _yields_too_often(function, another) if _is_of_contextlib(another) else another
         if raised is not None and raised is not error:
             raise_again(raised)
 
@@ -137,14 +138,14 @@ class Opened:
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         raised = error
         while self._managers:
-            manager = self._managers.pop()
+            function, manager = self._managers.pop()
             try:
                 if isinstance(manager, AbstractAsyncContextManager):
                     await manager.__aexit__(*_parts(raised))
                 else:
                     manager.__exit__(*_parts(raised))
             except BaseException as another:  # noqa: BLE001  as above
-                raised = another
+                raised = _yields_too_often(function, another) if _is_of_contextlib(another) else another
         if raised is not None and raised is not error:
             raise_again(raised)
 
@@ -172,8 +173,13 @@ async def enter_all(steps: Iterable[Step], values: Values, opened: Opened) -> No
 
 async def _enter_async(step: Step, values: Values, opened: Opened) -> Any:
     manager = asynccontextmanager(step.function)(**_pick(step.wants, values))
-    value = await manager.__aenter__()
-    opened.add(manager)
+    try:
+        value = await manager.__aenter__()
+    except RuntimeError as error:
+        if _is_of_contextlib(error):
+            raise _does_not_yield(step.function) from None
+        raise
+    opened.add(step.function, manager)
     return value
 
 
@@ -181,9 +187,31 @@ def _enter(step: Step, values: Values, opened: Opened) -> Any:
     if step.kind is Kind.SYNC:
         return _checked(step, step.function(**_pick(step.wants, values)))
     manager = contextmanager(step.function)(**_pick(step.wants, values))
-    value = manager.__enter__()
-    opened.add(manager)
+    try:
+        value = manager.__enter__()
+    except RuntimeError as error:
+        if _is_of_contextlib(error):
+            raise _does_not_yield(step.function) from None
+        raise
+    opened.add(step.function, manager)
     return value
+
+
+def _is_of_contextlib(error: BaseException) -> bool:
+    """Whether contextlib says that a generator yields too little or too often; what the generator raises has its frame."""
+    link = traceback_of(error)
+    within = None if link is None else link.tb_next
+    return within is not None and within.tb_next is None and within.tb_frame.f_globals.get("__name__") == "contextlib"
+
+
+def _does_not_yield(function: Function) -> ConfigurationError:
+    return ConfigurationError(f"{function!r} has ended without a yield: it must yield once, which gives the value")
+
+
+def _yields_too_often(function: Function, said: BaseException) -> ConfigurationError:
+    error = ConfigurationError(f"{function!r} yields more than once: what comes after the first yield is for closing")
+    error.__context__ = said.__context__  # the failure of the run, if it was thrown in
+    return error
 
 
 def _pick(wants: Wants, values: Values) -> dict[str, Any]:

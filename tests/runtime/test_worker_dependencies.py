@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
@@ -255,21 +255,62 @@ async def test_a_dependency_that_raises_is_a_failure_of_the_actor_and_closes_wha
     assert log == [*failed, "outer opens", "job", "outer closes"]
 
 
-@pytest.mark.parametrize(
-    ("yields", "text"), [(0, "generator didn't yield"), (2, "generator didn't stop")], ids=["no yield", "two yields"]
+YIELDS = pytest.mark.parametrize(
+    ("yields", "text"), [(0, "has ended without a yield"), (2, "yields more than once")], ids=["no yield", "two yields"]
 )
-async def test_a_generator_must_yield_once(
-    app: Repid, router: Router, server: UnreliableServer, yields: int, text: str
+"""How often a generator yields that should do so once."""
+
+
+@YIELDS
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_generator_that_does_not_yield_once_is_named(
+    app: Repid, router: Router, server: UnreliableServer, yields: int, text: str, fails: bool, is_async: bool
 ) -> None:
     def wrong() -> Iterator[int]:
-        yield from range(yields)
+        for number in range(yields):
+            with suppress(ValueError):
+                yield number
+
+    async def wrong_async() -> AsyncIterator[int]:
+        for number in range(yields):
+            with suppress(ValueError):
+                yield number
+
+    function: Any = wrong_async if is_async else wrong
 
     @router.actor
-    async def job(_: Annotated[int, Depends(wrong)]) -> None: ...
+    async def job(_: Annotated[int, Depends(function)]) -> None:
+        if fails:
+            raise ValueError("no")
 
     await send(app, "job")
     await app.run_worker(burst=True)
-    assert await failure_of(server) == ("RuntimeError", text)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.type == "ConfigurationError"
+    assert function.__name__ in dead.failure.text
+    assert text in dead.failure.text
+    assert ("ValueError: no" in dead.failure.traceback) == (fails and yields > 1)
+
+
+async def test_what_a_context_manager_within_a_dependency_says_is_said_of_that_one(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    @contextmanager
+    def wrong() -> Iterator[int]:
+        yield from ()
+
+    def right() -> Iterator[int]:
+        with wrong() as number:
+            yield number
+
+    @router.actor
+    async def job(_: Annotated[int, Depends(right)]) -> None: ...
+
+    await send(app, "job")
+    await app.run_worker(burst=True)
+    assert await failure_of(server) == ("RuntimeError", "generator didn't yield")
 
 
 async def test_a_sync_function_that_gives_a_coroutine_is_a_failure_that_says_so(
