@@ -92,7 +92,7 @@ class Repid(Producer, AppCaller):
                 )
             self.servers.register_server("default", connection.message_broker, is_default=True)
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
 
         def __getattr__(self, name: str) -> Any:
             if name not in {"actor", "task"}:
@@ -194,9 +194,8 @@ class Repid(Producer, AppCaller):
         `loop`: "trio", "asyncio" or "uvloop" (extra: uvloop); async actors and middlewares run on it.
         `processes`, `max_jobs`, `max_memory`, `reload` and `target` as in `ProcessOptions`; the limits are those of
         each process. A process that crashes is replaced. Raises `WorkersFailed` if one crashes more than five times
-        within a minute, or did not end well when it was stopped. As a program of its own it logs to stderr, from INFO on, if the
-        program has not configured `logging`. The processes import the program: put the call
-        under `if __name__ == "__main__":`.
+        within a minute, or did not end well when it was stopped. It logs to stderr, from INFO on, if the program has
+        not configured `logging`. The processes import the program: put the call under `if __name__ == "__main__":`.
         """
         from .supervisor import ProcessOptions, run_app  # noqa: PLC0415  programs that only send have no use for it
 

@@ -40,7 +40,7 @@ class JobHandle(msgspec.Struct, Generic[T], eq=False, weakref=True):
     _schedules: ScheduleStore | None = None
     """Where its schedule is; None: on the broker."""
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __getattr__ = no_value
         __await__ = not_awaited
 
@@ -249,7 +249,7 @@ class Watch:
     def __aiter__(self) -> Watch:
         return self
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __iter__ = __await__ = misused(
             "the states of a job come as they change: `async for status in handle.watch(): ...`; `await handle.status()` "
             "gives the present one"

@@ -97,7 +97,7 @@ class Job(Generic[T]):
         "_type",
     )
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __getattr__ = no_value
         __await__ = not_awaited
 

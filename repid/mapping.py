@@ -101,7 +101,7 @@ class Map(Generic[R]):
         assert self._opened is not None
         return await self._opened.__aexit__(kind, error, traceback)
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __await__ = __iter__ = __aiter__ = __enter__ = __exit__ = misused(
             "map needs a block, which cancels what is not over when the loop is left: "
             "async with app.map(...) as results: async for result in results: ..."
@@ -192,7 +192,7 @@ class Results(Generic[R]):
     def __aiter__(self) -> Results[R]:
         return self
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __iter__ = __await__ = misused(
             "the results of app.map come as their calls end: `async for result in results: ...`, or all of them with "
             "`[result async for result in results]`"

@@ -153,7 +153,7 @@ class Lazy(Generic[T]):
     def __await__(self) -> Generator[Any, Any, T]:
         return self._ask().__await__()
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
 
         def __call__(self, *_: object, **__: object) -> NoReturn:  # noqa: D102  not for calling
             raise UsageError(f"result is not called, but awaited: `await handle.result`; {HOW_TO_WAIT}")

@@ -77,7 +77,7 @@ class Client(ClientCaller):
     ) -> None:
         self.close()
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __aenter__ = __aexit__ = misused(
             "app.sync() is for code that blocks: async code opens the app itself, `async with app.magic(): ...`, and calls "
             "`await app.enqueue(...)`"

@@ -53,7 +53,7 @@ class SyncMap(Generic[R]):
         assert self._block is not None
         self._carry(partial(self._block.__aexit__, kind, error, traceback), is_waiting=False)
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __iter__ = __aiter__ = __aenter__ = __aexit__ = misused(
             "map needs a block, which cancels what is not over when the loop is left: "
             "with client.map(...) as results: for result in results: ..."
@@ -73,7 +73,7 @@ class _SyncResults(Generic[R]):
     def __iter__(self) -> _SyncResults[R]:
         return self
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __aiter__ = misused("the results of client.map are read by code that blocks: `for result in results: ...`")
 
     def __next__(self) -> R:

@@ -43,7 +43,7 @@ _MAYBE_READY = News(ready=True, events=False, ids=(), room=False)
 
 
 def _to_nobody(_: list[Delivery]) -> None:
-    """Who receives takes what is returned."""
+    """For callers that only use what `receive` returns."""
 
 
 class _Claim:
@@ -110,8 +110,8 @@ class Consumer:
 
         While the link is down it goes on waiting, and raises `BrokerUnavailable` if the link is still down at the end.
         `at_most`: see `AtMost`. Cancelling loses nothing: what was claimed is returned although the caller was
-        cancelled. `take` is called with it before, as soon as it is known: of an engine in this process in the step of
-        the publisher, so it must not raise. Raises `UsageError` when the consumer is closed, also while it waits.
+        cancelled. `take` is called with it first, as soon as it is known: with an engine in this process, in the step
+        of the publisher. It must not raise. Raises `UsageError` when the consumer is closed, also while it waits.
         """
         take = take or _to_nobody
         if limit < 1:

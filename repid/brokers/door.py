@@ -344,9 +344,9 @@ class Server:
 
         Raises `ConfigurationError`, and publishes none, if one of them cannot be sent. If this is cancelled: a local
         engine has published none; the answer of a remote one is waited for, at most five seconds. Raises
-        `PublishUnknown` if there was no answer, or the disk failed after it took them: publish again under the same ids.
-        A remote engine takes 32 MiB for one message at most. It gets more than 8192 messages, or more than 16 MiB, in
-        several calls, each with its five seconds; what one of them raises, the former ones are published.
+        `PublishUnknown` if there was no answer, or if the disk failed after it had taken them: publish again under the
+        same ids. A remote engine takes 32 MiB for one message at most. It gets more than 8192 messages, or more than 16
+        MiB, in several calls, each with its five seconds; what one of them raises, the former ones are published.
         """
         check_envelopes(envelopes)
         if not self._takes_all:
@@ -664,7 +664,10 @@ class Server:
 
     @hosted_unless(_stays)
     async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        """The same for many, of different names; for each of them whether it was stored. Cancelled: some may be stored."""
+        """As `replace_schedule` for many, of different names; for each whether it was stored.
+
+        Cancelled: some may be stored.
+        """
         self._need("schedules", "keep schedules")
         envelopes = [new.schedule.envelope for _, new in changes]
         for _, new in changes:

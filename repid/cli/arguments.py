@@ -10,5 +10,4 @@ Target = Annotated[
     str, typer.Argument(metavar="MODULE:APP", help="Where the app is, such as shop.jobs:app; or a function giving it.")
 ]
 
-
 Server = Annotated[str | None, typer.Option(help="The server to work on. Default: the app's default one.")]

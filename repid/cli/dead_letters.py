@@ -23,6 +23,9 @@ WHOLE_ID = 32
 are given to other commands.
 """
 
+MOST_LINES = 20
+"""Of the messages that stay dead, so many are listed."""
+
 
 def dead(
     target: Target,
@@ -85,9 +88,6 @@ def list_refused(refused: Sequence[BrokerRefused]) -> str:
     ]
     more = [f"… and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
     return "".join(f"\n  {line}" for line in [*lines[:MOST_LINES], *more])
-
-
-MOST_LINES = 20
 
 
 def delete(

@@ -21,6 +21,9 @@ from ..tracebacks import without_passwords
 
 T = TypeVar("T")
 
+_MACHINERY = {"repid", "importlib"}
+"""Packages whose frames come before those of the program that is loaded."""
+
 
 def find_modules_here() -> None:
     """Like `python -m`, find modules of the working directory."""
@@ -30,7 +33,9 @@ def find_modules_here() -> None:
 
 
 def load(find: Callable[[str], T], target: str) -> T:
-    """What MODULE:NAME is. An error that the program itself raises is shown from where the program begins, exit code 1."""
+    """What MODULE:NAME is. An error that the program itself raises is shown from where the program begins; then this
+    process ends with exit code 1.
+    """
     find_modules_here()
     try:
         return find(target)
@@ -45,9 +50,6 @@ def load(find: Callable[[str], T], target: str) -> T:
         sys.exit(1)
 
 
-_MACHINERY = {"repid", "importlib"}
-
-
 def find_app(target: str) -> Repid:
     """The app that MODULE:APP names."""
     app = load(load_app, target)
@@ -60,20 +62,20 @@ def find_server(app: Repid, name: str | None) -> Broker:
     """The server of that name; warns of one that only this process can see."""
     broker = app.server(name)
     if not broker.capabilities.shared:
-        typer.echo(f"repid: warning: {of_memory(name)}", err=True)
+        typer.echo(f"repid: warning: {of_little_use(name)}", err=True)
     return broker
 
 
 def find_shared_server(app: Repid, name: str | None) -> Broker:
-    """The server of that name, for what would be of no use on one that only this process can see. Raises `UsageError`."""
+    """The server of that name. Raises `UsageError` for one that only this process can see: it is empty here."""
     broker = app.server(name)
     if not broker.capabilities.shared:
-        raise UsageError(of_memory(name))
+        raise UsageError(of_little_use(name))
     return broker
 
 
-def of_memory(name: str | None) -> str:
-    """Why little can be done about such a server."""
+def of_little_use(name: str | None) -> str:
+    """Why a command is of little use on a server that only this process can see."""
     return (
         f"the server {name or 'that is the default'} keeps its messages in the memory of each "
         "process: this command sees none of what other processes send; take another server, such as SQLiteServer"

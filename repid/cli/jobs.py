@@ -22,8 +22,8 @@ def show_jobs(
     ids: Annotated[list[str], typer.Argument(help="The ids of jobs, which are those of their messages.")],
     server: Server = None,
 ) -> None:
-    """Show what is there under an id: a job that waits, runs or is dead, with its queue, attempt, progress and payload; or
-    the result of one that has ended.
+    """Show what is there under an id: a job that waits, runs or is dead, with its queue, attempt, progress and payload;
+    or the result of one that has ended.
     """
     app = find_app(target)
     found = ask(app, partial(find_jobs, app, find_shared_server(app, server), ids))
@@ -31,13 +31,13 @@ def show_jobs(
     unknown = [id_ for id_, texts in zip(ids, found, strict=True) if not texts]
     if unknown:
         raise UsageError(
-            f"nothing is known of {', '.join(map(repr, unknown))} on this server: no job of that id was enqueued there, or it "
-            "has ended and no result was stored (store_result), or none any more (result_ttl)"
+            f"nothing is known of {', '.join(map(repr, unknown))} on this server: no job of that id was enqueued there, "
+            "or it has ended and no result was stored (store_result), or none any more (result_ttl)"
         )
 
 
 async def find_jobs(app: Repid, broker: Broker, ids: Sequence[str]) -> list[list[str]]:
-    """For each id all that is known of the messages that have it, in words; where there is none, of its result."""
+    """For each id, in words, all that is known of the messages that have it, or of its result if there is none."""
     store = app.result_store or (broker if broker.capabilities.has("results") else None)
     results = [None for _ in ids] if store is None else await store.fetch_results(ids)
     texts: list[list[str]] = []
@@ -57,7 +57,7 @@ def cancel(
     ids: Annotated[list[str], typer.Argument(help="The ids of jobs, which are those of their messages.")],
     server: Server = None,
 ) -> None:
-    """Remove jobs that wait, and have the runs of those cancelled that run, in whatever process."""
+    """Remove jobs that wait, and cancel the runs of those that run, in whatever process."""
     app = find_app(target)
     answers = ask(app, partial(find_shared_server(app, server).cancel_each, ids))
     for id_, answer in zip(ids, answers, strict=True):

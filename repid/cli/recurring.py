@@ -23,8 +23,8 @@ def schedules(
         list[str] | None, typer.Option(metavar="NAME", help="First let this one tick again, after a pause or its end.")
     ] = None,
 ) -> None:
-    """Show the schedules: when each ticks next, how often it has ticked and skipped, and which are paused or have ended.
-    With --pause or --resume, change some before; give NAME as it is shown, such as mail:remind.
+    """Show the schedules: when each ticks next, how often it has ticked and skipped, and which are paused or have
+    ended. With --pause or --resume, first change some; give NAME as it is shown, such as mail:remind.
     """
     app = find_app(target)
     if pause or resume:

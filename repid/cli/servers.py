@@ -20,6 +20,8 @@ from .arguments import Server, Target
 from .finding import find_app, find_place
 from .printing import add_row, show
 
+PLACE = "An address (postgresql://…, redis://…), the path of a SQLite file, or MODULE:NAME of an app or a server."
+
 
 def migrate(
     target: Target,
@@ -38,9 +40,6 @@ def migrate(
         )
 
 
-PLACE = "An address (postgresql://…, redis://…), the path of a SQLite file, or MODULE:NAME of an app or a server."
-
-
 def move(
     source: Annotated[str, typer.Argument(metavar="FROM", help=PLACE)],
     target: Annotated[str, typer.Argument(metavar="TO", help=PLACE)],
@@ -49,7 +48,8 @@ def move(
     """Move all that waits, dead letters and schedules from one server to another. If it is cut off, run it again:
     nothing is lost or doubled.
 
-    Stop the workers on FROM first; no file and no schema is made there. Queues are paused on TO until they have moved, and stay paused on FROM.
+    Stop the workers on FROM first; no file and no schema is made there. Queues are paused on TO until they have moved,
+    and stay paused on FROM.
     """
     old, new = find_place(source), find_place(target)
     account = trio.run(carry_over, old, new, names or None)

@@ -16,13 +16,15 @@ from .arguments import Server, Target
 from .finding import ask, find_app, find_server, find_shared_server
 from .printing import add_row, ago, show
 
+COUNTS = ("ready", "scheduled", "leased", "dead", "paused")
+
 
 def queues(
     target: Target,
     names: Annotated[list[str] | None, typer.Argument(help="Which queues. Default: those of the app's actors.")] = None,
     server: Server = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every queue of the server, also such as no actor of the app reads.")
+        bool, typer.Option("--all", help="Every queue of the server, also those that no actor of the app reads.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
@@ -69,9 +71,6 @@ def _bounds_of(counts: Counts) -> str:
     if bounds is None:
         return ""
     return f"{bounds}, {bounds.when_full}" + (f", {counts.dropped} dropped" if counts.dropped else "")
-
-
-COUNTS = ("ready", "scheduled", "leased", "dead", "paused")
 
 
 def pause(

@@ -26,7 +26,6 @@ Examples:
   repid worker shop.jobs:app --loop asyncio   for actors that use asyncio, httpx, asyncpg
 """
 
-
 EXITS = """\b
 Signals:
   The first SIGTERM or SIGINT drains, all processes within one grace. The second
@@ -41,15 +40,13 @@ Exit codes:
         to do (--burst, --messages-limit)
   1     the module raised an error, or one came out of the worker, as when a
         lifespan failed to open; or --burst found no server for 30 seconds; or a
-        process crashed more than five times within
-        a minute, or died or had to be killed while it was stopping; or some
-        messages were not requeued
+        process crashed more than five times within a minute, or died or had to
+        be killed while it was stopping; or some messages were not requeued
   2     wrong usage: no such module, app, server, queue or message, or one not
         set up right; an app without actors
   130   Ctrl-C while the program was imported, or the server was waited for
   128+n killed by signal n, as a shell tells it
 """
-
 
 log = logging.getLogger("repid")
 
@@ -120,8 +117,8 @@ def worker(
     configure_logging()
     if not broker.capabilities.shared:
         log.warning(
-            "%s is in the memory of this process: no other process can send to this worker, and its messages end with it; take a server "
-            "that processes share, such as SQLiteServer",
+            "%s is in the memory of this process: no other process can send to this worker, and its messages end with "
+            "it; take a server that processes share, such as SQLiteServer",
             name_of(broker),
         )
     app.run(

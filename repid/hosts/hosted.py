@@ -131,7 +131,7 @@ def hosted_context(
 
 
 class AsyncBlock(AsyncContextDecorator, AbstractAsyncContextManager[T], Generic[T]):
-    """What `async with` opens. It also decorates async functions: each call opens a block of its own, made by `again`."""
+    """What `async with` opens. It also decorates async functions: each call opens its own block, made by `again`."""
 
     def __init__(self, context: AbstractAsyncContextManager[T], again: Callable[[], AsyncBlock[T]]) -> None:
         self._context = context
@@ -148,7 +148,7 @@ class AsyncBlock(AsyncContextDecorator, AbstractAsyncContextManager[T], Generic[
     ) -> bool | None:
         return await self._context.__aexit__(kind, error, traceback)
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __enter__ = __exit__ = misused(
             "this block is for async code: write `async with` instead of `with`; code that blocks uses "
             "`with app.sync() as client:`"

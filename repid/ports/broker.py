@@ -206,8 +206,8 @@ class Consumer(Protocol):
         `at_most` limits how many messages of one (queue, topic) may be among them, and more (`AtMost`). A message that
         was lost twice is handed out alone, before others, and only to a caller that holds no other message
         (`AtMost.alone`). If there is none for `max_wait` seconds, the list is empty; 0 asks without waiting. Cancelling
-        loses nothing: what was claimed is returned although the caller was cancelled. `take` is called with it before,
-        as soon as it is known: of an engine in this process in the step of the publisher.
+        loses nothing: what was claimed is returned although the caller was cancelled. `take` is called with it first,
+        as soon as it is known: with an engine in this process, in the step of the publisher.
         """
         ...
 

@@ -311,15 +311,16 @@ class TellingDriver(Protocol):
 
 @runtime_checkable
 class SureDriver(Protocol):
-    """Optional, for remote engines: what the front door does for each publish, the driver does when it is needed.
+    """Optional, for remote engines: the driver itself keeps what the front door promises about the time and the
+    cancellation of a publish.
 
-    It saves time: a cancel scope takes half as long as all else that a publish takes.
+    It saves time: without it the front door opens a cancel scope for each, which takes half as long as all else.
     """
 
     @property
     def sees_publishes_through(self) -> bool:
-        """Whether a publish whose caller is cancelled meanwhile is seen through all the same, and raises `BrokerUnavailable`
-        if no answer has come within five seconds. The link is opened anew then, as after any `BrokerUnavailable`.
+        """Whether a publish is seen through although its caller is cancelled, and raises `BrokerUnavailable` if no
+        answer has come within five seconds. The link is opened anew then, as after any `BrokerUnavailable`.
         """
         ...
 

@@ -86,7 +86,7 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ScheduleChange: TypeAlias = tuple[StoredSchedule | None, StoredSchedule]
-"""What must be stored under the name (None: nothing), and what is stored in its place."""
+"""What must be stored under the name now (None: nothing), and what is to be stored in its place."""
 
 
 class DueSchedules(msgspec.Struct, frozen=True):
@@ -118,7 +118,7 @@ class ScheduleStore(Protocol):
         ...
 
     async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        """The same for many, of different names; for each of them whether it was stored. Each is an atomic step."""
+        """As `replace_schedule`, for many of different names; for each whether it was stored. Each is one step."""
         ...
 
     async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:

@@ -26,7 +26,7 @@ from ..ports import Backend, HostBackend
 from ..process import end_child
 from ..waiting_threads import WaitingThreads, held_thread
 from .offspring import prepare_for_children
-from .parcels import Parcel, call_parcel, death_of, sendable, spoken, value_parcel
+from .parcels import Parcel, call_parcel, death_of, name_in_errors, sendable, value_parcel
 
 if TYPE_CHECKING:
     from .process_verbs import ProcessVerbs
@@ -156,7 +156,7 @@ class ProcessBackend:
 
 
 def _called(call: Any) -> Parcel:
-    """For a process, where a parcel with a call is that call."""
+    """Carry out a call in a process. `call` was sent as a `call_parcel`, and arrives as what that held."""
     function, arguments, keywords = call
     outcome, process = Outcome(), os.getpid()
     outcome.note(function, arguments, keywords)
@@ -165,7 +165,7 @@ def _called(call: Any) -> Parcel:
     if outcome.error is not None:
         outcome.error = sendable(outcome.error)
     elif type(outcome.value) in UNFINISHED:
-        raise refuse_unfinished(spoken(function), outcome.value)
+        raise refuse_unfinished(name_in_errors(function), outcome.value)
     return value_parcel(function, outcome.unwrap())
 
 

@@ -281,8 +281,8 @@ class Crew:
         self._unpark_next(batch.actor_runner)
 
     def give_back_held(self, ending: float) -> None:
-        """Release what was claimed ahead, and whose lease ends by this moment, if no executor is free: its turn should have
-        come long ago, and other workers may be free. It keeps its rank.
+        """Release what was claimed ahead and has a lease that ends by this moment, if no executor is free: its turn
+        should have come long ago, and other workers may be free. It keeps its rank.
         """
         if self._is_closed or self.ledger.runs < self.ledger.tasks_limit:
             return

@@ -1,7 +1,7 @@
 """Leases: extends those of this worker, notices the ones it lost, and rescues those of workers that died.
 
-What was claimed ahead and has waited here for a whole round while all executors are busy is given back instead: it was to
-begin within some round trips to the broker, so runs have become long of a sudden.
+What was claimed ahead, and has waited here for a whole round while all executors are busy, is given back instead: it
+should have begun within a few round trips to the broker, so runs have suddenly become long.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ TRIPS_AHEAD = 8
 """The look-ahead lasts for so many round trips to the broker."""
 
 MOST_AHEAD = 3
-"""A worker claims ahead at most so many times what it runs at once. Where runs are short, a call to the broker is then about
-that many messages, and costs little for each. All of them end within `TRIPS_AHEAD`, if runs are as short as they were.
+"""A worker claims ahead at most so many times what it runs at once. Where runs are short, each call to the broker is
+then about many messages, and takes little time for each. All of them end within `TRIPS_AHEAD` round trips, if runs stay
+as short as they were.
 """
 
 WEIGHT = 1 / 8

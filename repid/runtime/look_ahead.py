@@ -10,8 +10,9 @@ the moment there was room for more to the moment the room was filled.
   average.
 * A claim that brought less than it asked for, or took longer than `LONGEST_TRIP`, was waiting for messages. What ended
   meanwhile says nothing about the next round trip, so it only lets the memory fade.
+* If runs become long, what was claimed ahead is given back (`Crew.give_back_held`), and the look-ahead is forgotten.
 
-Pure: the time is passed in. The reader alone calls it.
+Pure: the time is passed in. Only the reader and the crew call it.
 """
 
 from __future__ import annotations

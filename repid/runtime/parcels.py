@@ -1,7 +1,7 @@
 """What goes to a process of an actor and comes back: pickled, or said in words where it cannot be.
 
-trio-parallel pickles a call, and what came of it. Where that fails, it gives the error of pickle in the place of what the
-actor returned or raised, which says neither whose value it was nor, of an error, what had happened.
+trio-parallel pickles a call, and what came of it. Where that fails, it gives the error of pickle in the place of what
+the actor returned or raised. That error says neither whose value it was nor, of an error, what had happened.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def call_parcel(function: Callable[..., Any], arguments: Sequence[Any], keywords
     return Parcel(
         (function, tuple(arguments), dict(keywords)),
         lambda fault: ConfigurationError(
-            f"what {spoken(function)} is given cannot be sent to its process: {text_of(fault)}. Give it what pickle can take; a "
-            "dependency that is a plain function (def) is called in the process"
+            f"what {name_in_errors(function)} is given cannot be sent to its process: {text_of(fault)}. Give it what "
+            "pickle can take; a dependency that is a plain function (def) is called in the process"
         ),
     )
 
@@ -59,7 +59,8 @@ def value_parcel(function: Callable[..., Any], value: Any) -> Parcel:
     return Parcel(
         value,
         lambda fault: ConfigurationError(
-            f"what {spoken(function)} returned cannot be sent from its process: {text_of(fault)}. Return what pickle can take"
+            f"what {name_in_errors(function)} returned cannot be sent from its process: {text_of(fault)}. Return what "
+            "pickle can take"
         ),
     )
 
@@ -82,14 +83,14 @@ def death_of(function: Callable[..., Any], exit_code: int | None) -> ProcessDied
     """The error for a run whose process has ended."""
     if exit_code is None or exit_code >= 0:
         return ProcessDied(
-            f"the process that ran {spoken(function)} ended with exit code {exit_code} before the run did"
+            f"the process that ran {name_in_errors(function)} ended with exit code {exit_code} before the run did"
         )
     try:
         killer = signal.Signals(-exit_code).name
     except ValueError:
         killer = f"signal {-exit_code}"
     hint = ", as the system does where memory runs out" if -exit_code == getattr(signal, "SIGKILL", None) else ""
-    return ProcessDied(f"the process that ran {spoken(function)} was killed by {killer}{hint}")
+    return ProcessDied(f"the process that ran {name_in_errors(function)} was killed by {killer}{hint}")
 
 
 def _pickled(value: Any) -> bytes:
@@ -99,7 +100,7 @@ def _pickled(value: Any) -> bytes:
     return data
 
 
-def spoken(function: Callable[..., Any]) -> str:
-    """The function of an actor, for the text of an error."""
+def name_in_errors(function: Callable[..., Any]) -> str:
+    """What the function of an actor is called in the text of an error."""
     actor = function.function if isinstance(function, Supplied) else function
     return f"{getattr(actor, '__qualname__', repr(actor))}()"

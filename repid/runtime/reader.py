@@ -200,7 +200,9 @@ class Reader:
         self._finished_at_room = ledger.finished
 
     def _take_in(self, deliveries: list[Delivery]) -> None:
-        """Hand them to the crew, in its own context: an executor that is hired now keeps that of its task."""
+        """Hand them to the crew, in the crew's context: this may be the step of a publisher, whose context an executor
+        that is hired now would keep.
+        """
         self._crew.context.copy().run(self._hand_over, deliveries)
 
     def _hand_over(self, deliveries: list[Delivery]) -> None:

@@ -167,7 +167,7 @@ class Settler:
         else:
             note(batch, verdicts)
             return
-        # not while the error is handled: it would be the context of the next one, and is the same again
+        # outside of the handler, where each error that follows would be shown with this one as its context
         for settlement in batch:
             written, verdict = await self._settle_alone(settlement)
             note([written], [verdict])

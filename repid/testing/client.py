@@ -100,7 +100,7 @@ class TestClient(Producer):
         if stack is not None:
             await stack.__aexit__(kind, error, traceback)
 
-    if not TYPE_CHECKING:  # which say it themselves
+    if not TYPE_CHECKING:  # type checkers report it themselves
         __enter__ = __exit__ = misused("a test is async here: `async with TestClient(app) as client: ...`")
 
     @property

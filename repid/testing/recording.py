@@ -52,9 +52,9 @@ class Run:
 
     envelope: the message. actor: the name of the actor that ran; None if it was turned away without a run. attempt: 1
     for the first. value: what the actor returned. error: what it raised, whatever became of that. fate: what became of
-    the message ("acked" also where a failure is acknowledged). reason: why it is a dead letter. delay: seconds until it is ready again. failure: the error as it is
-    stored. sent: what the run has sent, the outbox included, in order. A batch is one run for each of its messages;
-    what its actor has sent by itself is noted with the first.
+    the message ("acked" also where a failure is acknowledged). reason: why it is a dead letter. delay: seconds until it
+    is ready again. failure: the error as it is stored. sent: what the run has sent, the outbox included, in order. A
+    batch is one run for each of its messages; what its actor has sent by itself is noted with the first.
     """
 
     def __init__(self, delivery: Delivery) -> None:

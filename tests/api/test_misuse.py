@@ -227,7 +227,7 @@ async def test_a_block_decorates_an_async_function_and_is_opened_anew_for_each_c
     assert await decorate(app.server().queues)() == []
 
 
-def test_what_a_property_of_a_kind_of_app_lacks_is_named() -> None:
+def test_an_attribute_that_a_property_of_a_subclass_of_the_app_lacks_is_named() -> None:
     class Shop(Repid):
         @property
         def till(self) -> Any:

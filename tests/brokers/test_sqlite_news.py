@@ -203,7 +203,7 @@ async def test_where_the_system_tells_nothing_the_file_is_looked_at(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
-async def test_the_log_is_watched_from_the_first_wait_for_news_on_and_the_file_not_looked_at_again_and_again(
+async def test_the_log_is_watched_from_the_first_wait_for_news_on_and_the_file_is_not_polled(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched, looking = list[str](), list[ChangeWatch]()

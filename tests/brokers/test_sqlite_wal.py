@@ -71,7 +71,7 @@ async def test_nothing_is_synced_at_normal(path: Path, disk: Disk) -> None:
     assert disk.seen == []
 
 
-async def test_a_duplicate_is_refused_when_the_first_one_is_on_the_disk(path: Path, disk: Disk) -> None:
+async def test_a_duplicate_is_refused_only_when_the_first_one_is_on_the_disk(path: Path, disk: Disk) -> None:
     async with serving(path) as server, serving(path) as other:
         await server.publish(messages("1"))
         [refused] = await other.publish(messages("1"))
@@ -91,7 +91,7 @@ async def test_what_must_be_durable_and_writes_nothing_is_answered_when_all_that
         assert len(disk.seen) == synced + 1
 
 
-async def test_a_sender_is_told_that_it_is_unknown_whether_a_message_stays_that_the_disk_did_not_take(
+async def test_a_publish_that_the_disk_did_not_take_is_unknown_to_its_sender(
     path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(path) as server, consuming(server) as consumer:

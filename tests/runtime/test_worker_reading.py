@@ -164,7 +164,7 @@ async def test_a_burst_starts_a_batch_beside_which_nothing_has_room(app: Repid, 
     assert trio.current_time() - began < 10 * TRIP
 
 
-async def test_an_executor_that_is_hired_for_a_message_keeps_nothing_of_its_sender() -> None:
+async def test_an_executor_that_is_hired_for_a_message_keeps_no_context_of_its_sender() -> None:
     class Thing: ...
 
     of_sender: ContextVar[Thing] = ContextVar("of_sender")

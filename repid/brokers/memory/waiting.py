@@ -5,9 +5,9 @@ they began to wait: no message is ever ready while a claim waits that may have i
 messages is woken in that step too, so a cancellation either comes before it, and nothing was leased, or after it, and
 trio delivers the messages.
 
-One alarm serves all claims (`keep_time`), so that none needs a timeout of its own, which would cost more than all else
-that it does. While claims wait, the alarm goes off no later than the next scheduled message falls due and the first
-deadline passes. It may go off for nothing: a claim that is woken leaves it as it is.
+One alarm serves all claims (`keep_time`), so that none needs a timeout of its own, which would take longer than all
+else that a claim does. While claims wait, the alarm goes off no later than the next scheduled message falls due and the
+first deadline passes. It may go off for nothing: a claim that is woken leaves it as it is.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class WaitingReceives:
 
     @enable_ki_protection
     async def keep_time(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve claims when what they wait for falls due, and wake them at their deadlines. For ever."""
+        """Serve claims when what they wait for falls due, and wake them at their deadlines, until cancelled."""
         while True:
             with trio.CancelScope() as self._alarm:
                 self._set_alarm(min([waiter.deadline for waiter in self._waiters], default=math.inf))
@@ -166,12 +166,12 @@ class WaitingReceives:
                 arrived -= len(waiter.deliveries)
 
     def _set_alarm(self, deadline: float) -> None:
-        """Have the alarm go off at this moment on trio's clock, or when the next scheduled message falls due, if it does
-        not go off before.
+        """Have the alarm go off no later than this moment on trio's clock, nor than the next scheduled message falls
+        due. An earlier alarm stays as it is.
         """
         if self._waiters:
             moment = min(deadline, self._clock.in_trio(self._store.next_due()))
-            if moment < self._alarm.deadline:  # noqa: PLR1730  to set it takes long, though it stays as it is
+            if moment < self._alarm.deadline:  # noqa: PLR1730  setting it takes long, even to the same value
                 self._alarm.deadline = moment
 
     def _ring(self) -> None:

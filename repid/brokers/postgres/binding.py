@@ -84,7 +84,7 @@ def _many(element: int, values: Sequence[bytes | None]) -> bytes:
     if None not in values:
         found = cast("Sequence[bytes]", values)
         sizes = list(map(len, found))
-        heads = {size: _SHORT(size) for size in set(sizes)}  # they are few, mostly
+        heads = {size: _SHORT(size) for size in set(sizes)}  # most batches have few different sizes
         parts += [b""] * (2 * len(sizes))
         parts[1::2], parts[2::2] = map(heads.__getitem__, sizes), found
         return b"".join(parts)

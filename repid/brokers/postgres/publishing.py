@@ -11,8 +11,8 @@ each message, half as much again as the insert alone. So a transaction of our ow
 inserts. If somebody stored one of them in between, that fails and nothing was done: it is made again in the other way.
 In a transaction with something else in it such a failure would undo that as well, so there the first statement is used.
 
-Columns are unnested in a SELECT list, which takes from each in turn and fills up what is lacking; in FROM the server would
-write each of them down first.
+Columns are unnested in a SELECT list, which goes through all of them together, row by row, and gives NULL for a column
+that has ended. In FROM the server would first store the rows of each column.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _USUAL_OFFSET = offset_of(NO_OPTIONS, micros)
 
 
 def _publishing(condition: str, on_conflict: str, stored: str) -> Statement:
-    """A statement that stores a batch. `condition`: what must be so of a row besides; `on_conflict`: what else the insert
-    says; `stored`: which of its parts has the rows that are stored.
+    """A statement that stores a batch. `condition`: what else must hold for a row. `on_conflict`: the end of the
+    insert. `stored`: which part of the statement has the rows that are stored.
     """
     return statement(
         f"""

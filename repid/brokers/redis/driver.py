@@ -510,7 +510,7 @@ class RedisDriver:
 
     @property
     def sees_publishes_through(self) -> bool:
-        """Whether a publish is seen through by this driver itself. What TLS has to send cannot be, nor the wait for replicas."""
+        """Whether this driver itself sees a publish through. It cannot with TLS, or where it waits for replicas."""
         return self._context is None and not self._wait_replicas
 
     def tell_at_once(self, tell: Callable[[News], bool]) -> None:

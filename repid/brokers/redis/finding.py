@@ -49,8 +49,9 @@ class Stream(Protocol):
 class _Bare:
     """A socket without the layers of trio's stream, which take longer than the system does for a command.
 
-    What fits into the system's buffer is sent without a checkpoint, since the answer is waited for, and what does not fit is sent
-    although the sender is cancelled. Who receives always waits first: usually nothing has come yet. By a stream of trio's, a message on an idle worker takes a tenth longer.
+    What fits into the system's buffer is sent without a checkpoint, since the answer is waited for; what does not fit
+    is sent although the sender is cancelled. Who receives always waits first: usually nothing has come yet. With a
+    stream of trio's, a message on an idle worker takes a tenth longer.
     """
 
     def __init__(self, connected: socket.socket) -> None:

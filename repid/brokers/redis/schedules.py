@@ -82,7 +82,7 @@ async def find(wire: Wire, prefix: str, names: Collection[str] | None) -> list[S
 
 
 async def replace(wire: Wire, prefix: str, changes: Sequence[ScheduleChange]) -> list[bool]:
-    """Store each new one if the old one is what is there; whether it was. What was read is compared again by the script."""
+    """Store each new one if the old one is what is there; whether it was. The script compares what was read again."""
     names = [new.schedule.name.encode() for _, new in changes]
     values = await wire.command(b"HMGET", f"{{{prefix}}}:schedules", *names)
     given: list[Any] = []

@@ -18,9 +18,14 @@ at a time it is most of the way from a publish to its run.
 News has a connection of its own: Redis cuts subscribers off whose answers pile up (client-output-buffer-limit pubsub),
 and answers to calls may be large.
 
-Bounds. Who opens, and who asks, bounds it: the front door each call, the driver what it asks by itself. A request that
-was given up keeps its place in line, so that the answers that follow find theirs; a send that was given up ends the
-connection, since half a command may be on its way.
+Bounds. Who opens, and who asks, bounds it: the front door each call, the driver what it asks by itself. A publish is
+bounded here instead, since a cancel scope takes half as long as all else that a publish takes here: `see_through` opens
+one only if the caller is cancelled, and `watch` ends the connection when the first request in line has had no answer
+for `ANSWER_TIME`. `watch` counts its looks, one in each `IDLE_TIME`, and not the time: after a while in which the loop
+was blocked, an answer may be there and not read yet.
+
+A request that was given up keeps its place in line, so that the answers that follow find theirs; a send that was given
+up ends the connection, since half a command may be on its way.
 """
 
 from __future__ import annotations
@@ -65,8 +70,8 @@ def _written(*parts: Any) -> bytes:
 
 
 class _Request:
-    """One that was put in line. `reply` is an exception where the server said no, or the connection ended. `put_at`: how often
-    the watch had looked by then.
+    """One that was put in line. `reply` is an exception where the server said no, or the connection ended. `put_at`:
+    how often `watch` had looked by then.
     """
 
     __slots__ = ("is_answered", "put_at", "reply", "task")
@@ -171,11 +176,13 @@ class Connection:
         return request.reply
 
     async def see_through(self, request: _Request) -> Any:
-        """The same, also if the caller is cancelled meanwhile: then its next checkpoint raises `Cancelled`. `watch` bounds it."""
+        """As `answer_to`, also if the caller is cancelled meanwhile: then its next checkpoint raises `Cancelled`.
+        `watch` bounds it.
+        """
         try:
             return await self.answer_to(request)
         except trio.Cancelled:
-            with trio.CancelScope(shield=True):  # only now: it takes half as long as all else that a send takes here
+            with trio.CancelScope(shield=True):
                 return await self.answer_to(request)
             raise AssertionError from None  # nobody cancels the scope
 
@@ -188,15 +195,15 @@ class Connection:
             self._end(BrokerUnavailable(f"the connection to {self._place} was closed"))
 
     async def watch(self) -> None:
-        """Wait until the connection ends, and raise then: for a connection that is read by those who ask. End it when the server
-        has not answered a request for `ANSWER_TIME`.
+        """Wait until the connection ends, and raise then: for a connection that is read by those who ask. End it when
+        the server has not answered a request for `ANSWER_TIME`.
         """
         try:
             while self._ended is None:
                 requests = self._requests
                 with trio.move_on_after(IDLE_TIME):
                     await self._end_seen.wait()
-                self._looks += 1  # looks are counted, since an answer may be there that a blocked loop has not read yet
+                self._looks += 1
                 if self._line and (self._looks - self._line[0].put_at) * IDLE_TIME >= ANSWER_TIME:
                     self._end(BrokerUnavailable(f"{self._place} did not answer within {ANSWER_TIME:g} s"))
                 if self._requests == requests and not self._has_reader:
@@ -328,7 +335,7 @@ class Answer:
         return await self._get(self._calls.answer_to)
 
     async def see_through(self) -> Any:
-        """The same, also if the caller is cancelled meanwhile."""
+        """As `get`, also if the caller is cancelled meanwhile."""
         return await self._get(self._calls.see_through)
 
     async def _get(self, answer_to: Callable[[_Request], Awaitable[Any]]) -> Any:

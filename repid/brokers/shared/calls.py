@@ -4,9 +4,9 @@ What cancelling does depends on the driver (`Capabilities.calls`). A *local* dri
 before the call there is a cancellation point; nothing can interrupt the call; and there is a pause if there was none for
 a while (`Turns`). An *exact* driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen
 through within `CALL_TIME` although its caller was cancelled, so its outcome is known and reported. If the driver cannot
-give the answer, or not in time, this raises `NoAnswer`: the engine may have carried out the call. Then the link is opened
-anew. While it is known to be down, nothing is sent: that is `BrokerUnavailable`. A driver may see its publishes through
-itself (`SureDriver`), so that no scope is opened for each.
+give the answer, or not in time, this raises `NoAnswer`: the engine may have carried out the call. Then the link is
+opened anew. While it is known to be down, nothing is sent: that is `BrokerUnavailable`. A driver may see its publishes
+through itself (`SureDriver`); then no scope is opened for each of them.
 """
 
 from __future__ import annotations

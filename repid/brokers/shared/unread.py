@@ -2,9 +2,9 @@
 
 A call that waits in vain looks exactly like one whose job takes long. So when a job that is ready has not begun for
 `UNREAD_AFTER`, or no job of those that are followed has ended for so long, the engine is asked who reads the queue and
-whether it is paused; and again after ever longer pauses, since that may change while the call waits. The calls that wait
-need no task and no scope for that: their wait for news has a deadline already. However many calls wait, a queue is looked
-at once in `UNREAD_AFTER`.
+whether it is paused; and again after ever longer pauses, since that may change while the call waits. The calls that
+wait need no task and no scope for that: their wait for news has a deadline already. However many calls wait, a queue is
+looked at once in `UNREAD_AFTER` at most.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ messages there are.
 
 
 class UnreadQueues:
-    """Those of one connection. `ask` is `Server.readers`, and `count` `Server.counts_of`, None if the engine cannot tell;
-    `how_to_start`: what to do where nobody reads.
+    """Those of one connection. `ask` is `Server.readers` and `count` is `Server.counts_of`; each is None if the engine
+    cannot tell. `how_to_start`: what to do where nobody reads.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class UnreadQueues:
         return Looks(self, queues if self._ask or self._count else None)
 
     def closed(self, queues: Iterable[str]) -> None:
-        """A worker of this process reads these no more."""
+        """Note that a consumer of this process has ended, which read these."""
         self._were_read_here.update(queues)
 
     async def look(self, queues: Iterable[str], waited: float) -> None:
-        """Tell of those among these queues whose messages no worker gets. If the engine does not answer, nothing is told."""
+        """Log which of these queues are those whose messages no worker gets; nothing if the engine does not answer."""
         now = trio.current_time()
         chosen = {queue for queue in queues if now - self._looked_at.get(queue, -math.inf) >= UNREAD_AFTER}
         self._looked_at.update(dict.fromkeys(chosen, now))
@@ -74,7 +74,7 @@ class UnreadQueues:
         self._told |= reasons
 
     async def reasons(self, queues: Sequence[str]) -> dict[str, str] | None:
-        """Why no worker gets messages of each of these queues: a sentence, or nothing. None: the engine did not answer."""
+        """For each queue why no worker gets its messages; "" if one does. Returns None if the engine did not answer."""
         if not queues:
             return {}
         try:

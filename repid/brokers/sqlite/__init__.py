@@ -3,8 +3,8 @@
 * `server`: what users open. `driver`: the driver behind the front door; each call is a request.
 * `file`: the file as trio's tasks see it. `requests`: requests one way, answers the other. `bell`: how an answer wakes
   its caller. `news`: what has changed.
-* `thread`, `change_watch`, `transactions`, `wal`: the one thread that works on the file, what it sleeps for, group commit,
-  and the log that a commit is synced in.
+* `thread`, `change_watch`, `transactions`, `wal`: the one thread that works on the file, what it sleeps for, group
+  commit, and the write-ahead log that a commit is written to.
 * `store`: what all operations share. `publishing`, `claiming`, `settling`, `views`, `results`, `schedules` are the
   operations: synchronous, each inside a transaction that is open.
 * `directory`: queues, lanes and consumers as all processes see them. `heads`: the first message of each of many lanes.

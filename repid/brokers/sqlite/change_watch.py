@@ -5,9 +5,9 @@ Theory. Three kinds of change matter to the task that waits for news:
 * *Our own transactions.* `Transactions` notes them at the commit, since it knows what they did.
 * *Transactions of other connections.* SQLite's `PRAGMA data_version` is a different number after any of them. When it
   changed, one small read finds out of what kind the change is. The number is looked at when the system tells that a
-  commit is done, and a few times after one has begun, since not everybody says when it is done (`FileEvents`); from the
-  first time on that the system has told of anything, which `watch_file` lets happen at once. Where it never does, the number
-  is looked at every few milliseconds.
+  commit is done, and a few times after one has begun, since not everybody says when it is done (`FileEvents`). This
+  begins when the system has told of anything, which `watch_file` brings about at once. Where it tells nothing, the
+  number is looked at every few milliseconds.
 * *Time.* At `Store.next_event` a message falls due or expires. That is told once for each such moment: a transaction
   that then makes the message ready finds the next moment.
 

@@ -91,7 +91,7 @@ class File:
         durable: Durability = BEFORE_SIGHT,
         touched: Touched = touches_nothing,
     ) -> T:
-        """Run an operation in a transaction that is as durable as this says. Cancelled: it was not carried out."""
+        """Run an operation in a transaction. `durable`: when that is on the disk. Cancelled: it was not carried out."""
         answer: T = await self.ask(Request(operation, urgent=True, durable=durable, touched=touched))
         return answer
 

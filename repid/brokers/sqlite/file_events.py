@@ -10,7 +10,8 @@ touches the log, so repid itself says that it is: it opens the log for reading, 
 What is told is a hint. Not every file system tells what is done elsewhere (those of networks do not, nor do some mounts
 of containers). So nobody may rely on it who has not seen that it works: see `ChangeWatch`.
 
-A program that only sends is told nothing: each watch makes all writes to the log a little slower, and a user may have 128.
+A program that only sends watches nothing: each watch makes all writes to the log a little slower, and a user may have
+only 128 instances of inotify.
 
 The standard library has no call for inotify, and the packages that have are threads or event loops of their own; three
 functions of the C library are enough.

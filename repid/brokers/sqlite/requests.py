@@ -150,7 +150,7 @@ class Publication(Request):
         self.bodies = bodies
 
     def unknown(self) -> PublishUnknown:
-        """What its caller is told if it was carried out, and may be lost yet."""
+        """What its caller is told if it was carried out, and may still be lost with the power."""
         return PublishUnknown([envelope.id for envelope in self.envelopes])
 
 

@@ -11,8 +11,8 @@ numbers that were reserved for messages. A rollback that fails is raised to the 
 that undoes the transaction.
 
 The order at the end of a transaction that writes: commit, tell other processes, remember (`committed`), note news, sync
-what SQLite has not (`wal`), answer. So news is never told of what may still be undone, and a caller who has its answer finds
-the news already noted.
+what SQLite has not synced (`wal`), answer. So news is never told of what a rollback may still undo, and a caller who
+has its answer finds the news already noted.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ class Transactions:
         return True
 
     def _sync(self, requests: Sequence[Request]) -> None:
-        """Sync what was committed. If that fails it can be seen, and may be lost with the power: nobody is told that it is
-        safe, and the file is opened anew.
+        """Sync what was committed. If that fails, others see it all the same, and it may be lost with the power: nobody
+        is told that it is safe, and the file is opened anew.
         """
         try:
             self._wal.sync()

@@ -1,19 +1,18 @@
 """The write-ahead log of SQLite (the WAL) as a file: synced after a commit, and watched for being removed.
 
 Theory. A commit of SQLite's at FULL writes to the log, waits for the disk, and only then can be seen. For a message that
-is published the order may be another one: it is committed at NORMAL, so that other processes see it and begin, the log is
-synced here, and then its sender is answered. The disk, which takes longer than all the rest, is waited for while the
-message is already on its way. What was seen before it was on the disk can be lost with the power; then its sender had no
-answer yet, so it does not count as sent. No later transaction outlasts it: the log is a sequence, and what is synced is
-synced with all that was written before. For settlements and all else this is not done: a result that somebody has seen
-would not be there any more.
+is published the order may be another one: it is committed at NORMAL, so that other processes see it and begin, the log
+is synced here, and then its sender is answered. The disk takes longer than all the rest, and the message is already on
+its way meanwhile. What was seen before it was on the disk can be lost with the power; then its sender had no answer
+yet, so it does not count as sent. No later transaction outlasts it: the log is a sequence, and a sync covers all that
+was written before. For settlements and all else this is not done: a result that somebody has seen could be lost.
 
 A sync of a file covers what any descriptor has written to it, so the one here covers SQLite's. If another process moves
-the log into the database meanwhile, it syncs both before. If a sync fails the system may have dropped what it could not
-write, and the next sync succeeds without it. After a loss of power SQLite reads the log up to such a gap, so nothing may be
-written behind it: the log is moved into the database and begins anew (`begin_anew`).
+the log into the database meanwhile, it syncs both first. If a sync fails, the system may have dropped what it could not
+write, and the next sync succeeds without it. After a loss of power SQLite reads the log up to such a gap, so nothing
+may be written behind it: the log is moved into the database and begins anew (`begin_anew`).
 
-This is done on Linux only, where other processes are told of commits, so that they would begin earlier.
+This is done on Linux only: elsewhere other processes are not told of commits, so they would not begin earlier.
 
 The descriptor may be closed at any time: closing a file gives up the POSIX locks that the process has on it, and SQLite
 locks the database and its `-shm` file, but never the log.
@@ -53,7 +52,7 @@ class Wal:
             os.fdatasync(self._descriptor)
 
     def look(self) -> tuple[bool, int]:
-        """Whether the log was removed or replaced, and how many bytes it has. Raises `OSError` if that cannot be seen."""
+        """Whether the log was removed or replaced, and its size in bytes. Raises `OSError` if that cannot be seen."""
         try:
             found = os.stat(self.path)  # noqa: PTH116  called often
         except FileNotFoundError:
@@ -78,7 +77,9 @@ def open_wal(database: str) -> Iterator[Wal]:
 
 
 def begin_anew(connection: sqlite3.Connection, path: str) -> None:
-    """Move all of the log into the database. Closes the connection and raises `BrokerUnavailable` if it cannot be done now."""
+    """Move all of the log into the database. If that cannot be done now, close the connection and raise
+    `BrokerUnavailable`.
+    """
     try:
         is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.Error as error:

@@ -10,7 +10,8 @@ the line
 
 is replaced by these pieces, so that their functions are created only there. The variables of such pieces are defined at
 the beginning nevertheless: all functions of a script must see the same ones. What a script does before the line
-`-- pieces` comes before all pieces, and has only those that it says it needs. A script is given only the keys that it names, because each key takes time, too.
+`-- pieces` comes before all pieces, and has only those that it says it needs. A script is given only the keys that it
+names, because each key takes time, too.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 -- `declaring`, queues are declared, and no message is refused for want of room.
 local function publish(entries, declaring)
   local answers, known, adds, results = {}, {}, {}, {}
-  local first  -- what is offered if no other message is in `adds`
+  local first  -- of the messages in `adds`: it is offered if it is the only one
   for i, entry in ipairs(entries) do
     local id, queue, lane, size, offset, delay, ttl, flags, rest = read(ENTRY, entry)
     local state = known[queue]  -- '' if it is not paused
