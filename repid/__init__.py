@@ -7,7 +7,8 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `app`: `Repid`, the composition root; `servers`: its brokers by name.
 * `blocking`: a client for callers that block. `supervisor`: workers in processes of their own.
 * `app_calls`: what an app adds to calls: jobs from functions, and waiting for values.
-* `mapping`, `gathering`: many calls at once, and many results. `worker`, `job`, `queue`, `recurring`: what people declare and run.
+* `mapping`, `gathering`: many calls at once, and many results. `worker`, `job`, `queue`, `recurring`: what people
+  declare and run.
 * `moving`: all that waits, from one server to another.
 * `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
 * `actors`: functions with a policy; `Router` collects them.

@@ -208,11 +208,12 @@ class Repid(Producer, AppCaller):
     def lifespan(self, function: GeneratorFunction) -> GeneratorFunction:
         """A decorator: what each worker does before it consumes, and after its last run.
 
-        The function is an async generator function, or one with `def`, with one `yield`: what stands before it is done when a
-        worker has its connection and before it consumes, what comes after it when its last verdict is settled, whatever ended the
-        worker. It runs on the loop that the worker was called on, asyncio's too, and must not block it. Its parameters are
-        dependencies of the scope "worker". Several are opened in this order and closed in reverse. What it raises is
-        logged, and stops the worker with a `LifespanError`. Raises `ConfigurationError` for another kind of function.
+        The function is an async generator function, or one with `def`, with one `yield`: what stands before it is done
+        when a worker has its connection and before it consumes, what comes after it when its last verdict is settled,
+        whatever ended the worker. It runs on the loop that the worker was called on, asyncio's too, and must not block
+        it. Its parameters are dependencies of the scope "worker". Several are opened in this order and closed in
+        reverse. What it raises is logged, and stops the worker with a `LifespanError`. Raises `ConfigurationError` for
+        another kind of function.
         """
         if not callable(function) or kind_of(function) not in {Kind.GENERATOR, Kind.ASYNC_GENERATOR}:
             raise ConfigurationError(
@@ -229,10 +230,10 @@ class Repid(Producer, AppCaller):
         """A decorator: called with a `DeadMessage` for each message that becomes a dead letter in a worker of the app.
 
         It is called when the server has taken the verdict, one message after another, and may take 30 seconds: an async
-        function on the loop that the worker was called on, another one in a thread. What it raises is logged. A worker that ends
-        calls it for at most five seconds more. It is not called for messages that end without a worker's verdict (a ttl that ends
-        while they wait, poison), nor if the worker is killed: then `Queue.get_messages("dead")` has them. Raises
-        `ConfigurationError` for what cannot be called with one message.
+        function on the loop that the worker was called on, another one in a thread. What it raises is logged. A worker
+        that ends calls it for at most five seconds more. It is not called for messages that end without a worker's
+        verdict (a ttl that ends while they wait, poison), nor if the worker is killed: then `Queue.get_messages("dead")`
+        has them. Raises `ConfigurationError` for what cannot be called with one message.
         """
         check_hook("a hook of dead letters", hook, "dead")
         self._dead_letter_hooks.append(hook)

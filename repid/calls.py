@@ -240,11 +240,11 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             )
 
     def _say_one(self, error: PayloadError) -> None:
-        """It was a list. A type checker cannot tell, since the actor itself is called with one."""
+        """Add that a call gives one element, to the error for a list. No type checker finds it: the actor takes a list."""
         if self.is_of_batch:
             error.add_note(
-                f"{self.function}() gets a list from its worker, and a call gives one element of it: app.enqueue(actor, element); "
-                "for many there is app.enqueue_many(actor, elements)"
+                f"{self.function}() gets a list from its worker, and a call gives one element of it: "
+                "app.enqueue(actor, element); for many there is app.enqueue_many(actor, elements)"
             )
 
     def bind(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def encode_each_as_json(values: Sequence[Any]) -> list[bytes]:
 
 
 def origin_of(error: Exception) -> BaseException | None:
-    """What to show before a `PayloadError` whose fault this error is: of one of msgspec's, which the fault tells in
-    full, only what code of the program has raised for it.
+    """The cause of a `PayloadError` whose fault this error is. The fault tells all of an error of msgspec's, so in its
+    place this returns what code of the program has raised, if anything.
     """
     return error.__cause__ if isinstance(error, msgspec.MsgspecError) else error
 

@@ -83,7 +83,7 @@ class UsageError(RepidError, RuntimeError):
 
 
 def misused(text: str) -> Callable[..., NoReturn]:
-    """A method in the place of one that an object does not have, for a wrong use that is likely: it raises this."""
+    """A method for an object that does not have it, but is likely to be used so: it raises `UsageError` with this text."""
 
     def method(*_: object) -> NoReturn:
         raise UsageError(text)

@@ -107,7 +107,7 @@ def _checked(verb: str, handles: Iterable[JobHandle[T]]) -> list[JobHandle[T]]:
 
 
 def _not_awaited(given: Sequence[object]) -> str:
-    """What to do if there are coroutines among these, as `asyncio.gather` takes them."""
+    """What to do if there are coroutines among these, as `asyncio.gather` takes them. Closes the coroutines."""
     coroutines = [each for each in given if inspect.iscoroutine(each)]
     for each in coroutines:
         each.close()

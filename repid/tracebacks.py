@@ -288,13 +288,15 @@ def _links(link: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _program_in(outermost: TracebackType | None) -> TracebackType | None:
-    """Where the program begins, behind what repid called. None: it has no part in it."""
-    return next((link for link in _links(outermost) if not _leads_there(link.tb_frame.f_globals.get("__name__"))), None)
+    """The outermost frame of the program, behind those of repid. Returns None if none is the program's."""
+    return next(
+        (link for link in _links(outermost) if not _is_machinery(link.tb_frame.f_globals.get("__name__"))), None
+    )
 
 
 def _needs_no_machinery(error: BaseException) -> bool:
-    """Whether an error that was raised where the program has no part says without that place how it came about: by
-    those that it comes from or consists of, or by its text, which repid wrote for the purpose.
+    """Whether an error that has no frame of the program is clear without those of repid: other errors are shown with it,
+    or repid wrote its text for this.
     """
     if _shown_relatives(error):
         return True
@@ -302,7 +304,7 @@ def _needs_no_machinery(error: BaseException) -> bool:
     return _module_of(cls) == "repid" and _name.__get__(cls) != "InternalError"
 
 
-def _leads_there(module: object) -> bool:
+def _is_machinery(module: object) -> bool:
     return type(module) is str and module.partition(".")[0] in MACHINERY
 
 

@@ -62,8 +62,8 @@ class WorkerOptions(TypedDict, total=False):
     processes_limit: at most so many of them in processes, for actors with `run_in_process`. Default: one for each core.
     claim_bytes: the messages a worker holds at one time have at most so many bytes of payload. A message bigger than
         what is left is taken when half of it is free. Default 64 MiB.
-    handle_signals: the first one stops, the second one ends the grace, the third one the process. Default: SIGINT and SIGTERM where the worker
-        runs in the main thread and was not started into a nursery; else none.
+    handle_signals: the first one stops, the second one ends the grace, the third one the process. Default: SIGINT and
+        SIGTERM where the worker runs in the main thread and was not started into a nursery; else none.
     auto_declare: declare the queues of the actors. Default True.
     burst: return when nothing is ready and nothing is running; what is scheduled does not count. A server that is away
         for 30 seconds while nothing is running raises `BrokerUnavailable`; without burst it is waited for. Default False.

@@ -47,9 +47,9 @@ class TestClient(Producer):
     the current one: `app.send_message_json`, `Job`, `Queue` and the rest work as in production, with the same codec and
     the same table of fates. Nothing runs by itself: `process_next` runs one message, `drain` all that are ready,
     `advance` lets time pass. Only who waits for a job (`app.call`, `app.map`, `app.gather`, `handle.wait`), or for room
-    in a full queue, has the messages run that are ready meanwhile. Each runs the worker of production until it is done, and tells every run.
-    What a worker opens for all its runs (`app.lifespan`, dependencies of the scope "worker") is open from the beginning
-    of the block to its end.
+    in a full queue, has the messages run that are ready meanwhile. Each runs the worker of production until it is done,
+    and tells every run. What a worker opens for all its runs (`app.lifespan`, dependencies of the scope "worker") is
+    open from the beginning of the block to its end.
 
     `overrides`: dependencies and what is called in their places, as in `Repid.override`. `server_name`: the server
     whose messages are run; default: the app's default one.

@@ -163,9 +163,9 @@ class Recorder:
 
     @contextmanager
     def _clock_held(self, actor: Actor) -> Iterator[None]:
-        """Keep a virtual clock that jumps by itself from that while a thread or a process works: trio takes them for
-        tasks that sleep, so the clock would jump to their timeouts. It jumps after a while all the same, as one of them
-        may wait for a task that sleeps.
+        """Keep a virtual clock from jumping by itself while a thread or a process works: to trio their tasks seem to
+        sleep, so the clock would jump to their timeouts. After a while it jumps all the same, since a thread may wait
+        for a task that sleeps.
         """
         clock = trio.lowlevel.current_clock() if trio.lowlevel.in_trio_run() else None
         if not isinstance(clock, MockClock):

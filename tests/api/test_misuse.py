@@ -237,7 +237,7 @@ def test_an_attribute_that_a_property_of_a_subclass_of_the_app_lacks_is_named() 
         _ = Shop(Connection(InMemoryServer())).till
 
 
-async def test_a_blocking_client_in_async_code_says_what_stands_there(app: Repid) -> None:
+async def test_a_blocking_client_in_an_async_with_says_what_is_written_instead(app: Repid) -> None:
     client: Any = app.sync()
     with pytest.raises(UsageError, match=r"`async with app.magic\(\)"):
         async with client:

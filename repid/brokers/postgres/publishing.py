@@ -6,10 +6,11 @@ message, when it is due and when it expires are what `repid.delivery.shelf.after
 server's clock; tests hold the two against each other. Numbers: each batch takes one from a sequence, and a message's
 `seq` is that and its place in the batch.
 
-Two statements store. An insert that skips ids which are alive (ON CONFLICT) costs the server a lock and a line of its log (WAL) for
-each message, half as much again as the insert alone. So a transaction of our own looks the ids up first and then just
-inserts. If somebody stored one of them in between, that fails and nothing was done: it is made again in the other way.
-In a transaction with something else in it such a failure would undo that as well, so there the first statement is used.
+Two statements store. An insert that skips ids which are alive (ON CONFLICT) costs the server a lock and a line of its
+log (WAL) for each message, half as much again as the insert alone. So a transaction of our own looks the ids up first
+and then just inserts. If somebody stored one of them in between, that fails and nothing was done: it is made again in
+the other way. In a transaction with something else in it such a failure would undo that as well, so there the first
+statement is used.
 
 Columns are unnested in a SELECT list, which goes through all of them together, row by row, and gives NULL for a column
 that has ended. In FROM the server would first store the rows of each column.
@@ -106,7 +107,9 @@ _PUBLISH = _publishing(
 _PUBLISH_NEW = _publishing(
     " AND i.id NOT IN (SELECT m.id FROM {s}.message AS m WHERE m.id = ANY($2) OFFSET 0)", "", "input"
 )
-"""The same for a transaction of its own, and for ids that differ. Fails with `_TAKEN` where one of them was stored meanwhile."""
+"""The same for a transaction of its own, and for ids that differ. Fails with `_TAKEN` where one of them was stored
+meanwhile.
+"""
 
 _TAKEN = "23505"
 """The SQLSTATE of a row that is there already."""

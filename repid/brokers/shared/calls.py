@@ -227,8 +227,10 @@ class Calls:
         raise silence
 
     async def _through_driver(self, ask: Ask[T]) -> T:
-        """A driver waits for its engine, as a rule; but one may have its answer at hand, and while the link is down none
-        is asked. Who calls in a loop then must not keep the link from being opened, nor a time limit from ending.
+        """Ask the driver, which bounds the call itself or is called in a scope that does. Pauses now and then.
+
+        A driver waits for its engine, as a rule; but one may have its answer at hand, and while the link is down none is
+        asked. Who calls in a loop then must not keep the link from being opened, nor a time limit from ending.
         """
         self._calls_since_pause += 1
         if self._calls_since_pause >= CALLS_PER_PAUSE:
