@@ -240,7 +240,7 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             )
 
     def _say_one(self, error: PayloadError) -> None:
-        """Add that a call gives one element, to the error for a list. No type checker finds it: the actor takes a list."""
+        """Tell that a call gives one element, where it was a list. Type checkers miss that: the actor takes a list."""
         if self.is_of_batch:
             error.add_note(
                 f"{self.function}() gets a list from its worker, and a call gives one element of it: "

@@ -83,7 +83,7 @@ class UsageError(RepidError, RuntimeError):
 
 
 def misused(text: str) -> Callable[..., NoReturn]:
-    """A method for an object that does not have it, but is likely to be used so: it raises `UsageError` with this text."""
+    """A method for a wrong use of an object that is likely: it raises `UsageError` with this text."""
 
     def method(*_: object) -> NoReturn:
         raise UsageError(text)

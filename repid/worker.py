@@ -141,6 +141,7 @@ class Worker(Router):
         When this returns or raises, nothing of the worker is running any more. Without actors it returns at once, and
         raises `ConfigurationError` if the app has some. A server that is not available at the start is waited for, as it
         is later; the log says so once.
+
         Cancelling skips the grace: runs in progress are cancelled and released. With `nursery.start(worker.run)` the
         start is over when the worker really consumes; it gives a `Handle` with `stop()`, `statistics()` and `wait()`.
         """

@@ -203,8 +203,7 @@ class TrackingDriver(Protocol):
         """The lease events of this consumer, also those that were told before: all that still matter.
 
         A cancellation matters until its lease has ended. The front door gives each event to the worker once. So nothing
-        is
-        missed if an answer is lost on its way: the next answer repeats it.
+        is missed if an answer is lost on its way: the next answer repeats it.
         """
         ...
 
