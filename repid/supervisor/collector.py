@@ -13,6 +13,10 @@ Python looks after 700. A run that waits holds some thirty, executor and all, so
 walk them a hundred times a second, for a fifth of the processor's time, and find nothing: they are freed without it."""
 
 
+MOST_OBJECTS = 2**31 - 1
+"""The most that `gc.set_threshold` takes."""
+
+
 @contextmanager
 def spared_collector(tasks_limit: int) -> Iterator[None]:
     """For the block: what is there already is never looked at again, and what is new more rarely.
@@ -27,7 +31,8 @@ def spared_collector(tasks_limit: int) -> Iterator[None]:
     if freeze:
         gc.freeze()
     if thresholds[0]:
-        gc.set_threshold(max(thresholds[0], OBJECTS_PER_RUN * tasks_limit), *thresholds[1:])
+        objects = min(OBJECTS_PER_RUN * tasks_limit, MOST_OBJECTS)
+        gc.set_threshold(max(thresholds[0], objects), *thresholds[1:])
     try:
         yield
     finally:

@@ -82,3 +82,8 @@ def test_a_run_in_another_thread_does_not_touch_it(seen_in_a_run: Run) -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_limit_that_is_larger_than_any_threshold_is_no_error(seen_in_a_run: Run) -> None:
+    threshold, _ = seen_in_a_run(10**9)
+    assert threshold == 2**31 - 1
