@@ -59,14 +59,17 @@ class Callees:
 
         Raises `ConfigurationError` if its messages would not reach it, or where it was declared as several actors.
         """
-        known = self._known.get(function)
+        try:
+            known = self._known.get(function)
+        except TypeError:  # see `_key_of`, which would take as long as the rest
+            known = self._known.get(id(function))
         if known is None:
             actor = self._seen.find(function)
             if actor is None:
                 self._seen = _Seen(self._actors())
                 actor = self._seen.find(function)
             if actor is not None:
-                known = self._known[function] = callee_of(actor)
+                known = self._known[_key_of(function)] = callee_of(actor)
         return known
 
     def warn_of_unknown_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
@@ -90,6 +93,15 @@ class Callees:
             )
 
 
+def _key_of(function: Callable[..., Any]) -> Any:
+    """What it is found by: itself, as a bound method is another object each time; or its `id`, if it cannot be hashed."""
+    try:
+        hash(function)
+    except TypeError:
+        return id(function)
+    return function
+
+
 class _Seen:
     """The actors there were at one time: by their functions, and which one gets the messages for a name on a channel."""
 
@@ -97,7 +109,7 @@ class _Seen:
         self._by_function: dict[Any, list[Actor]] = {}
         self._reached: dict[tuple[str, str], Actor] = {}
         for actor in actors:
-            self._by_function.setdefault(actor.function, []).append(actor)
+            self._by_function.setdefault(_key_of(actor.function), []).append(actor)
             if actor.takes is None:
                 self._reached.setdefault((actor.channel, actor.name), actor)
 
@@ -108,7 +120,7 @@ class _Seen:
     def find(self, function: Any) -> Actor | None:
         """The actor of a function or of what it wraps. Raises `ConfigurationError` if its messages do not reach it."""
         while function is not None:
-            if found := self._by_function.get(function):
+            if found := self._by_function.get(_key_of(function)):
                 self._check_reached(found)
                 return found[0]
             function = getattr(function, "__wrapped__", None)

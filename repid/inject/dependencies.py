@@ -45,7 +45,7 @@ def compile_dependencies(
     outside = set() if is_async else _needed_by_async(search.steps)
     for step in search.steps:
         if is_async or step.number in outside:
-            check_on_the_loop(*search.messages.get(step.function, (None, "")))
+            check_on_the_loop(*search.messages.get(id(step.function), (None, "")))
     outer = tuple(step for step in search.steps if step.number in outside)
     steps = tuple(step for step in search.steps if step.number not in outside)
     inner = (SuppliedAsync if is_async else Supplied)(function, steps, wants)
@@ -87,8 +87,10 @@ class _Search:
         given: Sequence[tuple[Callable[..., Any], Any]],
     ) -> None:
         self.steps: list[Step] = []
-        self.messages: dict[Any, tuple[Any, str]] = {}
-        """Of the functions that want the message: the type they annotate it with, and where."""
+        self.messages: dict[int, tuple[Any, str]] = {}
+        """Of the functions that want the message, by `id`, as not each can be hashed: the type they annotate it with, and
+        where.
+        """
         self._role = role
         self._local_names = local_names
         self._overrides = overrides
@@ -137,7 +139,7 @@ class _Search:
             if isinstance(marker, Depends):
                 number = self.number_of(marker, where, path)
             elif marker is None:
-                self.messages[function] = hint, where
+                self.messages[id(function)] = hint, where
                 number = MESSAGE
             else:
                 number = self._add(Reader(parameter, marker, hint, where), ((_MESSAGE_OF_READER, MESSAGE),), "run")

@@ -573,3 +573,45 @@ def test_a_client_calls_from_code_that_blocks() -> None:
             client.call(fail, "x")
         with pytest.raises(TimeoutError):
             client.using(call_timeout=0.01, delay=1000).call(price, 3)
+
+
+@dataclass
+class Counting:
+    """An object that cannot be hashed, as it is compared by value."""
+
+    step: int
+
+    async def __call__(self, number: int) -> int:
+        return number + self.step
+
+
+@dataclass
+class Giving:
+    """A dependency of that kind."""
+
+    number: int
+
+    def __call__(self, message: Message) -> int:
+        return self.number * message.attempt
+
+
+async def test_objects_that_cannot_be_hashed_may_be_actors_and_dependencies() -> None:
+    one, two, giving, same = Counting(1), Counting(2), Giving(7), Giving(7)
+    app, router = Repid(Connection(InMemoryServer())), Router(store_result=True)
+    router.actor(name="one")(one)
+    router.actor(name="two")(two)
+
+    @router.actor
+    async def take(
+        left: Annotated[int, Depends(giving)] = INJECTED, right: Annotated[int, Depends(same)] = INJECTED
+    ) -> int:
+        return left + right
+
+    app.include_router(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker = await nursery.start(app.run_worker)
+        for _ in range(2):
+            assert [await app.call(one, 1), await app.call(two, 1), await app.call(take)] == [2, 3, 14]
+        with pytest.raises(ConfigurationError, match="is no actor of this app"):
+            await app.enqueue(Counting(3), 1)
+        worker.stop()
