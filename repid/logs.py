@@ -72,9 +72,11 @@ class Log:
         """As `Logger.error`. `explained`: the error in words, if these are known."""
         self._log(logging.ERROR, text, values, exc_info, explained)
 
-    def exception(self, text: str, *values: object) -> None:
-        """As `Logger.exception`: with the error that is being handled."""
-        self._log(logging.ERROR, text, values, sys.exception())
+    def exception(self, text: str, *values: object, in_program: bool = False) -> None:
+        """As `Logger.exception`: with the error that is being handled. `in_program`: code of the program has raised it,
+        so its traceback begins there.
+        """
+        self._log(logging.ERROR, text, values, sys.exception(), in_program=in_program)
 
     def _log(
         self,
@@ -83,6 +85,8 @@ class Log:
         values: tuple[object, ...],
         error: BaseException | None = None,
         explained: str | None = None,
+        *,
+        in_program: bool = False,
     ) -> None:
         logger = self._logger
         try:
@@ -96,7 +100,9 @@ class Log:
             if harmless != message:
                 record.msg, record.args = harmless, None
             if error is not None:
-                record.exc_text = (explain(error) if explained is None else explained).rstrip("\n")
+                record.exc_text = (explain(error, in_program=in_program) if explained is None else explained).rstrip(
+                    "\n"
+                )
             if not self._fields:
                 logger.handle(record)
                 return

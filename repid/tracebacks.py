@@ -43,8 +43,8 @@ DEEPEST_GROUP = 5
 MOST_FRAMES = 100
 """Frames of one error that are shown: the innermost."""
 
-MACHINERY = frozenset({"repid", "trio_parallel", "_trio_parallel_workers", "outcome"})
-"""Packages that call the program: what comes before its first frame tells nobody anything of it."""
+MACHINERY = frozenset({"repid", "trio_parallel", "_trio_parallel_workers", "outcome", "contextlib"})
+"""Modules that call the program: what comes before its first frame tells nobody anything of it."""
 
 MOST_REPEATED = 3
 """Of frames of the same place, one after another, so many are shown, as Python does."""

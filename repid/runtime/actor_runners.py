@@ -108,7 +108,7 @@ class ActorRunner:
             return check_duration("the delay of a retry policy", self.actor.retry_policy(retry_number))
         except BaseException as error:
             let_ctrl_c_through(error)
-            log.exception("the retry policy of actor %r failed; the default policy is used", self.actor.name)
+            log.exception("the retry policy of actor %r failed; the default is used", self.actor.name, in_program=True)
             return check_duration("delay", _FALLBACK(retry_number))
 
     def error_word(self, error: BaseException) -> str | None:
@@ -120,7 +120,7 @@ class ActorRunner:
             word = on_error(error)
         except BaseException as fault:
             let_ctrl_c_through(fault)
-            log.exception("on_error of actor %r failed; its retries decide", self.actor.name)
+            log.exception("on_error of actor %r failed; its retries decide", self.actor.name, in_program=True)
             return None
         if word is None or (isinstance(word, str) and word in VERBS):
             return word
@@ -420,5 +420,6 @@ def _takes(actor: Actor, envelope: Envelope) -> bool:
         return bool(actor.takes(envelope))
     except BaseException as error:
         let_ctrl_c_through(error)
-        log.exception("the routing strategy of actor %r failed on message %r", actor.name, envelope.id)
+        text = "the routing strategy of actor %r failed on message %r"
+        log.exception(text, actor.name, envelope.id, in_program=True)
         return False

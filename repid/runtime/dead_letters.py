@@ -87,7 +87,7 @@ class DeadLetterHooks:
                     if trio.current_effective_deadline() == -math.inf and is_cancellation(error):
                         raise
                     log.about(about(delivery)).exception(
-                        "the hook %r of dead letters failed on message %r", hook, delivery.envelope.id
+                        "the hook %r of dead letters failed on message %r", hook, delivery.envelope.id, in_program=True
                     )
             if scope.cancelled_caught:
                 log.about(about(delivery)).error(

@@ -170,8 +170,8 @@ class Endings:
 
     def _end_with_error(self, run: Holding, error: BaseException) -> Fate:
         if run.phase is Phase.DECIDED:
-            text = "actor %r failed after its verdict, which stands"
-            log.about(run.fields).error(text, run.actor_runner.actor.name, exc_info=error)
+            text, explained = "actor %r failed after its verdict, which stands", failure_of(error).traceback
+            log.about(run.fields).error(text, run.actor_runner.actor.name, exc_info=error, explained=explained)
         event = self._event_of(run, error)
         disposition = self._decide(run, event)
         _log_failure(run, disposition, event, error)

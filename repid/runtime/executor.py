@@ -430,7 +430,8 @@ class Executor:
         """Its run was cut off and has ended: the recorded cause decides; without one the worker is being cancelled."""
         name = run.actor_runner.actor.name
         if run.error is not None:
-            log.about(run.fields).error("actor %r failed while it was being cancelled", name, exc_info=run.error)
+            text, explained = "actor %r failed while it was being cancelled", failure_of(run.error).traceback
+            log.about(run.fields).error(text, name, exc_info=run.error, explained=explained)
             let_go(run.error)
         if cause is None:
             self._interrupted()

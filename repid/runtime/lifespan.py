@@ -123,7 +123,7 @@ def _explained(what: str, function: Callable[..., Any] | None) -> Iterator[None]
             raise
         name = "what it had opened" if function is None else f"{getattr(function, '__qualname__', repr(function))}()"
         text = f"the worker {what} {name} raised {name_of(error)}: {text_of(error)}"
-        log.exception("%s", text)
+        log.exception("%s", text, in_program=True)
         explained = LifespanError(text)
         explained.__cause__ = error
         # Without a context: exit stacks walk along contexts, and that of this error may have no end.

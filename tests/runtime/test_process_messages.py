@@ -18,6 +18,7 @@ import trio
 from aids import UnreliableServer
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
+import repid
 from repid import Actor, CallNext, Connection, Counts, InMemoryServer, Message, Repid, Report, Router
 from repid.inject.process_message import LENGTH, VerbCall
 from repid.runtime.process_verbs import REQUEST_TIME, ProcessVerbs
@@ -284,3 +285,30 @@ async def test_a_stop_iteration_that_an_actor_raises_is_shown_without_the_lines_
         "StopIteration: \n\nThe above exception was the direct cause of the following exception:\n\n"
         "RuntimeError: coroutine raised StopIteration\n"
     )
+
+
+async def fail_in_its_clean_up(message: Message) -> None:
+    try:
+        await message.ack()
+        await trio.sleep(60)
+    finally:
+        raise ValueError("no")
+
+
+async def fail_after_its_verdict(message: Message) -> None:
+    await message.ack()
+    await trio.sleep(0.001)
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("actor", [fail_in_its_clean_up, fail_after_its_verdict])
+async def test_a_failure_that_changes_nothing_is_logged_without_the_lines_of_repid(
+    actor: Callable[..., Any], app: Repid, router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.actor(timeout=0.05)(actor)
+    await app.enqueue(actor)
+    await app.run_worker(messages_limit=1)
+    [shown] = [record.exc_text for record in caplog.records if record.exc_text]
+    assert "ValueError: no" in shown
+    assert f"in {actor.__name__}" in shown
+    assert str(Path(repid.__file__).parent) not in shown

@@ -5,6 +5,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from aids import Log, UnreliableServer, send
 from repid import (
     ConfigurationError,
     Connection,
+    DeadMessage,
     Depends,
     Header,
     InMemoryServer,
@@ -463,3 +465,46 @@ async def test_a_client_for_tests_opens_it_once_and_fakes_take_its_place(
         await send(app, "use")
         assert [run.value for run in await client.drain()] == ["fake"]
     assert log == ["fake opens", "fake closes"]
+
+
+@pytest.mark.parametrize("host", ["trio", "asyncio"])
+@pytest.mark.parametrize("fails", ["opening", "closing", "in a hook"])
+def test_the_traceback_of_what_fails_around_the_runs_begins_in_the_program(
+    fails: str, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, router = Repid(Connection(InMemoryServer())), Router()
+    app.include_router(router)
+
+    @router.actor
+    async def job() -> None:
+        raise KeyError("job")
+
+    @app.lifespan
+    async def opened() -> AsyncIterator[None]:
+        if fails == "opening":
+            raise ValueError("no")
+        yield
+        if fails == "closing":
+            raise ValueError("no")
+
+    @app.on_dead_letter
+    async def hook(_: DeadMessage) -> None:
+        if fails == "in a hook":
+            raise ValueError("no")
+
+    async def main() -> None:
+        async with app.magic():
+            await app.enqueue(job)
+            with pytest.raises(LifespanError) if fails != "in a hook" else nullcontext():
+                await app.run_worker(burst=True)
+
+    if host == "trio":
+        trio.run(main)
+    else:
+        asyncio.run(main())
+    shown = [record.exc_text for record in caplog.records if record.exc_text and "ValueError" in record.exc_text]
+    name = "hook" if fails == "in a hook" else "opened"
+    assert shown
+    for text in shown:
+        assert text.splitlines()[1].endswith(f"in {name}")
+        assert text.count("  File ") == 1

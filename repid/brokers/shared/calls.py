@@ -255,7 +255,7 @@ class Calls:
                 instrument(call)
             except BaseException as error:
                 let_ctrl_c_through(error)
-                log.exception("an instrument failed; the call it watched is not affected")
+                log.exception("an instrument failed; the call it watched is not affected", in_program=True)
 
 
 async def _as_it_is(ask: Ask[T]) -> T:
