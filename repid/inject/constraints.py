@@ -38,19 +38,25 @@ def translate_constraints(hint: Any, where: str) -> Any:
 
     `where` begins the error's text.
     """
+    return _translated(hint, where, ())
+
+
+def _translated(hint: Any, where: str, aliases: tuple[Any, ...]) -> Any:
+    """`aliases`: those that the hint is within. One that contains itself is left as it is."""
     if type(hint).__name__ == "TypeAliasType":  # of Python 3.12
-        inner = translate_constraints(hint.__value__, where)
-        return hint if inner is hint.__value__ else inner
+        value = hint.__value__
+        inner = value if hint in aliases else _translated(value, where, (*aliases, hint))
+        return hint if inner is value else inner
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        base = translate_constraints(hint.__origin__, where)
+        base = _translated(hint.__origin__, where, aliases)
         metadata = tuple(new for old in hint.__metadata__ for new in _translate(old, where))
         is_same = base is hint.__origin__ and metadata == hint.__metadata__
         return hint if is_same else Annotated[(base, *metadata)]
     _check_fields(origin or hint, where, set())
     if not parts or origin is typing.Literal:
         return hint
-    translated = tuple(translate_constraints(part, where) for part in parts)
+    translated = tuple(_translated(part, where, aliases) for part in parts)
     if all(new is old for new, old in zip(translated, parts, strict=True)):
         return hint
     if origin in {typing.Union, types.UnionType}:

@@ -166,6 +166,11 @@ def check_decodable(hint: Any, where: str) -> None:
             f"{where}: the name {error.name!r} in a field of {_show(hint)} cannot be found; it must exist at run time, "
             "at the top of the module of that class"
         ) from error
+    except RecursionError:
+        raise ConfigurationError(
+            f"{where}: nothing can be decoded to its type {_show(hint)}, as an alias in it contains itself; make that a "
+            "dataclass or a msgspec.Struct, which may, or take typing.Any there"
+        ) from None
     except Exception as error:
         raise ConfigurationError(f"{where}: nothing can be decoded to its type {_show(hint)}: {error}") from error
     if foreign is not None:

@@ -306,6 +306,10 @@ def test_an_alias_that_contains_itself_is_an_error_and_no_endless_search() -> No
 
     def actor(tree): ...  # type: ignore[no-untyped-def]
 
-    actor.__annotations__ = {"tree": names["Tree"]}
-    with pytest.raises(ConfigurationError, match=r"'tree'.*nothing can be decoded to its type Tree"):
-        compile_plan(actor)
+    trees = names["Tree"]
+    for hint in (trees, dict.__class_getitem__((str, trees))):
+        actor.__annotations__ = {"tree": hint}
+        with pytest.raises(
+            ConfigurationError, match=r"'tree'.*its type .*Tree.*, as an alias in it contains itself; make"
+        ):
+            compile_plan(actor)
