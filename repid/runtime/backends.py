@@ -22,6 +22,7 @@ import trio
 from ..actors import Actor
 from ..errors import MissingExtra
 from ..inject import refuse_unfinished
+from ..logs import context as log_context
 from ..ports import Backend, HostBackend
 from ..process import end_child
 from ..waiting_threads import WaitingThreads, held_thread
@@ -148,18 +149,22 @@ class ProcessBackend:
     async def _run(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         from trio_parallel import BrokenWorkerError  # noqa: PLC0415  an extra
 
-        call = partial(_called, call_parcel(function, arguments, keywords))
+        call = partial(_called, call_parcel(function, arguments, keywords), log_context.get())
         try:
             return await self._run_sync(call, kill_on_cancel=True, limiter=self._unlimited)
         except BrokenWorkerError as error:
             raise death_of(function, error.args[1].exitcode) from None
 
 
-def _called(call: Any) -> Parcel:
-    """Carry out a call in a process. `call` was sent as a `call_parcel`, and arrives as what that held."""
+def _called(call: Any, fields: Mapping[str, object]) -> Parcel:
+    """Carry out a call in a process. `call` was sent as a `call_parcel`, and arrives as what that held. `fields`: the log
+    context of the run.
+    """
     function, arguments, keywords = call
     outcome, process = Outcome(), os.getpid()
+    token = log_context.set(fields)
     outcome.note(function, arguments, keywords)
+    log_context.reset(token)
     if os.getpid() != process:
         end_child(outcome.error)
     if outcome.error is not None:

@@ -14,7 +14,16 @@ from typing import Annotated, cast
 import trio
 from aids_hostile import ERRORS
 
-from repid import AlreadySettled, ConfigurationError, Depends, DuplicateId, Message, SyncMessage, UsageError
+from repid import (
+    AlreadySettled,
+    ConfigurationError,
+    Depends,
+    DuplicateId,
+    Message,
+    SyncMessage,
+    UsageError,
+    log_context,
+)
 
 
 def check_other_process(parent: int) -> None:
@@ -126,6 +135,10 @@ async def open_lock() -> object:
 
 
 def take_a_lock(lock: Annotated[object, Depends(open_lock)]) -> None: ...
+
+
+def return_the_log_context() -> dict[str, object]:
+    return dict(log_context())
 
 
 left: list[str] = []

@@ -521,3 +521,16 @@ async def test_what_goes_wrong_around_a_process_is_told_in_one_line(
     assert dead.failure.text.startswith(text)
     assert dead.failure.traceback == f"repid.{kind}: {dead.failure.text}\n"
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("log_runs", [True, False])
+async def test_a_process_knows_the_log_context_of_its_run_if_runs_are_logged(
+    app: Repid, router: Router, caplog: pytest.LogCaptureFixture, log_runs: bool
+) -> None:
+    caplog.set_level("INFO", "repid")
+    router.actor(run_in_process=True, store_result=True)(aids_processes.return_the_log_context)
+    handle = await app.enqueue(aids_processes.return_the_log_context)
+    with trio.fail_after(30):
+        await app.run_worker(burst=True, log_runs=log_runs)
+    expected = {"message_id": handle.id, "actor": "return_the_log_context", "queue": "default", "attempt": 1}
+    assert (await handle.wait()).value == (expected if log_runs else {})
