@@ -45,9 +45,12 @@ WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
 earliest, so waiting for a message must not take long."""
 
-MOST_SET_ASIDE = 4
-"""With so many times `tasks_limit` verdicts that wait for room nothing more is claimed. A worker whose actors send to
-other queues than they read comes to twice the limit at most."""
+MOST_SET_ASIDE = 2 * (1 + MOST_AHEAD)
+"""With so many times `tasks_limit` verdicts that wait for room in the queue of their own message nothing more is claimed.
+
+Others are not counted. Of their kind nothing is claimed meanwhile, so no more of one kind wait than were in hand, which is
+half as many held or running, and half as many unsettled. Claiming goes on for the other kinds, which make the room.
+"""
 
 TOLD_AFTER = 10.0
 """Seconds for which nothing has run when a worker names the actors that keep it from that."""
@@ -145,7 +148,8 @@ class Reader:
         ledger = self._ledger
         share = max(0, ledger.tasks_limit - ledger.runs - ledger.kept + self.look_ahead.size)
         allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
-        if allowed <= 0 or ledger.size_left <= 0 or ledger.set_aside >= MOST_SET_ASIDE * ledger.tasks_limit:
+        set_aside = self._crew.settler.set_aside.without_source
+        if allowed <= 0 or ledger.size_left <= 0 or set_aside >= MOST_SET_ASIDE * ledger.tasks_limit:
             return 0, math.inf  # any change may be the one that matters
         return int(min(share - ledger.held, allowed)), share // 2
 
@@ -243,8 +247,13 @@ class Reader:
             self._consumer.set_limits(self._limits())
 
     def _can_start(self, queue: str) -> bool:
-        """Whether a message of this queue would be claimed, and its run started, if it were ready now."""
+        """Whether a message of this queue would be claimed, and its run started, if it were ready now. Also if that cannot
+        be said yet: while verdicts are on their way, or what is held is about to start.
+        """
         ledger = self._ledger
-        if ledger.is_reader_waiting or ledger.runs >= ledger.tasks_limit or ledger.unsettled >= ledger.most_unsettled:
+        is_full = ledger.runs >= ledger.tasks_limit
+        if ledger.unsettled or (ledger.held and not is_full):
+            return True
+        if ledger.is_reader_waiting or is_full:
             return False
         return self._crew.runners.can_start(queue, self._crew.settler.set_aside.sources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from functools import partial
 
 import pytest
 import trio
@@ -58,6 +59,46 @@ async def test_a_pipeline_holds_no_more_than_its_bounds(autojump_clock: MockCloc
     assert total == sum(range(3000))
     assert most <= 50
     assert most_parsed <= 20
+
+
+@pytest.mark.parametrize("slowness", [0.001, 1.0])
+@pytest.mark.parametrize("tasks_limit", [1, 5, 20])
+@pytest.mark.parametrize("stages", [2, 4, 6])
+async def test_a_pipeline_of_full_queues_in_one_worker_refuses_nothing(
+    autojump_clock: MockClock, stages: int, tasks_limit: int, slowness: float
+) -> None:
+    """Each stage has more in hand than the next queue has room for, and the last one is slow."""
+    router, done, count = Router(), 0, 40 * tasks_limit
+
+    def add_stage(number: int) -> None:
+        @router.actor(queue=f"q{number}", max_size=5 * tasks_limit, name=f"stage{number}")
+        async def stage(item: int, message: Message = INJECTED) -> None:
+            await message.outbox.send_message_json(
+                channel=f"q{number + 1}", payload={"item": item}, headers={"topic": f"stage{number + 1}"}
+            )
+
+    @router.actor(queue=f"q{stages - 1}", max_size=5 * tasks_limit, name=f"stage{stages - 1}", concurrency=1)
+    async def last(item: int) -> None:
+        nonlocal done
+        await trio.sleep(slowness)
+        done += 1
+
+    for number in range(stages - 1):
+        add_stage(number)
+    app = make_app(router)
+
+    async def feed() -> None:
+        for item in range(count):
+            await app.send_message_json(channel="q0", payload={"item": item}, headers={"topic": "stage0"})
+
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker = await nursery.start(partial(app.run_worker, tasks_limit=tasks_limit))
+        nursery.start_soon(feed)
+        with trio.fail_after(10 * count):
+            while done + worker.report.dead < count:
+                await trio.sleep(1)
+        assert worker.report.dead == 0
+        worker.stop()
 
 
 async def test_what_waits_for_room_leaves_claim_bytes_to_those_who_make_it(autojump_clock: MockClock) -> None:
