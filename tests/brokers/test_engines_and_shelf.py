@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -227,6 +228,7 @@ class StillClock(Clock):
 class InSQLite:
     def __init__(self) -> None:
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        weakref.finalize(self, self.connection.close)
         schema.migrate(self.connection, ":memory:")
         self.clock = StillClock()
         self.start_of_time = self.clock.wall()
