@@ -26,7 +26,7 @@ from repid.brokers.sqlite.requests import Request, RequestQueue
 from repid.brokers.sqlite.schema import open_file
 from repid.brokers.sqlite.store import LEASES_TOLD_APART, Store
 from repid.brokers.sqlite.transactions import Transactions
-from repid.brokers.sqlite.wal import open_wal
+from repid.brokers.sqlite.wal import identify, open_wal
 from repid.delivery import Delivery
 from repid.ports import Snapshot
 
@@ -153,7 +153,7 @@ async def test_what_is_read_after_a_read_that_ended_the_transaction_gets_a_trans
         store = Store(open_file(schema.Opening(str(path), "FULL", 0o600)), Clock(), 1)
         news = NewsBox(token, queue.wake_up, ())
         with open_wal(str(path)) as wal:
-            transactions = Transactions(store, queue, news, str(path), wal, "FULL", lambda: 0.0)
+            transactions = Transactions(store, queue, news, str(path), identify(str(path)), wal, "FULL", lambda: 0.0)
             nursery.start_soon(ask, fail)
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(ask, lambda store: store.connection.in_transaction)

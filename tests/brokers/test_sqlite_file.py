@@ -9,8 +9,9 @@ import stat
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -563,6 +564,37 @@ async def test_a_file_that_was_removed_is_missed_by_all_who_use_it(path: Path) -
         for call in (lambda: server.publish(messages("1")), lambda: server.counts("q"), lambda: consumer.receive(1)):
             with pytest.raises(BrokerUnavailable, match="was removed or replaced while it was open"):
                 await call()
+
+
+async def test_a_file_that_goes_while_it_is_opened_anew_is_missed_and_used_again_when_it_is_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone, opened = path.with_suffix(".gone"), schema.open_file
+
+    def open_and_lose(*arguments: Any) -> sqlite3.Connection:
+        connection = opened(*arguments)
+        path.rename(gone)
+        return connection
+
+    async def publish_on() -> None:
+        for number in range(100):  # it is noticed by then, and the file is opened anew
+            await server.publish(messages([number]))
+
+    monkeypatch.setattr(thread, "CHECK", 0.0)
+    async with serving(path) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(thread, "open_file", open_and_lose)
+            path.with_name(f"{path.name}-wal").unlink()
+            with pytest.raises(BrokerUnavailable, match="was removed or replaced while it was open"):
+                await publish_on()
+        gone.rename(path)
+        with trio.fail_after(10):
+            while True:
+                with suppress(BrokerUnavailable):
+                    await server.publish(messages(["last"]))
+                    break
+        assert (await server.counts("q")).ready >= 1
+    assert "given up" not in caplog.text
 
 
 async def test_who_waits_is_told_that_the_file_was_replaced(path: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from ...ports import UnderWay
 from ...process import forks
 from .change_watch import CHECK, ChangeWatch
 from .clock import Clock
-from .errors import STATEMENT_FAILED, explain
+from .errors import STATEMENT_FAILED, explain, moved
 from .file_events import Watch, watch_file
 from .news import NewsBox
 from .requests import NEVER, Request, RequestQueue, Waiting
@@ -126,6 +127,7 @@ class Thread:
             if self._identity is not None:
                 check_identity(self._path, self._identity)
             connection = open_file(self._how, lambda: self._give_up_at)
+            self._identity = identity = self._identify(connection)
             if self._has_gap:
                 begin_anew(connection, self._path)
                 self._has_gap = False
@@ -139,9 +141,15 @@ class Thread:
         try:
             with open_wal(self._path) as wal:
                 transactions = Transactions(
-                    store, self._queue, self._news, self._path, wal, self._how.synchronous, lambda: self._give_up_at
+                    store,
+                    self._queue,
+                    self._news,
+                    self._path,
+                    identity,
+                    wal,
+                    self._how.synchronous,
+                    lambda: self._give_up_at,
                 )
-                self._identity = identify(self._path)
                 with watch_file(wal.path) as watch_log:
                     if not self._work(store, transactions, watch_log):
                         return 0.0
@@ -159,6 +167,17 @@ class Thread:
             with suppress(*STATEMENT_FAILED):  # everything is in the file or its WAL already
                 connection.close()
         return None
+
+    def _identify(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """What tells the file that was opened from others. Closes it and raises `BrokerUnavailable` if it was moved meanwhile."""
+        try:
+            found = identify(self._path)
+        except FileNotFoundError:
+            found = None
+        if found is None or self._identity not in (None, found):
+            connection.close()
+            raise moved(self._path)
+        return found
 
     def _work(self, store: Store, transactions: Transactions, watch_log: Watch) -> bool:
         """Work until the end, or until the process is about to fork. Returns whether it is the end."""

@@ -32,7 +32,7 @@ from .publishing import publish
 from .requests import BEFORE_ANSWER, NEVER, Answer, Durability, Publication, Request, RequestQueue
 from .schema import LARGEST_IDLE_WAL
 from .store import Store
-from .wal import Wal, identify
+from .wal import Wal
 
 PATIENCE = 10.0
 """Seconds that others may keep the file locked."""
@@ -58,6 +58,7 @@ class Transactions:
         queue: RequestQueue,
         news: NewsBox,
         path: str,
+        identity: tuple[int, int],
         wal: Wal,
         synchronous: str,
         give_up_at: Callable[[], float],
@@ -74,7 +75,7 @@ class Transactions:
         self._give_up_at = give_up_at
         self._execute(f"PRAGMA busy_timeout = {_FAIR_WAIT}")
         self._synchronous = self._present = synchronous
-        self._identity = identify(path)
+        self._identity = identity
 
     def write(self, *, durable: Durability) -> bool:
         """Take what waits, as soon as the file is ours, and carry it out in one transaction; False: it failed.
