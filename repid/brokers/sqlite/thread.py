@@ -123,15 +123,19 @@ class Thread:
 
     def _serve(self) -> float | None:
         """Open the file and work on it. Returns None at the end, or seconds after which it must be opened again."""
+        connection: sqlite3.Connection | None = None
         try:
             if self._identity is not None:
                 check_identity(self._path, self._identity)
             connection = open_file(self._how, lambda: self._give_up_at)
-            self._identity = identity = self._identify(connection)
+            self._identity = identity = self._identify()
             if self._has_gap:
                 begin_anew(connection, self._path)
                 self._has_gap = False
         except BrokerUnavailable as error:
+            if connection is not None:
+                with suppress(*STATEMENT_FAILED):
+                    connection.close()
             if self._store is None or self._closing or self._is_left_over():
                 raise
             self._queue.refuse_all(error)
@@ -168,14 +172,13 @@ class Thread:
                 connection.close()
         return None
 
-    def _identify(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """What tells the file that was opened from others. Closes it and raises `BrokerUnavailable` if it was moved meanwhile."""
+    def _identify(self) -> tuple[int, int]:
+        """What tells the file that was opened just now from others. Raises `BrokerUnavailable` if it is not the former one."""
         try:
             found = identify(self._path)
-        except FileNotFoundError:
-            found = None
-        if found is None or self._identity not in (None, found):
-            connection.close()
+        except OSError:
+            raise moved(self._path) from None
+        if self._identity not in (None, found):
             raise moved(self._path)
         return found
 

@@ -17,7 +17,6 @@ has its answer finds the news already noted.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +31,7 @@ from .publishing import publish
 from .requests import BEFORE_ANSWER, NEVER, Answer, Durability, Publication, Request, RequestQueue
 from .schema import LARGEST_IDLE_WAL
 from .store import Store
-from .wal import Wal
+from .wal import Wal, identify
 
 PATIENCE = 10.0
 """Seconds that others may keep the file locked."""
@@ -310,7 +309,6 @@ def check_identity(path: str, identity: tuple[int, int]) -> None:
 
 def _is_still(path: str, identity: tuple[int, int]) -> bool:
     try:
-        found = os.stat(path)  # noqa: PTH116  called often
+        return identify(path) == identity
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == identity

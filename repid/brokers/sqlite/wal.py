@@ -77,16 +77,12 @@ def open_wal(database: str) -> Iterator[Wal]:
 
 
 def begin_anew(connection: sqlite3.Connection, path: str) -> None:
-    """Move all of the log into the database. If that cannot be done now, close the connection and raise
-    `BrokerUnavailable`.
-    """
+    """Move all of the log into the database. Raises `BrokerUnavailable` if that cannot be done now."""
     try:
         is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.Error as error:
-        connection.close()
         raise log_stays(path, str(error)) from error
     if is_busy:
-        connection.close()
         raise log_stays(path, "another program reads or writes in it")
 
 
