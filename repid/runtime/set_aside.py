@@ -2,9 +2,9 @@
 
 They are set aside, so that they hold up no other verdict and no run. Meanwhile nothing is claimed for the actors that
 sent them, except for those that read that queue themselves: a worker that reads a queue and sends to it, as a pipeline in
-one process does, must go on with what makes room. A worker that has very many of those stops claiming. For each queue that is
-full one task stands in line with all who send there, and settles what was set aside in its order. It runs only as long
-as there is something. A worker that ends releases these messages.
+one process does, must go on with what makes room. A worker that has very many of those stops claiming. For each queue
+that is full one task stands in line with all who send there, and settles what was set aside in its order. It runs only
+as long as there is something. A worker that ends releases these messages.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class SetAside:
     @property
     def without_source(self) -> int:
         """How many wait though more of their (queue, topic) is claimed: they send to the queue that they came from."""
-        return len(self) - self.sources.total()
+        return self._ledger.set_aside - self.sources.total()
 
     def __len__(self) -> int:
         return sum(map(len, self._by_queue.values()))
