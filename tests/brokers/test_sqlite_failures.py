@@ -22,7 +22,7 @@ from repid import (
 from repid.brokers.sqlite import change_watch, schema
 from repid.brokers.sqlite.clock import Clock
 from repid.brokers.sqlite.news import NewsBox
-from repid.brokers.sqlite.requests import Request, RequestQueue
+from repid.brokers.sqlite.requests import Operation, RequestQueue
 from repid.brokers.sqlite.schema import open_file
 from repid.brokers.sqlite.store import LEASES_TOLD_APART, Store
 from repid.brokers.sqlite.transactions import Transactions
@@ -145,7 +145,7 @@ async def test_what_is_read_after_a_read_that_ended_the_transaction_gets_a_trans
 
     async def ask(operation: Callable[[Store], bool | None]) -> None:
         with suppress(BrokerUnavailable):
-            answers.append(await queue.ask(Request(operation)))
+            answers.append(await queue.ask(Operation(operation)))
 
     async with serving(path), trio.open_nursery() as nursery:
         token = trio.lowlevel.current_trio_token()
@@ -268,8 +268,8 @@ async def test_an_id_that_is_no_text_fails_only_its_own_call(path: Path) -> None
 async def test_what_is_urgent_is_never_carried_out_where_others_only_look() -> None:
     """It may come after the thread has looked what waits, and before the thread takes it."""
     queue = RequestQueue(trio.lowlevel.current_trio_token())
-    read = Request(lambda _: None)
-    write = Request(lambda _: None, urgent=True)
+    read = Operation(lambda _: None)
+    write = Operation(lambda _: None, urgent=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(queue.ask, read)
         nursery.start_soon(queue.ask, write)
@@ -297,4 +297,4 @@ async def test_a_request_that_comes_when_the_file_is_closed_is_told_so() -> None
     queue.close(NotConnected("the file is closed"))
     for _ in range(2):
         with trio.fail_after(5), pytest.raises(NotConnected, match="the file is closed"):
-            await queue.ask(Request(lambda _: None))
+            await queue.ask(Operation(lambda _: None))

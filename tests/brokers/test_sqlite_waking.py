@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from repid.brokers.sqlite.requests import Answer, Request, RequestQueue
+from repid.brokers.sqlite.requests import Answer, Operation, Request, RequestQueue
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="a bell is an eventfd")
 
@@ -51,7 +51,7 @@ async def queue() -> RequestQueue:
 
 
 def new_request() -> Request:
-    return Request(lambda _: None)
+    return Operation(lambda _: None)
 
 
 @only_linux
@@ -100,7 +100,7 @@ async def test_a_caller_that_comes_while_another_one_listens_is_answered_before_
     answers: list[Any] = []
 
     async def ask(name: str) -> None:
-        answers.append(await queue.ask(Request(lambda _: name)))
+        answers.append(await queue.ask(Operation(lambda _: name)))
 
     async with trio.open_nursery() as nursery:
         for name in ("first", "second"):
@@ -108,7 +108,7 @@ async def test_a_caller_that_comes_while_another_one_listens_is_answered_before_
             await trio.testing.wait_all_tasks_blocked()
         first, second = queue.take(lambda _: True)
         for request in (second, first):
-            queue.answer([Answer(request, request.operation)])
+            queue.answer([Answer(request, request.carry_out)])
             await trio.testing.wait_all_tasks_blocked()
     assert [answer(None) for answer in answers] == ["second", "first"]
 

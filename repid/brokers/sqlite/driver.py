@@ -38,7 +38,7 @@ from ..shared.packing import pack, to_progress
 from . import bounding, claiming, publishing, results, schedules, settling, views
 from .clock import MICRO, Clock, micros
 from .file import File
-from .requests import NEVER, Publication, Request, touches_any
+from .requests import NEVER, Operation, Publication, touches_any
 from .rows import to_bodies
 from .schema import Opening
 from .store import BITE, Store
@@ -87,7 +87,9 @@ class SQLiteDriver:
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all. Returns for each None, or why it was refused."""
-        refused: list[BrokerRefused | None] = await self._file.ask(Publication(list(envelopes), to_bodies(envelopes)))
+        refused: list[BrokerRefused | None] = await self._file.queue.ask(
+            Publication(envelopes=list(envelopes), bodies=to_bodies(envelopes))
+        )
         return refused
 
     # Consumers
@@ -104,19 +106,19 @@ class SQLiteDriver:
         self._file.vouchers.pop(consumer, None)
         if id_ is not None:
             with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME):
-                await self._file.ask(Request(lambda store: store.close([id_]), in_memory=True))
+                await self._file.queue.ask(Operation(lambda store: store.close([id_]), in_memory=True))
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
         """Lease what is ready now; the file is locked only if there is something."""
         id_, most = self._ids[consumer], int(min(limit, 2**31))
         if not most:
             return Claimed([], suspects=await self._file.look(lambda store: claiming.count_suspects(store, id_)))
-        request = Request(
+        request = Operation(
             lambda store: claiming.claim(store, id_, most, at_most),
             peek=lambda store: claiming.has_any(store, id_, at_most),
-            touched=_ids_of,
+            touches=_ids_of,
         )
-        return Claimed(await self._file.ask(request) or [])
+        return Claimed(await self._file.queue.ask(request) or [])
 
     async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:  # noqa: ARG002  any may
         """Carry out each disposition with its outbox and result in one step."""

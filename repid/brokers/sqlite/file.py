@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
-from trio.lowlevel import checkpoint_if_cancelled, current_trio_token
+from trio.lowlevel import current_trio_token
 
 from ...errors import NotConnected, UsageError
 from ...logs import Log
@@ -21,7 +21,7 @@ from ...ports import News, UnderWay
 from ...process import forks
 from .clock import Clock, micros
 from .news import NewsBox
-from .requests import BEFORE_SIGHT, Durability, Request, RequestQueue, Touched, touches_nothing
+from .requests import BEFORE_SIGHT, Durability, Operation, RequestQueue, Touched, touches_nothing
 from .schema import Opening
 from .store import Store
 from .thread import CLOSING_TIME, Thread
@@ -38,7 +38,7 @@ _left_behind: list[object] = []
 
 
 class File:
-    """One file. `ask` and what uses it is for the time in which the file is open."""
+    """One file. All but what opens it is for the time in which it is open."""
 
     def __init__(self, how: Opening, lease_timeout: float, clock: Clock) -> None:
         self._how = how
@@ -81,7 +81,7 @@ class File:
 
     async def look(self, operation: Callable[[Store], T]) -> T:
         """Run an operation that only looks. Its errors of repid's own are raised here."""
-        answer: T = await self.ask(Request(operation))
+        answer: T = await self.queue.ask(Operation(operation))
         return answer
 
     async def change(
@@ -92,15 +92,15 @@ class File:
         touched: Touched = touches_nothing,
     ) -> T:
         """Run an operation in a transaction. `durable`: when that is on the disk. Cancelled: it was not carried out."""
-        answer: T = await self.ask(Request(operation, urgent=True, durable=durable, touched=touched))
+        answer: T = await self.queue.ask(Operation(operation, urgent=True, durable=durable, touches=touched))
         return answer
 
-    async def ask(self, request: Request) -> Any:
-        """Have a request carried out."""
+    @property
+    def queue(self) -> RequestQueue:
+        """Where requests are handed in."""
         if self._queue is None:
             raise NotConnected(f"{self._path} is not open: use `async with server.connection():`")
-        await checkpoint_if_cancelled()
-        return await self._queue.ask(request)
+        return self._queue
 
     @property
     def news(self) -> NewsBox:

@@ -16,7 +16,7 @@ Every change of state happens under the queue's lock. Only trio's thread withdra
 takes, answers and puts back. The file's thread takes a request that writes only when it holds the write lock, so a
 caller who is cancelled never waits for another process.
 
-What an operation returned is an `Answer` until the transaction is over. A request receives its answer only when that
+What a request returned is an `Answer` until the transaction is over. A request receives its answer only when that
 transaction was committed; after a rollback the answers are dropped, and each request is carried out again alone. What
 was taken is always answered or put back, also when the thread fails in between (`RequestQueue.refuse_taken`).
 
@@ -38,11 +38,22 @@ from contextlib import suppress
 from copy import copy
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
 import trio
-from trio.lowlevel import Abort, RaiseCancelT, Task, TrioToken, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    TrioToken,
+    checkpoint_if_cancelled,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 from ...envelope import Envelope
-from ...errors import PublishUnknown, RepidError
+from ...errors import BrokerRefused, PublishUnknown, RepidError
+from ...hosts import is_cancelled
 from .bell import Bell
 from .file_events import FileEvents
 from .publishing import publish
@@ -64,16 +75,16 @@ class Durability(enum.IntEnum):
 NEVER, BEFORE_ANSWER, BEFORE_SIGHT = Durability.NEVER, Durability.BEFORE_ANSWER, Durability.BEFORE_SIGHT
 
 Touched: TypeAlias = Callable[[Any], Iterable[str] | None]
-"""From the answer of a request to the ids of messages and results that it changed; None if that may be any."""
+"""From the answer of an operation to the ids of messages and results that it changed; None if that may be any."""
 
 
 def touches_nothing(_: object) -> Iterable[str]:
-    """The request changes no message that can be watched."""
+    """The operation changes no message that can be watched."""
     return ()
 
 
 def touches_any(_: object) -> None:
-    """The request may have changed any message."""
+    """The operation may have changed any message."""
 
 
 class State(enum.Enum):
@@ -89,69 +100,75 @@ WAITING, TAKEN, ANSWERED, WITHDRAWN = State.WAITING, State.TAKEN, State.ANSWERED
 """For the hot path: CPython 3.11 takes 70 ns to find a member in its enumeration, and 2 to find a name of a module."""
 
 
-class Request:
-    """One call. `operation` runs on the file's thread, inside a transaction; what it returns is the answer.
+class Request(msgspec.Struct, eq=False, kw_only=True):
+    """One call: an `Operation` or a `Publication`.
 
     urgent: the request needs a transaction that may change the file. durable: when the change has to be on the disk.
     peek: a request that is not urgent and has one becomes urgent if its peek says that there is something to do;
-    otherwise the answer is None. touched: which ids the operation changed. in_memory: the operation does not touch the
-    file, so it is carried out in any case.
+    otherwise the answer is None. in_memory: it does not touch the file, so it is carried out in any case.
     """
 
-    __slots__ = (
-        "durable", "error", "in_memory", "operation", "peek", "raise_cancel", "result", "state", "task", "touched",
-        "urgent",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        operation: Callable[[Store], Any],
-        *,
-        urgent: bool = False,
-        durable: Durability = NEVER,
-        peek: Callable[[Store], bool] | None = None,
-        touched: Touched = touches_nothing,
-        in_memory: bool = False,
-    ) -> None:
-        self.operation = operation
-        self.urgent = urgent
-        self.durable = durable
-        self.peek = peek
-        self.touched = touched
-        self.in_memory = in_memory
-        self.state = WAITING
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.task: Task | None = None
-        self.raise_cancel: RaiseCancelT | None = None
-
-
-class Answer(NamedTuple):
-    """What the operation of a request returned or raised, in the transaction that is under way."""
-
-    request: Request
+    urgent: bool = False
+    durable: Durability = NEVER
+    peek: Callable[[Store], bool] | None = None
+    in_memory: bool = False
+    state: State = WAITING
     result: Any = None
     error: BaseException | None = None
+    task: Task | None = None
+    raise_cancel: RaiseCancelT | None = None
+
+    def carry_out(self, store: Store) -> Any:
+        """Do what is asked for; what this returns is the answer. Runs on the file's thread, inside a transaction."""
+        raise NotImplementedError
+
+    def touched(self, answer: Any) -> Iterable[str] | None:
+        """The ids of messages and results that were changed; None if that may be any."""
+        raise NotImplementedError
 
 
-class Publication(Request):
+class Operation(Request):
+    """Whatever a function does with the store. `touches`: which ids that changed, by its answer."""
+
+    function: Callable[[Store], Any]
+    touches: Touched = touches_nothing
+
+    def carry_out(self, store: Store) -> Any:
+        """Call the function."""
+        return self.function(store)
+
+    def touched(self, answer: Any) -> Iterable[str] | None:
+        """Ask `touches`."""
+        return self.touches(answer)
+
+
+class Publication(Request, kw_only=True):
     """A publish. All publications that wait at the same time become one statement."""
 
-    __slots__ = ("bodies", "envelopes")
+    envelopes: Sequence[Envelope]
+    bodies: Sequence[Body]
+    urgent: bool = True
+    durable: Durability = BEFORE_ANSWER
 
-    def __init__(self, envelopes: Sequence[Envelope], bodies: Sequence[Body]) -> None:
-        super().__init__(
-            lambda store: publish(store, envelopes, bodies),
-            urgent=True,
-            durable=BEFORE_ANSWER,
-            touched=lambda _: [envelope.id for envelope in envelopes],
-        )
-        self.envelopes = envelopes
-        self.bodies = bodies
+    def carry_out(self, store: Store) -> list[BrokerRefused | None]:
+        """Publish."""
+        return publish(store, self.envelopes, self.bodies)
+
+    def touched(self, answer: Any) -> Iterable[str] | None:  # noqa: ARG002  who waits for one that was refused looks again
+        """Those of the messages."""
+        return [envelope.id for envelope in self.envelopes]
 
     def unknown(self) -> PublishUnknown:
         """What its caller is told if it was carried out, and may still be lost with the power."""
         return PublishUnknown([envelope.id for envelope in self.envelopes])
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a request returned or raised, in the transaction that is under way."""
+
+    request: Request
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Waiting(NamedTuple):
@@ -209,7 +226,7 @@ class RequestQueue:
         self._token = token
         self._lock = threading.Lock()
         self._waiting: list[Request] = []
-        self._taken: dict[Request, None] = {}
+        self._taken: set[Request] = set()
         self._closed: RepidError | None = None
         self._bell = Bell()
         self._listener: Request | None = None  # whose task the bell wakes; changed under the lock, on trio's side
@@ -220,11 +237,13 @@ class RequestQueue:
 
     async def ask(self, request: Request) -> Any:
         """Hand the request in and wait for the answer. If this is cancelled, the request was not carried out."""
+        if is_cancelled():
+            await checkpoint_if_cancelled()
         request.task = current_task()
         with self._lock:
             if self._closed is not None:
                 raise copy(self._closed)
-            if self._bell.listen():
+            if self._listener is None and self._bell.listen():
                 self._listener = request
             self._waiting.append(request)
         self.wake_up.signal()
@@ -290,17 +309,17 @@ class RequestQueue:
                     left.append(request)
                 elif request.state is WAITING:
                     request.state = TAKEN
-                    self._taken[request] = None
                     taken.append(request)
             self._waiting = left
+            self._taken.update(taken)
         return taken
 
-    def put_back(self, requests: Iterable[Request]) -> None:
+    def put_back(self, requests: Sequence[Request]) -> None:
         """Make taken requests wait again, as urgent ones. Those whose callers were cancelled are withdrawn."""
         cancelled = []
         with self._lock:
+            self._taken.difference_update(requests)
             for request in requests:
-                self._taken.pop(request, None)
                 request.urgent = True
                 if request.raise_cancel is None:
                     request.state = WAITING
@@ -314,11 +333,13 @@ class RequestQueue:
         """Give the answers out, all in one step of trio's."""
         requests = []
         with self._lock:
-            for request, result, error in answers:
-                self._taken.pop(request, None)
-                request.result, request.error = result, error
+            for answer in answers:
+                request = answer.request
+                request.result = answer.result
+                request.error = answer.error
                 request.state = ANSWERED
                 requests.append(request)
+            self._taken.difference_update(requests)
         self._wake(requests)
 
     def refuse_taken(self, error: RepidError) -> None:

@@ -93,7 +93,7 @@ def _to_body(envelope: Envelope) -> Body:
     packed = None
     if headers:
         topic = headers.get(TOPIC)
-        if topic is None or type(topic) is not str:
+        if type(topic) is not str:
             packed = pack(headers)
         else:
             topic.encode()

@@ -32,7 +32,7 @@ from .clock import Clock
 from .errors import STATEMENT_FAILED, explain, moved
 from .file_events import Watch, watch_file
 from .news import NewsBox
-from .requests import NEVER, Request, RequestQueue, Waiting
+from .requests import NEVER, Operation, RequestQueue, Waiting
 from .schema import Opening, open_file
 from .store import Store
 from .transactions import Transactions, check_identity
@@ -207,7 +207,7 @@ class Thread:
         """Tell the others that our consumers are gone; should that fail they are believed dead before long."""
         store.close(list(store.consumers))
         if store.has_consumers:
-            transactions.each_alone([Request(lambda _: None)])
+            transactions.each_alone([Operation(lambda _: None)])
 
     def _write(self, transactions: Transactions, waiting: Waiting) -> None:
         if waiting.durable > NEVER:

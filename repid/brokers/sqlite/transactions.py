@@ -92,7 +92,7 @@ class Transactions:
 
     def read(self, requests: Sequence[Request]) -> None:
         """Answer what only looks, without locking others out. What needs more is handed in again, as urgent."""
-        outside = [Answer(request, request.operation(self._store)) for request in requests if request.in_memory]
+        outside = [Answer(request, request.carry_out(self._store)) for request in requests if request.in_memory]
         if outside:
             self._queue.answer(outside)
             requests = [request for request in requests if not request.in_memory]
@@ -236,7 +236,7 @@ class Transactions:
         for request in requests:
             try:
                 if request.peek is None:
-                    answers.append(Answer(request, request.operation(store)))
+                    answers.append(Answer(request, request.carry_out(store)))
                 elif request.peek(store):
                     wanting.append(request)
                 else:
@@ -253,7 +253,7 @@ class Transactions:
             requests = [request for request in requests if not isinstance(request, Publication)]
         for request in requests:
             try:
-                answers.append(Answer(request, request.operation(self._store)))
+                answers.append(Answer(request, request.carry_out(self._store)))
             except RepidError as error:  # it says no, and has changed nothing
                 answers.append(Answer(request, error=error))
         return answers
@@ -293,8 +293,8 @@ class Transactions:
 def _touched_by(answers: Iterable[Answer]) -> set[str] | None:
     """The ids that these requests have changed; None if that may be any."""
     ids: set[str] = set()
-    for request, result, error in answers:
-        touched = () if error is not None else request.touched(result)
+    for answer in answers:
+        touched = () if answer.error is not None else answer.request.touched(answer.result)
         if touched is None:
             return None
         ids.update(touched)
