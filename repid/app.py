@@ -16,7 +16,7 @@ from .app_calls import AppCaller
 from .application import Application, open_apps, publisher, stores
 from .calls import Callee, Exchange
 from .delivery import DeadLetterHook
-from .errors import ConfigurationError
+from .errors import ConfigurationError, Lacking, names_of
 from .gathering import first_of, gather, one_by_one
 from .handle import JobHandle
 from .hosts import LoopName, async_block, hosted, hosted_context
@@ -41,6 +41,13 @@ T = TypeVar("T")
 
 MOST_REMEMBERED = 1000
 """Kinds of jobs whose arguments have been looked at."""
+
+
+def _routers_have(app: object, name: str) -> str:
+    return (
+        f"{app!r} has no attribute {name!r}: actors are declared on a router, `router = Router()` and `@router.actor`, "
+        "and the app includes it, `app.include_router(router)`"
+    )
 
 
 class Repid(Producer, AppCaller):
@@ -93,16 +100,9 @@ class Repid(Producer, AppCaller):
             self.servers.register_server("default", connection.message_broker, is_default=True)
 
     if not TYPE_CHECKING:  # type checkers report it themselves
-
-        def __getattr__(self, name: str) -> Any:
-            if name not in {"actor", "task"}:
-                return super().__getattribute__(name)  # raises as Python does, and what a property of a subclass raised
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}: actors are declared on a router, "
-                "`router = Router()` and `@router.actor`, and the app includes it, `app.include_router(router)`",
-                name=name,
-                obj=self,
-            )
+        actor = Lacking(_routers_have)
+        task = Lacking(_routers_have)
+        __dir__ = names_of
 
     def __repr__(self) -> str:
         servers = ", ".join(f"{name}={name_of(self.server(name))}" for name in self.servers)

@@ -19,6 +19,7 @@ is made again: without `__init__`, from its args, its attributes and its cause.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from inspect import getattr_static
 from typing import Any, NoReturn, Self, TypeVar
 
 from .tracebacks import without_passwords
@@ -89,6 +90,29 @@ def misused(text: str) -> Callable[..., NoReturn]:
         raise UsageError(text)
 
     return method
+
+
+class Lacking:
+    """An attribute that objects of a class do not have, though programs are likely to ask for it: the `AttributeError`
+    has a text of its own, which `text` makes of the object and the name.
+
+    With `__getattr__` in the class instead, CPython would look up all its other attributes several times slower.
+    """
+
+    def __init__(self, text: Callable[[Any, str], str]) -> None:
+        self._text = text
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, holder: object, owner: type | None = None) -> NoReturn:
+        asked = owner if holder is None else holder
+        raise AttributeError(self._text(asked, self._name), name=self._name, obj=asked)
+
+
+def names_of(holder: object) -> list[str]:
+    """What `__dir__` is where names are `Lacking`: those are left out."""
+    return [name for name in object.__dir__(holder) if not isinstance(getattr_static(holder, name, None), Lacking)]
 
 
 class LifespanError(RepidError):

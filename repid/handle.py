@@ -14,7 +14,7 @@ from .errors import ResultError, UsageError, misused
 from .hosts import hosted, within
 from .names import check_duration
 from .ports import Broker, ResultStore, ScheduleStore, Snapshot
-from .results import ANYTHING, Lazy, Result, Status, T, no_value, not_awaited
+from .results import ANYTHING, Lazy, NoResult, Result, Status, T
 from .waiting_threads import waiting_for
 
 S = TypeVar("S")
@@ -23,7 +23,7 @@ CANCELLED_AT_ONCE = 1000
 """Messages that one call to a server cancels."""
 
 
-class JobHandle(msgspec.Struct, Generic[T], eq=False, weakref=True):
+class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
     """One enqueued message, in whatever process it runs. Its results have values of the type `T`.
 
     `schedule_name` is set for a recurring job: the handle is on the message its schedule published last.
@@ -39,10 +39,6 @@ class JobHandle(msgspec.Struct, Generic[T], eq=False, weakref=True):
     schedule_name: str | None = None
     _schedules: ScheduleStore | None = None
     """Where its schedule is; None: on the broker."""
-
-    if not TYPE_CHECKING:  # type checkers report it themselves
-        __getattr__ = no_value
-        __await__ = not_awaited
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.id!r} on {self.queue!r}>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 import msgspec
 
@@ -20,7 +20,7 @@ from .hosts import hosted
 from .names import check_duration, check_iterable, check_known, check_name
 from .ports import Broker, Missed, Overlap, Schedule, ScheduleStore, name_of
 from .queue import Queue
-from .results import ANYTHING, Lazy, Result, Status, T, no_value, not_awaited
+from .results import ANYTHING, Lazy, NoResult, Result, Status, T
 from .schedule import check_same_arguments, declared, make_schedule, schedule_name
 
 S = TypeVar("S")
@@ -70,7 +70,7 @@ class Element(msgspec.Struct, frozen=True):
     value: Any
 
 
-class Job(Generic[T]):
+class Job(NoResult, Generic[T]):
     """A call of the actor `name`, to be made by whatever worker reads `queue`.
 
     `args` are the actor's parameters: a dict, Struct or dataclass; anything msgspec can encode as a JSON object. `app`
@@ -96,10 +96,6 @@ class Job(Generic[T]):
         "_server_name",
         "_type",
     )
-
-    if not TYPE_CHECKING:  # type checkers report it themselves
-        __getattr__ = no_value
-        __await__ = not_awaited
 
     name = Field[str](lambda job: job._model.headers[TOPIC])  # noqa: SLF001  its own, as all below
     queue = Field[Queue](lambda job: job._queue)  # noqa: SLF001

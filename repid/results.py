@@ -11,7 +11,7 @@ import msgspec
 
 from .codec import JSON_CODEC
 from .delivery import Failure, ResultState, StoredResult
-from .errors import JobFailed, PayloadError, ResultError, UsageError
+from .errors import JobFailed, Lacking, PayloadError, ResultError, UsageError, names_of
 from .names import brief
 
 if TYPE_CHECKING:
@@ -169,22 +169,27 @@ class Lazy(Generic[T]):
             )
 
 
+def _result_has(handle: object, name: str) -> str:
+    return f"{handle!r} has no {name!r}, its result has: `(await handle.wait()).{name}` waits for it"
+
+
 HOW_TO_WAIT = "it is None until the job has ended, and `(await handle.wait()).value` waits for its value"
 
 
-def no_value(handle: object, name: str) -> NoReturn:
-    """What `__getattr__` is of those who have no value, but know where it comes from."""
-    text = f"{type(handle).__name__!r} object has no attribute {name!r}"
-    if name in OF_RESULTS:
-        text = f"{handle!r} has no {name!r}, its result has: `(await handle.wait()).{name}` waits for it"
-    raise AttributeError(text, name=name, obj=handle)
+class NoResult:
+    """What has no result itself, but knows where it comes from. It says so where a program takes it for its result."""
 
+    __slots__ = ()
 
-def not_awaited(handle: object) -> NoReturn:
-    """What `__await__` is of them."""
-    raise UsageError(
-        f"{handle!r} is not awaited itself: `await handle.wait()` waits until the job has ended, and gives its `Result`"
-    )
+    if not TYPE_CHECKING:  # type checkers report it themselves
+        value = Lacking(_result_has)
+        failure = Lacking(_result_has)
+        is_success = Lacking(_result_has)
+        state = Lacking(_result_has)
+        __dir__ = names_of
 
-
-OF_RESULTS = frozenset({"value", "failure", "is_success", "state"})
+        def __await__(self) -> NoReturn:
+            raise UsageError(
+                f"{self!r} is not awaited itself: `await handle.wait()` waits until the job has ended, and gives its "
+                "`Result`"
+            )

@@ -71,6 +71,7 @@ async def test_other_names_are_missing_as_from_any_object(handle: JobHandle[int]
         with pytest.raises(AttributeError, match=f"^'{name}' object has no attribute 'none'$"):
             getattr(each, "none")  # noqa: B009  a checker would see it
         assert not hasattr(each, "__len__")
+        assert all(hasattr(each, listed) for listed in dir(each))
     assert copy.copy(handle).id == handle.id
 
 
@@ -251,3 +252,10 @@ def test_an_actor_that_is_declared_on_the_app_is_told_of_routers(name: str) -> N
         getattr(app, name)
     with pytest.raises(AttributeError, match=r"^'Repid' object has no attribute 'other'$"):
         getattr(app, "other")  # noqa: B009  a checker would see it
+    assert name not in dir(app)
+
+
+@pytest.mark.parametrize("kind", [Repid, Job, JobHandle])
+def test_what_every_send_uses_has_no_code_of_its_own_for_looking_up_attributes(kind: type) -> None:
+    own = {name for each in kind.__mro__[:-1] for name in vars(each)}
+    assert own.isdisjoint({"__getattr__", "__getattribute__"})  # with them each attribute takes several times as long
