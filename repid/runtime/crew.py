@@ -321,6 +321,16 @@ class Crew:
                     return former
         return None
 
+    def puts_off(self, holding: Holding) -> bool:
+        """Whether a delivery cannot start now, and was given back or parked: what is kept takes up all places, so nobody
+        knows when there is one, and other workers may have some; or a former run of its message is under way.
+        """
+        ledger = self.ledger
+        if ledger.kept and ledger.runs + ledger.kept >= ledger.tasks_limit:
+            self.turn_away(holding, Stopping())
+            return True
+        return holding.delivery.lost > 0 and self.follow(holding)
+
     def follow(self, holding: Holding) -> bool:
         """Have a delivery wait whose message was lost and still runs here, until that run has ended.
 

@@ -212,7 +212,7 @@ class Executor:
             crew.unrouted(holding)
         elif holding.is_cancelled:
             crew.turn_away(holding, CancelRequested())
-        elif delivery.lost and crew.follow(holding):
+        elif (delivery.lost or self._ledger.kept) and crew.puts_off(holding):
             pass
         elif runner.limits and (full := first_full(runner.limits)) is not None:
             crew.park(full, holding)

@@ -103,6 +103,8 @@ class Ledger:
         self.held = 0
         self.parked = 0
         self.kept = 0
+        self.has_kept = False
+        """Whether an actor has ever left a message without a verdict, which takes up room for a time that nobody knows."""
         self.unsettled = 0
         self.set_aside = 0
         self.size_aside = 0
@@ -200,10 +202,10 @@ class Ledger:
     def cancelled_before_arrival(self, token: Token) -> None:
         """A message was cancelled whose delivery is not here: it has been settled, or is about to come.
 
-        No more are remembered than can be on their way.
+        No more are remembered than a claim can bring.
         """
         self._cancelled_before_arrival[token] = None
-        if len(self._cancelled_before_arrival) > 2 * self.tasks_limit:
+        if len(self._cancelled_before_arrival) > (1 + MOST_AHEAD) * self.tasks_limit:
             del self._cancelled_before_arrival[next(iter(self._cancelled_before_arrival))]
 
     def cancel(self, holding: Holding) -> None:
@@ -335,7 +337,7 @@ class Ledger:
     def keep(self, holding: Holding) -> None:
         """Its actor, in the mode `manual`, returned without a verdict: the lease stays with us until one comes."""
         if holding.is_ours:
-            holding.is_kept = True
+            holding.is_kept = self.has_kept = True
             self.kept += 1
 
     def defer(self, holding: Holding, disposition: Disposition) -> None:

@@ -9,6 +9,8 @@ Theory. The reader is one task, and the only one that claims; there is at most o
   `Consumer.receive`).
 * The lease of what it gives began after the broker was asked. `_asked` is therefore the moment from which the ledger
   counts, and a claim waits for a part of a lease at most: a message that came at its end has most of its lease left.
+* Once an actor has left a message without a verdict, nothing is claimed ahead: what is kept takes up room for a time that
+  nobody knows.
 * No claim can exceed `messages_limit`: the limit counts runs started, and what is held or parked may be started. Nor
   can a claim exceed `claim_bytes`, except for one message that is bigger than what is left while half of the bound is
   free.
@@ -146,7 +148,8 @@ class Reader:
     def _room(self) -> tuple[int, float]:
         """How many may be claimed now, and how few must be held for it to be worth asking."""
         ledger = self._ledger
-        share = max(0, ledger.tasks_limit - ledger.runs - ledger.kept + self.look_ahead.size)
+        ahead = 0 if ledger.has_kept else self.look_ahead.size
+        share = max(0, ledger.tasks_limit - ledger.runs - ledger.kept + ahead)
         allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
         set_aside = self._crew.settler.set_aside.without_source
         if allowed <= 0 or ledger.size_left <= 0 or set_aside >= MOST_SET_ASIDE * ledger.tasks_limit:

@@ -89,3 +89,16 @@ def test_the_counts_are_those_of_the_holdings_after_every_transition(
         assert ledger.unsettled == 0
 
     run_virtual(main)
+
+
+def test_each_cancellation_of_what_the_largest_claim_may_bring_is_remembered_until_it_comes() -> None:
+    async def main() -> None:
+        runners = ActorRunners(router.actors(), Backends(None, None), 10)
+        ledger = Ledger(10, math.inf)
+        deliveries = [Delivery(Envelope(str(n), "q", b"", headers={"topic": "job"}), 1, 0, n) for n in range(40)]
+        for delivery in deliveries:
+            ledger.cancelled_before_arrival(delivery.token)
+        holdings = ledger.lease(deliveries, runners.runners_for(deliveries), 0.0, 60.0)
+        assert all(holding.is_cancelled for holding in holdings)
+
+    run_virtual(main)
