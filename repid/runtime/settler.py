@@ -4,7 +4,9 @@ Theory. A verdict is final when `put` returns. `put` is synchronous, so nothing 
 run and the handing over of its verdict.
 
 * One task carries verdicts out, one batch at a time. What is put meanwhile is the next batch: batches grow with the
-  load, and a single verdict never waits for others.
+  load, and a single verdict never waits for others. Where runs end so fast that each turn of the event loop brings many
+  verdicts, the batch is sent only when it has `WORTH_A_CALL`: otherwise there would be 1.5 times as many calls,
+  and where many workers share few cores each call costs a process what it had in the processor's caches.
 * The task is shielded, because a worker that is cancelled still has verdicts to settle. `close` bounds it; what is
   left then comes back when the leases end, and is counted as unsettled.
 * A call without an answer is made again until it has one. What it had settled after all is answered as unknown, which
@@ -44,6 +46,15 @@ from .sending import Sending
 from .set_aside import Note, SetAside, without_room
 
 log = Log("repid.worker")
+
+
+MANY_PER_TURN = 32
+"""Verdicts. After so many in one turn of the event loop the next turn most likely brings more."""
+
+WORTH_A_CALL = 128
+"""Verdicts. So many are sent at once: what a call costs by itself is little beside them. Executors go on meanwhile:
+they stop at `Ledger.most_unsettled`.
+"""
 
 
 class Settler:
@@ -119,6 +130,7 @@ class Settler:
                     self.set_aside.open(nursery)
                     while self._pending or not self._closed:
                         if self._pending:
+                            await self._let_more_come()
                             await self._settle_pending()
                         else:
                             self._parked = True
@@ -146,6 +158,15 @@ class Settler:
                 bound,
             )
             self._scope.cancel()
+
+    async def _let_more_come(self) -> None:
+        """Wait as long as every turn brings many verdicts, until there are enough."""
+        had = 0
+        while had + MANY_PER_TURN <= len(self._pending) < WORTH_A_CALL:
+            had = len(self._pending)
+            # Of the tasks that are due at once trio runs any one first: between these two each of the others has its turn.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
 
     async def _settle_pending(self) -> None:
         batch = self._on_their_way = self._pending

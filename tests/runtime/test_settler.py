@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from repid import Envelope, InMemoryServer, NotConnected, SQLiteServer
 from repid.delivery import (
@@ -28,7 +30,7 @@ from repid.ports import Consumer, ResultStore, Verdict
 from repid.runtime.ledger import Ledger
 from repid.runtime.progress import Reporter
 from repid.runtime.sending import Sending
-from repid.runtime.settler import Settler
+from repid.runtime.settler import MANY_PER_TURN, WORTH_A_CALL, Settler
 
 pytestmark = pytest.mark.real_time
 
@@ -117,6 +119,39 @@ async def test_a_verdict_whose_writing_fails_by_a_fault_of_ours_is_logged_with_o
         settler.put(Settlement(deliveries[0], ACK, result=result))
         await settle_all(settler)
     assert caplog.text.count("Traceback") == 1
+
+
+async def calls_to_settle(turns: Sequence[int]) -> list[int]:
+    """How many verdicts each call is about, if so many are put in each turn of the event loop."""
+    calls: list[int] = []
+    server = InMemoryServer(instruments=[lambda call: calls.append(call.count) if call.name == "settle" else None])
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([Envelope(str(number), "q", b"") for number in range(sum(turns))])
+        async with server.consume({"q": None}) as consumer:
+            left = iter(await consumer.receive(sum(turns)))
+            _, settler = settler_of(consumer, [])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(settler.run)
+                await trio.testing.wait_all_tasks_blocked()
+                for count in turns:
+                    for delivery in islice(left, count):
+                        settler.put(Settlement(delivery, ACK))
+                    await trio.lowlevel.checkpoint()
+                await trio.testing.wait_all_tasks_blocked()
+                await settler.close(10)
+    return calls
+
+
+async def test_verdicts_that_come_in_every_turn_of_the_loop_are_settled_many_at_a_time() -> None:
+    calls = await calls_to_settle([64] * 20)
+    assert sum(calls) == 20 * 64
+    assert min(calls[:-1]) >= WORTH_A_CALL
+
+
+@pytest.mark.parametrize("count", [1, MANY_PER_TURN - 1, WORTH_A_CALL])
+async def test_verdicts_that_are_few_or_enough_wait_for_no_others(count: int) -> None:
+    assert (await calls_to_settle([count, 0, 0, 1]))[0] == count
 
 
 async def test_where_nothing_can_be_settled_the_first_error_is_raised(tmp_path: Path) -> None:
