@@ -119,8 +119,11 @@ class Consumer:
         self._check_open()
         limits, deadline = at_most_of(at_most), trio.current_time() + max_wait
         if self._line is not None and max_wait > 0:
-            deliveries = await self._line.claim_or_wait(self.key, limit, limits, deadline, take)
-            if not deliveries:
+            wait = partial(self._line.claim_or_wait, self.key, limit, limits, deadline, take)
+            deliveries = await (self._calls("claim", wait, count=limit) if self._calls.instruments else wait())
+            if deliveries:
+                self._lines.tell_of_room()
+            else:
                 self._check_open()
             return deliveries
         claim = _Claim(limit, limits)

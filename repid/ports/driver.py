@@ -254,7 +254,7 @@ class ScheduleDriver(Protocol):
 
 @runtime_checkable
 class WaitingDriver(Protocol):
-    """Optional, for engines in this process: a waiting claim is handed its messages in the publisher's own step.
+    """Optional, for engines in this process: whoever makes a message ready, or notices it, leases it to a waiting claim.
 
     It saves time; without it the front door asks again after each `news`.
     """
@@ -264,8 +264,8 @@ class WaitingDriver(Protocol):
     ) -> list[Delivery]:
         """As `claim`, but wait for messages until that moment of trio's clock. If it is cancelled, nothing was leased.
 
-        What is leased is given to `take` in the same step, and returned. The list is also empty if the consumer was
-        closed meanwhile.
+        What is leased is given to `take` in the same step of the event loop, and returned. The list is also empty if the
+        consumer was closed meanwhile.
         """
         ...
 

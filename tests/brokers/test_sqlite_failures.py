@@ -151,7 +151,7 @@ async def test_what_is_read_after_a_read_that_ended_the_transaction_gets_a_trans
         token = trio.lowlevel.current_trio_token()
         queue = RequestQueue(token)
         store = Store(open_file(schema.Opening(str(path), "FULL", 0o600)), Clock(), 1)
-        news = NewsBox(token, queue.wake_up, ())
+        news = NewsBox(token, queue, ())
         with open_wal(str(path)) as wal:
             transactions = Transactions(store, queue, news, str(path), identify(str(path)), wal, "FULL", lambda: 0.0)
             nursery.start_soon(ask, fail)

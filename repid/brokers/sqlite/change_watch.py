@@ -1,6 +1,6 @@
 """How the file's thread notices that something may have changed, and how long it may sleep before it looks again.
 
-Theory. Three kinds of change matter to the task that waits for news:
+Theory. Three kinds of change matter to the task that waits for news, and to claims that rest:
 
 * *Our own transactions.* `Transactions` notes them at the commit, since it knows what they did.
 * *Transactions of other connections.* SQLite's `PRAGMA data_version` is a different number after any of them. When it

@@ -9,6 +9,7 @@ from functools import partial
 
 import msgspec
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ...delivery import Bounds, Delivery, NewResult, Progress, Settlement, StoredResult
 from ...envelope import Envelope
@@ -28,6 +29,7 @@ from ...ports import (
     ScheduleChange,
     Sight,
     StoredSchedule,
+    Take,
     TickOutcome,
     Topics,
     UnderWay,
@@ -59,6 +61,7 @@ class SQLiteDriver:
         self._file = File(opening, lease_timeout, clock)
         self._tell: Callable[[News], bool] | None = None
         self._ids: dict[str, int] = {}  # of the consumers, as the file has them; they outlast a link, as leases do
+        self._waiting: dict[str, dict[_Wanted, None]] = {}  # by consumer, the claims of it that wait
 
     def create_nothing(self) -> None:
         """Open the file only if it is there, from the next link on."""
@@ -103,6 +106,7 @@ class SQLiteDriver:
     async def unsubscribe(self, consumer: str) -> None:
         """Remove a consumer."""
         id_ = self._ids.pop(consumer, None)
+        self._waiting.pop(consumer, None)
         self._file.vouchers.pop(consumer, None)
         if id_ is not None:
             with suppress(NotConnected, BrokerError), trio.move_on_after(CLOSING_TIME):
@@ -113,12 +117,34 @@ class SQLiteDriver:
         id_, most = self._ids[consumer], int(min(limit, 2**31))
         if not most:
             return Claimed([], suspects=await self._file.look(lambda store: claiming.count_suspects(store, id_)))
-        request = Operation(
-            lambda store: claiming.claim(store, id_, most, at_most),
-            peek=lambda store: claiming.has_any(store, id_, at_most),
-            touches=_ids_of,
-        )
+        wanted = _Wanted(id_, most, at_most)
+        request = Operation(wanted.claim, peek=wanted.is_there, touches=_ids_of)
         return Claimed(await self._file.queue.ask(request) or [])
+
+    @enable_ki_protection
+    async def claim_or_wait(
+        self, consumer: str, limit: int, at_most: AtMost, deadline: float, take: Take
+    ) -> list[Delivery]:
+        """Lease what is ready now, or what becomes ready first: the file's thread claims it as soon as it sees it."""
+        wanted = _Wanted(self._ids[consumer], int(min(limit, 2**31)), at_most)
+        request = Operation(wanted.claim, peek=wanted.is_there, touches=_ids_of, is_patient=True)
+        waiting = self._waiting.setdefault(consumer, {})
+        waiting[wanted] = None
+        deliveries: list[Delivery] = []
+        try:
+            with trio.CancelScope(deadline=deadline):
+                deliveries = await self._file.queue.ask(request)
+        finally:
+            del waiting[wanted]
+        if deliveries:
+            take(deliveries)
+        return deliveries
+
+    def set_limits(self, consumer: str, at_most: AtMost) -> None:
+        """Have the claims of this consumer that wait use these limits from now on."""
+        for wanted in self._waiting.get(consumer, ()):
+            wanted.at_most = at_most
+            self._file.stir()
 
     async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:  # noqa: ARG002  any may
         """Carry out each disposition with its outbox and result in one step."""
@@ -333,6 +359,25 @@ def _ids_in(settlements: Sequence[Settlement]) -> Iterator[str]:
             yield settlement.result.id
         for envelope in settlement.outbox:
             yield envelope.id
+
+
+class _Wanted:
+    """What a waiting claim takes, and within which limits; those may change while it waits."""
+
+    __slots__ = ("at_most", "consumer", "limit")
+
+    def __init__(self, consumer: int, limit: int, at_most: AtMost) -> None:
+        self.consumer = consumer
+        self.limit = limit
+        self.at_most = at_most
+
+    def is_there(self, store: Store) -> bool:
+        """Whether there is any."""
+        return claiming.has_any(store, self.consumer, self.at_most)
+
+    def claim(self, store: Store) -> list[Delivery]:
+        """Lease it."""
+        return claiming.claim(store, self.consumer, self.limit, self.at_most)
 
 
 def _any_if_moved(count: int) -> tuple[()] | None:

@@ -102,6 +102,11 @@ class File:
             raise NotConnected(f"{self._path} is not open: use `async with server.connection():`")
         return self._queue
 
+    def stir(self) -> None:
+        """Have the requests that rest looked at again."""
+        if self._queue is not None and self._queue.stir():
+            self._queue.wake_up.signal()
+
     @property
     def news(self) -> NewsBox:
         """What has changed."""
@@ -120,7 +125,7 @@ class File:
         self._drop_earlier()
         token = current_trio_token()
         queue = RequestQueue(token)
-        news = NewsBox(token, queue.wake_up, watched, tell)
+        news = NewsBox(token, queue, watched, tell)
         self.vouchers = {}
         thread = Thread(queue, news, self._how, self._lease_timeout, self._clock, self.vouchers)
         thread.start()

@@ -1,4 +1,4 @@
-"""News of the file on its way from the file's thread to the one task that waits for it.
+"""News of the file on its way from the file's thread to the one task that waits for it, and to the requests that rest.
 
 Theory. The thread notes what may have changed; notes are merged until they are taken on trio's side: by the task that
 waits, in the step in which `next` returns, or a turn earlier to be told at once (`_deliver`). So a cancelled wait loses
@@ -19,7 +19,7 @@ from trio.lowlevel import TrioToken
 
 from ...ports import News
 from ..shared.notes import Notes
-from .requests import WakeUp
+from .requests import RequestQueue
 
 _LINGERING = 0.1
 """Seconds for which the thread goes on watching after the task has left with its news: usually it waits again at once."""
@@ -32,7 +32,11 @@ class NewsBox:
     """Merged notes of one file. All fields but the plain times change under the lock."""
 
     def __init__(
-        self, token: TrioToken, wake_up: WakeUp, watched: Collection[str], tell: Callable[[News], bool] | None = None
+        self,
+        token: TrioToken,
+        queue: RequestQueue,
+        watched: Collection[str],
+        tell: Callable[[News], bool] | None = None,
     ) -> None:
         self.watched = watched
         """The ids that are watched now. Trio's thread changes it at any time: look ids up, do not iterate."""
@@ -40,8 +44,10 @@ class NewsBox:
         """Whether the thread notices changes now without being woken."""
         self.ids_at = 0.0
         """When watched messages may be looked at again because of other processes, on the monotonic clock."""
+        self.is_ready = False
+        """Whether something may have become ready since the thread stirred the requests that rest."""
         self._token = token
-        self._wake_up = wake_up
+        self._queue = queue
         self._tell = tell
         self._lock = threading.Lock()
         self._notes = Notes()
@@ -58,7 +64,7 @@ class NewsBox:
             with self._lock:
                 self._waiting = event
             if not self.is_watched_over:
-                self._wake_up.signal()
+                self._queue.wake_up.signal()
             if self._notes:  # it was noted before the event was there
                 event.set()
             try:
@@ -86,11 +92,15 @@ class NewsBox:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a task waits for news, or is about to wait again."""
-        return self._waiting is not None or time.monotonic() < self._wanted_until
+        """Whether a task waits for news or messages, or is about to wait for news again."""
+        return self._waiting is not None or self._queue.is_resting or time.monotonic() < self._wanted_until
 
     def note(self, *, ready: bool = False, events: bool = False, ids: Iterable[str] | None = ()) -> None:
-        """Something may have changed; see `News`. Ids that are not watched are left out."""
+        """Something may have changed; see `News`. Ids that are not watched are left out, and so is what is ready where a
+        request rests that waits for it: `is_ready` is for that.
+        """
+        self.is_ready |= ready
+        ready = ready and not self._queue.is_resting
         touched = None if ids is None else [id_ for id_ in ids if id_ in self.watched]
         if not (ready or events or touched is None or touched):
             return

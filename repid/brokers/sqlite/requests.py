@@ -1,19 +1,23 @@
 """What crosses between trio's thread and the file's thread: requests one way, answers the other.
 
-Theory. Each call of the driver is a `Request`, and the request is in exactly one of four states:
+Theory. Each call of the driver is a `Request`, and the request is in exactly one of five states:
 
 * WAITING: it is in the queue, and nothing of it has happened. Cancelling the caller makes it WITHDRAWN.
 * TAKEN: the file's thread carries it out. The caller waits for the answer even if it is cancelled.
+* RESTING: it is a patient one, and found nothing to do. It is as WAITING to its caller; the file's thread looks at it
+  again when something may have become ready (`stir`). So a worker that waits for messages has them in one crossing from
+  the file's thread, without being told first that it is worth asking.
 * ANSWERED: the answer is at the request, and the caller is woken.
 * WITHDRAWN: the caller was cancelled, and the request was not carried out.
 
     WAITING -> TAKEN -> ANSWERED        the usual way
     TAKEN -> WAITING                    put back: it turned out to need the write lock
-    WAITING -> WITHDRAWN                its caller was cancelled
-    TAKEN -> WITHDRAWN                  its caller was cancelled, and then it was put back instead of answered
+    TAKEN -> RESTING -> WAITING         it found nothing; then something may have become ready
+    WAITING, RESTING -> WITHDRAWN       its caller was cancelled
+    TAKEN -> WITHDRAWN                  its caller was cancelled, and then it was put back or laid to rest, not answered
 
-Every change of state happens under the queue's lock. Only trio's thread withdraws what waits; only the file's thread
-takes, answers and puts back. The file's thread takes a request that writes only when it holds the write lock, so a
+Every change of state happens under the queue's lock. Only trio's thread withdraws what waits or rests; only the file's
+thread takes, answers and puts back. The file's thread takes a request that writes only when it holds the write lock, so a
 caller who is cancelled never waits for another process.
 
 What a request returned is an `Answer` until the transaction is over. A request receives its answer only when that
@@ -92,11 +96,12 @@ class State(enum.Enum):
 
     WAITING = enum.auto()
     TAKEN = enum.auto()
+    RESTING = enum.auto()
     ANSWERED = enum.auto()
     WITHDRAWN = enum.auto()
 
 
-WAITING, TAKEN, ANSWERED, WITHDRAWN = State.WAITING, State.TAKEN, State.ANSWERED, State.WITHDRAWN
+WAITING, TAKEN, RESTING, ANSWERED, WITHDRAWN = State
 """For the hot path: CPython 3.11 takes 70 ns to find a member in its enumeration, and 2 to find a name of a module."""
 
 
@@ -105,12 +110,14 @@ class Request(msgspec.Struct, eq=False, kw_only=True):
 
     urgent: the request needs a transaction that may change the file. durable: when the change has to be on the disk.
     peek: a request that is not urgent and has one becomes urgent if its peek says that there is something to do;
-    otherwise the answer is None. in_memory: it does not touch the file, so it is carried out in any case.
+    otherwise the answer is None. is_patient: an answer that is empty is not given; the request rests until something may
+    have become ready. in_memory: it does not touch the file, so it is carried out in any case.
     """
 
     urgent: bool = False
     durable: Durability = NEVER
     peek: Callable[[Store], bool] | None = None
+    is_patient: bool = False
     in_memory: bool = False
     state: State = WAITING
     result: Any = None
@@ -227,6 +234,7 @@ class RequestQueue:
         self._lock = threading.Lock()
         self._waiting: list[Request] = []
         self._taken: set[Request] = set()
+        self._resting: dict[Request, None] = {}
         self._closed: RepidError | None = None
         self._bell = Bell()
         self._listener: Request | None = None  # whose task the bell wakes; changed under the lock, on trio's side
@@ -243,17 +251,18 @@ class RequestQueue:
         with self._lock:
             if self._closed is not None:
                 raise copy(self._closed)
-            if self._listener is None and self._bell.listen():
+            if self._listener is None and not request.is_patient and self._bell.listen():
                 self._listener = request
             self._waiting.append(request)
         self.wake_up.signal()
 
         def abort(raise_cancel: RaiseCancelT) -> Abort:
             with self._lock:
-                if request.state is not WAITING:
+                if request.state is not WAITING and request.state is not RESTING:
                     request.raise_cancel = raise_cancel
                     return Abort.FAILED
                 request.state = WITHDRAWN
+                self._resting.pop(request, None)
                 if self._listener is request:
                     self._listener = None
                     self._bell.leave(raise_cancel)
@@ -279,10 +288,27 @@ class RequestQueue:
         self._listener, self._rung_for = None, ()
         _reschedule(others)
 
+    # On any thread
+
+    def stir(self) -> bool:
+        """Something may have become ready: have the requests that rest wait again. Returns whether there were any."""
+        with self._lock:
+            stirred = list(self._resting)
+            self._resting.clear()
+            for request in stirred:
+                request.state = WAITING
+            self._waiting += stirred
+        return bool(stirred)
+
     # On the file's thread
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether any request rests, so that changes of the file matter."""
+        return bool(self._resting)
 
     def look(self) -> Waiting:
         """What waits."""
@@ -330,16 +356,24 @@ class RequestQueue:
         self._wake(cancelled)
 
     def answer(self, answers: Iterable[Answer]) -> None:
-        """Give the answers out, all in one step of trio's."""
+        """Give the answers out, all in one step of trio's. Patient requests that found nothing rest instead."""
         requests = []
         with self._lock:
             for answer in answers:
                 request = answer.request
-                request.result = answer.result
-                request.error = answer.error
-                request.state = ANSWERED
+                self._taken.discard(request)
+                if request.is_patient and not answer.result and answer.error is None:
+                    if request.raise_cancel is None:
+                        request.state = RESTING
+                        request.urgent = False
+                        self._resting[request] = None
+                        continue
+                    request.state = WITHDRAWN
+                else:
+                    request.result = answer.result
+                    request.error = answer.error
+                    request.state = ANSWERED
                 requests.append(request)
-            self._taken.difference_update(requests)
         self._wake(requests)
 
     def refuse_taken(self, error: RepidError) -> None:
@@ -347,7 +381,8 @@ class RequestQueue:
         self.answer([Answer(request, error=copy(error)) for request in list(self._taken)])
 
     def refuse_all(self, error: RepidError) -> None:
-        """Answer every request that waits or was taken with this error."""
+        """Answer every request that waits, rests or was taken with this error."""
+        self.stir()
         self.take(lambda _: True)
         self.refuse_taken(error)
 

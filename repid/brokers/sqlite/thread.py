@@ -2,7 +2,8 @@
 
 Theory. Everything of the file belongs to this thread: the connection, the store, the transactions. Other threads reach
 it only through the request queue and the news box. The loop (`_work`) always does the first of these that there is:
-requests that write, a heartbeat of our consumers, requests that only look, news, sleep. It ends when it was told to
+requests that write, a heartbeat of our consumers, requests that only look, news, sleep. Where news says that something
+may be ready, the claims that rest are requests again. It ends when it was told to
 close and no request waits.
 
 A connection that fails in a way that a rollback does not mend is given up: the requests that were taken are answered
@@ -190,6 +191,10 @@ class Thread:
             waiting = queue.look()
             if news.is_wanted and (watch.is_late() or not waiting.anything):
                 watch.look()
+            if news.is_ready:
+                news.is_ready = False
+                if queue.stir():
+                    waiting = queue.look()
             if waiting.urgent or (watch.is_beat_due() and not self._closing):
                 self._write(transactions, waiting)
                 watch.note_change()
