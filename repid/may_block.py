@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from sys import modules
+from types import FrameType
 
 import trio
 
@@ -48,13 +48,14 @@ def _running_library() -> str | None:
 class _Mine(threading.local):
     """What each thread knows of itself."""
 
-    is_calling = False
+    caller: FrameType | None = None
+    """Where its call in progress was made. Ctrl-C can leave a frame here that has ended, see `OneCall`."""
     parents_run: trio.lowlevel.TrioToken | None = None
     """In a forked child: the trio run that this thread was in when it was the parent's. It goes on there alone."""
 
     def start_anew(self) -> None:
         """Called in the only thread that there is."""
-        self.is_calling = False
+        self.caller = None
         self.parents_run = trio.lowlevel.current_trio_token() if trio.lowlevel.in_trio_run() else None
 
 
@@ -62,16 +63,27 @@ mine = _Mine()
 inherits(mine, _Mine.start_anew)
 
 
-@contextmanager
-def one_call() -> Iterator[None]:
-    """A call of this thread. One that interrupts it could wait for a lock that it holds, so that is refused."""
-    if mine.is_calling:
-        raise UsageError(
-            "this call interrupted another one of the same thread, and both might wait for ever: call neither in signal "
-            "handlers nor in finalizers (__del__)"
-        )
-    mine.is_calling = True
-    try:
-        yield
-    finally:
-        mine.is_calling = False
+class OneCall:
+    """A call of this thread. One that interrupts it could wait for a lock that it holds, so that is refused.
+
+    Ctrl-C may raise an exception between any two steps, so also where a call has ended and that is not noted yet. So the
+    note alone proves nothing: a call is in progress if the frame that made it is still on the stack of the thread.
+    """
+
+    def __enter__(self) -> None:
+        if mine.caller is not None and _is_on_stack(mine.caller):
+            raise UsageError(
+                "this call interrupted another one of the same thread, and both might wait for ever: call neither in signal "
+                "handlers nor in finalizers (__del__)"
+            )
+        mine.caller = sys._getframe(1)  # noqa: SLF001  what traceback and inspect use, too
+
+    def __exit__(self, *_: object) -> None:
+        mine.caller = None
+
+
+def _is_on_stack(frame: FrameType) -> bool:
+    here: FrameType | None = sys._getframe(1)  # noqa: SLF001  as above
+    while here is not None and here is not frame:
+        here = here.f_back
+    return here is not None

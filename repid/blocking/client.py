@@ -22,7 +22,7 @@ from ..errors import ConfigurationError, UsageError, misused
 from ..gathering import first_of, gather, one_by_one
 from ..handle import JobHandle
 from ..job import Job
-from ..may_block import check_may_block, one_call
+from ..may_block import OneCall, check_may_block
 from ..names import brief, check_duration
 from ..producer import SendOptions
 from ..results import Result
@@ -92,7 +92,7 @@ class Client(ClientCaller):
         """Open the connections now rather than at the first call. Open already: nothing happens."""
         if self._host() is None:
             check_may_block()
-            with one_call():
+            with OneCall():
                 self._opened()
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Client(ClientCaller):
         """
         if self._shared.loop is not None:
             check_may_block()
-            with one_call():
+            with OneCall():
                 self._shared.leave(self)
 
     def send_message(
@@ -292,7 +292,7 @@ class Client(ClientCaller):
                 "the app is open in the loop of another thread already: run its worker there, with app.run_worker()"
             )
         started: Future[Handle] = Future()
-        with one_call():
+        with OneCall():
             loop = self._opened()
             process = os.getpid()
             ended = loop.run_worker(partial(self._work, started, server_name, options))
@@ -302,7 +302,7 @@ class Client(ClientCaller):
             yield handle
         finally:
             if process == os.getpid():  # a forked child leaves the block, too, but the worker is its parent's
-                with one_call():
+                with OneCall():
                     with suppress(trio.RunFinishedError):
                         loop.run_soon(handle.stop)
                     ended.result()
@@ -317,7 +317,7 @@ class Client(ClientCaller):
 
     def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
         call = partial(_with_app, self._app, function)
-        with one_call():
+        with OneCall():
             while (host := self._host()) is not None:
                 if _is_its_thread(host):
                     return trio.from_thread.run(call)

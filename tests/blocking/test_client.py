@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -625,3 +626,40 @@ def test_ctrl_c_ends_a_call_that_waits_and_is_raised_where_it_waited(client: Cli
         client.wait(handle, timeout=30)
     timer.join()
     assert client.run(handle.status).state == "ready"
+
+
+def test_ctrl_c_anywhere_in_a_call_leaves_the_thread_able_to_make_the_next_one() -> None:
+    places: list[KeyboardInterrupt | None] = [None]  # kept with their frames, as interactive Python keeps the latest
+    with Repid(Connection(InMemoryServer())).sync() as client:
+        call = partial(client.run, trio.lowlevel.checkpoint)
+        while (interrupt := _interrupted(call, len(places))) is not None:
+            places.append(interrupt)
+            call()
+    assert len(places) > 10
+
+
+_MODULES_OF_A_CALL = {"repid.blocking.client", "repid.blocking.loop", "repid.may_block", "contextlib"}
+
+
+def _interrupted(call: Callable[[], object], at: int) -> KeyboardInterrupt | None:
+    """Ctrl-C comes in the code of the client, at the place of this number. None: there are fewer places.
+
+    Python looks for signals where a function begins and where one written in C has returned.
+    """
+    to_come = at
+
+    def look_for_signals(frame: FrameType, event: str, _: object) -> None:
+        nonlocal to_come
+        if event in {"call", "c_return"} and frame.f_globals["__name__"] in _MODULES_OF_A_CALL:
+            to_come -= 1
+            if to_come == 0:
+                raise KeyboardInterrupt
+
+    try:
+        sys.setprofile(look_for_signals)
+        call()
+    except KeyboardInterrupt as interrupt:
+        return interrupt
+    finally:
+        sys.setprofile(None)
+    return None
