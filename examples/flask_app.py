@@ -35,7 +35,7 @@ def order() -> ResponseReturnValue:
 @app.get("/reports/<id_>")
 def fetch(id_: str) -> ResponseReturnValue:
     job = Job("word_count", queue="reports", id_=id_, app=jobs)
-    state = client.run(job.status).state
+    state = client.status(job).state
     if state == "success":
         return {"words": client.wait(job).value}
     return {"state": state}, 404 if state == "unknown" else 200

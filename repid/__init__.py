@@ -13,7 +13,8 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
 * `actors`: functions with a policy; `Router` collects them.
 * `inject`: from a signature to arguments; `Message` and `SyncMessage`, the handles an actor gets; `Depends`.
-* `calls`, `sync_calls`: enqueueing by the function itself. `handle`, `results`: what was enqueued, and what became of it.
+* `calls`, `sync_calls`: enqueueing by the function itself. `handle`, `sync_handle`, `results`: what was enqueued, and
+  what became of it.
 * `producer`: sending. `schedule`: when schedules tick, and what declaring one changes; pure. `ports`: the protocols of
   brokers and backends.
 * `delivery`: what may happen to a message and what follows; pure. `cron`: the times of cron expressions; pure.
@@ -89,6 +90,7 @@ from .retry import RetryPolicy, RetryPolicyT, default_retry_policy_factory, with
 from .runtime import Handle, Report, WorkerStatistics
 from .servers import Connection, Servers
 from .sync_calls import SyncUsing
+from .sync_handle import SyncJobHandle
 from .worker import Worker, WorkerOptions
 
 if _typing.TYPE_CHECKING:
@@ -178,6 +180,7 @@ __all__ = [
     "SomeRefused",
     "Status",
     "StoredSchedule",
+    "SyncJobHandle",
     "SyncMessage",
     "SyncUsing",
     "UsageError",

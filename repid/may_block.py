@@ -87,3 +87,11 @@ def _is_on_stack(frame: FrameType) -> bool:
     while here is not None and here is not frame:
         here = here.f_back
     return here is not None
+
+
+def is_worker_thread_of(run: trio.lowlevel.TrioToken) -> bool:
+    """Whether this is a worker thread of that run. Raises `trio.Cancelled` where its task has been cancelled."""
+    try:
+        return trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is run
+    except RuntimeError:
+        return False

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from .calls import BatchActor, Caller, Using, UsingOptions
 from .handle import JobHandle
 from .names import check_iterable
+from .sync_handle import SyncJobHandle
 
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
+T = TypeVar("T")
 
 
 class SyncCaller:
@@ -23,39 +26,53 @@ class SyncCaller:
     def _caller(self) -> Caller:
         raise NotImplementedError
 
-    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], *arguments: Any, **keywords: Any) -> R:
-        """Have the verb carried out in the event loop, and wait for it in this thread."""
+    def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
+        """Have a call carried out in the event loop, and wait for it in this thread. `is_waiting`: it may take long."""
         raise NotImplementedError
 
+    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], *arguments: Any, **keywords: Any) -> R:
+        """The same for a verb, which is short."""
+        return self._call(partial(verb, *arguments, **keywords), is_waiting=False)
+
+    def _for_here(self, handle: JobHandle[R]) -> SyncJobHandle[R]:
+        """The handle for code that blocks. In the event loop's own thread a verb gives what is awaited there."""
+        return SyncJobHandle(handle, self._call) if isinstance(handle, JobHandle) else handle
+
+    def _all_for_here(self, handles: list[JobHandle[R]]) -> list[SyncJobHandle[R]]:
+        return [self._for_here(each) for each in handles] if isinstance(handles, list) else handles
+
     @overload
-    def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> JobHandle[R]: ...
+    def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> SyncJobHandle[R]: ...
 
     @overload
     def enqueue(
         self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JobHandle[R]: ...
+    ) -> SyncJobHandle[R]: ...
 
     @overload
-    def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+    def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]: ...
 
-    def enqueue(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+    def enqueue(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> SyncJobHandle[Any]:
         """Publish a call of the actor with these arguments, as `Repid.enqueue`."""
-        return self._wait_for(self._caller.enqueue, actor, *args, **kwargs)
+        return self._for_here(self._wait_for(self._caller.enqueue, actor, *args, **kwargs))
 
     @overload
-    def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+    def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[SyncJobHandle[R]]: ...
 
     @overload
     def enqueue_many(
         self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
-    ) -> list[JobHandle[R]]: ...
+    ) -> list[SyncJobHandle[R]]: ...
 
     @overload
-    def enqueue_many(self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+    def enqueue_many(
+        self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /
+    ) -> list[SyncJobHandle[R]]: ...
 
-    def enqueue_many(self, actor: Callable[..., Any], items: Iterable[Any], /) -> list[JobHandle[Any]]:
+    def enqueue_many(self, actor: Callable[..., Any], items: Iterable[Any], /) -> list[SyncJobHandle[Any]]:
         """Publish one call of the actor for each item, as `Repid.enqueue_many`. The items are read in this thread."""
-        return self._wait_for(self._caller.enqueue_many, actor, read_here("the items of enqueue_many", items))
+        batch = read_here("the items of enqueue_many", items)
+        return self._all_for_here(self._wait_for(self._caller.enqueue_many, actor, batch))
 
 
 def read_here(what: str, given: Iterable[A]) -> list[A]:
@@ -84,8 +101,11 @@ class SyncUsing(SyncCaller):
     def _caller(self) -> Caller:
         return self._using
 
+    def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
+        return self._origin._call(function, is_waiting=is_waiting)  # noqa: SLF001
+
     def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], *arguments: Any, **keywords: Any) -> R:
-        return self._origin._wait_for(verb, *arguments, **keywords)  # noqa: SLF001
+        return self._origin._wait_for(verb, *arguments, **keywords)  # noqa: SLF001  another one in a process
 
     def using(self, **options: Unpack[UsingOptions]) -> SyncUsing:
         """These options and more; what is said later wins."""

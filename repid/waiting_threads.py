@@ -4,15 +4,21 @@ A sync actor holds its thread while it waits for a job in it (`app.sync().wait(.
 may use up all that `threads_limit` allows. Nothing can be done about that here: another worker may take the child, and
 a thread more would only put the same moment off. But the log tells of it, once for each actor that is waited for.
 
-The counts are changed in the thread of the worker's trio run only.
+A thread that waits for a job in a call of repid's is not lost to its worker, though: the waiting is done in the worker's
+trio run, so it can be cancelled there when the actor is asked to stop, and the thread is told. trio does not do so itself,
+as the threads of sync actors are abandoned if all else fails (`abandon_on_cancel`).
+
+All that is noted here is changed in the thread of the worker's trio run only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar, cast
+
+import trio
 
 from .envelope import Envelope
 from .logs import Log
@@ -20,6 +26,7 @@ from .logs import Log
 log = Log("repid.worker")
 
 Function = Callable[..., Any]
+T = TypeVar("T")
 
 
 def _nobody(_: object) -> None:
@@ -62,8 +69,50 @@ class WaitingThreads:
             self._count -= 1
 
 
-held_thread: ContextVar[tuple[WaitingThreads, Function] | None] = ContextVar("held_thread", default=None)
-"""In the thread of a sync actor: those of its worker, and what runs in it."""
+class HeldThread:
+    """A thread in which a sync actor runs: one of `waiting`. What waits there ends when the actor is asked to stop."""
+
+    def __init__(self, waiting: WaitingThreads, function: Function) -> None:
+        self.waiting = waiting
+        self.function = function
+        self._waits: set[trio.CancelScope] = set()
+        self._is_asked_to_stop = False
+
+    def ask_to_stop(self) -> None:
+        """End what waits in the thread, now and from now on."""
+        self._is_asked_to_stop = True
+        for wait in self._waits:
+            wait.cancel()
+
+    async def carry_out(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        """Make a call that may wait. Returns None if it was ended."""
+        with trio.CancelScope() as wait:
+            if self._is_asked_to_stop:
+                wait.cancel()
+            self._waits.add(wait)
+            try:
+                return await call()
+            finally:
+                self._waits.discard(wait)
+        return None
+
+
+held_thread: ContextVar[HeldThread | None] = ContextVar("held_thread", default=None)
+"""In the thread of a sync actor: which it is."""
+
+
+def wait_in_thread(call: Callable[[], Awaitable[T]]) -> T:
+    """Make an async call that may wait, from a thread of trio's, and wait for it.
+
+    Raises `trio.Cancelled` in the thread of a sync actor that is asked to stop meanwhile, or was before.
+    """
+    held = held_thread.get()
+    if held is None:
+        return trio.from_thread.run(call)
+    found = trio.from_thread.run(held.carry_out, call)
+    if found is None:
+        trio.from_thread.check_cancelled()
+    return cast("T", found)
 
 
 @contextmanager
@@ -73,6 +122,5 @@ def waiting_for(envelope: Envelope) -> Iterator[None]:
     if held is None:
         yield
         return
-    waiting, function = held
-    with waiting.one_more(function, envelope):
+    with held.waiting.one_more(held.function, envelope):
         yield

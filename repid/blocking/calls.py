@@ -35,13 +35,6 @@ class ClientCaller(SyncCaller):
     def _caller(self) -> AppCaller:
         raise NotImplementedError
 
-    def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
-        """Carry out an async call. `is_waiting`: it may take long, and is ended when the client closes."""
-        raise NotImplementedError
-
-    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], *arguments: Any, **keywords: Any) -> R:
-        return self._call(partial(verb, *arguments, **keywords), is_waiting=False)
-
     @overload
     def call(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> R: ...
 

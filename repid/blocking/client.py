@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 import trio
 
@@ -22,12 +22,14 @@ from ..errors import ConfigurationError, UsageError, misused
 from ..gathering import first_of, gather, one_by_one
 from ..handle import JobHandle
 from ..job import Job
-from ..may_block import OneCall, check_may_block
+from ..may_block import OneCall, check_may_block, is_worker_thread_of
 from ..names import brief, check_duration
 from ..producer import SendOptions
-from ..results import Result
+from ..results import Result, Status
 from ..runtime import Handle, Report
 from ..sync_calls import read_here
+from ..sync_handle import SyncJobHandle
+from ..waiting_threads import wait_in_thread
 from ..worker import WorkerOptions
 from .calls import ClientCaller, for_another_thread
 from .loop import Loop, call_in, shared_loops
@@ -36,6 +38,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 A = TypeVar("A")
+
+AnyHandle: TypeAlias = JobHandle[R] | SyncJobHandle[R]
+Askable: TypeAlias = Job[R] | AnyHandle[R]
+"""What a client can ask about."""
 
 
 class Client(ClientCaller):
@@ -143,62 +149,65 @@ class Client(ClientCaller):
         return self.run(partial(self._app.send_messages_json, channel=channel, payloads=batch, **options))
 
     @overload
-    def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> JobHandle[R]: ...
+    def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> SyncJobHandle[R]: ...
 
     @overload
     def enqueue(
         self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JobHandle[R]: ...
+    ) -> SyncJobHandle[R]: ...
 
     @overload
-    def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+    def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]: ...
 
     @overload
-    def enqueue(self, job: Job[R], /) -> JobHandle[R]: ...
+    def enqueue(self, job: Job[R], /) -> SyncJobHandle[R]: ...
 
     def enqueue(  # pyright: ignore[reportIncompatibleMethodOverride]  an overload more, which pyright cannot match with P
         self, actor: Any, /, *args: Any, **kwargs: Any
-    ) -> JobHandle[Any]:
+    ) -> SyncJobHandle[Any]:
         """Publish a call of the actor with these arguments, as `Repid.enqueue`; or a job, which needs no `app=` then."""
         if isinstance(actor, Job):
-            return self.run(actor.enqueue)
+            return self._for_here(self.run(actor.enqueue))
         return super().enqueue(actor, *args, **kwargs)
 
     @overload
-    def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+    def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[SyncJobHandle[R]]: ...
 
     @overload
     def enqueue_many(
         self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
-    ) -> list[JobHandle[R]]: ...
+    ) -> list[SyncJobHandle[R]]: ...
 
     @overload
-    def enqueue_many(self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
+    def enqueue_many(
+        self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /
+    ) -> list[SyncJobHandle[R]]: ...
 
     @overload
-    def enqueue_many(self, jobs: Iterable[Job[R]], /) -> list[JobHandle[R]]: ...
+    def enqueue_many(self, jobs: Iterable[Job[R]], /) -> list[SyncJobHandle[R]]: ...
 
-    def enqueue_many(self, actor: Any, items: Iterable[Any] | None = None, /) -> list[JobHandle[Any]]:
+    def enqueue_many(self, actor: Any, items: Iterable[Any] | None = None, /) -> list[SyncJobHandle[Any]]:
         """Publish one call of the actor for each item, or these jobs, as `Repid.enqueue_many`."""
         if items is not None:
             return super().enqueue_many(actor, items)
-        return self.run(partial(self._caller.enqueue_many, read_here("the jobs of enqueue_many", actor)))
+        jobs = read_here("the jobs of enqueue_many", actor)
+        return self._all_for_here(self.run(partial(self._caller.enqueue_many, jobs)))
 
-    def wait(self, job: Job[R] | JobHandle[R], timeout: float | timedelta | None = None) -> Result[R]:
+    def wait(self, job: Askable[R], timeout: float | timedelta | None = None) -> Result[R]:
         """Wait until a job has ended in whatever way; its result.
 
         Raises `TimeoutError` if it has not ended after `timeout` (seconds or timedelta; None: no bound), which changes
         nothing, and `ResultError` as `JobHandle.wait` does.
         """
-        _check_job("wait", job)
+        asked = _asked("wait", job)
         if timeout is not None:
             check_duration("timeout", timeout)
-        return self._call(partial(job.wait, timeout), is_waiting=True)
+        return self._call(partial(asked.wait, timeout), is_waiting=True)
 
     @overload
     def gather(
         self,
-        handles: Iterable[JobHandle[R]],
+        handles: Iterable[AnyHandle[R]],
         /,
         *,
         on_error: Literal["raise"] = "raise",
@@ -208,7 +217,7 @@ class Client(ClientCaller):
     @overload
     def gather(
         self,
-        handles: Iterable[JobHandle[R]],
+        handles: Iterable[AnyHandle[R]],
         /,
         *,
         on_error: Literal["return"],
@@ -218,26 +227,26 @@ class Client(ClientCaller):
     @overload
     def gather(
         self,
-        *handles: JobHandle[R],
+        *handles: AnyHandle[R],
         on_error: Literal["raise"] = "raise",
         timeout: float | timedelta | None = None,
     ) -> list[R]: ...
 
     @overload
     def gather(
-        self, *handles: JobHandle[R], on_error: Literal["return"], timeout: float | timedelta | None = None
+        self, *handles: AnyHandle[R], on_error: Literal["return"], timeout: float | timedelta | None = None
     ) -> list[Result[R]]: ...
 
     def gather(self, *handles: Any, on_error: Any = "raise", timeout: float | timedelta | None = None) -> list[Any]:
         """Wait until all have ended, and return their values, as `Repid.gather`."""
-        waited_for = read_here("the handles of gather", one_by_one(handles))
+        waited_for = _waited_for("gather", handles)
         wait: Callable[[], Awaitable[list[Any]]] = partial(gather, waited_for, on_error=on_error, timeout=timeout)
         return self._call(wait, is_waiting=True)
 
     @overload
     def first_of(
         self,
-        handles: Iterable[JobHandle[R]],
+        handles: Iterable[AnyHandle[R]],
         /,
         *,
         cancel_others: bool = False,
@@ -246,27 +255,30 @@ class Client(ClientCaller):
 
     @overload
     def first_of(
-        self, *handles: JobHandle[R], cancel_others: bool = False, timeout: float | timedelta | None = None
+        self, *handles: AnyHandle[R], cancel_others: bool = False, timeout: float | timedelta | None = None
     ) -> Result[R]: ...
 
     def first_of(
         self, *handles: Any, cancel_others: bool = False, timeout: float | timedelta | None = None
     ) -> Result[Any]:
         """Wait until the first of them has ended; its result, as `Repid.first_of`."""
-        waited_for = read_here("the handles of first_of", one_by_one(handles))
+        waited_for = _waited_for("first_of", handles)
         wait: Callable[[], Awaitable[Result[Any]]] = partial(
             first_of, waited_for, cancel_others=cancel_others, timeout=timeout
         )
         return self._call(wait, is_waiting=True)
 
-    def result(self, job: Job[R] | JobHandle[R], timeout: float | timedelta | None = None) -> Result[R]:
+    def result(self, job: Askable[R], timeout: float | timedelta | None = None) -> Result[R]:
         """Another word for `wait`."""
         return self.wait(job, timeout)
 
-    def cancel(self, job: Job[Any] | JobHandle[Any]) -> bool:
+    def status(self, job: Askable[Any]) -> Status:
+        """How a job stands now, as `Job.status`."""
+        return self._call(_asked("status", job).status, is_waiting=False)
+
+    def cancel(self, job: Askable[Any]) -> bool:
         """Cancel a job, as `Job.cancel`."""
-        _check_job("cancel", job)
-        return self.run(job.cancel)
+        return self._call(_asked("cancel", job).cancel, is_waiting=False)
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
         """Carry out any async call where the servers are open: `client.run(Queue("mail").counts)`."""
@@ -276,6 +288,11 @@ class Client(ClientCaller):
             raise ConfigurationError(
                 f"client.run takes an async function, which it calls where the servers are open, but was given {brief(function)}: "
                 "leave out the call, or put it into a lambda"
+            )
+        if isinstance(getattr(function, "__self__", None), SyncJobHandle):
+            raise ConfigurationError(
+                f"a handle of this client blocks by itself, and client.run takes async functions: call {function.__name__}() "
+                "of the handle"
             )
         return self._call(partial(_begun, function), is_waiting=False)
 
@@ -319,8 +336,8 @@ class Client(ClientCaller):
         call = partial(_with_app, self._app, function)
         with OneCall():
             while (host := self._host()) is not None:
-                if _is_its_thread(host):
-                    return trio.from_thread.run(call)
+                if is_worker_thread_of(host):
+                    return wait_in_thread(call) if is_waiting else trio.from_thread.run(call)
                 check_may_block()
                 with suppress(trio.RunFinishedError):  # it has ended just now
                     return call_in(host, call)
@@ -336,14 +353,6 @@ class Client(ClientCaller):
 
     def _opened(self) -> Loop:
         return self._shared.enter(self, self._app.magic)
-
-
-def _is_its_thread(run: trio.lowlevel.TrioToken) -> bool:
-    """Whether this is a worker thread of that run. Raises `trio.Cancelled` where its task has been cancelled."""
-    try:
-        return trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is run
-    except RuntimeError:
-        return False
 
 
 class _Started:
@@ -368,11 +377,25 @@ def _pass_error_on(started: Future[Handle], ended: Future[Report]) -> None:
         started.set_exception(ended.exception() or InterruptedError("the worker ended before it had started"))
 
 
-def _check_job(verb: str, job: object) -> None:
-    if not isinstance(job, Job | JobHandle):
+def _asked(verb: str, job: Askable[R]) -> Job[R] | JobHandle[R]:
+    """What the loop asks about a job."""
+    asked = _of_loop(job)
+    if not isinstance(asked, Job | JobHandle):
         raise ConfigurationError(
             f"client.{verb} takes a job, or the handle that enqueueing gives, but was given {brief(job)}"
         )
+    return asked
+
+
+def _waited_for(verb: str, handles: Iterable[Any]) -> list[Any]:
+    """The handles of a call, which were given one by one or as one iterable."""
+    given = one_by_one([_of_loop(each) for each in handles])
+    return [_of_loop(each) for each in read_here(f"the handles of {verb}", given)]
+
+
+def _of_loop(given: Any) -> Any:
+    """The handle that the loop knows, in the place of one for code that blocks."""
+    return given._handle if isinstance(given, SyncJobHandle) else given  # noqa: SLF001  the other half of it
 
 
 def _begun(function: Callable[[], Awaitable[T]]) -> Awaitable[T]:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import UsageError, misused
 from ..mapping import Block, Map, Results
 from ..names import check_iterable
+from ..sync_handle import Carry
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class Carry(Protocol):
-    """Carries out an async call in the loop and waits for it here. `is_waiting`: it may take long."""
-
-    def __call__(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
-        """What it returns; raises what it raises."""
-        ...
 
 
 class SyncMap(Generic[R]):

@@ -58,8 +58,11 @@ class MessageContext(Protocol):
         """Call a sync function in the thread of the worker's trio run: directly, or from another thread."""
         ...
 
-    def wait_for(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Make an async call in the worker's trio run and wait for it, from another thread."""
+    def wait_for(self, call: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
+        """Make an async call in the worker's trio run and wait for it, from another thread.
+
+        `is_waiting`: it may take long, so it ends with the run of the actor: `trio.Cancelled` is raised in its thread.
+        """
         ...
 
     def hand_over(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> Wait:

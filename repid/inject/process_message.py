@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias, cast
 
 import msgspec
@@ -95,20 +95,10 @@ class Sent(msgspec.Struct, frozen=True):
 
 def _with_handles(value: Any) -> Any:
     if isinstance(value, Sent):
-        return JobHandle(cast("Broker", _Elsewhere()), value.envelope)
+        return JobHandle(cast("Broker", None), value.envelope)  # asked for nothing here, see `_Saying`
     if isinstance(value, list):
         return [_with_handles(each) for each in value]
     return value
-
-
-class _Elsewhere:
-    """In the place of the server of a handle that is in a process."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise UsageError(
-            "this handle is in the process of its actor, where no server is open: pass its id on, or have an actor that "
-            "runs in a thread or on the event loop wait for it"
-        )
 
 
 class _Verbs:
@@ -142,6 +132,12 @@ class _Saying:
             using = cast("Using", verb.__self__)  # type: ignore[attr-defined]
             name, options = verb.__name__, dict(using._options)  # noqa: SLF001
         return self._say(name, options, *arguments, **keywords)
+
+    def _call(self, function: Callable[[], Awaitable[Any]], *, is_waiting: bool) -> NoReturn:  # noqa: ARG002
+        raise UsageError(
+            "this handle is in the process of its actor, where no server is open: pass its id on, or have an actor that "
+            "runs in a thread or on the event loop wait for it"
+        )
 
     def _say(self, verb: str, options: dict[str, Any], *arguments: Any, **keywords: Any) -> Any:
         return self._way.say(VerbCall(verb, self._verbs.of_outbox, options, arguments, keywords))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeVar, Unpack
 
 from ..calls import Caller, UsingOptions
@@ -64,8 +63,8 @@ class SyncProducer(SyncCaller):
         batch = read_here("payloads", payloads)
         return self._wait_for(self._producer.send_messages_json, channel=channel, payloads=batch, **options)
 
-    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, T]], *arguments: Any, **keywords: Any) -> T:
-        return self._message_context.wait_for(partial(verb, *arguments, **keywords))
+    def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
+        return self._message_context.wait_for(function, is_waiting=is_waiting)
 
 
 class SyncOutbox(SyncProducer):

@@ -25,7 +25,7 @@ from ..inject import refuse_unfinished
 from ..logs import context as log_context
 from ..ports import Backend, HostBackend
 from ..process import end_child
-from ..waiting_threads import WaitingThreads, held_thread
+from ..waiting_threads import HeldThread, WaitingThreads, held_thread
 from .offspring import prepare_for_children
 from .parcels import Parcel, call_parcel, death_of, name_in_errors, sendable, value_parcel
 
@@ -90,11 +90,10 @@ class ThreadBackend:
         await trio.lowlevel.checkpoint_if_cancelled()  # from here on a thread is started, cancelled or not
         ended = trio.Event()
         token = trio.lowlevel.current_trio_token()
-
-        outcome, process = Outcome(), os.getpid()
+        held, outcome, process = HeldThread(self.waiting, function), Outcome(), os.getpid()
 
         def body() -> None:
-            held_thread.set((self.waiting, function))
+            held_thread.set(held)
             try:
                 outcome.note(function, arguments, keywords)
                 if os.getpid() != process:
@@ -106,6 +105,7 @@ class ThreadBackend:
         try:
             await trio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._unlimited)
         except trio.Cancelled:
+            held.ask_to_stop()
             if not await self._has_ended(ended):
                 abandoned.set(True)
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import trio
@@ -12,7 +12,9 @@ from ..calls import Exchange
 from ..delivery import Delivery, Disposition, Progress
 from ..envelope import Envelope
 from ..errors import UsageError
+from ..may_block import is_worker_thread_of
 from ..producer import Publish
+from ..waiting_threads import wait_in_thread
 from .crew import Crew
 from .progress import Reporter
 
@@ -53,7 +55,7 @@ class MessageContext:
         except trio.RunFinishedError:
             raise _has_ended() from None
 
-    def wait_for(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    def wait_for(self, call: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
         """Make an async call in the trio run, and wait for it in this thread.
 
         In the thread of the run itself nobody can wait: there the call comes back, for the caller to await.
@@ -61,6 +63,8 @@ class MessageContext:
         if threading.get_ident() == self._thread:
             return cast("T", call())
         try:
+            if is_waiting and is_worker_thread_of(self._token):
+                return wait_in_thread(call)
             return trio.from_thread.run(call, trio_token=self._token)
         except trio.RunFinishedError:
             raise _has_ended() from None

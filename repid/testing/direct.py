@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..application import Application
@@ -97,7 +97,7 @@ class _Kept:
         """There is no other thread."""
         return function(*arguments)
 
-    def wait_for(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    def wait_for(self, call: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:  # noqa: ARG002  part of the protocol
         """Carry out a call that waits for nothing. A verb has taken effect when it was called."""
         coroutine = call()
         if not inspect.iscoroutine(coroutine):

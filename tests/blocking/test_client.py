@@ -625,7 +625,7 @@ def test_ctrl_c_ends_a_call_that_waits_and_is_raised_where_it_waited(client: Cli
     with pytest.raises(KeyboardInterrupt):
         client.wait(handle, timeout=30)
     timer.join()
-    assert client.run(handle.status).state == "ready"
+    assert handle.status().state == "ready"
 
 
 def test_ctrl_c_anywhere_in_a_call_leaves_the_thread_able_to_make_the_next_one() -> None:

@@ -129,7 +129,7 @@ def test_the_blocking_client_tells_the_same(tmp_path: Path) -> None:
         handle = client.enqueue(Job("fine", queue="q"))
         with pytest.raises(TimeoutError):
             client.result(handle, timeout=0.01)
-        assert client.run(handle.status).state == "ready"
+        assert handle.status().state == "ready"
     app.run(burst=True)
     with app.sync() as client, pytest.raises(ResultError, match="has ended, and no result of it is stored"):
         client.result(handle)

@@ -201,7 +201,7 @@ def call_others(message: SyncMessage) -> str:
     message.using(delay=100).enqueue(check_other_process, 1)
     message.outbox.using(priority=None).enqueue_many(check_other_process, [2, 3])
     try:
-        handle.broker.declare(["x"])  # type: ignore[unused-coroutine]
+        handle.status()
     except UsageError:
         return handle.id
     raise AssertionError("nothing can be waited for here")

@@ -32,6 +32,7 @@ from repid import (
     Server,
     SQLiteServer,
     Status,
+    SyncJobHandle,
     SyncMessage,
     Worker,
 )
@@ -85,8 +86,8 @@ def measure(texts: list[str], messages: list[SyncMessage] = INJECTED) -> list[fl
 
 @router.actor
 def name_of(number: int, kind: str, message: SyncMessage = INJECTED) -> str | None:
-    assert_type(message.enqueue(half, number), JobHandle[float])
-    assert_type(message.outbox.using(retries=1).enqueue_many(half, [1, 2]), list[JobHandle[float]])
+    assert_type(message.enqueue(half, number), SyncJobHandle[float])
+    assert_type(message.outbox.using(retries=1).enqueue_many(half, [1, 2]), list[SyncJobHandle[float]])
     return None
 
 
@@ -187,19 +188,26 @@ async def calls() -> None:
 
 def blocking_calls() -> None:
     with app.sync() as client:
-        assert_type(client.enqueue(half, 3), JobHandle[float])
-        assert_type(client.enqueue(measure, "x"), JobHandle[float])
+        assert_type(client.enqueue(half, 3), SyncJobHandle[float])
+        assert_type(client.enqueue(measure, "x"), SyncJobHandle[float])
+        blocking = client.enqueue(half, 3)
+        assert_type(blocking.wait(5), Result[float])
+        assert_type(blocking.wait_as(int, timeout=5), Result[int])
+        assert_type(blocking.result, Result[float] | None)
+        assert_type(blocking.status(), Status)
+        assert_type(client.status(blocking), Status)
+        assert_type(list(blocking.watch()), list[Status])
         assert_type(client.call(measure, "x"), float)
         with client.map(half, [1, 2]) as halves, client.map(measure, ["x"], on_error="yield") as lengths:
             assert_type(list(halves), list[float])
             assert_type(next(lengths), Result[float])
-        assert_type(client.enqueue_many(measure, ["x"]), list[JobHandle[float]])
+        assert_type(client.enqueue_many(measure, ["x"]), list[SyncJobHandle[float]])
         assert_type(client.wait(client.enqueue(half, 3)), Result[float])
         assert_type(client.call(half, 3), float)
         assert_type(client.using(call_timeout=5).call(name_of, 3, kind="k"), str | None)
-        assert_type(client.using(delay=1).enqueue(half, 3), JobHandle[float])
-        assert_type(client.enqueue_many(half, [1]), list[JobHandle[float]])
-        assert_type(client.enqueue_many([app.job(half, 3)]), list[JobHandle[float]])
+        assert_type(client.using(delay=1).enqueue(half, 3), SyncJobHandle[float])
+        assert_type(client.enqueue_many(half, [1]), list[SyncJobHandle[float]])
+        assert_type(client.enqueue_many([app.job(half, 3)]), list[SyncJobHandle[float]])
         assert_type(client.gather(client.enqueue(half, 1), client.enqueue(half, 2)), list[float])
         assert_type(client.gather(client.enqueue_many(half, [1]), timeout=5), list[float])
         assert_type(client.first_of(client.enqueue_many(half, [1])), Result[float])
@@ -234,7 +242,7 @@ async def main() -> None:
     async with trio.open_nursery() as nursery, app.servers.default.connection():
         await nursery.start(app.run_worker)
     with app.sync() as client:
-        assert_type(client.enqueue(Job("add")), JobHandle)
+        assert_type(client.enqueue(Job("add")), SyncJobHandle)
         assert_type(client.wait(handle, 5), Result[Any])
         assert_type(client.result(handle, timeout=5), Result[Any])
 
