@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -178,6 +179,26 @@ async def test_a_receive_that_waits_is_told_that_the_file_is_gone(path: Path, mo
             nursery.start_soon(receive)
             await trio.sleep(0.1)
             path.unlink()
+
+
+async def test_what_was_claimed_for_a_blocked_event_loop_is_given_to_others(path: Path) -> None:
+    got: list[str] = []
+
+    async def elsewhere() -> None:
+        async with linked(path, "d") as driver:
+            await driver.publish([message("1"), message("2")])
+            await trio.sleep(0.3)  # the first one has them now
+            assert not (await driver.claim("d", 10, ANYTHING)).deliveries
+            got.extend(await wait_for(driver, "d"))
+
+    async with linked(path, "c") as driver:
+        other = threading.Thread(target=trio.run, args=(elsewhere,))
+        async with waiting(driver, "c") as here:
+            other.start()
+            other.join()  # the event loop is blocked
+            await driver.publish([message("3")])
+        assert (got, here) == (["1", "2"], [])
+        assert await wait_for(driver, "c") == ["3"]
 
 
 async def test_an_instrument_is_shown_a_claim_that_waits(path: Path) -> None:

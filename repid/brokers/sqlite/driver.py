@@ -11,7 +11,7 @@ import msgspec
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ...delivery import Bounds, Delivery, NewResult, Progress, Settlement, StoredResult
+from ...delivery import Bounds, Delivery, NewResult, Phase, Progress, Settlement, Stopping, StoredResult, disposition_on
 from ...envelope import Envelope
 from ...errors import BrokerError, BrokerRefused, ConfigurationError, NotConnected, QueueNotDeclared
 from ...ports import (
@@ -125,15 +125,19 @@ class SQLiteDriver:
     async def claim_or_wait(
         self, consumer: str, limit: int, at_most: AtMost, deadline: float, take: Take
     ) -> list[Delivery]:
-        """Lease what is ready now, or what becomes ready first: the file's thread claims it as soon as it sees it."""
+        """Lease what is ready now, or what becomes ready first: the file's thread claims it as soon as it sees it.
+
+        What is not fetched within a second, because the event loop is blocked, is ready again for others; then the list
+        is empty.
+        """
         wanted = _Wanted(self._ids[consumer], int(min(limit, 2**31)), at_most)
-        request = Operation(wanted.claim, peek=wanted.is_there, touches=_ids_of, is_patient=True)
+        request = Operation(wanted.claim, peek=wanted.is_there, touches=_ids_of, undo=_give_back)
         waiting = self._waiting.setdefault(consumer, {})
         waiting[wanted] = None
         deliveries: list[Delivery] = []
         try:
             with trio.CancelScope(deadline=deadline):
-                deliveries = await self._file.queue.ask(request)
+                deliveries = await self._file.queue.ask(request) or []
         finally:
             del waiting[wanted]
         if deliveries:
@@ -378,6 +382,15 @@ class _Wanted:
     def claim(self, store: Store) -> list[Delivery]:
         """Lease it."""
         return claiming.claim(store, self.consumer, self.limit, self.at_most)
+
+
+def _give_back(deliveries: Sequence[Delivery], store: Store) -> None:
+    """Make ready again what was leased to a consumer that has not seen it."""
+    settling.settle(
+        store,
+        [Settlement(delivery, disposition_on(Phase.HELD, Stopping())) for delivery in deliveries],
+        [()] * len(deliveries),
+    )
 
 
 def _any_if_moved(count: int) -> tuple[()] | None:

@@ -6,7 +6,8 @@ Theory. Each call of the driver is a `Request`, and the request is in exactly on
 * TAKEN: the file's thread carries it out. The caller waits for the answer even if it is cancelled.
 * RESTING: it is a patient one, and found nothing to do. It is as WAITING to its caller; the file's thread looks at it
   again when something may have become ready (`stir`). So a worker that waits for messages has them in one crossing from
-  the file's thread, without being told first that it is worth asking.
+  the file's thread, without being told first that it is worth asking. Such a caller may not be there to fetch its
+  answer, as its event loop is blocked; then what was done for it is undone (`recall`), and its answer is empty.
 * ANSWERED: the answer is at the request, and the caller is woken.
 * WITHDRAWN: the caller was cancelled, and the request was not carried out.
 
@@ -37,9 +38,11 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -110,14 +113,15 @@ class Request(msgspec.Struct, eq=False, kw_only=True):
 
     urgent: the request needs a transaction that may change the file. durable: when the change has to be on the disk.
     peek: a request that is not urgent and has one becomes urgent if its peek says that there is something to do;
-    otherwise the answer is None. is_patient: an answer that is empty is not given; the request rests until something may
-    have become ready. in_memory: it does not touch the file, so it is carried out in any case.
+    otherwise the answer is None. undo: the request is patient, so it is not given an empty answer, but rests until something
+    may have become ready; and this undoes what led to an answer that was not fetched. in_memory: it does not touch the
+    file, so it is carried out in any case.
     """
 
     urgent: bool = False
     durable: Durability = NEVER
     peek: Callable[[Store], bool] | None = None
-    is_patient: bool = False
+    undo: Callable[[Any, Store], object] | None = None
     in_memory: bool = False
     state: State = WAITING
     result: Any = None
@@ -235,6 +239,7 @@ class RequestQueue:
         self._waiting: list[Request] = []
         self._taken: set[Request] = set()
         self._resting: dict[Request, None] = {}
+        self._unfetched: dict[Request, float] = {}  # patient requests that were answered, and when
         self._closed: RepidError | None = None
         self._bell = Bell()
         self._listener: Request | None = None  # whose task the bell wakes; changed under the lock, on trio's side
@@ -251,7 +256,7 @@ class RequestQueue:
         with self._lock:
             if self._closed is not None:
                 raise copy(self._closed)
-            if self._listener is None and not request.is_patient and self._bell.listen():
+            if self._listener is None and request.undo is None and self._bell.listen():
                 self._listener = request
             self._waiting.append(request)
         self.wake_up.signal()
@@ -269,6 +274,9 @@ class RequestQueue:
                 return Abort.SUCCEEDED
 
         await wait_task_rescheduled(abort)
+        if request.undo is not None:
+            with self._lock:
+                self._unfetched.pop(request, None)
         if self._listener is request:
             self._hear()
         if request.state is WITHDRAWN:
@@ -362,7 +370,7 @@ class RequestQueue:
             for answer in answers:
                 request = answer.request
                 self._taken.discard(request)
-                if request.is_patient and not answer.result and answer.error is None:
+                if request.undo is not None and not answer.result and answer.error is None:
                     if request.raise_cancel is None:
                         request.state = RESTING
                         request.urgent = False
@@ -373,8 +381,22 @@ class RequestQueue:
                     request.result = answer.result
                     request.error = answer.error
                     request.state = ANSWERED
+                    if request.undo is not None and answer.error is None:
+                        self._unfetched[request] = time.monotonic()
                 requests.append(request)
         self._wake(requests)
+
+    def recall(self, before: float) -> list[Callable[[Store], object]]:
+        """Empty the answers that were given before that moment and not fetched. Returns what undoes them."""
+        undoing: list[Callable[[Store], object]] = []
+        if self._unfetched:
+            with self._lock:
+                for request in [request for request, at in self._unfetched.items() if at < before]:
+                    assert request.undo is not None
+                    undoing.append(partial(request.undo, request.result))
+                    request.result = None
+                    del self._unfetched[request]
+        return undoing
 
     def refuse_taken(self, error: RepidError) -> None:
         """Answer the requests that were taken and cannot be carried out any more."""

@@ -29,11 +29,11 @@ from ...logs import Log
 from ...ports import UnderWay
 from ...process import forks
 from .change_watch import CHECK, ChangeWatch
-from .clock import Clock
+from .clock import MICRO, Clock
 from .errors import STATEMENT_FAILED, explain, moved
 from .file_events import Watch, watch_file
 from .news import NewsBox
-from .requests import NEVER, Operation, RequestQueue, Waiting
+from .requests import NEVER, Operation, RequestQueue, Waiting, touches_any
 from .schema import Opening, open_file
 from .store import Store
 from .transactions import Transactions, check_identity
@@ -49,6 +49,10 @@ _BETWEEN_BITES = 0.01
 CLOSING_TIME = 2.0
 """Seconds after which a thread that is told to end stops waiting for the lock of another process, even if a task waits
 for it."""
+
+FETCHING_TIME = 1.0
+"""Seconds that a caller has to fetch what was claimed for it while it waited, or half of the time of a lease if that is
+less. Then its event loop counts as blocked, and others are to have the messages."""
 
 _GATHERING = 0.0005
 """Seconds. A disk takes about as long to make a transaction durable."""
@@ -71,6 +75,7 @@ class Thread:
         self._how = how
         self._path = how.path
         self._lease_timeout = lease_timeout
+        self._fetching_time = min(FETCHING_TIME, lease_timeout / MICRO / 2)
         self._clock = clock
         self._vouchers = vouchers
         self._closing = False
@@ -188,6 +193,8 @@ class Thread:
         watch = ChangeWatch(store, self._clock, transactions, self._news, watch_log)
         queue, news = self._queue, self._news
         while not forks.is_wanted:
+            for undo in queue.recall(time.monotonic() - self._fetching_time):
+                transactions.each_alone([Operation(undo, urgent=True, touches=touches_any)])
             waiting = queue.look()
             if news.is_wanted and (watch.is_late() or not waiting.anything):
                 watch.look()
