@@ -652,6 +652,24 @@ def test_task_groups_of_anyio_work_beside_an_open_app_where_tasks_are_eager() ->
     asyncio.run(main())
 
 
+def test_a_second_loop_of_a_thread_is_told_that_the_first_one_has_repid_open() -> None:
+    """As of two tests on loops of their own, while a fixture of the module holds an app open on a third one."""
+    log: list[str] = []
+
+    async def again() -> None:
+        async with room(log):
+            raise AssertionError
+
+    first = asyncio.Runner()
+    connection = room(log)
+    first.run(connection.__aenter__())
+    with pytest.raises(RuntimeError, match="another event loop of this thread has repid open"):
+        asyncio.run(again())
+    first.run(connection.__aexit__(None, None, None))
+    first.close()
+    assert log == ["in", "out"]
+
+
 CLOSED_WHILE_OPEN = """
 import asyncio
 from repid import Connection, InMemoryServer, Repid
