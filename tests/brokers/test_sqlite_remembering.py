@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,26 @@ async def test_a_result_stored_meanwhile_by_whomever_is_removed_by_a_send_with_i
             await storing.store_results([NewResult(id=f"{number}", state="success")])
             await server.publish([message(f"{number}")])
             assert await server.fetch_results([f"{number}"]) == [None]
+
+
+def copy(source: Path, target: Path) -> None:
+    """As the commands .backup and .restore of SQLite do it."""
+    with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
+        read.backup(written)
+
+
+async def test_a_copy_that_is_restored_while_the_file_is_open_is_what_counts(path: Path, tmp_path: Path) -> None:
+    """Messages for a queue that is not there any more would be stored for the next one that gets its number."""
+    saved = tmp_path / "saved.db"
+    async with serving(path, "q") as server:
+        await server.publish([message("1")])
+        copy(path, saved)
+        await server.declare(["first", "second"])
+        await server.publish([Envelope("2", "first", b""), Envelope("3", "second", b"")])
+        copy(saved, path)
+        [refused] = await server.publish([Envelope("4", "second", b"")])
+        assert isinstance(refused, QueueNotDeclared)
+        await server.declare(["second"])
+        assert await server.publish([Envelope("5", "second", b"")]) == [None]
+        assert [found.envelope.id for found in await server.browse("second", "ready")] == ["5"]
+        assert [found.envelope.id for found in await server.browse("q", "ready")] == ["1"]

@@ -93,8 +93,11 @@ class Directory:
         self._most_lanes = _MOST_EMPTY_LANES
 
     def refresh(self, version: int, last_queue: int, last_lane: int) -> None:
-        """Read what is not known yet, or all if the version is not the one that is known."""
-        if version != self.version:
+        """Read what is not known yet, or all if the version is not the one that is known.
+
+        If ids have gone back, somebody has restored a copy of the file, in which not all is that is known.
+        """
+        if version != self.version or last_queue < self._last[0] or last_lane < self._last[1]:
             self._last = (0, 0)
             self.channels, self.lanes, self.has_bounds = {}, {}, False
             self._names.clear()
