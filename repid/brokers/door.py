@@ -55,6 +55,7 @@ from ..ports import (
     HandingDriver,
     Instrument,
     LinkState,
+    PauseTellingDriver,
     ResultStore,
     Role,
     Schedule,
@@ -169,7 +170,7 @@ class Server:
         knows = self._capabilities
         self._unread = UnreadQueues(
             self.readers if knows.readers else None,
-            self.counts_of if knows.has("queue_admin") else None,
+            self.paused_of if knows.has("queue_admin") else None,
             how_to_start,
         )
         look_at_many = self._look if is_local else self._looks.ask
@@ -471,6 +472,18 @@ class Server:
         self._need("queue_admin", "count messages")
         names = check_several("counts_of", queues)
         return await self._calls("counts", partial(self._roles.counts, names), queue=_only(names), count=len(names))
+
+    @hosted_unless(_stays)
+    async def paused_of(self, queues: Iterable[str]) -> list[bool]:
+        """Whether each queue is paused, in one call. Raises `QueueNotDeclared`. Counts nothing, unless the engine's driver can
+        tell it in no other way (it is no `PauseTellingDriver`).
+        """
+        self._need("queue_admin", "tell which queues are paused")
+        names = check_several("paused_of", queues)
+        driver = self._driver
+        if isinstance(driver, PauseTellingDriver):
+            return await self._calls("paused", partial(driver.paused, names), queue=_only(names), count=len(names))
+        return [counts.paused for counts in await self.counts_of(names)]
 
     @hosted_unless(_stays)
     async def browse(

@@ -295,6 +295,18 @@ class WakingDriver(Protocol):
 
 
 @runtime_checkable
+class PauseTellingDriver(Protocol):
+    """Optional, for engines with the role "queue_admin" that count the longer the more messages there are.
+
+    Without it `counts` is asked which queues are paused: by each worker that starts, before it gets its first message.
+    """
+
+    async def paused(self, queues: Sequence[str]) -> list[bool]:
+        """Whether each queue is paused. Raises `QueueNotDeclared`."""
+        ...
+
+
+@runtime_checkable
 class TellingDriver(Protocol):
     """Optional, for engines that push their news: those who wait are woken in the step in which it comes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 from ..logs import Log
 from ..ports import Broker, how_to_resume
@@ -11,7 +12,7 @@ from .backoff import look_every
 log = Log("repid.worker")
 
 LOOK_EVERY = 300.0
-"""Seconds between two looks: they count messages, which takes an engine longer the more there are."""
+"""Seconds between two looks: some engines must count messages for that, which takes longer the more there are."""
 
 
 class PausedQueues:
@@ -28,11 +29,8 @@ class PausedQueues:
 
     async def look(self) -> None:
         """Look once, and tell what has changed."""
-        counts = await self._broker.counts_of(self._queues)
-        former, self._paused = (
-            self._paused,
-            frozenset(queue for queue, each in zip(self._queues, counts, strict=True) if each.paused),
-        )
+        are_paused = await self._broker.paused_of(self._queues)
+        former, self._paused = self._paused, frozenset(compress(self._queues, are_paused))
         for queue in sorted(self._paused - former):
             log.warning("queue %r is paused, so no worker gets its messages: %s", queue, how_to_resume(queue))
         for queue in sorted(former - self._paused):

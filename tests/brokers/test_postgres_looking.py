@@ -11,7 +11,7 @@ import pytest
 import trio
 from engines.postgres import Postgres
 
-from repid import PostgresServer
+from repid import PostgresServer, Repid, Router
 from repid.delivery import DeadLetter, Failure, Settlement
 
 from .broker_aids import message, now_ready
@@ -114,3 +114,29 @@ async def test_only_claims_and_views_wait_until_all_that_fell_due_is_ready(postg
             assert scheduled() == 1
             assert len(await now_ready(consumer)) == 2
             assert scheduled() == 0
+
+
+async def test_a_worker_gets_its_first_message_before_all_dead_letters_could_be_counted(
+    postgres: Postgres, schema: str
+) -> None:
+    app, router, server = (
+        Repid(title="t", version="1"),
+        Router(channel="q"),
+        PostgresServer(postgres.url, schema=schema),
+    )
+    ran = trio.Event()
+
+    @router.actor
+    async def note() -> None:
+        ran.set()
+
+    app.servers.register_server("default", server, is_default=True)
+    app.include_router(router)
+    async with app.magic():
+        await server.declare(["q"])
+        await app.enqueue(note)
+        with locked(postgres, schema, "dead"), trio.fail_after(3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(app.run_worker)
+                await ran.wait()
+                nursery.cancel_scope.cancel()

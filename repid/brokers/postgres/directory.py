@@ -60,6 +60,7 @@ _ADD_LANES = statement(
     "int8[]",
     "int8[]",
 )
+_PAUSED = statement("SELECT name, paused FROM {s}.queue WHERE name = ANY($1)", "text[]")
 _PAUSE = statement("UPDATE {s}.queue SET paused = $2 WHERE name = $1", "text", "bool")
 _OPEN = statement(
     """
@@ -210,6 +211,11 @@ def adding(places: Collection[Place]) -> list[Step]:
 def pausing(name: str, *, paused: bool) -> list[Step]:
     """What holds a queue, or lets it go on."""
     return [TOUCH, Step(_PAUSE, (name, paused))]
+
+
+async def paused(pool: Pool, names: Sequence[str]) -> dict[str, bool]:
+    """Whether each of these queues is paused; those that are not declared are left out."""
+    return dict(await pool.ask(_PAUSED, [name for name in names if "\0" not in name]))
 
 
 async def open_consumer(pool: Pool, queues: Mapping[str, Topics], known: int | None) -> tuple[int, bytes]:

@@ -485,6 +485,14 @@ class PostgresDriver:
                 raise QueueNotDeclared(queue)
         return [found[queue] for queue in queues]
 
+    async def paused(self, queues: Sequence[str]) -> list[bool]:
+        """Whether each queue is paused."""
+        found = await directory.paused(self._pool, queues)
+        for queue in queues:
+            if queue not in found:
+                raise QueueNotDeclared(queue)
+        return [found[queue] for queue in queues]
+
     async def browse(self, queue: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
         """Look at messages in the order in which they would be handled."""
         async with self._pool.wire() as wire:

@@ -16,7 +16,7 @@ import trio
 
 from ...errors import BrokerError
 from ...logs import Log
-from ...ports import Counts, Topics, how_to_resume
+from ...ports import Topics, how_to_resume
 
 log = Log("repid.server")
 
@@ -26,35 +26,33 @@ UNREAD_AFTER = 5.0
 LONGEST_PAUSE = 300.0
 """Seconds between two looks of one call at the most."""
 
-COUNT_EVERY = 60.0
-"""Seconds after which a queue is counted again, which tells whether it is paused: that takes an engine longer the more
-messages there are.
-"""
+ASK_EVERY = 60.0
+"""Seconds after which the engine is asked again whether a queue is paused: some must count its messages for that."""
 
 
 class UnreadQueues:
-    """Those of one connection. `ask` is `Server.readers` and `count` is `Server.counts_of`; each is None if the engine
-    cannot tell. `how_to_start`: what to do where nobody reads.
+    """Those of one connection. `ask` is `Server.readers` and `ask_paused` is `Server.paused_of`; each is None if the
+    engine cannot tell. `how_to_start`: what to do where nobody reads.
     """
 
     def __init__(
         self,
         ask: Callable[[], Awaitable[list[Mapping[str, Topics]]]] | None,
-        count: Callable[[Sequence[str]], Awaitable[list[Counts]]] | None,
+        ask_paused: Callable[[Sequence[str]], Awaitable[list[bool]]] | None,
         how_to_start: str,
     ) -> None:
         self._ask = ask
-        self._count = count
+        self._ask_paused = ask_paused
         self._how_to_start = how_to_start
         self._were_read_here: set[str] = set()
         self._looked_at: dict[str, float] = {}
-        self._counted_at: dict[str, float] = {}
+        self._asked_at: dict[str, float] = {}
         self._paused: set[str] = set()
         self._told: dict[str, str] = {}
 
     def looks(self, queues: Callable[[], Iterable[str]] | None) -> Looks:
         """For a call that begins to wait now, in these queues; None: its queues are not looked at."""
-        return Looks(self, queues if self._ask or self._count else None)
+        return Looks(self, queues if self._ask or self._ask_paused else None)
 
     def closed(self, queues: Iterable[str]) -> None:
         """Note that a consumer of this process has ended, which read these."""
@@ -86,12 +84,12 @@ class UnreadQueues:
 
     async def _look_for_pauses(self, queues: Sequence[str]) -> None:
         now = trio.current_time()
-        chosen = [queue for queue in queues if now - self._counted_at.get(queue, -math.inf) >= COUNT_EVERY]
-        if self._count is None or not chosen:
+        chosen = [queue for queue in queues if now - self._asked_at.get(queue, -math.inf) >= ASK_EVERY]
+        if self._ask_paused is None or not chosen:
             return
-        self._counted_at.update(dict.fromkeys(chosen, now))
-        for queue, counts in zip(chosen, await self._count(chosen), strict=True):
-            (self._paused.add if counts.paused else self._paused.discard)(queue)
+        self._asked_at.update(dict.fromkeys(chosen, now))
+        for queue, is_paused in zip(chosen, await self._ask_paused(chosen), strict=True):
+            (self._paused.add if is_paused else self._paused.discard)(queue)
 
     def _reason(self, queue: str, *, is_read: bool) -> str:
         reasons = []

@@ -202,6 +202,10 @@ class SQLiteDriver:
         """How many messages of each queue are where."""
         return await self._file.look(lambda store: [views.counts(store, queue) for queue in queues])
 
+    async def paused(self, queues: Sequence[str]) -> list[bool]:
+        """Whether each queue is paused."""
+        return await self._file.look(lambda store: [store.directory.channel(queue).paused for queue in queues])
+
     async def browse(self, queue: str, category: Category, limit: int, after: str | None) -> list[BrowsedMessage]:
         """Look at messages in the order in which they would be handled."""
         return await self._file.look(lambda store: views.browse(store, queue, category, limit, after))

@@ -63,6 +63,7 @@ def calls_of(broker: Broker) -> dict[Role, Calls]:
             "queues": broker.queues,
             "counts": lambda: broker.counts("q"),
             "counts_of": lambda: broker.counts_of(["q"]),
+            "paused_of": lambda: broker.paused_of(["q"]),
             "find": lambda: broker.find(["1"]),
             "browse": lambda: broker.browse("q", "ready"),
             "pause": lambda: broker.pause("q"),

@@ -53,6 +53,7 @@ async def an_undeclared_queue_is_refused(lab: Lab) -> None:
 
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "counts": lambda: broker.counts("none"),
+        "paused_of": lambda: broker.paused_of(["q", "none"]),
         "browse": lambda: broker.browse("none", "ready"),
         "flush": lambda: broker.flush("none"),
         "revive": lambda: broker.revive("none"),

@@ -344,6 +344,7 @@ async def a_paused_queue_hands_out_nothing(lab: Lab) -> None:
         expect("what the one gets", ids(await lab.drain(one)), ["other"])
         expect("what the other gets", ids(await lab.drain(two)), [])
         expect("the counts", await lab.broker.counts("q"), Counts(ready=3, paused=True))
+        expect("which of both are paused", await lab.broker.paused_of(["r", "q"]), [False, True])
         async with lab.consumer() as three:
             expect("what a new consumer gets", ids(await lab.drain(three)), [])
 
