@@ -240,6 +240,28 @@ async def test_the_pauses_between_attempts_grow_and_are_jittered(autojump_clock:
         await server.declare(["q"])
 
 
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (BrokerUnavailable("away"), []),
+        (ConfigurationError("wrong"), ["Server(_CutDriver) cannot reconnect, and tries again until it can: wrong"]),
+        (RuntimeError("a fault"), ["the driver of Server(_CutDriver) raised what it should not"]),
+    ],
+)
+async def test_why_a_link_cannot_be_opened_again_is_logged_once_and_it_is_tried_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, error: Exception, logged: list[str]
+) -> None:
+    async def refuse() -> None:
+        raise error
+
+    async with away(refuse) as (server, cut, pauses):
+        assert len(pauses) > 30
+        assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == logged
+        cut.come_back()
+        await trio.sleep(2 * LONGEST_PAUSE)
+        await server.declare(["q"])
+
+
 async def test_an_attempt_that_takes_long_is_followed_by_the_next_one_at_once(autojump_clock: MockClock) -> None:
     async def hear_nothing() -> None:
         await trio.sleep(3)

@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 import psycopg
@@ -18,6 +19,7 @@ from psycopg.sql import SQL, Identifier
 
 from repid import BrokerUnavailable, ConfigurationError, PostgresServer
 from repid.brokers.postgres import schema as tables
+from repid.brokers.postgres.errors import explain_connect
 
 from .broker_aids import message
 
@@ -94,6 +96,38 @@ async def test_a_wrong_password(postgres: Postgres) -> None:
 async def test_nobody_there() -> None:
     with pytest.raises(BrokerUnavailable, match="PostgreSQL cannot be reached"):
         await opens(PostgresServer(f"postgresql://127.0.0.1:{free_port()}/test"))
+
+
+async def test_a_server_that_breaks_off_in_the_middle_of_tls_is_away() -> None:
+    """As one does that restarts behind something that still takes connections."""
+
+    async def begin(stream: trio.SocketStream) -> None:
+        await stream.receive_some(8)  # the question whether it speaks TLS
+        await stream.send_all(b"S")
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, begin, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(BrokerUnavailable, match="SSL"):
+            await opens(PostgresServer(f"postgresql://postgres@127.0.0.1:{port}/test?sslmode=require"))
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'no pg_hba.conf entry for host "10.0.0.1", user "ada", database "shop", no encryption',
+        "server does not support SSL, but SSL was required",
+        "SSL error: certificate verify failed",
+        "SSL error: tlsv1 alert unknown ca",
+        "SSL error: tlsv1 alert protocol version",
+        "SSL error: sslv3 alert handshake failure",
+        'could not load private key file "client.key": bad decrypt',
+    ],
+)
+def test_tls_that_is_not_set_up_right_is_not_waited_for(text: str) -> None:
+    assert isinstance(explain_connect(Exception(text)), ConfigurationError)
 
 
 async def test_no_right_to_create(postgres: Postgres) -> None:

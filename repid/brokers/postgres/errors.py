@@ -85,7 +85,10 @@ _CONNECT = (
         r"password authentication failed|no password supplied|role \"[^\"]*\" does not exist|authentication failed",
         "the name or the password is wrong",
     ),
-    (r"no pg_hba.conf entry|certificate|SSL", "the server does not let this client in (pg_hba.conf, TLS)"),
+    (
+        r"no pg_hba.conf entry|certificate|private key|SSL was required|SSL error: .*(handshake failure|protocol|unknown ca)",
+        "the server does not let this client in (pg_hba.conf, TLS)",
+    ),
     (r"permission denied for database", "this role may not connect to the database"),
     (
         r"invalid (port number|\w+ value)|bad value for|Servname not supported",
@@ -95,7 +98,10 @@ _CONNECT = (
 
 
 def explain_connect(error: Exception) -> RepidError:
-    """What to raise where no connection could be made. libpq gives no code then, so its English text is looked at."""
+    """What to raise where no connection could be made. libpq gives no code then, so its English text is looked at.
+
+    A connection that breaks off in the middle of TLS is no wrong option: a server that restarts breaks them off so.
+    """
     text = _one_line(error)
     for pattern, meaning in _CONNECT:
         if re.search(pattern, text):

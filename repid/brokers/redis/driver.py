@@ -152,7 +152,6 @@ class RedisDriver:
         self._extender = Extender(lease_timeout, self._extend_apart)
         self._wire: Wire | None = None
         self._nursery: trio.Nursery | None = None  # set together with the wire
-        self._was_open = False
         self._channel = ""
         self._tell: Callable[[News], bool] | None = None
         self._news = NewsBox()
@@ -183,7 +182,6 @@ class RedisDriver:
                         await self._listen(wire, news)
                     nursery.start_soon(self._beat, wire)
                     self._wire, self._nursery = wire, nursery
-                    self._was_open = True
                     try:
                         with self._extender.working():
                             yield
@@ -192,14 +190,14 @@ class RedisDriver:
                         news.close()
                     nursery.cancel_scope.cancel()
         except FAILED as error:
-            raise explain_open(error, str(self._address), is_first=not self._was_open) from error
+            raise explain_open(error, str(self._address)) from error
         except BaseExceptionGroup as group:
             ours, others = group.split((RepidError, *FAILED))
             if ours is None or others is not None:
                 raise
             leaf = _leaf(ours)
             leaf = leaf.__cause__ or leaf
-            raise explain_open(leaf, str(self._address), is_first=not self._was_open) from leaf
+            raise explain_open(leaf, str(self._address)) from leaf
 
     async def _check(self, wire: Wire) -> None:
         """Raise where the server evicts keys, cannot write, or has too few replicas."""

@@ -84,16 +84,14 @@ def moved_to(text: str) -> tuple[str, int] | None:
     return (host, int(port)) if kind == "MOVED" and port.isdecimal() else None
 
 
-def explain_open(error: BaseException, place: str, *, is_first: bool) -> RepidError:
-    """The same for what goes wrong while the connection is opened. Later openings go on trying, whatever it is."""
+def explain_open(error: BaseException, place: str) -> RepidError:
+    """The same for what goes wrong while the connection is opened."""
     found: RepidError | None = _explain_refusal(error, place)
     if found is None:
         found = explain(error, place)
         if isinstance(found, BrokerRefused):
             found = ConfigurationError(str(found))
-    if is_first or isinstance(found, BrokerUnavailable):
-        return found
-    return BrokerUnavailable(str(found))
+    return found
 
 
 def _explain_refusal(error: BaseException, place: str) -> ConfigurationError | None:

@@ -3,8 +3,8 @@
 Theory. One task holds the link for as long as the server is connected: clients of remote engines have nurseries of
 their own, which one task must enter and leave. It is a system task of trio's, because connection blocks are counted and
 the last one to leave need not be the first one that came; `close` ends it and waits for that, within a bound, so it
-never outlives the connection. No error leaves the task: the first opening hands it to the caller, later ones are logged
-once for each outage. While the link is down, calls fail at once and waiting consumers go on waiting.
+never outlives the connection. No error leaves the task: the first opening hands it to the caller. Later ones are logged
+once for each outage, and tried again whatever the driver raises: a wrong password may be put right. While the link is down, calls fail at once and waiting consumers go on waiting.
 
 A link that broke is left with `BrokerUnavailable`, one that is closed without an error. So a driver can tell whether to take
 leave of the engine: one that is away, and says nothing, would make it wait for an answer before the link is opened again.
@@ -125,23 +125,28 @@ class Link:
             self._ended.set()
 
     async def _keep_open(self) -> None:
-        pause = SHORTEST_PAUSE
+        pause, told = SHORTEST_PAUSE, ""
         while not self._closing.is_set():
             began = trio.current_time()
             try:
                 async with self._open_link():
                     self._broken = trio.Event()
                     await self._came_up()
-                    pause = SHORTEST_PAUSE
+                    pause, told = SHORTEST_PAUSE, ""
                     await self._stay_open()
             except Exception as error:
                 if not self._opened.is_set():
                     raise
-                away = _as_unavailable(error)
-                if away is None:
-                    log.exception("the driver of %s raised what it should not", self._name)
-                self.broke(away or error)  # a driver may notice it before any call does
-                self._set("down", str(away or error))
+                known = _as_foreseen(error)
+                self.broke(known or error)  # a driver may notice it before any call does
+                self._set("down", str(known or error))
+                if str(known or error) != told and not isinstance(known, BrokerUnavailable):
+                    told = str(known or error)
+                    if known is None:
+                        log.exception("the driver of %s raised what it should not", self._name)
+                    else:
+                        text = "%s cannot reconnect, and tries again until it can: %s"
+                        log.error(text, self._name, known)  # noqa: TRY400  no fault of ours
             if not self._closing.is_set():
                 await self._pause(began, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -177,13 +182,13 @@ class Link:
         changed.set()
 
 
-def _as_unavailable(error: Exception) -> BrokerUnavailable | None:
-    """What says that the engine is away; None: something else was raised, too. The nursery of a driver makes groups."""
-    if isinstance(error, BrokerUnavailable):
+def _as_foreseen(error: Exception) -> RepidError | None:
+    """What says why the link is not open; None: something else was raised, too. The nursery of a driver makes groups."""
+    if isinstance(error, RepidError) and not isinstance(error, InternalError):
         return error
     if not isinstance(error, ExceptionGroup):
         return None
-    found = [_as_unavailable(each) for each in error.exceptions]
+    found = [_as_foreseen(each) for each in error.exceptions]
     return None if None in found else found[0]
 
 
