@@ -117,9 +117,7 @@ class SQLiteDriver:
         id_, most = self._ids[consumer], int(min(limit, 2**31))
         if not most:
             return Claimed([], suspects=await self._file.look(lambda store: claiming.count_suspects(store, id_)))
-        wanted = _Wanted(id_, most, at_most)
-        request = Operation(wanted.claim, peek=wanted.is_there, touches=_ids_of)
-        return Claimed(await self._file.queue.ask(request) or [])
+        return Claimed(await self._claim(_Wanted(id_, most, at_most)))
 
     @enable_ki_protection
     async def claim_or_wait(
@@ -131,18 +129,24 @@ class SQLiteDriver:
         is empty.
         """
         wanted = _Wanted(self._ids[consumer], int(min(limit, 2**31)), at_most)
-        request = Operation(wanted.claim, peek=wanted.is_there, touches=_ids_of, undo=_give_back)
-        waiting = self._waiting.setdefault(consumer, {})
-        waiting[wanted] = None
-        deliveries: list[Delivery] = []
-        try:
-            with trio.CancelScope(deadline=deadline):
-                deliveries = await self._file.queue.ask(request) or []
-        finally:
-            del waiting[wanted]
+        deliveries: list[Delivery] = await self._claim(wanted)  # the bell wakes for what is there already
+        if not deliveries:
+            waiting = self._waiting.setdefault(consumer, {})
+            waiting[wanted] = None
+            try:
+                with trio.CancelScope(deadline=deadline):
+                    deliveries = await self._claim(wanted, undo=_give_back)
+            finally:
+                del waiting[wanted]
         if deliveries:
             take(deliveries)
         return deliveries
+
+    async def _claim(
+        self, wanted: _Wanted, undo: Callable[[list[Delivery], Store], None] | None = None
+    ) -> list[Delivery]:
+        request = Operation(wanted.claim, peek=wanted.is_there, touches=_ids_of, undo=undo)
+        return await self._file.queue.ask(request) or []
 
     def set_limits(self, consumer: str, at_most: AtMost) -> None:
         """Have the claims of this consumer that wait use these limits from now on."""
