@@ -295,3 +295,30 @@ async def test_a_send_that_waits_for_room_in_a_paused_queue_is_told_so(
         nursery.cancel_scope.cancel()
     [text] = [record.getMessage() for record in caplog.records if "for room" in record.getMessage()]
     assert "That queue is paused" in text
+
+
+async def test_of_queues_without_end_those_are_remembered_that_were_looked_at_last(
+    caplog: pytest.LogCaptureFixture, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unread, "MOST_REMEMBERED", 3)
+
+    async def ask() -> list[Any]:
+        return []
+
+    async def look_at(*queues: str) -> int:
+        before = len(told(caplog))
+        await trio.sleep(unread.UNREAD_AFTER)
+        await found.look(queues, 5)
+        return len(told(caplog)) - before
+
+    found = unread.UnreadQueues(ask, None, "start one")
+    assert await look_at("a", "b", "c") == 3
+    assert await look_at("a", "b", "c") == 0
+    found.closed(["c", "d"])  # "a" is forgotten
+    assert await look_at("b", "c") == 1  # it is another reason for "c"
+    assert await look_at("a") == 1
+    assert await look_at("b", "c") == 0
+    assert await look_at("a", "b", "c", "e") == 0  # so many are looked at in one call
+    for number in range(100):
+        found.closed([f"reply-{number}"])
+    assert await look_at("a") == 1

@@ -5,12 +5,16 @@ A call that waits in vain looks exactly like one whose job takes long. So when a
 whether it is paused; and again after ever longer pauses, since that may change while the call waits. The calls that
 wait need no task and no scope for that: their wait for news has a deadline already. However many calls wait, a queue is
 looked at once in `UNREAD_AFTER` at most.
+
+What was found is remembered for `MOST_REMEMBERED` queues, those that were looked at last, since a program may make up
+names of queues without end. Of one that was forgotten the log may tell again.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 import trio
 
@@ -29,6 +33,20 @@ LONGEST_PAUSE = 300.0
 ASK_EVERY = 60.0
 """Seconds after which the engine is asked again whether a queue is paused: some must count its messages for that."""
 
+MOST_REMEMBERED = 1000
+"""Queues of which it is remembered what was found, and of which one call looks at most."""
+
+
+class _Found:
+    """What is known of one queue. `told`: why no worker gets its messages, as the log says it; "" if one does."""
+
+    __slots__ = ("asked_at", "is_paused", "looked_at", "told", "was_read_here")
+
+    def __init__(self) -> None:
+        self.looked_at = self.asked_at = -math.inf
+        self.is_paused = self.was_read_here = False
+        self.told = ""
+
 
 class UnreadQueues:
     """Those of one connection. `ask` is `Server.readers` and `ask_paused` is `Server.paused_of`; each is None if the
@@ -44,11 +62,8 @@ class UnreadQueues:
         self._ask = ask
         self._ask_paused = ask_paused
         self._how_to_start = how_to_start
-        self._were_read_here: set[str] = set()
-        self._looked_at: dict[str, float] = {}
-        self._asked_at: dict[str, float] = {}
-        self._paused: set[str] = set()
-        self._told: dict[str, str] = {}
+        self._found: dict[str, _Found] = {}
+        """By queue; the one that was asked for last comes last."""
 
     def looks(self, queues: Callable[[], Iterable[str]] | None) -> Looks:
         """For a call that begins to wait now, in these queues; None: its queues are not looked at."""
@@ -56,20 +71,20 @@ class UnreadQueues:
 
     def closed(self, queues: Iterable[str]) -> None:
         """Note that a consumer of this process has ended, which read these."""
-        self._were_read_here.update(queues)
+        for queue in queues:
+            self._found_of(queue).was_read_here = True
 
     async def look(self, queues: Iterable[str], waited: float) -> None:
         """Log which of these queues are those whose messages no worker gets; nothing if the engine does not answer."""
         now = trio.current_time()
-        chosen = {queue for queue in queues if now - self._looked_at.get(queue, -math.inf) >= UNREAD_AFTER}
-        self._looked_at.update(dict.fromkeys(chosen, now))
-        reasons = await self.reasons(sorted(chosen))
-        if reasons is None:
-            return
-        for queue, reason in reasons.items():
-            if reason and self._told.get(queue) != reason:
+        found = {queue: self._found_of(queue) for queue in islice(queues, MOST_REMEMBERED)}
+        chosen = sorted(queue for queue, each in found.items() if now - each.looked_at >= UNREAD_AFTER)
+        for queue in chosen:
+            found[queue].looked_at = now
+        for queue, reason in (await self.reasons(chosen) or {}).items():
+            if reason and found[queue].told != reason:
                 log.warning("a call has waited for %.0f s for a job in queue %r. %s", waited, queue, reason)
-        self._told |= reasons
+            found[queue].told = reason
 
     async def reasons(self, queues: Sequence[str]) -> dict[str, str] | None:
         """For each queue why no worker gets its messages; "" if one does. Returns None if the engine did not answer."""
@@ -84,23 +99,33 @@ class UnreadQueues:
 
     async def _look_for_pauses(self, queues: Sequence[str]) -> None:
         now = trio.current_time()
-        chosen = [queue for queue in queues if now - self._asked_at.get(queue, -math.inf) >= ASK_EVERY]
+        chosen = [queue for queue in queues if now - self._found_of(queue).asked_at >= ASK_EVERY]
         if self._ask_paused is None or not chosen:
             return
-        self._asked_at.update(dict.fromkeys(chosen, now))
+        for queue in chosen:
+            self._found_of(queue).asked_at = now
         for queue, is_paused in zip(chosen, await self._ask_paused(chosen), strict=True):
-            (self._paused.add if is_paused else self._paused.discard)(queue)
+            self._found_of(queue).is_paused = is_paused
 
     def _reason(self, queue: str, *, is_read: bool) -> str:
         reasons = []
-        if queue in self._paused:
+        found = self._found_of(queue)
+        if found.is_paused:
             reasons.append(f"That queue is paused, so no worker gets its messages: {how_to_resume(queue)}")
         if not is_read:
-            ended = ", and the one of this process has ended" if queue in self._were_read_here else ""
+            ended = ", and the one of this process has ended" if found.was_read_here else ""
             reasons.append(
                 f"No worker reads that queue now{ended}: the call waits until one does; {self._how_to_start}"
             )
         return ". ".join(reasons)
+
+    def _found_of(self, queue: str) -> _Found:
+        """What is known of a queue; what was asked for longest ago is forgotten for it."""
+        found = self._found.pop(queue, None) or _Found()
+        self._found[queue] = found
+        if len(self._found) > MOST_REMEMBERED:
+            del self._found[next(iter(self._found))]
+        return found
 
 
 class Looks:
