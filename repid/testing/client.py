@@ -174,14 +174,16 @@ class TestClient(Producer):
         self._raise_errors(runs, wanted=raise_errors)
         return runs
 
-    def enqueued(self, actor: str | Callable[..., Any], /, **arguments: Any) -> list[Envelope]:
+    def enqueued(self, actor: str | Callable[..., Any], /, *given: Any, **arguments: Any) -> list[Envelope]:
         """The messages that were sent to an actor with these arguments, among others; in order.
 
-        `actor` is the function, or a name. Arguments are compared as the actor gets them, so with their types. Raises
-        `ConfigurationError` for what is no actor of the app, and for an argument that is no parameter of the actor: no
-        message could have it, and `assert_not_enqueued` would hold whatever was sent.
+        `actor` is the function, or a name. Arguments are given as to `app.enqueue`, and compared as the actor gets them,
+        so with their types. Raises `ConfigurationError` for what is no actor of the app, and for an argument that is no
+        parameter of the actor: no message could have it, and `assert_not_enqueued` would hold whatever was sent; and
+        `PayloadError` for more of them without a name than the actor takes.
         """
         found = self._actors_of(actor)
+        arguments = self._by_name(found[0], given, arguments)
         _check_parameters(found, arguments)
         return [
             envelope
@@ -190,25 +192,30 @@ class TestClient(Producer):
             if (envelope.topic, envelope.queue) == (one.name, one.channel) and _has(one, envelope, arguments)
         ]
 
-    def assert_enqueued(self, actor: str | Callable[..., Any], /, **arguments: Any) -> Envelope:
+    def assert_enqueued(self, actor: str | Callable[..., Any], /, *given: Any, **arguments: Any) -> Envelope:
         """The first message that was sent to an actor with these arguments, among others.
 
         Raises `AssertionError`, which says what was sent, if there is none.
         """
-        found = self.enqueued(actor, **arguments)
+        found = self.enqueued(actor, *given, **arguments)
         if found:
             return found[0]
-        names = " or ".join(repr(one.name) for one in self._actors_of(actor))
+        actors = self._actors_of(actor)
+        arguments = self._by_name(actors[0], given, arguments)
+        names = " or ".join(repr(one.name) for one in actors)
         shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise AssertionError(f"nothing was sent to {names} with ({shown}); sent was: {self._show(*self.sent)}")
 
-    def assert_not_enqueued(self, actor: str | Callable[..., Any], /, **arguments: Any) -> None:
+    def assert_not_enqueued(self, actor: str | Callable[..., Any], /, *given: Any, **arguments: Any) -> None:
         """Raises `AssertionError` if a message was sent to an actor with these arguments, among others."""
-        found = self.enqueued(actor, **arguments)
+        found = self.enqueued(actor, *given, **arguments)
         if found:
             raise AssertionError(f"{len(found)} message(s) should not have been sent: {self._show(*found)}")
 
     # How
+
+    def _by_name(self, actor: Actor, given: Sequence[Any], arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.app.callee(actor.function).bind(given, arguments) if given else arguments
 
     @hosted
     async def _work(self, *, messages_limit: float, tasks_limit: int) -> list[Run]:

@@ -286,6 +286,12 @@ async def test_what_was_sent_is_found_by_the_function_and_its_arguments(client: 
     assert client.assert_enqueued("add", b=4).payload == b'{"a":3,"b":4}'
     assert len(client.enqueued(add)) == 2
     assert client.assert_enqueued(add, a=1, b=2).payload == b'{"a":1}'  # 2 is its default
+    assert client.assert_enqueued(add, 3, 4) == client.assert_enqueued("add", 3) == client.assert_enqueued(add, 3, b=4)
+    client.assert_not_enqueued(add, 4)
+    with pytest.raises(AssertionError, match=r"nothing was sent to 'add' with \(a=4, b=1\)"):
+        client.assert_enqueued(add, 4, b=1)
+    with pytest.raises(PayloadError, match="3 positional arguments were given, but it takes 2"):
+        client.assert_enqueued(add, 1, 2, 3)
     client.assert_not_enqueued(add, a=9)
     with pytest.raises(AssertionError, match=r"nothing was sent to 'add' with \(a=9\); sent was: add\(.*1"):
         client.assert_enqueued(add, a=9)
