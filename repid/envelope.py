@@ -56,7 +56,7 @@ NO_OPTIONS = Options()
 class Envelope(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
     """One message as it travels. `queue` is the same thing as a channel of the message API.
 
-    `headers` and `parameters` belong to the envelope: whoever builds one passes dicts nobody else will change.
+    `headers` and `parameters` belong to the envelope: what builds one passes dicts that nothing else will change.
     `parameters` are the server-specific ones; a broker that knows none keeps them.
     """
 

@@ -120,7 +120,7 @@ async def _wait(
     enough: int,
     timeout: float | timedelta | None,
 ) -> dict[int, Outcome]:
-    """What became of the handles, by their places, in the order in which they ended; at least so many."""
+    """What became of the handles, by their places, in the order in which they ended; at least `enough` of them."""
     outcomes: dict[int, Outcome] = {}
     seconds = None if timeout is None else check_duration("timeout", timeout)
     wait = partial(_gather, handles, enough, outcomes)

@@ -46,8 +46,8 @@ WAITING: tuple[Category, ...] = ("ready", "scheduled")
 class Moved(msgspec.Struct):
     """What became of one queue: how many messages of each place have moved.
 
-    `was_there`: so many had ids that were alive on the new server, as after a move that was cut off; they stay as they
-    are there. `leased`: so many were being run, so nothing of the queue was moved. `left`: so many stay behind: they
+    `was_there`: how many had ids that were alive on the new server, as after a move that was cut off; they stay as they
+    are there. `leased`: how many were being run, so nothing of the queue was moved. `left`: how many stay behind: they
     cannot be read, or were sent meanwhile. `is_paused`: whether the queue is paused on the new server, because it was
     before.
     """

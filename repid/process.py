@@ -7,7 +7,7 @@ as far as it had come, and what another thread had locked stays locked. Two rule
    for all connections of the process. The operating system does not give these locks to the child, but the child's
    SQLite believes that it has them. When parent or child then closes the file, it sees no other user, removes the
    write-ahead log, and what the other one has committed is gone. Opening the file anew in the child does not help,
-   since SQLite finds the old entry. So whoever opens such a thing does it in a `Forks.holding` block and leaves that
+   since SQLite finds the old entry. So the code that opens such a thing does it in a `Forks.holding` block and leaves that
    as soon as `is_wanted` is True. A fork waits until nothing is held, and while it is under way nothing is opened.
    The rest of the process goes on: no loop is closed, no call is refused.
 2. *The child starts with fresh locks and forgets what belongs to its parent.* Each `Inheritor` is told so.

@@ -63,7 +63,7 @@ class Queue:
     Without `app=`, the app is the one whose `magic()` block encloses the call. Two queues of the same name, app and
     server are equal. What a queue was made with can be read and not assigned.
 
-    `max_size`, `max_bytes`: so many messages, and bytes of their payloads, may wait (ready or scheduled; what is
+    `max_size`, `max_bytes`: how many messages, and bytes of their payloads, may wait (ready or scheduled; what is
     running does not count). `when_full`: "wait" (default): who sends waits until there is room; "raise": `QueueFull` is
     raised; "drop_oldest": the oldest waiting messages are dropped. `declare` stores that on the server, for all who use
     the queue.

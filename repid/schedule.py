@@ -1,4 +1,4 @@
-"""When schedules tick, and who has the say about them: pure; the time comes in.
+"""When schedules tick, and who decides about them: pure; the time comes in.
 
 Times are seconds since 1970 on the broker's wall clock, which may be stepped.
 
@@ -24,7 +24,7 @@ A worker that reads the queue and does not declare the schedule looks whether th
 it does not for long enough, no live worker has the actor, and the schedule is `ended`: it is paused, and says so. Any
 declaration of an actor takes that back: a worker that starts, or one that was cut off from the server meanwhile and
 declares again. So a wrong end costs ticks, and no schedule. What is never ended: a job that a program enqueued by hand,
-as that program need not be running; what is paused; and what was declared by a version of repid that noted no
+as that program may not be running now; what is paused; and what was declared by a version of repid that noted no
 `declared_at`, since its workers would not take the end back.
 """
 

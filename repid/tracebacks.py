@@ -47,7 +47,7 @@ MACHINERY = frozenset({"repid", "trio_parallel", "_trio_parallel_workers", "outc
 """Modules that call the program: what comes before its first frame tells nobody anything of it."""
 
 MOST_REPEATED = 3
-"""Of frames of the same place, one after another, so many are shown, as Python does."""
+"""How many frames of the same place, one after another, are shown, as Python does."""
 
 MOST_PLACES = 1000
 """Places in code whose words are kept."""

@@ -53,14 +53,14 @@ class WorkerOptions(TypedDict, total=False):
 
     graceful_shutdown_time: how long actors may go on after a stop, seconds or timedelta. Default 25: Kubernetes
         kills after 30.
-    messages_limit: stop after exactly so many runs were started; like any stop, it gives them the grace. What became a
+    messages_limit: how many runs are started, exactly, before it stops; like any stop, that gives them the grace. What became a
         dead letter or was cancelled without a run counts, too: a payload that does not fit, say. Default: no limit.
-    tasks_limit: at most so many runs at once. Default 1000.
-    threads_limit: at most so many of them in threads, where sync actors run. Default: what trio's own limiter allows, 40.
+    tasks_limit: how many runs there may be at once. Default 1000.
+    threads_limit: how many of them in threads, where sync actors run. Default: what trio's own limiter allows, 40.
         A sync actor that waits for another message's result keeps its thread: if all threads wait for messages that
         need one, none of them ever ends. Let an async actor do the waiting, or have another worker run the others.
-    processes_limit: at most so many of them in processes, for actors with `run_in_process`. Default: one for each core.
-    claim_bytes: the messages a worker holds at one time have at most so many bytes of payload. A message bigger than
+    processes_limit: how many of them in processes, for actors with `run_in_process`. Default: one for each core.
+    claim_bytes: how many bytes of payload the messages may have that a worker holds at one time. A message bigger than
         what is left is taken when half of it is free. Default 64 MiB.
     handle_signals: the first one stops, the second one ends the grace, the third one the process. Default: SIGINT and
         SIGTERM where the worker runs in the main thread and was not started into a nursery; else none.

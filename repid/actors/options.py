@@ -34,7 +34,7 @@ class RouterOptions(TypedDict, total=False):
     timeout: seconds or timedelta until the actor is cancelled. Default 600; inf: none.
     retries: how many times a failed message is run again. Default 0.
     retry_policy: from the retry's number (from 1) to the delay before it. Default exponential, 1 s to 1 h.
-    concurrency: at most so many runs of this actor at once in one worker. Default, and inf: no limit of its own.
+    concurrency: how many runs of this actor there may be at once in one worker. Default, and inf: no limit of its own.
     confirmation_mode: when the message is acknowledged. "auto" (default): by how the actor ends; "always_ack":
         however it ends; "ack_first": before it starts, at most once; "manual": by the message's verbs only;
         "manual_explicit": by the word the actor returns.

@@ -112,7 +112,7 @@ class Router:
         line of the function, for whatever is wrong with it or with the options. Annotations that name what the module
         defines later are read when the router is included.
 
-        `batch`: up to so many messages become one call, with a list that has an element for each (see `BatchOptions`).
+        `batch`: how many messages become one call at most, with a list that has an element for each (see `BatchOptions`).
         The function returns None, or a list with an entry for each message: its result, or the exception with which
         this message alone has failed. A parameter `messages: list[Message]` has the messages, whose verbs work one by
         one. What the function raises is the failure of all that have no verdict yet.

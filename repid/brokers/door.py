@@ -750,7 +750,7 @@ def _with_state(own: Capabilities, state: Server | None) -> Capabilities:
 
 
 def _weight(envelopes: Sequence[Envelope]) -> int:
-    """How many messages they count for in a request: so many that its payloads are no more than `LARGEST_PAYLOADS`."""
+    """How many messages they count for in a request, whose payloads are to be no more than `LARGEST_PAYLOADS`."""
     size = sum([len(envelope.payload) for envelope in envelopes])
     return len(envelopes) + size * LARGEST_REQUEST // LARGEST_PAYLOADS
 

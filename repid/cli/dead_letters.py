@@ -24,7 +24,7 @@ are given to other commands.
 """
 
 MOST_LINES = 20
-"""Of the messages that stay dead, so many are listed."""
+"""How many of the messages that stay dead are listed."""
 
 
 def dead(

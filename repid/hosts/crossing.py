@@ -22,7 +22,7 @@ T = TypeVar("T")
 CARRIER = "repid: calls from asyncio"
 
 IDLE_CARRIERS = 100
-"""Trio tasks that wait for the next call. More than so many end when their call does."""
+"""How many trio tasks wait for the next call; others end when their call does."""
 
 
 class TrioEndedError(RuntimeError):

@@ -30,7 +30,7 @@ def hosted(function: AsyncFunction) -> AsyncFunction:
 
 
 def hosted_unless(stays: Callable[[Any], bool]) -> Callable[[AsyncFunction], AsyncFunction]:
-    """As `hosted`, for a method that need not cross while `stays(self)` is True: then it may run in any task.
+    """As `hosted`, for a method that does not have to cross while `stays(self)` is True: then it may run in any task.
 
     Such a method waits for nothing but `Turns`. Its object belongs to a trio run of this thread, so whatever it wakes
     there is run in that run's next turn.

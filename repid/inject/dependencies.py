@@ -160,7 +160,7 @@ def _check_outlives_runs(marker: object, parameter: P, where: str) -> None:
 
 
 def _hint(parameter: P, names: Names, where: str) -> Any:
-    """The type of a parameter; of one that may be left alone it need not be readable."""
+    """The type of a parameter; of one that may be left alone, one that cannot be read is no error."""
     try:
         return names.hint_of(parameter, where)
     except ConfigurationError:

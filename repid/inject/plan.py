@@ -1,7 +1,7 @@
 """From a signature to the function that binds a payload to it, compiled once per actor.
 
 The payload is decoded straight to the dict of keyword arguments: msgspec decodes to a typed dict made from the
-signature, with a key for each parameter. One that has a default need not be there, and then Python's own default
+signature, with a key for each parameter. One that has a default may be missing, and then Python's own default
 applies. That was measured against a struct per signature, whose defaults would have to be taken out again: 130 ns
 against 230 ns for two fields.
 

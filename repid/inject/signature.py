@@ -179,7 +179,7 @@ def _is_exception(hint: Any) -> bool:
 
 
 def _returned(function: Callable[..., Any], name: str, names: Names) -> Any:
-    """What it is annotated to return. Nothing but a typed result needs it, so it need not be readable."""
+    """What it is annotated to return. Nothing but a typed result needs it, so one that cannot be read is no error."""
     annotation = _signature_of(function).return_annotation
     if annotation is inspect.Signature.empty:
         return ANYTHING

@@ -277,7 +277,7 @@ class Followed(Protocol):
         """Follow these from now on. Those that are not published yet must be before the next `ended`.
 
         `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What was
-        refused must be added again. `take_results`: nobody else will want the results. A local engine need not store them,
+        refused must be added again. `take_results`: nobody else will want the results. A local engine does not have to store them,
         and one that it did not store expires in the moment in which it came.
         """
         ...

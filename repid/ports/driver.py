@@ -254,7 +254,7 @@ class ScheduleDriver(Protocol):
 
 @runtime_checkable
 class WaitingDriver(Protocol):
-    """Optional, for engines in this process: whoever makes a message ready, or notices it, leases it to a waiting claim.
+    """Optional, for engines in this process: the call that makes a message ready, or notices it, leases it to a waiting claim.
 
     It saves time; without it the front door asks again after each `news`.
     """
@@ -315,7 +315,7 @@ class TellingDriver(Protocol):
 
     def tell_at_once(self, tell: Callable[[News], bool]) -> None:
         """From the next link on, call `tell` with all news, in the trio run that has the link open. If it returns True, the
-        call of `news` that is under way must return, with anything; otherwise it need not.
+        call of `news` that is under way must return, with anything; otherwise it may go on.
         """
         ...
 
@@ -337,7 +337,7 @@ class SureDriver(Protocol):
 
 
 Taker: TypeAlias = Callable[[Sequence[StoredResult]], None]
-"""Takes results that need not be stored."""
+"""Takes results that do not have to be stored."""
 
 
 @runtime_checkable

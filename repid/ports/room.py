@@ -36,7 +36,7 @@ class SendingWorker(Protocol):
         ...
 
     def waits(self, change: int) -> None:
-        """So many more (or fewer) of its sends wait for room."""
+        """`change` more of its sends wait for room; below 0: fewer."""
         ...
 
 

@@ -166,7 +166,7 @@ class ActorRunners:
         """For each queue whose messages go by their topic alone: the runner for each topic."""
         schedules = [runner.actor.schedule for runner in self if runner.actor.schedule is not None]
         self.schedules = [*{schedule.name: schedule for schedule in reversed(schedules)}.values()]
-        """Of two actors of one name on one queue, the first declared has the say here too."""
+        """Of two actors of one name on one queue, the first declared decides here too."""
         self.limits: list[Limit] = list(dict.fromkeys(limit for runner in self for limit in runner.run_limits))
         self.batching: list[ActorRunner] = [runner for runner in self if runner.gathering is not None]
         """Those whose actors are given many messages at once."""

@@ -112,7 +112,7 @@ class ThreadBackend:
         return outcome.unwrap()
 
     async def _has_ended(self, ended: trio.Event) -> bool:
-        """Wait until a thread that was asked to stop has ended, or need not be waited for any longer."""
+        """Wait until a thread that was asked to stop has ended, or is not waited for any longer."""
         with trio.CancelScope(shield=True, deadline=self._abandoning_at) as wait:
             self._waits.add(wait)
             try:
@@ -243,7 +243,7 @@ async def open_backends(
 ) -> AsyncIterator[Backends]:
     """The backends these actors need; processes end with the block. Emscripten has neither threads nor processes.
 
-    At most so many `threads` (None: as many as trio's own limiter allows) and `processes` (None: one for each core).
+    `threads`, `processes`: how many there may be at once; None: as many as trio's own limiter allows, one for each core.
     """
     if platform == "emscripten":
         yield Backends(None, None, loop_backends)

@@ -28,7 +28,7 @@ def log_unavailable(log: Log, error: BrokerError, text: str, *arguments: Any) ->
 
 
 async def look_every(seconds: float, look: Callable[[], Awaitable[None]], log: Log, text: str) -> None:
-    """Look again and again until cancelled, each time after so many seconds. If it cannot be done, `text` is logged."""
+    """Look again and again until cancelled, each time after `seconds`. If it cannot be done, `text` is logged."""
     while True:
         await trio.sleep(seconds)
         try:

@@ -62,10 +62,10 @@ log = Log("repid.worker")
 
 RUNS_PER_CHECKPOINT = 64
 TIME_PER_CHECKPOINT = 0.001
-"""After so many runs, or seconds, without one there is a checkpoint."""
+"""Runs, and seconds, without a checkpoint after which there is one."""
 
 WORTH_SHARING = 16
-"""Runs. So many are enough to do for two executors."""
+"""The number of runs that are enough to do for two executors."""
 
 NOTICEABLE = 0.05
 """Seconds. An actor that keeps the event loop for less is not named, even if its timeout ends meanwhile."""

@@ -87,7 +87,7 @@ class Ledger:
     def __init__(self, tasks_limit: int, messages_limit: float, claim_bytes: float = math.inf) -> None:
         self.tasks_limit = tasks_limit
         self.most_unsettled = (1 + MOST_AHEAD) * tasks_limit
-        """With so many unsettled verdicts, executors wait for the settler before they start more."""
+        """The number of unsettled verdicts at which executors wait for the settler before they start more."""
         self.messages_limit = messages_limit
         self.claim_bytes = claim_bytes
         self.size = 0
@@ -367,12 +367,12 @@ class Ledger:
         return len(self._reader) > 0
 
     async def wait_for_change(self, *, held: float = math.inf) -> None:
-        """Wait until something has changed and at most so many deliveries are held."""
+        """Wait until something has changed and at most `held` deliveries are held."""
         self._refill_at = held
         await self._reader.park()
 
     async def wait_to_settle(self) -> None:
-        """Wait while so many verdicts are unsettled that executors must not start more."""
+        """Wait while there are `most_unsettled` verdicts: executors must not start more."""
         while self.unsettled >= self.most_unsettled:
             await self._executors.park()
 
@@ -389,7 +389,7 @@ class Ledger:
             holding.has_verdict = True
 
     def put_aside(self, count: int, size: int = 0) -> None:
-        """So many verdicts wait for room from now on; below 0: they are tried again. `size`: the bytes of those messages
+        """`count` more verdicts wait for room from now on; below 0: they are tried again. `size`: the bytes of those messages
         whose kind is not claimed meanwhile.
         """
         self.unsettled -= count

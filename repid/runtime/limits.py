@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from typing import Any
 
 TRIPS_AHEAD = 8
-"""The look-ahead lasts for so many round trips to the broker."""
+"""Round trips to the broker for which the look-ahead lasts."""
 
 MOST_AHEAD = 3
-"""A worker claims ahead at most so many times what it runs at once. Where runs are short, each call to the broker is
+"""What a worker claims ahead is at most this many times what it runs at once. Where runs are short, each call to the broker is
 then about many messages, and takes little time for each. All of them end within `TRIPS_AHEAD` round trips, if runs stay
 as short as they were.
 """

@@ -19,7 +19,7 @@ from ..delivery import Release, Retry, Settlement
 from .holding import Holding
 
 MOST = 10_000
-"""So many verdicts are held back at most; then those that are due first are handed over early."""
+"""How many verdicts are held back at most; beyond that, those that are due first are handed over early."""
 
 
 class Postponed:

@@ -36,7 +36,7 @@ _of_this_process = threading.Lock()
 
 
 def _let_go() -> None:
-    """In a forked child: whoever held the lock is not there."""
+    """In a forked child: the thread that held the lock is not there."""
     if _of_this_process.locked():
         _of_this_process.release()
 

@@ -48,7 +48,7 @@ WAITS_PER_LEASE = 8
 earliest, so waiting for a message must not take long."""
 
 MOST_SET_ASIDE = 2 * (1 + MOST_AHEAD)
-"""With so many times `tasks_limit` verdicts that wait for room in the queue of their own message nothing more is claimed.
+"""Times `tasks_limit`: when this many verdicts wait for room in the queue of their own message, nothing more is claimed.
 
 Others are not counted. Of their kind nothing is claimed meanwhile, so no more of one kind wait than were in hand, which is
 half as many held or running, and half as many unsettled. Claiming goes on for the other kinds, which make the room.
@@ -112,7 +112,7 @@ class Reader:
         done()
 
     async def tell_of_kept(self) -> None:
-        """Name the actors that left so many messages without a verdict that nothing else can run. For ever; once, until
+        """Name the actors that left the messages without a verdict because of which nothing else can run. For ever; once, until
         something changes.
         """
         ledger, is_told = self._ledger, False

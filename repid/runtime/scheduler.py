@@ -21,7 +21,7 @@ LONGEST_SLEEP = 1.0
 """Seconds until the schedules are looked at again, because others may have changed them, or the clock."""
 
 AT_ONCE = 100
-"""So many schedules tick at once."""
+"""How many schedules tick at once."""
 
 
 class Scheduling(msgspec.Struct, frozen=True):

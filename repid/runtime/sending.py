@@ -32,5 +32,5 @@ class Sending:
         return runs == self.count_busy() and not any(self.reads(each) and self.can_start(each) for each in queues)
 
     def waits(self, change: int) -> None:
-        """So many more (or fewer) calls of its runs wait for room."""
+        """`change` more calls of its runs wait for room; below 0: fewer."""
         self.calls += change

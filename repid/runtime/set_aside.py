@@ -25,7 +25,7 @@ Note: TypeAlias = Callable[[list[Settlement], list[Verdict]], None]
 """Takes what was written, and the answers."""
 
 FIRST_PIECE = 50
-"""So many verdicts are tried together at first, then twice as many as there was room for."""
+"""How many verdicts are tried together at first; then twice as many as there was room for."""
 
 
 class SetAside:

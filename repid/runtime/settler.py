@@ -49,10 +49,10 @@ log = Log("repid.worker")
 
 
 MANY_PER_TURN = 32
-"""Verdicts. After so many in one turn of the event loop the next turn most likely brings more."""
+"""The number of verdicts in one turn of the event loop after which the next turn most likely brings more."""
 
 WORTH_A_CALL = 128
-"""Verdicts. So many are sent at once: what a call costs by itself is little beside them. Executors go on meanwhile:
+"""The number of verdicts that are sent without waiting for more: what a call costs by itself is little beside them. Executors go on meanwhile:
 they stop at `Ledger.most_unsettled`.
 """
 

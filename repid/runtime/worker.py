@@ -60,10 +60,10 @@ SETTLING_TIME = 5.0
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker works. Times are in seconds.
 
-    graceful_shutdown_time: how long actors may go on after a stop. messages_limit: stop after so many runs.
-    tasks_limit: at most so many runs at once. threads_limit, processes_limit: of these so many in threads, in
-    processes; None: as many as trio's own limiter allows, one for each core. claim_bytes: of payloads at most so many
-    bytes at once, or one message that is bigger. signals: the first stops, the second also ends the grace, the third
+    graceful_shutdown_time: how long actors may go on after a stop. messages_limit: the runs after which it stops.
+    tasks_limit: how many runs there may be at once. threads_limit, processes_limit: how many of these in threads, in
+    processes; None: as many as trio's own limiter allows, one for each core. claim_bytes: the bytes of payloads that
+    it may hold at once, or one message that is bigger. signals: the first stops, the second also ends the grace, the third
     ends the process. auto_declare: declare the queues of the actors. burst: stop when nothing is ready and nothing is
     running. log_runs: log each run at INFO; else at DEBUG.
     """

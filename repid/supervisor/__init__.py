@@ -7,7 +7,7 @@
 * `target`: how another process finds the app. `memory`: how much this one takes.
 
 The supervisor holds one end of a pipe to each process: what it says travels there (`stop`, `cut`), and its end says
-that the supervisor is no more. So a process need not guess what a signal means: one that came to it and to the
+that the supervisor is no more. So a process does not have to guess what a signal means: one that came to it and to the
 supervisor alike, as Ctrl-C and systemd's do, still stops it just once.
 """
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 OBJECTS_PER_RUN = 50
-"""So many new objects for each run that may be under way are let be before the youngest are looked through, where
-Python looks after 700. A run that waits holds some thirty, executor and all, so with 1000 at once the collector would
+"""The youngest objects are looked through after this many new ones for each run that may be under way, where Python
+looks after 700. A run that waits holds some thirty, executor and all, so with 1000 at once the collector would
 walk them a hundred times a second, for a fifth of the processor's time, and find nothing: they are freed without it."""
 
 

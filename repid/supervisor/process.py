@@ -57,7 +57,7 @@ def inherited_pipe(number: int) -> int:
 class Brief(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is told before anything else. `worker`: other options of its worker, as JSON can hold them.
 
-    `max_jobs`, `max_memory`: it ends, to be replaced, after so many runs, or when it takes so many bytes.
+    `max_jobs`, `max_memory`: the runs after which it ends and is replaced, and the bytes of memory.
     `account`: the inherited pipe into which it writes its `Account` at the end. `number`: which of the workers it is.
     `supervisor`: the process that started it.
     """
@@ -132,7 +132,7 @@ class Process:
         return code
 
     async def close(self, seconds: float) -> Account | None:
-        """Have it end, if it has not: without a supervisor it cuts itself short. After so many seconds it is killed.
+        """Have it end, if it has not: without a supervisor it cuts itself short. It is killed after `seconds`.
 
         What it left behind. None: nothing, as it crashed.
         """

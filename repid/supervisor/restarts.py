@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 LIMIT = 5
-"""So many crashes of one worker within the window are borne; at the next one the supervisor gives up."""
+"""Crashes of one worker within the window after which it is started again; at the next one the supervisor gives up."""
 
 WINDOW = 60.0
 """Seconds after which a crash is forgotten."""

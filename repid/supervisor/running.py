@@ -35,9 +35,9 @@ log = logging.getLogger("repid.processes")
 class ProcessOptions(TypedDict, total=False):
     """In what processes a worker runs. With any of these a supervisor looks after them.
 
-    processes: so many at once. Default 1.
-    max_jobs: a process ends after so many runs, and another takes its place. Default: no limit.
-    max_memory: likewise when it takes so many bytes; looked at twice a second. Default: no limit.
+    processes: how many run at once. Default 1.
+    max_jobs: the runs after which a process ends and another takes its place. Default: no limit.
+    max_memory: likewise, the bytes that it takes; looked at twice a second. Default: no limit.
     reload: start anew when a Python file in or below the working directory changes (extra: reload). Default False.
     loop: the event loop of the worker, in each process: "trio" (the default), "asyncio", or "uvloop" (extra: uvloop).
         Async actors and middlewares run on it.

@@ -25,7 +25,7 @@ MARGIN = 10.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor runs: so many processes, each with this brief. `watched`: folders whose changes reload."""
+    """What a supervisor runs: how many processes, and the brief of each. `watched`: folders whose changes reload."""
 
     brief: Brief
     processes: int

@@ -106,7 +106,7 @@ class Calls:
             raise self._not_usable()
 
     def _not_usable(self) -> UsageError | NotConnected:
-        """Why. A forked child begins without a token, so that a call need not ask for the number of its process."""
+        """Why. A forked child begins without a token, so that no call has to ask for the number of its process."""
         if self.pid != os.getpid():
             return UsageError(
                 f"this process ({os.getpid()}) was forked from the one that opened {self.server} ({self.pid}): open the "

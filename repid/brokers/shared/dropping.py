@@ -20,7 +20,7 @@ class DropLog:
         self._told_at: dict[str, float] = {}
 
     def note(self, queue: str, count: int) -> None:
-        """So many messages of the queue were dropped."""
+        """`count` messages of the queue were dropped."""
         if not count:
             return
         self._counts[queue] = self._counts.get(queue, 0) + count

@@ -39,7 +39,7 @@ Offer: TypeAlias = Callable[[Sequence[Envelope]], Awaitable[Sequence[BrokerRefus
 """Publishes what there is room for now."""
 
 FIRST_PIECE = 100
-"""Of what waits for room so many messages are offered at first; then twice as many as there was room for."""
+"""How many messages that wait for room are offered at first; then twice as many as there was room for."""
 
 STUCK_AFTER = 1.0
 """Seconds without any room after which the first of a line looks whether there can be any."""

@@ -2,7 +2,7 @@
 
 Theory. One task holds the link for as long as the server is connected: clients of remote engines have nurseries of
 their own, which one task must enter and leave. It is a system task of trio's, because connection blocks are counted and
-the last one to leave need not be the first one that came; `close` ends it and waits for that, within a bound, so it
+the last one to leave may be another than the first one that came; `close` ends it and waits for that, within a bound, so it
 never outlives the connection. No error leaves the task: the first opening hands it to the caller. Later ones are logged
 once for each outage, and tried again whatever the driver raises: a wrong password may be put right. While the link is down, calls fail at once and waiting consumers go on waiting.
 

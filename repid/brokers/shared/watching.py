@@ -132,7 +132,7 @@ class Following:
         """Follow these from now on. Those that are not published yet must be before the next `ended`.
 
         `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What was
-        refused must be added again. `take_results`: nobody else will want the results. A local engine need not store them,
+        refused must be added again. `take_results`: nobody else will want the results. A local engine does not have to store them,
         and one that it did not store expires in the moment in which it came.
         """
         by_id = {message[0]: message for message in messages}
@@ -240,7 +240,7 @@ class Following:
         return ended
 
     def _take_changed(self) -> list[Ids]:
-        """Those that may have changed, so many as one look may ask for. News that comes during the look is noted anew."""
+        """Those that may have changed, as many as one look may ask for. News that comes during the look is noted anew."""
         followed, changed = self._followed, self.subscription.changed
         taken = [changed.pop() for _ in range(min(len(changed), LARGEST_LOOK))]
         messages = [followed[id_] for id_ in taken if id_ in followed]

@@ -41,7 +41,7 @@ async def bounds_are_refused(lab: Lab) -> None:
 
 @check("bounds", "delays", "queue_admin")
 async def what_waits_counts_and_what_is_leased_does_not(lab: Lab) -> None:
-    """A bounded queue has room for so many ready and scheduled messages; a claim makes room, a flush and a cancellation
+    """A bounded queue has room for `max_size` ready and scheduled messages; a claim makes room, a flush and a cancellation
     too.
     """
     await _bound(lab, THREE)
@@ -98,7 +98,7 @@ async def a_repeated_id_takes_no_room(lab: Lab) -> None:
 
 @check("bounds", "queue_admin")
 async def bytes_of_payload_are_bounded(lab: Lab) -> None:
-    """So many bytes of payload may wait. A message that is bigger than that is refused, whatever is to be done with
+    """`max_bytes` of payload may wait. A message that is bigger than that is refused, whatever is to be done with
     others.
     """
     for when_full in ("raise", "wait", "drop_oldest"):

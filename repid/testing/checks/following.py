@@ -20,10 +20,10 @@ MANY = 1500
 """More messages than a server looks at in one request."""
 
 CANCELLATIONS = 8
-"""So many moments of a call at which it is cancelled."""
+"""How many moments of a call there are at which it is cancelled."""
 
 ROUNDS = 12
-"""So many times at each: which of two tasks goes first is chance, and with one order in four nothing is cut."""
+"""How many times at each: which of two tasks goes first is chance, and with one order in four nothing is cut."""
 
 
 def pairs(*ids: str) -> list[tuple[str, str]]:

@@ -112,10 +112,14 @@ def _parser() -> argparse.ArgumentParser:
         "--scenario", type=_scenario, default=fleet, metavar="MODULE:FUNCTION", help="the fleet (default: repid's own)"
     )
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="search in so many processes at once (default 1)"
+        "--processes", type=int, default=1, metavar="N", help="how many processes search at once (default 1)"
     )
     parser.add_argument(
-        "--within", type=float, default=math.inf, metavar="SECONDS", help="stop after so many seconds (default: never)"
+        "--within",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="the seconds after which it stops (default: never)",
     )
     parser.add_argument(
         "--faults", type=_numbers, metavar="N,N", help="keep only these of the seed's faults, counted from 0; or none"

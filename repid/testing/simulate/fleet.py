@@ -176,7 +176,7 @@ async def telling(n: int, message: Message) -> str:
 
 @router.actor
 async def rejecting(n: int, until: float, message: Message) -> None:
-    """Give the message back to whoever takes it, until some moment."""
+    """Give the message back, for any worker, until some moment."""
     with running(f"job-{n}", "rejecting", RunRules(gives_back=True)):
         assert message.attempt == 1  # it costs none
         await trio.sleep(0.3)
@@ -450,7 +450,7 @@ def _sends(
     seconds: Mapping[str, Sequence[float]] = SECONDS,
     bounds: Mapping[str, Bounds] = {},
 ) -> Iterator[Send]:
-    """Jobs for these actors, within so many seconds. `seconds`: how long those may take whose jobs say so. An outbox for
+    """Jobs for these actors, sent within `lasts` seconds. `seconds`: how long those may take whose jobs say so. An outbox for
     which there is no room makes a failure of its run.
     """
     may_fail = {

@@ -56,7 +56,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """What faults can strike: the names of the workers and of the other processes, for so many seconds."""
+    """What faults can strike: the names of the workers and of the other processes, and the seconds that it lasts."""
 
     workers: Sequence[str]
     others: Sequence[str]

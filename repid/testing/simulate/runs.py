@@ -26,10 +26,10 @@ SOON = 0.1
 class RunRules(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for the runs of an actor.
 
-    at_most: so many of them at once in one worker. decides_early: its verdict may come before its end, by a verb or by
+    at_most: how many of them there may be at once in one worker. decides_early: its verdict may come before its end, by a verb or by
     its confirmation mode; any other actor has ended before the engine hears of it. gives_back: its verdict may be that
     the same attempt is made again. once: a message has one run at most, whatever happens. swallows: it goes on when it
-    is cancelled. within: so many seconds after its beginning a run has ended, because of its timeout.
+    is cancelled. within: the seconds after its beginning at which a run has ended, because of its timeout.
     """
 
     at_most: float = math.inf

@@ -20,12 +20,12 @@ from .runs import RunRules, Runs
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
-    """One message that a producer sends, `at` so many seconds from the start.
+    """One message that a producer sends; `at`: when, in seconds from the start.
 
     `actor` is its name and `queue` the queue that it reads; `args` are its parameters by name. `options` are those of
     `Job`: `retries`, `timeout`, `delay`, `ttl`, `priority`, `store_result`. `then`: what a caller does with it
-    afterwards: "wait" for its end, "watch" it, "cancel" it, or send it "again" under the same id, `after` so many
-    seconds.
+    afterwards: "wait" for its end, "watch" it, "cancel" it, or send it "again" under the same id; `after`: how
+    many seconds later.
 
     `ends`: how it must end, "success" or "failure", unless somebody cancels or removes it or its ttl passes.
     `leads_to`: the ids of messages that its run sends in the step of its acknowledgement; `never`: of those that must
@@ -45,8 +45,8 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recurring(msgspec.Struct, frozen=True, kw_only=True):
-    """A recurring job that a producer declares `at` so many seconds from the start and removes `until`, every so many
-    seconds.
+    """A recurring job that a producer declares and removes; `at`, `until`: when, in seconds from the start; `every`: the
+    seconds from one tick to the next.
 
     `pause_at`: when it is paused, for a second and a half. `options`: `overlap`, `missed`, and those of `Send`.
     """
@@ -62,9 +62,9 @@ class Recurring(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody does to a queue, `at` so many seconds from the start.
+    """What somebody does to a queue; `at`: when, in seconds from the start.
 
-    "pause" it for so many `seconds`; "requeue" its dead messages; "delete_dead" to remove them; "flush" what waits in
+    "pause" it for `seconds`; "requeue" its dead messages; "delete_dead" to remove them; "flush" what waits in
     it.
     """
 
@@ -84,7 +84,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     and what else is done from outside. workers: how many processes run the actors; options: of each worker. faults: how
     many things go wrong, of the `kinds`, within `lasts` seconds. check: called with the messages that were sent, when
     all is quiet; it raises where the actors have done something wrong. lease_timeout: of the engine, in seconds.
-    latency: about so many seconds pass on each way between a process and the engine; some calls overtake others then.
+    latency: about how many seconds pass on each way between a process and the engine; some calls overtake others then.
     without: roles that the engine does not have; without "schedules" a history is quicker. bounds: of queues, which the
     producer stores before it sends; what has no room where `when_full="raise"` is not sent again.
     """
