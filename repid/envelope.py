@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import enum
 import random
+import struct
+import sys
 import time
+from array import array
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -108,35 +111,37 @@ inherits(_chance, _Chance.start_anew)
 _TICKS_PER_MS = 4096
 _VERSION_GAP = 0xF000
 _VERSION = 0x7000
-_VERSION_AND_VARIANT = _VERSION << 64 | 8 << 60
+_VARIANT = 8 << 60
+_VARIANTS = bytes(0x80 | byte & 0x3F for byte in range(256))
+"""What the first byte of the chance becomes: the two bits of the variant stand before it."""
+
+_octets_of = struct.Struct(">QQ").pack
 
 
 def new_id() -> str:
     """A fresh id: a UUID of version 7 as 32 hexadecimal digits. `uuid.UUID(id_)` gives it in its usual form."""
     tick = time.time_ns() * _TICKS_PER_MS // 1_000_000
-    return (
-        (((tick >> 12) * _VERSION_GAP + tick << 64) + (_VERSION_AND_VARIANT + _chance.getrandbits(62)))
-        .to_bytes(16, "big")
-        .hex()
-    )
+    return _octets_of((tick >> 12) * _VERSION_GAP + _VERSION + tick, _VARIANT + _chance.getrandbits(62)).hex()
 
 
 def new_ids(count: int) -> list[str]:
-    """`count` ids like those of `new_id`, in ascending order, several times faster than one by one.
-
-    Each has a tick of its own; they share the two bits of chance that stand beside the variant.
+    """`count` ids like those of `new_id`, each with a tick of its own, in ascending order. They take less than half the
+    time.
     """
     tick = time.time_ns() * _TICKS_PER_MS // 1_000_000
-    heads = chain.from_iterable(_heads(tick, tick + count, 8 + _chance.getrandbits(2)))
-    digits = _chance.randbytes(8 * count).hex()
-    return [f"{head:017x}{digits[i : i + 15]}" for head, i in zip(heads, range(0, 16 * count, 16), strict=True)]
+    words = array("Q", bytes(16 * count))  # the two halves of each id, in turns
+    words[::2] = array("Q", chain.from_iterable(_first_halves(tick, tick + count)))
+    if sys.byteorder == "little":
+        words.byteswap()
+    words[1::2] = array("Q", _chance.randbytes(8 * count))
+    octets = bytearray(words)
+    octets[8::16] = octets[8::16].translate(_VARIANTS)
+    digits = octets.hex()
+    return [digits[i : i + 32] for i in range(0, 32 * count, 32)]
 
 
-def _heads(first: int, end: int, variant: int) -> Iterator[range]:
-    """The first 17 digits of ids with these ticks, as numbers: a range for each millisecond."""
+def _first_halves(first: int, end: int) -> Iterator[range]:
+    """The first halves of ids with these ticks, as numbers: a range for each millisecond."""
     for ms in range(first >> 12, (end >> 12) + 1):
-        start, stop = (
-            (ms * _VERSION_GAP + _VERSION + tick << 4) + variant
-            for tick in (max(first, ms << 12), min(end, ms + 1 << 12))
-        )
-        yield range(start, stop, 16)
+        base = ms * _VERSION_GAP + _VERSION
+        yield range(base + max(first, ms << 12), base + min(end, ms + 1 << 12))
