@@ -91,7 +91,6 @@ class MemoryDriver:
             finally:
                 nursery.cancel_scope.cancel()
                 if link == self._links:  # else a later one has taken over
-                    self._clock.look()
                     self._waiting.wake_all()
                     self._drop()
 

@@ -28,41 +28,40 @@ from .store import Store
 class Clock:
     """Trio's clock plus an offset, so that what is stored grows older from one trio run to the next.
 
-    The clocks of two runs are not related: between runs the monotonic clock of the process counts, within a run only
-    trio's (so a `MockClock` works). It never runs backwards.
+    The clocks of two runs are not related. Between runs the clock of the former one counts, which goes on after its end
+    (but for a `MockClock`, for which no time passes then). It never runs backwards.
 
     `epoch` is what to add to its times for seconds since 1970, as the wall clock said at first: it is not stepped.
     """
 
-    __slots__ = ("_now", "_of_trio", "_offset", "_seen", "epoch")
+    __slots__ = ("_now", "_of_trio", "_offset", "epoch")
 
     def __init__(self) -> None:
         self.epoch = 0.0
         self._of_trio: Callable[[], float] = trio.current_time
-        self._now: float | None = None
+        self._now = -math.inf
         self._offset = 0.0
-        self._seen = 0.0
 
     def attach(self) -> None:
         """Go on in another trio run. The first run's times are trio's own."""
-        self._of_trio = trio.lowlevel.current_clock().current_time  # as trio.current_time, without a search
-        if self._now is None:
-            self.epoch = time.time() - trio.current_time()
+        of_trio = trio.lowlevel.current_clock().current_time  # as trio.current_time, without a search
+        if self._now == -math.inf:
+            self.epoch = time.time() - of_trio()
         else:
-            self._offset = self._now + (time.monotonic() - self._seen) - trio.current_time()
+            self._offset = self.look() - of_trio()
+        self._of_trio = of_trio
 
     def look(self) -> float:
         """The time now."""
         now = self._of_trio() + self._offset
-        self._seen = time.monotonic()
-        if self._now is not None and now <= self._now:
-            return self._now
-        self._now = now
-        return now
+        if now > self._now:
+            self._now = now
+            return now
+        return self._now
 
     def reach(self, moment: float) -> None:
         """Go to this moment: trio's timeout for it has fired, though the rounded offset may be a little behind."""
-        self._now = moment if self._now is None else max(self._now, moment)
+        self._now = max(self._now, moment)
 
     def forward(self, seconds: float) -> None:
         """Put it forward against trio's clock."""
