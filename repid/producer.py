@@ -242,7 +242,8 @@ def copy_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     if type(headers) is not dict:
         check_mapping("headers", headers)
     elif len(headers) == 1 and type(topic := headers.get(TOPIC)) is str:
-        return only_topic(topic)
+        shared = _shared.get(topic)
+        return shared if shared is not None and shared == headers else only_topic(topic)
     copy = dict(headers)
     for name, value in copy.items():
         if type(name) is not str or type(value) is not str:

@@ -80,17 +80,18 @@ def check_envelopes(envelopes: Iterable[Envelope]) -> None:
     """Raise `ConfigurationError` for a payload that is not bytes, headers that are no dict, options that are no
     numbers, and text that UTF-8 cannot write.
     """
-    headers: object = None
+    former: object = None
     options = NO_OPTIONS
     for envelope in envelopes:
-        if type(envelope.payload) is not bytes or type(envelope.headers) is not dict:
+        headers = envelope.headers
+        if type(envelope.payload) is not bytes or type(headers) is not dict:
             _check_types(envelope)
         if not envelope.id.isascii():
             _check_text(envelope, "id", envelope.id)
-        if envelope.headers is not headers:  # a batch often shares them
-            headers = envelope.headers
-            for name, value in envelope.headers.items():
-                if not (isinstance(value, str) and value.isascii() and name.isascii()):
+        if headers is not former:  # a batch often shares them
+            former = headers
+            for name, value in headers.items():
+                if not (type(value) is str and value.isascii() and name.isascii()):
                     _check_text(envelope, "header", name)
                     _check_text(envelope, f"header {name!r}", value)
         if envelope.options is not options:

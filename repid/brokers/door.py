@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Self, cast
+from typing import Self, TypeAlias, cast
 
 import trio
 from msgspec.structs import replace
@@ -38,7 +37,7 @@ from ..errors import (
     PublishUnknown,
     UsageError,
 )
-from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled
+from ..hosts import hosted, hosted_context, hosted_unless
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
@@ -53,6 +52,7 @@ from ..ports import (
     DueSchedules,
     FullDriver,
     HandingDriver,
+    ImmediateDriver,
     Instrument,
     LinkState,
     PauseTellingDriver,
@@ -105,6 +105,8 @@ LARGEST_PUBLISH = 8192
 LARGEST_PAYLOADS = 16 * 2**20
 """Bytes of payload in one such call, if it is about several messages."""
 
+PublishNowait: TypeAlias = Callable[[Sequence[Envelope]], list[BrokerRefused | None]]
+
 FIRST_POLL = 0.01
 """Seconds after which to look for room again, at first, where another process may have made room and nobody tells."""
 
@@ -148,6 +150,10 @@ class Server:
         self._calls.instruments.extend(check_instruments(instruments))
         self._capabilities = _with_state(own, state)
         self._takes_all = takes_all(own)
+        self._publish_nowait: PublishNowait | None = None
+        """Where that takes no wait: publishes at once."""
+        if own.calls == "local" and isinstance(driver, ImmediateDriver):
+            self._publish_nowait = driver.publish_nowait
         self._depth = 0  # how many connection blocks are open
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
         self._start_anew()
@@ -352,14 +358,9 @@ class Server:
         check_envelopes(envelopes)
         if not self._takes_all:
             check_claimed(self.name, self._capabilities, envelopes)
-        looks_around = self._calls.looks_around()
-        if looks_around is None or self._lines.by_queue:
+        if self._publish_nowait is None or self._lines.by_queue or not self._calls.may_go_on():
             return await self._publish_in_turn(envelopes)
-        if looks_around and is_cancelled():  # the same as there, in fewer steps
-            await checkpoint_if_cancelled()
-        outcomes = await self._driver.publish(envelopes)
-        if looks_around and time.perf_counter() >= self._calls.turns.due:
-            await self._calls.turns.give()
+        outcomes = self._publish_nowait(envelopes)
         if any(outcomes) and any(map(must_wait, outcomes)):
             return await self._wait_for_room(envelopes, outcomes)
         return outcomes

@@ -336,6 +336,18 @@ class SureDriver(Protocol):
         ...
 
 
+@runtime_checkable
+class ImmediateDriver(Protocol):
+    """Optional, for local engines: a publish is a plain call.
+
+    It saves time: the front door makes it without a coroutine where it need not pause.
+    """
+
+    def publish_nowait(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """As `publish`."""
+        ...
+
+
 Taker: TypeAlias = Callable[[Sequence[StoredResult]], None]
 """Takes results that do not have to be stored."""
 

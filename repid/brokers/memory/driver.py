@@ -114,6 +114,11 @@ class MemoryDriver:
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused."""
+        return self.publish_nowait(envelopes)
+
+    @enable_ki_protection
+    def publish_nowait(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+        """As `publish`."""
         now = self._clock.look()
         try:
             return self.store.publish(envelopes, now)

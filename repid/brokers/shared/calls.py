@@ -176,19 +176,14 @@ class Calls:
             await trio.sleep(min(wait, 0.1))
             return News()
 
-    def looks_around(self) -> bool | None:
-        """Whether a call needs nothing of `__call__`: no instrument watches, and either it stays and needs no pause before
-        it, or an exact driver is called in a task of its own run. None: it needs more. True: it needs the look at a
-        cancellation, and the pause after it.
+    def may_go_on(self) -> bool:
+        """Whether a local driver may be called at once, without what `__call__` does: no instrument watches, no pause is
+        due, and the caller is a task of the trio run that has the server open, which was not cancelled, or of its host.
         """
-        if self.instruments:
-            return None
+        if self.instruments or time.perf_counter() >= self.turns.due:
+            return False
         is_in_trio = stands_in(self._runner)
-        if self._is_local:
-            if is_in_trio is False and time.perf_counter() >= self.turns.due:
-                return None  # an asyncio task pauses before the call
-            return is_in_trio
-        return False if self._is_exact and is_in_trio else None
+        return not is_cancelled() if is_in_trio else is_in_trio is False
 
     @property
     def stays(self) -> bool:
