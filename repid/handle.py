@@ -14,7 +14,7 @@ from .errors import ResultError, UsageError, misused
 from .hosts import hosted, within
 from .names import check_duration
 from .ports import Broker, ResultStore, ScheduleStore, Snapshot
-from .results import ANYTHING, Lazy, NoResult, Result, Status, T
+from .results import ANYTHING, JobState, Lazy, NoResult, Result, Status, T
 from .waiting_threads import waiting_for
 
 S = TypeVar("S")
@@ -264,9 +264,11 @@ class Watch:
 def _status(snapshot: Snapshot, *, is_known: bool) -> Status:
     if snapshot.state == "gone" and snapshot.result is None and not is_known:
         return Status(state="unknown")
-    if snapshot.state in {"dead", "gone"}:
+    if snapshot.state == "dead" or snapshot.state == "gone":  # noqa: PLR1714  checkers narrow the type by this form
         return Status(state=snapshot.result.state if snapshot.result else snapshot.state, attempt=snapshot.attempt)
-    state = "cancelling" if snapshot.cancelling else "running" if snapshot.state == "leased" else snapshot.state
+    state: JobState = "running" if snapshot.state == "leased" else snapshot.state
+    if snapshot.cancelling:
+        state = "cancelling"
     progress = snapshot.progress
     if progress is None:
         return Status(state=state, attempt=snapshot.attempt)

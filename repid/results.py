@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Awaitable, Callable, Generator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, cast
 
 import msgspec
 
@@ -120,6 +120,10 @@ def _compile(type_: Any) -> Callable[[bytes], Any]:
         raise ResultError(f"no result can be decoded to {type_!r}: {error}") from error
 
 
+JobState: TypeAlias = Literal["ready", "scheduled", "running", "cancelling", "gone", "unknown"] | ResultState
+"""How a job may stand, see `Status`."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """How a job stands.
 
@@ -129,7 +133,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
     are what its actor last told of its progress.
     """
 
-    state: str
+    state: JobState
     attempt: int = 0
     done: float | None = None
     total: float | None = None

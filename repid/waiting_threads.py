@@ -57,7 +57,7 @@ class WaitingThreads:
                 self._told.add(child)
                 log.warning(
                     "actor %r waits for job %r of actor %r, which needs a thread as well, but all threads of this worker "
-                    "(threads_limit=%d) wait for jobs: if no other worker takes it, they wait for ever; raise "
+                    "(threads_limit=%d) wait for jobs: if no other worker takes it, they wait until their timeouts; raise "
                     "threads_limit, run the children in another worker, or declare one of the actors with async def",
                     self.find_parent(function) or repr(function),
                     envelope.id,

@@ -58,7 +58,7 @@ class WorkerOptions(TypedDict, total=False):
     tasks_limit: how many runs there may be at once. Default 1000.
     threads_limit: how many of them in threads, where sync actors run. Default: what trio's own limiter allows, 40.
         A sync actor that waits for another message's result keeps its thread: if all threads wait for messages that
-        need one, none of them ever ends. Let an async actor do the waiting, or have another worker run the others.
+        need one, none of them ends before its timeout. Let an async actor do the waiting, or have another worker run the others.
     processes_limit: how many of them in processes, for actors with `run_in_process`. Default: one for each core.
     claim_bytes: how many bytes of payload the messages may have that a worker holds at one time. A message bigger than
         what is left is taken when half of it is free. Default 64 MiB.

@@ -232,6 +232,8 @@ async def main() -> None:
         assert_type(router.middlewares, tuple[ActorMiddleware, ...])
         assert_type(Queue().name, str)
         assert_type(await handle.status(), Status)
+        if (await handle.status()).state == "sucess":  # type: ignore[comparison-overlap]
+            raise AssertionError
         found = await handle.result_as(int)
         if found is not None:
             assert_type(found.value, int)
