@@ -4,7 +4,8 @@ Theory. A NOTIFY makes transactions that commit at the same time wait for one an
 another waits. A process that is about to wait says so first: it writes a row in `sleeper`. Then it looks once more, and
 only then it waits. A process that has changed something looks for such rows *after* its own transaction was committed,
 removes the rows of those that the change concerns, and notifies once for all of them. So one of two things is true: the
-last look has seen the change, or the process that made the change has seen the row. From the moment when it is woken until
+last look has seen the change, or the process that made the change has seen the row. Whoever sees the row may remove it and
+notify before the answer to the writing of it is read here, on another connection; then this process does not wait. From the moment when it is woken until
 it says again that it waits, a process is not notified, however much happens.
 
 Where notifications do not get through (a pooler in transaction mode, `listen=False`), the process looks now and then
@@ -90,6 +91,8 @@ class NewsBox:
         self._ask = ask
         self._listens = listens
         self._asleep = False
+        self._wakes = 0
+        """How often somebody has notified."""
         self._declared: frozenset[str] = frozenset()
         self._error: BrokerUnavailable | None = None
         self._notes = Notes()
@@ -118,6 +121,7 @@ class NewsBox:
     def woken(self) -> None:
         """Somebody has notified: anything may have changed, and we are not asleep any more."""
         self._asleep = False
+        self._wakes += 1
         self.note(ready=True, events=True, ids=None)
 
     def watching(self, ids: Iterable[str]) -> None:
@@ -147,10 +151,10 @@ class NewsBox:
     async def _fall_asleep(self) -> None:
         """Say that we wait; then everybody has to look once more."""
         declared = frozenset(list(self._watched)[:MOST_WATCHED])
-        keys = [to_key(id_) for id_ in declared]
+        keys, wakes = [to_key(id_) for id_ in declared], self._wakes
         with trio.CancelScope(shield=True):  # a wait is cancelled often; the door bounds it by closing the link
             await self._ask(Step(_FALL_ASLEEP, (self._member, keys, self._listens, SLEEPER_TIME * MICRO)))
-        self._asleep, self._declared = True, declared
+        self._asleep, self._declared = self._wakes == wakes, declared
         self.note(ready=True, events=True, ids=None)
 
     async def _wait(self) -> None:
