@@ -285,8 +285,22 @@ class PostgresDriver:
         self._news.note(ready=True)
 
     @asked_again
-    async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
-        """Lease what is ready now."""
+    async def claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool = True) -> Claimed:
+        """Lease what is ready now. `waits`: where nothing is, this process asks to be woken."""
+        news = self._news
+        claimed = await self._lease_some(consumer, limit, at_most)
+        if limit and waits and not claimed.deliveries:
+            news.waits_for_messages(consumer)
+        elif limit:
+            news.waits_no_more(consumer)
+        return claimed
+
+    def stop_waiting(self, consumer: str) -> None:
+        """Ask to be woken for its messages no more, from the next time on when this process waits."""
+        if self._open_news is not None:
+            self._open_news.waits_no_more(consumer)
+
+    async def _lease_some(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
         id_, most = self._ids[consumer], int(min(limit, 2**31))
         async with self._pool.wire() as wire:
             await self._know(wire, id_)
@@ -565,14 +579,14 @@ class PostgresDriver:
         async with self._pool.wire() as wire:
             await self._look(wire)
             self._directory.number(queue)
-            await wire.run(directory.pausing(queue, paused=paused), [self._news.waking(ready=True)])
+            await wire.run(directory.pausing(queue, paused=paused), [self._news.waking(everybody=True)])
         self._news.note(ready=True)
 
     async def _tell_all(self) -> None:
         """Anything may have changed."""
         self._marks.forget()
         self._news.note(ready=True, events=True, ids=None)
-        await self._pool.run([self._news.waking(ready=True)])
+        await self._pool.run([self._news.waking(everybody=True)])
 
     # Following messages
 
@@ -580,7 +594,7 @@ class PostgresDriver:
         """Remove what waits; have the consumers told whose runs the others are."""
         outcomes = await views.cancel(self._pool, ids)
         self._news.note(events=True, ids=ids)
-        await self._pool.run([self._news.waking(ready="requested" in outcomes, ids=ids)])
+        await self._pool.run([self._news.waking(everybody="requested" in outcomes, ids=ids)])
         return outcomes
 
     async def snapshots(self, ids: Sequence[tuple[str, str]]) -> list[Sight]:
@@ -674,8 +688,8 @@ async def _listen(listener: Wire, news: NewsBox) -> None:
     """Pass notifications on, until the connection breaks."""
     try:
         while True:
-            if await listener.notified():
-                news.woken()
+            for names in await listener.notified():
+                news.heard(names)
     except BrokerUnavailable as error:
         news.broke(error)
 

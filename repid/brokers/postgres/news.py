@@ -1,12 +1,17 @@
 """News of the database on its way to the one task that waits for it.
 
 Theory. A NOTIFY makes transactions that commit at the same time wait for one another, so no process notifies unless
-another waits. A process that is about to wait says so first: it writes a row in `sleeper`. Then it looks once more, and
-only then it waits. A process that has changed something looks for such rows *after* its own transaction was committed,
-removes the rows of those that the change concerns, and notifies once for all of them. So one of two things is true: the
-last look has seen the change, or the process that made the change has seen the row. Whoever sees the row may remove it and
-notify before the answer to the writing of it is read here, on another connection; then this process does not wait. From the moment when it is woken until
-it says again that it waits, a process is not notified, however much happens.
+another waits. A process that is about to wait says so first, and for what: it writes a row in `sleeper`. Then it looks once
+more, and only then it waits. A process that has changed something looks for such rows *after* its own transaction was
+committed, removes the rows of those that the change concerns, and notifies once for all of them. So one of two things is
+true: the last look has seen the change, or the process that made the change has seen the row. From the moment when it is
+woken until it says again that it waits, a process is not notified, however much happens.
+
+* Whoever sees the row may remove it and notify before the answer to the writing of it is read here, on another connection:
+  then this process does not wait (`_wakes`).
+* A worker always waits for events, and for messages only when it has nothing to do (`waits_for_messages`). Who publishes
+  wakes only processes that wait for messages, so nobody is notified while all workers are busy.
+* All processes hear each notification. It says for whom it is; without names it is for all.
 
 Where notifications do not get through (a pooler in transaction mode, `listen=False`), the process looks now and then
 whether its row is still there: the same flag, polled. And every `CHECK` seconds everything is told to have changed, so
@@ -37,26 +42,35 @@ SLEEPER_TIME = 60
 MOST_WATCHED = 2000
 """Ids that a process asks to be woken for; others it looks at every `CHECK` seconds."""
 
+MANY = 100
+"""Messages that became ready together. More than these wake all: to name each of them would cost more than it saves."""
+
+MOST_NAMED = 300
+"""Processes that one notification names, which may have 8000 bytes; more than these are not named."""
+
 _FALL_ASLEEP = statement(
     """
-    INSERT INTO {s}.sleeper (id, wants_ready, ids, listens, until) VALUES ($1, true, $2, $3, {s}.clock() + $4)
-    ON CONFLICT (id) DO UPDATE SET ids = excluded.ids, until = excluded.until
+    INSERT INTO {s}.sleeper (id, wants_ready, ids, listens, until) VALUES ($1, $2, $3, $4, {s}.clock() + $5)
+    ON CONFLICT (id) DO UPDATE SET wants_ready = excluded.wants_ready, ids = excluded.ids, until = excluded.until
     """,
     "int8",
+    "bool",
     "bytea[]",
     "bool",
     "int8",
 )
 _WAKE = statement(
-    """
+    f"""
     WITH asleep AS MATERIALIZED (
-        SELECT id, listens FROM {s}.sleeper WHERE id <> $1 AND ($2 OR ids && $3) FOR UPDATE SKIP LOCKED
+        SELECT id, listens FROM {{s}}.sleeper WHERE id <> $1 AND ($2 OR $3 AND wants_ready OR ids && $4) FOR UPDATE SKIP LOCKED
     ), gone AS (
-        DELETE FROM {s}.sleeper WHERE id = ANY(ARRAY(SELECT id FROM asleep))
+        DELETE FROM {{s}}.sleeper WHERE id = ANY(ARRAY(SELECT id FROM asleep))
     )
-    SELECT pg_notify($4, '') FROM asleep WHERE listens LIMIT 1
+    SELECT pg_notify($5, CASE WHEN count(*) <= {MOST_NAMED} THEN string_agg(id::text, ' ') ELSE '' END) FROM asleep WHERE listens
+    HAVING count(*) > 0
     """,
     "int8",
+    "bool",
     "bool",
     "bytea[]",
     "text",
@@ -94,16 +108,21 @@ class NewsBox:
         self._wakes = 0
         """How often somebody has notified."""
         self._declared: frozenset[str] = frozenset()
+        self._waiting: set[str] = set()
+        """The consumers of this process that wait for messages."""
+        self._declared_ready = False
         self._error: BrokerUnavailable | None = None
         self._notes = Notes()
         self._event = trio.Event()
 
     # Waking others
 
-    def waking(self, *, ready: bool, ids: Iterable[str] = ()) -> Step:
+    def waking(self, *, everybody: bool = False, ready: bool = False, ids: Iterable[str] = ()) -> Step:
         """What wakes the others that this concerns; for a transaction of its own, behind the one that made the change."""
-        keys = [] if ready else [to_key(id_) for id_ in ids]  # where something is ready all are woken
-        return Step(_WAKE, (self._member, ready, keys, self._channel))
+        changed = list(ids)
+        everybody = everybody or (ready and len(changed) > MANY)
+        keys = [] if everybody else [to_key(id_) for id_ in changed]
+        return Step(_WAKE, (self._member, everybody, ready, keys, self._channel))
 
     def telling(self) -> Step:
         """What notifies everybody of what a transaction made ready; for the transaction itself, however long it takes."""
@@ -118,6 +137,11 @@ class NewsBox:
             self._notes.add(ready=ready, events=events, ids=touched)
             self._event.set()
 
+    def heard(self, names: bytes) -> None:
+        """A notification has come, for the processes that it names."""
+        if not names or b"%d" % self._member in names.split():
+            self.woken()
+
     def woken(self) -> None:
         """Somebody has notified: anything may have changed, and we are not asleep any more."""
         self._asleep = False
@@ -129,6 +153,17 @@ class NewsBox:
         if self._asleep and not self._declared.issuperset(ids):
             self._asleep = False
             self._event.set()
+
+    def waits_for_messages(self, consumer: str) -> None:
+        """Note that this consumer found no message, and waits for one until `waits_no_more`."""
+        self._waiting.add(consumer)
+        if self._asleep and not self._declared_ready:
+            self._asleep = False
+            self._event.set()
+
+    def waits_no_more(self, consumer: str) -> None:
+        """Note that this consumer waits for no message. The row may still say that it does: then it is woken once in vain."""
+        self._waiting.discard(consumer)
 
     def broke(self, error: BrokerUnavailable) -> None:
         """The link is broken: tell all that wait."""
@@ -151,10 +186,10 @@ class NewsBox:
     async def _fall_asleep(self) -> None:
         """Say that we wait; then everybody has to look once more."""
         declared = frozenset(list(self._watched)[:MOST_WATCHED])
-        keys, wakes = [to_key(id_) for id_ in declared], self._wakes
+        keys, ready, wakes = [to_key(id_) for id_ in declared], bool(self._waiting), self._wakes
         with trio.CancelScope(shield=True):  # a wait is cancelled often; the door bounds it by closing the link
-            await self._ask(Step(_FALL_ASLEEP, (self._member, keys, self._listens, SLEEPER_TIME * MICRO)))
-        self._asleep, self._declared = self._wakes == wakes, declared
+            await self._ask(Step(_FALL_ASLEEP, (self._member, ready, keys, self._listens, SLEEPER_TIME * MICRO)))
+        self._asleep, self._declared, self._declared_ready = self._wakes == wakes, declared, ready
         self.note(ready=True, events=True, ids=None)
 
     async def _wait(self) -> None:

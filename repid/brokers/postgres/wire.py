@@ -94,14 +94,14 @@ class Wire:
         """Whether a transaction was begun and has not ended."""
         return self._pgconn.transaction_status != TransactionStatus.IDLE
 
-    async def notified(self) -> bool:
-        """Wait until the server says something by itself; whether that is a notification. Cancelling loses nothing."""
+    async def notified(self) -> list[bytes]:
+        """Wait until the server says something by itself; what its notifications say. Cancelling loses nothing."""
         await wait_readable(self._pgconn.socket)
-        found = False
+        found: list[bytes] = []
         try:
             self._pgconn.consume_input()
-            while self._pgconn.notifies() is not None:
-                found = True
+            while (notification := self._pgconn.notifies()) is not None:
+                found.append(notification.extra)
         except Error as error:
             self.close()
             raise lost(error) from error
