@@ -198,6 +198,19 @@ async def test_an_idle_consumer_survives_that_its_connections_are_ended(postgres
         assert received == ["1"]
 
 
+async def test_a_server_that_ends_idle_sessions_leaves_the_link_alone(
+    postgres: Postgres, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = PostgresServer(f"{postgres.url}?options=-c%20idle_session_timeout%3D300", schema=schema)
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            with trio.move_on_after(1):
+                await consumer.receive(1)
+        assert await server.publish([message("1")]) == [None]
+    assert not caplog.records
+
+
 async def test_a_connection_that_broke_while_it_was_idle_is_not_used(postgres: Postgres, schema: str) -> None:
     server = PostgresServer(postgres.url, schema=schema, listen=False)
     async with server.connection():

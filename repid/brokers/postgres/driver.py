@@ -60,6 +60,13 @@ SILENCE = 5.0
 MIGRATION_TIME = 600.0
 """Seconds within which the tables must be made, or brought up to date."""
 
+_STAY = Step(
+    statement(
+        "SELECT set_config('idle_session_timeout', '0', FALSE) FROM pg_settings WHERE name = 'idle_session_timeout'"
+    )
+)
+"""Has PostgreSQL (14 or newer) keep the connection that waits for notifications, however long it waits."""
+
 
 class PostgresDriver:
     """One schema of one database. Calls may run at the same time, each on a connection of its own."""
@@ -115,8 +122,9 @@ class PostgresDriver:
             news = NewsBox(member, channel_of(self._schema), watched, self._asking(pool), listens=self._listens)
             if self._listens:
                 listener = await self._connect()
+                listen = Step(statement(f"LISTEN {schema.quoted(channel_of(self._schema))}"))
                 with _answered():
-                    await listener.run([Step(statement(f"LISTEN {schema.quoted(channel_of(self._schema))}"))])
+                    await listener.run([_STAY], [listen])
             self._open_pool, self._open_news = pool, news
             async with trio.open_nursery() as nursery:
                 if listener is not None:
