@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from repid import SQLiteServer
+from repid import Connection, Handle, Repid, Router, SQLiteServer
 from repid.brokers.consumer import Consumer
 from repid.brokers.sqlite import change_watch
 from repid.brokers.sqlite.clock import Clock
@@ -149,6 +149,24 @@ async def test_a_claim_that_waits_heeds_new_limits(path: Path) -> None:
             assert not got
             driver.set_limits("c", ANYTHING)
         assert [delivery.envelope.id for delivery in got] == ["1"]
+
+
+async def test_an_actor_that_runs_once_at_a_time_gets_one_message_after_the_other(path: Path) -> None:
+    """Each claim begins while the actor has no room, and has some when its run has ended."""
+    app, router = Repid(Connection(SQLiteServer(path))), Router(queue="q")
+
+    @router.actor(concurrency=1)
+    async def job(number: int) -> None:
+        await trio.lowlevel.checkpoint()
+        if number == 0:
+            worker.stop()
+
+    app.include_router(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        await app.enqueue_many(job, range(50, -1, -1))
+        with trio.fail_after(SOON):
+            worker: Handle = await nursery.start(app.run_worker)
+            assert (await worker.wait()).succeeded == 51
 
 
 async def test_a_receive_that_waits_is_told_that_its_consumer_was_closed(path: Path) -> None:

@@ -129,15 +129,15 @@ class SQLiteDriver:
         is empty.
         """
         wanted = _Wanted(self._ids[consumer], int(min(limit, 2**31)), at_most)
-        deliveries: list[Delivery] = await self._claim(wanted)  # the bell wakes for what is there already
-        if not deliveries:
-            waiting = self._waiting.setdefault(consumer, {})
-            waiting[wanted] = None
-            try:
+        waiting = self._waiting.setdefault(consumer, {})
+        waiting[wanted] = None  # from now on, since limits that are set during the first claim hold for the second one
+        try:
+            deliveries: list[Delivery] = await self._claim(wanted)  # the bell wakes for what is there already
+            if not deliveries:
                 with trio.CancelScope(deadline=deadline):
                     deliveries = await self._claim(wanted, undo=_give_back)
-            finally:
-                del waiting[wanted]
+        finally:
+            del waiting[wanted]
         if deliveries:
             take(deliveries)
         return deliveries
