@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from repid import Connection, InMemoryServer, Job, Repid, Router
+from repid import Connection, InMemoryServer, Repid, Router
 
 jobs = Repid(Connection(InMemoryServer()))
 router = Router(queue="reports", store_result=True)
@@ -42,7 +42,7 @@ async def order(text: str) -> dict[str, str]:
 
 @app.get("/reports/{id_}")
 async def fetch(id_: str) -> dict[str, int]:
-    result = await Job("word_count", queue="reports", id_=id_, app=jobs).result_as(int)
+    result = await jobs.handle(word_count, id_).result
     return {} if result is None else {"words": result.value}
 
 

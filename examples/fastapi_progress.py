@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from repid import INJECTED, Connection, Job, Message, Repid, Router, SQLiteServer
+from repid import INJECTED, Connection, Message, Repid, Router, SQLiteServer
 
 jobs = Repid(Connection(SQLiteServer(f"{gettempdir()}/repid-fastapi-progress.db")))
 router = Router(queue="films", store_result=True)
@@ -46,12 +46,12 @@ async def order(minutes: int) -> str:
 
 @app.get("/films/{id_}")
 async def wait(id_: str) -> str:
-    return (await Job[str]("convert", queue="films", id_=id_, app=jobs).wait(timeout=30)).value
+    return (await jobs.handle(convert, id_).wait(timeout=30)).value
 
 
 @app.get("/films/{id_}/progress")
 async def progress(id_: str) -> StreamingResponse:
-    changes = Job("convert", queue="films", id_=id_, app=jobs).watch()
+    changes = jobs.handle(convert, id_).watch()
     events = (f"data: {each.state} {each.done or 0:g}\n\n" async for each in changes)
     return StreamingResponse(events, media_type="text/event-stream")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
 
-from repid import Connection, Job, Repid, Router, SQLiteServer
+from repid import Connection, Repid, Router, SQLiteServer
 
 jobs = Repid(Connection(SQLiteServer(Path(tempfile.gettempdir()) / "repid-flask-app.db")))
 router = Router(queue="reports", store_result=True, retries=3)
@@ -34,10 +34,10 @@ def order() -> ResponseReturnValue:
 
 @app.get("/reports/<id_>")
 def fetch(id_: str) -> ResponseReturnValue:
-    job = Job("word_count", queue="reports", id_=id_, app=jobs)
-    state = client.status(job).state
+    handle = client.handle(word_count, id_)
+    state = handle.status().state
     if state == "success":
-        return {"words": client.wait(job).value}
+        return {"words": handle.wait().value}
     return {"state": state}, 404 if state == "unknown" else 200
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     id_ = browser.post("/reports", data={"text": "to be or not to be"}).get_json()["id"]
     print("ordered:", browser.get(f"/reports/{id_}").get_json())
     with client.worker():  # in a process of its own, most of the time
-        client.wait(Job("word_count", queue="reports", id_=id_, app=jobs), timeout=10)
+        client.handle(word_count, id_).wait(timeout=10)
     print("done:", browser.get(f"/reports/{id_}").get_json())
     print("never ordered:", browser.get("/reports/something-else").status)
     client.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 import trio
 
 from .actors import Actor, ActorMiddleware, Callees, Router, bounds_of, no_actor, overridden
-from .app_calls import AppCaller
+from .app_calls import AppCaller, handle_on
 from .application import Application, open_apps, publisher, stores
-from .calls import Callee, Exchange
+from .calls import BatchActor, Callee, Exchange
 from .delivery import DeadLetterHook
 from .errors import ConfigurationError, Lacking, names_of
 from .gathering import first_of, gather, one_by_one
@@ -309,6 +309,24 @@ class Repid(Producer, AppCaller):
         for actor in self._router.actors():
             actors.setdefault(actor.channel, []).append(actor.name)
         return await look_at_queues(self.server(server_name), actors)
+
+    @overload
+    def handle(self, actor: BatchActor[Any, ..., Any, T], id_: str, /) -> JobHandle[T]: ...
+
+    @overload
+    def handle(self, actor: Callable[..., Coroutine[Any, Any, T]], id_: str, /) -> JobHandle[T]: ...
+
+    @overload
+    def handle(self, actor: Callable[..., T], id_: str, /) -> JobHandle[T]: ...
+
+    def handle(self, actor: Callable[..., Any], id_: str, /) -> JobHandle[Any]:
+        """The handle on a call of this actor that was enqueued before, perhaps by another process, by its id.
+
+        For the app's default server; nothing is asked yet. With the actor's name alone, or for another server or a
+        `result_id`, a `Job` with this `id_` has the same methods. Raises `ConfigurationError` for what is no actor of
+        the app, and for what is no id.
+        """
+        return handle_on(self, actor, id_)
 
     @overload
     async def gather(

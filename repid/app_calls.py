@@ -15,13 +15,25 @@ import trio
 from msgspec.structs import replace
 
 from .application import Application
-from .calls import PLAIN, USING_OPTIONS, BatchActor, Caller, CallTerms, UsingOptions, WithTerms, find_callee
+from .calls import (
+    PLAIN,
+    USING_OPTIONS,
+    BatchActor,
+    Caller,
+    CallTerms,
+    UsingOptions,
+    WithTerms,
+    find_callee,
+    make_headers,
+)
+from .codec import JSON
+from .envelope import Envelope
 from .errors import ConfigurationError, RepidError, ResultError
 from .handle import JobHandle
 from .hosts import hosted
 from .job import Element, Job, JobOptions, enqueue_jobs
 from .mapping import Map, OnError, Plan, check_items
-from .names import check_duration, check_known
+from .names import check_duration, check_id, check_known
 from .results import Result
 
 P = ParamSpec("P")
@@ -284,6 +296,18 @@ class AppUsing(WithTerms, AppCaller):
         """These options and more; what is said later wins."""
         more: dict[str, Any] = {**self._options, "call_timeout": self._call_timeout, **options}
         return AppUsing(self._caller, cast("AppCallOptions", more))
+
+
+def handle_on(app: Application, actor: Callable[..., Any], id_: str) -> JobHandle[Any]:
+    """The handle on a job that was enqueued before, here or elsewhere, on the app's default server."""
+    checked = check_id(id_, "the id of a job")
+    if checked is None:
+        raise ConfigurationError(
+            "a handle needs the id of its job, which is the `id` of the handle that enqueueing gave"
+        )
+    callee, _, _ = find_callee(app, actor, (), {})
+    envelope = Envelope(checked, callee.channel, b"", JSON, make_headers("a handle", callee.name, {}))
+    return JobHandle(app.server(), envelope, app.result_store, callee.returns, _is_known=False)
 
 
 def awaited(terms: CallTerms) -> CallTerms:

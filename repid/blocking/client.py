@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, Ty
 
 import trio
 
-from ..app_calls import AppCaller
+from ..app_calls import AppCaller, handle_on
 from ..application import Application, check_app, current, open_apps
 from ..calls import BatchActor
 from ..envelope import Envelope
@@ -192,6 +192,19 @@ class Client(ClientCaller):
             return super().enqueue_many(actor, items)
         jobs = read_here("the jobs of enqueue_many", actor)
         return self._all_for_here(self.run(partial(self._caller.enqueue_many, jobs)))
+
+    @overload
+    def handle(self, actor: BatchActor[Any, ..., Any, R], id_: str, /) -> SyncJobHandle[R]: ...
+
+    @overload
+    def handle(self, actor: Callable[..., Coroutine[Any, Any, R]], id_: str, /) -> SyncJobHandle[R]: ...
+
+    @overload
+    def handle(self, actor: Callable[..., R], id_: str, /) -> SyncJobHandle[R]: ...
+
+    def handle(self, actor: Callable[..., Any], id_: str, /) -> SyncJobHandle[Any]:
+        """The handle on a call of this actor that was enqueued before, by its id, as `Repid.handle`."""
+        return self._for_here(handle_on(self._app, actor, id_))
 
     def wait(self, job: Askable[R], timeout: float | timedelta | None = None) -> Result[R]:
         """Wait until a job has ended in whatever way; its result.

@@ -615,3 +615,31 @@ async def test_objects_that_cannot_be_hashed_may_be_actors_and_dependencies() ->
         with pytest.raises(ConfigurationError, match="is no actor of this app"):
             await app.enqueue(Counting(3), 1)
         worker.stop()
+
+
+async def test_a_call_is_found_again_by_its_actor_and_its_id(shop: Repid) -> None:
+    sent = await shop.enqueue(pack, Parcel("tea", 1))
+    found = shop.handle(pack, sent.id)
+    assert (found.id, found.queue) == (sent.id, "shop")
+    assert (await found.status()).state == "ready"
+    assert await found.result is None
+    await shop.run_worker(burst=True)
+    assert (await found.wait()).value == Parcel("TEA", 1.5)
+    other = shop.handle(pack, "another")
+    assert (await other.status()).state == "unknown"
+    with pytest.raises(ResultError, match="no message 'another' is known"):
+        await other.wait()
+
+
+@pytest.mark.parametrize(
+    ("actor", "id_", "text"),
+    [
+        (pack, None, "a handle needs the id of its job"),
+        (pack, 5, "the id of a job must be text of 1 to 255 characters, but is 5"),
+        (len, "id", "len is no actor of this app"),
+        ("pack", "id", "'pack' is text: use Job"),
+    ],
+)
+async def test_what_gives_no_handle_is_refused_by_name(shop: Repid, actor: Any, id_: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        shop.handle(actor, id_)

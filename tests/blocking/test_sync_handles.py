@@ -76,6 +76,7 @@ def test_a_handle_waits_and_asks_by_plain_calls(client: Client) -> None:
     with pytest.raises(ResultError, match="is not what was asked for"):
         _ = as_text.value
     assert not handle.cancel()
+    assert client.handle(divide, handle.id).wait().value == 0.5
 
 
 def test_a_handle_raises_what_its_job_did(client: Client) -> None:

@@ -174,6 +174,10 @@ async def calls() -> None:
     assert_type(await app.enqueue_many(measure, ["x", "y"]), list[JobHandle[float]])
     assert_type(await app.call(measure, "x"), float)
     assert_type(await app.job(measure, "x").enqueue(), JobHandle[float])
+    assert_type(app.handle(measure, "id"), JobHandle[float])
+    assert_type(app.handle(half, "id"), JobHandle[float])
+    assert_type(app.handle(name_of, "id"), JobHandle[str | None])
+    app.handle("half", "id")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     async with app.map(measure, ["x"]) as lengths:
         assert_type([each async for each in lengths], list[float])
     await write([{"a": 1}], [DirectMessage()])
@@ -191,6 +195,7 @@ def blocking_calls() -> None:
         assert_type(client.enqueue(half, 3), SyncJobHandle[float])
         assert_type(client.enqueue(measure, "x"), SyncJobHandle[float])
         blocking = client.enqueue(half, 3)
+        assert_type(client.handle(half, "id"), SyncJobHandle[float])
         assert_type(blocking.wait(5), Result[float])
         assert_type(blocking.wait_as(int, timeout=5), Result[int])
         assert_type(blocking.result, Result[float] | None)
