@@ -358,9 +358,10 @@ class Server:
         check_envelopes(envelopes)
         if not self._takes_all:
             check_claimed(self.name, self._capabilities, envelopes)
-        if self._publish_nowait is None or self._lines.by_queue or not self._calls.may_go_on():
+        if self._lines.by_queue or not self._calls.may_go_on():
             return await self._publish_in_turn(envelopes)
-        outcomes = self._publish_nowait(envelopes)
+        at_once = self._publish_nowait
+        outcomes = await self._driver.publish(envelopes) if at_once is None else at_once(envelopes)
         if any(outcomes) and any(map(must_wait, outcomes)):
             return await self._wait_for_room(envelopes, outcomes)
         return outcomes

@@ -177,13 +177,16 @@ class Calls:
             return News()
 
     def may_go_on(self) -> bool:
-        """Whether a local driver may be called at once, without what `__call__` does: no instrument watches, no pause is
-        due, and the caller is a task of the trio run that has the server open, which was not cancelled, or of its host.
+        """Whether the driver may be called at once, without what `__call__` does: no instrument watches, and the caller is
+        a task of the trio run that has the server open. An exact driver does the rest itself. Before a local one no pause
+        must be due, and the task was not cancelled; or it is a task of the host.
         """
-        if self.instruments or time.perf_counter() >= self.turns.due:
+        if self.instruments:
             return False
         is_in_trio = stands_in(self._runner)
-        return not is_cancelled() if is_in_trio else is_in_trio is False
+        if self._is_local and time.perf_counter() < self.turns.due:
+            return not is_cancelled() if is_in_trio else is_in_trio is False
+        return self._is_exact and is_in_trio is True
 
     @property
     def stays(self) -> bool:
