@@ -175,12 +175,12 @@ class Results(Generic[R]):
         self._ready: deque[StoredResult | Exception] = deque()
         """The results to be taken next, in their order."""
         self._early: dict[int, StoredResult | Exception] = {}
-        """Where the order of the items counts: results that come behind one which is not there yet."""
+        """Where the order of the items counts: results by number, until they are ready."""
         self._unsent: list[Envelope] = []
         """What the publishing was begun of, and not seen to its end: it was cancelled."""
         self._published = 0
-        self._arrived = 0
-        """How many results are ready or were taken."""
+        self._lined_up = 0
+        """Where the order of the items counts: how many results are ready or were taken."""
         self._taken = 0
         self._is_read = False
         self._is_left = False
@@ -366,17 +366,18 @@ class Results(Generic[R]):
 
     def _put(self, number: int, result: StoredResult | Exception) -> None:
         """Take in the result of the call of this number. To be followed by `_line_up`."""
-        if self._plan.ordered and number != self._arrived:
+        if self._plan.ordered:
             self._early[number] = result
         else:
             self._ready.append(result)
-            self._arrived += 1
 
     def _line_up(self) -> None:
-        """Make ready what was early and is not any more."""
-        while self._early and (result := self._early.pop(self._arrived, None)) is not None:
-            self._ready.append(result)
-            self._arrived += 1
+        """Where the order of the items counts, make ready what is next."""
+        early, ready, number = self._early, self._ready, self._lined_up
+        while early and (result := early.pop(number, None)) is not None:
+            ready.append(result)
+            number += 1
+        self._lined_up = number
 
     async def _send(self, *, again: bool = False) -> None:
         """Publish what is unsent. If that was tried before, what is there or has ended was published then: it is left out at
@@ -408,13 +409,23 @@ class Results(Generic[R]):
 
     async def _collect(self, ended: Iterable[tuple[tuple[str, str], Snapshot]]) -> None:
         missing: list[tuple[str, str]] = []
-        numbers, put, to_remove = self._numbers, self._put, self._to_remove
+        numbers, to_remove, is_ordered, early, ready = (
+            self._numbers,
+            self._to_remove,
+            self._plan.ordered,
+            self._early,
+            self._ready,
+        )
         for message, snapshot in ended:
             result = snapshot.result
             if result is None:
                 missing.append(message)
             else:
-                put(numbers.pop(message[0]), result)
+                number = numbers.pop(message[0])
+                if is_ordered:  # as `_put`, for the many
+                    early[number] = result
+                else:
+                    ready.append(result)
                 if result.expires_at > result.finished_at:  # else it was not stored
                     to_remove.append(result)
         self._line_up()

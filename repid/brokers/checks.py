@@ -197,19 +197,23 @@ def check_settlements(
     """Raise `InternalError` for what is no disposition, `ConfigurationError` for an outbox or result that is wrong, and
     `NotSupported` for one that the server does not claim.
     """
+    ttl: object = None
     for settlement in settlements:
+        result = settlement.result
         if type(settlement.disposition) not in _DISPOSITIONS:
             raise InternalError(f"{settlement.disposition!r} is no disposition")
         if settlement.outbox:
             check_envelopes(settlement.outbox)
             check_claimed(server, claimed, settlement.outbox)
-        if settlement.result is not None:
+        if result is not None:
             if not keeps_results:
                 raise NotSupported(
                     f"{server} cannot store the result of message {settlement.delivery.envelope.id!r}: it does not "
                     "have the role 'results'; give it another server that has it, as state=, or the app a result_store="
                 )
-            _check_result(server, claimed, settlement.result)
+            if result.ttl is not ttl or len(result.payload) > LARGEST_MESSAGE:  # those of one actor share it
+                _check_result(server, claimed, result)
+                ttl = result.ttl
 
 
 def check_results(server: str, claimed: Capabilities, results: Iterable[NewResult]) -> None:

@@ -70,8 +70,8 @@ class Turns:
         self.due = time.perf_counter() + TURN
 
     def is_due(self) -> bool:
-        """Whether `take` has anything to do: a pause is due, or the trio task was cancelled."""
-        return time.perf_counter() >= self.due or (trio_runs() and is_cancelled())
+        """Whether `take` has anything to do: a pause is due, or the trio task was cancelled, if it is one."""
+        return time.perf_counter() >= self.due or is_cancelled()
 
     async def take(self) -> bool:
         """To be awaited before the work. Returns whether others had their turn. Cancelled: nothing was done."""

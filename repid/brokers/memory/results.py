@@ -48,9 +48,9 @@ class Results:
 
     def store(self, results: Iterable[NewResult], now: float) -> None:
         """Store results, each in place of one with the same id."""
-        kept, takers, ttl, expires_at = self.kept, self.takers, 0.0, now
+        kept, takers, epoch, ttl, expires_at = self.kept, self.takers, self.epoch, 0.0, now
         span: dict[str, None] | None = None
-        taken: dict[str, StoredAt] = {}
+        taken: dict[str, StoredResult] = {}
         for result in results:
             id_ = result.id
             if id_ in kept:
@@ -61,14 +61,14 @@ class Results:
             if expires_at <= now:
                 continue
             if takers and id_ in takers:
-                taken[id_] = StoredAt(result, now, now)
+                taken[id_] = _as_stored(result, epoch + now, epoch + now)
                 continue
             kept[id_] = StoredAt(result, now, expires_at)
             if span is not None:
                 span[id_] = None
         if taken:
             for take, ids in groupby(taken, takers.__getitem__):
-                take([show(taken[id_], self.epoch) for id_ in ids])
+                take([taken[id_] for id_ in ids])
 
     def remove(self, id_: str) -> None:
         """Forget a result, if there is one."""
@@ -112,12 +112,15 @@ class Results:
 
 def show(kept: StoredAt, epoch: float) -> StoredResult:
     """The result as the port gives it; `epoch` is what to add for seconds since 1970."""
-    result = kept.result
+    return _as_stored(kept.result, epoch + kept.finished_at, epoch + kept.expires_at)
+
+
+def _as_stored(result: NewResult, finished_at: float, expires_at: float) -> StoredResult:
     return StoredResult(
         id=result.id,
         state=result.state,
         payload=result.payload,
         failure=result.failure,
-        finished_at=epoch + kept.finished_at,
-        expires_at=epoch + kept.expires_at,
+        finished_at=finished_at,
+        expires_at=expires_at,
     )

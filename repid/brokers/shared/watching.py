@@ -158,10 +158,12 @@ class Following:
 
     def _take(self, results: Sequence[StoredResult]) -> None:
         """Messages have ended with these results, and the engine does not keep them."""
-        messages = [self._followed[result.id] for result in results]
-        self._forget(messages)
-        for message, result in zip(messages, results, strict=True):
-            self._taken.append((message, Snapshot(state="gone", result=result)))
+        followed, takers = self._followed, self._watchers.takers
+        watched, followers = self._watchers.watched, self._watchers.followers
+        for result in results:
+            id_ = result.id
+            self._taken.append((followed.pop(id_), Snapshot(state="gone", result=result)))
+            del takers[id_], followers[id_], watched[id_]  # which nobody else follows or watches
         if not self.subscription.is_fresh:
             self.subscription.wake()
 
