@@ -4,15 +4,16 @@ A sync actor holds its thread while it waits for a job in it (`app.sync().wait(.
 may use up all that `threads_limit` allows. Nothing can be done about that here: another worker may take the child, and
 a thread more would only put the same moment off. But the log tells of it, once for each actor that is waited for.
 
-A thread that waits for a job in a call of repid's is not lost to its worker, though: the waiting is done in the worker's
-trio run, so it can be cancelled there when the actor is asked to stop, and the thread is told. trio does not do so itself,
-as the threads of sync actors are abandoned if all else fails (`abandon_on_cancel`).
+A thread that waits in a call of repid's (for a job, or for room in a full queue) is not lost to its worker, though: the
+waiting is done in the worker's trio run, so it is cancelled there when the actor is asked to stop, and the thread is told.
+trio does not do so itself, as the threads of sync actors are abandoned if all else fails (`abandon_on_cancel`).
 
 All that is noted here is changed in the thread of the worker's trio run only.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -70,49 +71,66 @@ class WaitingThreads:
 
 
 class HeldThread:
-    """A thread in which a sync actor runs: one of `waiting`. What waits there ends when the actor is asked to stop."""
+    """A thread in which a sync actor runs: one of `waiting`. The calls that it makes end when the actor is asked to stop."""
 
     def __init__(self, waiting: WaitingThreads, function: Function) -> None:
         self.waiting = waiting
         self.function = function
-        self._waits: set[trio.CancelScope] = set()
+        self.token = trio.lowlevel.current_trio_token()
+        self._ident: int | None = None
+        self._calls: set[trio.CancelScope] = set()
         self._is_asked_to_stop = False
 
-    def ask_to_stop(self) -> None:
-        """End what waits in the thread, now and from now on."""
-        self._is_asked_to_stop = True
-        for wait in self._waits:
-            wait.cancel()
+    def begin(self) -> None:
+        """Called in the thread: it is this one."""
+        self._ident = threading.get_ident()
+        held_thread.set(self)
 
-    async def carry_out(self, call: Callable[[], Awaitable[T]]) -> T | None:
-        """Make a call that may wait. Returns None if it was ended."""
-        with trio.CancelScope() as wait:
-            if self._is_asked_to_stop:
-                wait.cancel()
-            self._waits.add(wait)
+    def ask_to_stop(self) -> None:
+        """End the calls that are in progress, and from now on those that wait for jobs."""
+        self._is_asked_to_stop = True
+        for scope in self._calls:
+            scope.cancel()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is the thread that asks: others may have its context."""
+        return self._ident == threading.get_ident()
+
+    def make(self, call: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
+        """Make an async call in the worker's trio run, and wait for it in the thread. `is_waiting`: for a job.
+
+        Raises `trio.Cancelled` if the actor is asked to stop meanwhile, or was before a call that waits for a job; others
+        are made then, too: a clean-up may send something.
+        """
+        found = trio.from_thread.run(self._carry_out, call, is_waiting, trio_token=self.token)
+        if found is _ENDED:
+            trio.from_thread.check_cancelled()  # raises, since the actor was asked to stop
+        return cast("T", found)
+
+    async def _carry_out(self, call: Callable[[], Awaitable[object]], is_waiting: bool) -> object:
+        with trio.CancelScope() as scope:
+            if not self._is_asked_to_stop:
+                self._calls.add(scope)
+            elif is_waiting:
+                scope.cancel()
             try:
                 return await call()
             finally:
-                self._waits.discard(wait)
-        return None
+                self._calls.discard(scope)
+        return _ENDED
 
+
+_ENDED = object()
 
 held_thread: ContextVar[HeldThread | None] = ContextVar("held_thread", default=None)
-"""In the thread of a sync actor: which it is."""
+"""In the thread of a sync actor, and in what is called from there: which it is."""
 
 
-def wait_in_thread(call: Callable[[], Awaitable[T]]) -> T:
-    """Make an async call that may wait, from a thread of trio's, and wait for it.
-
-    Raises `trio.Cancelled` in the thread of a sync actor that is asked to stop meanwhile, or was before.
-    """
+def held_here() -> HeldThread | None:
+    """The thread that asks, if a sync actor runs in it."""
     held = held_thread.get()
-    if held is None:
-        return trio.from_thread.run(call)
-    found = trio.from_thread.run(held.carry_out, call)
-    if found is None:
-        trio.from_thread.check_cancelled()
-    return cast("T", found)
+    return held if held is not None and held.is_here else None
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from ..results import Result, Status
 from ..runtime import Handle, Report
 from ..sync_calls import read_here
 from ..sync_handle import SyncJobHandle
-from ..waiting_threads import wait_in_thread
+from ..waiting_threads import held_here
 from ..worker import WorkerOptions
 from .calls import ClientCaller, for_another_thread
 from .loop import Loop, call_in, shared_loops
@@ -350,7 +350,8 @@ class Client(ClientCaller):
         with OneCall():
             while (host := self._host()) is not None:
                 if is_worker_thread_of(host):
-                    return wait_in_thread(call) if is_waiting else trio.from_thread.run(call)
+                    held = held_here()
+                    return trio.from_thread.run(call) if held is None else held.make(call, is_waiting=is_waiting)
                 check_may_block()
                 with suppress(trio.RunFinishedError):  # it has ended just now
                     return call_in(host, call)

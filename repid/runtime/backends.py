@@ -25,7 +25,7 @@ from ..inject import refuse_unfinished
 from ..logs import context as log_context
 from ..ports import Backend, HostBackend
 from ..process import end_child
-from ..waiting_threads import HeldThread, WaitingThreads, held_thread
+from ..waiting_threads import HeldThread, WaitingThreads
 from .offspring import prepare_for_children
 from .parcels import Parcel, call_parcel, death_of, name_in_errors, sendable, value_parcel
 
@@ -93,7 +93,7 @@ class ThreadBackend:
         held, outcome, process = HeldThread(self.waiting, function), Outcome(), os.getpid()
 
         def body() -> None:
-            held_thread.set(held)
+            held.begin()
             try:
                 outcome.note(function, arguments, keywords)
                 if os.getpid() != process:

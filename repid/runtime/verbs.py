@@ -12,9 +12,8 @@ from ..calls import Exchange
 from ..delivery import Delivery, Disposition, Progress
 from ..envelope import Envelope
 from ..errors import UsageError
-from ..may_block import is_worker_thread_of
 from ..producer import Publish
-from ..waiting_threads import wait_in_thread
+from ..waiting_threads import held_here
 from .crew import Crew
 from .progress import Reporter
 
@@ -63,8 +62,9 @@ class MessageContext:
         if threading.get_ident() == self._thread:
             return cast("T", call())
         try:
-            if is_waiting and is_worker_thread_of(self._token):
-                return wait_in_thread(call)
+            held = held_here()
+            if held is not None and held.token is self._token:
+                return held.make(call, is_waiting=is_waiting)
             return trio.from_thread.run(call, trio_token=self._token)
         except trio.RunFinishedError:
             raise _has_ended() from None

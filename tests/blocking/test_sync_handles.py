@@ -207,3 +207,41 @@ async def test_a_map_in_a_sync_actor_ends_at_its_timeout_and_cancels_what_is_not
             await app.call(parent)
         worker.stop()
     assert (worker.report.dead, worker.report.cancelled) == (1, 5)
+
+
+@pytest.mark.parametrize("by_the_client", [False, True])
+async def test_a_sync_actor_that_waits_for_room_ends_at_its_timeout_and_its_clean_up_may_send(
+    by_the_client: bool,
+) -> None:
+    app = Repid(Connection(InMemoryServer()))
+    router, full = Router(store_result=True), Router(queue="full", max_size=1)
+    told: list[str] = []
+
+    @full.actor(concurrency=1)
+    async def hold(_: int) -> None:
+        await trio.sleep_forever()
+
+    @router.actor
+    async def tell(text: str) -> None:
+        told.append(text)
+
+    @router.actor(timeout=0.1)
+    def parent(message: SyncMessage = INJECTED) -> None:
+        sender = app.sync() if by_the_client else message
+        try:
+            for number in range(3):
+                sender.enqueue(hold, number)
+        finally:
+            sender.enqueue(tell, "there was no room")
+
+    app.include_router(router)
+    app.include_router(full)
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker = await nursery.start(partial(app.run_worker, graceful_shutdown_time=0))
+        with trio.fail_after(10):
+            with pytest.raises(JobFailed, match="ran longer than its timeout"):
+                await app.call(parent)
+            while not told:
+                await trio.sleep(0.01)
+        worker.stop()
+    assert told == ["there was no room"]
