@@ -6,13 +6,14 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from repid import Connection, Handle, Repid, Router, SQLiteServer
 from repid.brokers.consumer import Consumer
-from repid.brokers.sqlite import change_watch
+from repid.brokers.sqlite import change_watch, claiming
 from repid.brokers.sqlite.clock import Clock
 from repid.brokers.sqlite.driver import SQLiteDriver
 from repid.brokers.sqlite.requests import RESTING, RequestQueue
@@ -149,6 +150,28 @@ async def test_a_claim_that_waits_heeds_new_limits(path: Path) -> None:
             assert not got
             driver.set_limits("c", ANYTHING)
         assert [delivery.envelope.id for delivery in got] == ["1"]
+
+
+async def test_limits_that_are_set_while_a_claim_finds_nothing_are_heeded(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = AtMost(groups=[([("q", None)], 0)])
+    has_any, asked = claiming.has_any, list[bool]()
+    async with linked(path, "c") as driver:
+        token = trio.lowlevel.current_trio_token()
+
+        def ask(*arguments: Any) -> bool:
+            asked.append(has_any(*arguments))
+            if len(asked) == 2:  # the claim is about to rest
+                trio.from_thread.run_sync(driver.set_limits, "c", ANYTHING, trio_token=token)
+            return asked[-1]
+
+        await driver.publish([message("1")])
+        assert not await driver.claim_or_wait("c", 1, nothing, trio.current_time() + 0.1, lambda _: None)
+        monkeypatch.setattr(claiming, "has_any", ask)  # from here on nothing has changed but the limits
+        with trio.fail_after(SOON):
+            assert await driver.claim_or_wait("c", 1, nothing, trio.current_time() + 2 * SOON, lambda _: None)
+    assert asked[:3] == [False, False, True]
 
 
 async def test_an_actor_that_runs_once_at_a_time_gets_one_message_after_the_other(path: Path) -> None:

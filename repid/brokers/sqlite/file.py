@@ -103,8 +103,9 @@ class File:
         return self._queue
 
     def stir(self) -> None:
-        """Have the requests that rest looked at again."""
-        if self._queue is not None and self._queue.stir():
+        """Have the requests that rest, or are about to, looked at again."""
+        if self._news is not None and self._queue is not None:
+            self._news.is_ready = True  # at what is about to rest, too: the thread looks at this when it has done so
             self._queue.wake_up.signal()
 
     @property

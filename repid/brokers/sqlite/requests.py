@@ -296,7 +296,7 @@ class RequestQueue:
         self._listener, self._rung_for = None, ()
         _reschedule(others)
 
-    # On any thread
+    # On the file's thread
 
     def stir(self) -> bool:
         """Something may have become ready: have the requests that rest wait again. Returns whether there were any."""
@@ -307,8 +307,6 @@ class RequestQueue:
                 request.state = WAITING
             self._waiting += stirred
         return bool(stirred)
-
-    # On the file's thread
 
     def __len__(self) -> int:
         return len(self._waiting)
