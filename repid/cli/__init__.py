@@ -10,6 +10,7 @@ Each module has the commands about one thing; here they come together, in the or
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -118,6 +119,8 @@ def run(arguments: Sequence[str] | None = None, program: str | None = None, targ
     """The command line. What is wrong with its use is one line, and exit code 2."""
     if arguments and target is not None and arguments[0] in commands_about_apps():
         arguments = [arguments[0], target, *arguments[1:]]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have what the encoding of the output has not
     try:
         cli(arguments, program)
     except (ConfigurationError, UsageError) as error:

@@ -456,6 +456,17 @@ def test_tables_show_what_cannot_be_printed_escaped(program: Program, repid: Com
     assert repid("dead", "jobs:app", "default", "--limit", str(10**30))[0] == 0
 
 
+def test_tables_show_what_the_encoding_of_the_output_has_not_escaped(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with program.app.sync() as client:
+        client.run(partial(program.app.server().declare, ["größe"]))
+    code, output, errors = start_repid(program, "queues", "jobs:app", "--all")
+    assert (code, errors) == (0, "")
+    assert "gr\\xf6\\xdfe" in output
+
+
 def test_a_server_in_memory_is_warned_of(program: Program, repid: Command) -> None:
     program.add("from repid import InMemoryServer\napp.servers.register_server('memory', InMemoryServer())")
     for arguments in (
