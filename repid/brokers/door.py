@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -37,7 +38,7 @@ from ..errors import (
     PublishUnknown,
     UsageError,
 )
-from ..hosts import hosted, hosted_context, hosted_unless
+from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
@@ -358,10 +359,15 @@ class Server:
         check_envelopes(envelopes)
         if not self._takes_all:
             check_claimed(self.name, self._capabilities, envelopes)
-        if self._lines.by_queue or not self._calls.may_go_on():
+        looks_around = self._calls.looks_around()
+        if looks_around is None or self._lines.by_queue:
             return await self._publish_in_turn(envelopes)
+        if looks_around and is_cancelled():  # the same as there, in fewer steps
+            await checkpoint_if_cancelled()
         at_once = self._publish_nowait
         outcomes = await self._driver.publish(envelopes) if at_once is None else at_once(envelopes)
+        if looks_around and time.perf_counter() >= self._calls.turns.due:
+            await self._calls.turns.give()
         if any(outcomes) and any(map(must_wait, outcomes)):
             return await self._wait_for_room(envelopes, outcomes)
         return outcomes

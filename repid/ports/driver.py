@@ -340,7 +340,7 @@ class SureDriver(Protocol):
 class ImmediateDriver(Protocol):
     """Optional, for local engines: a publish is a plain call.
 
-    It saves time: the front door makes it without a coroutine where it need not pause.
+    It saves time: without it the front door makes a coroutine for each.
     """
 
     def publish_nowait(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:

@@ -176,17 +176,19 @@ class Calls:
             await trio.sleep(min(wait, 0.1))
             return News()
 
-    def may_go_on(self) -> bool:
-        """Whether the driver may be called at once, without what `__call__` does: no instrument watches, and the caller is
-        a task of the trio run that has the server open. An exact driver does the rest itself. Before a local one no pause
-        must be due, and the task was not cancelled; or it is a task of the host.
+    def looks_around(self) -> bool | None:
+        """Whether a call needs nothing of `__call__`: no instrument watches, and either it stays and needs no pause before
+        it, or an exact driver is called in a task of its own run. None: it needs more. True: it needs the look at a
+        cancellation, and the pause after it.
         """
         if self.instruments:
-            return False
+            return None
         is_in_trio = stands_in(self._runner)
-        if self._is_local and time.perf_counter() < self.turns.due:
-            return not is_cancelled() if is_in_trio else is_in_trio is False
-        return self._is_exact and is_in_trio is True
+        if self._is_local:
+            if is_in_trio is False and time.perf_counter() >= self.turns.due:
+                return None  # an asyncio task pauses before the call
+            return is_in_trio
+        return False if self._is_exact and is_in_trio else None
 
     @property
     def stays(self) -> bool:
