@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -16,6 +17,7 @@ from psycopg.sql import SQL, Identifier
 
 from repid import BrokerUnavailable, DuplicateId, NoAnswer, PostgresServer, PublishUnknown
 from repid.brokers.consumer import Consumer
+from repid.brokers.postgres import wire
 from repid.brokers.postgres.binding import Step, statement
 from repid.brokers.postgres.pool import BEGIN
 from repid.brokers.postgres.server import SESSION
@@ -196,6 +198,24 @@ async def test_an_idle_consumer_survives_that_its_connections_are_ended(postgres
             await server.publish([message("1")])
             await trio.sleep(5)
         assert received == ["1"]
+
+
+async def test_a_connection_that_is_there_in_the_moment_of_a_cancellation_is_closed(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[psycopg.Connection] = []
+    connect, token = psycopg.Connection.connect, trio.lowlevel.current_trio_token()
+
+    def connect_and_cancel(*arguments: Any, **options: Any) -> psycopg.Connection:
+        made.append(connect(*arguments, **options))
+        token.run_sync_soon(scope.cancel)
+        return made[0]
+
+    monkeypatch.setattr(psycopg.Connection, "connect", connect_and_cancel)
+    with trio.CancelScope() as scope:
+        await wire.connect(postgres.url, {}, "any", prepares=True)
+    assert scope.cancelled_caught
+    assert made[0].closed
 
 
 async def test_a_server_that_ends_idle_sessions_leaves_the_link_alone(

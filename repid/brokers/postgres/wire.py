@@ -189,24 +189,28 @@ def refusal(result: PGresult) -> ServerError:
 async def connect(conninfo: str, options: Mapping[str, Any], schema: str, *, prepares: bool) -> Wire:
     """A new connection. Raises what `explain_connect` makes of a failure. Cancelled: none is left open."""
     lock, abandoned = threading.Lock(), False
+    made: Connection[Any] | None = None
     # A common one would be short of a place whenever a run ends before its thread does.
     limiter = trio.CapacityLimiter(1)
 
-    def make() -> Connection[Any] | None:
-        connection = Connection.connect(conninfo, autocommit=True, **options)
+    def make() -> None:
+        nonlocal made
+        connection: Connection[Any] = Connection.connect(conninfo, autocommit=True, **options)
         with lock:
             if not abandoned:
-                return connection
+                made = connection
+                return
         connection.close()
-        return None
 
     try:
-        connection = await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=limiter)
+        await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=limiter)
     except Error as error:
         raise explain_connect(error) from error
     except BaseException:
         with lock:
             abandoned = True
+        if made is not None:  # in the moment of the cancellation
+            made.close()
         raise
-    assert connection is not None
-    return Wire(connection, schema, prepares=prepares)
+    assert made is not None
+    return Wire(made, schema, prepares=prepares)
