@@ -96,7 +96,14 @@ def ask(app: Repid, function: Callable[[], Awaitable[T]]) -> T:
 def find_place(text: str) -> AnyServer:
     """The server that an address, a path or MODULE:NAME means."""
     if Path(text).exists() or not re.fullmatch(r"[\w.]+:[\w.]+", text):
-        return server_at(text)
+        try:
+            return server_at(text)
+        except ConfigurationError as error:
+            if "?" not in text:
+                raise
+            raise ConfigurationError(
+                f"{error}; a server that has options, such as schema= or prefix=, is given as MODULE:NAME here"
+            ) from None
     found = load(load_object, text)
     found = found.server() if isinstance(found, Repid) else found
     if not isinstance(found, AnyServer):

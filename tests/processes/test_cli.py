@@ -394,6 +394,13 @@ def test_a_queue_is_paused_and_resumed(program: Program, repid: Command, caplog:
         assert repid(verb, "jobs:app", "defualt") == (2, "", expected)
 
 
+@pytest.mark.parametrize("address", ["redis://127.0.0.1:1/0?prefix=x", "postgresql://127.0.0.1:1/db?schema=x"])
+def test_options_in_an_address_are_told_where_they_belong(repid: Command, address: str) -> None:
+    code, _, error = repid("move", "old.db", address)
+    assert code == 2
+    assert "a server that has options, such as schema= or prefix=, is given as MODULE:NAME here" in error
+
+
 def test_dead_messages_are_removed_by_id_or_all_of_them(program: Program, repid: Command) -> None:
     with program.app.sync() as client:
         for name in ("one", "two", "three"):
