@@ -77,25 +77,24 @@ class HeldThread:
         self.waiting = waiting
         self.function = function
         self.token = trio.lowlevel.current_trio_token()
-        self._ident: int | None = None
         self._calls: set[trio.CancelScope] = set()
         self._is_asked_to_stop = False
 
-    def begin(self) -> None:
-        """Called in the thread: it is this one."""
-        self._ident = threading.get_ident()
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Entered in the thread: it is this one, until the block is left."""
         held_thread.set(self)
+        _mine.held = self
+        try:
+            yield
+        finally:
+            _mine.held = None
 
     def ask_to_stop(self) -> None:
         """End the calls that are in progress, and from now on those that wait for jobs."""
         self._is_asked_to_stop = True
         for scope in self._calls:
             scope.cancel()
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is the thread that asks: others may have its context."""
-        return self._ident == threading.get_ident()
 
     def make(self, call: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
         """Make an async call in the worker's trio run, and wait for it in the thread. `is_waiting`: for a job.
@@ -127,10 +126,20 @@ held_thread: ContextVar[HeldThread | None] = ContextVar("held_thread", default=N
 """In the thread of a sync actor, and in what is called from there: which it is."""
 
 
+class _Mine(threading.local):
+    """What each thread knows of itself: its context does not tell, as other threads may run in a copy of it, and so may later
+    actors of the same thread.
+    """
+
+    held: HeldThread | None = None
+
+
+_mine = _Mine()
+
+
 def held_here() -> HeldThread | None:
     """The thread that asks, if a sync actor runs in it."""
-    held = held_thread.get()
-    return held if held is not None and held.is_here else None
+    return _mine.held
 
 
 @contextmanager

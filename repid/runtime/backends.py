@@ -93,9 +93,9 @@ class ThreadBackend:
         held, outcome, process = HeldThread(self.waiting, function), Outcome(), os.getpid()
 
         def body() -> None:
-            held.begin()
             try:
-                outcome.note(function, arguments, keywords)
+                with held.here():
+                    outcome.note(function, arguments, keywords)
                 if os.getpid() != process:
                     end_child(outcome.error)
             finally:

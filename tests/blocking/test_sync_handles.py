@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,38 @@ async def test_a_sync_actor_that_waits_for_a_job_ends_at_its_timeout(by_the_clie
         worker.stop()
     assert len(ended) == 1
     assert (worker.report.dead, worker.report.cancelled) == (1, 1)
+
+
+async def test_a_wait_in_the_context_of_an_earlier_actor_ends_at_the_timeout_of_the_present_one() -> None:
+    app, router = Repid(Connection(InMemoryServer())), Router(store_result=True, timeout=0.1)
+    contexts: list[Context] = []
+    threads: set[int] = set()
+    returned: list[object] = []
+
+    @router.actor(timeout=60)
+    async def never() -> None:
+        await trio.sleep_forever()
+
+    @router.actor
+    def earlier() -> None:
+        threads.add(threading.get_ident())
+        contexts.append(copy_context())
+        app.sync().call(never)
+
+    @router.actor
+    def present() -> None:
+        threads.add(threading.get_ident())
+        returned.append(contexts[0].run(app.sync().call, never))
+
+    app.include_router(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        worker = await nursery.start(partial(app.run_worker, graceful_shutdown_time=0))
+        with trio.fail_after(10):
+            for actor in (earlier, present):
+                with pytest.raises(JobFailed, match="ran longer than its timeout"):
+                    await app.call(actor)
+        worker.stop()
+    assert (len(threads), returned) == (1, [])
 
 
 async def test_a_map_in_a_sync_actor_ends_at_its_timeout_and_cancels_what_is_not_over() -> None:

@@ -99,7 +99,8 @@ class NewsBox:
         """Something may have changed; see `News`. Ids that are not watched are left out, and so is what is ready where a
         request rests that waits for it: `is_ready` is for that.
         """
-        self.is_ready |= ready
+        if ready:  # a plain assignment: the other thread may set it in the same moment
+            self.is_ready = True
         ready = ready and not self._queue.is_resting
         touched = None if ids is None else [id_ for id_ in ids if id_ in self.watched]
         if not (ready or events or touched is None or touched):
