@@ -42,6 +42,8 @@ from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
+    LARGEST_CALL,
+    LARGEST_PAYLOADS,
     BrowsedMessage,
     Cancelled,
     Capabilities,
@@ -99,12 +101,6 @@ STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
 
 LARGEST_REQUEST = 1000
 """Messages or ids that concurrent calls put into one request."""
-
-LARGEST_PUBLISH = 8192
-"""Messages that one call gives to a remote engine: a tenth of what a slow one takes in the time of a call."""
-
-LARGEST_PAYLOADS = 16 * 2**20
-"""Bytes of payload in one such call, if it is about several messages."""
 
 PublishNowait: TypeAlias = Callable[[Sequence[Envelope]], list[BrokerRefused | None]]
 
@@ -768,7 +764,7 @@ def _parts(envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:
     start = size = 0
     for place, envelope in enumerate(envelopes):
         size += len(envelope.payload)
-        if place > start and (place - start >= LARGEST_PUBLISH or size > LARGEST_PAYLOADS):
+        if place > start and (place - start >= LARGEST_CALL or size > LARGEST_PAYLOADS):
             yield envelopes[start:place]
             start, size = place, len(envelope.payload)
     yield envelopes[start:]

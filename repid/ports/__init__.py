@@ -12,6 +12,8 @@ from .backend import Backend, HostBackend
 from .broker import (
     ANYTHING,
     CATEGORIES,
+    LARGEST_CALL,
+    LARGEST_PAYLOADS,
     REFUSED,
     SETTLED,
     UNKNOWN,
@@ -85,6 +87,8 @@ __all__ = [
     "CATEGORIES",
     "CLOCK_SLACK",
     "EVERYTHING",
+    "LARGEST_CALL",
+    "LARGEST_PAYLOADS",
     "REFUSED",
     "ROLES",
     "SETTLED",

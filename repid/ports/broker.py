@@ -31,6 +31,14 @@ Topics: TypeAlias = frozenset[str] | None
 """The topics a consumer takes from one queue. None: every message, also those without a topic."""
 
 
+LARGEST_CALL = 8192
+"""Messages that one call is about, for engines that may take a while: a tenth of what a slow one does in the time of a
+call. One that is about more is made in parts."""
+
+LARGEST_PAYLOADS = 16 * 2**20
+"""Bytes of payloads and results in one such call, if it is about several messages."""
+
+
 class AtMost(msgspec.Struct, frozen=True, kw_only=True):
     """What one `receive` may bring, besides its number.
 

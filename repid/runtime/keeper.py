@@ -10,7 +10,7 @@ import trio
 
 from ..errors import BrokerUnavailable
 from ..logs import Log
-from ..ports import Consumer
+from ..ports import LARGEST_CALL, Consumer
 from .backoff import backoff, log_unavailable
 from .crew import Crew
 
@@ -72,17 +72,16 @@ class Keeper:
     async def _extend(self) -> None:
         holdings = self._ledger.holdings
         deliveries = list(holdings)
-        if not deliveries:
-            return
-        asked = trio.current_time()
-        for delivery, is_ours in zip(deliveries, await self._consumer.extend(deliveries), strict=True):
-            holding = holdings.get(delivery)
-            if holding is None:  # settled meanwhile
-                continue
-            if is_ours:
-                self._ledger.extended(holding, asked + self._consumer.lease_timeout)
-            else:
-                self._crew.lease_lost(holding)
+        for start in range(0, len(deliveries), LARGEST_CALL):
+            part, asked = deliveries[start : start + LARGEST_CALL], trio.current_time()
+            for delivery, is_ours in zip(part, await self._consumer.extend(part), strict=True):
+                holding = holdings.get(delivery)
+                if holding is None:  # settled meanwhile
+                    continue
+                if is_ours:
+                    self._ledger.extended(holding, asked + self._consumer.lease_timeout)
+                else:
+                    self._crew.lease_lost(holding)
 
 
 async def heed_events(consumer: Consumer, crew: Crew) -> None:

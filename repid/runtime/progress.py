@@ -7,7 +7,7 @@ import trio
 from ..delivery import Delivery, Progress
 from ..errors import BrokerUnavailable
 from ..logs import Log
-from ..ports import Consumer
+from ..ports import LARGEST_CALL, Consumer
 from .backoff import log_unavailable
 from .holding import about
 
@@ -40,8 +40,9 @@ class Reporter:
         while True:
             if not self._latest:
                 await self._lot.park()
-            latest, self._latest = self._latest, {}
-            await self._report(list(latest.items()))
+            latest, self._latest = list(self._latest.items()), {}
+            for start in range(0, len(latest), LARGEST_CALL):
+                await self._report(latest[start : start + LARGEST_CALL])
             await trio.sleep(PAUSE)
 
     async def _report(self, latest: list[tuple[Delivery, Progress | None]]) -> None:

@@ -33,7 +33,7 @@ import trio
 from ..delivery import Delivery
 from ..errors import BrokerUnavailable
 from ..logs import Log
-from ..ports import ANYTHING, AtMost, Consumer, Take
+from ..ports import ANYTHING, LARGEST_CALL, AtMost, Consumer, Take
 from .backoff import backoff, log_unavailable
 from .crew import Crew
 from .limits import MOST_AHEAD
@@ -154,7 +154,7 @@ class Reader:
         set_aside = self._crew.settler.set_aside.without_source
         if allowed <= 0 or ledger.size_left <= 0 or set_aside >= MOST_SET_ASIDE * ledger.tasks_limit:
             return 0, math.inf  # any change may be the one that matters
-        return int(min(share - ledger.held, allowed)), share // 2
+        return int(min(share - ledger.held, allowed, LARGEST_CALL)), share // 2
 
     async def _claim(self, limit: int, max_wait: float) -> bool:
         """Ask the broker; what it gives is the crew's before anything else can happen. False: it gave nothing."""

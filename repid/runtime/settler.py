@@ -36,7 +36,7 @@ from ..delivery import (
 )
 from ..errors import BrokerUnavailable, LeaseLost, QueueFull, RepidError
 from ..logs import Log
-from ..ports import SETTLED, Consumer, ResultStore, Verdict, store_apart
+from ..ports import LARGEST_CALL, LARGEST_PAYLOADS, SETTLED, Consumer, ResultStore, Verdict, store_apart
 from .backoff import backoff, log_unavailable
 from .failures import failure_of, log_failure
 from .holding import Holding, about
@@ -61,7 +61,8 @@ class Settler:
     """Takes verdicts synchronously, so that nothing can come between "ended" and "handed over", and carries them out.
 
     `result_store` is given where results live elsewhere than the messages. `can_delay`: whether the server can make a
-    message ready later; otherwise `postponed` holds such verdicts back. `run` is shielded: it ends when `close` was
+    message ready later; otherwise `postponed` holds such verdicts back. `is_local`: the server answers any call at once.
+    Otherwise one call is about as many verdicts as it can answer in time, and as many bytes. `run` is shielded: it ends when `close` was
     called and everything is settled, or the bound of `close` is over.
     """
 
@@ -73,9 +74,11 @@ class Settler:
         result_store: ResultStore | None = None,
         *,
         can_delay: bool = True,
+        is_local: bool = False,
     ) -> None:
         self.postponed = Postponed(self.put)
         self._can_delay = can_delay
+        self._is_local = is_local
         self.set_aside = SetAside(consumer, ledger, sending, self._carry_out, self._note, self._fail)
         self._consumer = consumer
         self._result_store = result_store
@@ -180,6 +183,10 @@ class Settler:
 
     async def _carry_out(self, batch: list[Settlement], note: Note) -> None:
         """Settle them. `note` takes the answers as they come, with what was written in the end in the place of each."""
+        for part in [batch] if self._is_local else _in_calls(batch):
+            await self._carry_out_together(part, note)
+
+    async def _carry_out_together(self, batch: list[Settlement], note: Note) -> None:
         try:
             verdicts = await self._settle(batch)
         except Exception as error:  # noqa: BLE001  whatever is wrong with one of them, the others are settled
@@ -339,3 +346,19 @@ class Answer:
             )
         if self.verdict.outcome == "refused":
             raise LeaseLost(self.delivery.envelope.id)
+
+
+def _in_calls(batch: list[Settlement]) -> Iterator[list[Settlement]]:
+    """The batch in parts that one call can be about each: one that is too large is never answered in time."""
+    start = size = 0
+    for place, one in enumerate(batch):
+        own = sum(_size(envelope.payload) for envelope in one.outbox) + _size(one.result and one.result.payload)
+        size += own
+        if place > start and (place - start >= LARGEST_CALL or size > LARGEST_PAYLOADS):
+            yield batch[start:place]
+            start, size = place, own
+    yield batch[start:]
+
+
+def _size(payload: object) -> int:
+    return len(payload) if isinstance(payload, bytes) else 0  # what is wrong with it is told when it is written

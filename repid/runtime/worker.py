@@ -178,7 +178,9 @@ async def _keep_up(
     if store is None and not claimed.has("results"):
         store = Nowhere(name_of(broker))
     sending = Sending(runners.topics)
-    settler = Settler(consumer, ledger, sending, store, can_delay=claimed.delays != "none")
+    settler = Settler(
+        consumer, ledger, sending, store, can_delay=claimed.delays != "none", is_local=claimed.calls == "local"
+    )
     crew = Crew(runners, ledger, settler, sending, contextvars.copy_context())
     level = logging.INFO if settings.log_runs else logging.DEBUG
     crew.log_level = level if log.is_enabled(level) else None

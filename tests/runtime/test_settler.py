@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from repid.delivery import (
     Retry,
     Settlement,
 )
-from repid.ports import Consumer, ResultStore, Verdict
+from repid.ports import LARGEST_CALL, LARGEST_PAYLOADS, Consumer, ResultStore, Verdict
 from repid.runtime.ledger import Ledger
 from repid.runtime.progress import Reporter
 from repid.runtime.sending import Sending
@@ -121,7 +121,13 @@ async def test_a_verdict_whose_writing_fails_by_a_fault_of_ours_is_logged_with_o
     assert caplog.text.count("Traceback") == 1
 
 
-async def calls_to_settle(turns: Sequence[int]) -> list[int]:
+def acknowledged(delivery: Delivery) -> Settlement:
+    return Settlement(delivery, ACK)
+
+
+async def calls_to_settle(
+    turns: Sequence[int], settlement: Callable[[Delivery], Settlement] = acknowledged
+) -> list[int]:
     """How many verdicts each call is about, if so many are put in each turn of the event loop."""
     calls: list[int] = []
     server = InMemoryServer(instruments=[lambda call: calls.append(call.count) if call.name == "settle" else None])
@@ -136,7 +142,7 @@ async def calls_to_settle(turns: Sequence[int]) -> list[int]:
                 await trio.testing.wait_all_tasks_blocked()
                 for count in turns:
                     for delivery in islice(left, count):
-                        settler.put(Settlement(delivery, ACK))
+                        settler.put(settlement(delivery))
                     await trio.lowlevel.checkpoint()
                 await trio.testing.wait_all_tasks_blocked()
                 await settler.close(10)
@@ -152,6 +158,21 @@ async def test_verdicts_that_come_in_every_turn_of_the_loop_are_settled_many_at_
 @pytest.mark.parametrize("count", [1, MANY_PER_TURN - 1, WORTH_A_CALL])
 async def test_verdicts_that_are_few_or_enough_wait_for_no_others(count: int) -> None:
     assert (await calls_to_settle([count, 0, 0, 1]))[0] == count
+
+
+async def test_more_verdicts_than_a_call_can_answer_in_time_are_settled_in_several() -> None:
+    assert await calls_to_settle([2 * LARGEST_CALL + 1]) == [LARGEST_CALL, LARGEST_CALL, 1]
+
+
+@pytest.mark.parametrize("where", ["results", "outboxes"])
+async def test_verdicts_with_more_bytes_than_a_call_can_answer_in_time_are_settled_in_several(where: str) -> None:
+    def settlement(delivery: Delivery) -> Settlement:
+        value = b"x" * (LARGEST_PAYLOADS // 4)
+        if where == "outboxes":
+            return Settlement(delivery, ACK, (Envelope(f"of {delivery.envelope.id}", "q", value),))
+        return Settlement(delivery, ACK, result=NewResult(id=delivery.envelope.id, state="success", payload=value))
+
+    assert await calls_to_settle([10], settlement) == [4, 4, 2]
 
 
 async def test_where_nothing_can_be_settled_the_first_error_is_raised(tmp_path: Path) -> None:

@@ -13,9 +13,21 @@ import trio
 from aids import UnreliableServer, run_virtual, seed_scheduler, send
 from msgspec.structs import replace
 
-from repid import Counts, Handle, LeaseLost, Message, Repid, Report, Router, Worker, catch_all_routing_strategy
+from repid import (
+    INJECTED,
+    Counts,
+    Handle,
+    LeaseLost,
+    Message,
+    Repid,
+    Report,
+    Router,
+    Worker,
+    catch_all_routing_strategy,
+)
 from repid.brokers.consumer import Consumer
 from repid.delivery import Delivery
+from repid.ports import LARGEST_CALL, CallRecord
 
 
 @asynccontextmanager
@@ -47,6 +59,25 @@ async def test_a_lease_is_extended_for_as_long_as_the_run_takes(
     async with another_consumer(server):
         assert await app.run_worker(burst=True) == Report(processed=1, succeeded=1)
     assert len(runs) == 1
+
+
+async def test_a_worker_of_very_many_asks_for_no_more_at_once_than_a_server_answers_in_time(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    many = 2 * LARGEST_CALL + 1
+    calls: list[CallRecord] = []
+
+    @router.actor(timeout=10_000)
+    async def slow(message: Message = INJECTED) -> None:
+        await trio.sleep(30)
+        await message.progress(1, 2)
+        await trio.sleep(30)
+
+    await app.enqueue_many(app.job(slow) for _ in range(many))
+    server.add_instrument(calls.append)
+    await app.run_worker(burst=True, tasks_limit=many)
+    counts = {name: [call.count for call in calls if call.name == name] for name in ("claim", "extend", "report")}
+    assert {name: max(of_calls) for name, of_calls in counts.items()} == dict.fromkeys(counts, LARGEST_CALL)
 
 
 async def test_a_lease_is_extended_until_its_verdict_is_settled(
