@@ -17,6 +17,7 @@ from .names import brief, check_duration, check_iterable, check_one_of
 from .ports import Broker
 from .results import Result
 from .runtime.unwrapping import unwrapped
+from .sync_handle import SyncJobHandle
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ async def _cancel(handles: Sequence[JobHandle[Any]]) -> None:
 
 def one_by_one(handles: Sequence[Any]) -> Any:
     """The handles of a call, which were given one by one or as one iterable."""
-    return handles[0] if len(handles) == 1 and not isinstance(handles[0], JobHandle) else handles
+    return handles[0] if len(handles) == 1 and not isinstance(handles[0], JobHandle | SyncJobHandle) else handles
 
 
 def _checked(verb: str, handles: Iterable[JobHandle[T]]) -> list[JobHandle[T]]:
@@ -101,9 +102,16 @@ def _checked(verb: str, handles: Iterable[JobHandle[T]]) -> list[JobHandle[T]]:
     for each in batch:
         if not isinstance(each, JobHandle):
             raise ConfigurationError(
-                f"{verb} takes the handles that enqueueing gives, but was given {brief(each)}{_not_awaited(batch)}"
+                f"{verb} takes the handles that enqueueing gives, but was given {brief(each)}{_instead(verb, each, batch)}"
             )
     return batch
+
+
+def _instead(verb: str, wrong: object, given: Sequence[object]) -> str:
+    """What to do with what is no handle."""
+    if isinstance(wrong, SyncJobHandle):
+        return f", a handle for code that blocks: call {verb} of the client there, it waits in the calling thread"
+    return _not_awaited(given)
 
 
 def _not_awaited(given: Sequence[object]) -> str:

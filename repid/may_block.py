@@ -24,7 +24,7 @@ def check_may_block() -> None:
     if thread.name.startswith(_OWN_THREADS):
         raise UsageError(
             f"this call blocks, and {thread.name!r} is a thread of repid's own: it was made by a finalizer (__del__), "
-            "which may run in any thread"
+            "which may run in any thread, or by a function that client.run was given, which may only make calls that it awaits"
         )
     library = _running_library()
     if library is not None:

@@ -302,9 +302,10 @@ class Client(ClientCaller):
                 f"client.run takes an async function, which it calls where the servers are open, but was given {brief(function)}: "
                 "leave out the call, or put it into a lambda"
             )
-        if isinstance(getattr(function, "__self__", None), SyncJobHandle):
+        method = function.func if isinstance(function, partial) else function
+        if isinstance(getattr(method, "__self__", None), SyncJobHandle):
             raise ConfigurationError(
-                f"a handle of this client blocks by itself, and client.run takes async functions: call {function.__name__}() "
+                f"a handle of this client blocks by itself, and client.run takes async functions: call {method.__name__}() "
                 "of the handle"
             )
         return self._call(partial(_begun, function), is_waiting=False)

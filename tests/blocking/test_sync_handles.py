@@ -118,8 +118,20 @@ def test_what_a_handle_has_not_is_told_with_the_call_that_has_it(client: Client)
     with pytest.raises(AttributeError, match=r"^'SyncJobHandle' object has no attribute 'none'$"):
         _ = handle.none
     assert "value" not in dir(handle)
-    with pytest.raises(ConfigurationError, match=r"blocks by itself, .*: call status\(\) of the handle"):
-        client.run(handle.status)
+    for call in (handle.status, partial(handle.status)):
+        with pytest.raises(ConfigurationError, match=r"blocks by itself, .*: call status\(\) of the handle"):
+            client.run(call)
+    with pytest.raises(UsageError, match=r"a thread of repid's own: .* by a function that client.run was given"):
+        client.run(lambda: handle.wait(1))
+
+
+def test_the_app_is_told_that_a_handle_for_code_that_blocks_belongs_to_the_client(app: Repid, client: Client) -> None:
+    handle: Any = client.enqueue(divide, 1, 2)
+    for handles in ([handle], handle):
+        with pytest.raises(ConfigurationError, match="a handle for code that blocks: call gather of the client"):
+            client.run(partial(app.gather, handles))
+        with pytest.raises(ConfigurationError, match="a handle for code that blocks: call first_of of the client"):
+            client.run(partial(app.first_of, handles))
 
 
 async def test_async_code_is_told_that_such_a_handle_blocks() -> None:
