@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from repid.delivery import Ack, DeadLetter, Delivery, Disposition, Release, Retry, Settlement
+from repid.delivery import Ack, DeadLetter, Delivery, Disposition, Release, Retry, Settlement, is_suspect
 from repid.envelope import Envelope
 from repid.ports import Category, Topics
 
@@ -71,13 +71,21 @@ class Model:
         self.advance(now)
         queues = self.consumers[consumer]
         left = dict(at_most)
-        claimed: list[Message] = []
+        ready: list[Message] = []
         for message in sorted(self.messages, key=lambda m: (m.rank, m.order)):
             queue, topic = message.envelope.queue, message.envelope.topic
-            if message.place != "ready" or queue not in queues or len(claimed) == limit:
+            if message.place != "ready" or queue not in queues:
                 continue
             if self._is_taken(queue, topic) and not _takes(queues, queue, topic):
                 continue
+            ready.append(message)
+        if suspects := [message for message in ready if is_suspect(message.lost)]:
+            return suspects[:1]
+        claimed: list[Message] = []
+        for message in ready:
+            queue, topic = message.envelope.queue, message.envelope.topic
+            if len(claimed) == limit:
+                break
             if topic is not None and (queue, topic) in left:
                 if left[queue, topic] <= 0:
                     continue
@@ -147,7 +155,7 @@ class Model:
                 answers.append("NoneType")
                 self.messages.remove(message)
                 self.messages.append(self._new(message.envelope, 0.0))
-                self.advance(self.now)  # with a ttl of nothing it is dead again at once
+        self.advance(self.now)  # with a ttl of nothing they are dead again at once
         return answers
 
     def _carry_out(self, message: Message, disposition: Disposition) -> None:
