@@ -149,7 +149,7 @@ class Server:
         self._takes_all = takes_all(own)
         self._publish_nowait: PublishNowait | None = None
         """Where that takes no wait: publishes at once."""
-        if own.calls == "local" and isinstance(driver, ImmediateDriver):
+        if own.calls == "local" and isinstance(driver, ImmediateDriver) and _publishes_by_it(type(driver)):
             self._publish_nowait = driver.publish_nowait
         self._depth = 0  # how many connection blocks are open
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
@@ -751,6 +751,18 @@ def _with_state(own: Capabilities, state: Server | None) -> Capabilities:
         return own
     helped = state.capabilities.roles & STATE_ROLES - own.roles
     return replace(own, roles=own.roles | helped, outbox="publish_first" if "results" in helped else own.outbox)
+
+
+def _publishes_by_it(kind: type) -> bool:
+    """Whether `publish_nowait` of this class of drivers is what its `publish` is: not where a subclass has another
+    `publish`, which notes or changes what is sent.
+    """
+    for each in kind.__mro__:
+        if "publish_nowait" in vars(each):
+            return True
+        if "publish" in vars(each):
+            return False
+    return False
 
 
 def _weight(envelopes: Sequence[Envelope]) -> int:

@@ -344,7 +344,7 @@ class ImmediateDriver(Protocol):
     """
 
     def publish_nowait(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        """As `publish`."""
+        """As `publish`. Not called where a subclass has a `publish` of its own."""
         ...
 
 

@@ -713,6 +713,24 @@ async def test_a_receive_gets_what_becomes_due_at_the_end_of_its_time(autojump_c
             assert ids(await consumer.receive(1, max_wait=10)) == ["1"]
 
 
+async def test_a_driver_of_a_class_that_publishes_in_its_own_way_is_asked_to() -> None:
+    sent: list[str] = []
+
+    class Noting(MemoryDriver):
+        async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+            sent.extend(envelope.id for envelope in envelopes)
+            return await super().publish(envelopes)
+
+    class Derived(Noting): ...
+
+    for number, driver in enumerate((Noting(60.0), Derived(60.0))):
+        server = Server(driver)
+        async with server.connection():
+            await server.declare(["q"])
+            await server.publish([message(str(number))])
+    assert sent == ["0", "1"]
+
+
 # Watchers
 
 
