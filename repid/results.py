@@ -173,8 +173,8 @@ class Lazy(Generic[T]):
             )
 
 
-def _result_has(handle: object, name: str) -> str:
-    return f"{handle!r} has no {name!r}, its result has: `(await handle.wait()).{name}` waits for it"
+def _result_has(handle: Any, name: str) -> str:
+    return f"{handle!r} has no {name!r}, its result has: `{handle._waiting}.{name}` waits for it"  # noqa: SLF001  below
 
 
 HOW_TO_WAIT = "it is None until the job has ended, and `(await handle.wait()).value` waits for its value"
@@ -186,6 +186,7 @@ class NoResult:
     __slots__ = ()
 
     if not TYPE_CHECKING:  # type checkers report it themselves
+        _waiting = "(await handle.wait())"  # what gives its result
         value = Lacking(_result_has)
         failure = Lacking(_result_has)
         is_success = Lacking(_result_has)

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .envelope import Envelope
-from .errors import Lacking, misused, names_of
+from .errors import misused
 from .handle import JobHandle
-from .results import Result, Status, T
+from .results import NoResult, Result, Status, T
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -24,11 +24,7 @@ class Carry(Protocol):
         ...
 
 
-def _result_has(handle: object, name: str) -> str:
-    return f"{handle!r} has no {name!r}, its result has: `handle.wait().{name}` waits for it"
-
-
-class SyncJobHandle(Generic[T]):
+class SyncJobHandle(NoResult, Generic[T]):
     """A `JobHandle` for code that blocks: what `app.sync()` and `SyncMessage` give. Its verbs are plain calls.
 
     Each call asks the server, from any thread, and raises what that of `JobHandle` raises; also `UsageError` where a
@@ -42,11 +38,7 @@ class SyncJobHandle(Generic[T]):
         self._carry = carry
 
     if not TYPE_CHECKING:  # type checkers report it themselves
-        value = Lacking(_result_has)
-        failure = Lacking(_result_has)
-        is_success = Lacking(_result_has)
-        state = Lacking(_result_has)
-        __dir__ = names_of
+        _waiting = "handle.wait()"
         __await__ = misused(
             "the handles of app.sync() are for code that blocks: `handle.wait()` is a plain call, and async code gets its "
             "handle from `await app.enqueue(...)`"
