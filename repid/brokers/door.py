@@ -42,7 +42,6 @@ from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
-    LARGEST_CALL,
     LARGEST_PAYLOADS,
     BrowsedMessage,
     Cancelled,
@@ -69,6 +68,7 @@ from ..ports import (
     TellingDriver,
     TickOutcome,
     Topics,
+    in_parts,
 )
 from ..process import inherits
 from ..tracebacks import without_passwords
@@ -413,7 +413,7 @@ class Server:
         They are several for one big request only: what several callers ask for is done in one step, or not at all.
         """
         outcomes: list[BrokerRefused | None] = []
-        for part in _parts(envelopes):
+        for part in in_parts(envelopes, _size):
             outcomes += await self._publish(part, is_shared=True)
         return outcomes
 
@@ -771,15 +771,8 @@ def _weight(envelopes: Sequence[Envelope]) -> int:
     return len(envelopes) + size * LARGEST_REQUEST // LARGEST_PAYLOADS
 
 
-def _parts(envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:
-    """The envelopes in order, in parts that are small enough; one that is too big is a part of its own."""
-    start = size = 0
-    for place, envelope in enumerate(envelopes):
-        size += len(envelope.payload)
-        if place > start and (place - start >= LARGEST_CALL or size > LARGEST_PAYLOADS):
-            yield envelopes[start:place]
-            start, size = place, len(envelope.payload)
-    yield envelopes[start:]
+def _size(envelope: Envelope) -> int:
+    return len(envelope.payload)
 
 
 def _only(names: Sequence[str]) -> str | None:

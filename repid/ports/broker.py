@@ -9,9 +9,9 @@ Time is the broker's own. All durations are in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args, runtime_checkable
 
 import msgspec
 from msgspec.structs import replace
@@ -37,6 +37,20 @@ call. One that is about more is made in parts."""
 
 LARGEST_PAYLOADS = 16 * 2**20
 """Bytes of payloads and results in one such call, if it is about several messages."""
+
+T = TypeVar("T")
+
+
+def in_parts(items: Sequence[T], size_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """The items in order, in parts that one call can be about each; one that is too big is a part of its own."""
+    start = size = 0
+    for place, item in enumerate(items):
+        own = size_of(item)
+        size += own
+        if place > start and (place - start >= LARGEST_CALL or size > LARGEST_PAYLOADS):
+            yield items[start:place]
+            start, size = place, own
+    yield items[start:]
 
 
 class AtMost(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,7 +36,7 @@ from ..delivery import (
 )
 from ..errors import BrokerUnavailable, LeaseLost, QueueFull, RepidError
 from ..logs import Log
-from ..ports import LARGEST_CALL, LARGEST_PAYLOADS, SETTLED, Consumer, ResultStore, Verdict, store_apart
+from ..ports import SETTLED, Consumer, ResultStore, Verdict, in_parts, store_apart
 from .backoff import backoff, log_unavailable
 from .failures import failure_of, log_failure
 from .holding import Holding, about
@@ -183,8 +183,8 @@ class Settler:
 
     async def _carry_out(self, batch: list[Settlement], note: Note) -> None:
         """Settle them. `note` takes the answers as they come, with what was written in the end in the place of each."""
-        for part in [batch] if self._is_local else _in_calls(batch):
-            await self._carry_out_together(part, note)
+        for part in [batch] if self._is_local else in_parts(batch, _size_of):
+            await self._carry_out_together(list(part), note)
 
     async def _carry_out_together(self, batch: list[Settlement], note: Note) -> None:
         try:
@@ -348,16 +348,9 @@ class Answer:
             raise LeaseLost(self.delivery.envelope.id)
 
 
-def _in_calls(batch: list[Settlement]) -> Iterator[list[Settlement]]:
-    """The batch in parts that one call can be about each: one that is too large is never answered in time."""
-    start = size = 0
-    for place, one in enumerate(batch):
-        own = sum(_size(envelope.payload) for envelope in one.outbox) + _size(one.result and one.result.payload)
-        size += own
-        if place > start and (place - start >= LARGEST_CALL or size > LARGEST_PAYLOADS):
-            yield batch[start:place]
-            start, size = place, own
-    yield batch[start:]
+def _size_of(settlement: Settlement) -> int:
+    result = settlement.result
+    return sum(_size(envelope.payload) for envelope in settlement.outbox) + _size(result and result.payload)
 
 
 def _size(payload: object) -> int:
