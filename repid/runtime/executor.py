@@ -94,14 +94,14 @@ class Executor:
         "_settler",
     )
 
-    def __init__(self, crew: Crew, message_context: MessageContext) -> None:
+    def __init__(self, crew: Crew, message_context: MessageContext, endings: Endings, filling: Filling) -> None:
         self._crew = crew
         self._message_context = message_context
         self._ledger = crew.ledger
         self._settler = crew.settler
         self._log_level = crew.log_level
-        self._endings = Endings(crew)
-        self._filling = Filling(crew, self._endings, message_context)
+        self._endings = endings
+        self._filling = filling
         self._context = crew.context.copy()
         self._context.run(sending_run.set, SendingRun(crew.sending, self))
         if (on_long_step := crew.runners.backends.on_long_step) is not None:
@@ -184,7 +184,9 @@ class Executor:
                         await rest
                         if self._run is not None or self._cause is not None:
                             return
-                        runs, due = 0, clock() + TIME_PER_CHECKPOINT
+                        now = clock()
+                        runs, due = 0, now + TIME_PER_CHECKPOINT
+                        continue  # `drive` has looked at its steps
                 now = clock()
                 if now >= due:
                     if arguments is not None and now - holding.began >= NOTICEABLE:

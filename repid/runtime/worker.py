@@ -26,7 +26,9 @@ from .backends import IN_TASK, LoopBackends, open_backends
 from .crew import Crew
 from .dead_letters import DeadLetterHooks
 from .demands import Nowhere, check_demands
+from .endings import Endings
 from .executor import Executor
+from .filling import Filling
 from .handle import Control
 from .keeper import Keeper, heed_events
 from .ledger import Ledger, Report
@@ -222,6 +224,8 @@ async def _run_actors(
     control: Control,
 ) -> None:
     """The inner nurseries: the intake, the executors, and around them what leaves threads behind when cancelled."""
+    endings = Endings(crew)
+    filling = Filling(crew, endings, message_context)
     reader = Reader(consumer, crew, burst=settings.burst)
     if log.is_enabled(logging.INFO):
         names = crew.runners.names
@@ -234,7 +238,7 @@ async def _run_actors(
         actors.start_soon(crew.timer.run)
         try:
             async with trio.open_nursery() as executors:
-                crew.open(lambda: executors.start_soon(Executor(crew, message_context).work))
+                crew.open(lambda: executors.start_soon(Executor(crew, message_context, endings, filling).work))
                 try:
                     async with trio.open_nursery() as intake:
                         control.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)

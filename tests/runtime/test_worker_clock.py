@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 from aids import UnreliableServer, send
 
-from repid import Counts, Message, Repid, Report, Router
+from repid import Connection, Counts, InMemoryServer, Message, Repid, Report, Router
 
 
 class Leaving(msgspec.Struct):
@@ -143,6 +144,43 @@ async def test_who_blocks_for_a_second_is_named_once_also_within_its_timeout(
     assert len(named) == 1
     assert "actor 'blocks' (message" in named[0]
     assert "for 2 s: nothing else" in named[0]
+
+
+class BusyMachine(trio.abc.Clock):
+    """Whenever somebody looks, two milliseconds have passed; while nobody has anything to do, no time is lost."""
+
+    now = 0.0
+
+    def start_clock(self) -> None: ...
+
+    def current_time(self) -> float:
+        self.now += 0.002
+        return self.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        if math.isfinite(deadline):
+            self.now = max(self.now, deadline)
+        return 0.0
+
+
+def test_who_waited_for_long_is_not_taken_for_one_that_blocked_the_loop_on_a_busy_machine(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app, router = Repid(Connection(InMemoryServer())), Router()
+
+    @router.actor
+    async def waits() -> None:
+        await trio.sleep(10)
+
+    app.include_router(router)
+
+    async def main() -> Report:
+        async with app.servers.default.connection():
+            await send(app, "waits")
+            return await app.run_worker(burst=True)
+
+    assert trio.run(main, clock=BusyMachine()).succeeded == 1
+    assert "blocked the event loop" not in caplog.text
 
 
 async def test_what_was_done_before_the_first_wait_uses_the_timeout(
