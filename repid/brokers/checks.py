@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
+from ..codec import JSON
 from ..delivery import (
     UNBOUNDED,
     Ack,
@@ -21,7 +22,7 @@ from ..delivery import (
 )
 from ..envelope import NO_OPTIONS, Envelope
 from ..errors import ConfigurationError, InternalError, NotSupported
-from ..names import check_duration, check_function, check_iterable, check_number, check_text
+from ..names import brief, check_duration, check_function, check_iterable, check_number, check_text
 from ..ports import Capabilities, Instrument, Topics, make_bounds
 
 LARGEST_MESSAGE = 32 * 2**20
@@ -77,8 +78,8 @@ def check_progress(progress: Iterable[tuple[Delivery, Progress | None]]) -> None
 
 
 def check_envelopes(envelopes: Iterable[Envelope]) -> None:
-    """Raise `ConfigurationError` for a payload that is not bytes, headers that are no dict, options that are no
-    numbers, and text that UTF-8 cannot write.
+    """Raise `ConfigurationError` for a payload that is not bytes, headers that do not map text to text, an id, content
+    type or reply_to that is no text, options that are no numbers, and text that UTF-8 cannot write.
     """
     former: object = None
     options = NO_OPTIONS
@@ -86,13 +87,17 @@ def check_envelopes(envelopes: Iterable[Envelope]) -> None:
         headers = envelope.headers
         if type(envelope.payload) is not bytes or type(headers) is not dict:
             _check_types(envelope)
-        if not envelope.id.isascii():
+        if not (type(envelope.id) is str and envelope.id.isascii()):
             _check_text(envelope, "id", envelope.id)
+        if envelope.content_type is not None and envelope.content_type is not JSON:
+            _check_text(envelope, "content_type", envelope.content_type)
+        if envelope.reply_to is not None:
+            _check_text(envelope, "reply_to", envelope.reply_to)
         if headers is not former:  # a batch often shares them
             former = headers
             for name, value in headers.items():
-                if not (type(value) is str and value.isascii() and name.isascii()):
-                    _check_text(envelope, "header", name)
+                if not (type(name) is type(value) is str and name.isascii() and value.isascii()):
+                    _check_text(envelope, "name of a header", name)
                     _check_text(envelope, f"header {name!r}", value)
         if envelope.options is not options:
             options = envelope.options
@@ -248,9 +253,12 @@ def _check_types(envelope: Envelope) -> None:
 
 
 def _check_text(envelope: Envelope, what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise ConfigurationError(
+            f"message {envelope.id!r} cannot be published: its {what} must be text, but is {brief(text)}"
+        )
     try:
-        if isinstance(text, str):
-            text.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise ConfigurationError(
             f"message {envelope.id!r} cannot be published: its {what} holds a lone surrogate, {text!r}, which UTF-8 "

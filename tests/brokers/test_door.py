@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -872,8 +873,8 @@ async def test_a_call_with_a_name_that_cannot_be_written_is_refused_before_anyth
     assert calls == []
 
 
-def schedule_of(name: str) -> Schedule:
-    return Schedule(name=name, envelope=message("1"), every=1.0)
+def schedule_of(name: str, envelope: Envelope | None = None) -> Schedule:
+    return Schedule(name=name, envelope=envelope or message("1"), every=1.0)
 
 
 async def test_names_that_cannot_be_written_are_refused_by_every_engine_alike() -> None:
@@ -890,3 +891,36 @@ async def test_a_number_that_no_float_holds_is_refused_before_anything_is_sent()
         await server.declare(["q"])
         with pytest.raises(ConfigurationError, match="the delay of message '1' must be a number"):
             await server.publish([Envelope("1", "q", b"", options=Options(delay=10**400))])
+
+
+@pytest.mark.parametrize(
+    ("envelope", "named"),
+    [
+        (Envelope("1", "q", b"", headers=cast("Any", {5: "text"})), "its name of a header must be text, but is 5"),
+        (
+            Envelope("1", "q", b"", headers=cast("Any", {b"x": "text"})),
+            "its name of a header must be text, but is b'x'",
+        ),
+        (Envelope("1", "q", b"", headers=cast("Any", {"x": 5})), "its header 'x' must be text, but is 5"),
+        (Envelope("1", "q", b"", headers=cast("Any", {"topic": None})), "its header 'topic' must be text, but is None"),
+        (Envelope(cast("Any", 5), "q", b""), "its id must be text, but is 5"),
+        (Envelope(cast("Any", b"5"), "q", b""), "its id must be text, but is b'5'"),
+        (Envelope("1", "q", b"", cast("Any", 5)), "its content_type must be text, but is 5"),
+        (Envelope("1", "q", b"", reply_to=cast("Any", 5)), "its reply_to must be text, but is 5"),
+    ],
+)
+async def test_what_is_no_text_in_an_envelope_made_by_hand_is_refused_by_its_name(
+    envelope: Envelope, named: str
+) -> None:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("0")])
+        with pytest.raises(ConfigurationError, match=re.escape(named)):
+            await server.publish([envelope])
+        with pytest.raises(ConfigurationError, match=re.escape(named)):
+            await server.replace_schedule(None, StoredSchedule(schedule=schedule_of("s", envelope), next_at=1.0))
+        async with server.consume({"q": None}) as consumer:
+            [delivery] = await consumer.receive(1)
+            with pytest.raises(ConfigurationError, match=re.escape(named)):
+                await consumer.settle([Settlement(delivery, Ack(), (envelope,))])

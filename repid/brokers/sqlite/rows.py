@@ -43,6 +43,7 @@ class Extra(msgspec.Struct, array_like=True, frozen=True, gc=False):
     parameters: dict[str, Any] | None = None
 
 
+_unpack_headers = msgspec.msgpack.Decoder(dict[str, str]).decode
 _unpack_extra = msgspec.msgpack.Decoder(Extra).decode
 
 LISTED = "(SELECT value FROM json_each(?))"
@@ -129,7 +130,7 @@ def compose(
         raise TypeError(f"its payload is of the type {type(payload).__name__}, not bytes")
     if packed is not None:
         headers = headers.copy()
-        headers.update(unpack(packed))
+        headers.update(_unpack_headers(packed))
     id_ = key.hex() if type(key) is bytes else to_id(key)
     name = _CONTENT_TYPES.get(content_type, content_type)
     if extra is None:
