@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -160,7 +160,7 @@ def check_decodable(hint: Any, where: str) -> None:
     """Raise `ConfigurationError` unless JSON can be decoded to this type."""
     try:
         JSON_CODEC.bare_decoder(typed_dict({"it": hint}))
-        foreign = next(_foreign_classes(msgspec.inspect.type_info(hint), set()), None)
+        parts = list(_parts(msgspec.inspect.type_info(hint), set()))
     except NameError as error:
         raise UnresolvedAnnotation(
             f"{where}: the name {error.name!r} in a field of {_show(hint)} cannot be found; it must exist at run time, "
@@ -173,6 +173,8 @@ def check_decodable(hint: Any, where: str) -> None:
         ) from None
     except Exception as error:
         raise ConfigurationError(f"{where}: nothing can be decoded to its type {_show(hint)}: {error}") from error
+    _check_raw(parts, hint, where)
+    foreign = next(_foreign_classes(parts), None)
     if foreign is not None:
         part = "" if foreign is bare(hint) else f"{foreign.__qualname__}, a part of "
         raise ConfigurationError(
@@ -181,21 +183,52 @@ def check_decodable(hint: Any, where: str) -> None:
         )
 
 
-def _foreign_classes(node: object, seen: set[int]) -> Iterator[type]:
-    """The classes in a tree of `msgspec.inspect` that msgspec does not know and no decoded value can be one of."""
+def _parts(node: object, seen: set[int]) -> Iterator[msgspec.inspect.Type]:
+    """All types in a tree of `msgspec.inspect`."""
     if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, msgspec.inspect.CustomType):
-        cls = typing.get_origin(node.cls) or node.cls
-        if not any(issubclass(decoded, cls) for decoded in DECODED_TYPES):
-            yield cls
-    elif isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)):
+    if isinstance(node, msgspec.inspect.Type):
+        yield node
+    if isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)):
         for name in node.__struct_fields__:
-            yield from _foreign_classes(getattr(node, name), seen)
+            yield from _parts(getattr(node, name), seen)
     elif isinstance(node, tuple):
         for part in node:
-            yield from _foreign_classes(part, seen)
+            yield from _parts(part, seen)
+
+
+def _foreign_classes(parts: Iterable[msgspec.inspect.Type]) -> Iterator[type]:
+    """The classes that msgspec does not know and no decoded value can be one of."""
+    for part in parts:
+        if isinstance(part, msgspec.inspect.CustomType):
+            cls = typing.get_origin(part.cls) or part.cls
+            if not any(issubclass(decoded, cls) for decoded in DECODED_TYPES):
+                yield cls
+
+
+def _check_raw(parts: Iterable[msgspec.inspect.Type], hint: Any, where: str) -> None:
+    """Raise `ConfigurationError` for a `msgspec.Raw` where msgspec takes no value for one: in a union, and as a required
+    key of a TypedDict.
+    """
+    for part in parts:
+        if isinstance(part, msgspec.inspect.UnionType) and any(map(_is_raw, part.types)):
+            raise ConfigurationError(
+                f"{where}: its type {_show(hint)} has msgspec.Raw beside other types, but Raw takes any value, also null: "
+                "leave the others out"
+            )
+        if isinstance(part, msgspec.inspect.TypedDictType):
+            for field in part.fields:
+                if field.required and _is_raw(field.type):
+                    raise ConfigurationError(
+                        f"{where}: nothing can be decoded to its type {_show(hint)}, in which the key {field.name!r} of "
+                        f"{part.cls.__qualname__} is a msgspec.Raw: make that NotRequired[msgspec.Raw], or "
+                        f"{part.cls.__qualname__} a msgspec.Struct"
+                    )
+
+
+def _is_raw(part: object) -> bool:
+    return isinstance(part, msgspec.inspect.RawType)
 
 
 def plain_function(function: Any) -> Any:

@@ -12,6 +12,7 @@ plain good JSON takes the slow path, which decodes again and explains what is wr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Any, NotRequired, TypeAlias
 
@@ -22,7 +23,7 @@ from ..envelope import Envelope
 from ..errors import ConfigurationError, PayloadError
 from .dependencies import compile_dependencies
 from .faults import Shape, find_faults, find_faults_of_value
-from .hints import typed_dict
+from .hints import bare, typed_dict
 from .message import Message
 from .reading import Reader
 from .signature import NO_REST, Signature, read_signature
@@ -276,10 +277,14 @@ class _Decoding:
         return self._decoders[codec.name]
 
     def _compile(self, codec: Codec) -> Decode:
+        raw = {field.name for field in self._signature.fields if field.required and bare(field.hint) is msgspec.Raw}
         fields = {
-            field.name: field.hint if field.required else NotRequired[field.hint] for field in self._signature.fields
+            field.name: field.hint if field.required and field.name not in raw else NotRequired[field.hint]
+            for field in self._signature.fields
         }
         decode: Decode = codec.bare_decoder(typed_dict(fields))
+        if raw:
+            decode = _requiring(decode, raw)
         if self._signature.rest is not NO_REST:
             return self._with_rest(decode, codec)
         return self._strictly(decode, codec) if self._strict else decode
@@ -319,6 +324,22 @@ class _Decoding:
         fields = dict.fromkeys(self._also, (Any, False))
         fields |= {field.name: (field.hint, field.required) for field in self._signature.fields}
         return Shape(fields, self._signature.rest, self._signature.reserved, self._strict)
+
+
+def _requiring(decode: Decode, names: AbstractSet[str]) -> Decode:
+    """The same decoder, which requires these keys: in a typed dict msgspec takes a `Raw` only where it may be missing."""
+
+    def decode_required(payload: bytes) -> dict[str, Any]:
+        arguments = decode(payload)
+        if not names <= arguments.keys():
+            raise _Missing
+        return arguments
+
+    return decode_required
+
+
+class _Missing(Exception):  # noqa: N818  never leaves this module
+    """There is no value for a required field; the slow path finds it."""
 
 
 class _Surplus(Exception):  # noqa: N818  never leaves this module

@@ -1,7 +1,7 @@
 """What a payload becomes: the fast path and its rules."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from repid.codec import JSON_CODEC, MESSAGE_PACK_CODEC
 from repid.envelope import Envelope
-from repid.errors import PayloadError
+from repid.errors import ConfigurationError, PayloadError
 from repid.inject import Message, Plan, compile_plan
 
 MESSAGE: Any = object()
@@ -223,3 +223,61 @@ def test_what_is_bound_can_be_called_and_nothing_else_is_bound(encode: Any, cont
         assert actor(**arguments) == (payload["a"], payload.get("b", "b"), payload.get("c"), MESSAGE)
     else:
         assert faults_of(plan, encode(payload), content_type)
+
+
+ONE = msgspec.Raw(b"1")
+
+
+class Around(msgspec.Struct):
+    content: msgspec.Raw
+
+
+@both
+def test_a_raw_parameter_is_given_its_value_as_it_was_sent(encode: Any, content_type: Any) -> None:
+    def alone(body: msgspec.Raw) -> None: ...
+    def annotated(body: Annotated[msgspec.Raw, "a note"]) -> None: ...
+    def optional(body: msgspec.Raw = ONE) -> None: ...
+    def within(body: Around, bodies: list[msgspec.Raw]) -> None: ...
+
+    value = {"a": [1, None]}
+    for actor in (alone, annotated, optional):
+        bound = send(compile_plan(actor), encode({"body": value}), content_type)
+        assert bytes(bound["body"]) == encode(value)
+    assert send(compile_plan(optional), encode({}), content_type) == {}
+    assert bytes(send(compile_plan(alone), encode({"body": None}), content_type)["body"]) == encode(None)
+    bound = send(compile_plan(within), encode({"body": {"content": 1}, "bodies": [2]}), content_type)
+    assert (bytes(bound["body"].content), [bytes(each) for each in bound["bodies"]]) == (encode(1), [encode(2)])
+    assert faults_of(compile_plan(alone), encode({}), content_type) == (("$.body", "required, but missing"),)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_every_fault_is_told_beside_a_raw_parameter_that_is_missing(strict: bool) -> None:
+    def actor(count: int, body: msgspec.Raw) -> None: ...
+
+    plan = compile_plan(actor, strict=strict)
+    assert faults_of(plan, b'{"count":"x"}') == (
+        ("$.count", "Expected `int`, got `str`"),
+        ("$.body", "required, but missing"),
+    )
+    assert faults_of(plan, b'{"count":1}') == (("$.body", "required, but missing"),)
+
+
+class Keyed(TypedDict):
+    content: msgspec.Raw
+
+
+@pytest.mark.parametrize(
+    ("hint", "told"),
+    [
+        (msgspec.Raw | None, "has msgspec.Raw beside other types, but Raw takes any value, also null"),
+        (list[msgspec.Raw | int], "has msgspec.Raw beside other types"),
+        (Keyed, r"the key 'content' of Keyed is a msgspec.Raw: make that NotRequired\[msgspec.Raw\]"),
+        (list[Keyed], "the key 'content' of Keyed is a msgspec.Raw"),
+    ],
+)
+def test_a_raw_where_no_value_is_taken_for_one_is_refused_where_the_actor_is_declared(hint: Any, told: str) -> None:
+    def actor(body: Any) -> None: ...
+
+    actor.__annotations__["body"] = hint
+    with pytest.raises(ConfigurationError, match=told):
+        compile_plan(actor)
