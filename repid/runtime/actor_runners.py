@@ -52,14 +52,19 @@ class ActorRunner:
     )
 
     def __init__(
-        self, actor: Actor, backend: Backend | None, host: HostBackend | None, limits: tuple[Limit, ...]
+        self,
+        actor: Actor,
+        backend: Backend | None,
+        host: HostBackend | None,
+        limits: tuple[Limit, ...],
+        tasks_limit: int,
     ) -> None:
         self.actor = actor
         self.runs_in_trio = backend is None
         self.mode: Mode = actor.mode
         self.bind = actor.plan.bind if actor.is_async else bind_for_threads(actor.plan)
         self.run_limits = limits
-        self.gathering = _gathering_of(actor)
+        self.gathering = _gathering_of(actor, tasks_limit)
         self.limits = limits if self.gathering is None else (self.gathering,)
         self.slots: Limit | None = None
         self.needs_message = actor.plan.takes_message or is_surrounded(actor)
@@ -133,12 +138,11 @@ class ActorRunner:
         return None
 
 
-def _gathering_of(actor: Actor) -> Gathering | None:
+def _gathering_of(actor: Actor, tasks_limit: int) -> Gathering | None:
     if actor.batch is None:
         return None
-    return Gathering(
-        actor.batch, actor.batch_wait, MOST_BATCHES if actor.concurrency is None else int(actor.concurrency)
-    )
+    size = min(actor.batch, tasks_limit) if actor.mode == "manual" else actor.batch
+    return Gathering(size, actor.batch_wait, MOST_BATCHES if actor.concurrency is None else int(actor.concurrency))
 
 
 MOST_BATCHES = 100
@@ -156,7 +160,7 @@ class ActorRunners:
         self._runners: dict[str, list[ActorRunner]] = {}
         for actor in actors:
             backend = backends.of(actor)
-            runner = ActorRunner(actor, backend, backends.host, self._limits_of(actor, backend))
+            runner = ActorRunner(actor, backend, backends.host, self._limits_of(actor, backend), tasks_limit)
             self._runners.setdefault(actor.channel, []).append(runner)
         self._by_topic: dict[str, dict[str | None, ActorRunner]] = {
             queue: {runner.actor.name: runner for runner in reversed(runners)}  # of one name the first declared wins

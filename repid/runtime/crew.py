@@ -55,7 +55,7 @@ from ..process import inherits
 from .actor_runners import ActorRunner, ActorRunners
 from .holding import Batch, Holding, about, members_of
 from .ledger import Ledger
-from .limits import Limit
+from .limits import Gathering, Limit
 from .sending import Sending
 from .settler import Settler
 from .timer import Cause, RunningTask, Timer
@@ -326,10 +326,15 @@ class Crew:
         knows when there is one, and other workers may have some; or a former run of its message is under way.
         """
         ledger = self.ledger
-        if ledger.kept and ledger.runs + ledger.kept >= ledger.tasks_limit:
+        if ledger.kept and ledger.places <= 0:
             self.turn_away(holding, Stopping())
             return True
         return holding.delivery.lost > 0 and self.follow(holding)
+
+    def give_back_gathered(self, gathering: Gathering) -> None:
+        """Release what has gathered for a batch that cannot start now, as `puts_off` does."""
+        for holding in list(gathering.parked):
+            self._turn_away_parked(holding, Stopping())
 
     def follow(self, holding: Holding) -> bool:
         """Have a delivery wait whose message was lost and still runs here, until that run has ended.

@@ -37,7 +37,12 @@ class Filling:
         if full is not None:
             self._crew.park_batch(full, batch)
             return None
-        values = self._take(batch, gathering, plan, now)
+        most = gathering.size
+        if runner.mode == "manual":  # each of its messages may be kept
+            most = min(most, self._ledger.places)
+            if most <= 0:
+                self._crew.give_back_gathered(gathering)
+        values = self._take(batch, gathering, plan, most, now)
         gathering.is_called = False
         gathering.is_flushed = gathering.is_flushed and len(gathering.parked) > len(values)
         if not values:
@@ -50,12 +55,12 @@ class Filling:
         arguments = {plan.parameter: values}
         return arguments | self._messages(batch, runner) if runner.needs_message else arguments
 
-    def _take(self, batch: Batch, gathering: Gathering, plan: BatchPlan, now: float) -> list[Any]:
+    def _take(self, batch: Batch, gathering: Gathering, plan: BatchPlan, most: int, now: float) -> list[Any]:
         """Make members of those that have waited longest, as far as they may run and fit; the value of each."""
-        members, read, size = batch.members, plan.read, gathering.size
+        members, read = batch.members, plan.read
         values: list[Any] = []
         for holding in list(gathering.parked):
-            if len(members) == size:
+            if len(members) == most:
                 break
             delivery = holding.delivery
             is_late = holding.lease_ends <= now or holding.expires_at <= now

@@ -14,7 +14,8 @@ synchronous, so no other task ever sees half of a change. What holds between any
   `set_aside`: then it is in that number instead until it is answered. A lease that is lost meanwhile is not counted as
   refused: the answer decides.
 * The messages of a batch are begun and ended together, and each counts as a run. Only `runs`, which is compared with
-  the limit of the worker, leaves out the `companions`: all messages of a batch except the first.
+  the limit of the worker, leaves out the `companions`: all messages of a batch except the first. In the mode `manual` there are
+  none: each message may be kept, and takes a place by itself then.
 * `started` counts runs begun, and what got a final verdict without a run: `messages_limit` is about that. A run that
   ends before its actor was called is taken for one that was not begun.
 
@@ -114,7 +115,7 @@ class Ledger:
         self.finished = 0
         """How many of them have ended."""
         self.companions = 0
-        """How many messages run in a batch, beside its first."""
+        """How many messages run in a batch, beside its first; none of a batch whose messages may be kept."""
         self._refused = 0
         """How many deliveries got a final verdict without a run."""
         self.succeeded = self.failed = self.retried = self.released = self.dead = self.cancelled = 0
@@ -138,6 +139,11 @@ class Ledger:
     def runs(self) -> int:
         """The same, with a batch as one."""
         return self.running - self.companions
+
+    @property
+    def places(self) -> int:
+        """How many messages more may be run or kept."""
+        return self.tasks_limit - self.runs - self.kept
 
     @property
     def started(self) -> int:
@@ -263,7 +269,7 @@ class Ledger:
         size = len(batch.members)
         self.parked -= size
         self.begun += size
-        self.companions += size - 1
+        self.companions += _companions_in(batch)
         for limit in batch.actor_runner.run_limits:
             limit.busy += 1
         self.notify()
@@ -275,7 +281,7 @@ class Ledger:
             holding.message = holding.batch = None
         size = len(batch.members)
         self.finished += size
-        self.companions -= size - 1
+        self.companions -= _companions_in(batch)
         gathering.claimed -= size
         for limit in batch.actor_runner.run_limits:
             limit.ended(trio.current_time() - batch.began)
@@ -500,3 +506,7 @@ class Ledger:
             abandoned=self.abandoned,
             unsettled=self.unsettled + self.set_aside,
         )
+
+
+def _companions_in(batch: Batch) -> int:
+    return 0 if batch.actor_runner.mode == "manual" else len(batch.members) - 1

@@ -619,6 +619,49 @@ async def test_the_modes_of_confirmation_hold_for_each_message(app: Repid, route
         await app.server().flush("default")
 
 
+async def test_a_batch_leaves_no_more_messages_without_a_verdict_than_the_worker_may_keep(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    kept: list[Message] = []
+    sizes: list[int] = []
+
+    @router.actor(batch=4, batch_wait=1, confirmation_mode="manual")
+    async def keep(rows: list[Row], messages: list[Message]) -> None:
+        sizes.append(len(rows))
+        kept.extend(messages)
+
+    await fill(app, 30, actor="keep")
+    async with trio.open_nursery() as nursery:
+        worker = await start(nursery, app, tasks_limit=6)
+        await trio.sleep(60)
+        assert (sizes, worker.statistics().kept) == ([4, 2], 6)
+        assert await server.counts("default") == Counts(ready=24, leased=6)
+        await kept[0].ack()
+        await kept[1].ack()
+        await trio.sleep(60)
+        assert (sum(sizes), worker.statistics().kept) == (8, 6)
+        worker.stop()
+    assert worker.report == Report(processed=8, succeeded=2, released=worker.report.released)
+    assert await server.counts("default") == Counts(ready=28)
+
+
+async def test_a_batch_of_more_messages_than_may_be_kept_starts_when_there_are_as_many(
+    app: Repid, router: Router
+) -> None:
+    began: list[tuple[float, int]] = []
+
+    @router.actor(batch=500, batch_wait=10, confirmation_mode="manual")
+    async def settle(rows: list[Row], messages: list[Message]) -> None:
+        began.append((trio.current_time() - sent_at, len(rows)))
+        for message in messages:
+            await message.ack()
+
+    await fill(app, 9, actor="settle")
+    sent_at = trio.current_time()
+    assert (await work(app, tasks_limit=3, messages_limit=9)).succeeded == 9
+    assert began == [(0, 3), (0, 3), (0, 3)]
+
+
 # Timeouts, cancelling, leases, shutdown
 
 
