@@ -45,6 +45,7 @@ class _Call:
         self.is_worker = is_worker
         self.context: Context = copy_context()
         self.scope = trio.CancelScope()
+        self.caller = threading.current_thread()
         self.future: Future[Any] = Future()
 
     async def carry_out(self) -> None:
@@ -108,7 +109,7 @@ class Loop:
 
     def __init__(self, open_servers: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         self._open_servers = open_servers
-        self._calls: set[_Call] = set()
+        self._calls: set[_Call] = set()  # other threads add to it
         self._ready: Future[trio.lowlevel.TrioToken] = Future()
         self._closing = False
         self._error: BaseException | None = None
@@ -122,10 +123,10 @@ class Loop:
     def start(self) -> None:
         """Start it and wait until the servers are open. Raises what opening raises."""
         try:
-            at_exit.add(self.close)
+            at_exit.add(self._close_at_exit)
             self._thread.start()
         except (RuntimeError, MemoryError) as error:
-            at_exit.discard(self.close)
+            at_exit.discard(self._close_at_exit)
             raise UsageError(
                 f"the client cannot open, because Python lets no thread start ({error}): the program is ending, or the "
                 "system has no room for one; make the first call earlier, in the main thread say"
@@ -168,10 +169,21 @@ class Loop:
             self.run_soon(self._close)
         self._thread.join(_LEAVING_TIME)
 
+    def _close_at_exit(self) -> None:
+        """End the run when those threads have ended that have calls in progress, and that Python waits for, too."""
+        while callers := {
+            call.caller for call in list(self._calls) if call.caller.is_alive() and not call.caller.daemon
+        }:
+            for caller in callers:
+                caller.join()
+        self.close()
+
     def _submit(self, call: _Call) -> None:
+        self._calls.add(call)
         try:
             self.run_soon(partial(self._begin, call))
         except trio.RunFinishedError:
+            self._calls.discard(call)
             raise _closed() from self._error
 
     # In the loop's thread
@@ -184,7 +196,7 @@ class Loop:
             if not self._ready.done():
                 self._ready.set_exception(error)
         finally:
-            at_exit.discard(self.close)
+            at_exit.discard(self._close_at_exit)
 
     async def _main(self) -> None:
         open_servers = self._open_servers
@@ -202,20 +214,20 @@ class Loop:
     def _close(self) -> None:
         self._closing = True
         self._closed.set()
-        for call in self._calls:
+        for call in list(self._calls):
             if call.is_waiting:
                 call.scope.cancel()
 
     def _call_off(self, owner: object) -> None:
-        for call in self._calls:
+        for call in list(self._calls):
             if call.is_waiting and call.owner is owner:
                 call.scope.cancel()
 
     def _begin(self, call: _Call) -> None:
         if self._closing:
+            self._calls.discard(call)
             call.future.set_exception(_closed())
             return
-        self._calls.add(call)
         call.context.run(self._nursery.start_soon, self._carry_out, call)
 
     async def _carry_out(self, call: _Call) -> None:

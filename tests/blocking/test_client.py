@@ -417,6 +417,25 @@ def test_a_client_that_nobody_closed_closes_at_the_exit_of_the_process(tmp_path:
     assert run_program(tmp_path, f"send()\n{end}") == ""
 
 
+def test_calls_that_wait_in_threads_when_the_main_one_ends_are_carried_out(tmp_path: Path) -> None:
+    code = """
+        @router.actor
+        def late():
+            threading.main_thread().join()
+            return 5
+        def ask():
+            with client.worker():
+                asking.set()
+                print(client.call(late))
+                print(client.call(late))
+        asking = threading.Event()
+        threading.Thread(target=ask).start()
+        asking.wait()
+        client.enqueue(late)
+    """
+    assert run_program(tmp_path, code) == "5\n5\n"
+
+
 def test_at_exit_a_call_is_refused_and_does_not_hang(tmp_path: Path) -> None:
     code = """
         class Last:
