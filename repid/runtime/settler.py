@@ -211,6 +211,7 @@ class Settler:
                 except Exception:  # noqa: BLE001, S112  the first error says more
                     continue
                 kind = type(settlement.disposition).__name__
+                self._tell_waiting(settlement.delivery, error)
                 log.about(about(settlement.delivery)).error(
                     "verdict %s on message %r cannot be written: %s",
                     kind,
@@ -263,6 +264,7 @@ class Settler:
         disposition = disposition_on(Phase.RUNNING, event, runner.terms(delivery))
         result = runner.result(delivery.envelope, disposition)
         log_failure(runner.actor.name, delivery, disposition, error, failure)
+        self._tell_waiting(delivery, error)
         self._put_instead(Settlement(delivery, disposition, (), result, settlement.survived))
 
     def _put_instead(self, settlement: Settlement) -> None:
@@ -271,6 +273,11 @@ class Settler:
         if self._parked:
             self._parked = False
             self._lot.unpark()
+
+    def _tell_waiting(self, delivery: Delivery, error: Exception) -> None:
+        """Another verdict takes the place of the one that is waited for, because of this error."""
+        if delivery in self._waiting:
+            self._waiting[delivery].error = error
 
     def _answer(self, delivery: Delivery, verdict: Verdict | None) -> None:
         answer = self._waiting.pop(delivery)
@@ -324,20 +331,23 @@ def _plain(text: object) -> str:
 
 
 class Answer:
-    """The broker's answer to one verdict. `verdict` stays None where the worker ended before the broker answered."""
+    """The broker's answer to one verdict. `verdict` stays None where the worker ended before the broker answered. `error`: why
+    another verdict was settled in its place.
+    """
 
-    __slots__ = ("delivery", "event", "verdict")
+    __slots__ = ("delivery", "error", "event", "verdict")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.event = trio.Event()
         self.verdict: Verdict | None = None
+        self.error: Exception | None = None
 
     async def wait(self) -> None:
         """Wait for it. Cancelling only ends the waiting.
 
         Raises `LeaseLost` if the verdict was refused, and only then: a verdict whose fate is unknown was carried out
-        most likely.
+        most likely. Raises the error because of which it could not be carried out, `QueueFull` say.
         """
         await self.event.wait()
         if self.verdict is None:
@@ -346,6 +356,8 @@ class Answer:
             )
         if self.verdict.outcome == "refused":
             raise LeaseLost(self.delivery.envelope.id)
+        if self.error is not None:
+            raise self.error
 
 
 def _size_of(settlement: Settlement) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 from functools import partial
+from typing import Literal
 
 import pytest
 import trio
+from modest_driver import ModestDriver
 from trio.testing import MockClock
 
 from repid import (
@@ -16,11 +18,13 @@ from repid import (
     Counts,
     InMemoryServer,
     Message,
+    NotSupported,
     Queue,
     QueueFull,
     Repid,
     Report,
     Router,
+    Server,
     SyncMessage,
 )
 
@@ -381,6 +385,80 @@ async def test_a_full_queue_that_raises_fails_the_run_whose_outbox_it_refuses(au
         assert (await handle.wait()).value == "put"
         [sent] = await Queue("out").get_messages()
         assert sent.envelope.payload == b"3"
+        worker.stop()
+
+
+@pytest.mark.parametrize("when_full", ["raise", "wait"])
+async def test_a_verb_whose_outbox_is_refused_says_so(
+    when_full: Literal["raise", "wait"], autojump_clock: MockClock
+) -> None:
+    router = Router(channel="q", max_size=1, when_full=when_full)
+    errors: list[QueueFull] = []
+
+    @router.actor
+    async def again(depth: int, message: Message = INJECTED) -> None:
+        if depth:
+            await trio.sleep(1)
+            await message.outbox.enqueue(again, 0)
+            try:
+                await message.ack()
+            except QueueFull as error:
+                errors.append(error)
+
+    app = make_app(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        await app.enqueue(again, 1)
+        worker = await nursery.start(lambda **options: app.run_worker(tasks_limit=1, **options))
+        await app.using(delay=1e6).enqueue(again, 0)  # into the room that the first one has left
+        await trio.sleep(100)
+        worker.stop()
+    [error] = errors
+    assert error.queue == "q"
+    assert worker.report.dead == 1
+
+
+async def test_a_verb_whose_outbox_cannot_be_written_says_so(autojump_clock: MockClock) -> None:
+    router = Router(channel="in")
+    errors: list[str] = []
+
+    @router.actor
+    async def put(message: Message = INJECTED) -> None:
+        await message.outbox.send_message_json(channel="missing", payload=1, delay=5)
+        try:
+            await message.ack()
+        except NotSupported as error:
+            errors.append(str(error))
+
+    app = Repid(Connection(Server(ModestDriver())))
+    app.include_router(router)
+    async with app.magic():
+        await app.enqueue(put)
+        await app.run_worker(burst=True)
+    assert len(errors) == 1
+
+
+async def test_a_verb_that_waits_for_room_ends_waiting_at_the_timeout_of_its_actor_and_stays_given(
+    autojump_clock: MockClock,
+) -> None:
+    router = Router(channel="in")
+
+    @router.actor(timeout=5, retries=3)
+    async def put(message: Message = INJECTED) -> None:
+        await message.outbox.send_message_json(channel="out", payload=1)
+        await message.ack()
+
+    app = make_app(router)
+    async with app.magic(), trio.open_nursery() as nursery:
+        await Queue("out", max_size=1).declare()
+        await app.send_message_json(channel="out")
+        worker = await nursery.start(app.run_worker)
+        await app.enqueue(put)
+        await trio.sleep(100)
+        assert (worker.statistics().running, worker.statistics().waiting_to_send) == (0, 1)
+        await Queue("out").flush()
+        await trio.sleep(2)
+        assert worker.report == Report(processed=1, succeeded=1)
+        assert (await Queue("out").counts()).ready == 1
         worker.stop()
 
 
