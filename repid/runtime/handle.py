@@ -27,6 +27,9 @@ class Control:
         self.has_ended = trio.Event()
         self._stop: Callable[[], None] | None = None
         self._cut_short: Callable[[], None] | None = None
+        self._drain: Callable[[], None] = _nothing
+        self.is_draining = False
+        """Whether it is to end when nothing is left."""
         self.is_stopped = False
         """Whether somebody asked for the end, by a call or a signal."""
         self.is_signalled = False
@@ -43,6 +46,17 @@ class Control:
         self.is_stopped = True
         if self._stop is not None:
             self._stop()
+
+    def drain(self) -> None:
+        """Have the worker end when nothing is left."""
+        self.is_draining = True
+        self._drain()
+
+    def attach_drain(self, drain: Callable[[], None]) -> None:
+        """Call this from now on when it is to end with what is left. One that was asked for before takes effect now."""
+        self._drain = drain
+        if self.is_draining:
+            drain()
 
     def cut_short(self) -> None:
         """Stop, and end the grace."""
@@ -66,6 +80,7 @@ class Control:
         last = msgspec.structs.replace(self.read(), state="ended")
         self.read = lambda: last
         self._stop = self._cut_short = None
+        self._drain = _nothing
         self.on_started = _nothing
         self.has_ended.set()
 
@@ -97,6 +112,12 @@ class Handle:
     def stop(self) -> None:
         """Start nothing more, release what was not started, give the actors their grace. May be called again."""
         self._control.stop()
+
+    def drain(self) -> None:
+        """Go on as a burst: finish what is there, and end when nothing is ready and nothing is running. What is scheduled does
+        not count, and a server that is away for 30 seconds raises `BrokerUnavailable`. May be called again, and a stop may follow.
+        """
+        self._control.drain()
 
     def cut_short(self) -> None:
         """Stop, and end the grace: what still runs is cancelled and released."""

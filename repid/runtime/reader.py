@@ -18,6 +18,8 @@ Theory. The reader is one task, and the only one that claims; there is at most o
   for room, whichever comes first: it is cancelled when the account changes, and made anew with what is left then.
 * Limits of actors travel with a claim. When one of them has room again while a claim waits, the claim is told
   (`set_limits`); it is not cancelled for that.
+* A drain makes the rest of a worker's life a burst. It cancels what the reader waits for, except while a message is served that must
+  run alone: nothing is claimed beside that.
 * In burst mode the reader ends when the broker has nothing and nothing was under way before it was asked: a run that
   ended meanwhile might have sent something. Nor may there be leases that have ended: where all workers end soon, nobody
   else would rescue what one of them left when it died.
@@ -73,6 +75,8 @@ class Reader:
         self._finished_at_room = 0
         """How many runs had ended when the broker was last asked for more than it had."""
         self._asked = 0.0  # when the broker was asked last: what it gives was not leased before
+        self._until_drained = trio.CancelScope()
+        self._is_with_suspects = False
         self._is_narrow = False  # whether something was left out, since a limit was reached
         self._quarantine = Quarantine(consumer, crew.ledger, self._receive_suspect, self._take_in)
         crew.on_room = crew.settler.set_aside.on_room = self._widen
@@ -81,6 +85,19 @@ class Reader:
 
     async def read(self, done: Callable[[], None]) -> None:
         """Read until `messages_limit` is reached or, in burst mode, nothing is left; then call `done`."""
+        with self._until_drained:
+            await self._read()
+        if self._until_drained.cancelled_caught:
+            await self._read()
+        done()
+
+    def drain(self) -> None:
+        """Be in burst mode from now on."""
+        self._burst = True
+        if not self._is_with_suspects:
+            self._until_drained.cancel()
+
+    async def _read(self) -> None:
         ledger = self._ledger
         while ledger.started < ledger.messages_limit:
             limit, refill_at = self._room()
@@ -109,7 +126,6 @@ class Reader:
             has_come_to_gather = self._crew.only_gathers and not only_gathers  # the other runs ended while it was asked
             if self._burst and not ledger.is_idle and not has_come_to_gather:
                 await self._claim_or_wait_for_change(limit)
-        done()
 
     async def tell_of_kept(self) -> None:
         """Name the actors that left the messages without a verdict because of which nothing else can run. For ever; once, until
@@ -136,6 +152,13 @@ class Reader:
 
     async def _serve_suspects(self, limit: int) -> bool:
         """Let those messages have their turn that may only be claimed alone. False: others have theirs."""
+        self._is_with_suspects = True
+        try:
+            return await self._give_suspects_their_turn(limit)
+        finally:
+            self._is_with_suspects = False
+
+    async def _give_suspects_their_turn(self, limit: int) -> bool:
         if self._ledger.holds_anything:
             if self._quarantine.is_others_turn:
                 return False

@@ -242,6 +242,7 @@ async def _run_actors(
                 try:
                     async with trio.open_nursery() as intake:
                         control.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
+                        control.attach_drain(reader.drain)
                         if orphans is not None:
                             intake.start_soon(run_schedules, orphans.scheduling, crew.runners.schedules)
                             intake.start_soon(orphans.watch)

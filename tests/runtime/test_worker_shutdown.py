@@ -15,7 +15,7 @@ import trio.testing
 from aids import UnreliableServer, run_virtual, send
 from msgspec.structs import replace
 
-from repid import Counts, Handle, Message, Repid, Report, Router, UsageError, Worker
+from repid import Connection, Counts, Handle, InMemoryServer, Message, Repid, Report, Router, UsageError, Worker
 from repid.ctrl_c import comes_from_ctrl_c
 
 
@@ -783,3 +783,140 @@ async def test_a_worker_that_was_stopped_before_its_broker_came_counts_as_starte
 async def _stop_later(worker: Worker) -> None:
     await trio.sleep(10)
     worker.stop()
+
+
+# Draining
+
+
+async def test_a_drain_finishes_what_is_there_and_ends(app: Repid, router: Router, server: UnreliableServer) -> None:
+    @router.actor
+    async def slow(depth: int) -> None:
+        await trio.sleep(10)
+        if depth:
+            await app.enqueue(slow, depth - 1)
+
+    for _ in range(3):
+        await app.enqueue(slow, 1)
+    await app.using(delay=1000).enqueue(slow, 0)
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(partial(app.run_worker, tasks_limit=2))
+        await trio.sleep(1)
+        handle.drain()
+        handle.drain()
+    assert handle.report == Report(processed=6, succeeded=6)
+    assert trio.current_time() - started == 30
+    assert await server.counts("default") == Counts(scheduled=1)
+    handle.drain()  # of one that has ended
+
+
+async def test_an_idle_worker_that_is_drained_ends_at_once(app: Repid, router: Router) -> None:
+    router.actor(nothing)
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(5)
+        handle.drain()
+    assert trio.current_time() - started == 5
+
+
+async def nothing() -> None: ...
+
+
+async def test_a_worker_is_drained_by_its_own_actor(app: Repid, router: Router) -> None:
+    handles: list[Handle] = []
+
+    @router.actor
+    async def last(number: int) -> None:
+        handles[0].drain()
+
+    async with trio.open_nursery() as nursery:
+        handles.append(await nursery.start(app.run_worker))
+        await app.enqueue_many(last, range(100))
+    assert handles[0].report.succeeded == 100
+
+
+async def test_a_drain_starts_the_batch_that_would_wait_for_more(app: Repid, router: Router) -> None:
+    @router.actor(batch=10, batch_wait=1000)
+    async def write(rows: list[int]) -> None: ...
+
+    await app.enqueue_many(write, range(3))
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(5)
+        handle.drain()
+    assert trio.current_time() - started == 5
+    assert handle.report.succeeded == 3
+
+
+async def test_a_stop_ends_a_drain(app: Repid, router: Router) -> None:
+    @router.actor
+    async def slow() -> None:
+        await trio.sleep(10)
+
+    for _ in range(3):
+        await app.enqueue(slow)
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(partial(app.run_worker, tasks_limit=1))
+        handle.drain()
+        await trio.sleep(1)
+        handle.stop()
+    assert (handle.report.succeeded, handle.report.processed) == (1, 1)
+
+
+async def test_a_drain_runs_those_alone_that_must_run_alone(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    at_once: list[int] = []
+    running = 0
+
+    @router.actor
+    async def slow() -> None:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        await trio.sleep(10)
+        running -= 1
+
+    await app.enqueue(slow)
+    for _ in range(2):
+        async with server.consume({"default": None}) as dying, server.consume({"default": frozenset()}) as other:
+            assert await dying.receive(1)
+            await trio.sleep(100)
+            await other.rescue()
+    async with trio.open_nursery() as nursery:
+        handle: Handle = await nursery.start(app.run_worker)
+        await trio.sleep(5)
+        await app.enqueue(slow)
+        handle.drain()
+    assert at_once == [1, 1]
+    assert handle.report.succeeded == 2
+
+
+def test_a_worker_under_asyncio_is_drained() -> None:
+    app, router = Repid(Connection(InMemoryServer())), Router()
+
+    @router.actor
+    async def slow() -> None:
+        await asyncio.sleep(0.01)
+
+    app.include_router(router)
+
+    async def main() -> Report:
+        started: asyncio.Future[Handle] = asyncio.get_running_loop().create_future()
+
+        class Status:
+            def started(self, value: Handle | None = None) -> None:
+                if value is not None:
+                    started.set_result(value)
+
+        async with app.magic(), asyncio.TaskGroup() as group:
+            work = group.create_task(app.run_worker(task_status=Status()))
+            handle = await started
+            for _ in range(3):
+                await app.enqueue(slow)
+            asyncio.get_running_loop().call_soon(handle.drain)
+            return await work
+
+    assert asyncio.run(main()).succeeded == 3
