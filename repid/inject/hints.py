@@ -203,8 +203,15 @@ def _foreign_classes(parts: Iterable[msgspec.inspect.Type]) -> Iterator[type]:
     for part in parts:
         if isinstance(part, msgspec.inspect.CustomType):
             cls = typing.get_origin(part.cls) or part.cls
-            if not any(issubclass(decoded, cls) for decoded in DECODED_TYPES):
+            if not any(_is_subclass(decoded, cls) for decoded in DECODED_TYPES):
                 yield cls
+
+
+def _is_subclass(decoded: type, cls: type) -> bool:
+    try:
+        return issubclass(decoded, cls)
+    except TypeError:  # a protocol that cannot be asked
+        return False
 
 
 def _check_raw(parts: Iterable[msgspec.inspect.Type], hint: Any, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Protocol, runtime_checkable
 
 import msgspec
 import pytest
@@ -211,3 +211,21 @@ def test_an_abstract_class_that_decoded_values_belong_to_is_no_fault() -> None:
     def actor(value: typing.Hashable) -> None: ...
 
     assert bind(actor, {"value": "x"}) == {"value": "x"}
+
+
+class Sized(Protocol):
+    size: int
+
+
+@runtime_checkable
+class Asked(Protocol):
+    size: int
+
+
+@pytest.mark.parametrize("hint", [Sized, Asked, list[Sized]])
+def test_a_protocol_of_data_is_refused_by_its_name(hint: Any) -> None:
+    def actor(item: Any) -> None: ...
+
+    actor.__annotations__["item"] = hint
+    with pytest.raises(ConfigurationError, match=r"parameter 'item' .* nothing can be decoded to .*(Sized|Asked)"):
+        compile_plan(actor)
