@@ -38,7 +38,7 @@ from ..errors import (
     PublishUnknown,
     UsageError,
 )
-from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled
+from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled, is_running
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
@@ -271,7 +271,7 @@ class Server:
             return
         self._calls.pid = os.getpid()
         if self._calls.token is not None:
-            if _is_running(self._calls.token):
+            if is_running(self._calls.token):
                 raise UsageError(
                     f"this {self.name} is open in another event loop of the process (of another thread, or of a client of app.sync() "
                     "that is not closed), and belongs to one at a time: close it there, or make a server of its own for this one"
@@ -777,11 +777,3 @@ def _size(envelope: Envelope) -> int:
 
 def _only(names: Sequence[str]) -> str | None:
     return names[0] if len(names) == 1 else None
-
-
-def _is_running(token: TrioToken) -> bool:
-    try:
-        token.run_sync_soon(lambda: None)
-    except trio.RunFinishedError:
-        return False
-    return True

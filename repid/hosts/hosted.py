@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, asynccontextmanager
 from functools import partial, wraps
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import trio
@@ -27,6 +27,24 @@ def hosted(function: AsyncFunction) -> AsyncFunction:
     (pyright), and a server must be what its protocol says to either of them.
     """
     return cast("AsyncFunction", wraps(function)(crossing(function)))
+
+
+def hosted_start(function: AsyncFunction) -> AsyncFunction:
+    """As `hosted`, for what tells a `task_status` that it has started. It does so as the task that calls it: the task groups of
+    anyio look which one that is.
+    """
+    across = crossing(function)
+
+    @wraps(function)
+    async def call(*arguments: Any, **keywords: Any) -> Any:
+        status = keywords.get("task_status", trio.TASK_STATUS_IGNORED)
+        if status is not trio.TASK_STATUS_IGNORED and not trio_runs():
+            from .tasks import in_this_task  # noqa: PLC0415  as in `crossing`
+
+            keywords["task_status"] = SimpleNamespace(started=in_this_task(status.started))
+        return await across(*arguments, **keywords)
+
+    return cast("AsyncFunction", call)
 
 
 def hosted_unless(stays: Callable[[Any], bool]) -> Callable[[AsyncFunction], AsyncFunction]:

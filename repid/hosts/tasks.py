@@ -10,7 +10,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from time import perf_counter
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import trio
 from trio._core._run import GLOBAL_RUN_CONTEXT  # private, and the only way to hide a task
@@ -19,6 +19,8 @@ from ..ctrl_c import let_ctrl_c_through
 from ..process import end_child
 from ..tracebacks import family, is_a
 from .crossing import Bridge, on_long_step
+
+T = TypeVar("T")
 
 _NOTHING: Any = object()
 
@@ -360,6 +362,26 @@ class TasksOf:
                 if type(task) is RunTask:  # somebody has looked at it
                     task.begun.ended = True
         return _finish(task.make(), first), None
+
+
+def in_this_task(function: Callable[..., T]) -> Callable[..., T]:
+    """The function, for a trio task of this thread to call: it is called as if by the asyncio task that is running now, which
+    waits meanwhile.
+    """
+    loop, task, of_trio = asyncio.get_running_loop(), asyncio.current_task(), GLOBAL_RUN_CONTEXT.__dict__
+
+    def call(*arguments: Any) -> T:
+        if task is None:
+            return function(*arguments)
+        _enter_task(loop, task)
+        hidden = of_trio.pop("task")
+        try:
+            return function(*arguments)
+        finally:
+            of_trio["task"] = hidden
+            _leave_task(loop, task)
+
+    return call
 
 
 async def _finish(task: RunTask, first: Any) -> Any:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -672,7 +673,7 @@ def test_a_second_loop_of_a_thread_is_told_that_the_first_one_has_repid_open() -
 
 CLOSED_WHILE_OPEN = """
 import asyncio
-from repid import Connection, InMemoryServer, Repid
+from repid import *
 app = Repid(Connection(InMemoryServer()))
 loop = asyncio.new_event_loop()
 connection = app.servers.default.connection()
@@ -690,15 +691,53 @@ except RuntimeError as error:
 """
 
 
-def test_a_loop_that_is_closed_with_a_connection_open_is_told_of_at_the_next_call_and_not_at_exit() -> None:
+@pytest.mark.parametrize("server", ["InMemoryServer()", "SQLiteServer('jobs.db')"])
+def test_a_loop_that_is_closed_with_a_connection_open_is_told_of_at_the_next_call_and_not_at_exit(
+    server: str, tmp_path: Path
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", CLOSED_WHILE_OPEN],
+        [sys.executable, "-X", "dev", "-W", "error", "-c", CLOSED_WHILE_OPEN.replace("InMemoryServer()", server)],
+        cwd=tmp_path,
         capture_output=True,
         encoding="utf-8",
         timeout=30,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+FREED_WHILE_OPEN = """
+import asyncio, gc, logging, time
+from repid import Connection, Repid, Router, SQLiteServer
+app, router = Repid(Connection(SQLiteServer("jobs.db"))), Router()
+@router.actor
+async def act(): ...
+app.include_router(router)
+
+async def main():
+    opened.append(app.magic())
+    await opened[0].__aenter__()
+    await app.enqueue(act)
+    opened.append(asyncio.create_task(app.run_worker(handle_signals=[])))
+    await asyncio.sleep(0.1)
+
+opened = []
+logging.basicConfig(level=logging.ERROR)
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+del loop, opened
+logging.getLogger("asyncio").disabled = True  # which tells of tasks that were destroyed
+gc.collect()
+time.sleep(1)
+"""
+
+
+def test_a_program_ends_whose_loop_was_closed_and_freed_while_it_had_a_file_open(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", FREED_WHILE_OPEN]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=30, check=False)
+    assert done.returncode == 0
+    assert "given up" not in done.stderr
 
 
 def test_outside_of_any_loop_the_error_says_so() -> None:
@@ -729,7 +768,6 @@ def test_a_function_of_the_host_called_in_the_guest_runs_as_a_task_of_the_loop(r
 
 def test_the_hosts_know_only_trio_asyncio_processes_errors_and_how_to_log() -> None:
     import ast
-    from pathlib import Path
 
     import repid.hosts
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 
 import trio
 from trio.lowlevel import TrioToken
 
+from ...hosts import call_soon_in
 from ...ports import News
 from ..shared.notes import Notes
 from .requests import RequestQueue
@@ -108,8 +108,7 @@ class NewsBox:
         with self._lock:
             self._notes.add(ready=ready, events=events, ids=touched)
         if self._waiting is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._deliver, idempotent=True)
+            call_soon_in(self._token, self._deliver, idempotent=True)
 
     def note_everything(self) -> None:
         """Anything may have changed."""

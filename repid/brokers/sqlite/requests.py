@@ -40,13 +40,11 @@ import enum
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
-import trio
 from trio.lowlevel import (
     Abort,
     RaiseCancelT,
@@ -60,7 +58,7 @@ from trio.lowlevel import (
 
 from ...envelope import Envelope
 from ...errors import BrokerRefused, PublishUnknown, RepidError
-from ...hosts import is_cancelled
+from ...hosts import call_soon_in, is_cancelled, is_running
 from .bell import Bell
 from .file_events import FileEvents
 from .publishing import publish
@@ -235,6 +233,7 @@ class RequestQueue:
 
     def __init__(self, token: TrioToken) -> None:
         self._token = token
+        self._opener = threading.current_thread()
         self._lock = threading.Lock()
         self._waiting: list[Request] = []
         self._taken: set[Request] = set()
@@ -413,20 +412,15 @@ class RequestQueue:
         self.refuse_all(error)
 
     def is_left_over(self) -> bool:
-        """Whether the trio run has ended."""
-        try:
-            self._token.run_sync_soon(lambda: None)
-        except trio.RunFinishedError:
-            return True
-        return False
+        """Whether the trio run has ended, or its thread has."""
+        return not (self._opener.is_alive() and is_running(self._token))
 
     def _wake(self, requests: Sequence[Request]) -> None:
         if self._listener is not None and self._listener in requests:
             self._rung_for = requests
             self._bell.ring()
         elif requests:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(lambda: _reschedule(requests))
+            call_soon_in(self._token, lambda: _reschedule(requests))
 
 
 def _reschedule(requests: Sequence[Request]) -> None:
