@@ -19,7 +19,7 @@ from .delivery import DeadLetterHook
 from .errors import ConfigurationError, Lacking, names_of
 from .gathering import first_of, gather, one_by_one
 from .handle import JobHandle
-from .hosts import LoopName, async_block, hosted, hosted_context
+from .hosts import LoopName, async_block, hosted, hosted_context, hosted_start
 from .inject import NO_NAMES, Kind, Overrides, Step, compile_lifespan, enclosing_names, kind_of
 from .may_block import check_may_block
 from .names import awaiting, brief, check_hook, check_iterable, check_mapping, check_middleware, check_text
@@ -160,7 +160,7 @@ class Repid(Producer, AppCaller):
                 await default.set_bounds(bounds)
             yield
 
-    @hosted
+    @hosted_start
     async def run_worker(
         self,
         *,

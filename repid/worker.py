@@ -29,7 +29,7 @@ from .brokers.shared.ticking import tick_elsewhere
 from .calls import Callee
 from .errors import ConfigurationError, MissingExtra
 from .fields import Field
-from .hosts import MissingTrioAsyncioError, host_backend, hosted, on_long_step, open_asyncio
+from .hosts import MissingTrioAsyncioError, crossing, host_backend, hosted_start, on_long_step, open_asyncio
 from .inject import GivenValues
 from .logs import Log
 from .names import check_count, check_duration, check_flag, check_iterable, check_known
@@ -134,7 +134,12 @@ class Worker(Router):
         for control in self._controls:
             control.stop()
 
-    @hosted
+    def drain(self) -> None:
+        """Make the rest of every run of it a burst, as `Handle.drain`. Without one in progress: nothing happens."""
+        for control in self._controls:
+            control.drain()
+
+    @hosted_start
     async def run(self, *, task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED) -> Report:
         """Work until stopped, cancelled, or done (`messages_limit`, `burst`); what was done is returned.
 
@@ -176,6 +181,7 @@ async def run_actors(
     """Run these actors on this broker until they are stopped or done. `given`: what is open already of what they share."""
     settings = make_settings(options, embedded=task_status is not trio.TASK_STATUS_IGNORED)
     control.read = lambda: statistics_of(broker)
+    control.wait_for_end = crossing(control.has_ended.wait)
     try:
         report = await _run_actors(app, broker, without_namesakes(actors), settings, control, task_status, given)
     finally:

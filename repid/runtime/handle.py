@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
@@ -25,6 +25,8 @@ class Control:
         self.on_started: Callable[[], None] = _nothing
         """Called once the worker consumes, or has been stopped before it did."""
         self.has_ended = trio.Event()
+        self.wait_for_end: Callable[[], Awaitable[object]] = self.has_ended.wait
+        """The facade replaces it by what may be awaited under any host."""
         self._stop: Callable[[], None] | None = None
         self._cut_short: Callable[[], None] | None = None
         self._drain: Callable[[], None] = _nothing
@@ -106,7 +108,7 @@ class Handle:
 
         What the worker raised, if it failed, is raised where it was started, not here.
         """
-        await self._control.has_ended.wait()
+        await self._control.wait_for_end()
         return self.report
 
     def stop(self) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import trio
 import trio.lowlevel
@@ -24,6 +25,7 @@ from repid import (
     CallNext,
     Connection,
     Envelope,
+    Handle,
     InMemoryServer,
     Job,
     Message,
@@ -1027,3 +1029,33 @@ def test_a_documented_program_works_under_asyncio_with_nothing_changed_but_its_o
         return done.returncode, [line for line in logged if line[:1].strip()], sorted(done.stdout.splitlines())
 
     assert output(ported, "-W", "error") == output(program)
+
+
+def test_a_task_group_of_anyio_starts_a_worker_and_its_handle_can_be_waited_for(run: Any) -> None:
+    app, router = Repid(Connection(InMemoryServer())), Router()
+
+    @router.actor(store_result=True)
+    async def add(a: int, b: int) -> int:
+        await asyncio.sleep(0.001)
+        return a + b
+
+    app.include_router(router)
+    worker = Worker(routers=[router], app=app)
+
+    async def main() -> None:
+        async with app.magic(), anyio.create_task_group() as group:
+            for start in (app.run_worker, worker.run):
+                handle: Handle = await group.start(start)
+                assert await app.call(add, 1, 2) == 3
+                (handle if start == app.run_worker else worker).drain()
+                report = await handle.wait()
+                assert report.succeeded == 1
+            with anyio.CancelScope() as scope:
+                handle = await group.start(app.run_worker)
+                with anyio.fail_after(5), anyio.move_on_after(0.01):
+                    await handle.wait()
+                scope.cancel()
+            handle.stop()
+        assert await handle.wait() == handle.report
+
+    run(main())
