@@ -19,6 +19,7 @@ from ..ports import (
     AtMost,
     Claimed,
     Driver,
+    GivingDriver,
     LeaseEvent,
     News,
     ResultStore,
@@ -47,13 +48,14 @@ def _to_nobody(_: list[Delivery]) -> None:
 
 
 class _Claim:
-    """A `receive` that waits: how many messages it takes, and within which limits."""
+    """A `receive` that waits: how many messages it takes, and within which limits. `given`: what it has got while it waited."""
 
-    __slots__ = ("at_most", "limit")
+    __slots__ = ("at_most", "given", "limit")
 
     def __init__(self, limit: int, at_most: AtMost) -> None:
         self.limit = limit
         self.at_most = at_most
+        self.given: list[Delivery] = []
 
 
 class Consumer:
@@ -91,6 +93,7 @@ class Consumer:
         """Tokens of leases that end with the link, with how often it had broken when they were taken."""
         self._line = cast("WaitingDriver", driver) if hasattr(driver, "claim_or_wait") else None
         self._waking = cast("WakingDriver", driver) if hasattr(driver, "stop_waiting") else None
+        self._giving = cast("GivingDriver", driver) if hasattr(driver, "given") else None
         self._tracking = cast("TrackingDriver", driver) if claimed.has("tracking") else None
 
     @property
@@ -257,17 +260,43 @@ class Consumer:
                     take(claimed.deliveries)
                     self._lines.tell_of_room()
                 if claimed.deliveries or now >= deadline:
-                    if self._waking is not None and len(self._waiting) > 1:  # after this claim the others are not woken
-                        self._hub.tell(_MAYBE_READY)
+                    self._wake_others()
                     if not has_waited:  # other consumers have their turn before this one asks again
                         await trio.lowlevel.cancel_shielded_checkpoint()
                     return claimed.deliveries
                 due = now + claimed.next_in
-                has_news = await self._hub.wait(subscription, min(deadline, due))
+                has_news = await self._wait_or_be_given(wanted, subscription, min(deadline, due), take)
+                if wanted.given:
+                    self._wake_others()
+                    return wanted.given
                 has_waited = True
                 self._check_open()
                 if not has_news and due > deadline and not self._calls.is_down:
                     return []  # a claim at this moment would find nothing, and the next `receive` begins with one
+
+    async def _wait_or_be_given(self, wanted: _Claim, subscription: Subscription, until: float, take: Take) -> bool:
+        """Wait for news. What the engine leases to this consumer with it is in `wanted.given` then, and was taken in that step."""
+        if self._giving is None or self._calls.instruments:  # these are shown a claim
+            return await self._hub.wait(subscription, until)
+        giving = self._giving
+
+        def look() -> None:
+            if self.is_open and not wanted.given:
+                wanted.given = giving.given(self.key, wanted.at_most)
+                if wanted.given:
+                    take(wanted.given)
+                    self._lines.tell_of_room()
+
+        subscription.look = look
+        try:
+            return await self._hub.wait(subscription, until)
+        finally:
+            subscription.look = None
+
+    def _wake_others(self) -> None:
+        """Have the other claims of this consumer made again: after one that has ended, the engine does not wake them."""
+        if self._waking is not None and len(self._waiting) > 1:
+            self._hub.tell(_MAYBE_READY)
 
     def _to_claim(self, wanted: _Claim, *, waits: bool) -> Callable[[], Awaitable[Claimed]]:
         """The driver's claim. One that wakes only some consumers is told of those that do not wait."""

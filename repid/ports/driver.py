@@ -321,6 +321,21 @@ class TellingDriver(Protocol):
 
 
 @runtime_checkable
+class GivingDriver(Protocol):
+    """Optional, for engines that push their news (`TellingDriver`) and lease a message to a consumer that waits before they
+    tell it.
+
+    It saves time: the message is handed over in the step in which the news comes. Without it the next claim gives it.
+    """
+
+    def given(self, consumer: str, at_most: AtMost) -> list[Delivery]:
+        """What was leased to this consumer while it waited, if these are still its limits. Nothing is asked of the engine: what is
+        not given here is left to the next claim.
+        """
+        ...
+
+
+@runtime_checkable
 class SureDriver(Protocol):
     """Optional, for remote engines: the driver itself keeps what the front door promises about the time and the
     cancellation of a publish.

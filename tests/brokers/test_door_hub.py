@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import trio
@@ -270,3 +271,28 @@ async def test_news_that_is_told_at_once_between_the_look_and_the_wait_is_noted(
         assert not hub.tell_at_once(News())
         with trio.fail_after(1):
             assert await hub.wait(subscription)
+
+
+async def test_a_task_that_follows_looks_in_the_step_in_which_news_is_told_unless_it_was_cancelled_before() -> None:
+    hub = Hub(silence)
+    looked: list[str] = []
+
+    async def wait_for_news(topic: Topic, name: str) -> None:
+        with scopes[name], hub.subscribed(topic) as subscription:
+            subscription.look = partial(looked.append, name)
+            await hub.wait(subscription)
+
+    scopes = {name: trio.CancelScope() for name in ("leader", "waiting", "cancelled", "other")}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_news, "events", "leader")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(wait_for_news, "ready", "waiting")
+        nursery.start_soon(wait_for_news, "ready", "cancelled")
+        nursery.start_soon(wait_for_news, "room", "other")
+        await wait_all_tasks_blocked()
+        scopes["cancelled"].cancel()
+        hub.tell_at_once(News(ids=(), room=False))
+        assert looked == ["waiting"]
+        hub.tell_at_once(News(ids=(), room=False))
+        assert looked == ["waiting"]  # it is awake
+        nursery.cancel_scope.cancel()

@@ -359,16 +359,19 @@ async def test_a_message_that_is_published_alone_is_leased_to_who_waits_in_the_s
         assert await server.find(["1"]) == [[]]
 
 
+class Steps(trio.abc.Instrument):
+    """The names of the tasks that have had their turn."""
+
+    def __init__(self) -> None:
+        self.tasks: list[str] = []
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.tasks.append(task.name)
+
+
 async def test_a_message_wakes_who_waits_for_it_and_no_task_that_waits_for_other_news(
     redis: Redis, prefix: str
 ) -> None:
-    class Steps(trio.abc.Instrument):
-        def __init__(self) -> None:
-            self.tasks: list[str] = []
-
-        def before_task_step(self, task: trio.lowlevel.Task) -> None:
-            self.tasks.append(task.name)
-
     async def listen(consumer: Consumer) -> None:
         await consumer.events()
 
@@ -389,6 +392,33 @@ async def test_a_message_wakes_who_waits_for_it_and_no_task_that_waits_for_other
             nursery.cancel_scope.cancel()
     assert "sleeper" in steps.tasks
     assert "listener" not in steps.tasks
+
+
+async def test_what_a_client_is_given_is_taken_before_the_task_that_waits_has_its_turn(
+    redis: Redis, prefix: str
+) -> None:
+    async def listen(consumer: Consumer) -> None:
+        await consumer.events()
+
+    async def receive(consumer: Consumer) -> None:
+        with trio.fail_after(SOON):
+            await consumer.receive(1, take=lambda deliveries: steps.tasks.append(deliveries[0].envelope.id))
+
+    server, steps = RedisServer(redis.url, prefix=prefix), Steps()
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            nursery.start_soon(listen, consumer)
+            await wait_all_tasks_blocked()
+            async with trio.open_nursery() as receiving:
+                receiving.start_soon(receive, consumer, name="sleeper")
+                await falls_asleep(redis, prefix, consumer)
+                await wait_all_tasks_blocked()
+                trio.lowlevel.add_instrument(steps)
+                publish_unheard(redis, prefix, message("1"))
+            trio.lowlevel.remove_instrument(steps)
+            nursery.cancel_scope.cancel()
+    assert "sleeper" not in steps.tasks[: steps.tasks.index("1")]
 
 
 async def test_the_ttl_of_what_a_client_was_given_goes_on_until_it_is_heard_of(redis: Redis, prefix: str) -> None:

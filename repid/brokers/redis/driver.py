@@ -349,8 +349,8 @@ class RedisDriver:
         nonce, cancels = secrets.token_bytes(NONCE_SIZE), self._cancels
         if limit > 0:
             one.claims += 1
-            if one.given is not None and (taken := await self._take_given(one, one.given, at_most)):
-                return Claimed(taken)
+            if one.given is not None and (given := self.given(consumer, at_most)):
+                return Claimed(given)
             one.is_asleep = one.is_asleep or waits  # already now: the answer may never come
             one.nonce, one.at_most, one.cancels = nonce, at_most, cancels
         request = one.to_claim(key, limit, at_most, self._lease, nonce, self._worker, waits=waits)
@@ -365,21 +365,33 @@ class RedisDriver:
             return None
         return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
 
-    async def _take_given(self, one: Subscription, given: tuple[bytes, bytes], at_most: AtMost) -> list[Delivery]:
-        """What it was given while it slept, if it may still have that: the lease of what waited here for long may be over."""
-        one.given = None
-        if at_most != one.at_most:
+    def given(self, consumer: str, at_most: AtMost) -> list[Delivery]:
+        """What it was given while it slept, if it may still have that: the lease of what waited here for long may be over.
+
+        What it may not have, or cannot be read, is put back by its next claim.
+        """
+        one = self._subscriptions.get(consumer.encode())
+        if one is None or one.given is None:
             return []
-        now, (since, _) = self._server_time(given[0]), to_lease(given[0])
-        if now - since > self._lease / 2:
+        (lease, record), one.given = one.given, None
+        since, _ = to_lease(lease)
+        now = self._server_time(since)
+        if at_most != one.at_most or now - since > self._lease / 2:
+            return []
+        try:
+            delivery = to_delivery(lease, record, LEASE_HEAD + len(self._worker), now)
+        except UNREADABLE:
             return []
         one.taken, one.is_asleep = one.nonce, False
-        return await self._to_deliveries(one, given, now, one.cancels)
+        one.held[delivery.envelope.id] = lease
+        if one.cancels != self._cancels:
+            self._news.note_events()
+        return [delivery]
 
-    def _server_time(self, lease: bytes) -> int:
-        """The server's time now, at the earliest: what was handed over may have waited here, while its ttl went on."""
+    def _server_time(self, since: int) -> int:
+        """The server's time now, at the earliest: what was handed over then may have waited here, while its ttl went on."""
         answered, then = self._last_claim
-        return max(to_lease(lease)[0], then + micros(trio.current_time() - answered))
+        return max(since, then + micros(trio.current_time() - answered))
 
     async def _to_deliveries(self, one: Subscription, found: Sequence[bytes], now: int, cancels: int) -> list[Delivery]:
         """The deliveries of leases, each followed by the record of its message. What cannot be read is dead then.

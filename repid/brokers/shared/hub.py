@@ -11,7 +11,8 @@ that costs one call too many, never one too few.
 
 A driver that can (`TellingDriver`) tells its news at once, too. Then those who follow the leader do not wait until that has
 had its turn, and the leader has none if the news is not for it. If it is for the leader, that is not woken by this, but
-by its own call of `news`, which returns: to cancel that call would take longer.
+by its own call of `news`, which returns: to cancel that call would take longer. What a task would do first when it is awake
+may be done in that very step, if it does not wait (`look`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import trio
+from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from ...ports import News
 
@@ -34,7 +36,7 @@ LONGEST_WAIT = 30.0
 class Subscription:
     """What one task waits for. `is_fresh`: there was news since the task looked last."""
 
-    __slots__ = ("ids", "is_fresh", "rouse", "topic")
+    __slots__ = ("ids", "is_fresh", "look", "rouse", "topic")
 
     def __init__(self, topic: Topic, ids: frozenset[str]) -> None:
         self.topic = topic
@@ -42,6 +44,10 @@ class Subscription:
         self.is_fresh = False
         self.rouse: Callable[[], None] | None = None
         """Ends the present wait; None while the task does not wait."""
+        self.look: Callable[[], None] | None = None
+        """Called with news that is told at once, before it wakes the task: one that follows, and was not cancelled. It must not
+        raise.
+        """
 
     def is_concerned_by(self, news: News) -> bool:
         """Whether it is worth looking again after this news."""
@@ -121,6 +127,8 @@ class Hub:
                 if subscription is self._leader:
                     subscription.is_fresh = is_for_leader = True
                 else:
+                    if subscription.look is not None and subscription.rouse is not None:
+                        subscription.look()
                     subscription.wake()
         return is_for_leader
 
@@ -146,12 +154,20 @@ class Hub:
             self._have_another_lead()
 
     async def _follow(self, subscription: Subscription) -> None:
-        event = trio.Event()
-        subscription.rouse = event.set
-        try:
-            await event.wait()
-        finally:
+        task = current_task()
+
+        def rouse() -> None:
             subscription.rouse = None
+            reschedule(task)
+
+        def give_up(_: object) -> Abort:
+            subscription.rouse = None
+            return Abort.SUCCEEDED
+
+        subscription.rouse = rouse
+        try:
+            await wait_task_rescheduled(give_up)
+        finally:
             if self._leader is None:  # it was to lead, and leaves instead
                 self._have_another_lead()
 
