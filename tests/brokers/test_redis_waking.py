@@ -18,7 +18,7 @@ from repid.brokers.consumer import Consumer
 from repid.brokers.redis import RedisServer
 from repid.brokers.redis.layout import keys_of, to_key
 from repid.delivery import Ack, Delivery, Release, Settlement
-from repid.envelope import Envelope
+from repid.envelope import Envelope, PrioritiesT
 from repid.errors import UsageError
 from repid.ports import SETTLED, AtMost, LeaseEvent, Topics
 
@@ -215,6 +215,28 @@ async def test_a_client_that_stops_waiting_before_it_hears_that_it_was_woken_has
                 assert not is_asleep(redis, prefix, consumer)
                 scope.cancel()
                 await arrives(got, "0", "1")
+
+
+async def test_a_client_that_was_woken_for_one_message_and_takes_another_has_the_next_one_woken(
+    redis: Redis, prefix: str
+) -> None:
+    got: list[Delivery] = []
+
+    async def receive(consumer: Consumer) -> None:
+        got.extend(await consumer.receive(1))
+
+    both = RedisServer(redis.url, prefix=prefix)
+    async with both.connection(), trio.open_nursery() as nursery:
+        await both.declare(["q"])
+        async with both.consume({"q": frozenset({"a", "b"})}) as consumer:
+            nursery.start_soon(receive, consumer)
+            await falls_asleep(redis, prefix, consumer)
+            async with waiting(redis, prefix, frozenset({"a"})) as others:
+                payload = b"x" * 65_537  # so it is not sent with the wake-up
+                publish_unheard(redis, prefix, message("1", topic="a", payload=payload))
+                publish_unheard(redis, prefix, message("2", topic="b", payload=payload, priority=PrioritiesT.HIGH))
+                await arrives(others, "1")
+    assert [delivery.envelope.id for delivery in got] == ["2"]
 
 
 async def test_a_delay_that_ends_earlier_than_the_others_is_heeded_by_who_waits(redis: Redis, prefix: str) -> None:

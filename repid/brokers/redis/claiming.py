@@ -2,8 +2,9 @@
 
 Theory. Nobody polls. A claim that finds nothing enters its consumer among the sleepers in the same step, with what it
 would take. What makes a message ready wakes, in its own step, as many of the sleepers that would take it as there are
-messages. A consumer that stops waiting has its entry withdrawn (`stop_waiting`); if it was woken before that, the others
-are woken instead. Whether another task of its process waits for news tells nothing of that. `news.SURE_TIME` bounds what a
+messages. Who was woken may take another message than the one it was woken for; so its next claim wakes others for what it
+leaves. A consumer that stops waiting has its entry withdrawn (`stop_waiting`); if it was woken before that, the others are
+woken instead. Whether another task of its process waits for news tells nothing of that. `news.SURE_TIME` bounds what a
 lost wake-up costs.
 
 A message that is published alone is leased to the sleeper in the publisher's step and sent with the wake-up (`hand_over` in
@@ -59,9 +60,20 @@ class Subscription(msgspec.Struct):
         self.nonce, self.given = b"", None
 
     def to_claim(
-        self, key: bytes, limit: int, at_most: AtMost, lease: int, nonce: bytes, worker: bytes, *, waits: bool
+        self,
+        key: bytes,
+        limit: int,
+        at_most: AtMost,
+        lease: int,
+        nonce: bytes,
+        worker: bytes,
+        *,
+        waits: bool,
+        was_asleep: bool,
     ) -> tuple[Any, ...]:
-        """A claim of the consumer with this key, as the script takes it. `lease`: microseconds that leases last."""
+        """A claim of the consumer with this key, as the script takes it. `lease`: microseconds that leases last. `was_asleep`:
+        `is_asleep`, before this claim.
+        """
         return (
             key,
             min(limit, MOST_CLAIMED),
@@ -78,6 +90,7 @@ class Subscription(msgspec.Struct):
             ],
             self.taken,
             waits,
+            was_asleep,
         )
 
 

@@ -346,14 +346,16 @@ class RedisDriver:
         """The same. None: all that was found is dead now, and there may be more behind it."""
         key = consumer.encode()
         one = self._subscriptions[key]
-        nonce, cancels = secrets.token_bytes(NONCE_SIZE), self._cancels
+        nonce, cancels, was_asleep = secrets.token_bytes(NONCE_SIZE), self._cancels, one.is_asleep
         if limit > 0:
             one.claims += 1
             if one.given is not None and (given := self.given(consumer, at_most)):
                 return Claimed(given)
             one.is_asleep = one.is_asleep or waits  # already now: the answer may never come
             one.nonce, one.at_most, one.cancels = nonce, at_most, cancels
-        request = one.to_claim(key, limit, at_most, self._lease, nonce, self._worker, waits=waits)
+        request = one.to_claim(
+            key, limit, at_most, self._lease, nonce, self._worker, waits=waits, was_asleep=was_asleep
+        )
         now, due_in, suspects, *found = await self.wire.run("claim", request, one.takes)
         self._last_claim = trio.current_time(), now
         if limit > 0 and waits and not found:
