@@ -275,7 +275,7 @@ class RedisDriver:
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused. Where the memory is full that is why."""
         wire = self.wire
-        batches = list(_batches(envelopes, to_entries(envelopes)))
+        batches = _batches(envelopes, to_entries(envelopes))
         sent = [wire.put("publish", *batch) for batch in batches]
         outcomes: list[BrokerRefused | None] = []
         full: dict[str, tuple[Bounds, int]] = {}
@@ -296,7 +296,8 @@ class RedisDriver:
                     outcomes.append(refusal(queue, full[queue][0], 1, size, full[queue][1]))
                 else:
                     outcomes.append(None if letter == _ACCEPTED else _refusal(letter, envelopes[place]))
-        await self._sure()
+        if self._wait_replicas:
+            await self._sure()
         return outcomes
 
     def _without_dropped(self, found: Any) -> Any:
@@ -775,17 +776,21 @@ def _refusal(letter: int, envelope: Envelope) -> BrokerRefused:
     return DuplicateId(envelope.id, envelope.queue)
 
 
-def _batches(envelopes: Sequence[Envelope], entries: Sequence[bytes]) -> Iterable[list[bytes]]:
+def _batches(envelopes: Sequence[Envelope], entries: list[bytes]) -> list[list[bytes]]:
+    if len(entries) == 1:
+        return [entries]
+    batches: list[list[bytes]] = []
     batch: list[bytes] = []
     size = 0
     for envelope, entry in zip(envelopes, entries, strict=True):
         if batch and (len(batch) == PUBLISHED_AT_ONCE or size + len(envelope.payload) > PUBLISHED_SIZE):
-            yield batch
+            batches.append(batch)
             batch, size = [], 0
         batch.append(entry)
         size += len(envelope.payload)
     if batch:
-        yield batch
+        batches.append(batch)
+    return batches
 
 
 def _bites(whole: Sequence[T], size: int) -> Iterable[Sequence[T]]:

@@ -12,7 +12,7 @@ import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import hiredis
@@ -69,8 +69,10 @@ class _Bare:
     async def receive_some(self, most: int, /) -> bytes:
         while True:
             await trio.lowlevel.wait_readable(self._socket)
-            with suppress(BlockingIOError):
+            try:
                 return self._socket.recv(most)
+            except BlockingIOError:  # it was woken for nothing
+                continue
 
 
 @asynccontextmanager

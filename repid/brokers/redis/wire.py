@@ -279,7 +279,11 @@ class Wire:
             keys = (self._keys[place] for place in wanted.keys)
             beginning = self._beginnings[wanted.sha] = _written(b"EVALSHA", wanted.sha, len(wanted.keys), *keys)
         count = 3 + len(wanted.keys) + len(arguments)
-        command = b"*%d\r\n%b%b" % (count, beginning, _written(*arguments))
+        if len(arguments) == 1:  # as `_written`, in fewer steps
+            [only] = arguments
+            command = b"*%d\r\n%b$%d\r\n%b\r\n" % (count, beginning, len(only), only)
+        else:
+            command = b"*%d\r\n%b%b" % (count, beginning, _written(*arguments))
         return Answer(self._calls, self.place, wanted, command)
 
     async def run(self, name: str, argument: Any, *more: bytes) -> Any:
