@@ -24,7 +24,7 @@ from .inject import NO_NAMES, Kind, Overrides, Step, compile_lifespan, enclosing
 from .may_block import check_may_block
 from .names import awaiting, brief, check_hook, check_iterable, check_mapping, check_middleware, check_text
 from .ports import Broker, ResultStore, ScheduleStore, name_of
-from .producer import Producer, ProducerMiddleware, Publish, check_compares_ids
+from .producer import Producer, ProducerMiddleware, Publisher, check_compares_ids
 from .queue import QueueStatus, look_at_queues
 from .recurring import Schedules
 from .results import Result
@@ -86,7 +86,7 @@ class Repid(Producer, AppCaller):
         self._router = Router(middlewares=middlewares)
         self._callees = Callees(self._router.actors)
         self._warn_once = lru_cache(MOST_REMEMBERED)(self._callees.warn_of_unknown_arguments)
-        self._latest: tuple[Broker, Publish] | None = None
+        self._latest: tuple[Broker, Publisher] | None = None
         self._middlewares = tuple(middlewares)
         self._overrides: Overrides = {}
         self._dead_letter_hooks: list[DeadLetterHook] = []
@@ -413,16 +413,16 @@ class Repid(Producer, AppCaller):
     def _app(self) -> Application:
         return self
 
-    def _publisher_within(self, connection: Any, server_name: str | None) -> Publish:
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publisher:
         return publisher(self, self.server(server_name), declare=True, connection=connection)
 
-    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publisher:
         broker, publish = self._way(server_name)
         if named:
             check_compares_ids(broker)
         return publish
 
-    def _way(self, server_name: str | None) -> tuple[Broker, Publish]:
+    def _way(self, server_name: str | None) -> tuple[Broker, Publisher]:
         broker = self.servers.get_server(server_name)
         if self._latest is None or self._latest[0] is not broker:
             self._latest = broker, publisher(self, broker, declare=True)

@@ -92,7 +92,9 @@ class AppCaller(Caller):
 
     @hosted
     async def _call(self, actor: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        handle = await self._enqueue(awaited(self._terms_for("call")), actor, args, kwargs)
+        handle, rest = self._enqueue(awaited(self._terms_for("call")), actor, args, kwargs)
+        if rest is not None:
+            await rest
         try:
             result = await handle.wait(self._call_timeout)
         except ResultError:

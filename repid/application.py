@@ -25,7 +25,15 @@ from .logs import Log
 from .names import brief
 from .ports import Broker, ResultStore, ScheduleStore, name_of
 from .process import inherits
-from .producer import ProducerMiddleware, Publish, around, publish_declaring, publish_within, publish_without_results
+from .producer import (
+    ProducerMiddleware,
+    Publish,
+    Publisher,
+    around,
+    publish_declaring,
+    publish_within,
+    publish_without_results,
+)
 
 log = Log("repid")
 
@@ -121,20 +129,23 @@ def check_app(what: str, app: Application | None) -> Application | None:
     return app
 
 
-def publisher(app: Application, broker: Broker, *, declare: bool, connection: Any = None) -> Publish:
+def publisher(app: Application, broker: Broker, *, declare: bool, connection: Any = None) -> Publisher:
     """What publishes to a server through the app's producer middlewares.
 
     `declare`: queues that do not exist are declared; otherwise their messages are refused. `connection`: in whose
     transaction; None: in none of the caller's.
     """
     publish: Publish = broker.publish
+    keeps_results = app.result_store is not None or broker.capabilities.has("results")
     if connection is not None:
         publish = partial(publish_within, broker, connection, declare=declare)
     elif declare:
         publish = publish_declaring(broker, _Readers(app).warn_of_new)
-    if app.result_store is None and not broker.capabilities.has("results"):
+    if not keeps_results:
         publish = partial(publish_without_results, publish, name_of(broker))
-    return through_middlewares(app, publish)
+    if connection is None and keeps_results and not app.producer_middlewares:
+        return Publisher(publish, broker.publish_at_once)
+    return Publisher(through_middlewares(app, publish))
 
 
 class _Readers:

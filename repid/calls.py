@@ -13,7 +13,7 @@ decode it, so that arguments which are accepted here fit there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -28,7 +28,7 @@ from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadErro
 from .handle import JobHandle
 from .names import brief, check_id, check_iterable, check_known, check_name
 from .ports import Broker, ResultStore, name_of
-from .producer import Publish, accepted, copy_headers, given_options, only_topic
+from .producer import Publisher, accepted, copy_headers, given_options, only_topic
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -315,26 +315,24 @@ class Caller:
 
     __slots__ = ()
 
-    @property
-    def _sends_now(self) -> bool:
-        return True
+    _sends_now = True
 
     def _terms_for(self, verb: str) -> CallTerms:  # noqa: ARG002  others look at it
         """The options, for this verb. Raises `ConfigurationError` where they say nothing of it."""
         return PLAIN
 
-    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publisher:
         raise NotImplementedError
 
-    def _publisher_within(self, connection: Any, server_name: str | None) -> Publish:
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publisher:
         """Where calls go within a transaction of the caller's own."""
         raise NotImplementedError
 
-    def _way(self, server_name: str | None) -> tuple[Broker, Publish]:
+    def _way(self, server_name: str | None) -> tuple[Broker, Publisher]:
         """The server to which calls go, and what publishes there."""
         return self._exchange.server(server_name), self._publisher(server_name, named=False)
 
-    def _way_of(self, terms: CallTerms) -> tuple[Broker, Publish]:
+    def _way_of(self, terms: CallTerms) -> tuple[Broker, Publisher]:
         broker, publish = self._way(terms.server_name)
         if terms.connection is not None:
             publish = self._publisher_within(terms.connection, terms.server_name)
@@ -360,11 +358,15 @@ class Caller:
 
         The message is as durable as the server promises when this returns. Cancelled: it was not sent.
         """
-        return await self._enqueue(self._terms_for("enqueue"), actor, args, kwargs)
+        handle, rest = self._enqueue(self._terms_for("enqueue"), actor, args, kwargs)
+        if rest is not None:
+            await rest
+        return handle
 
-    async def _enqueue(
+    def _enqueue(
         self, terms: CallTerms, actor: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> JobHandle[Any]:
+    ) -> tuple[JobHandle[Any], Awaitable[None] | None]:
+        """Publish a call, if that can be done at once; else what is returned beside its handle has to be awaited."""
         exchange = self._exchange
         if isinstance(actor, partial):
             callee, args, kwargs = find_callee(exchange, actor, args, kwargs)
@@ -377,10 +379,10 @@ class Caller:
             broker, publish = self._way_of(terms)
             if terms.id_ is not None:
                 check_unique(f"a call of {callee.name!r}", terms.id_, broker)
-            if terms.due_at is not None:
-                [envelope] = await deferred([envelope], broker, terms.due_at)
-        accepted(envelope, await publish((envelope,)))
-        return JobHandle(broker, envelope, exchange.result_store, callee.returns, self._sends_now)
+        handle = JobHandle(broker, envelope, exchange.result_store, callee.returns, self._sends_now)
+        if terms.due_at is None and publish.at_once(envelope):
+            return handle, None
+        return handle, _publish(handle, publish, terms.due_at)
 
     @overload
     async def enqueue_many(self, actor: BatchActor[A, ..., Any, R], items: Iterable[A], /) -> list[JobHandle[R]]: ...
@@ -417,34 +419,37 @@ class Caller:
         return handles
 
 
+async def _publish(handle: JobHandle[Any], publish: Publisher, due_at: float | None) -> None:
+    if due_at is not None:
+        [handle.envelope] = await deferred([handle.envelope], handle.broker, due_at)
+    accepted(handle.envelope, await publish((handle.envelope,)))
+
+
 class WithTerms(Caller):
     """A caller with options."""
 
-    __slots__ = ("_caller", "_options", "_terms")
+    __slots__ = ("_caller", "_options", "_sends_now", "_terms")
 
     def __init__(self, caller: Caller, options: Mapping[str, Any]) -> None:
         check_known("a call", options, USING_OPTIONS)
         self._caller = caller
+        self._sends_now = caller._sends_now  # noqa: SLF001  its own kind
         self._options = options
         self._terms = read_terms("a call", options)
 
     def __repr__(self) -> str:
         return f"<{', '.join(f'{name}={value!r}' for name, value in self._options.items())} of {self._caller!r}>"
 
-    @property
-    def _sends_now(self) -> bool:
-        return self._caller._sends_now  # noqa: SLF001  its own kind
-
     def _terms_for(self, verb: str) -> CallTerms:  # noqa: ARG002  all
         return self._terms
 
-    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publisher:
         return self._caller._publisher(server_name, named=named)  # noqa: SLF001
 
-    def _publisher_within(self, connection: Any, server_name: str | None) -> Publish:
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publisher:
         return self._caller._publisher_within(connection, server_name)  # noqa: SLF001
 
-    def _way(self, server_name: str | None) -> tuple[Broker, Publish]:
+    def _way(self, server_name: str | None) -> tuple[Broker, Publisher]:
         return self._caller._way(server_name)  # noqa: SLF001
 
     @property

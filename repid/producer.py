@@ -36,6 +36,29 @@ Publish: TypeAlias = Callable[[Sequence[Envelope]], Awaitable[Outcomes]]
 """Publishes a batch; one outcome for each envelope: None, or why it was refused."""
 
 
+def _never(_: Envelope) -> bool:
+    return False
+
+
+class Publisher:
+    """Publishes what a producer sends: `await publisher(envelopes)`, as `Publish`.
+
+    `at_once(envelope)` publishes one message where that takes no wait, in half the time: no coroutine is made for it. It
+    returns False, and has done nothing, where that cannot be, or where the message is refused: then the publisher is
+    called, which waits or says why.
+    """
+
+    __slots__ = ("_publish", "at_once")
+
+    def __init__(self, publish: Publish, at_once: Callable[[Envelope], bool] = _never) -> None:
+        self._publish = publish
+        self.at_once = at_once
+
+    def __call__(self, envelopes: Sequence[Envelope]) -> Awaitable[Outcomes]:
+        """Publish a batch; one outcome for each."""
+        return self._publish(envelopes)
+
+
 class ProducerMiddleware(Protocol):
     """Something around every publishing: `await call_next(envelopes)` publishes them; others may be passed on."""
 
@@ -81,17 +104,17 @@ class Producer:
 
     __slots__ = ()
 
-    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publisher:
         """Where this producer's envelopes go. `named`: the caller chose their ids, so the server must compare ids."""
         raise NotImplementedError
 
-    def _publisher_within(self, connection: Any, server_name: str | None) -> Publish:  # noqa: ARG002  of those who can
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publisher:  # noqa: ARG002  of those who can
         """The same within a transaction of the caller's."""
         raise ConfigurationError(
             "connection= is for what an app sends or a job enqueues: what a message sends goes out with its own settlement"
         )
 
-    def _publisher_for(self, options: SendOptions) -> Publish:
+    def _publisher_for(self, options: SendOptions) -> Publisher:
         if len(options) == ("headers" in options):  # nothing but headers: the common case
             return self._publisher(None, named=False)
         if options.get("connection") is not None:
@@ -106,8 +129,8 @@ class Producer:
         The message is as durable as the server promises when this returns. Cancelled: it was not sent.
         """
         check_payload(payload)
-        envelope = make_envelope(channel, payload, content_type, options)
-        return accepted(envelope, await self._publisher_for(options)((envelope,)))
+        envelope, publish = make_envelope(channel, payload, content_type, options), self._publisher_for(options)
+        return envelope if publish.at_once(envelope) else accepted(envelope, await publish((envelope,)))
 
     async def send_message_json(self, *, channel: str, payload: Any = None, **options: Unpack[SendOptions]) -> Envelope:
         """Like `send_message`, with anything msgspec can encode as JSON (None: no payload).
@@ -115,7 +138,8 @@ class Producer:
         That is: dict, list, str, numbers, bool, datetime, UUID, Decimal, Enum, Struct, dataclass, TypedDict…
         """
         envelope = make_envelope(channel, b"" if payload is None else encode_json(payload), JSON, options)
-        return accepted(envelope, await self._publisher_for(options)((envelope,)))
+        publish = self._publisher_for(options)
+        return envelope if publish.at_once(envelope) else accepted(envelope, await publish((envelope,)))
 
     async def send_messages(
         self,

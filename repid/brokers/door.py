@@ -21,7 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Self, TypeAlias, cast
+from typing import Self, cast
 
 import trio
 from msgspec.structs import replace
@@ -102,8 +102,6 @@ STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
 LARGEST_REQUEST = 1000
 """Messages or ids that concurrent calls put into one request."""
 
-PublishNowait: TypeAlias = Callable[[Sequence[Envelope]], list[BrokerRefused | None]]
-
 FIRST_POLL = 0.01
 """Seconds after which to look for room again, at first, where another process may have made room and nobody tells."""
 
@@ -147,10 +145,10 @@ class Server:
         self._calls.instruments.extend(check_instruments(instruments))
         self._capabilities = _with_state(own, state)
         self._takes_all = takes_all(own)
-        self._publish_nowait: PublishNowait | None = None
-        """Where that takes no wait: publishes at once."""
+        self._put: Callable[[Envelope], bool] | None = None
+        """Where the driver can: publishes one message by a plain call."""
         if own.calls == "local" and isinstance(driver, ImmediateDriver) and _publishes_by_it(type(driver)):
-            self._publish_nowait = driver.publish_nowait
+            self._put = driver.publish_at_once
         self._depth = 0  # how many connection blocks are open
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
         self._start_anew()
@@ -333,6 +331,14 @@ class Server:
         await self._calls("set_bounds", partial(self._roles.set_bounds, bounds), count=len(bounds))
         self._lines.tell_of_room()
 
+    def publish_at_once(self, envelope: Envelope) -> bool:
+        """Publish one message that a producer has made, and so checked, where that takes no wait: the engine is local, and
+        no pause is due. It returns False, and has done nothing, where that cannot be, or where the message is refused: then
+        `publish` it.
+        """
+        put = self._put
+        return put is not None and not self._lines.by_queue and self._calls.is_at_once() and put(envelope)
+
     @enable_ki_protection
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all. Returns for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`, `QueueFull`).
@@ -360,8 +366,7 @@ class Server:
             return await self._publish_in_turn(envelopes)
         if looks_around and is_cancelled():  # the same as there, in fewer steps
             await checkpoint_if_cancelled()
-        at_once = self._publish_nowait
-        outcomes = await self._driver.publish(envelopes) if at_once is None else at_once(envelopes)
+        outcomes = await self._driver.publish(envelopes)
         if looks_around and time.perf_counter() >= self._calls.turns.due:
             await self._calls.turns.give()
         if any(outcomes) and any(map(must_wait, outcomes)):
@@ -754,11 +759,11 @@ def _with_state(own: Capabilities, state: Server | None) -> Capabilities:
 
 
 def _publishes_by_it(kind: type) -> bool:
-    """Whether `publish_nowait` of this class of drivers is what its `publish` is: not where a subclass has another
+    """Whether `publish_at_once` of this class of drivers does what its `publish` does: not where a subclass has another
     `publish`, which notes or changes what is sent.
     """
     for each in kind.__mro__:
-        if "publish_nowait" in vars(each):
+        if "publish_at_once" in vars(each):
             return True
         if "publish" in vars(each):
             return False

@@ -31,7 +31,7 @@ from ..envelope import Envelope
 from ..errors import AlreadySettled, UsageError
 from ..hosts import crossing
 from ..names import check_duration, check_number, check_text
-from ..producer import Outcomes, Producer, Publish, accepted, check_payload, make_envelope
+from ..producer import Outcomes, Producer, Publish, Publisher, accepted, check_payload, make_envelope
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class MessageContext(Protocol):
         """Note how far the run has come; what is returned is a checkpoint."""
         ...
 
-    def publisher(self, server_name: str | None, named: bool, /) -> Publish:
+    def publisher(self, server_name: str | None, named: bool, /) -> Publisher:
         """Where messages sent now go; a `server_name` of None: to the server this message came from.
 
         `named`: the caller chose their ids. Raises `NotSupported` where the server does not compare ids.
@@ -353,7 +353,7 @@ class Message(Received, Producer, CallerWithOptions):
         held = () if self._outbox is None else self._outbox._close()  # noqa: SLF001
         return held if isinstance(disposition, Ack) and disposition.failure is None else ()
 
-    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publisher:
         return self._message_context.publisher(server_name, named)
 
     @property
@@ -401,9 +401,7 @@ class Outbox(Producer, CallerWithOptions):
 
     __slots__ = ("_closed", "_held", "_message_context")
 
-    @property
-    def _sends_now(self) -> bool:
-        return False
+    _sends_now = False
 
     def __init__(self, message_context: MessageContext) -> None:
         self._message_context = message_context
@@ -418,7 +416,7 @@ class Outbox(Producer, CallerWithOptions):
         self._closed = True
         return tuple(self._held)
 
-    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publisher:
         if server_name is not None:
             raise UsageError(
                 f"an outbox sends to the server its message came from, not to {server_name!r}: "
@@ -426,11 +424,18 @@ class Outbox(Producer, CallerWithOptions):
             )
         if named:
             self._message_context.publisher(None, named)  # refuses what the server cannot do
-        return self._message_context.holder(self._hold)
+        hold = self._hold
+        publish = self._message_context.holder(hold)
+        return Publisher(publish, self._hold_at_once) if publish is hold else Publisher(publish)
 
     @property
     def _exchange(self) -> Exchange:
         return self._message_context.exchange
+
+    def _hold_at_once(self, envelope: Envelope) -> bool:
+        if not self._closed:
+            self._held.append(envelope)
+        return not self._closed
 
     async def _hold(self, envelopes: Sequence[Envelope]) -> Outcomes:
         if self._closed:

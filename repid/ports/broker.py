@@ -394,6 +394,12 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Declare these queues, and bound them from now on, in place of former bounds; `UNBOUNDED` removes them."""
         ...
 
+    def publish_at_once(self, envelope: Envelope) -> bool:
+        """Publish one message that a producer has made, and so checked, where that takes no wait. It returns False, and has
+        done nothing, where that cannot be, or where the message is refused: then `publish` it.
+        """
+        ...
+
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all. Returns for each None, or why it was refused (`QueueNotDeclared`, `DuplicateId`, `QueueFull`).
 

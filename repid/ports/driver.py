@@ -353,13 +353,15 @@ class SureDriver(Protocol):
 
 @runtime_checkable
 class ImmediateDriver(Protocol):
-    """Optional, for local engines: a publish is a plain call.
+    """Optional, for local engines: to publish one message is a plain call.
 
-    It saves time: without it the front door makes a coroutine for each.
+    It saves time: without it several coroutines are made for each message that is sent alone.
     """
 
-    def publish_nowait(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        """As `publish`. Not called where a subclass has a `publish` of its own."""
+    def publish_at_once(self, envelope: Envelope) -> bool:
+        """Publish one message, which needs no check. Returns False, and has done nothing, where the message is refused:
+        `publish` says why. Not called where a subclass has a `publish` of its own.
+        """
         ...
 
 

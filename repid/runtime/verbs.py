@@ -12,7 +12,7 @@ from ..calls import Exchange
 from ..delivery import Delivery, Disposition, Progress
 from ..envelope import Envelope
 from ..errors import UsageError
-from ..producer import Publish
+from ..producer import Publish, Publisher
 from ..waiting_threads import held_here
 from .crew import Crew
 from .progress import Reporter
@@ -31,7 +31,7 @@ class MessageContext:
         self,
         crew: Crew,
         reporter: Reporter,
-        publisher: Callable[[str | None, bool], Publish],
+        publisher: Callable[[str | None, bool], Publisher],
         holder: Callable[[Publish], Publish],
         exchange: Exchange,
     ) -> None:

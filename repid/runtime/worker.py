@@ -20,7 +20,7 @@ from ..delivery import DeadLetterHook
 from ..inject import GivenValues
 from ..logs import Log
 from ..ports import Broker, Consumer, HostBackend, ResultStore, name_of, where
-from ..producer import Publish
+from ..producer import Publish, Publisher
 from .actor_runners import ActorRunners
 from .backends import IN_TASK, LoopBackends, open_backends
 from .crew import Crew
@@ -92,7 +92,7 @@ class AppServices(msgspec.Struct, frozen=True):
     with each message that becomes a dead letter.
     """
 
-    publisher: Callable[[str | None, bool], Publish]
+    publisher: Callable[[str | None, bool], Publisher]
     around: Callable[[Publish], Publish]
     exchange: Exchange
     result_store: ResultStore | None = None

@@ -29,7 +29,7 @@ from ..hosts import host_backend, hosted, hosted_context
 from ..inject import GivenValues, Overrides
 from ..names import check_count, check_duration
 from ..ports import Followed, Snapshot
-from ..producer import Producer, Publish
+from ..producer import Producer, Publisher
 from ..runtime import Control
 from ..runtime.lifespan import open_lifespan
 from ..runtime.scheduler import Scheduling, store_schedules, tick_due
@@ -279,11 +279,11 @@ class TestClient(Producer):
         counts = await self.server.counts_of(self.app.queues())
         return any(each.ready for each in counts)
 
-    def _publisher(self, server_name: str | None, *, named: bool) -> Publish:
+    def _publisher(self, server_name: str | None, *, named: bool) -> Publisher:
         self._check_open()
         return self.app._publisher(server_name, named=named)  # noqa: SLF001  another face of it
 
-    def _publisher_within(self, connection: Any, server_name: str | None) -> Publish:
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publisher:
         self._check_open()
         return self.app._publisher_within(connection, server_name)  # noqa: SLF001
 

@@ -13,7 +13,7 @@ from ..delivery import Delivery, Disposition, Progress, Terms
 from ..envelope import Envelope, new_id
 from ..errors import UsageError
 from ..inject import Message, SyncMessage
-from ..producer import Outcomes, Publish, copy_headers, make_envelope
+from ..producer import Outcomes, Publish, Publisher, copy_headers, make_envelope
 
 T = TypeVar("T")
 
@@ -131,9 +131,9 @@ class _Kept:
         self.told.append(progress)
         return _at_once
 
-    def publisher(self, _: str | None, __: bool, /) -> Publish:
+    def publisher(self, _: str | None, __: bool, /) -> Publisher:
         """What is sent is kept, whatever the server."""
-        return self._publish
+        return Publisher(self._publish)
 
     def holder(self, hold: Publish, /) -> Publish:
         """There are no producer middlewares."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
+from math import inf
 from typing import Any, cast
 
 import pytest
@@ -34,7 +35,7 @@ from repid.brokers.checks import LARGEST_MESSAGE
 from repid.brokers.memory.driver import MemoryDriver
 from repid.brokers.shared.calls import CALL_TIME
 from repid.brokers.shared.link import CLOSING_TIME, LONGEST_PAUSE, SHORTEST_PAUSE
-from repid.delivery import Ack, NewResult, Settlement
+from repid.delivery import Ack, Bounds, NewResult, Settlement
 from repid.envelope import Options
 from repid.ports import CallRecord, Schedule, Sight, StoredSchedule, Topics
 from repid.testing import Cut
@@ -728,8 +729,35 @@ async def test_a_driver_of_a_class_that_publishes_in_its_own_way_is_asked_to() -
         server = Server(driver)
         async with server.connection():
             await server.declare(["q"])
-            await server.publish([message(str(number))])
-    assert sent == ["0", "1"]
+            await server.publish([message(f"{number} in a batch")])
+            assert not server.publish_at_once(message(f"{number} alone"))
+    assert sent == ["0 in a batch", "1 in a batch"]
+
+
+async def test_a_message_is_published_at_once_only_where_that_takes_no_wait() -> None:
+    server = InMemoryServer()
+    turns = server._calls.turns
+    turns.due = inf
+    assert not server.publish_at_once(message("not connected"))
+    async with server.connection():
+        await server.declare(["q"])
+        await server.set_bounds({"bounded": Bounds(max_size=1)})
+        assert server.publish_at_once(message("now"))
+        assert not server.publish_at_once(message("now"))
+        assert not server.publish_at_once(message("undeclared", "undeclared"))
+        assert not server.publish_at_once(message("bounded", "bounded"))
+        assert not server.publish_at_once(message("delayed", delay=1))
+        assert not await trio.to_thread.run_sync(server.publish_at_once, message("in a thread"))
+        turns.due = 0.0
+        assert not server.publish_at_once(message("when a pause is due"))
+        turns.due = inf
+        with trio.CancelScope() as scope:  # noqa: ASYNC100  it is the call that looks at it
+            scope.cancel()
+            assert not server.publish_at_once(message("cancelled"))
+        server.add_instrument(lambda _: None)
+        assert not server.publish_at_once(message("watched"))
+        assert [found.envelope.id for found in await server.browse("q", "ready")] == ["now"]
+        assert (await server.counts("bounded")).ready == 0
 
 
 # Watchers

@@ -250,7 +250,7 @@ async def test_resuming_wakes_as_many_as_there_are_messages_for(
         await server.resume("q")
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(ids(got)) == ["0", "1", "2", "3"]
-        assert len(driver_of(server)._waiting) == 2
+        assert len(driver_of(server)._waiting.waiters) == 2
         nursery.cancel_scope.cancel()
 
 

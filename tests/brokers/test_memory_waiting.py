@@ -191,9 +191,9 @@ async def test_one_message_wakes_one_of_many_waiting_consumers(
         await server.publish([message("1")])
         await trio.testing.wait_all_tasks_blocked()
         assert (woken, trio.lowlevel.current_statistics().tasks_living) == (1, steps - 1)
-        assert len(driver_of(server)._waiting) == 19
+        assert len(driver_of(server)._waiting.waiters) == 19
         nursery.cancel_scope.cancel()
-    assert len(driver_of(server)._waiting) == 0
+    assert len(driver_of(server)._waiting.waiters) == 0
 
 
 async def test_who_waits_longest_is_served_first(autojump_clock: MockClock, server: InMemoryServer) -> None:

@@ -114,16 +114,17 @@ class MemoryDriver:
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
         """Publish all; for each None, or why it was refused."""
-        return self.publish_nowait(envelopes)
+        return self._step(partial(self.store.publish, envelopes))
 
     @enable_ki_protection
-    def publish_nowait(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
-        """As `publish`."""
-        now = self._clock.look()
+    def publish_at_once(self, envelope: Envelope) -> bool:
+        """Publish one message. False: nothing is done."""
+        now = self._clock.look()  # as in `_step`
         try:
-            return self.store.publish(envelopes, now)
+            return self.store.put(envelope, now)
         finally:
-            self._waiting.serve(now)
+            if self._waiting.waiters:
+                self._waiting.serve(now)
             if self.store.full:
                 tending.tell_of_room(self.store)
 
@@ -317,6 +318,7 @@ class MemoryDriver:
         try:
             return operation(now)
         finally:
-            self._waiting.serve(now)
+            if self._waiting.waiters:
+                self._waiting.serve(now)
             if self.store.full:
                 tending.tell_of_room(self.store)

@@ -77,7 +77,7 @@ from .results import Results
 class Store:
     """All queues, messages and results of one broker.
 
-    `arrived` counts what became ready since the waiting claims were last served. `changes` is told of each watched
+    `arrived` counts what became ready since the waiting claims were last served, or the first one began to wait. `changes` is told of each watched
     message and result that has changed.
     """
 
@@ -149,15 +149,15 @@ class Store:
         self, envelopes: Sequence[Envelope], now: float, *, is_admitted: bool = False
     ) -> list[BrokerRefused | None]:
         """Publish all. Returns for each None, or why it was refused. `is_admitted`: also where a queue is full."""
-        now = self.advance(now)
-        if len(envelopes) == 1 and self._put(envelopes[0], now):
+        if len(envelopes) == 1 and self.put(envelopes[0], now):
             return [None]
-        return self._publish_all(envelopes, now, is_admitted)
+        return self._publish_all(envelopes, self.advance(now), is_admitted)
 
-    def _put(self, envelope: Envelope, now: float) -> bool:
+    def put(self, envelope: Envelope, now: float) -> bool:
         """Publish one message alone, as `publish` would in twice the time. False: nothing is done, because the message
         waits for its time, has a ttl, is refused, or comes into a bounded queue.
         """
+        now = self.advance(now)
         id_, options, channel = envelope.id, envelope.options, self.channels.get(envelope.queue)
         if channel is None or channel.bounded is not None or id_ in self._ids:
             return False

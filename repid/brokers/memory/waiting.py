@@ -96,18 +96,15 @@ class WaitingReceives:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._waiters: dict[Waiter, None] = {}
+        self.waiters: dict[Waiter, None] = {}
         self._alarm = trio.CancelScope()
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
     @enable_ki_protection
     async def keep_time(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve claims when what they wait for falls due, and wake them at their deadlines, until cancelled."""
         while True:
             with trio.CancelScope() as self._alarm:
-                self._set_alarm(min([waiter.deadline for waiter in self._waiters], default=math.inf))
+                self._set_alarm(min([waiter.deadline for waiter in self.waiters], default=math.inf))
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 await trio.sleep_forever()
@@ -121,37 +118,38 @@ class WaitingReceives:
         """
 
         def leave(_: object) -> Abort:
-            del self._waiters[waiter]
+            del self.waiters[waiter]
             return Abort.SUCCEEDED
 
-        self._waiters[waiter] = None
+        if not self.waiters:
+            self._store.arrived = 0  # it found nothing of that
+        self.waiters[waiter] = None
         self._set_alarm(waiter.deadline)
         await wait_task_rescheduled(leave)
         return waiter.deliveries
 
     def serve(self, now: float) -> None:
-        """Lease what became ready to the waiting claims. To be called after each change, before any await."""
+        """Lease what became ready to the waiting claims. To be called after each change, before any await, if some wait."""
         arrived, self._store.arrived = self._store.arrived, 0
-        if self._waiters:
-            if arrived:
-                self._serve(arrived, now, list(self._waiters))
-            self._set_alarm(math.inf)
+        if arrived:
+            self._serve(arrived, now, list(self.waiters))
+        self._set_alarm(math.inf)
 
     def set_limits(self, subscription: Subscription, at_most: AtMost, now: float) -> None:
         """Change the limits of this consumer's waiting claims, and lease at once what they allow now."""
-        mine = [waiter for waiter in self._waiters if waiter.subscription is subscription]
+        mine = [waiter for waiter in self.waiters if waiter.subscription is subscription]
         for waiter in mine:
             waiter.at_most = at_most
         self._serve(len(mine), now, mine)
 
     def wake_all(self) -> None:
         """Wake all waiting claims, because a consumer or the connection was closed."""
-        while self._waiters:
-            reschedule(self._waiters.popitem()[0].task)
+        while self.waiters:
+            reschedule(self.waiters.popitem()[0].task)
 
     def abandon(self) -> None:
         """Forget all waiting claims, because the trio run in which they waited has crashed."""
-        self._waiters.clear()
+        self.waiters.clear()
 
     def _serve(self, arrived: int, now: float, waiters: Iterable[Waiter]) -> None:
         for waiter in waiters:
@@ -159,7 +157,7 @@ class WaitingReceives:
                 return
             waiter.deliveries = self._store.receive(waiter.subscription, waiter.limit, waiter.at_most, now)
             if waiter.deliveries:
-                del self._waiters[waiter]
+                del self.waiters[waiter]
                 reschedule(waiter.task)
                 waiter.take(waiter.deliveries)
                 arrived -= len(waiter.deliveries)
@@ -168,7 +166,7 @@ class WaitingReceives:
         """Have the alarm go off no later than this moment on trio's clock, nor than the next scheduled message falls
         due. An earlier alarm stays as it is.
         """
-        if self._waiters:
+        if self.waiters:
             moment = min(deadline, self._clock.in_trio(self._store.next_due()))
             if moment < self._alarm.deadline:  # noqa: PLR1730  setting it takes long, even to the same value
                 self._alarm.deadline = moment
@@ -180,6 +178,6 @@ class WaitingReceives:
         now = self._clock.look()
         self._store.advance(now)
         self.serve(now)
-        for waiter in [each for each in self._waiters if each.deadline <= moment]:
-            del self._waiters[waiter]
+        for waiter in [each for each in self.waiters if each.deadline <= moment]:
+            del self.waiters[waiter]
             reschedule(waiter.task)

@@ -190,6 +190,18 @@ class Calls:
             return is_in_trio
         return False if self._is_exact and is_in_trio else None
 
+    def is_at_once(self) -> bool:
+        """Whether a local call may be made here and now, without an await: nothing has to cross, to pause or to be cancelled, and
+        no instrument watches.
+        """
+        is_in_trio = stands_in(self._runner)
+        return (
+            is_in_trio is not None
+            and time.perf_counter() < self.turns.due
+            and not self.instruments
+            and not (is_in_trio and is_cancelled())
+        )
+
     @property
     def stays(self) -> bool:
         """Whether calls can be made without crossing to trio: the driver is local, and its trio run is that of this
