@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from ..calls import Callee
 from ..codec import encode_json
 from ..errors import ConfigurationError, did_you_mean
@@ -26,7 +28,7 @@ def callee_of(actor: Actor) -> Callee:
     ]
     by_name = [each.name for each in signature.fields if each.name not in by_position]
     return Callee(
-        name=actor.name,
+        name=str.__str__(actor.name),  # also where it is a member of an enum that is text
         function=signature.function,
         channel=actor.channel,
         names=(*by_position, *by_name),
@@ -37,6 +39,7 @@ def callee_of(actor: Actor) -> Callee:
         is_of_batch=actor.plan.batch is not None,
         check=actor.plan.bind,
         returns=signature.returns,
+        by_position=msgspec.defstruct("arguments", [(name, Any, msgspec.UNSET) for name in by_position]),
     )
 
 
