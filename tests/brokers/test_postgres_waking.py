@@ -101,6 +101,29 @@ async def test_who_begins_to_wait_for_messages_while_others_wait_for_events_hear
             nursery.cancel_scope.cancel()
 
 
+async def test_who_is_woken_by_a_message_looks_for_events_once(postgres: Postgres, schema: str) -> None:
+    calls: list[str] = []
+    one = PostgresServer(postgres.url, schema=schema, instruments=[lambda call: calls.append(call.name)])
+    other = PostgresServer(postgres.url, schema=schema)
+    async with one.connection(), other.connection():
+        await one.declare(["q"])
+        async with one.consume({"q": None}) as consumer, trio.open_nursery() as nursery:
+            nursery.start_soon(consumer.events)
+            for number in range(3):
+                async with trio.open_nursery() as receiving:
+                    receiving.start_soon(consumer.receive, 1)
+                    await until_somebody_waits(postgres, schema, ready=True)
+                    await trio.sleep(0.1)  # what it looks at when it has said so
+                    calls.clear()
+                    await other.publish([message(str(number))])
+                with trio.fail_after(SOON):
+                    while "events" not in calls:
+                        await trio.sleep(0.01)
+                await trio.sleep(0.1)
+                assert calls.count("events") == 1
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_notification_for_others_wakes_nobody_else(postgres: Postgres, schema: str) -> None:
     calls: list[str] = []
     busy = PostgresServer(postgres.url, schema=schema, instruments=[lambda call: calls.append(call.name)])

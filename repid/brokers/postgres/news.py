@@ -11,6 +11,8 @@ woken until it says again that it waits, a process is not notified, however much
   then this process does not wait (`_wakes`).
 * A worker always waits for events, and for messages only when it has nothing to do (`waits_for_messages`). Who publishes
   wakes only processes that wait for messages, so nobody is notified while all workers are busy.
+* Who is woken looks for messages and at what it watches at once, and again when it has said that it waits. It looks for events then
+  only: a cancellation may come a round trip later, and most wake-ups are about messages.
 * All processes hear each notification. It says for whom it is; without names it is for all.
 
 Where notifications do not get through (a pooler in transaction mode, `listen=False`), the process looks now and then
@@ -143,10 +145,10 @@ class NewsBox:
             self.woken()
 
     def woken(self) -> None:
-        """Somebody has notified: anything may have changed, and we are not asleep any more."""
+        """Somebody has notified: anything may have changed, and we are not asleep any more. Events are told of when we are again."""
         self._asleep = False
         self._wakes += 1
-        self.note(ready=True, events=True, ids=None)
+        self.note(ready=True, ids=None)
 
     def watching(self, ids: Iterable[str]) -> None:
         """These are looked at, and maybe watched from now on: those that wait must say so again."""
