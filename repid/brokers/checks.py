@@ -89,12 +89,12 @@ def check_envelopes(envelopes: Iterable[Envelope]) -> None:
             _check_types(envelope)
         if not (type(envelope.id) is str and envelope.id.isascii()):
             _check_text(envelope, "id", envelope.id)
-        if envelope.content_type is not None and envelope.content_type is not JSON:
-            _check_text(envelope, "content_type", envelope.content_type)
-        if envelope.reply_to is not None:
-            _check_text(envelope, "reply_to", envelope.reply_to)
-        if headers is not former:  # a batch often shares them
+        if headers is not former:  # a batch that was made here shares them, and its content_type and reply_to
             former = headers
+            if envelope.content_type is not None and envelope.content_type is not JSON:
+                _check_text(envelope, "content_type", envelope.content_type)
+            if envelope.reply_to is not None:
+                _check_text(envelope, "reply_to", envelope.reply_to)
             for name, value in headers.items():
                 if not (type(name) is type(value) is str and name.isascii() and value.isascii()):
                     _check_text(envelope, "name of a header", name)
