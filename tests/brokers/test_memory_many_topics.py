@@ -1,4 +1,5 @@
-"""A claim finds the first messages of many topics without a look at each of them, and finds the same. Time is virtual."""
+"""A claim finds the first messages of many topics, or of many queues, without a look at each of them, and finds the same.
+Time is virtual."""
 
 from __future__ import annotations
 
@@ -93,6 +94,117 @@ class Bench:
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(STEPS), min_size=10, max_size=60))
 def test_claims_from_hundreds_of_topics_come_in_the_order_of_all_ready_messages(seed: int, steps: list[str]) -> None:
     bench = Bench(seed)
+    bench.send()
+    for step in steps:
+        bench.now += bench.chance.choice([0, 0, 1, 70])
+        getattr(bench, step)()
+
+
+QUEUES = [f"q{number}" for number in range(300)]
+STEPS_OF_QUEUES = (
+    "send",
+    *["claim"] * 4,
+    "claim_of_few",
+    "claim_limited",
+    "give_back",
+    "cancel",
+    "pause",
+    "resume",
+    "tend",
+)
+
+
+class BenchOfQueues:
+    """A store with three consumers, two of which read many queues, and what each of them ought to get next."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = Random(seed)
+        self.store = Store(lease_timeout=60)
+        self.store.directory.declare(QUEUES)
+        self.all_of_it = Subscription(dict.fromkeys(QUEUES))
+        self.some = Subscription(dict.fromkeys(QUEUES[:200], frozenset({"a"})))
+        self.few = Subscription(dict.fromkeys(QUEUES[150:160]))
+        for subscription in (self.some, self.few):
+            self.store.directory.open(subscription)
+        self.now = 0.0
+        self.sent = 0
+        self.held: list[Delivery] = []
+
+    def send(self) -> None:
+        envelopes = []
+        for _ in range(self.chance.choice([1, 3, 400])):
+            self.sent += 1
+            queue, options = self.chance.choice(QUEUES), Options(priority=self.chance.choice([None, *PrioritiesT]))
+            headers = {"topic": self.chance.choice("ab")}
+            envelopes.append(Envelope(str(self.sent), queue, b"", headers=headers, options=options))
+        assert not any(self.store.publish(envelopes, self.now))
+
+    def expected(self, subscription: Subscription, limit: int) -> list[str]:
+        """The ids that a claim ought to give, found by sorting everything."""
+        ready: list[Record] = []
+        for name, topics in subscription.queues.items():
+            channel = self.store.channels[name]
+            if not channel.paused:
+                for topic, lane in channel.lanes.items():
+                    if topics is None or topic in topics or topic in channel.strays:
+                        ready += lane.records()
+        ready.sort(key=lambda each: (each.rank, each.order))
+        return [record.envelope.id for record in ready[:limit]]
+
+    def claim_of(self, subscription: Subscription, at_most: AtMost = ANYTHING) -> None:
+        limit = self.chance.choice([1, 1, 7, 40, 100])
+        expected = self.expected(subscription, limit)
+        found = self.store.receive(subscription, limit, at_most, self.now)
+        assert [delivery.envelope.id for delivery in found] == expected
+        self.held += found
+
+    def claim(self) -> None:
+        self.claim_of(self.some)
+
+    def claim_of_few(self) -> None:
+        self.claim_of(self.few)
+
+    def claim_limited(self) -> None:
+        self.claim_of(self.some, AtMost(topics={("q0", "a"): 1000}))
+
+    def give_back(self) -> None:
+        self.chance.shuffle(self.held)
+        some, self.held = self.held[:20], self.held[20:]
+        verdicts = [Settlement(each, ACK if self.chance.random() < 0.5 else Release()) for each in some]
+        self.store.settle(verdicts, self.now)
+
+    def cancel(self) -> None:
+        for id_ in self.chance.sample(range(1, self.sent + 1), min(self.sent, 60)):
+            self.store.cancel(str(id_), self.now)
+
+    def pause(self) -> None:
+        for name in self.chance.sample(QUEUES, 100):
+            tending.pause(self.store, name, self.now)
+
+    def resume(self) -> None:
+        for name in QUEUES:
+            tending.resume(self.store, name, self.now)
+
+    def tend(self) -> None:
+        """Flush or delete a queue, or have a consumer come or go."""
+        name = self.chance.choice(QUEUES)
+        match self.chance.randrange(4):
+            case 0:
+                tending.flush(self.store, name, self.now)
+            case 1:
+                tending.delete(self.store, name, self.now)
+                self.store.directory.declare([name])
+            case _ if self.store.directory.is_open(self.all_of_it):
+                self.store.directory.close(self.all_of_it)
+            case _:
+                self.store.directory.open(self.all_of_it)
+                self.claim_of(self.all_of_it)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.lists(st.sampled_from(STEPS_OF_QUEUES), min_size=20, max_size=60))
+def test_claims_from_hundreds_of_queues_come_in_the_order_of_all_ready_messages(seed: int, steps: list[str]) -> None:
+    bench = BenchOfQueues(seed)
     bench.send()
     for step in steps:
         bench.now += bench.chance.choice([0, 0, 1, 70])

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from heapq import heappop, heappush
+from itertools import count
 from typing import NamedTuple
 
 from ...delivery import refusal
@@ -31,12 +33,14 @@ class Channel:
     `leases` are in the order in which they end, because all last equally long. `scheduled` only counts; the
     messages are in the store's timetable. While it is `paused` no consumer gets its messages. `bounded`: None if it is
     not; `dropped`: how many messages were dropped because it was full. `heads`: None while there are few lanes.
+    `fronts`: of its consumers that read many queues. `suspected`: where a queue enters itself if it has suspects.
     """
 
     __slots__ = (
         "bounded",
         "dead",
         "dropped",
+        "fronts",
         "heads",
         "lanes",
         "leases",
@@ -44,15 +48,18 @@ class Channel:
         "paused",
         "scheduled",
         "strays",
+        "suspected",
         "suspects",
         "taken_whole",
         "topics_taken",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, suspected: dict[Channel, None]) -> None:
         self.name = name
+        self.suspected = suspected
         self.lanes: dict[str | None, Lane] = {}
         self.heads: Heads | None = None
+        self.fronts: list[Fronts] = []
         self.strays: dict[str | None, Lane] = {}
         self.suspects: dict[str | None, Lane] = {}
         self.leases: dict[int, Record] = {}
@@ -87,6 +94,8 @@ class Channel:
                 self.strays[topic] = lane
         if self.heads is not None:
             self.heads.changed[lane] = None
+        if self.fronts:
+            self.tell_fronts()
         return lane
 
     def lane_of(self, record: Record) -> Lane:
@@ -96,19 +105,25 @@ class Channel:
             return self.lane(topic)
         if topic not in self.suspects:
             self.suspects[topic] = Lane(self.name, topic)
+            self.suspected[self] = None
         return self.suspects[topic]
 
     def lose(self, record: Record) -> None:
         """A ready message has gone."""
         lane = (self.suspects if is_suspected(record) else self.lanes)[record.topic]
         lane.lose()
+        self.note_change(lane.topic)
         if not lane:
             self.drop(lane)
-        else:
-            self.note_change(lane.topic)
+
+    def tell_fronts(self) -> None:
+        """The queue may begin with another message than before."""
+        for fronts in self.fronts:
+            fronts.changed[self] = None
 
     def note_change(self, topic: str | None) -> None:
         """The lane of this topic may begin with another message than before."""
+        self.tell_fronts()
         if self.heads is not None and topic in self.lanes:
             self.heads.changed[self.lanes[topic]] = None
 
@@ -178,6 +193,7 @@ class Channel:
             self.topics_taken.update(dict.fromkeys(topics, step))
             self.topics_taken = +self.topics_taken  # without those that no consumer takes any more
         self.strays = {topic: lane for topic, lane in self.lanes.items() if self._is_stray(topic)}
+        self.tell_fronts()
 
     def _is_stray(self, topic: str | None) -> bool:
         return not self.taken_whole and topic not in self.topics_taken
@@ -185,6 +201,59 @@ class Channel:
 
 _FEW_LANES = 64
 """Up to so many a claim looks at every lane, which takes less time than to keep their heads in order."""
+
+_FEW_QUEUES = 64
+"""The same for queues."""
+
+
+class Fronts:
+    """Finds those of a consumer's many queues that begin with the first messages, without a look at each.
+
+    The first message that the consumer may take of each queue is in `_entries`, a heap, unless the queue is in `changed`.
+    Code that puts something into a queue, or takes something out, tells it (`Channel.tell_fronts`). An entry that is not
+    the one in `_noted` is old, and is dropped when its turn comes, or when such entries are most.
+    """
+
+    __slots__ = ("_entries", "_noted", "_queues", "_serials", "changed")
+
+    def __init__(self, queues: Mapping[str, Topics]) -> None:
+        self._queues = queues
+        self._entries: list[tuple[float, int, int, Channel]] = []
+        self._noted: dict[Channel, int] = {}
+        self._serials = count()  # of the entries, so that queues are never compared
+        self.changed: dict[Channel, None] = {}
+
+    def first(self, limit: int) -> list[Head]:
+        """The heads of the first queues; there are enough for `limit` messages."""
+        self._take_in()
+        heads: list[Head] = []
+        found = 0
+        while self._entries and found < limit:
+            _, _, serial, channel = heappop(self._entries)
+            if self._noted.get(channel) == serial:
+                own = self._heads_of(channel, limit)
+                heads += own
+                found += bool(own)
+                channel.tell_fronts()
+        return heads
+
+    def _take_in(self) -> None:
+        if len(self._entries) > 2 * len(self._queues):
+            self._entries.clear()
+            self.changed |= dict.fromkeys(self._noted)
+        for channel in self.changed:
+            heads = self._heads_of(channel, 1)
+            self._noted.pop(channel, None)
+            if heads:
+                rank, order, _, _ = min(heads)
+                self._noted[channel] = serial = next(self._serials)
+                heappush(self._entries, (rank, order, serial, channel))
+        self.changed.clear()
+
+    def _heads_of(self, channel: Channel, limit: int) -> list[Head]:
+        if channel.paused or not channel.lanes:
+            return []
+        return channel.heads_for(self._queues[channel.name], limit)
 
 
 class Directory:
@@ -195,6 +264,10 @@ class Directory:
         self.has_bounds = False
         """Whether a queue is bounded, or was."""
         self._subscriptions: dict[Subscription, None] = {}
+        self._suspected: dict[Channel, None] = {}
+        """The queues that have suspects, or had some until lately."""
+        self._fronts: dict[Subscription, Fronts] = {}
+        """Those of consumers that read many queues."""
 
     def channel(self, name: str) -> Channel:
         """The declared queue of this name. Raises `QueueNotDeclared`."""
@@ -207,9 +280,11 @@ class Directory:
         """Create the queues that do not exist yet."""
         for name in names:
             if name not in self.channels:
-                self.channels[name] = channel = Channel(name)
+                self.channels[name] = channel = Channel(name, self._suspected)
                 for subscription in self._subscriptions:
                     if name in subscription.queues:
+                        if subscription in self._fronts:
+                            channel.fronts.append(self._fronts[subscription])
                         channel.note_subscription(subscription)
 
     def readers(self, name: str) -> int:
@@ -224,15 +299,23 @@ class Directory:
         """From now on what this consumer takes is no stray. Raises `QueueNotDeclared`."""
         channels = [self.channel(name) for name in subscription.queues]
         self._subscriptions[subscription] = None
+        if len(channels) > _FEW_QUEUES:
+            fronts = self._fronts[subscription] = Fronts(subscription.queues)
+            for channel in channels:
+                channel.fronts.append(fronts)
         for channel in channels:
             channel.note_subscription(subscription)
 
     def close(self, subscription: Subscription) -> None:
         """The consumer takes nothing any more; what it leased stays leased."""
         del self._subscriptions[subscription]
+        fronts = self._fronts.pop(subscription, None)
         for name in subscription.queues:
             if name in self.channels:
-                self.channels[name].note_subscription(subscription, -1)
+                channel = self.channels[name]
+                if fronts is not None:
+                    channel.fronts.remove(fronts)
+                channel.note_subscription(subscription, -1)
 
     def is_open(self, subscription: Subscription) -> bool:
         """Whether the consumer was opened and not closed."""
@@ -245,13 +328,13 @@ class Directory:
 
     def suspects_for(self, subscription: Subscription) -> list[Lane]:
         """The lanes this consumer may take suspects from now, none of them empty."""
-        open_channels = [(self.channels.get(name), topics) for name, topics in subscription.queues.items()]
-        return [
-            lane
-            for channel, topics in open_channels
-            if channel is not None and channel.suspects and not channel.paused
-            for lane in channel.suspects_for(topics)
-        ]
+        lanes: list[Lane] = []
+        for channel in list(self._suspected):
+            if not channel.suspects:
+                del self._suspected[channel]
+            elif channel.name in subscription.queues and not channel.paused:
+                lanes += channel.suspects_for(subscription.queues[channel.name])
+        return lanes
 
     def heads_for(
         self, subscription: Subscription, limit: int, at_most: AtMost
@@ -261,10 +344,15 @@ class Directory:
         caps: dict[Lane, list[Cap]] = {}
         groups = [Cap(limit) for _, limit in at_most.groups]
         is_limited = bool(at_most.topics or groups)
+        fronts = self._fronts.get(subscription)
+        if fronts is not None and not is_limited and len(subscription.queues) > 4 * limit:
+            return fronts.first(limit), caps
         for name, topics in subscription.queues.items():
             channel = self.channels.get(name)
             if channel is None or not channel.lanes or channel.paused:
                 continue
+            if channel.fronts:
+                channel.tell_fronts()
             if not is_limited:
                 heads += channel.heads_for(topics, limit)
                 continue

@@ -55,6 +55,7 @@ def resume(store: Store, name: str, now: float) -> None:
     channel = store.directory.channel(name)
     if channel.paused:
         channel.paused = False
+        channel.tell_fronts()
         store.arrived += channel.ready
 
 
