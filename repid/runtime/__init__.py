@@ -4,12 +4,13 @@
       upkeep: `settler`, `keeper`, `progress`, `dead_letters`
         actors: executors (`crew`, `executor`), their `timer`
           intake: `reader`, `scheduler`           cancelled first
-                  `orphans`: schedules without an actor; `unread`: queues without a reader; `paused`: paused queues
+                  `orphans`: schedules without an actor; `watching_queues`: paused ones, and those without a reader
 
 * `worker`: `serve`, which nests all of this; `ledger`: the account of every delivery, and the report.
 * `holding`: what is known of one delivery. `limits`: how many runs may go on at once, and what waits for that;
   `quarantine`: messages that must run alone.
-* `actor_runners`: actors as this worker runs them, and which message goes to which.
+* `actor_runners`: actors as this worker runs them, and which message goes to which. `starting`: how the run of one is
+  started.
 * `drive`: coroutines stepped by hand; `look_ahead`: how much is claimed ahead. `filling`: what has gathered becomes a
   batch.
 * `endings`: from how a run ended to the verdicts on its messages. `verbs`: where those of messages go. `failures`: what
@@ -18,10 +19,10 @@
   for room.
 * `lifespan`: what lives as long as the worker; `dead_letters`: the app's hooks for these.
 * `handle`: how its owner sees and stops a worker; `signals`: how a process does. `statistics`: what it is doing.
-* `backends`: functions that run elsewhere: in a thread, or in a process. From there verbs come by `process_verbs`;
-  `offspring`: what the actors in processes fork.
-* `demands`: what the server must be able to do. `patience`, `backoff`: waiting for it. `vouching`: what its thread may
-  extend while the loop is blocked.
+* `backends`: functions that run elsewhere: in a thread, or in a process. `parcels`: what goes there and comes back; verbs
+  come from there by `process_verbs`. `offspring`: what the actors in processes fork.
+* `demands`: what the server must be able to do. `outage`: waiting for it. `vouching`: what its thread may extend while
+  the loop is blocked.
 * `unwrapping`: one error out of the groups of nurseries.
 """
 

@@ -11,8 +11,8 @@ import trio
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import LARGEST_CALL, Consumer
-from .backoff import backoff, log_unavailable
 from .crew import Crew
+from .outage import backoff, log_unavailable
 
 log = Log("repid.worker")
 
@@ -49,7 +49,7 @@ class Keeper:
                         await self._consumer.rescue()
                         self._ledger.suspects = await self._consumer.suspects()
             except BrokerUnavailable as error:
-                log_unavailable(log, error, "cannot extend %d leases", len(self._ledger.holdings))
+                log_unavailable(error, "cannot extend %d leases", len(self._ledger.holdings))
 
     async def watch(self) -> None:
         """Believe leases lost at the moments when they end, until cancelled.
@@ -95,5 +95,5 @@ async def heed_events(consumer: Consumer, crew: Crew) -> None:
             delays = backoff()
         except BrokerUnavailable as error:
             delay = next(delays)
-            log_unavailable(log, error, "cannot learn of lease events, again in %.1f s", delay)
+            log_unavailable(error, "cannot learn of lease events, again in %.1f s", delay)
             await consumer.wait_link(delay)

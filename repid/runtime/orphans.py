@@ -22,7 +22,7 @@ from ..logs import Log
 from ..ports import Broker, StoredSchedule
 from ..schedule import RENEW_EVERY, ended, may_end
 from .actor_runners import ActorRunners
-from .backoff import look_every
+from .outage import look_every
 from .scheduler import Scheduling
 
 log = Log("repid.worker")
@@ -87,7 +87,7 @@ class Orphans:
 
     async def watch(self) -> None:
         """Look until cancelled."""
-        await look_every(LOOK_EVERY, self.look, log, "cannot look for schedules without an actor")
+        await look_every(LOOK_EVERY, self.look, "cannot look for schedules without an actor")
 
     async def look(self) -> None:
         """Look once: report, and end what was found in the same state often enough. If it fails, counting starts again."""

@@ -8,8 +8,8 @@ from ..delivery import Delivery, Progress
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import LARGEST_CALL, Consumer
-from .backoff import log_unavailable
 from .holding import about
+from .outage import log_unavailable
 
 log = Log("repid.worker")
 
@@ -49,9 +49,9 @@ class Reporter:
         try:
             await self._consumer.report(latest)
         except BrokerUnavailable as error:  # the next report will tell more
-            log_unavailable(log, error, "cannot report the progress of %d runs", len(latest))
-        except Exception:  # noqa: BLE001  whatever is wrong with it, it is only progress
-            if len(latest) == 1:  # it is only progress: the run goes on
+            log_unavailable(error, "cannot report the progress of %d runs", len(latest))
+        except Exception:  # noqa: BLE001  whatever is wrong with it, it is only progress: the run goes on
+            if len(latest) == 1:
                 told = log.about(about(latest[0][0]))
                 told.exception("the progress of message %r cannot be reported", latest[0][0].envelope.id)
                 return

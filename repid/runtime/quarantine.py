@@ -22,9 +22,9 @@ from ..delivery import Delivery, is_suspect
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import Consumer
-from .backoff import log_unavailable
 from .holding import about
 from .ledger import Ledger
+from .outage import log_unavailable
 
 log = Log("repid.worker")
 
@@ -74,7 +74,7 @@ class Quarantine:
         try:
             self._ledger.suspects = await self._consumer.suspects()
         except BrokerUnavailable as error:
-            log_unavailable(log, error, "cannot ask for messages that must run alone")
+            log_unavailable(error, "cannot ask for messages that must run alone")
         return self._ledger.suspects > 0
 
     async def drain(self) -> None:

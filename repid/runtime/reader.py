@@ -36,11 +36,10 @@ from ..delivery import Delivery
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import ANYTHING, LARGEST_CALL, AtMost, Consumer, Take
-from .backoff import backoff, log_unavailable
 from .crew import Crew
 from .limits import MOST_AHEAD
 from .look_ahead import LookAhead
-from .patience import Outage
+from .outage import Outage, backoff, log_unavailable
 from .quarantine import Quarantine
 
 log = Log("repid.worker")
@@ -256,7 +255,7 @@ class Reader:
             except BrokerUnavailable as error:
                 if not self._ledger.running:  # what runs may still end, and tell so
                     outage.check(error)
-                log_unavailable(log, error, "cannot receive, again in %.1f s", delay)
+                log_unavailable(error, "cannot receive, again in %.1f s", delay)
             finally:
                 self._is_narrow = False
             await self._consumer.wait_link(delay)

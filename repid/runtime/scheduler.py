@@ -12,8 +12,8 @@ from ..envelope import Envelope
 from ..errors import BrokerError, ConfigurationError
 from ..logs import Log
 from ..ports import Schedule, ScheduleStore, StoredSchedule, TickOutcome
-from ..schedule import DECLARE_EVERY, Due, declared, due_tick, pulled_back, tick_envelope
-from .backoff import log_unavailable
+from ..schedule import DECLARE_EVERY, declared, due_tick, pulled_back, tick_envelope
+from .outage import log_unavailable
 
 log = Log("repid.worker")
 
@@ -82,7 +82,7 @@ async def run_schedules(scheduling: Scheduling, schedules: Collection[Schedule])
                 declare_at = trio.current_time() + DECLARE_EVERY
             pause = min(pause, await ticker.tick_all())
         except BrokerError as error:
-            log_unavailable(log, error, "cannot look at the schedules")
+            log_unavailable(error, "cannot look at the schedules")
         await trio.sleep(pause)
 
 

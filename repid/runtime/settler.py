@@ -37,10 +37,10 @@ from ..delivery import (
 from ..errors import BrokerUnavailable, LeaseLost, QueueFull, RepidError
 from ..logs import Log
 from ..ports import SETTLED, Consumer, ResultStore, Verdict, in_parts, store_apart
-from .backoff import backoff, log_unavailable
 from .failures import failure_of, log_failure
 from .holding import Holding, about
 from .ledger import Ledger
+from .outage import backoff, log_unavailable
 from .postponed import Postponed
 from .sending import Sending
 from .set_aside import Note, SetAside, without_room
@@ -183,22 +183,21 @@ class Settler:
 
     async def _carry_out(self, batch: list[Settlement], note: Note) -> None:
         """Settle them. `note` takes the answers as they come, with what was written in the end in the place of each."""
-        for part in [batch] if self._is_local else in_parts(batch, _size_of):
-            await self._carry_out_together(list(part), note)
-
-    async def _carry_out_together(self, batch: list[Settlement], note: Note) -> None:
-        try:
-            verdicts = await self._settle(batch)
-        except Exception as error:  # noqa: BLE001  whatever is wrong with one of them, the others are settled
-            if len(batch) > 1:
-                log.warning("%d verdicts could not be settled together, each is settled alone: %s", len(batch), error)
-        else:
-            note(batch, verdicts)
-            return
-        # outside of the handler, where each error that follows would be shown with this one as its context
-        for settlement in batch:
-            written, verdict = await self._settle_alone(settlement)
-            note([written], [verdict])
+        for part in [batch] if self._is_local else map(list, in_parts(batch, _size_of)):
+            try:
+                verdicts = await self._settle(part)
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one of them, the others are settled
+                if len(part) > 1:
+                    log.warning(
+                        "%d verdicts could not be settled together, each is settled alone: %s", len(part), error
+                    )
+            else:
+                note(part, verdicts)
+                continue
+            # outside of the handler, where each error that follows would be shown with this one as its context
+            for settlement in part:
+                written, verdict = await self._settle_alone(settlement)
+                note([written], [verdict])
 
     async def _settle_alone(self, settlement: Settlement) -> tuple[Settlement, Verdict]:
         """Settle it; where that can never be done, what was wrong becomes the failure of the message."""
@@ -229,7 +228,7 @@ class Settler:
                     batch = await store_apart(self._result_store, batch)
                 return await self._consumer.settle(batch)
             except BrokerUnavailable as error:
-                log_unavailable(log, error, "cannot settle %d verdicts, again in %.1f s", len(batch), delay)
+                log_unavailable(error, "cannot settle %d verdicts, again in %.1f s", len(batch), delay)
                 await self._consumer.wait_link(delay)
         raise AssertionError  # backoff has no end
 

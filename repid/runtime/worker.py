@@ -33,8 +33,7 @@ from .handle import Control
 from .keeper import Keeper, heed_events
 from .ledger import Ledger, Report
 from .orphans import Orphans
-from .patience import Patience
-from .paused import PausedQueues
+from .outage import Patience
 from .progress import Reporter
 from .reader import Reader
 from .scheduler import Scheduling, run_schedules, store_schedules
@@ -42,9 +41,9 @@ from .sending import Sending
 from .settler import Settler
 from .signals import check_can_listen, listen
 from .statistics import statistics_of
-from .unread import Unread
 from .unwrapping import unwrapped
 from .verbs import MessageContext
+from .watching_queues import PausedQueues, UnreadQueues
 from .vouching import Voucher
 
 log = Log("repid.worker")
@@ -251,7 +250,7 @@ async def _run_actors(
                             # Before the reader, which ends a burst that gets nothing.
                             await Patience(burst=settings.burst)(paused.look)
                             intake.start_soon(paused.watch)
-                            intake.start_soon(Unread(broker).watch)
+                            intake.start_soon(UnreadQueues(broker).watch)
                         if crew.runners.limits:
                             intake.start_soon(crew.give_back_parked)
                         if crew.runners.batching:

@@ -21,7 +21,7 @@ from ..application import Application
 from ..errors import BrokerError, BrokerUnavailable, ConfigurationError, LifespanError, UsageError
 from ..hosts import run_on_loop
 from ..runtime import Handle, Report
-from ..runtime.patience import Patience
+from ..runtime.outage import Patience
 from ..runtime.signals import MOST_SIGNALS, end_process
 from ..runtime.unwrapping import unwrapped
 from .collector import spared_collector

@@ -20,7 +20,7 @@ from ..errors import ConfigurationError, MissingExtra, UsageError, did_you_mean
 from ..hosts import LOOP_NAMES, LoopName, run_on_loop
 from ..names import check_count, check_flag, check_known
 from ..runtime import Handle, Report
-from ..runtime.patience import Patience
+from ..runtime.outage import Patience
 from ..worker import WorkerOptions, make_settings
 from . import child
 from .collector import spared_collector

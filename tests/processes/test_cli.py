@@ -658,9 +658,9 @@ def test_a_server_that_keeps_itself_up_to_date_is_not_migrated(program: Program,
 def test_a_burst_without_its_server_ends_with_an_error_and_exit_code_1(program: Program, options: list[str]) -> None:
     program.add(
         """
-        import repid.runtime.patience
+        import repid.runtime.outage
         from repid.brokers.redis import RedisServer
-        repid.runtime.patience.BURST_TIME = 0.3
+        repid.runtime.outage.BURST_TIME = 0.3
         app.servers.register_server("away", RedisServer("redis://u:s3cret@127.0.0.1:1"), is_default=True)
         """
     )

@@ -9,7 +9,7 @@ from modest_driver import ModestDriver
 from trio.testing import MockClock
 
 from repid import BrokerUnavailable, Connection, Job, Repid, Router, Server
-from repid.runtime.patience import BURST_TIME
+from repid.runtime.outage import BURST_TIME
 from repid.testing import Cut
 
 

@@ -9,7 +9,7 @@ import trio
 from aids import UnreliableServer
 
 from repid import Repid, Router
-from repid.runtime.paused import LOOK_EVERY
+from repid.runtime.watching_queues import LOOK_EVERY
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ import trio
 from aids import UnreliableServer
 
 from repid import Envelope, Repid, Router, Worker
-from repid.runtime.unread import LOOK_EVERY, MOST_LOOKED_AT, MOST_NAMED, TOLD_AFTER
+from repid.runtime.watching_queues import LOOK_EVERY, MOST_LOOKED_AT, MOST_NAMED, TOLD_AFTER
 
 LONG = (TOLD_AFTER + 1) * LOOK_EVERY + 1
 
