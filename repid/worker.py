@@ -41,7 +41,6 @@ from .runtime.lifespan import open_lifespan
 from .runtime.scheduler import Scheduling
 from .runtime.signals import can_listen
 from .runtime.statistics import statistics_of
-from .runtime.worker import usable_signals
 
 log = Log("repid.worker")
 
@@ -321,7 +320,7 @@ def make_settings(options: WorkerOptions, *, embedded: bool) -> Settings:
         threads_limit=_optional_count("threads_limit", given["threads_limit"]),
         processes_limit=_optional_count("processes_limit", given["processes_limit"]),
         claim_bytes=check_count("claim_bytes", given["claim_bytes"], least=1),
-        signals=usable_signals(wanted),
+        signals=wanted,
         auto_declare=check_flag("auto_declare", given["auto_declare"]),
         burst=check_flag("burst", given["burst"]),
         log_runs=check_flag("log_runs", given["log_runs"]),

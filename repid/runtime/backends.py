@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import types
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -61,17 +60,6 @@ IN_TASK = LoopBackends()
 """Every async function is a part of its executor's task."""
 
 
-class InlineBackend:
-    """Runs a function where it is: for platforms that have neither threads nor processes."""
-
-    slots = None
-
-    async def call(self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        """Run it now; the event loop waits."""
-        await trio.lowlevel.checkpoint()
-        return function(*arguments, **keywords)
-
-
 class ThreadBackend:
     """Runs functions in trio's worker threads. Its callers keep to the `slots`."""
 
@@ -106,20 +94,16 @@ class ThreadBackend:
             await trio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._unlimited)
         except trio.Cancelled:
             held.ask_to_stop()
-            if not await self._has_ended(ended):
+            with trio.CancelScope(shield=True, deadline=self._abandoning_at) as wait:
+                self._waits.add(wait)
+                try:
+                    await ended.wait()
+                finally:
+                    self._waits.discard(wait)
+            if not ended.is_set():
                 abandoned.set(True)
                 raise
         return outcome.unwrap()
-
-    async def _has_ended(self, ended: trio.Event) -> bool:
-        """Wait until a thread that was asked to stop has ended, or is not waited for any longer."""
-        with trio.CancelScope(shield=True, deadline=self._abandoning_at) as wait:
-            self._waits.add(wait)
-            try:
-                await ended.wait()
-            finally:
-                self._waits.discard(wait)
-        return ended.is_set()
 
     def abandon(self) -> None:
         """Wait a moment for the threads that are asked to stop now, and then for none any more."""
@@ -207,7 +191,7 @@ class Backends:
     """The backends of one worker. A pool of processes exists only where an actor needs one."""
 
     def __init__(
-        self, threads: ThreadBackend | None, processes: ProcessBackend | None, loop_backends: LoopBackends = IN_TASK
+        self, threads: ThreadBackend, processes: ProcessBackend | None, loop_backends: LoopBackends = IN_TASK
     ) -> None:
         self._threads = threads
         self._processes = processes
@@ -219,35 +203,33 @@ class Backends:
         """The backend an actor runs on; None: it is async and runs as part of the executor's task."""
         if actor.is_async:
             return self._tasks.get(actor.backend)
-        return (self._processes if actor.run_in_process else None) or self._threads or InlineBackend()
+        if not actor.run_in_process:
+            return self._threads
+        assert self._processes is not None  # `open_backends` has seen this actor
+        return self._processes
 
     @property
-    def waiting_threads(self) -> WaitingThreads | None:
-        """Which of the threads wait for jobs; None where there are no threads."""
-        return None if self._threads is None else self._threads.waiting
+    def waiting_threads(self) -> WaitingThreads:
+        """Which of the threads wait for jobs."""
+        return self._threads.waiting
 
     def abandon(self) -> None:
         """Leave threads that do not end to themselves."""
-        if self._threads is not None:
-            self._threads.abandon()
+        self._threads.abandon()
 
 
 @asynccontextmanager
 async def open_backends(
     actors: Sequence[Actor],
     loop_backends: LoopBackends = IN_TASK,
-    platform: str = sys.platform,
     *,
     threads: float | None = None,
     processes: float | None = None,
 ) -> AsyncIterator[Backends]:
-    """The backends these actors need; processes end with the block. Emscripten has neither threads nor processes.
+    """The backends these actors need; processes end with the block.
 
     `threads`, `processes`: how many there may be at once; None: as many as trio's own limiter allows, one for each core.
     """
-    if platform == "emscripten":
-        yield Backends(None, None, loop_backends)
-        return
     async with AsyncExitStack() as stack:
         in_processes = None
         if any(actor.run_in_process for actor in actors):

@@ -6,8 +6,7 @@ import contextvars
 import logging
 import math
 import signal
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 
@@ -43,8 +42,8 @@ from .signals import check_can_listen, listen
 from .statistics import statistics_of
 from .unwrapping import unwrapped
 from .verbs import MessageContext
-from .watching_queues import PausedQueues, UnreadQueues
 from .vouching import Voucher
+from .watching_queues import PausedQueues, UnreadQueues
 
 log = Log("repid.worker")
 
@@ -240,7 +239,12 @@ async def _run_actors(
                 crew.open(lambda: executors.start_soon(Executor(crew, message_context, endings, filling).work))
                 try:
                     async with trio.open_nursery() as intake:
-                        control.attach(lambda: _stop(crew, intake), actors.cancel_scope.cancel)
+
+                        def stop() -> None:
+                            crew.close()
+                            intake.cancel_scope.cancel()
+
+                        control.attach(stop, actors.cancel_scope.cancel)
                         control.attach_drain(reader.drain)
                         if orphans is not None:
                             intake.start_soon(run_schedules, orphans.scheduling, crew.runners.schedules)
@@ -269,11 +273,6 @@ async def _run_actors(
         actors.cancel_scope.cancel()
 
 
-def _stop(crew: Crew, intake: trio.Nursery) -> None:
-    crew.close()
-    intake.cancel_scope.cancel()
-
-
 def _tell_of_grace(crew: Crew, grace: float, *, by_signal: bool) -> None:
     """Log what a worker that was stopped waits for: it would be silent until that has ended."""
     busy = [executor.name for executor in crew.executors if executor.is_busy]
@@ -299,8 +298,3 @@ async def _see_off(crew: Crew, ended: trio.Event) -> None:
                 LINGERING_TIME,
                 ", ".join(executor.name for executor in crew.executors if executor.is_busy),
             )
-
-
-def usable_signals(wanted: Iterable[signal.Signals], platform: str = sys.platform) -> tuple[signal.Signals, ...]:
-    """The signals this platform can deliver: none on emscripten."""
-    return () if platform == "emscripten" else tuple(wanted)

@@ -12,7 +12,7 @@ from repid import Envelope, Router
 from repid.delivery import ACK, Delivery, Settlement
 from repid.ports import REFUSED, SETTLED, UNKNOWN, Verdict
 from repid.runtime.actor_runners import ActorRunners
-from repid.runtime.backends import Backends
+from repid.runtime.backends import Backends, ThreadBackend
 from repid.runtime.holding import Holding, State
 from repid.runtime.ledger import Ledger
 
@@ -73,7 +73,7 @@ def test_the_counts_are_those_of_the_holdings_after_every_transition(
     steps: list[tuple[int, str]], verdict: Verdict
 ) -> None:
     async def main() -> None:
-        runners = ActorRunners(router.actors(), Backends(None, None), 10)
+        runners = ActorRunners(router.actors(), Backends(ThreadBackend(1), None), 10)
         ledger = Ledger(10, math.inf)
         deliveries = [Delivery(Envelope(str(n), "q", b"x" * n, headers={"topic": "job"}), 1, 0, n) for n in range(4)]
         holdings = ledger.lease(deliveries, runners.runners_for(deliveries), 0.0, 60.0)
@@ -93,7 +93,7 @@ def test_the_counts_are_those_of_the_holdings_after_every_transition(
 
 def test_each_cancellation_of_what_the_largest_claim_may_bring_is_remembered_until_it_comes() -> None:
     async def main() -> None:
-        runners = ActorRunners(router.actors(), Backends(None, None), 10)
+        runners = ActorRunners(router.actors(), Backends(ThreadBackend(1), None), 10)
         ledger = Ledger(10, math.inf)
         deliveries = [Delivery(Envelope(str(n), "q", b"", headers={"topic": "job"}), 1, 0, n) for n in range(40)]
         for delivery in deliveries:
