@@ -22,6 +22,9 @@ log = Log("repid.worker")
 
 _FALLBACK = default_retry_policy_factory()
 
+MOST_BATCHES = 100
+"""Batches of an actor that may run at once where it has no limit."""
+
 Begin = Callable[[Coroutine[Any, Any, Any], Context], tuple[Coroutine[Any, Any, Any] | None, Any]]
 """`HostBackend.begin`"""
 
@@ -63,9 +66,13 @@ class ActorRunner:
         self.runs_in_trio = backend is None
         self.mode: Mode = actor.mode
         self.bind = actor.plan.bind if actor.is_async else bind_for_threads(actor.plan)
-        self.run_limits = limits
-        self.gathering = _gathering_of(actor, tasks_limit)
-        self.limits = limits if self.gathering is None else (self.gathering,)
+        self.run_limits = self.limits = limits
+        self.gathering: Gathering | None = None
+        if actor.batch is not None:
+            size = min(actor.batch, tasks_limit) if actor.mode == "manual" else actor.batch
+            runs = MOST_BATCHES if actor.concurrency is None else int(actor.concurrency)
+            self.gathering = Gathering(size, actor.batch_wait, runs)
+            self.limits = (self.gathering,)
         self.slots: Limit | None = None
         self.needs_message = actor.plan.takes_message or is_surrounded(actor)
         self.start = starter(actor, backend, host)
@@ -74,6 +81,19 @@ class ActorRunner:
         self.is_plain = actor.mode == "auto" and not actor.store_result and actor.batch is None
         self._first_terms = Terms(mode=actor.mode, attempt=1, retries=actor.retries, retry_delay=self.retry_delay)
         self.starts_at_once = getattr(backend, "slots", None) is None and actor.mode != "ack_first"
+
+    def takes(self, envelope: Envelope) -> bool:
+        """Whether the actor takes a message of its queue."""
+        actor = self.actor
+        if actor.takes is None:
+            return envelope.topic == actor.name
+        try:
+            return bool(actor.takes(envelope))
+        except BaseException as error:
+            let_ctrl_c_through(error)
+            text = "the routing strategy of actor %r failed on message %r"
+            log.exception(text, actor.name, envelope.id, in_program=True)
+            return False
 
     def terms(self, delivery: Delivery) -> Terms:
         """The terms of one delivery: the envelope's options over the actor's."""
@@ -138,29 +158,23 @@ class ActorRunner:
         return None
 
 
-def _gathering_of(actor: Actor, tasks_limit: int) -> Gathering | None:
-    if actor.batch is None:
-        return None
-    size = min(actor.batch, tasks_limit) if actor.mode == "manual" else actor.batch
-    return Gathering(size, actor.batch_wait, MOST_BATCHES if actor.concurrency is None else int(actor.concurrency))
-
-
-MOST_BATCHES = 100
-"""Batches of an actor that may run at once where it has no limit."""
-
-
 class ActorRunners:
     """All runners of a worker, by queue."""
 
     def __init__(self, actors: Iterable[Actor], backends: Backends, tasks_limit: int) -> None:
         self.backends = backends
-        self._tasks_limit = tasks_limit
         self._slots: dict[Backend, Limit] = {}
         """By the backend that has them: the threads and the processes."""
         self._runners: dict[str, list[ActorRunner]] = {}
         for actor in actors:
             backend = backends.of(actor)
-            runner = ActorRunner(actor, backend, backends.host, self._limits_of(actor, backend), tasks_limit)
+            limits = [] if actor.concurrency is None else [Limit(int(actor.concurrency), ahead=False)]
+            most = getattr(backend, "slots", None)
+            if backend is not None and most is not None:
+                if backend not in self._slots:
+                    self._slots[backend] = Limit(int(min(most, tasks_limit)), ahead=True)
+                limits.append(self._slots[backend])
+            runner = ActorRunner(actor, backend, backends.host, tuple(limits), tasks_limit)
             self._runners.setdefault(actor.channel, []).append(runner)
         self._by_topic: dict[str, dict[str | None, ActorRunner]] = {
             queue: {runner.actor.name: runner for runner in reversed(runners)}  # of one name the first declared wins
@@ -179,10 +193,9 @@ class ActorRunners:
             for runner in self
             if (runner.actor.concurrency is not None or runner.gathering is not None) and runner.actor.takes is None
         ]
-        self._groups = [(frozenset(self._members(slots)), slots) for slots in self._slots.values()]
-        if backends.waiting_threads is not None:
-            backends.waiting_threads.find_parent = self._name_of
-            backends.waiting_threads.find_child = self._thread_actor_for
+        self._groups = [(self._claim_by(slots), slots) for slots in self._slots.values()]
+        backends.waiting_threads.find_parent = self._name_of
+        backends.waiting_threads.find_child = self._thread_actor_for
 
     def at_most(self, trip: float, size: float, first: float, without: Collection[tuple[str, str]]) -> AtMost:
         """What may be claimed now, if a round trip to the broker takes `trip` seconds. `size`, `first`: as in `AtMost`.
@@ -207,7 +220,7 @@ class ActorRunners:
         by_topic = self._by_topic.get(envelope.queue)
         if by_topic is not None:
             return by_topic.get(envelope.topic)
-        return next((runner for runner in self._runners[envelope.queue] if _takes(runner.actor, envelope)), None)
+        return next((runner for runner in self._runners[envelope.queue] if runner.takes(envelope)), None)
 
     def runners_for(self, deliveries: Iterable[Delivery]) -> list[ActorRunner | None]:
         """For each delivery what `runner_for` gives."""
@@ -235,23 +248,18 @@ class ActorRunners:
         """How many deliveries wait for a batch to start."""
         return sum(len(runner.gathering.parked) for runner in self.batching if runner.gathering is not None)
 
-    def _limits_of(self, actor: Actor, backend: Backend | None) -> tuple[Limit, ...]:
-        own = () if actor.concurrency is None else (Limit(int(actor.concurrency), ahead=False),)
-        slots = getattr(backend, "slots", None)
-        if backend is None or slots is None:
-            return own
-        if backend not in self._slots:
-            self._slots[backend] = Limit(int(min(slots, self._tasks_limit)), ahead=True)
-        return (*own, self._slots[backend])
-
-    def _members(self, slots: Limit) -> Iterator[tuple[str, str | None]]:
-        """The (queue, topic) whose messages need one of these slots, as far as the topic tells."""
+    def _claim_by(self, slots: Limit) -> frozenset[tuple[str, str | None]]:
+        """Have what is claimed follow these slots, as far as the topic of a message tells whether it needs one. Returns
+        the (queue, topic) of such messages.
+        """
+        members: set[tuple[str, str | None]] = set()
         for queue, runners in self._runners.items():
             is_whole = all(slots in runner.limits for runner in runners)
             for runner in runners:
                 if slots in runner.limits and (is_whole or runner.actor.takes is None):
                     runner.slots = slots
-                    yield queue, None if is_whole else runner.actor.name
+                    members.add((queue, None if is_whole else runner.actor.name))
+        return frozenset(members)
 
     def __iter__(self) -> Iterator[ActorRunner]:
         return (runner for runners in self._runners.values() for runner in runners)
@@ -267,15 +275,3 @@ class ActorRunners:
     def names(self, queue: str) -> list[str]:
         """The names of the actors that read a queue."""
         return [runner.actor.name for runner in self._runners[queue]]
-
-
-def _takes(actor: Actor, envelope: Envelope) -> bool:
-    if actor.takes is None:
-        return envelope.topic == actor.name
-    try:
-        return bool(actor.takes(envelope))
-    except BaseException as error:
-        let_ctrl_c_through(error)
-        text = "the routing strategy of actor %r failed on message %r"
-        log.exception(text, actor.name, envelope.id, in_program=True)
-        return False

@@ -136,24 +136,19 @@ class Crew:
             self._hire()
 
     def distribute(self, batch: list[Holding]) -> None:
-        """Put a batch into the channel: in one piece for one executor, or where runs have to wait, spread over many."""
+        """Put a batch into the channel: in one piece for one executor, or where runs have to wait, spread over many. What is
+        for batch actors waits for their next batches instead.
+        """
         if self.runners.batching:
-            batch = self._without_gathered(batch)
+            for runner in self.runners.batching:
+                self.gather(runner, [holding for holding in reversed(batch) if holding.runner is runner])
+            batch = [holding for holding in batch if holding.runner is None or holding.runner.gathering is None]
             if not batch:
                 return
         pieces = min(len(batch), self._idle + self.ledger.tasks_limit - self._hired) if self.runs_mostly_wait else 1
         size = -(-len(batch) // max(pieces, 1))
         for end in range(len(batch), 0, -size):
             self.give(batch[max(0, end - size) : end])
-
-    def _without_gathered(self, batch: list[Holding]) -> list[Holding]:
-        """Have those wait together that are for batch actors; gives the others."""
-        for runner in self.runners.batching:
-            mine = [holding for holding in reversed(batch) if holding.runner is runner]
-            self.gather(runner, mine)
-            if len(mine) == len(batch):
-                return []
-        return [holding for holding in batch if holding.runner is None or holding.runner.gathering is None]
 
     def gather(self, runner: ActorRunner, holdings: list[Holding]) -> None:
         """Have held ones wait for the next batch of their actor, and start it if it is due."""
@@ -399,19 +394,18 @@ class Crew:
         envelope = delivery.envelope
         if len(self._warned) < 1000 and (envelope.queue, envelope.topic) not in self._warned:
             self._warned.add((envelope.queue, envelope.topic))
+            if envelope.topic is None:
+                has = 'no topic, and no actor here takes that (headers={"topic": ...} names the actor it is for)'
+            else:
+                hint = did_you_mean(envelope.topic, self.runners.names(envelope.queue))
+                has = f"the topic {envelope.topic!r}, which no actor here takes{hint}"
             log.about(about(delivery)).warning(
                 "message %r on channel %r has %s; it is released for others, and becomes a dead letter if nobody takes it",
                 envelope.id,
                 envelope.queue,
-                self._why_unrouted(envelope),
+                has,
             )
         self.turn_away(holding, Unrouted(delivery.unrouted_age or 0.0, random.random()))  # noqa: S311  jitter
-
-    def _why_unrouted(self, envelope: Envelope) -> str:
-        if envelope.topic is None:
-            return 'no topic, and no actor here takes that (headers={"topic": ...} names the actor it is for)'
-        hint = did_you_mean(envelope.topic, self.runners.names(envelope.queue))
-        return f"the topic {envelope.topic!r}, which no actor here takes{hint}"
 
     def lease_lost(self, holding: Holding) -> None:
         """The lease is lost: if it runs, its actor is cancelled; if it is held, it will not be started."""

@@ -7,7 +7,6 @@ from typing import Any
 from ..delivery import CancelRequested, Expired
 from ..errors import PayloadError
 from ..inject import BatchPlan, Message, SyncMessage
-from .actor_runners import ActorRunner
 from .crew import Crew
 from .endings import Endings
 from .failures import failure_of
@@ -53,7 +52,17 @@ class Filling:
         self._ledger.begin_batch(batch, gathering)
         self._crew.start_if_due(runner)
         arguments = {plan.parameter: values}
-        return arguments | self._messages(batch, runner) if runner.needs_message else arguments
+        if runner.needs_message:
+            messages = [
+                Message(each.delivery, runner.terms(each.delivery), self._message_context) for each in batch.members
+            ]
+            for holding, message in zip(batch.members, messages, strict=True):
+                holding.message = message
+                message._batch = messages  # noqa: SLF001  the worker's side of it
+            batch.message = messages[0]
+            given: list[Any] = messages if runner.actor.is_async else [SyncMessage(message) for message in messages]
+            arguments |= {name: list(given) for name in runner.actor.plan.signature.messages}
+        return arguments
 
     def _take(self, batch: Batch, gathering: Gathering, plan: BatchPlan, most: int, now: float) -> list[Any]:
         """Make members of those that have waited longest, as far as they may run and fit; the value of each."""
@@ -103,16 +112,3 @@ class Filling:
         else:
             return True
         return False
-
-    def _messages(self, batch: Batch, runner: ActorRunner) -> dict[str, Any]:
-        """Make the messages, and give them to the parameters that ask for them."""
-        messages = [
-            Message(each.delivery, runner.terms(each.delivery), self._message_context) for each in batch.members
-        ]
-        for holding, message in zip(batch.members, messages, strict=True):
-            holding.message = message
-            message._batch = messages  # noqa: SLF001  the worker's side of it
-        batch.message = messages[0]
-        names = runner.actor.plan.signature.messages
-        given: list[Any] = messages if runner.actor.is_async else [SyncMessage(message) for message in messages]
-        return {name: list(given) for name in names}

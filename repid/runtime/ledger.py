@@ -107,16 +107,18 @@ class Ledger:
         self.has_kept = False
         """Whether an actor has ever left a message without a verdict, which takes up room for a time that nobody knows."""
         self.unsettled = 0
+        """Verdicts that are on their way to the broker."""
         self.set_aside = 0
-        self.size_aside = 0
         """Verdicts that wait for room for their outbox; they are not among the unsettled."""
+        self.size_aside = 0
+        """Bytes of payload that do not count for `claim_bytes`, because their verdicts are set aside."""
         self.begun = 0
         """How many runs were begun."""
         self.finished = 0
         """How many of them have ended."""
         self.companions = 0
         """How many messages run in a batch, beside its first; none of a batch whose messages may be kept."""
-        self._refused = 0
+        self._ended_without_run = 0
         """How many deliveries got a final verdict without a run."""
         self.succeeded = self.failed = self.retried = self.released = self.dead = self.cancelled = 0
         self.dropped = self.refused = self.unknown = self.abandoned = 0
@@ -148,7 +150,7 @@ class Ledger:
     @property
     def started(self) -> int:
         """What counts for `messages_limit`."""
-        return self.begun + self._refused
+        return self.begun + self._ended_without_run
 
     @property
     def is_idle(self) -> bool:
@@ -301,7 +303,7 @@ class Ledger:
         """A held one will not be run. `is_final`: its verdict counts for `messages_limit` as a run does."""
         holding.state = ENDED
         self.held -= 1
-        self._refused += is_final
+        self._ended_without_run += is_final
         if holding.runner is not None:
             for limit in holding.runner.limits:
                 limit.claimed -= 1
@@ -432,21 +434,16 @@ class Ledger:
 
     def _answered(self, delivery: Delivery, disposition: Disposition, verdict: Verdict, *, was_ours: bool) -> None:
         """Count a verdict as the broker has answered it."""
-        is_counted = was_ours or delivery in self._lost_with_verdict  # else as refused, when it was believed lost
+        was_counted = not was_ours and delivery not in self._lost_with_verdict  # as refused, when it was believed lost
         self._lost_with_verdict.discard(delivery)
         self.dropped += verdict.dropped
-        match verdict.outcome:
-            case "settled":
-                self.refused -= not is_counted
-                self._count(disposition)
-                if type(disposition) is DeadLetter:
-                    self.on_dead(delivery, disposition)
-            case "refused":
-                self.refused += is_counted
-            case "unknown":
-                self.unknown += 1
-
-    def _count(self, disposition: Disposition) -> None:
+        if verdict.outcome == "unknown":
+            self.unknown += 1
+            return
+        if verdict.outcome == "refused":
+            self.refused += not was_counted
+            return
+        self.refused -= was_counted
         match disposition:
             case Ack(None):
                 self.succeeded += 1
@@ -461,6 +458,7 @@ class Ledger:
             case DeadLetter(reason=reason):
                 self.dead += 1
                 self.failed += reason in {"failed", "nacked"}
+                self.on_dead(delivery, disposition)
 
     def lost(self, holding: Holding) -> None:
         """Its lease is no longer ours; nothing may be settled."""

@@ -19,9 +19,9 @@ TRIPS_AHEAD = 8
 """Round trips to the broker for which the look-ahead lasts."""
 
 MOST_AHEAD = 3
-"""What a worker claims ahead is at most this many times what it runs at once. Where runs are short, each call to the broker is
-then about many messages, and takes little time for each. All of them end within `TRIPS_AHEAD` round trips, if runs stay
-as short as they were.
+"""What a worker claims ahead is at most this many times what it runs at once. Where runs are short, each call to the
+broker is then about many messages, and takes little time for each. All of them end within `TRIPS_AHEAD` round trips, if
+runs stay as short as they were.
 """
 
 WEIGHT = 1 / 8
@@ -58,16 +58,16 @@ class Limit:
             self.mean = seconds if self.mean is None else self.mean + (seconds - self.mean) * WEIGHT
 
     def room(self, trip: float) -> int:
-        """How many may be claimed now, if a round trip to the broker takes `trip` seconds."""
-        return max(0, self.most + self._look_ahead(trip) - self.claimed)
-
-    def _look_ahead(self, trip: float) -> int:
-        """What ends during a few round trips, as long as nothing waits for longer than expected."""
+        """How many may be claimed now, if a round trip to the broker takes `trip` seconds: as many as may run, and ahead of
+        them what ends during a few round trips, as long as nothing waits for longer than expected.
+        """
         if not self.ahead or self.mean is None:
-            return 0
-        if self.mean <= TRIPS_AHEAD * trip:
-            return self.most
-        return int(self.most * TRIPS_AHEAD * trip / self.mean)
+            ahead = 0
+        elif self.mean <= TRIPS_AHEAD * trip:
+            ahead = self.most
+        else:
+            ahead = int(self.most * TRIPS_AHEAD * trip / self.mean)
+        return max(0, self.most + ahead - self.claimed)
 
 
 def first_full(limits: Iterable[Limit]) -> Limit | None:

@@ -95,19 +95,16 @@ class Orphans:
         schedules = await self._store.schedules()
         await self._report(schedules)
         for stored in schedules:
-            name = stored.schedule.name
-            if name in self._declared or stored.schedule.envelope.queue not in self._queues or not may_end(stored):
+            name, model = stored.schedule.name, stored.schedule.envelope
+            if name in self._declared or model.queue not in self._queues or not may_end(stored):
                 continue
             declared_at = None if stored.declaration is None else stored.declaration.declared_at
             looks = former.get((name, declared_at), -1) + 1
-            if looks < ENDS_AFTER or not await self._end(stored):
+            if looks < ENDS_AFTER or not await self._store.replace_schedule(
+                stored, ended(stored, await self._store.now())
+            ):
                 self._looks[name, declared_at] = looks
-
-    async def _end(self, stored: StoredSchedule) -> bool:
-        """Whether it was still as it was seen, and has ended."""
-        has_ended = await self._store.replace_schedule(stored, ended(stored, await self._store.now()))
-        if has_ended:
-            name, model = stored.schedule.name, stored.schedule.envelope
+                continue
             log.warning(
                 "schedule %r of actor %r on queue %r has ended: no worker has declared it for %g minutes. A worker that "
                 "declares it brings it back, and so does app.schedules.resume(%r)",
@@ -117,4 +114,3 @@ class Orphans:
                 (ENDS_AFTER - 1) * LOOK_EVERY / 60,
                 name,
             )
-        return has_ended

@@ -141,23 +141,18 @@ class _Unpickler(pickle.Unpickler):
 
 @asynccontextmanager
 async def listen_to_processes() -> AsyncGenerator[ProcessVerbs, None]:
-    """Listen for a block."""
-    with _listening_socket() as (listener, address):
-        verbs = ProcessVerbs(address)
+    """Listen for a block, at a socket file that only this user may open; where there are none, at a port of this machine."""
+    is_unix = hasattr(socket, "AF_UNIX")
+    with (
+        tempfile.TemporaryDirectory(prefix="repid-") as folder,
+        socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET, socket.SOCK_STREAM) as plain,
+    ):
+        address: Address = str(Path(folder) / "verbs") if is_unix else ("127.0.0.1", 0)
+        plain.bind(address)
+        plain.listen(128)
+        verbs = ProcessVerbs(address if is_unix else plain.getsockname())
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(plain))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(trio.serve_listeners, verbs.answer, [trio.SocketListener(listener)]))
+            nursery.start_soon(partial(trio.serve_listeners, verbs.answer, [listener]))
             yield verbs
             nursery.cancel_scope.cancel()
-
-
-@contextmanager
-def _listening_socket() -> Generator[tuple[trio.socket.SocketType, Address], None, None]:
-    """A socket file that only this user may open; where there are none, a port of this machine."""
-    with tempfile.TemporaryDirectory(prefix="repid-") as folder:
-        is_unix = hasattr(socket, "AF_UNIX")
-        plain = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET, socket.SOCK_STREAM)
-        with plain:
-            address: Address = str(Path(folder) / "verbs") if is_unix else ("127.0.0.1", 0)
-            plain.bind(address)
-            plain.listen(128)
-            yield trio.socket.from_stdlib_socket(plain), address if is_unix else plain.getsockname()

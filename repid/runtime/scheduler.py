@@ -116,14 +116,22 @@ class _Ticker:
         return max(0.0, min(upcoming) - found.now)
 
     async def _tick(self, stored: StoredSchedule, now: float) -> float:
-        """When it ticks next."""
+        """Returns when it ticks next; infinity if it does not, or that cannot be computed here: the error is logged once."""
         name = stored.schedule.name
         earlier = pulled_back(stored, now)
         if earlier is not None:
             if await self._store.replace_schedule(stored, earlier):
                 log.warning("the clock was set back: the next tick of schedule %r is pulled back", name)
             return earlier.next_at
-        due = self._due_tick(stored, now)
+        if self._unable.get(name) == stored.schedule:
+            return math.inf
+        self._unable.pop(name, None)
+        try:
+            due = due_tick(stored, now)
+        except ConfigurationError as error:  # another version of the program may be able to
+            log.error("schedule %r cannot tick here: %s", name, error)  # noqa: TRY400  no bug
+            self._unable[name] = stored.schedule
+            return math.inf
         if due is None:
             return math.inf
         envelope = tick_envelope(stored) if due.fires else None
@@ -131,16 +139,3 @@ class _Ticker:
         if outcome == "skipped":
             log.info("a tick of schedule %r was skipped", name)
         return due.next_at
-
-    def _due_tick(self, stored: StoredSchedule, now: float) -> Due | None:
-        """The tick, unless it cannot be computed here: then the error is logged once."""
-        name = stored.schedule.name
-        if self._unable.get(name) == stored.schedule:
-            return None
-        self._unable.pop(name, None)
-        try:
-            return due_tick(stored, now)
-        except ConfigurationError as error:  # another version of the program may be able to
-            log.error("schedule %r cannot tick here: %s", name, error)  # noqa: TRY400  no bug
-            self._unable[name] = stored.schedule
-            return None

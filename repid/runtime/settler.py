@@ -52,8 +52,8 @@ MANY_PER_TURN = 32
 """The number of verdicts in one turn of the event loop after which the next turn most likely brings more."""
 
 WORTH_A_CALL = 128
-"""The number of verdicts that are sent without waiting for more: what a call costs by itself is little beside them. Executors go on meanwhile:
-they stop at `Ledger.most_unsettled`.
+"""The number of verdicts that are sent without waiting for more: what a call costs by itself is little beside them.
+Executors go on meanwhile: they stop at `Ledger.most_unsettled`.
 """
 
 
@@ -61,9 +61,9 @@ class Settler:
     """Takes verdicts synchronously, so that nothing can come between "ended" and "handed over", and carries them out.
 
     `result_store` is given where results live elsewhere than the messages. `can_delay`: whether the server can make a
-    message ready later; otherwise `postponed` holds such verdicts back. `is_local`: the server answers any call at once.
-    Otherwise one call is about as many verdicts as it can answer in time, and as many bytes. `run` is shielded: it ends when `close` was
-    called and everything is settled, or the bound of `close` is over.
+    message ready later; otherwise `postponed` holds such verdicts back. `is_local`: the server answers any call at
+    once. Otherwise one call is about as many verdicts as it can answer in time, and as many bytes. `run` is shielded: it
+    ends when `close` was called and everything is settled, or the bound of `close` is over.
     """
 
     def __init__(
@@ -233,6 +233,7 @@ class Settler:
         raise AssertionError  # backoff has no end
 
     def _note(self, batch: list[Settlement], verdicts: list[Verdict]) -> None:
+        """Take the broker's answers: what has no room is set aside, the ledger counts all others, who waits is told."""
         are_settled = verdicts.count(SETTLED) == len(verdicts)
         if not are_settled and (full := without_room(batch, verdicts)):
             batch = [one for one, verdict in zip(batch, verdicts, strict=True) if verdict.full is None]

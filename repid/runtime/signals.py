@@ -78,15 +78,11 @@ def _listening(number: int, notify: Callable[[], None]) -> Iterator[None]:
             del _listeners[number]
             found = _found.pop(number)
             if signal.getsignal(number) is _fan_out:
-                signal.signal(number, signal.default_int_handler if _is_dead(found) else found)
+                main_task = found.keywords.get("main_task") if isinstance(found, partial) else None
+                is_dead = main_task is not None and main_task.done()  # of an `asyncio.run` that has ended
+                signal.signal(number, signal.default_int_handler if is_dead else found)
         if not _listeners:
             _received.clear()
-
-
-def _is_dead(handler: Any) -> bool:
-    """Whether it is that of an `asyncio.run` whose main task is done."""
-    task = handler.keywords.get("main_task") if isinstance(handler, partial) else None
-    return task is not None and task.done()
 
 
 def end_process(number: int) -> None:

@@ -56,21 +56,14 @@ def starter(actor: Actor, backend: Backend | None, host: HostBackend | None) -> 
     function = actor.function
     if is_surrounded(actor):
         return _start_around(actor, backend, host)
-    if backend is host:
-        backend = None
-    if actor.plan.dependencies is not None:
-        return _start_supplied(actor.plan.dependencies.inner, backend)
-    if backend is None:
-        return lambda arguments, _: function(**arguments)
-    call: Callable[..., Any] = backend.call
-    return lambda arguments, _: call(function, (), arguments)
-
-
-def _start_supplied(supplied: Supplied, backend: Backend | None) -> Start:
-    """The same with dependencies, which run where the function does."""
-    if backend is None:
+    supplied = None if actor.plan.dependencies is None else actor.plan.dependencies.inner
+    if backend is None or backend is host:
+        if supplied is None:
+            return lambda arguments, _: function(**arguments)
         return lambda arguments, message: supplied({MESSAGE: message}, arguments)
     call: Callable[..., Any] = backend.call
+    if supplied is None:
+        return lambda arguments, _: call(function, (), arguments)
     if isinstance(supplied, SuppliedAsync):
         return lambda arguments, message: call(supplied, ({MESSAGE: message}, arguments), {})
     return lambda arguments, message: call(supplied, ({MESSAGE: _for_threads(message)}, arguments), {})

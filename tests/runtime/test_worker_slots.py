@@ -16,6 +16,7 @@ from aids import UnreliableServer, send
 
 from repid import Counts, Handle, Message, PrioritiesT, Repid, Report, Router
 from repid.actors import catch_all_routing_strategy
+from repid.runtime import limits
 from repid.runtime.crew import LONGEST_PARKED
 from repid.runtime.limits import Limit
 
@@ -174,7 +175,7 @@ async def test_short_runs_are_claimed_ahead_and_given_back_when_they_turn_out_lo
     app: Repid, router: Router, server: UnreliableServer, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the first run had shown that runs are shorter than a round trip."""
-    monkeypatch.setattr(Limit, "_look_ahead", lambda self, _: 0 if self.mean is None else self.most)
+    monkeypatch.setattr(limits, "TRIPS_AHEAD", 1e9)
     router.actor(name="job")(gate.wait)
 
     @router.actor
@@ -198,7 +199,7 @@ async def test_short_runs_are_claimed_ahead_and_given_back_when_they_turn_out_lo
 async def test_cancelling_what_waits_for_a_thread_does_not_wait_for_one(
     app: Repid, router: Router, server: UnreliableServer, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Limit, "_look_ahead", lambda self, _: self.most)
+    monkeypatch.setattr(Limit, "room", lambda self, _: 2 * self.most - self.claimed)
     router.actor(name="job")(gate.wait)
     for n in range(2):
         envelope = await send(app, "job", n=n)
