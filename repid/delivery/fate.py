@@ -11,7 +11,7 @@ The rules, all of them:
 * A payload that does not fit: DeadLetter, because retrying changes nothing. If the actor says that another version of
   the program may take it: as with a message that no actor here takes.
 * No actor here takes it: Release with a delay that grows with its age, so that another worker may; after
-  `unrouted_for` DeadLetter.
+  `UNROUTED_FOR` DeadLetter.
 * Its actor is at its limit here: Release with a short delay.
 * Past its ttl before it was ever started: DeadLetter. A start ends the ttl, no matter how the run ended.
 * A stopping worker: Release. No attempt is used: the message is not to blame for the interruption.
@@ -56,6 +56,9 @@ Verb: TypeAlias = Literal["ack", "nack", "reject", "retry"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 """The words that `on_error` and an actor in the mode `manual_explicit` may answer with."""
 
+UNROUTED_FOR = 3600.0
+"""Seconds for which other workers may take a message that no actor takes here."""
+
 SHORTEST_UNROUTED_DELAY = 0.1
 LONGEST_UNROUTED_DELAY = 30.0
 
@@ -75,7 +78,6 @@ class Terms(msgspec.Struct, frozen=True):
     attempt: int
     retries: int
     retry_delay: Callable[[int], float]
-    unrouted_for: float = 3600.0
 
 
 NO_TERMS = Terms(mode="auto", attempt=1, retries=0, retry_delay=float)
@@ -173,14 +175,14 @@ def _failed(event: Raised | TimedOut, terms: Terms) -> Disposition:
     return disposition_for("retry", terms, event.failure) or DeadLetter("failed", event.failure)
 
 
-def _payload_refused(event: PayloadRefused, terms: Terms) -> Disposition:
-    if event.age is None or event.age >= terms.unrouted_for:
+def _payload_refused(event: PayloadRefused, _: Terms) -> Disposition:
+    if event.age is None or event.age >= UNROUTED_FOR:
         return DeadLetter("payload", event.failure)
     return Release(unrouted_delay(event.age, event.chance), unrouted=True)
 
 
-def _unrouted(event: Unrouted, terms: Terms) -> Disposition:
-    if event.age >= terms.unrouted_for:
+def _unrouted(event: Unrouted, _: Terms) -> Disposition:
+    if event.age >= UNROUTED_FOR:
         return DeadLetter("unrouted")
     return Release(unrouted_delay(event.age, event.chance), unrouted=True)
 
