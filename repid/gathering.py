@@ -16,8 +16,8 @@ from .hosts import hosted, within
 from .names import brief, check_duration, check_iterable, check_one_of
 from .ports import Broker
 from .results import Result
-from .runtime.unwrapping import unwrapped
 from .sync_handle import SyncJobHandle
+from .tracebacks import unwrapped
 
 T = TypeVar("T")
 

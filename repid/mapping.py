@@ -36,7 +36,7 @@ from .names import brief, check_count, check_one_of
 from .ports import Broker, Followed, ResultStore, Snapshot
 from .producer import Publish
 from .results import Result, value_of
-from .runtime.unwrapping import unwrapped
+from .tracebacks import unwrapped
 
 R = TypeVar("R")
 

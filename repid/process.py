@@ -1,7 +1,7 @@
 """What happens to the whole process: it forks, and it ends. Everything that must know of either is told here.
 
 **Forks.** A fork copies one thread, and the memory of all of them. What another thread had open is in the child too,
-as far as it had come, and what another thread had locked stays locked. Two rules follow.
+as far as it had come, and what another thread had locked stays locked. Three rules follow.
 
 1. *Some things must not be open while the process forks.* SQLite keeps in memory which locks on a file it holds, once
    for all connections of the process. The operating system does not give these locks to the child, but the child's

@@ -106,6 +106,15 @@ def leaves(error: BaseException) -> Iterable[BaseException]:
     return (each for each in _walk(error, members) if not is_a(each, BaseExceptionGroup))
 
 
+def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to raise for a group that came out of nurseries of ours: an order to stop the process comes first, a single
+    error comes bare, several stay a group.
+    """
+    orders = group.subgroup((KeyboardInterrupt, SystemExit))
+    found = list(leaves(orders or group))
+    return found[-1] if orders or len(found) == 1 else group
+
+
 def family(error: BaseException, *, openly: bool) -> Iterable[BaseException]:
     """The error, its members, and all that they come from; `openly`: only what a traceback shows of that."""
     if _cause.__get__(error) is None and _context.__get__(error) is None and not members(error):  # as most are

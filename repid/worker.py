@@ -34,7 +34,7 @@ from .inject import GivenValues
 from .logs import Log
 from .names import check_count, check_duration, check_flag, check_iterable, check_known
 from .ports import Broker
-from .producer import Publish, check_compares_ids
+from .producer import check_compares_ids
 from .runtime import AppServices, Control, Handle, LoopBackends, Report, Settings, serve
 from .runtime.backends import IN_TASK
 from .runtime.lifespan import open_lifespan
@@ -179,7 +179,7 @@ async def run_actors(
 ) -> Report:
     """Run these actors on this broker until they are stopped or done. `given`: what is open already of what they share."""
     settings = make_settings(options, embedded=task_status is not trio.TASK_STATUS_IGNORED)
-    control.read = lambda: statistics_of(broker)
+    control.read_statistics = lambda: statistics_of(broker)
     control.wait_for_end = crossing(control.has_ended.wait)
     try:
         report = await _run_actors(app, broker, without_namesakes(actors), settings, control, task_status, given)
@@ -212,10 +212,9 @@ async def _run_actors(
         return own if there is broker else publisher(app, there, declare=True)
 
     exchange = _Exchange(app, broker, actors)
-    around = partial(through_middlewares, app) if app.producer_middlewares else _as_it_is
     services = AppServices(
         publisher_to,
-        around,
+        partial(through_middlewares, app),
         exchange,
         app.result_store,
         _scheduling(app, broker),
@@ -228,10 +227,6 @@ async def _run_actors(
     async with _loop_backends(actors) as loop_backends:
         with open_apps.entered(app):  # for the actors: each finds the app of its worker
             return await serve(broker, actors, services, settings, control, loop_backends, lifespan)
-
-
-def _as_it_is(publish: Publish) -> Publish:
-    return publish
 
 
 def _scheduling(app: Application, broker: Broker) -> Scheduling | None:

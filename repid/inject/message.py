@@ -90,7 +90,7 @@ class MessageContext(Protocol):
         """
         ...
 
-    def holder(self, hold: Publish, /) -> Publish:
+    def through_middlewares(self, hold: Publish, /) -> Publish:
         """`hold` with the app's producer middlewares around it."""
         ...
 
@@ -329,7 +329,7 @@ class Message(Received, Producer, CallerWithOptions):
             return [None] * len(envelopes)
 
         reply = make_envelope(target, payload, content_type, {"headers": headers})
-        publish = self._message_context.holder(hold)
+        publish = self._message_context.through_middlewares(hold)
         if publish is hold:
             return self._decide("replied", "ack", (reply,))
         return self._reply_through(publish, reply, replies)
@@ -425,7 +425,7 @@ class Outbox(Producer, CallerWithOptions):
         if named:
             self._message_context.publisher(None, named)  # refuses what the server cannot do
         hold = self._hold
-        publish = self._message_context.holder(hold)
+        publish = self._message_context.through_middlewares(hold)
         return Publisher(publish, self._hold_at_once) if publish is hold else Publisher(publish)
 
     @property

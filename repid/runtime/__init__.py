@@ -23,7 +23,6 @@
   come from there by `process_verbs`. `offspring`: what the actors in processes fork.
 * `demands`: what the server must be able to do. `outage`: waiting for it. `vouching`: what its thread may extend while
   the loop is blocked.
-* `unwrapping`: one error out of the groups of nurseries.
 """
 
 from .backends import LoopBackends

@@ -40,7 +40,7 @@ def check_demands(
             )
 
 
-class Nowhere:
+class NoResultStore:
     """Stands for the store of results where there is none: results that single messages ask for are left out."""
 
     def __init__(self, server: str) -> None:

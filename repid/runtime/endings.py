@@ -84,8 +84,7 @@ class Endings:
     def returned(self, run: Holding, runner: ActorRunner, value: object) -> None:
         """It returned this, and its mode or a result that is wanted decides."""
         disposition = self._end_with_value(run, runner, value)
-        if self._log_level is not None:
-            self._log_run(run, disposition)
+        self._log_ending(run, disposition)
 
     def batch_returned(self, batch: Batch, runner: ActorRunner, value: object) -> None:
         """A batch actor returned: None, or a list with a value or an error for each message."""
@@ -108,16 +107,16 @@ class Endings:
         for member, each in zip(members, values, strict=True):
             message = member.message
             if not member.is_ours:
-                fates[self._fate(member, self._decide(member, LeaseExpired()))] += 1
+                fates[self._fate_in_words(member, self._decide(member, LeaseExpired()))] += 1
             elif issubclass(type(each), BaseException):  # whatever it says of itself
-                fates[self._fate(member, self._end_with_error(member, cast("BaseException", each)))] += 1
+                fates[self._fate_in_words(member, self._end_with_error(member, cast("BaseException", each)))] += 1
             elif (
                 runner.mode != "auto"
                 or runner.stores_result(member.delivery.envelope)
                 or (message is not None and message.is_acted_on)
             ):
-                fates[self._fate(member, self._end_with_value(member, runner, each))] += 1
-            else:  # the same as there, for the many
+                fates[self._fate_in_words(member, self._end_with_value(member, runner, each))] += 1
+            else:  # as `_end_with_value`, for the many
                 outbox = () if message is None else message._close(ON_PLAIN_RETURN)  # noqa: SLF001  the worker's side
                 acks.append(Settlement(member.delivery, ON_PLAIN_RETURN, outbox))
                 acked.append(member)
@@ -129,7 +128,7 @@ class Endings:
     def raised(self, run: Holding, error: BaseException) -> None:
         """It raised this, on its own account."""
         if not isinstance(run, Batch):
-            self._log_run(run, self._end_with_error(run, error))
+            self._log_ending(run, self._end_with_error(run, error))
             return
         event = self._event_of(run, error)
         self._conclude_all(run, event, error)
@@ -142,8 +141,8 @@ class Endings:
         else:
             disposition = self._decide(run, event)
             if error is not None:
-                _log_failure(run, disposition, event, error)
-            self._log_run(run, disposition)
+                _log_if_failed(run, disposition, event, error)
+            self._log_ending(run, disposition)
         if error is not None:
             let_go(error)
 
@@ -164,7 +163,7 @@ class Endings:
                 log_failure(runner.actor.name, delivery, disposition, fault, failure_of(fault))
             return disposition
         outbox = () if message is None else message._close(ON_PLAIN_RETURN)  # noqa: SLF001  the worker's side of it
-        result = runner.success(delivery.envelope, payload)  # the same as there, for the many
+        result = runner.success(delivery.envelope, payload)  # as `_decide`, for the many
         self._settler.put(Settlement(delivery, ON_PLAIN_RETURN, outbox, result, delivery.lost > 0), run)
         return ON_PLAIN_RETURN
 
@@ -174,7 +173,7 @@ class Endings:
             log.about(run.fields).error(text, run.actor_runner.actor.name, exc_info=error, explained=explained)
         event = self._event_of(run, error)
         disposition = self._decide(run, event)
-        _log_failure(run, disposition, event, error)
+        _log_if_failed(run, disposition, event, error)
         let_go(error)
         return disposition
 
@@ -193,7 +192,7 @@ class Endings:
                 own = LeaseExpired()
             elif isinstance(event, LeaseExpired):
                 own = CancelRequested()  # of those that are cut off together some are lost, and the others cancelled
-            fates[self._fate(member, self._decide(member, own))] += 1
+            fates[self._fate_in_words(member, self._decide(member, own))] += 1
         if error is not None and isinstance(event, Raised | TimedOut):
             log.about(batch.fields).error(
                 "actor %r failed on %s: %s",
@@ -224,9 +223,9 @@ class Endings:
             if run.deferred is not None and run.is_ours:
                 self._crew.settle(run.delivery, unless_cancelled(run.deferred, cancelled=run.is_cancelled), ())
 
-    def _log_run(self, run: Holding, disposition: Fate) -> None:
+    def _log_ending(self, run: Holding, disposition: Fate) -> None:
         if self._log_level is not None:
-            self.log_run(run, self._log_level, self._fate(run, disposition))
+            self.log_run(run, self._log_level, self._fate_in_words(run, disposition))
 
     def log_run(self, run: Holding, level: int, fate: str) -> None:
         """Say that a run has ended, how, and how long it took."""
@@ -257,7 +256,7 @@ class Endings:
             fate,
         )
 
-    def _fate(self, run: Holding, disposition: Fate) -> str:
+    def _fate_in_words(self, run: Holding, disposition: Fate) -> str:
         if isinstance(disposition, Keep):
             return "kept for a verdict"
         action = run.message.action if disposition is None and run.message is not None else None
@@ -287,7 +286,7 @@ def _is_plain(batch: Batch, runner: ActorRunner) -> bool:
     return True
 
 
-def _log_failure(run: Holding, disposition: Fate, event: Event, error: BaseException) -> None:
+def _log_if_failed(run: Holding, disposition: Fate, event: Event, error: BaseException) -> None:
     if isinstance(disposition, Disposition) and isinstance(event, Raised | TimedOut):
         log_failure(run.actor_runner.actor.name, run.delivery, disposition, error, event.failure)
 

@@ -348,6 +348,7 @@ class Executor:
             self.cut_off(run, LeaseExpired)
 
     def _disarm(self, run: Holding) -> None:
+        """The run has ended: nobody may cut it off any more."""
         run.run_ends = math.inf
         if run in self._crew.suspended:
             self._crew.has_ended(run)
@@ -371,6 +372,7 @@ class Executor:
             self._name_if_blocking(run, run.began, now)
 
     async def _ack_first(self, run: Holding) -> bool:
+        """Acknowledge before the start. Returns False if the broker has not clearly done so: then the run is over."""
         run.acked_first = True
         if run.message is not None:
             run.message._acked_first()  # noqa: SLF001  the worker's side of it
@@ -380,10 +382,11 @@ class Executor:
             await answer.wait()
         if answer.verdict is not None and answer.verdict.accepted:
             return True
-        self._done(run, run.actor_runner)  # the mode promises at most one run, so without a clear answer there is none
+        self._done(run, run.actor_runner)  # the mode promises at most one run
         return False
 
     def _returned(self, run: Holding, runner: ActorRunner, value: Any) -> None:
+        """Hand over what follows from the value that the actor returned."""
         if self._crew.is_of_parent:
             end_child(None)
         message = run.message
@@ -474,6 +477,7 @@ class Executor:
         self._done(run, run.actor_runner)
 
     def _done(self, run: Holding, runner: ActorRunner) -> None:
+        """The run is over, and its verdict handed over: let go of it, and of its places under its limits."""
         self._run = None
         if runner.gathering is not None and isinstance(run, Batch):
             if runner.needs_message:

@@ -20,7 +20,7 @@ class Control:
 
     def __init__(self) -> None:
         self.handle = Handle(self)
-        self.read: Callable[[], WorkerStatistics] = _not_started
+        self.read_statistics: Callable[[], WorkerStatistics] = _not_started
         """Gives the statistics."""
         self.on_started: Callable[[], None] = _nothing
         """Called once the worker consumes, or has been stopped before it did."""
@@ -79,8 +79,8 @@ class Control:
 
     def end(self) -> None:
         """Nothing of the worker is running any more: keep its last statistics, and nothing else of it."""
-        last = msgspec.structs.replace(self.read(), state="ended")
-        self.read = lambda: last
+        last = msgspec.structs.replace(self.read_statistics(), state="ended")
+        self.read_statistics = lambda: last
         self._stop = self._cut_short = None
         self._drain = _nothing
         self.on_started = _nothing
@@ -95,7 +95,7 @@ class Handle:
 
     def statistics(self) -> WorkerStatistics:
         """What the worker is doing now. It costs no call to the server and may be asked at any rate, in its trio run."""
-        return self._control.read()
+        return self._control.read_statistics()
 
     @property
     def report(self) -> Report:

@@ -104,7 +104,7 @@ class Ledger:
         self.held = 0
         self.parked = 0
         self.kept = 0
-        self.has_kept = False
+        self.has_ever_kept = False
         """Whether an actor has ever left a message without a verdict, which takes up room for a time that nobody knows."""
         self.unsettled = 0
         """Verdicts that are on their way to the broker."""
@@ -345,7 +345,7 @@ class Ledger:
     def keep(self, holding: Holding) -> None:
         """Its actor, in the mode `manual`, returned without a verdict: the lease stays with us until one comes."""
         if holding.is_ours:
-            holding.is_kept = self.has_kept = True
+            holding.is_kept = self.has_ever_kept = True
             self.kept += 1
 
     def defer(self, holding: Holding, disposition: Disposition) -> None:

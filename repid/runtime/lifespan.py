@@ -23,9 +23,8 @@ from ..errors import LifespanError
 from ..inject import GivenValues, Opened, Step, Values, enter_all
 from ..logs import Log
 from ..ports import HostBackend
-from ..tracebacks import is_a, leaves, name_of, raise_again, text_of
+from ..tracebacks import is_a, leaves, name_of, raise_again, text_of, unwrapped
 from .failures import is_cancellation
-from .unwrapping import unwrapped
 
 log = Log("repid.worker")
 

@@ -170,7 +170,7 @@ class Reader:
     def _room(self) -> tuple[int, float]:
         """How many may be claimed now, and how few must be held for it to be worth asking."""
         ledger = self._ledger
-        ahead = 0 if ledger.has_kept else self.look_ahead.size
+        ahead = 0 if ledger.has_ever_kept else self.look_ahead.size
         share = max(0, ledger.tasks_limit - ledger.runs - ledger.kept + ahead)
         allowed = ledger.messages_limit - ledger.started - ledger.held - ledger.parked
         set_aside = self._crew.settler.set_aside.without_source

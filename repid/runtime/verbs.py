@@ -32,7 +32,7 @@ class MessageContext:
         crew: Crew,
         reporter: Reporter,
         publisher: Callable[[str | None, bool], Publisher],
-        holder: Callable[[Publish], Publish],
+        through_middlewares: Callable[[Publish], Publish],
         exchange: Exchange,
     ) -> None:
         self._crew = crew
@@ -40,7 +40,7 @@ class MessageContext:
         self._settler = crew.settler
         self._reporter = reporter
         self.publisher = publisher
-        self.holder = holder
+        self.through_middlewares = through_middlewares
         self.exchange = exchange
         self._thread = threading.get_ident()
         self._token = trio.lowlevel.current_trio_token()

@@ -20,11 +20,12 @@ from ..inject import GivenValues
 from ..logs import Log
 from ..ports import Broker, Consumer, HostBackend, ResultStore, name_of, where
 from ..producer import Publish, Publisher
+from ..tracebacks import unwrapped
 from .actor_runners import ActorRunners
 from .backends import IN_TASK, LoopBackends, open_backends
 from .crew import Crew
 from .dead_letters import DeadLetterHooks
-from .demands import Nowhere, check_demands
+from .demands import NoResultStore, check_demands
 from .endings import Endings
 from .executor import Executor
 from .filling import Filling
@@ -40,7 +41,6 @@ from .sending import Sending
 from .settler import Settler
 from .signals import check_can_listen, listen
 from .statistics import statistics_of
-from .unwrapping import unwrapped
 from .verbs import MessageContext
 from .vouching import Voucher
 from .watching_queues import PausedQueues, UnreadQueues
@@ -84,14 +84,14 @@ class AppServices(msgspec.Struct, frozen=True):
     """What a worker needs of its app.
 
     publisher: what publishes to the server of this name (None: the worker's own); the flag says whether the sender
-    chose the ids. around: puts the app's producer middlewares around an outbox. exchange: where calls of actors go.
+    chose the ids. through_middlewares: puts the app's producer middlewares around an outbox. exchange: where calls of actors go.
     result_store: where results are kept; None: on the worker's server. scheduling: where schedules are kept; None:
     nowhere. stores: other servers that keep results and schedules, which the worker opens. dead_letter_hooks: called
     with each message that becomes a dead letter.
     """
 
     publisher: Callable[[str | None, bool], Publisher]
-    around: Callable[[Publish], Publish]
+    through_middlewares: Callable[[Publish], Publish]
     exchange: Exchange
     result_store: ResultStore | None = None
     scheduling: Scheduling | None = None
@@ -124,7 +124,7 @@ async def serve(
     patiently = Patience(burst=settings.burst)
     opened = open_backends(actors, loop_backends, threads=settings.threads_limit, processes=settings.processes_limit)
     ledger = Ledger(settings.tasks_limit, settings.messages_limit, settings.claim_bytes)
-    control.read = lambda: statistics_of(broker, ledger)
+    control.read_statistics = lambda: statistics_of(broker, ledger)
     with trio.CancelScope() as starting:
         control.attach(starting.cancel, starting.cancel)  # a stop ends the start, until there is a worker to stop
         async with AsyncExitStack() as stack:
@@ -176,7 +176,7 @@ async def _keep_up(
     claimed = broker.capabilities
     store = services.result_store
     if store is None and not claimed.has("results"):
-        store = Nowhere(name_of(broker))
+        store = NoResultStore(name_of(broker))
     sending = Sending(runners.topics)
     settler = Settler(
         consumer, ledger, sending, store, can_delay=claimed.delays != "none", is_local=claimed.calls == "local"
@@ -185,7 +185,9 @@ async def _keep_up(
     level = logging.INFO if settings.log_runs else logging.DEBUG
     crew.log_level = level if log.is_enabled(level) else None
     reporter = Reporter(consumer)
-    message_context = MessageContext(crew, reporter, services.publisher, services.around, services.exchange)
+    message_context = MessageContext(
+        crew, reporter, services.publisher, services.through_middlewares, services.exchange
+    )
     consumer.vouch(Voucher(crew, consumer.lease_timeout))
     async with trio.open_nursery() as upkeep:
         upkeep.start_soon(settler.run)
@@ -229,7 +231,7 @@ async def _run_actors(
         names = crew.runners.names
         queues = [f"{queue!r} ({', '.join(dict.fromkeys(names(queue)))})" for queue in crew.runners.topics]
         log.info("the worker reads %s on %s", ", ".join(queues), where(broker))
-    control.read = lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead)
+    control.read_statistics = lambda: statistics_of(broker, crew.ledger, crew, reader.look_ahead)
     async with trio.open_nursery() as actors:
         ended = trio.Event()
         actors.start_soon(_see_off, crew, ended)

@@ -23,7 +23,7 @@ from ..hosts import run_on_loop
 from ..runtime import Handle, Report
 from ..runtime.outage import Patience
 from ..runtime.signals import MOST_SIGNALS, end_process
-from ..runtime.unwrapping import unwrapped
+from ..tracebacks import unwrapped
 from .collector import spared_collector
 from .memory import resident
 from .orphan import end_with

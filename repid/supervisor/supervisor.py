@@ -14,7 +14,7 @@ import trio
 from ..errors import ConfigurationError, WorkersFailed
 from ..runtime import Report
 from ..runtime.signals import listen
-from ..runtime.unwrapping import unwrapped
+from ..tracebacks import unwrapped
 from .process import Account, Brief, Order, Process
 from .restarts import Restarts
 

@@ -135,7 +135,7 @@ class _Kept:
         """What is sent is kept, whatever the server."""
         return Publisher(self._publish)
 
-    def holder(self, hold: Publish, /) -> Publish:
+    def through_middlewares(self, hold: Publish, /) -> Publish:
         """There are no producer middlewares."""
         return hold
 
