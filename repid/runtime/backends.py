@@ -141,8 +141,8 @@ class ProcessBackend:
 
 
 def _called(call: Any, fields: Mapping[str, object]) -> Parcel:
-    """Carry out a call in a process. `call` was sent as a `call_parcel`, and arrives as what that held. `fields`: the log
-    context of the run.
+    """Carry out a call in a process. `call` was sent as a `call_parcel`, and arrives as what that held. `fields`: the
+    log context of the run.
     """
     function, arguments, keywords = call
     outcome, process = Outcome(), os.getpid()
@@ -228,7 +228,7 @@ async def open_backends(
 ) -> AsyncIterator[Backends]:
     """The backends these actors need; processes end with the block.
 
-    `threads`, `processes`: how many there may be at once; None: as many as trio's own limiter allows, one for each core.
+    `threads`, `processes`: how many there may be at once; None: as trio's own limiter allows, and one for each core.
     """
     async with AsyncExitStack() as stack:
         in_processes = None

@@ -61,11 +61,11 @@ class Holding(msgspec.Struct, eq=False, gc=False):
     parked_by: the limit that has it wait.
 
     Of the run, written by its executor only: message: what its actor was given, or will be. context: in which it is
-    stepped, once it has had to wait. The ledger lets go of both when the run has ended. began: when its actor was called. run_ends: when its timeout ends,
-    infinity while nobody needs to watch it. is_prepared: whether it is being prepared still, so that its actor is not
-    called yet. acked_first: settled before the start. error: what it raised when it was cut off, if that says more than
-    the cancellation itself. named_at: when it was last named for keeping its loop. All moments are in seconds on trio's
-    clock.
+    stepped, once it has had to wait. The ledger lets go of both when the run has ended. began: when its actor was
+    called. run_ends: when its timeout ends, infinity while nobody needs to watch it. is_prepared: whether it is being
+    prepared still, so that its actor is not called yet. acked_first: settled before the start. error: what it raised
+    when it was cut off, if that says more than the cancellation itself. named_at: when it was last named for keeping
+    its loop. All moments are in seconds on trio's clock.
 
     deferred: the verdict a verb gave that takes effect when the run has ended. follower: a later delivery of the same
     message that waits for the end of this run. batch: the run, if it is one of many in it.

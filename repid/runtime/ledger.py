@@ -6,8 +6,9 @@ synchronous, so no other task ever sees half of a change. What holds between any
 * `held`, `parked` and `running` are the numbers of holdings in these states; `kept` is the number of those whose lease
   is ours and whose actor left them without a verdict. What is asked for with each run is counted along.
 * `holdings` has exactly the deliveries whose lease is ours, from `lease` to `settled`, `lost` or `abandon`, and `size`
-  the bytes of their payloads. One that is not ours is never settled, and is dropped when its turn comes. `size_aside` is
-  the part of `size` that does not count for `claim_bytes`, and that of leases which were lost since, until they are answered.
+  the bytes of their payloads. One that is not ours is never settled, and is dropped when its turn comes. `size_aside`
+  is the part of `size` that does not count for `claim_bytes`, and that of leases which were lost since, until they are
+  answered.
 * A limit of an actor counts in `claimed` what is held, parked or running for it, in `busy` what is running. Batches
   count there as runs, from the moment when an executor is told to start one.
 * `unsettled` verdicts were handed over and are not answered; each leaves that number once, by `settled`, unless it is
@@ -105,7 +106,7 @@ class Ledger:
         self.parked = 0
         self.kept = 0
         self.has_ever_kept = False
-        """Whether an actor has ever left a message without a verdict, which takes up room for a time that nobody knows."""
+        """Whether an actor has left a message without a verdict, which takes up room for a time that nobody knows."""
         self.unsettled = 0
         """Verdicts that are on their way to the broker."""
         self.set_aside = 0
@@ -164,8 +165,8 @@ class Ledger:
 
     @property
     def size_in_hand(self) -> int:
-        """Bytes of payload that count for `claim_bytes`: without those that wait for room in another queue, which messages
-        that are claimed must make.
+        """Bytes of payload that count for `claim_bytes`: without those that wait for room in another queue, which
+        messages that are claimed must make.
         """
         return self.size - self.size_aside
 
@@ -397,8 +398,8 @@ class Ledger:
             holding.has_verdict = True
 
     def put_aside(self, count: int, size: int = 0) -> None:
-        """`count` more verdicts wait for room from now on; below 0: they are tried again. `size`: the bytes of those messages
-        whose kind is not claimed meanwhile.
+        """`count` more verdicts wait for room from now on; below 0: they are tried again. `size`: the bytes of those
+        messages whose kind is not claimed meanwhile.
         """
         self.unsettled -= count
         self.set_aside += count

@@ -58,8 +58,8 @@ class Limit:
             self.mean = seconds if self.mean is None else self.mean + (seconds - self.mean) * WEIGHT
 
     def room(self, trip: float) -> int:
-        """How many may be claimed now, if a round trip to the broker takes `trip` seconds: as many as may run, and ahead of
-        them what ends during a few round trips, as long as nothing waits for longer than expected.
+        """How many may be claimed now, if a round trip to the broker takes `trip` seconds: as many as may run, and
+        ahead of them what ends during a few round trips, as long as nothing waits for longer than expected.
         """
         if not self.ahead or self.mean is None:
             ahead = 0

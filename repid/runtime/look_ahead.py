@@ -5,8 +5,8 @@ run. So it claims ahead what will end during a few round trips: much where runs 
 so that no message waits here that another worker could run. How many runs end during a round trip is measured, from
 the moment there was room for more to the moment the room was filled.
 
-* Two round trips of look-ahead would do if runs ended evenly. Runs that were started together end together, in
-  waves, with pauses in between: therefore `TRIPS_AHEAD`, and a memory that halves every `HALF_LIFE` seconds rather than an
+* Two round trips of look-ahead would do if runs ended evenly. Runs that were started together end together, in waves,
+  with pauses in between: therefore `TRIPS_AHEAD`, and a memory that halves every `HALF_LIFE` seconds rather than an
   average.
 * A claim that brought less than it asked for, or took longer than `LONGEST_TRIP`, was waiting for messages. What ended
   meanwhile says nothing about the next round trip, so it only lets the memory fade.

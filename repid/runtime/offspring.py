@@ -1,8 +1,8 @@
 """The children of process actors: an actor that runs in a process of a pool may fork processes of its own.
 
-A forked child inherits the pipes of the pool's process. As long as it has them open, the pool takes a killed process for
-one that is alive: a timeout would be without effect, and the end of the worker would wait for the child. So a child closes
-them first of all. On Linux the kernel also kills it when the process dies that forked it.
+A forked child inherits the pipes of the pool's process. As long as it has them open, the pool takes a killed process
+for one that is alive: a timeout would be without effect, and the end of the worker would wait for the child. So a child
+closes them first of all. On Linux the kernel also kills it when the process dies that forked it.
 """
 
 from __future__ import annotations

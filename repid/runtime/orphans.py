@@ -1,8 +1,8 @@
 """Schedules whose actor is in no worker: they are reported, and those that actors declared end.
 
 Theory. A worker declares the schedules of its actors again and again, and the store notes that every `RENEW_EVERY`
-seconds (`repid.schedule`). So a schedule of a queue that is read here, that is not declared here, and whose note has not
-changed for `ENDS_AFTER` looks in a row is declared by nobody. What this relies on:
+seconds (`repid.schedule`). So a schedule of a queue that is read here, that is not declared here, and whose note has
+not changed for `ENDS_AFTER` looks in a row is declared by nobody. What this relies on:
 
 * Only this worker's own looks count, `LOOK_EVERY` seconds apart. No two clocks are compared: a clock that is set, a
   store that was away, a time without any worker, and a machine that slept prove nothing, since those who declare get

@@ -141,7 +141,7 @@ class _Unpickler(pickle.Unpickler):
 
 @asynccontextmanager
 async def listen_to_processes() -> AsyncGenerator[ProcessVerbs, None]:
-    """Listen for a block, at a socket file that only this user may open; where there are none, at a port of this machine."""
+    """Listen for a block, at a socket file that only this user may open, or where there are none at a port."""
     is_unix = hasattr(socket, "AF_UNIX")
     with (
         tempfile.TemporaryDirectory(prefix="repid-") as folder,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 class Sending:
     """The sends of one worker.
 
-    `can_start`: whether it could run a message of a queue now; the reader sets it. `count_busy`: how many runs are under
-    way, except those whose verdict waits for room; the crew sets it.
+    `can_start`: whether it could run a message of a queue now; the reader sets it. `count_busy`: how many runs are
+    under way, except those whose verdict waits for room; the crew sets it.
     """
 
     def __init__(self, queues: Collection[str]) -> None:

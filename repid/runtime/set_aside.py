@@ -1,10 +1,10 @@
 """Verdicts whose outbox has no room in a full queue, until there is some.
 
 They are set aside, so that they hold up no other verdict and no run. Meanwhile nothing is claimed for the actors that
-sent them, except for those that read that queue themselves: a worker that reads a queue and sends to it, as a pipeline in
-one process does, must go on with what makes room. A worker that has very many of those stops claiming. For each queue
-that is full one task stands in line with all who send there, and settles what was set aside in its order. It runs only
-as long as there is something. A worker that ends releases these messages.
+sent them, except for those that read that queue themselves: a worker that reads a queue and sends to it, as a pipeline
+in one process does, must go on with what makes room. A worker that has very many of those stops claiming. For each
+queue that is full one task stands in line with all who send there, and settles what was set aside in its order. It runs
+only as long as there is something. A worker that ends releases these messages.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FIRST_PIECE = 50
 
 
 class SetAside:
-    """`settle` asks the broker, and calls the function that it is given with the answers; `note` takes those that are final. `fail` takes
-    a verdict for which there can be no room.
+    """`settle` asks the broker, and calls the function that it is given with the answers; `note` takes those that are
+    final. `fail` takes a verdict for which there can be no room.
 
     `sources`: the (queue, topic) of messages whose verdicts wait, for which no more are to be claimed, with how many
     there are. `on_room` is called when there are no more of one of them.

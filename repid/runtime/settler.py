@@ -62,8 +62,8 @@ class Settler:
 
     `result_store` is given where results live elsewhere than the messages. `can_delay`: whether the server can make a
     message ready later; otherwise `postponed` holds such verdicts back. `is_local`: the server answers any call at
-    once. Otherwise one call is about as many verdicts as it can answer in time, and as many bytes. `run` is shielded: it
-    ends when `close` was called and everything is settled, or the bound of `close` is over.
+    once. Otherwise one call is about as many verdicts as it can answer in time, and as many bytes. `run` is shielded:
+    it ends when `close` was called and everything is settled, or the bound of `close` is over.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """How the run of an actor is started: the coroutine that the executor steps, made of what the actor asks for.
 
-Theory. A run happens in up to three places: the executor's task, the host's loop (asyncio, where the program runs on it),
-and a backend (a thread, a process, the loop that `backend=` names). What an actor asks for says what is done where:
+Theory. A run happens in up to three places: the executor's task, the host's loop (asyncio, where the program runs on
+it), and a backend (a thread, a process, the loop that `backend=` names). What an actor asks for says what is done
+where:
 
 * The function runs in its backend; where that is the host or none, as a part of the executor's task or of a task of the
   host.

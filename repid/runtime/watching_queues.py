@@ -1,8 +1,8 @@
-"""Queues that a worker looks at now and then, to tell of them: those it reads and gets nothing of, since they are paused,
-and those that nobody reads although messages wait in them.
+"""Queues that a worker looks at now and then, to tell of them: those it reads and gets nothing of, since they are
+paused, and those that nobody reads although messages wait in them.
 
-Of the second kind a sender cannot know: it may have stopped long ago. So any worker on that server looks, at queues that it
-does not read itself too. That costs two light requests, and one more where there are such queues.
+Of the second kind a sender cannot know: it may have stopped long ago. So any worker on that server looks, at queues
+that it does not read itself too. That costs two light requests, and one more where there are such queues.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ MOST_NAMED = 10
 
 
 class PausedQueues:
-    """Which of these queues are paused, as it was seen last. A worker that gets nothing looks as if it had nothing to do."""
+    """Which of these queues are paused, as it was seen last. A worker that gets nothing looks as if it had nothing to
+    do.
+    """
 
     def __init__(self, broker: Broker, queues: Sequence[str]) -> None:
         self._broker = broker

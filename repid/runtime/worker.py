@@ -62,8 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     graceful_shutdown_time: how long actors may go on after a stop. messages_limit: the runs after which it stops.
     tasks_limit: how many runs there may be at once. threads_limit, processes_limit: how many of these in threads, in
-    processes; None: as many as trio's own limiter allows, one for each core. claim_bytes: the bytes of payloads that
-    it may hold at once, or one message that is bigger. signals: the first stops, the second also ends the grace, the third
+    processes; None: as many as trio's own limiter allows, one for each core. claim_bytes: the bytes of payloads that it
+    may hold at once, or one message that is bigger. signals: the first stops, the second also ends the grace, the third
     ends the process. auto_declare: declare the queues of the actors. burst: stop when nothing is ready and nothing is
     running. log_runs: log each run at INFO; else at DEBUG.
     """
@@ -84,7 +84,8 @@ class AppServices(msgspec.Struct, frozen=True):
     """What a worker needs of its app.
 
     publisher: what publishes to the server of this name (None: the worker's own); the flag says whether the sender
-    chose the ids. through_middlewares: puts the app's producer middlewares around an outbox. exchange: where calls of actors go.
+    chose the ids. through_middlewares: puts the app's producer middlewares around an outbox. exchange: where calls of
+    actors go.
     result_store: where results are kept; None: on the worker's server. scheduling: where schedules are kept; None:
     nowhere. stores: other servers that keep results and schedules, which the worker opens. dead_letter_hooks: called
     with each message that becomes a dead letter.
