@@ -58,7 +58,6 @@ from ..ports import (
     Instrument,
     LinkState,
     PauseTellingDriver,
-    ResultStore,
     Role,
     Schedule,
     ScheduleChange,
@@ -403,11 +402,6 @@ class Server:
     ) -> list[BrokerRefused | None]:
         return await self._lines.publish(envelopes, outcomes, self._offer)
 
-    @property
-    def _result_store(self) -> ResultStore | None:
-        """Where results are kept if the engine cannot keep them."""
-        return self._state if self._results is self._state else None
-
     async def _publish(self, envelopes: Sequence[Envelope], *, is_shared: bool = False) -> list[BrokerRefused | None]:
         publish = partial(self._driver.publish, envelopes)
         return await self._calls("publish", publish, count=len(envelopes), is_shared=is_shared)
@@ -426,7 +420,8 @@ class Server:
     async def consume(self, queues: Mapping[str, Topics]) -> AsyncIterator[Consumer]:
         """Open a consumer of these declared queues, in a trio task. Raises `QueueNotDeclared`."""
         check_taken(queues)
-        consumer = Consumer(self._calls, self._driver, self._lines, new_id(), queues, self._result_store)
+        elsewhere = self._state if self._results is self._state else None  # if the engine cannot keep results
+        consumer = Consumer(self._calls, self._driver, self._lines, new_id(), queues, elsewhere)
         consumers, hub, unread = self._consumers, self._hub, self._unread
         try:
             consumers[consumer.key] = consumer
