@@ -20,9 +20,9 @@ are ours: an instant that is returned is later than the one that was given by co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError, MissingExtra, did_you_mean
 
@@ -173,10 +173,13 @@ def _matches(what: str, expression: str, after: datetime) -> Iterator[datetime]:
 
 def _enumerated(expression: str, after: datetime) -> Iterator[datetime] | None:
     """The same for an expression without a name; None if it is none."""
-    cron_times, error = _cronsim()
     try:
-        walls: Iterator[datetime] = iter(cron_times(expression, after))
-    except (error, ValueError):
+        from cronsim import CronSim, CronSimError  # noqa: PLC0415  an extra
+    except ImportError:
+        raise MissingExtra("a cron schedule", "cron") from None
+    try:
+        walls: Iterator[datetime] = iter(CronSim(expression, after))
+    except (CronSimError, ValueError):
         return None
     return walls
 
@@ -236,11 +239,3 @@ def _find_zone(what: str, name: str) -> ZoneInfo:
             f"{what} has an unknown time zone {name!r}: give a name such as 'Europe/Berlin' "
             "(on a system without time zones, install the extra 'cron')"
         ) from None
-
-
-def _cronsim() -> tuple[Callable[..., Any], type[Exception]]:
-    try:
-        from cronsim import CronSim, CronSimError  # noqa: PLC0415  an extra
-    except ImportError:
-        raise MissingExtra("a cron schedule", "cron") from None
-    return CronSim, CronSimError

@@ -108,14 +108,9 @@ def _checked(verb: str, handles: Iterable[JobHandle[T]]) -> list[JobHandle[T]]:
 
 
 def _instead(verb: str, wrong: object, given: Sequence[object]) -> str:
-    """What to do with what is no handle."""
+    """What to do with what is no handle. Closes the coroutines among what was given: `asyncio.gather` takes them."""
     if isinstance(wrong, SyncJobHandle):
         return f", a handle for code that blocks: call {verb} of the client there, it waits in the calling thread"
-    return _not_awaited(given)
-
-
-def _not_awaited(given: Sequence[object]) -> str:
-    """What to do if there are coroutines among these, as `asyncio.gather` takes them. Closes the coroutines."""
     coroutines = [each for each in given if inspect.iscoroutine(each)]
     for each in coroutines:
         each.close()

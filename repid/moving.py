@@ -193,19 +193,16 @@ class Move:
         after: str | None = None
         while some := await self._source.browse(moved.name, category, limit=BATCH, after=after):
             after = some[-1].key
-            readable = [message for message in some if not _is_unreadable(message)]
+            readable = [one for one in some if one.failure is None or one.failure.type not in UNREADABLE]
             if not readable:
                 continue
             if category == "dead":
-                await self._move_dead(moved, readable)
+                await self._target.store_dead(readable)
+                await self._source.delete_messages(moved.name, [message.key for message in readable])
+                moved.dead += len(readable)
             else:
                 await self._move_waiting(moved, category, readable)
             self._told(moved.name, moved.total, total)
-
-    async def _move_dead(self, moved: Moved, messages: Sequence[BrowsedMessage]) -> None:
-        await self._target.store_dead(messages)
-        await self._source.delete_messages(moved.name, [message.key for message in messages])
-        moved.dead += len(messages)
 
     async def _move_waiting(self, moved: Moved, category: Category, messages: Sequence[BrowsedMessage]) -> None:
         outcomes = await self._target.publish([_anew(message) for message in messages])
@@ -231,7 +228,10 @@ class Move:
         source, target = self._source, self._target
         await target.declare([name])
         is_paused, there = (await source.counts(name)).paused, await target.counts(name)
-        former = await self._noted(name) if is_paused else None
+        former: _Ending | None = None
+        if is_paused:
+            [note] = await source.fetch_results([NOTE + name])
+            former = None if note is None else msgspec.json.decode(note.payload, type=_Ending | None)
         if former is None:
             ending = _Ending(is_paused or there.paused, there.bounds)
         else:  # a former move has paused it
@@ -250,18 +250,9 @@ class Move:
             await self._target.resume(name)
         await self._note(name, None)
 
-    async def _noted(self, name: str) -> _Ending | None:
-        [note] = await self._source.fetch_results([NOTE + name])
-        return None if note is None else msgspec.json.decode(note.payload, type=_Ending | None)
-
     async def _note(self, name: str, ending: _Ending | None) -> None:
         payload = msgspec.json.encode(ending)
         await self._source.store_results([NewResult(id=NOTE + name, state="success", payload=payload, ttl=NOTE_TTL)])
-
-
-def _is_unreadable(message: BrowsedMessage) -> bool:
-    """Whether it was damaged: what is shown is not what was sent."""
-    return message.failure is not None and message.failure.type in UNREADABLE
 
 
 def _anew(message: BrowsedMessage) -> Envelope:

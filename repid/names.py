@@ -120,11 +120,9 @@ def check_name(kind: str, name: str) -> str:
 def _is_name(name: str) -> bool:
     if not 0 < len(name) <= _LONGEST_NAME:
         return False
-    return _PLAIN_NAME.fullmatch(name) is not None or (_may_begin(name[0]) and all(map(_may_be_in_name, name)))
-
-
-def _may_begin(character: str) -> bool:
-    return character == "_" or character.isalpha()
+    if _PLAIN_NAME.fullmatch(name) is not None:
+        return True
+    return (name[0] == "_" or name[0].isalpha()) and all(map(_may_be_in_name, name))
 
 
 def _may_be_in_name(character: str) -> bool:

@@ -264,7 +264,7 @@ class _Account:
             if depth == 0 or self._left <= 0:
                 break
             lines.append(f"  +---------------- {number} of {len(within)} ----------------\n")
-            lines += _indented(self.of(member, depth - 1))
+            lines += [f"  | {line}\n" for line in "".join(self.of(member, depth - 1)).splitlines()]
         return lines
 
     def _text(self, error: BaseException) -> str:
@@ -357,7 +357,3 @@ def _notes(error: BaseException) -> list[str]:
     if type(notes) is not list:
         return []
     return [f"    {inert(cut(note, LONGEST_LINE))}\n" for note in notes[:10] if type(note) is str]
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"  | {line}\n" for line in "".join(lines).splitlines()]
