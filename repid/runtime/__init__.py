@@ -13,8 +13,8 @@
   started.
 * `drive`: coroutines stepped by hand; `look_ahead`: how much is claimed ahead. `filling`: what has gathered becomes a
   batch.
-* `endings`: from how a run ended to the verdicts on its messages. `verbs`: where those of messages go. `failures`: what
-  an actor raises; `wrong_loop`: a hint where it called the library of the other loop.
+* `endings`: from how a run ended to the verdicts on its messages. `message_context`: where the verbs of messages go.
+  `failures`: what an actor raises; `wrong_loop`: a hint where it called the library of the other loop.
 * `set_aside`, `postponed`: verdicts that wait, for room in a full queue or for their delay. `sending`: which sends wait
   for room.
 * `lifespan`: what lives as long as the worker; `dead_letters`: the app's hooks for these.

@@ -221,10 +221,10 @@ class Backends:
 @asynccontextmanager
 async def open_backends(
     actors: Sequence[Actor],
-    loop_backends: LoopBackends = IN_TASK,
+    loop_backends: LoopBackends,
     *,
-    threads: float | None = None,
-    processes: float | None = None,
+    threads: float | None,
+    processes: float | None,
 ) -> AsyncIterator[Backends]:
     """The backends these actors need; processes end with the block.
 

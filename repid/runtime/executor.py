@@ -55,8 +55,8 @@ from .failures import failure_of, in_words, is_cancellation, stems_from_cancella
 from .filling import Filling
 from .holding import Batch, Holding, members_of
 from .limits import first_full
+from .message_context import MessageContext
 from .timer import Cause
-from .verbs import MessageContext
 
 log = Log("repid.worker")
 

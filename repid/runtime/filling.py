@@ -12,7 +12,7 @@ from .endings import Endings
 from .failures import failure_of
 from .holding import Batch, Holding
 from .limits import Gathering, first_full
-from .verbs import MessageContext
+from .message_context import MessageContext
 
 
 class Filling:

@@ -90,7 +90,7 @@ class _Ticker:
     """Ticks what is due. `_unable`: schedules that are due but cannot tick in this version of the program."""
 
     def __init__(self, scheduling: Scheduling) -> None:
-        self._store, self._tick_one = scheduling.store, scheduling.tick
+        self._store, self._tick_on_server = scheduling.store, scheduling.tick
         self._unable: dict[str, Schedule] = {}
 
     async def tick_all(self) -> float:
@@ -135,7 +135,7 @@ class _Ticker:
         if due is None:
             return math.inf
         envelope = tick_envelope(stored) if due.fires else None
-        outcome = await self._tick_one(name, stored.next_at, due.next_at, envelope)
+        outcome = await self._tick_on_server(name, stored.next_at, due.next_at, envelope)
         if outcome == "skipped":
             log.info("a tick of schedule %r was skipped", name)
         return due.next_at

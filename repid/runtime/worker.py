@@ -22,7 +22,7 @@ from ..ports import Broker, Consumer, HostBackend, ResultStore, name_of, where
 from ..producer import Publish, Publisher
 from ..tracebacks import unwrapped
 from .actor_runners import ActorRunners
-from .backends import IN_TASK, LoopBackends, open_backends
+from .backends import LoopBackends, open_backends
 from .crew import Crew
 from .dead_letters import DeadLetterHooks
 from .demands import NoResultStore, check_demands
@@ -32,6 +32,7 @@ from .filling import Filling
 from .handle import Control
 from .keeper import Keeper, heed_events
 from .ledger import Ledger, Report
+from .message_context import MessageContext
 from .orphans import Orphans
 from .outage import Patience
 from .progress import Reporter
@@ -41,7 +42,6 @@ from .sending import Sending
 from .settler import Settler
 from .signals import check_can_listen, listen
 from .statistics import statistics_of
-from .verbs import MessageContext
 from .vouching import Voucher
 from .watching_queues import PausedQueues, UnreadQueues
 
@@ -94,10 +94,10 @@ class AppServices(msgspec.Struct, frozen=True):
     publisher: Callable[[str | None, bool], Publisher]
     through_middlewares: Callable[[Publish], Publish]
     exchange: Exchange
-    result_store: ResultStore | None = None
-    scheduling: Scheduling | None = None
-    stores: Sequence[Broker] = ()
-    dead_letter_hooks: Sequence[DeadLetterHook] = ()
+    result_store: ResultStore | None
+    scheduling: Scheduling | None
+    stores: Sequence[Broker]
+    dead_letter_hooks: Sequence[DeadLetterHook]
 
 
 Lifespan = Callable[[HostBackend | None], AbstractAsyncContextManager[GivenValues]]
@@ -110,8 +110,8 @@ async def serve(
     services: AppServices,
     settings: Settings,
     control: Control,
-    loop_backends: LoopBackends = IN_TASK,
-    lifespan: Lifespan | None = None,
+    loop_backends: LoopBackends,
+    lifespan: Lifespan,
 ) -> Report:
     """Run a worker until it is stopped, has reached its limit, or in burst mode until nothing is left.
 
@@ -132,9 +132,8 @@ async def serve(
             # From the start until all is closed: a second signal must not kill a worker that settles or closes a lifespan.
             stack.enter_context(listen(settings.signals, control.on_signal))
             await patiently(partial(_open, stack, broker))
-            if lifespan is not None:
-                given = await stack.enter_async_context(lifespan(loop_backends.host))
-                actors = [overridden(actor, {}, given) for actor in actors]
+            given = await stack.enter_async_context(lifespan(loop_backends.host))
+            actors = [overridden(actor, {}, given) for actor in actors]
             runners = ActorRunners(actors, await stack.enter_async_context(opened), settings.tasks_limit)
             topics = runners.topics
             if settings.auto_declare:
