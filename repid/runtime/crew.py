@@ -88,15 +88,15 @@ class Crew:
         self.executors: list[RunningTask] = []
         self.timer = Timer(self.suspended)
         self.on_room: Callable[[], None] = lambda: None
-        """Called when a limit has room again."""
+        """Called when a limit has room again; the reader sets it."""
         self.on_late: Callable[[], None] = lambda: None
-        """Called when runs take so long that what was claimed ahead is given back."""
+        """Called when runs take so long that what was claimed ahead is given back; the reader sets it."""
         self.log_level: int | None = None
         """The level at which each run is logged; None: none is."""
         self.crowded_until = -math.inf
         """When all that was turned away because too much waited here already should be ready again."""
         self.runs_mostly_wait = False
-        """Whether most runs have to wait for something."""
+        """Whether most runs have to wait for something, as the reader has learned."""
         self._send, self._receive = trio.open_memory_channel[list[Holding]](math.inf)  # the reader bounds it
         self._idle = 0
         self._hired = 0
@@ -136,8 +136,8 @@ class Crew:
             self._hire()
 
     def distribute(self, batch: list[Holding]) -> None:
-        """Put a batch into the channel: in one piece for one executor, or where runs have to wait, spread over many. What is
-        for batch actors waits for their next batches instead.
+        """Put a batch into the channel: in one piece for one executor, or where runs have to wait, spread over many.
+        What is for batch actors waits for their next batches instead.
         """
         if self.runners.batching:
             for runner in self.runners.batching:
@@ -317,8 +317,8 @@ class Crew:
         return None
 
     def puts_off(self, holding: Holding) -> bool:
-        """Whether a delivery cannot start now, and was given back or parked: what is kept takes up all places, so nobody
-        knows when there is one, and other workers may have some; or a former run of its message is under way.
+        """Whether a delivery cannot start now, and was given back or parked: what is kept takes up all places, so
+        nobody knows when there is one, and other workers may have some; or a former run of its message is under way.
         """
         ledger = self.ledger
         if ledger.kept and ledger.places <= 0:
@@ -354,6 +354,7 @@ class Crew:
             self._let_follow(member)
 
     def _let_follow(self, former: Holding) -> None:
+        """Let the delivery go that waited for this run, if there is one."""
         follower, former.follower = former.follower, None
         if follower is not None:
             self.ledger.unpark(follower)
@@ -434,6 +435,7 @@ class Crew:
             self.ledger.cancelled_before_arrival(token)
 
     def _cut_off(self, holding: Holding, cause: Cause) -> None:
+        """Cancel its run, if it has one that waits; a batch only if none of its messages is worth going on for."""
         run: Holding = holding
         if holding.batch is not None:
             run = holding.batch
@@ -471,6 +473,7 @@ class Crew:
             self.settler.put(Settlement(delivery, disposition_on(Phase.RUNNING, Stopping())), holding)
 
     def _unpark_next(self, runner: ActorRunner) -> None:
+        """Where a limit of this runner has room, let the one go that has waited longest for it."""
         for limit in runner.run_limits:
             if limit.parked and not limit.is_full:
                 self._unpark(limit)

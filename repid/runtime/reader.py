@@ -9,13 +9,13 @@ Theory. The reader is one task, and the only one that claims; there is at most o
   `Consumer.receive`).
 * The lease of what it gives began after the broker was asked. `_asked` is therefore the moment from which the ledger
   counts, and a claim waits for a part of a lease at most: a message that came at its end has most of its lease left.
-* Once an actor has left a message without a verdict, nothing is claimed ahead: what is kept takes up room for a time that
-  nobody knows.
+* Once an actor has left a message without a verdict, nothing is claimed ahead: what is kept takes up room for a time
+  that nobody knows.
 * No claim can exceed `messages_limit`: the limit counts runs started, and what is held or parked may be started. Nor
   can a claim exceed `claim_bytes`, except for one message that is bigger than what is left while half of the bound is
   free.
-* What is left of `claim_bytes` may be too little for the message whose turn it is. Then a claim waits for smaller ones and
-  for room, whichever comes first: it is cancelled when the account changes, and made anew with what is left then.
+* What is left of `claim_bytes` may be too little for the message whose turn it is. Then a claim waits for smaller ones
+  and for room, whichever comes first: it is cancelled when the account changes, and made anew with what is left then.
 * Limits of actors travel with a claim. When one of them has room again while a claim waits, the claim is told
   (`set_limits`); it is not cancelled for that.
 * A drain makes the rest of a worker's life a burst. It cancels what the reader waits for, except while a message is served that must
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -49,10 +50,11 @@ WAITS_PER_LEASE = 8
 earliest, so waiting for a message must not take long."""
 
 MOST_SET_ASIDE = 2 * (1 + MOST_AHEAD)
-"""Times `tasks_limit`: when this many verdicts wait for room in the queue of their own message, nothing more is claimed.
+"""Times `tasks_limit`: when this many verdicts wait for room in the queue of their own message, nothing more is
+claimed.
 
-Others are not counted. Of their kind nothing is claimed meanwhile, so no more of one kind wait than were in hand, which is
-half as many held or running, and half as many unsettled. Claiming goes on for the other kinds, which make the room.
+Others are not counted. Of their kind nothing is claimed meanwhile, so no more of one kind wait than were in hand, which
+is half as many held or running, and half as many unsettled. Claiming goes on for the other kinds, which make the room.
 """
 
 TOLD_AFTER = 10.0
@@ -77,7 +79,8 @@ class Reader:
         self._until_drained = trio.CancelScope()
         self._is_with_suspects = False
         self._is_narrow = False  # whether something was left out, since a limit was reached
-        self._quarantine = Quarantine(consumer, crew.ledger, self._receive_suspect, self._take_in)
+        receive_suspect = partial(self._receive, 1, 0.0, None, alone=True)
+        self._quarantine = Quarantine(consumer, crew.ledger, receive_suspect, self._take_in)
         crew.on_room = crew.settler.set_aside.on_room = self._widen
         crew.on_late = self.look_ahead.forget
         crew.sending.can_start = self._can_start
@@ -127,8 +130,8 @@ class Reader:
                 await self._claim_or_wait_for_change(limit)
 
     async def tell_of_kept(self) -> None:
-        """Name the actors that left the messages without a verdict because of which nothing else can run. For ever; once, until
-        something changes.
+        """Name the actors whose messages, left without a verdict, keep all others from running; once, until something
+        changes. Goes on until cancelled.
         """
         ledger, is_told = self._ledger, False
         while True:
@@ -180,14 +183,21 @@ class Reader:
 
     async def _claim(self, limit: int, max_wait: float) -> bool:
         """Ask the broker; what it gives is the crew's before anything else can happen. False: it gave nothing."""
+        ledger, look_ahead = self._ledger, self.look_ahead
 
         def take(deliveries: list[Delivery]) -> None:
-            self._learn(is_full=len(deliveries) == limit)
+            """Learn, from the moment there was room to the moment it is filled, and hand them to the crew."""
+            ended = ledger.finished - max(self._finished_at_room, ledger.finished_when_woken)
+            is_full = len(deliveries) == limit
+            look_ahead.learn(asked=self._asked, now=trio.current_time(), is_full=is_full, ended=ended)
+            look_ahead.note_runs(ledger.finished, ledger.suspended_runs)
+            self._crew.runs_mostly_wait = look_ahead.runs_mostly_wait
+            self._finished_at_room = ledger.finished
             self._take_in(deliveries)
 
         batch = await self._receive(limit, max_wait, take)
         if not batch:
-            self._finished_at_room = self._ledger.finished
+            self._finished_at_room = ledger.finished
             return False
         if len(batch) < limit:
             # No more is there for now: let these start before it is asked again. Of the tasks that are due at once trio
@@ -197,8 +207,8 @@ class Reader:
         return True
 
     async def _claim_or_wait_for_change(self, limit: int) -> None:
-        """Whichever comes first, messages or a change of the account: it may mean that all is over, or make room for a message
-        that is ready and too big until then.
+        """Whichever comes first, messages or a change of the account: it may mean that all is over, or make room for a
+        message that is ready and too big until then.
         """
 
         async def claim() -> None:
@@ -219,15 +229,6 @@ class Reader:
         except BrokerUnavailable:
             return False
 
-    def _learn(self, *, is_full: bool) -> None:
-        """Learn from the claim that has just ended, from the moment there was room to the moment it is filled."""
-        ledger, look_ahead = self._ledger, self.look_ahead
-        ended = ledger.finished - max(self._finished_at_room, ledger.finished_when_woken)
-        look_ahead.learn(asked=self._asked, now=trio.current_time(), is_full=is_full, ended=ended)
-        look_ahead.note_runs(ledger.finished, ledger.suspended_runs)
-        self._crew.runs_mostly_wait = look_ahead.runs_mostly_wait
-        self._finished_at_room = ledger.finished
-
     def _take_in(self, deliveries: list[Delivery]) -> None:
         """Hand them to the crew, in the crew's context: this may be the step of a publisher, whose context an executor
         that is hired now would keep.
@@ -240,9 +241,6 @@ class Reader:
         batch = self._ledger.lease(deliveries, runners, self._asked, self._consumer.lease_timeout)
         batch.reverse()
         crew.distribute(batch)
-
-    async def _receive_suspect(self) -> list[Delivery]:
-        return await self._receive(1, 0.0, None, alone=True)
 
     async def _receive(self, limit: int, max_wait: float, take: Take | None, *, alone: bool = False) -> list[Delivery]:
         outage = Outage(burst=self._burst)
@@ -272,8 +270,8 @@ class Reader:
             self._consumer.set_limits(self._limits())
 
     def _can_start(self, queue: str) -> bool:
-        """Whether a message of this queue would be claimed, and its run started, if it were ready now. Also if that cannot
-        be said yet: while verdicts are on their way, or what is held is about to start.
+        """Whether a message of this queue would be claimed, and its run started, if it were ready now. Also if that
+        cannot be said yet: while verdicts are on their way, or what is held is about to start.
         """
         ledger = self._ledger
         is_full = ledger.runs >= ledger.tasks_limit
