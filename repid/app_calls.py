@@ -257,8 +257,19 @@ class AppCaller(Caller):
         callee, args, kwargs = find_callee(exchange, actor, (), {})
         callee.envelopes(terms, args, kwargs, ())
         broker, publish = self._way(terms.server_name)
-        where = broker, exchange.result_store or broker, publish
-        return Map(Plan(callee, terms, (args, kwargs), where, (limit, ordered, on_error)), items)
+        plan = Plan[Any](
+            callee,
+            terms,
+            args,
+            kwargs,
+            broker=broker,
+            store=exchange.result_store or broker,
+            publish=publish,
+            limit=limit,
+            ordered=ordered,
+            on_error=on_error,
+        )
+        return Map(plan, items)
 
     def using(self, **options: Unpack[AppCallOptions]) -> AppUsing:
         """The same verbs with these options, as in `AppCallOptions`. Raises `ConfigurationError` for bad ones."""

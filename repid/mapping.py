@@ -58,15 +58,24 @@ class Plan(Generic[R]):
         self,
         callee: Callee,
         terms: CallTerms,
-        arguments: tuple[Sequence[Any], Mapping[str, Any]],
-        where: tuple[Broker, ResultStore, Publish],
-        wanted: tuple[float, bool, str],
+        arguments: Sequence[Any],
+        keywords: Mapping[str, Any],
+        *,
+        broker: Broker,
+        store: ResultStore,
+        publish: Publish,
+        limit: float,
+        ordered: bool,
+        on_error: str,
     ) -> None:
         self.callee = callee
         self.terms = terms
-        self.arguments, self.keywords = arguments
-        self.broker, self.store, self.publish = where
-        limit, self.ordered, on_error = wanted
+        self.arguments = arguments
+        self.keywords = keywords
+        self.broker = broker
+        self.store = store
+        self.publish = publish
+        self.ordered = ordered
         if check_count("the limit of map", limit, least=1) == inf:
             raise ConfigurationError("the limit of map must be finite: every call under way takes memory")
         self.limit = int(limit)

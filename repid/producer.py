@@ -206,7 +206,11 @@ def make_envelope(channel: str, payload: bytes, content_type: str | None, option
     parameters = options.get("server_specific_parameters")
     if parameters is not None:
         check_mapping("server_specific_parameters", parameters)
-        parameters = _check_parameters(dict(parameters))
+        parameters = dict(parameters)
+        try:
+            MESSAGE_PACK_CODEC.encode(parameters)
+        except PayloadError as error:
+            raise ConfigurationError(f"server_specific_parameters must be plain values: {error}") from None
     reply_to = options.get("reply_to")
     return Envelope(
         check_id(options.get("message_id")) or new_id(),
@@ -241,14 +245,6 @@ def check_priority(priority: PrioritiesT) -> PrioritiesT:
     if not isinstance(priority, PrioritiesT):
         raise ConfigurationError(f"priority must be PrioritiesT.HIGH, MEDIUM or LOW, but is {brief(priority)}")
     return priority
-
-
-def _check_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    try:
-        MESSAGE_PACK_CODEC.encode(parameters)
-    except PayloadError as error:
-        raise ConfigurationError(f"server_specific_parameters must be plain values: {error}") from None
-    return parameters
 
 
 def check_payload(payload: bytes) -> None:
