@@ -109,7 +109,8 @@ _inherited: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.Weak
 
 
 def inherits(owner: T, start_anew: Callable[[T], None]) -> None:
-    """Have `start_anew(owner)` called in a forked child, as long as the owner lives: a function of its class.
+    """Have `start_anew(owner)` called in a forked child, as long as the owner lives: a function of its class, or another one
+    that does not hold it.
 
     It replaces locks and forgets what only the parent has. No other thread runs yet.
     """

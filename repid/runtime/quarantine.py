@@ -12,7 +12,6 @@ The keeper asks now and then whether there are suspects, a burst worker before i
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -22,6 +21,7 @@ from ..delivery import Delivery, is_suspect
 from ..errors import BrokerUnavailable
 from ..logs import Log
 from ..ports import Consumer
+from ..process import inherits
 from .holding import about
 from .ledger import Ledger
 from .outage import log_unavailable
@@ -35,14 +35,13 @@ _of_this_process = threading.Lock()
 """Held by the worker that has a suspect, or asks for one: two of one process would be blamed for each other."""
 
 
-def _let_go() -> None:
+def _let_go(lock: threading.Lock) -> None:
     """In a forked child: the thread that held the lock is not there."""
-    if _of_this_process.locked():
-        _of_this_process.release()
+    if lock.locked():
+        lock.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+inherits(_of_this_process, _let_go)
 
 
 class Quarantine:
