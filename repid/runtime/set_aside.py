@@ -83,23 +83,31 @@ class SetAside:
 
     def add(self, settlement: Settlement, queue: str) -> bool:
         """Set a verdict aside until there is room in this queue. Returns False when that is over."""
+        return self._add([settlement], queue)
+
+    def _add(self, settlements: list[Settlement], queue: str) -> bool:
         if self._nursery is None:
             return False
-        self._count(queue, [settlement], 1)
+        self._count(queue, settlements, 1)
         if queue in self._by_queue:
-            self._by_queue[queue].append(settlement)
+            self._by_queue[queue] += settlements
         else:
-            self._by_queue[queue] = [settlement]
+            self._by_queue[queue] = settlements
             self._nursery.start_soon(self._serve, queue)
         return True
 
     def divert(self, settlements: list[Settlement]) -> list[Settlement]:
         """Set those aside that send where others wait already; returns the rest."""
-        rest = []
+        rest: list[Settlement] = []
+        aside: dict[str, list[Settlement]] = {}
         for settlement in settlements:
             queue = next((each.queue for each in settlement.outbox if each.queue in self._by_queue), None)
-            if queue is None or not self.add(settlement, queue):
+            if queue is None:
                 rest.append(settlement)
+            else:
+                aside.setdefault(queue, []).append(settlement)
+        for queue, waiting in aside.items():
+            self._add(waiting, queue)
         return rest
 
     async def _serve(self, queue: str) -> None:

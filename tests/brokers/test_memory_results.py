@@ -16,6 +16,7 @@ from repid.brokers.memory.results import SWEEP_SPAN, SWEPT_AT_ONCE, Results
 from repid.delivery import (
     ACK,
     DAY,
+    ON_PLAIN_RETURN,
     Cancel,
     DeadLetter,
     Failure,
@@ -142,6 +143,19 @@ async def test_a_message_in_its_own_outbox_does_not_inherit_the_result(server: I
         await server.publish([message("1")])
         [delivery] = await now_ready(consumer)
         await consumer.settle([Settlement(delivery, ACK, (message("1"),), success("1"))])
+        assert await server.watch("1", "1") == Snapshot(state="ready", attempt=1)
+
+
+@pytest.mark.parametrize("has_result", [False, True])
+async def test_a_message_in_an_outbox_does_not_inherit_a_result_that_was_settled_before_it_in_the_same_call(
+    server: InMemoryServer, has_result: bool
+) -> None:
+    async with consuming(server) as consumer:
+        await server.publish([message("1"), message("2")])
+        one, two = await now_ready(consumer)
+        own = success("1") if has_result else None
+        first = Settlement(one, ON_PLAIN_RETURN, result=success("1"))
+        await consumer.settle([first, Settlement(two, ON_PLAIN_RETURN, (message("1"),), own)])
         assert await server.watch("1", "1") == Snapshot(state="ready", attempt=1)
 
 

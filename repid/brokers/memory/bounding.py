@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ...delivery import Bounds, ever_fits, has_room, is_over
 from .record import Record
@@ -20,13 +20,17 @@ class Bounded:
         self.bounds = bounds
         self.drops_oldest = bounds.when_full == "drop_oldest"
         self.size = self.volume = 0
-        for record in waiting:
-            self.note(record.payload)
+        self.note_all([record.payload for record in waiting])
 
     def note(self, payload: bytes, step: int = 1) -> None:
         """A message with this payload waits from now on (step 1) or waits no more (step -1)."""
         self.size += step
         self.volume += step * len(payload)
+
+    def note_all(self, payloads: Sequence[bytes], step: int = 1) -> None:
+        """The same for messages with these payloads."""
+        self.size += step * len(payloads)
+        self.volume += step * sum(map(len, payloads))
 
     @property
     def is_over(self) -> bool:

@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
 
-from ...delivery import refusal
+from ...delivery import ever_fits, refusal
 from ...delivery.shelf import End, takes
 from ...envelope import Envelope
 from ...errors import BrokerRefused, DuplicateId, QueueFull, QueueNotDeclared
@@ -523,6 +523,8 @@ class Admission:
         volume = sum([len(envelope.payload) for envelope in envelopes])
         if before is None and bounded.admits(len(envelopes), volume):
             return None
+        if before is not None and before.can_wait and ever_fits(bounded.bounds, len(envelopes), volume):
+            return before  # its sender waits, and is told nothing of it
         name = channel.name
         readers = self._directory.readers(name) if before is None else before.readers
         refused = refusal(name, bounded.bounds, len(envelopes), volume, readers)

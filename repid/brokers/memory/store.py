@@ -22,7 +22,8 @@ Invariants.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import takewhile
+from itertools import groupby, takewhile
+from operator import attrgetter
 from typing import Any
 
 from ...delivery import (
@@ -149,17 +150,22 @@ class Store:
         self, envelopes: Sequence[Envelope], now: float, *, is_admitted: bool = False
     ) -> list[BrokerRefused | None]:
         """Publish all. Returns for each None, or why it was refused. `is_admitted`: also where a queue is full."""
-        if len(envelopes) == 1 and self.put(envelopes[0], now):
+        if len(envelopes) == 1 and self.put(envelopes[0], now, is_admitted=is_admitted):
             return [None]
         return self._publish_all(envelopes, self.advance(now), is_admitted)
 
-    def put(self, envelope: Envelope, now: float) -> bool:
+    def put(self, envelope: Envelope, now: float, *, is_admitted: bool = False) -> bool:
         """Publish one message alone, as `publish` would in twice the time. False: nothing is done, because the message
-        waits for its time, has a ttl, is refused, or comes into a bounded queue.
+        waits for its time, has a ttl, is refused, or makes its queue drop others.
         """
         now = self.advance(now)
         id_, options, channel = envelope.id, envelope.options, self.channels.get(envelope.queue)
-        if channel is None or channel.bounded is not None or id_ in self._ids:
+        if channel is None or id_ in self._ids:
+            return False
+        bounded = channel.bounded
+        if bounded is not None and (
+            bounded.drops_oldest or not (is_admitted or bounded.admits(1, len(envelope.payload)))
+        ):
             return False
         rank, priority = now + DEFAULT_PRIORITY, DEFAULT_PRIORITY
         if options is not NO_OPTIONS:
@@ -167,6 +173,8 @@ class Store:
             if place is not None:
                 return False
             priority = priority_of(options)
+        if bounded is not None:
+            bounded.note(envelope.payload)
         self._order += 1
         record = self._ids[id_] = record_of(envelope, now, rank, self._order)
         channel.lane(envelope.headers.get(TOPIC)).class_of(priority).append(record)
@@ -249,10 +257,6 @@ class Store:
         """Why a whole outbox is refused; None: there is room for it."""
         if not self.directory.has_bounds:
             return None
-        if len(outbox) == 1:  # the many
-            channel = self.channels.get(outbox[0].queue)
-            if channel is None or channel.bounded is None or channel.bounded.admits(1, len(outbox[0].payload)):
-                return None
         return Admission(self.directory, self.full, self._ids).refuse_whole(outbox)
 
     def _drop_excess(self, admission: Admission) -> None:
@@ -301,8 +305,10 @@ class Store:
             taken, emptied = draw(heads, limit, caps, at_most.size, at_most.first)
         deliveries = self._lease(taken, subscription, now)
         if self.directory.has_bounds:
-            for record in taken:
-                self.channels[record.queue].note_waiting(record, -1)
+            for queue, records in groupby(taken, _queue_of):
+                bounded = self.channels[queue].bounded
+                if bounded is not None:
+                    bounded.note_all([record.payload for record in records], -1)
         for lane in emptied:
             self.channels[lane.queue].drop(lane)
         if self._watched:
@@ -412,16 +418,12 @@ class Store:
             elif (
                 record.extras is None
                 and settlement.disposition is ON_PLAIN_RETURN
-                and not (settlement.outbox and self._no_room_for(settlement.outbox))
+                and (not settlement.outbox or self._send_one(settlement, results, now))
             ):
                 del ids[envelope.id]  # the same as below, for the many
                 if settlement.result is not None:
                     results.append(settlement.result)
-                if settlement.outbox:
-                    self._keep(results)
-                    verdicts.append(self._send_outbox(settlement.outbox, now))
-                else:
-                    verdicts.append(SETTLED)
+                verdicts.append(SETTLED)
             else:
                 self._keep(results)
                 verdicts.append(self._settle(self.channels[envelope.queue], record, settlement, now))
@@ -446,6 +448,15 @@ class Store:
         if settlement.result is not None:
             self._keep([settlement.result])
         return self._send_outbox(settlement.outbox, now) if settlement.outbox else SETTLED
+
+    def _send_one(self, settlement: Settlement, results: list[NewResult], now: float) -> bool:
+        """Send an outbox of one message before its own is removed. `results`: of the settlements before, which are stored
+        first. False: nothing is sent, because the outbox is another one, there is no room, or a result might be its own.
+        """
+        if len(settlement.outbox) > 1 or settlement.result is not None:
+            return False
+        self._keep(results)
+        return self.put(settlement.outbox[0], now)
 
     def _send_outbox(self, outbox: Sequence[Envelope], now: float) -> Verdict:
         dropped = self.send(outbox, now)
@@ -584,6 +595,8 @@ class Store:
         if self._watched:
             self.changes.tell_of_steps([record.id])
 
+
+_queue_of: Callable[[Record], str] = attrgetter("batch.queue")
 
 _NO_HEADERS: dict[str, str] = {}
 """Those of no envelope: each has a dictionary of its own."""
