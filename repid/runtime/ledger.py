@@ -26,6 +26,7 @@ The reader waits here for room, and the executors for the settler: each change o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -197,10 +198,10 @@ class Ledger:
         self.holdings.update(zip(deliveries, batch, strict=True))
         self.size += sum([len(delivery.envelope.payload) for delivery in deliveries])
         self.held += len(batch)
-        for runner in runners:
-            if runner is not None and runner.limits:
+        for runner, count in Counter(runners).items():
+            if runner is not None:
                 for limit in runner.limits:
-                    limit.claimed += 1
+                    limit.claimed += count
         if self._cancelled_before_arrival:
             for holding in batch:
                 if holding.delivery.token in self._cancelled_before_arrival:

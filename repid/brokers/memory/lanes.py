@@ -225,9 +225,10 @@ def _draw_merged(
     emptied: list[Lane] = []
     while heads and len(taken) < limit:
         _, _, source, lane = heappop(heads)
-        shared = caps.get(lane, ())
+        shared, had = caps.get(lane, ()), len(taken)
+        most = min([limit, *(had + cap.left for cap in shared)])
         rank, order = heads[0][:2] if heads else (inf, 0)
-        while source and len(taken) < limit and not (shared and any(cap.left <= 0 for cap in shared)):
+        while source and len(taken) < most:
             record = source[0] if isinstance(source, deque) else source[0][2]
             own = record.batch.rank
             if own > rank or (own == rank and record.order > order):  # another head is before this one
@@ -241,12 +242,12 @@ def _draw_merged(
                 if left < 0 if taken else size > first:
                     return taken, emptied
                 taken.append(record)
-                for cap in shared:
-                    cap.left -= 1
             if isinstance(source, deque):
                 source.popleft()
             else:
                 heappop(source)
+        for cap in shared:
+            cap.left -= len(taken) - had
         if (lane.stale or not source) and not lane:
             emptied.append(lane)
     return taken, emptied
