@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import stat
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,24 @@ async def test_the_database_of_another_program_is_left_alone(path: Path) -> None
     with pytest.raises(ConfigurationError, match="the database of another program"):
         await open_and_close(path)
     assert path.read_bytes() == before
+
+
+async def test_a_file_that_was_made_of_a_dump_is_told_from_that_of_another_program(path: Path) -> None:
+    await open_and_close(path)
+    with closing(sqlite3.connect(path)) as connection:
+        dump = "\n".join(line for line in connection.iterdump() if "sqlite_sequence" not in line)
+        [(version,)] = connection.execute("PRAGMA user_version")
+    restored = path.with_name("restored.db")
+    with closing(sqlite3.connect(restored)) as connection:
+        connection.executescript(dump)
+    with pytest.raises(ConfigurationError, match=r"no version, as a file has that was made of a dump") as caught:
+        await open_and_close(restored)
+    [id_] = re.findall(r"application_id = (\d+)", str(caught.value))
+    change(restored, f"PRAGMA application_id = {id_}")
+    with pytest.raises(ConfigurationError, match="no version"):
+        await open_and_close(restored)
+    change(restored, f"PRAGMA user_version = {version}")
+    await open_and_close(restored)
 
 
 async def test_a_file_of_a_newer_version_is_left_alone(path: Path) -> None:

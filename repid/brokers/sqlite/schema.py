@@ -252,12 +252,21 @@ def _set_up(connection: sqlite3.Connection, how: Opening) -> None:
     migrate(connection, path)
 
 
+_KNOWN_BY = {"queue", "lane", "lease", "dead"}
+
+
 def _check_owner(connection: sqlite3.Connection, path: str) -> None:
     execute = connection.execute
-    if execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
+    is_ours = execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables or (is_ours and execute("PRAGMA user_version").fetchone()[0] > 0):
         return
-    if not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        return
+    if tables >= _KNOWN_BY and execute("PRAGMA user_version").fetchone()[0] <= 0:
+        raise ConfigurationError(
+            f"{path} has the tables of repid and no version, as a file has that was made of a dump: copy the file itself instead, with "
+            f"VACUUM INTO or .backup, or write what is missing, PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = "
+            f"{len(MIGRATIONS)} (that of this repid, if it is the one that had written the file)"
+        )
     # looked at again: another process may have been making it ours between the two looks
     if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise ConfigurationError(f"{path} is the database of another program: give SQLiteServer a path of its own")
