@@ -5,6 +5,7 @@ Each figure is measured on a fresh server. Where the size is small, as many mess
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -245,6 +246,7 @@ async def measure_scaling(new_server: NewServer, arguments: Arguments) -> Figure
     for name, (sizes, measure) in SERIES.items():
         for size in sizes:
             if size <= arguments["largest"]:
+                gc.collect()  # what the figure before has left behind is not this one's
                 for what, cost in (await measure(new_server, size)).items():
                     points.setdefault(name, {}).setdefault(what, []).append((size, cost))
     exponents = {
