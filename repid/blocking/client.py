@@ -312,9 +312,9 @@ class Client(ClientCaller):
 
     @contextmanager
     def worker(self, server_name: str | None = None, **options: Unpack[WorkerOptions]) -> Iterator[Handle]:
-        """Run the app's actors beside the calls, for a block; leaving it stops the worker gracefully.
+        """Run the app's actors in the client's thread, for a block; leaving it stops the worker gracefully.
 
-        For servers in memory, and for tests. Options as in `WorkerOptions`; without signals unless asked. Raises
+        For programs that block and are a worker too, and for tests. Options as in `WorkerOptions`; without signals unless asked. Raises
         `UsageError` where another loop has the app open: run the worker there.
         """
         check_may_block()
@@ -334,8 +334,7 @@ class Client(ClientCaller):
         finally:
             if process == os.getpid():  # a forked child leaves the block, too, but the worker is its parent's
                 with OneCall():
-                    with suppress(trio.RunFinishedError):
-                        loop.run_soon(handle.stop)
+                    handle.stop()
                     ended.result()
 
     async def _work(self, started: Future[Handle], server_name: str | None, options: WorkerOptions) -> Report:

@@ -18,6 +18,7 @@ import trio
 
 from ..errors import NotConnected, UsageError
 from ..process import at_exit, inherits
+from ..runtime.failures import is_cancellation
 
 T = TypeVar("T")
 
@@ -53,11 +54,8 @@ class _Call:
         try:
             with self.scope:
                 value = await self.function()
-        except trio.Cancelled:
-            self.future.set_exception(_closed())
-            raise
         except BaseException as error:
-            self.future.set_exception(error)
+            self.future.set_exception(_closed() if is_cancellation(error) else error)
             if not isinstance(error, Exception):
                 raise
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -32,6 +34,9 @@ class Control:
         self._drain: Callable[[], None] = _nothing
         self.is_draining = False
         """Whether it is to end when nothing is left."""
+        self._run: trio.lowlevel.TrioToken | None = None
+        """Where the three above must be called, in the thread `_thread`."""
+        self._thread = 0
         self.is_stopped = False
         """Whether somebody asked for the end, by a call or a signal."""
         self.is_signalled = False
@@ -39,20 +44,24 @@ class Control:
 
     def attach(self, stop: Callable[[], None], cut_short: Callable[[], None]) -> None:
         """Call these from now on. A stop that was asked for before takes effect now."""
+        self._run, self._thread = trio.lowlevel.current_trio_token(), threading.get_ident()
         self._stop, self._cut_short = stop, cut_short
         if self.is_stopped:
             stop()
 
     def stop(self) -> None:
-        """Stop the worker, or let it stop as soon as it has started."""
-        self.is_stopped = True
+        """Stop the worker, or let it stop as soon as it has started. In any thread."""
+        self.is_stopped = True  # before the look at the run: a start that comes between sees it
+        if self._is_elsewhere(self.stop):
+            return
         if self._stop is not None:
             self._stop()
 
     def drain(self) -> None:
-        """Have the worker end when nothing is left."""
-        self.is_draining = True
-        self._drain()
+        """Have the worker end when nothing is left. In any thread."""
+        self.is_draining = True  # before the look at the run, as in `stop`
+        if not self._is_elsewhere(self.drain):
+            self._drain()
 
     def attach_drain(self, drain: Callable[[], None]) -> None:
         """Call this from now on when it is to end with what is left. One that was asked for before takes effect now."""
@@ -61,10 +70,21 @@ class Control:
             drain()
 
     def cut_short(self) -> None:
-        """Stop, and end the grace."""
+        """Stop, and end the grace. In any thread."""
+        if self._is_elsewhere(self.cut_short):
+            return
         self.stop()
         if self._cut_short is not None:
             self._cut_short()
+
+    def _is_elsewhere(self, call: Callable[[], None]) -> bool:
+        """Whether the worker runs in another thread, where the call is then made."""
+        run = self._run
+        if run is None or self._thread == threading.get_ident():
+            return False
+        with suppress(trio.RunFinishedError):
+            run.run_sync_soon(call)
+        return True
 
     def on_signal(self) -> None:
         """Stop at the first signal, end the grace at the second; a stop by other means does not count. See `signals`
@@ -81,7 +101,7 @@ class Control:
         """Nothing of the worker is running any more: keep its last statistics, and nothing else of it."""
         last = msgspec.structs.replace(self.read_statistics(), state="ended")
         self.read_statistics = lambda: last
-        self._stop = self._cut_short = None
+        self._stop = self._cut_short = self._run = None
         self._drain = _nothing
         self.on_started = _nothing
         self.has_ended.set()
@@ -112,17 +132,19 @@ class Handle:
         return self.report
 
     def stop(self) -> None:
-        """Start nothing more, release what was not started, give the actors their grace. May be called again."""
+        """Start nothing more, release what was not started, give the actors their grace. May be called again, and from
+        any thread.
+        """
         self._control.stop()
 
     def drain(self) -> None:
         """Go on as a burst: finish what is there, and end when nothing is ready and nothing is running. What is scheduled does
-        not count, and a server that is away for 30 seconds raises `BrokerUnavailable`. May be called again, and a stop may follow.
+        not count, and a server that is away for 30 seconds raises `BrokerUnavailable`. May be called again, and from any thread, and a stop may follow.
         """
         self._control.drain()
 
     def cut_short(self) -> None:
-        """Stop, and end the grace: what still runs is cancelled and released."""
+        """Stop, and end the grace: what still runs is cancelled and released. May be called from any thread."""
         self._control.cut_short()
 
 

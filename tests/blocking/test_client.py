@@ -278,6 +278,40 @@ def test_closing_ends_a_waiting_call(client: Client) -> None:
     assert [str(error) for error in errors] == ["the client was closed before this call was over"]
 
 
+def test_closing_ends_a_worker_that_another_thread_runs_by_the_client(
+    app: Repid, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repid.blocking.loop.CLOSING_TIME", 0.0)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            client.run(app.run_worker)
+        except BaseException as error:  # noqa: BLE001  a group of cancellations, say
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    handle = client.enqueue(Job("add", args={"one": 1, "other": 2}))
+    thread.start()
+    assert client.result(handle, timeout=10).value == 3
+    client.close()
+    thread.join(5)
+    assert [(type(error), str(error)) for error in errors] == [
+        (NotConnected, "the client was closed before this call was over")
+    ]
+
+
+@pytest.mark.parametrize("end", ["stop", "cut_short", "drain"])
+def test_a_worker_is_stopped_from_the_thread_that_has_its_handle(client: Client, end: str) -> None:
+    with client.worker() as worker:
+        getattr(worker, end)()
+        client.run(worker.wait)
+    getattr(worker, end)()
+    client.close()
+    getattr(worker, end)()
+    assert worker.statistics().state == "ended"
+
+
 async def test_in_a_thread_that_runs_trio_it_is_refused(app: Repid) -> None:
     with pytest.raises(UsageError, match="would stop the trio loop"):
         app.sync().send_message_json(channel="q")
