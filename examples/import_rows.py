@@ -2,7 +2,7 @@
 
 A full queue makes its senders wait: lines are read as fast as rows are written. A batch may be written twice.
 
-Run it: python examples/import_rows.py
+Run it: python examples/import_rows.py [LINES]
 """
 
 import logging

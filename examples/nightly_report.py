@@ -15,7 +15,7 @@ from repid import Connection, InMemoryServer, Repid, Router
 
 app = Repid(Connection(InMemoryServer()))
 router = Router(queue="reports")
-reported = [date(2026, 1, 1)]  # in a database, most of the time
+reported = [date(2025, 12, 31)]  # in a database, most of the time
 DAY = 24 * 60 * 60
 
 
@@ -39,11 +39,11 @@ async def run_worker_for(days: float) -> None:
 
 async def main() -> None:
     app.include_router(router)
-    await run_worker_for(days=2)
+    await run_worker_for(days=1.1)
     await trio.sleep(3 * DAY)
     await run_worker_for(days=0.1)
 
 
 if __name__ == "__main__":
-    # Days pass in no time; a program of yours leaves the clock out.
+    # Days pass in seconds; a program of yours leaves the clock out.
     trio.run(main, clock=MockClock(autojump_threshold=0))
