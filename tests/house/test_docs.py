@@ -9,6 +9,7 @@ from typing import get_args
 
 from state_table import CASES, rows
 
+import repid.testing
 from repid.delivery import Event
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,11 @@ def test_the_drawing_of_the_layers_is_the_contract_that_is_checked() -> None:
 def test_the_glossary_has_each_word_once_and_in_order() -> None:
     words = re.findall(r"^\| ([a-z]\S*(?: \S+)*) \|", page("glossary.md").split("|---|---|")[1], re.MULTILINE)
     assert words == sorted(set(words))
+
+
+def test_the_page_of_names_has_every_public_name() -> None:
+    named = set(re.findall(r"`(\w+)`", page("names.md")))
+    assert {*repid.__all__, *repid._AT_FIRST_USE, *repid.testing.__all__} - named == set()
 
 
 def test_files_that_the_pages_name_exist() -> None:
