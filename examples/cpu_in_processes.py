@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from repid import Actor, CallNext, Connection, InMemoryMessageBroker, Job, Message, Queue, Repid, Router, Worker
+from repid import Actor, CallNext, Connection, InMemoryServer, Job, Message, Queue, Repid, Router, Worker
 
 logging.getLogger("repid").setLevel(logging.CRITICAL)  # the failure of `spin` would be logged with its traceback
 
@@ -38,7 +38,7 @@ def spin() -> None:
 
 
 async def main() -> None:
-    app = Repid(Connection(InMemoryMessageBroker()))
+    app = Repid(Connection(InMemoryServer()))
     async with app.magic():
         await Queue().declare()
         for below in (100, 1_000, 10_000):

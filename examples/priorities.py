@@ -9,7 +9,7 @@ Run it: python examples/priorities.py
 
 import trio
 
-from repid import Connection, InMemoryMessageBroker, Job, PrioritiesT, Queue, Repid, Worker
+from repid import Connection, InMemoryServer, Job, PrioritiesT, Queue, Repid, Worker
 
 worker = Worker(tasks_limit=1, burst=True)  # one at a time, so that the order shows
 
@@ -26,7 +26,7 @@ async def enqueue(subject: str, priority: PrioritiesT) -> None:
 
 
 async def main() -> None:
-    app = Repid(Connection(InMemoryMessageBroker()))
+    app = Repid(Connection(InMemoryServer()))
     async with app.magic():
         await Queue("mail").declare()
         await enqueue("our newsletter", PrioritiesT.LOW)

@@ -11,7 +11,7 @@ import logging
 
 import trio
 
-from repid import Connection, InMemoryMessageBroker, Job, Message, Queue, Repid, Worker, default_retry_policy_factory
+from repid import Connection, InMemoryServer, Job, Message, Queue, Repid, Worker, default_retry_policy_factory
 
 logging.getLogger("repid").setLevel(logging.CRITICAL)  # workers log each failure; here its traceback would distract
 
@@ -37,7 +37,7 @@ async def hang(message: Message) -> None:
 
 
 async def main() -> None:
-    app = Repid(Connection(InMemoryMessageBroker()))
+    app = Repid(Connection(InMemoryServer()))
     async with app.magic():
         await Queue().declare()
         await Job("fetch", args={"url": "https://example.org"}).enqueue()

@@ -5,11 +5,9 @@ Any number of workers may run: each tick is one message. Needs: pip install '.[c
 Run it: python examples/schedules.py
 """
 
-from datetime import timedelta
-
 import trio
 
-from repid import Connection, InMemoryMessageBroker, Job, Queue, Repid, Worker
+from repid import Connection, InMemoryServer, Job, Queue, Repid, Worker
 
 worker = Worker()
 
@@ -30,10 +28,10 @@ async def remind(text: str) -> None:
 
 
 async def main() -> None:
-    app = Repid(Connection(InMemoryMessageBroker()))
+    app = Repid(Connection(InMemoryServer()))
     async with app.magic():
         await Queue().declare()
-        await Job("remind", args={"text": "drink water"}, deferred_by=timedelta(seconds=0.5)).enqueue()
+        await Job("remind", args={"text": "drink water"}, every=0.5).enqueue()
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
             print("stored:", ", ".join(stored.schedule.name for stored in await app.schedules.list()))

@@ -50,7 +50,10 @@ class Servers:
             self._check_registered(name)
             return self._servers[name]
         if self._default is None:
-            raise ConfigurationError("the app has no server: app.servers.register_server('default', InMemoryServer())")
+            raise ConfigurationError(
+                "the app has no server: give it one, such as Repid(Connection(SQLiteServer('jobs.db'))), or "
+                "app.servers.register_server('default', server)"
+            )
         return self._servers[self._default]
 
     @contextmanager

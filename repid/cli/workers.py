@@ -85,7 +85,9 @@ def worker(
     graceful_shutdown_time: Annotated[
         float | None, typer.Option(min=0, help="Seconds that actors have to end when it is stopped. Default: 25.")
     ] = None,
-    burst: Annotated[bool, typer.Option("--burst", help="End when nothing is ready, or no server for 30 s.")] = False,
+    burst: Annotated[
+        bool, typer.Option("--burst", help="End when nothing is ready, or no server answers for 30 s.")
+    ] = False,
     log_runs: Annotated[bool, typer.Option("--log-runs", help="Log a line for each run.")] = False,
     loop: Annotated[
         str,
