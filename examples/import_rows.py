@@ -1,7 +1,6 @@
-"""An import: a million lines are read, parsed, and written to SQLite 500 at a time, in bounded memory.
+"""An import: a million lines (or the number given) are read, parsed, and written to SQLite 500 at a time, in bounded memory.
 
 A full queue makes its senders wait: lines are read as fast as rows are written. A batch may be written twice.
-The million takes some minutes; give a number for fewer lines.
 
 Run it: python examples/import_rows.py
 """
