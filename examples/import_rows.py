@@ -1,4 +1,4 @@
-"""An import: a million lines (or the number given) are read, parsed, and written to SQLite 500 at a time, in bounded memory.
+"""An import: a million lines (or the number given) are read, parsed, and written to SQLite by 500, in bounded memory.
 
 A full queue makes its senders wait: lines are read as fast as rows are written. A batch may be written twice.
 
