@@ -146,7 +146,12 @@ class Server:
         self._takes_all = takes_all(own)
         self._put: Callable[[Envelope], bool] | None = None
         """Where the driver can: publishes one message by a plain call."""
-        if own.calls == "local" and isinstance(driver, ImmediateDriver) and _publishes_by_it(type(driver)):
+        if (
+            own.calls == "local"
+            and isinstance(driver, ImmediateDriver)
+            and _publishes_by_it(type(driver))
+            and _publishes_by_it(type(self))
+        ):
             self._put = driver.publish_at_once
         self._depth = 0  # how many connection blocks are open
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
@@ -754,7 +759,7 @@ def _with_state(own: Capabilities, state: Server | None) -> Capabilities:
 
 
 def _publishes_by_it(kind: type) -> bool:
-    """Whether `publish_at_once` of this class of drivers does what its `publish` does: not where a subclass has another
+    """Whether `publish_at_once` of this class of drivers, or servers, does what its `publish` does: not where a subclass has another
     `publish`, which notes or changes what is sent.
     """
     for each in kind.__mro__:

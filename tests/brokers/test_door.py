@@ -21,6 +21,7 @@ from repid import (
     BrokerRefused,
     BrokerUnavailable,
     ConfigurationError,
+    Connection,
     DuplicateId,
     Envelope,
     InMemoryServer,
@@ -28,6 +29,7 @@ from repid import (
     NoAnswer,
     NotConnected,
     PublishUnknown,
+    Repid,
     Server,
     UsageError,
 )
@@ -713,6 +715,22 @@ async def test_a_receive_gets_what_becomes_due_at_the_end_of_its_time(autojump_c
         await server.publish([replace(message("1"), options=Options(delay=10.0))])
         async with server.consume({"q": None}) as consumer:
             assert ids(await consumer.receive(1, max_wait=10)) == ["1"]
+
+
+async def test_a_server_of_a_class_that_publishes_in_its_own_way_is_asked_to() -> None:
+    sent: list[str] = []
+
+    class Noting(InMemoryServer):
+        async def publish(self, envelopes: Sequence[Envelope]) -> list[BrokerRefused | None]:
+            sent.extend(envelope.id for envelope in envelopes)
+            return await super().publish(envelopes)
+
+    app = Repid(Connection(Noting()))
+    async with app.magic():
+        await app.server().declare(["q"])
+        await app.send_message_json(channel="q", message_id="alone")
+        assert not app.server().publish_at_once(message("at once"))
+    assert sent == ["alone"]
 
 
 async def test_a_driver_of_a_class_that_publishes_in_its_own_way_is_asked_to() -> None:
