@@ -930,7 +930,11 @@ async def run_worker() -> None:
     async with app.magic():
         await app.run_worker(handle_signals=[])
 
+def beat() -> None:  # asyncio alone does not notice a signal in the moment in which it begins to wait, before it wakes again
+    asyncio.get_running_loop().call_later(0.1, beat)
+
 async def main() -> None:
+    beat()
     async with app.magic(), asyncio.TaskGroup() as group:
         if place == "embedded":
             group.create_task(app.run_worker(handle_signals=[]))
