@@ -54,6 +54,7 @@ class SetAside:
         self._note = note
         self._fail = fail
         self._by_queue: dict[str, list[Settlement]] = {}
+        sending.aside = self._by_queue.keys()
         self._nursery: trio.Nursery | None = None
 
     @property

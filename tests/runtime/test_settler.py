@@ -291,3 +291,26 @@ async def test_verdicts_with_and_without_a_result_are_settled_together_where_res
         assert stored is not None
         assert stored.payload == b"1"
         assert await server.fetch_results(["kept"]) == [None]
+
+
+async def test_a_worker_whose_verdict_does_not_stand_in_line_yet_is_not_taken_for_one_that_only_waits() -> None:
+    server = InMemoryServer()
+    async with server.connection():
+        await server.declare(["in", "out"])
+        await server.set_bounds({"out": Bounds(max_size=1)})
+        await server.publish([Envelope("1", "in", b""), Envelope("2", "out", b"")])
+        async with server.consume({"in": None}) as consumer, trio.open_nursery() as nursery:
+            [delivery] = await consumer.receive(1)
+            sending = Sending(["in", "out"])
+            ledger = Ledger(10, 10)
+            ledger.lease([delivery], [None], trio.current_time(), 60)
+            settler = Settler(consumer, ledger, sending, None)
+            sending.can_start = lambda _: False
+            nursery.start_soon(settler.run)
+            await trio.testing.wait_all_tasks_blocked()
+            settlement = Settlement(delivery, ACK, (Envelope("3", "out", b""),))
+            assert sending.can_only_wait(frozenset(), 0)
+            assert settler.set_aside.add(settlement, "out")
+            assert not sending.can_only_wait(frozenset(), 0)
+            assert sending.can_only_wait(frozenset({"out"}), 0)
+            await settler.close(0)
