@@ -106,6 +106,7 @@ class _Verbs:
 
     def __init__(self, *, of_outbox: bool) -> None:
         self.of_outbox = of_outbox
+        self._sends_now = not of_outbox  # as theirs
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

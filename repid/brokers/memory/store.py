@@ -453,7 +453,7 @@ class Store:
         """Send an outbox of one message before its own is removed. `results`: of the settlements before, which are stored
         first. False: nothing is sent, because the outbox is another one, there is no room, or a result might be its own.
         """
-        if len(settlement.outbox) > 1 or settlement.result is not None:
+        if len(settlement.outbox) != 1 or settlement.result is not None:
             return False
         self._keep(results)
         return self.put(settlement.outbox[0], now)
