@@ -409,6 +409,7 @@ async def test_a_verb_whose_outbox_is_refused_says_so(
     async with app.magic(), trio.open_nursery() as nursery:
         await app.enqueue(again, 1)
         worker = await nursery.start(lambda **options: app.run_worker(tasks_limit=1, **options))
+        await trio.sleep(0.5)
         await app.using(delay=1e6).enqueue(again, 0)  # into the room that the first one has left
         await trio.sleep(100)
         worker.stop()
