@@ -50,8 +50,9 @@ class Client(ClientCaller):
     Where the app is open already, calls go there: in a sync actor through its worker, in a thread of a web server
     through the server's loop, be it trio's or asyncio's. Elsewhere the client opens the app at its first call, in a
     thread of its own, and closes it at the end of its `with` block, at `close()`, or at the exit of the process, when the
-    threads have ended that have calls in progress (not daemons); after that the next call opens it anew. Several clients of one app share what is open until the last of them closes. So
-    a client may be made when a module is imported and live as long as the process, or for each request.
+    threads have ended that have calls in progress (not daemons); after that the next call opens it anew. Several
+    clients of one app share what is open until the last of them closes. So a client may be made when a module is
+    imported and live as long as the process, or for each request.
 
     A forked child opens the app for itself, and the parent goes on, whichever of its threads has forked.
 
@@ -314,8 +315,8 @@ class Client(ClientCaller):
     def worker(self, server_name: str | None = None, **options: Unpack[WorkerOptions]) -> Iterator[Handle]:
         """Run the app's actors in the client's thread, for a block; leaving it stops the worker gracefully.
 
-        For programs that block and are a worker too, and for tests. Options as in `WorkerOptions`; without signals unless asked. Raises
-        `UsageError` where another loop has the app open: run the worker there.
+        For programs that block and are a worker too, and for tests. Options as in `WorkerOptions`; without signals
+        unless asked. Raises `UsageError` where another loop has the app open: run the worker there.
         """
         check_may_block()
         if self._host() is not None:

@@ -138,8 +138,9 @@ class Handle:
         self._control.stop()
 
     def drain(self) -> None:
-        """Go on as a burst: finish what is there, and end when nothing is ready and nothing is running. What is scheduled does
-        not count, and a server that is away for 30 seconds raises `BrokerUnavailable`. May be called again, and from any thread, and a stop may follow.
+        """Go on as a burst: finish what is there, and end when nothing is ready and nothing is running. What is scheduled
+        does not count, and a server that is away for 30 seconds raises `BrokerUnavailable`. May be called again, and from
+        any thread, and a stop may follow.
         """
         self._control.drain()
 

@@ -78,8 +78,8 @@ from .results import Results
 class Store:
     """All queues, messages and results of one broker.
 
-    `arrived` counts what became ready since the waiting claims were last served, or the first one began to wait. `changes` is told of each watched
-    message and result that has changed.
+    `arrived` counts what became ready since the waiting claims were last served, or the first one began to wait.
+    `changes` is told of each watched message and result that has changed.
     """
 
     def __init__(self, lease_timeout: float, dead_ttl: float | None = None) -> None:

@@ -258,8 +258,10 @@ _KNOWN_BY = {"queue", "lane", "lease", "dead"}
 def _check_owner(connection: sqlite3.Connection, path: str) -> None:
     execute = connection.execute
     is_ours = execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    if is_ours and execute("PRAGMA user_version").fetchone()[0] > 0:
+        return
     tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables or (is_ours and execute("PRAGMA user_version").fetchone()[0] > 0):
+    if not tables:
         return
     if tables >= _KNOWN_BY and execute("PRAGMA user_version").fetchone()[0] <= 0:
         raise ConfigurationError(
