@@ -21,15 +21,23 @@ STEPS = ("send", "send", "send", "claim", "claim", "claim_of_few", "claim_limite
 
 
 class Bench:
-    """A store with three consumers, and what each of them ought to get next."""
+    """A store with three consumers, and what each of them ought to get next. `queues` and `topics`: where it sends to."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        queues: list[str],
+        topics: list[str],
+        limits: list[int],
+        *consumers: dict[str, Topics],
+    ) -> None:
         self.chance = Random(seed)
+        self.queues = queues
+        self.topics = topics
+        self.limits = limits
         self.store = Store(lease_timeout=60)
-        self.store.directory.declare(["q"])
-        half: Topics = frozenset(TOPICS[:200])
-        few: Topics = frozenset(TOPICS[150:160])
-        self.all_of_it, self.some, self.few = (Subscription({"q": topics}) for topics in (None, half, few))
+        self.store.directory.declare(queues)
+        self.all_of_it, self.some, self.few = map(Subscription, consumers)
         for subscription in (self.some, self.few):
             self.store.directory.open(subscription)
         self.now = 0.0
@@ -40,13 +48,49 @@ class Bench:
         envelopes = []
         for _ in range(self.chance.choice([1, 3, 400])):
             self.sent += 1
-            topic, priority = self.chance.choice(TOPICS), self.chance.choice([None, *PrioritiesT])
-            options = Options(priority=priority)
-            envelopes.append(Envelope(str(self.sent), "q", b"", headers={"topic": topic}, options=options))
+            queue, headers = self.chance.choice(self.queues), {"topic": self.chance.choice(self.topics)}
+            options = Options(priority=self.chance.choice([None, *PrioritiesT]))
+            envelopes.append(Envelope(str(self.sent), queue, b"", headers=headers, options=options))
         assert not any(self.store.publish(envelopes, self.now))
 
-    def expected(self, subscription: Subscription, limit: int, cap: int | None = None) -> list[str]:
+    def expected(self, subscription: Subscription, limit: int, cap: int | None) -> list[str]:
         """The ids that a claim ought to give, found by sorting everything."""
+        raise NotImplementedError
+
+    def claim_of(self, subscription: Subscription, at_most: AtMost = ANYTHING, cap: int | None = None) -> None:
+        limit = self.chance.choice(self.limits)
+        expected = self.expected(subscription, limit, cap)
+        found = self.store.receive(subscription, limit, at_most, self.now)
+        assert [delivery.envelope.id for delivery in found] == expected
+        self.held += found
+
+    def claim_of_few(self) -> None:
+        self.claim_of(self.few)
+
+    def give_back(self) -> None:
+        self.chance.shuffle(self.held)
+        some, self.held = self.held[:20], self.held[20:]
+        verdicts = [Settlement(each, ACK if self.chance.random() < 0.5 else Release()) for each in some]
+        self.store.settle(verdicts, self.now)
+
+    def cancel(self) -> None:
+        for id_ in self.chance.sample(range(1, self.sent + 1), min(self.sent, 60)):
+            self.store.cancel(str(id_), self.now)
+
+    def run(self, steps: list[str]) -> None:
+        self.send()
+        for step in steps:
+            self.now += self.chance.choice([0, 0, 1, 70])
+            getattr(self, step)()
+
+
+class BenchOfTopics(Bench):
+    def __init__(self, seed: int) -> None:
+        half: Topics = frozenset(TOPICS[:200])
+        few: Topics = frozenset(TOPICS[150:160])
+        super().__init__(seed, ["q"], TOPICS, [1, 7, 40], {"q": None}, {"q": half}, {"q": few})
+
+    def expected(self, subscription: Subscription, limit: int, cap: int | None) -> list[str]:
         topics, channel = subscription.queues["q"], self.store.channels["q"]
         ready = [record for lane in channel.lanes.values() for record in lane.records()]
         chosen: list[Record] = []
@@ -59,31 +103,11 @@ class Bench:
             chosen.append(record)
         return [record.envelope.id for record in chosen[:limit]]
 
-    def claim_of(self, subscription: Subscription, at_most: AtMost = ANYTHING, cap: int | None = None) -> None:
-        limit = self.chance.choice([1, 7, 40])
-        expected = self.expected(subscription, limit, cap)
-        found = self.store.receive(subscription, limit, at_most, self.now)
-        assert [delivery.envelope.id for delivery in found] == expected
-        self.held += found
-
     def claim(self) -> None:
         self.claim_of(self.chance.choice([self.some, self.all_of_it]))
 
-    def claim_of_few(self) -> None:
-        self.claim_of(self.few)
-
     def claim_limited(self) -> None:
         self.claim_of(self.some, AtMost(topics={("q", topic): 1 for topic in TOPICS}), cap=1)
-
-    def give_back(self) -> None:
-        self.chance.shuffle(self.held)
-        some, self.held = self.held[:20], self.held[20:]
-        verdicts = [Settlement(each, ACK if self.chance.random() < 0.5 else Release()) for each in some]
-        self.store.settle(verdicts, self.now)
-
-    def cancel(self) -> None:
-        for id_ in self.chance.sample(range(1, self.sent + 1), min(self.sent, 60)):
-            self.store.cancel(str(id_), self.now)
 
     def flush(self) -> None:
         if self.chance.random() < 0.1:
@@ -93,11 +117,7 @@ class Bench:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(STEPS), min_size=10, max_size=60))
 def test_claims_from_hundreds_of_topics_come_in_the_order_of_all_ready_messages(seed: int, steps: list[str]) -> None:
-    bench = Bench(seed)
-    bench.send()
-    for step in steps:
-        bench.now += bench.chance.choice([0, 0, 1, 70])
-        getattr(bench, step)()
+    BenchOfTopics(seed).run(steps)
 
 
 QUEUES = [f"q{number}" for number in range(300)]
@@ -114,33 +134,15 @@ STEPS_OF_QUEUES = (
 )
 
 
-class BenchOfQueues:
-    """A store with three consumers, two of which read many queues, and what each of them ought to get next."""
+class BenchOfQueues(Bench):
+    """Two of its consumers read many queues."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = Random(seed)
-        self.store = Store(lease_timeout=60)
-        self.store.directory.declare(QUEUES)
-        self.all_of_it = Subscription(dict.fromkeys(QUEUES))
-        self.some = Subscription(dict.fromkeys(QUEUES[:200], frozenset({"a"})))
-        self.few = Subscription(dict.fromkeys(QUEUES[150:160]))
-        for subscription in (self.some, self.few):
-            self.store.directory.open(subscription)
-        self.now = 0.0
-        self.sent = 0
-        self.held: list[Delivery] = []
+        some: dict[str, Topics] = dict.fromkeys(QUEUES[:200], frozenset({"a"}))
+        few: dict[str, Topics] = dict.fromkeys(QUEUES[150:160])
+        super().__init__(seed, QUEUES, ["a", "b"], [1, 1, 7, 40, 100], dict.fromkeys(QUEUES), some, few)
 
-    def send(self) -> None:
-        envelopes = []
-        for _ in range(self.chance.choice([1, 3, 400])):
-            self.sent += 1
-            queue, options = self.chance.choice(QUEUES), Options(priority=self.chance.choice([None, *PrioritiesT]))
-            headers = {"topic": self.chance.choice("ab")}
-            envelopes.append(Envelope(str(self.sent), queue, b"", headers=headers, options=options))
-        assert not any(self.store.publish(envelopes, self.now))
-
-    def expected(self, subscription: Subscription, limit: int) -> list[str]:
-        """The ids that a claim ought to give, found by sorting everything."""
+    def expected(self, subscription: Subscription, limit: int, cap: int | None) -> list[str]:
         ready: list[Record] = []
         for name, topics in subscription.queues.items():
             channel = self.store.channels[name]
@@ -151,31 +153,11 @@ class BenchOfQueues:
         ready.sort(key=lambda each: (each.rank, each.order))
         return [record.envelope.id for record in ready[:limit]]
 
-    def claim_of(self, subscription: Subscription, at_most: AtMost = ANYTHING) -> None:
-        limit = self.chance.choice([1, 1, 7, 40, 100])
-        expected = self.expected(subscription, limit)
-        found = self.store.receive(subscription, limit, at_most, self.now)
-        assert [delivery.envelope.id for delivery in found] == expected
-        self.held += found
-
     def claim(self) -> None:
         self.claim_of(self.some)
 
-    def claim_of_few(self) -> None:
-        self.claim_of(self.few)
-
     def claim_limited(self) -> None:
         self.claim_of(self.some, AtMost(topics={("q0", "a"): 1000}))
-
-    def give_back(self) -> None:
-        self.chance.shuffle(self.held)
-        some, self.held = self.held[:20], self.held[20:]
-        verdicts = [Settlement(each, ACK if self.chance.random() < 0.5 else Release()) for each in some]
-        self.store.settle(verdicts, self.now)
-
-    def cancel(self) -> None:
-        for id_ in self.chance.sample(range(1, self.sent + 1), min(self.sent, 60)):
-            self.store.cancel(str(id_), self.now)
 
     def pause(self) -> None:
         for name in self.chance.sample(QUEUES, 100):
@@ -204,8 +186,4 @@ class BenchOfQueues:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(STEPS_OF_QUEUES), min_size=20, max_size=60))
 def test_claims_from_hundreds_of_queues_come_in_the_order_of_all_ready_messages(seed: int, steps: list[str]) -> None:
-    bench = BenchOfQueues(seed)
-    bench.send()
-    for step in steps:
-        bench.now += bench.chance.choice([0, 0, 1, 70])
-        getattr(bench, step)()
+    BenchOfQueues(seed).run(steps)
