@@ -62,9 +62,9 @@ class Log:
         """As `Logger.info`."""
         self._log(logging.INFO, text, values)
 
-    def warning(self, text: str, *values: object, exc_info: BaseException | None = None) -> None:
+    def warning(self, text: str, *values: object) -> None:
         """As `Logger.warning`."""
-        self._log(logging.WARNING, text, values, exc_info)
+        self._log(logging.WARNING, text, values)
 
     def error(
         self, text: str, *values: object, exc_info: BaseException | None = None, explained: str | None = None

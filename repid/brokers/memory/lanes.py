@@ -25,6 +25,7 @@ Entry: TypeAlias = tuple[float, int, Record]
 """Rank, order (so that records are never compared), record."""
 
 _FEWEST_TO_COMPACT = 1024
+"""Entries of messages that have gone, from which on they are swept out when they are most."""
 
 
 class Cap:
@@ -260,9 +261,6 @@ def in_order(lanes: Iterable[Lane]) -> Iterator[Record]:
         runs += [((r.rank, r.order, r) for r in records) for records in lane.fresh.values()]
         runs.append(sorted(lane.returned))
     return (entry[2] for entry in merge(*runs) if not is_gone(entry[2]))
-
-
-_FEWEST_TO_COMPACT = 1024
 
 
 class Timetable:

@@ -61,7 +61,7 @@ class Results:
             if expires_at <= now:
                 continue
             if takers and id_ in takers:
-                taken[id_] = _as_stored(result, epoch + now, epoch + now)
+                taken[id_] = _to_stored(result, epoch + now, epoch + now)
                 continue
             kept[id_] = StoredAt(result, now, expires_at)
             if span is not None:
@@ -112,10 +112,10 @@ class Results:
 
 def show(kept: StoredAt, epoch: float) -> StoredResult:
     """The result as the port gives it; `epoch` is what to add for seconds since 1970."""
-    return _as_stored(kept.result, epoch + kept.finished_at, epoch + kept.expires_at)
+    return _to_stored(kept.result, epoch + kept.finished_at, epoch + kept.expires_at)
 
 
-def _as_stored(result: NewResult, finished_at: float, expires_at: float) -> StoredResult:
+def _to_stored(result: NewResult, finished_at: float, expires_at: float) -> StoredResult:
     return StoredResult(
         id=result.id,
         state=result.state,

@@ -626,7 +626,7 @@ def _dict_with_hashes() -> dict[str, Record]:
 
 
 def _extras_of(record: Record) -> Extras:
-    """The extras state of a leased message, made if it has none."""
+    """The extras of a leased message, made if it has none."""
     if record.extras is None:
         record.extras = Extras()
     return record.extras

@@ -26,7 +26,6 @@ from secrets import randbits
 from typing import Any, NamedTuple
 
 from ...delivery import Delivery, Failure, is_suspect
-from ...errors import UsageError
 from ...ports import AtMost
 from ..process import name_process
 from ..shared.packing import Trail, pack, to_trail
@@ -43,7 +42,8 @@ BUSY = 0.02
 BLOCKED = 0.2
 """The same where all that is ready may be too big for the caller."""
 
-_STATE = "lane, rank, seq, attempt, lost, expires_at, unrouted_at, failure, progress, trail"
+STATE = "lane, rank, seq, attempt, lost, expires_at, unrouted_at, failure, progress, trail"
+"""The columns that `ready`, `scheduled` and `lease` share: what travels with a message from place to place."""
 
 _PROMOTE = statement(
     f"""
@@ -51,9 +51,9 @@ _PROMOTE = statement(
         SELECT seq FROM {{s}}.scheduled WHERE {GATE} AND due <= (SELECT {{s}}.clock()) AND due >= $1
         ORDER BY due, seq LIMIT 1000 FOR UPDATE SKIP LOCKED
     ), gone AS (
-        DELETE FROM {{s}}.scheduled WHERE seq = ANY(ARRAY(SELECT seq FROM due)) RETURNING {_STATE}
+        DELETE FROM {{s}}.scheduled WHERE seq = ANY(ARRAY(SELECT seq FROM due)) RETURNING {STATE}
     )
-    INSERT INTO {{s}}.ready ({_STATE}) SELECT {_STATE} FROM gone RETURNING 1
+    INSERT INTO {{s}}.ready ({STATE}) SELECT {STATE} FROM gone RETURNING 1
     """,
     "int8",
 )
@@ -109,7 +109,7 @@ def _claim(*, several: bool, grouped: bool) -> Statement:
             WHERE (SELECT directory FROM {{s}}.meta WHERE {GATE}) = $1
         ), chosen AS MATERIALIZED ({chosen}), picked AS MATERIALIZED (
             SELECT r.* FROM chosen AS c, LATERAL (
-                SELECT ctid AS place, {_STATE} FROM {{s}}.ready AS r WHERE r.lane = c.lane AND r.rank >= c.low
+                SELECT ctid AS place, {STATE} FROM {{s}}.ready AS r WHERE r.lane = c.lane AND r.rank >= c.low
                 AND (expires_at IS NULL OR expires_at > (SELECT {{s}}.clock()))
                 ORDER BY rank, seq LIMIT c.cap FOR UPDATE SKIP LOCKED
             ) AS r
@@ -123,8 +123,8 @@ def _claim(*, several: bool, grouped: bool) -> Statement:
         ), gone AS (
             DELETE FROM {{s}}.ready WHERE ctid = ANY(ARRAY(SELECT place FROM fitting))
         ), leased AS (
-            INSERT INTO {{s}}.lease ({_STATE}, token, until, consumer, leased_at, worker)
-            SELECT {_STATE}, token, now + $9, $11, now, $12 FROM fitting, (SELECT {{s}}.clock() AS now OFFSET 0) AS time
+            INSERT INTO {{s}}.lease ({STATE}, token, until, consumer, leased_at, worker)
+            SELECT {STATE}, token, now + $9, $11, now, $12 FROM fitting, (SELECT {{s}}.clock() AS now OFFSET 0) AS time
         )
         SELECT lane, rank, seq, token, attempt, lost, expires_at, unrouted_at, trail, id, payload, kind, rare FROM fitting
         ORDER BY rank, seq
@@ -306,11 +306,6 @@ class Wanted(NamedTuple):
     def ids(self) -> list[int]:
         """The numbers of the lanes."""
         return [lane.id for lane in self.lanes]
-
-
-def closed() -> UsageError:
-    """Somebody receives with a consumer whose block was left."""
-    return UsageError("this consumer is closed: receive inside its `async with server.consume(...)` block")
 
 
 def wanted(lanes: Sequence[Lane], limit: int, at_most: AtMost) -> Wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from copy import copy
 from typing import Any
@@ -39,6 +39,7 @@ from ...ports import (
 from ..shared.dropping import DropLog
 from ..shared.extender import Extender
 from ..shared.keys import to_number
+from ..shared.notes import ids_in
 from ..shared.packing import pack
 from . import bounding, claiming, directory, publishing, results, schedules, schema, settling, shelving, views
 from .binding import Step, statement
@@ -178,7 +179,7 @@ class PostgresDriver:
     async def _connect(self) -> Wire:
         return await connect(self._conninfo, self._options, schema.quoted(self._schema), prepares=self._listens)
 
-    def _asking(self, pool: Pool) -> Any:
+    def _asking(self, pool: Pool) -> Callable[[Step], Awaitable[Rows]]:
         async def ask(step: Step) -> Rows:
             with _answered():
                 [rows] = await pool.run([step])
@@ -416,7 +417,7 @@ class PostgresDriver:
     @asked_again
     async def settle(self, consumer: str, settlements: Sequence[Settlement]) -> list[Verdict]:  # noqa: ARG002  any may
         """Carry out each disposition with its outbox and result in one step."""
-        ids = list(_ids_in(settlements))
+        ids = list(ids_in(settlements))
         goes_on = any(one.outbox or not settling.ends(one) for one in settlements)
         news = self._news
         dropped: dict[str, list[shelving.Taken]] = {}
@@ -700,13 +701,3 @@ async def _listen(listener: Wire, news: NewsBox) -> None:
                 news.heard(names)
     except BrokerUnavailable as error:
         news.broke(error)
-
-
-def _ids_in(settlements: Sequence[Settlement]) -> Any:
-    """The ids of the messages and results that these settlements change."""
-    for settlement in settlements:
-        yield settlement.delivery.envelope.id
-        if settlement.result is not None:
-            yield settlement.result.id
-        for envelope in settlement.outbox:
-            yield envelope.id

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from .binding import Step, statement
+from .binding import Statement, Step, statement
 from .errors import ServerError, explain
 from .wire import Rows, Wire
 
@@ -54,7 +54,7 @@ class Pool:
         async with self.wire() as wire:
             return await wire.run(*groups)
 
-    async def ask(self, sql: Any, *arguments: Any) -> Rows:
+    async def ask(self, sql: Statement, *arguments: Any) -> Rows:
         """The rows of one statement."""
         [rows] = await self.run([Step(sql, arguments)])
         return rows

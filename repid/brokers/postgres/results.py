@@ -10,15 +10,23 @@ from .binding import Step, statement
 from .rows import MICRO, micros, to_id, to_key
 from .wire import Rows
 
-_STORE = statement(
+
+def storing_from(rows: str) -> str:
+    """SQL that stores results in place of those with the same ids. `rows`: of id, state, payload, failure and ttl, under
+    the name r, and what else a FROM takes.
     """
-    INSERT INTO {s}.result (id, state, payload, failure, finished_at, expires_at)
-    SELECT r.id, r.state, r.payload, r.failure, now, now + r.ttl
-    FROM unnest($1, $2, $3, $4, $5) AS r (id, state, payload, failure, ttl), (SELECT {s}.clock() AS now OFFSET 0) AS time
-    ORDER BY r.id
-    ON CONFLICT (id) DO UPDATE SET state = excluded.state, payload = excluded.payload, failure = excluded.failure,
-        finished_at = excluded.finished_at, expires_at = excluded.expires_at
-    """,
+    return f"""
+        INSERT INTO {{s}}.result (id, state, payload, failure, finished_at, expires_at)
+        SELECT r.id, r.state, r.payload, r.failure, now, now + r.ttl
+        FROM (SELECT {{s}}.clock() AS now OFFSET 0) AS time, {rows}
+        ORDER BY r.id
+        ON CONFLICT (id) DO UPDATE SET state = excluded.state, payload = excluded.payload, failure = excluded.failure,
+            finished_at = excluded.finished_at, expires_at = excluded.expires_at
+    """
+
+
+_STORE = statement(
+    storing_from("unnest($1, $2, $3, $4, $5) AS r (id, state, payload, failure, ttl)"),
     "bytea[]",
     "text[]",
     "bytea[]",

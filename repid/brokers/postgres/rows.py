@@ -183,8 +183,7 @@ UNREADABLE = (TypeError, ValueError, LookupError, RecursionError, msgspec.Msgspe
 
 def unreadable(error: Exception) -> Failure:
     """The failure of a message that cannot be read."""
-    text = str(error).encode("utf-8", "backslashreplace").decode()
-    return Failure("UnreadableRow", f"what is stored of this message cannot be read: {text}")
+    return Failure("UnreadableRow", f"what is stored of this message cannot be read: {error}")
 
 
 def show_envelope(queue: str, topic: str | None, *body: Any) -> tuple[Envelope, Failure | None]:

@@ -20,6 +20,7 @@ from .claiming import OURS, split
 from .directory import Directory
 from .pool import Pool, transaction
 from .publishing import KEEP_DIRECTORY, Sending, publish_in
+from .results import storing_from
 from .rows import micros, to_key
 from .shelving import Taken, shelve, taking, to_taken
 from .wire import Wire
@@ -32,18 +33,13 @@ _GONE = f"""
     )"""
 _OURS = statement(f"SELECT token FROM {{s}}.lease WHERE {OURS}", "int8[]", "int8[]")
 _ACK = statement(f"{_GONE} SELECT token FROM gone", "int8[]", "int8[]")
+_RESULTS_OF_GONE = """
+    unnest($3, $4, $5, $6, $7, $8) AS r (token, id, state, payload, failure, ttl)
+    WHERE (r.token IN (SELECT token FROM gone)) IS TRUE
+"""
 _ACK_STORING = statement(
     f"""
-    {_GONE}, stored AS (
-        INSERT INTO {{s}}.result (id, state, payload, failure, finished_at, expires_at)
-        SELECT r.id, r.state, r.payload, r.failure, now, now + r.ttl
-        FROM unnest($3, $4, $5, $6, $7, $8) AS r (token, id, state, payload, failure, ttl),
-            (SELECT {{s}}.clock() AS now OFFSET 0) AS time
-        WHERE (r.token IN (SELECT token FROM gone)) IS TRUE
-        ORDER BY r.id
-        ON CONFLICT (id) DO UPDATE SET state = excluded.state, payload = excluded.payload, failure = excluded.failure,
-            finished_at = excluded.finished_at, expires_at = excluded.expires_at
-    )
+    {_GONE}, stored AS ({storing_from(_RESULTS_OF_GONE)})
     SELECT token FROM gone
     """,
     "int8[]",

@@ -15,13 +15,12 @@ from ...envelope import Options
 from ..shared.packing import Trail, pack, to_trail
 from . import results
 from .binding import Statement, Step, statement
-from .claiming import OURS, split
+from .claiming import OURS, STATE, split
 from .directory import GATE, Directory, adding, place_of
 from .rows import MICRO, body_of, micros, to_id, to_options
 from .wire import Rows, Wire
 
-_STATE = "lane, rank, seq, attempt, lost, expires_at, unrouted_at, failure, progress, trail"
-_GONE = ", ".join(f"g.{name}" for name in _STATE.split(", "))
+_GONE = ", ".join(f"g.{name}" for name in STATE.split(", "))
 _BACK = f"""
     SELECT {_GONE}, m.id, m.rare, m.result_id, g.cancelling, g.token, {{s}}.clock() FROM gone AS g, {body_of("g")}
     ORDER BY g.seq
@@ -56,7 +55,7 @@ _TAKE_EXPIRED = [
                 DELETE FROM {{s}}.{table} WHERE ctid = ANY(ARRAY(
                     SELECT ctid FROM {{s}}.{table} WHERE {GATE} AND expires_at <= (SELECT {{s}}.clock()) ORDER BY expires_at, seq
                     LIMIT {EXPIRED_AT_ONCE} FOR UPDATE SKIP LOCKED
-                )) RETURNING {_STATE}, 0::bigint AS cancelling, 0::bigint AS token
+                )) RETURNING {STATE}, 0::bigint AS cancelling, 0::bigint AS token
             ) {_BACK}
             """
         )
@@ -71,7 +70,7 @@ _TAKE_WAITING = [
                 SELECT r.ctid FROM (SELECT * FROM {{s}}.message WHERE seq = ANY($1) OFFSET 0) AS m, LATERAL (
                     SELECT ctid FROM {{s}}.ready AS r WHERE r.lane = m.lane AND r.rank = m.rank AND r.seq = m.seq OFFSET 0
                 ) AS r
-            )) RETURNING {_STATE}, 0::bigint AS cancelling, 0::bigint AS token
+            )) RETURNING {STATE}, 0::bigint AS cancelling, 0::bigint AS token
         ) {_BACK}
         """,
         "int8[]",
@@ -80,7 +79,7 @@ _TAKE_WAITING = [
         f"""
         WITH gone AS (
             DELETE FROM {{s}}.scheduled WHERE seq = ANY($1)
-            RETURNING {_STATE}, 0::bigint AS cancelling, 0::bigint AS token
+            RETURNING {STATE}, 0::bigint AS cancelling, 0::bigint AS token
         ) {_BACK}
         """,
         "int8[]",
@@ -89,11 +88,11 @@ _TAKE_WAITING = [
 
 _COLUMNS = ("int8[]", "int8[]", "int8[]", "int8[]", "int8[]", "int8[]", "int8[]", "bytea[]", "bytea[]", "bytea[]")
 _MAKE_READY = statement(
-    f"INSERT INTO {{s}}.ready ({_STATE}) SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    f"INSERT INTO {{s}}.ready ({STATE}) SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     *_COLUMNS,
 )
 _SCHEDULE = statement(
-    f"INSERT INTO {{s}}.scheduled ({_STATE}, due) SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    f"INSERT INTO {{s}}.scheduled ({STATE}, due) SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     *_COLUMNS,
     "int8[]",
 )

@@ -45,11 +45,6 @@ class Wire:
         self._rows = Transformer(connection)
         self.is_usable = True
 
-    @property
-    def pid(self) -> int:
-        """The number of the server's process."""
-        return self._pgconn.backend_pid
-
     def is_alive(self) -> bool:
         """Whether the connection stands, as far as that can be seen without waiting."""
         if not self.is_usable:

@@ -27,8 +27,7 @@ _PLACES: Mapping[bytes, Any] = {place.encode(): place for place in ("ready", "sc
 
 def unreadable(error: Exception) -> Failure:
     """What to tell of a message that could not be read."""
-    text = str(error).encode("utf-8", "backslashreplace").decode()
-    return Failure("UnreadableRecord", f"what is stored of this message cannot be read: {text}")
+    return Failure("UnreadableRecord", f"what is stored of this message cannot be read: {error}")
 
 
 def show(found: Sequence[Any], queue: str, now: int) -> BrowsedMessage:

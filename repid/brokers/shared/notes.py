@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from ...delivery import Settlement
 from ...ports import News
+
+
+def ids_in(settlements: Iterable[Settlement]) -> Iterator[str]:
+    """The ids of the messages and results that these settlements change."""
+    for settlement in settlements:
+        yield settlement.delivery.envelope.id
+        if settlement.result is not None:
+            yield settlement.result.id
+        for envelope in settlement.outbox:
+            yield envelope.id
 
 
 class Notes:
@@ -29,7 +40,9 @@ class Notes:
             self._ids.update(ids)
 
     def take(self) -> News:
-        """All notes; there are none afterwards. They say nothing of room: a task that waits for it is told of claims, and asks."""
+        """All notes; there are none afterwards. They say nothing of room: a task that waits for it is told of claims, and
+        asks.
+        """
         news = News(self._ready, self._events, self._ids, room=False)
         self._ready = self._events = False
         self._ids = set()

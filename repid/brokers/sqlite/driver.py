@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -36,6 +36,7 @@ from ...ports import (
     Verdict,
 )
 from ..shared.keys import to_number
+from ..shared.notes import ids_in
 from ..shared.packing import pack, to_progress
 from . import bounding, claiming, publishing, results, schedules, settling, views
 from .clock import MICRO, Clock, micros
@@ -158,7 +159,7 @@ class SQLiteDriver:
         """Carry out each disposition with its outbox and result in one step."""
         outboxes = [to_bodies(settlement.outbox) if settlement.outbox else () for settlement in settlements]
         return await self._file.change(
-            lambda store: settling.settle(store, settlements, outboxes), touched=lambda _: _ids_in(settlements)
+            lambda store: settling.settle(store, settlements, outboxes), touched=lambda _: ids_in(settlements)
         )
 
     async def extend(self, consumer: str, deliveries: Sequence[Delivery]) -> list[bool]:  # noqa: ARG002  any may
@@ -361,16 +362,6 @@ class SQLiteDriver:
 def _ids_of(deliveries: Sequence[Delivery] | None) -> list[str]:
     """The ids of what was leased."""
     return [delivery.envelope.id for delivery in deliveries or ()]
-
-
-def _ids_in(settlements: Sequence[Settlement]) -> Iterator[str]:
-    """The ids of the messages and results that these settlements change."""
-    for settlement in settlements:
-        yield settlement.delivery.envelope.id
-        if settlement.result is not None:
-            yield settlement.result.id
-        for envelope in settlement.outbox:
-            yield envelope.id
 
 
 class _Wanted:

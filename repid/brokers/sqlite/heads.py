@@ -19,17 +19,15 @@ import heapq
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 
-_HEADS = """
-WITH RECURSIVE used (lane) AS (
-    SELECT min(lane) FROM ready
-    UNION ALL
-    SELECT (SELECT min(ready.lane) FROM ready WHERE ready.lane > used.lane) FROM used WHERE used.lane IS NOT NULL
-)
+from .directory import USED
+
+_HEADS = f"""
+{USED}
 SELECT lane, (SELECT min(rank) FROM ready WHERE ready.lane = used.lane) AS first, (
     SELECT min(seq) FROM ready
     WHERE ready.lane = used.lane AND rank = (SELECT min(rank) FROM ready WHERE ready.lane = used.lane)
 ) FROM used WHERE lane IS NOT NULL
-"""
+"""  # noqa: S608  of our own
 _HEAD = "SELECT rank, seq FROM ready WHERE lane = ? ORDER BY rank, seq LIMIT 1"
 
 

@@ -39,7 +39,7 @@ def is_unreadable(error: Exception) -> bool:
 
 def to_unreadable(error: Exception) -> Failure:
     """The failure that describes a row that could not be read."""
-    return Failure(UNREADABLE, f"what is stored of this message cannot be read: {_show(error)}")
+    return Failure(UNREADABLE, f"what is stored of this message cannot be read: {error}")
 
 
 def read_or(read: Callable[[], T], instead: Callable[[Exception], T]) -> T:
@@ -93,8 +93,3 @@ def _salvage(queue: str, topic: object, body: Sequence[Any]) -> Envelope:
         content_type=content_type if isinstance(content_type, str) else None,
         headers=headers,
     )
-
-
-def _show(error: Exception) -> str:
-    """The text of the error with escapes in place of what UTF-8 cannot write, because it is stored."""
-    return str(error).encode("utf-8", "backslashreplace").decode()
