@@ -36,6 +36,7 @@ from ..delivery import (
     Delivery,
     Disposition,
     Event,
+    Expired,
     LeaseExpired,
     Phase,
     Release,
@@ -307,7 +308,7 @@ class Crew:
                     if holding.parked_by is limit:  # and was not let go meanwhile
                         self._turn_away_parked(holding, Stopping())
 
-    def former_of(self, holding: Holding) -> Holding | None:
+    def _former_of(self, holding: Holding) -> Holding | None:
         """The run of the same message that is still under way here, from a lease that was lost; None if there is none."""
         envelope = holding.delivery.envelope
         for run in self.suspended:
@@ -316,33 +317,44 @@ class Crew:
                     return former
         return None
 
-    def puts_off(self, holding: Holding) -> bool:
-        """Whether a delivery cannot start now, and was given back or parked: what is kept takes up all places, so
-        nobody knows when there is one, and other workers may have some; or a former run of its message is under way.
-        """
-        ledger = self.ledger
-        if ledger.kept and ledger.places <= 0:
-            self.turn_away(holding, Stopping())
-            return True
-        return holding.delivery.lost > 0 and self.follow(holding)
+    def may_start(self, holding: Holding, now: float) -> bool:
+        """Whether a held or gathered one may be run, where `startable_until` has not said so. Deals with one that may not."""
+        if holding.lease_ends <= now or not holding.is_ours:  # lost, whether the keeper has seen it or not
+            self._take_out(holding)
+            self.lease_lost(holding)
+            self.forget(holding)
+        elif holding.is_cancelled:
+            self._take_out(holding)
+            self.turn_away(holding, CancelRequested())
+        elif holding.expires_at <= now:
+            self._take_out(holding)
+            self.turn_away(holding, Expired())
+        else:
+            return not (holding.delivery.lost and self._follow(holding))
+        return False
+
+    def _take_out(self, holding: Holding) -> None:
+        if holding.parked_by is not None:
+            self.ledger.unpark(holding)
 
     def give_back_gathered(self, gathering: Gathering) -> None:
-        """Release what has gathered for a batch that cannot start now, as `puts_off` does."""
+        """Release what has gathered for a batch that cannot start now."""
         for holding in list(gathering.parked):
             self._turn_away_parked(holding, Stopping())
 
-    def follow(self, holding: Holding) -> bool:
+    def _follow(self, holding: Holding) -> bool:
         """Have a delivery wait whose message was lost and still runs here, until that run has ended.
 
         Returns False if no such run is under way.
         """
-        former = self.former_of(holding)
+        former = self._former_of(holding)
         if former is None:
             return False
         self.lease_lost(former)  # the new lease proves that the former one has ended
         if former.follower is not None:
             self.lease_lost(former.follower)
             self._let_follow(former)
+        self._take_out(holding)
         self.ledger.park(holding, None)
         former.follower = holding
         return True

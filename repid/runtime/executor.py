@@ -30,7 +30,6 @@ from ..delivery import (
     CancelRequested,
     Delivery,
     Event,
-    Expired,
     LeaseExpired,
     Phase,
     Settlement,
@@ -204,22 +203,18 @@ class Executor:
 
     def _admit(self, holding: Holding, now: float) -> dict[str, Any] | None:
         """Turn a held delivery into a run, with these arguments; None: it was settled, parked or dropped instead."""
-        crew, runner, delivery = self._crew, holding.runner, holding.delivery
-        if holding.lease_ends <= now or not holding.is_ours:  # lost, whether the keeper has seen it or not
+        runner, delivery, ledger = holding.runner, holding.delivery, self._ledger
+        if holding.startable_until <= now:
             if isinstance(holding, Batch):  # it has no lease
                 return self._filling.fill(holding, now)
-            crew.lease_lost(holding)
-            crew.forget(holding)
-        elif runner is None:
-            crew.unrouted(holding)
-        elif holding.is_cancelled:
-            crew.turn_away(holding, CancelRequested())
-        elif (delivery.lost or self._ledger.kept) and crew.puts_off(holding):
-            pass
+            if not self._crew.may_start(holding, now):
+                return None
+        if runner is None:
+            self._crew.unrouted(holding)
+        elif ledger.kept and ledger.places <= 0:  # nobody knows for how long, and other workers may have places
+            self._crew.turn_away(holding, Stopping())
         elif runner.limits and (full := first_full(runner.limits)) is not None:
-            crew.park(full, holding)
-        elif holding.expires_at <= now:
-            crew.turn_away(holding, Expired())
+            self._crew.park(full, holding)
         else:
             if runner.needs_message:
                 holding.message = Message(delivery, runner.terms(delivery), self._message_context)
@@ -233,7 +228,7 @@ class Executor:
             except BaseException as error:  # noqa: BLE001  it is the message's failure
                 self._endings.unreadable(holding, runner, error)
                 return None
-            self._ledger.begin(holding, runner)
+            ledger.begin(holding, runner)
             if delivery.ttl_left is not None:
                 self._message_context.begin(delivery)
             return arguments

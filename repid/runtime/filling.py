@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ..delivery import CancelRequested, Expired
 from ..errors import PayloadError
 from ..inject import BatchPlan, Message, SyncMessage
 from .crew import Crew
 from .endings import Endings
 from .failures import failure_of
-from .holding import Batch, Holding
+from .holding import Batch
 from .limits import Gathering, first_full
 from .message_context import MessageContext
 
@@ -71,14 +71,10 @@ class Filling:
         for holding in list(gathering.parked):
             if len(members) == most:
                 break
-            delivery = holding.delivery
-            is_late = holding.lease_ends <= now or holding.expires_at <= now
-            if (is_late or holding.is_cancelled or delivery.lost or not holding.is_ours) and not self._may_run(
-                holding, now
-            ):
+            if holding.startable_until <= now and not self._crew.may_start(holding, now):
                 continue
             try:
-                values.append(read(delivery.envelope))
+                values.append(read(holding.delivery.envelope))
             except PayloadError as error:
                 self._ledger.unpark(holding)
                 self._endings.misfit(holding, batch.actor_runner, failure_of(error))
@@ -89,26 +85,6 @@ class Filling:
                 self._endings.unreadable(holding, batch.actor_runner, error)
                 continue
             members.append(holding)
-            if delivery.ttl_left is not None:
-                self._message_context.begin(delivery)
+            if holding.expires_at < math.inf:
+                self._message_context.begin(holding.delivery)
         return values
-
-    def _may_run(self, holding: Holding, now: float) -> bool:
-        """Whether it may run in spite of what seems to be against it. What may not is dealt with."""
-        crew, delivery = self._crew, holding.delivery
-        if holding.lease_ends <= now or not holding.is_ours:  # lost, whether the keeper has seen it or not
-            self._ledger.unpark(holding)
-            crew.lease_lost(holding)
-            crew.forget(holding)
-        elif holding.is_cancelled:
-            self._ledger.unpark(holding)
-            crew.turn_away(holding, CancelRequested())
-        elif holding.expires_at <= now:
-            self._ledger.unpark(holding)
-            crew.turn_away(holding, Expired())
-        elif delivery.lost and crew.former_of(holding) is not None:
-            self._ledger.unpark(holding)
-            crew.follow(holding)
-        else:
-            return True
-        return False

@@ -53,7 +53,8 @@ class Holding(msgspec.Struct, eq=False, gc=False):
     """One delivery. Compared and hashed by identity.
 
     runner: the actor that takes it, found once; None if no actor here does.
-    lease_ends: the moment after which the lease must be believed lost. expires_at: when the ttl ends.
+    lease_ends: the moment after which the lease must be believed lost. expires_at: when the ttl ends. startable_until:
+    the earlier of both where nothing else can speak against a start; otherwise minus infinity.
 
     Written by the ledger only:
     is_ours: whether its lease is ours. is_cancelled: whether somebody cancelled the message. is_kept: whether its
@@ -74,6 +75,7 @@ class Holding(msgspec.Struct, eq=False, gc=False):
     delivery: Delivery
     runner: ActorRunner | None
     lease_ends: float
+    startable_until: float
     expires_at: float = math.inf
     state: State = State.HELD
     is_ours: bool = True
@@ -139,7 +141,7 @@ class Batch(Holding, eq=False, gc=False):
     @classmethod
     def of(cls, runner: ActorRunner) -> Batch:
         """An empty one."""
-        return cls(_NOTHING_YET, runner, -math.inf)
+        return cls(_NOTHING_YET, runner, -math.inf, -math.inf)
 
     @property
     def is_worth_while(self) -> bool:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import repeat
 
 import msgspec
 import trio
@@ -191,10 +192,11 @@ class Ledger:
         it.
         """
         ends, now = asked + lease_timeout, trio.current_time()
-        batch = [
-            Holding(delivery, runner, ends, math.inf if delivery.ttl_left is None else now + delivery.ttl_left)
-            for delivery, runner in zip(deliveries, runners, strict=True)
-        ]
+        batch = list(map(Holding, deliveries, runners, repeat(ends), repeat(ends)))
+        for holding in [each for each in batch if each.delivery.lost or each.delivery.ttl_left is not None]:
+            if holding.delivery.ttl_left is not None:
+                holding.expires_at = now + holding.delivery.ttl_left
+            holding.startable_until = -math.inf if holding.delivery.lost else min(ends, holding.expires_at)
         self.holdings.update(zip(deliveries, batch, strict=True))
         self.size += sum([len(delivery.envelope.payload) for delivery in deliveries])
         self.held += len(batch)
@@ -206,7 +208,7 @@ class Ledger:
             for holding in batch:
                 if holding.delivery.token in self._cancelled_before_arrival:
                     del self._cancelled_before_arrival[holding.delivery.token]
-                    holding.is_cancelled = True
+                    self.cancel(holding)
         return batch
 
     def cancelled_before_arrival(self, token: Token) -> None:
@@ -221,6 +223,7 @@ class Ledger:
     def cancel(self, holding: Holding) -> None:
         """Somebody cancelled the message: its run is being cancelled, or will not be started."""
         holding.is_cancelled = True
+        holding.startable_until = -math.inf
 
     def park(self, holding: Holding, limit: Limit | None, since: float = math.inf) -> None:
         """Set a held one aside: for a limit, which keeps it in its queue with the moment since when, or a former run."""
@@ -363,6 +366,8 @@ class Ledger:
     def extended(self, holding: Holding, ends: float) -> None:
         """The lease was extended."""
         holding.lease_ends = ends
+        if holding.startable_until > -math.inf:
+            holding.startable_until = min(ends, holding.expires_at)
 
     def notify(self) -> None:
         """Wake the reader if what it waits for has come about."""
@@ -489,6 +494,7 @@ class Ledger:
         if holding.is_kept:
             self.take_up(holding)
         holding.is_ours = holding.is_cancelled = False
+        holding.startable_until = -math.inf
 
     def report(self) -> Report:
         """The account as it stands."""
