@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from repid import Connection, Repid, Router
 from repid.brokers.consumer import Consumer
-from repid.brokers.redis import RedisServer
+from repid.brokers.redis import RedisServer, driver
 from repid.brokers.redis.layout import keys_of, to_key
 from repid.delivery import Ack, Delivery, Release, Settlement
 from repid.envelope import Envelope, PrioritiesT
@@ -571,6 +571,55 @@ async def test_what_a_client_was_given_and_hears_of_after_its_lease_is_another_s
         assert await sleeper.consumer.settle([Settlement(others[0], Ack())]) == [SETTLED]
         await server.publish([message("2")])
         assert (await until_got(sleeper)).envelope.id == "2"
+
+
+@pytest.fixture
+def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "BEAT_TIME", 0.1)
+    monkeypatch.setattr(driver, "LATE_TIME", 0.4)
+
+
+@pytest.mark.usefixtures("short_beats")
+async def test_what_a_client_was_given_whose_loop_is_blocked_goes_to_another_long_before_the_lease_ends(
+    redis: Redis, prefix: str
+) -> None:
+    others: list[Delivery] = []
+
+    async def receive(other: RedisServer) -> None:
+        async with other.consume({"q": None}) as consumer:
+            with trio.move_on_after(SOON):
+                others.extend(await consumer.receive(1))
+
+    async with sleeping(redis, prefix) as (server, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        unheard(redis, prefix, receive)
+        assert [(one.envelope.id, one.lost) for one in others] == [("1", 0)]
+        with trio.fail_after(SOON):
+            await falls_asleep(redis, prefix, sleeper.consumer)
+        assert sleeper.got == []
+        assert await sleeper.consumer.settle([Settlement(others[0], Ack())]) == [SETTLED]
+        await server.publish([message("2")])
+        assert (await until_got(sleeper)).envelope.id == "2"
+
+
+@pytest.mark.usefixtures("short_beats")
+async def test_what_a_client_was_given_and_has_taken_stays_with_it_although_it_claims_no_more_and_is_blocked_then(
+    redis: Redis, prefix: str
+) -> None:
+    others: list[Delivery] = []
+
+    async def receive(other: RedisServer) -> None:
+        async with other.consume({"q": None}) as consumer:
+            with trio.move_on_after(1):
+                others.extend(await consumer.receive(1))
+
+    async with sleeping(redis, prefix) as (_, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        delivery = await until_got(sleeper)
+        await trio.sleep(0.3)  # meanwhile its client has given a sign of life
+        unheard(redis, prefix, receive)
+        assert others == []
+        assert await sleeper.consumer.settle([Settlement(delivery, Ack())]) == [SETTLED]
 
 
 async def test_a_call_that_stops_waiting_is_struck_off_although_others_were_answered_at_the_same_moment(

@@ -13,6 +13,10 @@ that fell asleep. The server remembers the lease in the sleeper's entry until it
 withdrawal, a new subscription or the end of one, and takes it back then unless `taken` names the nonce. So a client that did not
 hear of the lease, or has other limits now, loses nothing, and what comes late finds another `nonce` here. A client that
 dies meanwhile keeps it until the lease ends, as it does when the answer to a claim is lost.
+
+A client may be frozen, or its event loop blocked, while its connections stand. It gives no signs of life then, so the next sign
+of another client has the server take back what it was given (`beat.lua`). Hence a client takes nothing that it was given
+while its own signs may have been late, and its signs say what it has taken, since one that has no room does not claim.
 """
 
 from __future__ import annotations

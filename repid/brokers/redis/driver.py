@@ -120,6 +120,9 @@ CONSUMER_TIME = 30.0
 BEAT_TIME = 7.5
 """Seconds between two signs of life."""
 
+LATE_TIME = 10.0
+"""Seconds without a sign of life after which a consumer that sleeps is taken for frozen: what it was given goes to another one."""
+
 WATCH_TIME = 30.0
 """Seconds after which who watches a message looks again, and is entered anew."""
 
@@ -160,6 +163,7 @@ class RedisDriver:
         self._subscriptions: dict[bytes, Subscription] = {}
         self._known: dict[bytes, Subscription] = {}  # those of the links before, until they come back
         self._last_claim = 0.0, 0  # the moment of the last answer to a claim, on trio's clock and on the server's
+        self._last_beat = 0.0  # the moment at which the last sign of life that arrived was sent
         self._cancels = 0  # how often the server told that somebody cancels a message that is leased
 
     # The link
@@ -214,17 +218,27 @@ class RedisDriver:
                 f"{self._address} has {found.get('connected_slaves', 0)} replicas, but wait_replicas={self._wait_replicas}"
             )
         await wire.command(b"PUBLISH", self._channel, b"e")  # a user who may not do that may not subscribe
-        await wire.run("beat", self._signs_of_life())
+        await self._give_sign_of_life(wire)
 
-    def _signs_of_life(self) -> tuple[int, list[tuple[bytes, list[bytes]]]]:
-        return micros(CONSUMER_TIME), [(key, one.fields) for key, one in self._subscriptions.items()]
+    async def _give_sign_of_life(self, wire: Wire) -> None:
+        began = trio.current_time()
+        signs = [(key, one.fields, one.taken) for key, one in self._subscriptions.items()]
+        await wire.run("beat", (micros(CONSUMER_TIME), signs, micros(LATE_TIME)))
+        if self._is_late():  # what the consumers were given before this may be another's by now
+            for one in self._subscriptions.values():
+                one.forget_given()
+        self._last_beat = began
+
+    def _is_late(self) -> bool:
+        """Whether the server may take this process for frozen, as far as is known here."""
+        return trio.current_time() - self._last_beat > LATE_TIME
 
     async def _beat(self, wire: Wire) -> None:
         while True:
             await trio.sleep(BEAT_TIME)
             self._known.clear()  # what has not come back by now was closed meanwhile: the front door waits less
             with trio.fail_after(ANSWER_TIME):
-                await wire.run("beat", self._signs_of_life())
+                await self._give_sign_of_life(wire)
                 await wire.sign_of_life()
 
     async def _listen(self, wire: Wire, news: NewsBox) -> None:
@@ -369,7 +383,7 @@ class RedisDriver:
         return Claimed(deliveries, due_in / MICRO if due_in >= 0 else float("inf"), suspects)
 
     def given(self, consumer: str, at_most: AtMost) -> list[Delivery]:
-        """What it was given while it slept, if it may still have that: the lease of what waited here for long may be over.
+        """What it was given while it slept, if it may still have that: what waited here for long may be another's now.
 
         What it may not have, or cannot be read, is put back by its next claim.
         """
@@ -379,7 +393,7 @@ class RedisDriver:
         (lease, record), one.given = one.given, None
         since, _ = to_lease(lease)
         now = self._server_time(since)
-        if at_most != one.at_most or now - since > self._lease / 2:
+        if at_most != one.at_most or self._is_late() or now - since > self._lease / 2:
             return []
         try:
             delivery = to_delivery(lease, record, LEASE_HEAD + len(self._worker), now)
