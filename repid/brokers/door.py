@@ -92,7 +92,7 @@ from .shared.hub import Hub
 from .shared.lines import LONGEST_POLL, Lines, must_wait
 from .shared.link import Link
 from .shared.ticking import tick_elsewhere
-from .shared.unread import UnreadQueues
+from .shared.unserved import UnservedQueues
 from .shared.watching import Following, Queues, Watchers
 
 STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
@@ -173,16 +173,16 @@ class Server:
             else "messages in memory need one in this process: run app.run_worker() in a task"
         )
         knows = self._capabilities
-        self._unread = UnreadQueues(
+        self._unserved = UnservedQueues(
             self.readers if knows.readers else None,
             self.paused_of if knows.has("queue_admin") else None,
             how_to_start,
         )
         look_at_many = self._look if is_local else self._looks.ask
-        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, self._unread, tells_all=is_local)
+        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, self._unserved, tells_all=is_local)
         if isinstance(self._driver, HandingDriver):
             self._driver.hand_over(self._watchers.takers)
-        self._lines = Lines(self._hub, self._unread, LONGEST_POLL if is_local else FIRST_POLL)
+        self._lines = Lines(self._hub, self._unserved, LONGEST_POLL if is_local else FIRST_POLL)
         self._publishes = Coalescer(self._publish_in_parts, most=LARGEST_REQUEST, weigh=_weight)
         self._calls.detach()
 
@@ -427,14 +427,14 @@ class Server:
         check_taken(queues)
         elsewhere = self._state if self._results is self._state else None  # if the engine cannot keep results
         consumer = Consumer(self._calls, self._driver, self._lines, new_id(), queues, elsewhere)
-        consumers, hub, unread = self._consumers, self._hub, self._unread
+        consumers, hub, unserved = self._consumers, self._hub, self._unserved
         try:
             consumers[consumer.key] = consumer
             await self._calls("subscribe", partial(self._driver.subscribe, consumer.key, consumer.queues))
             yield consumer
         finally:
             consumers.pop(consumer.key, None)
-            unread.closed(consumer.queues)
+            unserved.closed(consumer.queues)
             if consumer.is_open:
                 consumer.is_open = False
                 hub.tell_all()

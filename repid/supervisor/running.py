@@ -26,7 +26,7 @@ from . import child
 from .collector import spared_collector
 from .memory import resident
 from .process import Brief
-from .supervisor import Plan, Supervisor
+from .supervisor import Supervisor, SupervisorSettings
 from .target import Target, find_target
 
 log = logging.getLogger("repid.processes")
@@ -101,15 +101,17 @@ def run_app(app: Application, server_name: str | None, processes: ProcessOptions
         max_jobs=max_jobs,
         max_memory=max_memory,
     )
-    plan = Plan(
-        brief=brief,
-        processes=count,
-        grace=settings.graceful_shutdown_time,
-        signals=settings.signals,
-        burst=settings.burst,
-        watched=[Path.cwd()] if reload else [],
+    supervisor = Supervisor(
+        SupervisorSettings(
+            brief=brief,
+            processes=count,
+            grace=settings.graceful_shutdown_time,
+            signals=settings.signals,
+            burst=settings.burst,
+            watched=[Path.cwd()] if reload else [],
+        )
     )
-    return trio.run(Supervisor(plan).run)
+    return trio.run(supervisor.run)
 
 
 async def _run_here(app: Application, server_name: str | None, options: WorkerOptions) -> Report:

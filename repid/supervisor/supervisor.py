@@ -24,15 +24,18 @@ MARGIN = 10.0
 """Seconds a process has, after its grace, to settle and to close its connections. Then it is killed."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor runs: how many processes, and the brief of each. `watched`: folders whose changes reload."""
+class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor runs: how many processes, and the brief of each.
+
+    `grace`: seconds that their actors have after a stop. `watched`: folders whose changes reload.
+    """
 
     brief: Brief
     processes: int
     grace: float
     signals: Sequence[signal.Signals]
-    burst: bool = False
-    watched: Sequence[Path] = ()
+    burst: bool
+    watched: Sequence[Path]
 
 
 class Post:
@@ -49,16 +52,16 @@ class Post:
 
 
 class Supervisor:
-    """Keeps the processes of a plan running until a signal stops them, or all of them are done.
+    """Keeps its processes running until a signal stops them, or all of them are done.
 
     The first signal stops every process at the same time, so that they share one grace; the second ends the grace.
     The third ends this process at once, and the others see that.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        limit = plan.brief.messages_limit
-        self._posts = [Post(n + 1, math.inf if limit is None else limit) for n in range(plan.processes)]
+    def __init__(self, settings: SupervisorSettings) -> None:
+        self._settings = settings
+        limit = settings.brief.messages_limit
+        self._posts = [Post(n + 1, math.inf if limit is None else limit) for n in range(settings.processes)]
         self._is_stopping = False
         self._report = Report()
         self._failures: list[str] = []
@@ -72,9 +75,9 @@ class Supervisor:
         When it returns or raises none of them is running any more. Cancelled: they are cut short.
         """
         try:
-            with listen(self._plan.signals, self._on_signal):
+            with listen(self._settings.signals, self._on_signal):
                 async with trio.open_nursery() as watching:
-                    if self._plan.watched:
+                    if self._settings.watched:
                         watching.start_soon(self._watch)
                     async with trio.open_nursery() as posts:
                         for post in self._posts:
@@ -96,7 +99,7 @@ class Supervisor:
             log.info(
                 "stopping: %d worker(s) have %g s to end what they do, or until another signal comes",
                 self._running,
-                self._plan.grace,
+                self._settings.grace,
             )
             self._stop()
 
@@ -115,7 +118,7 @@ class Supervisor:
     def _tell(self, post: Post, order: Order) -> None:
         post.wake.set()
         if post.process is not None:
-            bound = MARGIN if order == "cut" else MARGIN + self._plan.grace
+            bound = MARGIN if order == "cut" else MARGIN + self._settings.grace
             post.patience.deadline = min(post.patience.deadline, trio.current_time() + bound)
             post.process.tell(order)
 
@@ -145,7 +148,7 @@ class Supervisor:
 
     def _brief(self, post: Post) -> Brief:
         return msgspec.structs.replace(
-            self._plan.brief,
+            self._settings.brief,
             number=post.number,
             messages_limit=None if post.left == math.inf else int(post.left),
         )
@@ -170,7 +173,7 @@ class Supervisor:
                 self._failures.append(f"{name} ended: {account.unavailable}")
                 return None
         if self._is_stopping:
-            had_begun = -code not in self._plan.signals  # once it has, it handles these
+            had_begun = -code not in self._settings.signals  # once it has, it handles these
             ended_well = code == 0 and account is not None
             if had_begun and not ended_well and not post.patience.cancel_called:
                 self._failures.append(f"{name} failed while it was stopping: {describe(code)}")
@@ -180,7 +183,7 @@ class Supervisor:
         return self._after_good_end(post, name, account)
 
     def _after_good_end(self, post: Post, name: str, account: Account) -> float | None:
-        if post.left <= 0 or (self._plan.burst and account.recycled is None and not post.is_reloading):
+        if post.left <= 0 or (self._settings.burst and account.recycled is None and not post.is_reloading):
             return None
         if account.recycled == "memory" and account.report.processed == 0:
             return self._after_crash(post, f"{name} took more than max_memory before it had run anything")
@@ -192,7 +195,7 @@ class Supervisor:
     def _after_refusal(self, post: Post, why: str) -> float | None:
         if post.is_reloading:
             return 0.0
-        if self._plan.watched and not self._is_stopping:
+        if self._settings.watched and not self._is_stopping:
             log.error("no worker can run: %s; it is tried again at the next change", why)
             return math.inf
         self._refusal = why  # all of them say the same
@@ -202,7 +205,7 @@ class Supervisor:
     def _after_crash(self, post: Post, what: str) -> float | None:
         if post.is_reloading:
             return 0.0
-        if self._plan.watched:
+        if self._settings.watched:
             log.error("%s; it is started at the next change", what)
             return math.inf
         delay = post.restarts.after_crash(trio.current_time())
@@ -217,7 +220,9 @@ class Supervisor:
     async def _watch(self) -> None:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415  an extra; `run_app` has looked whether it is there
 
-        async for changes in awatch(*self._plan.watched, watch_filter=PythonFilter(), stop_event=self._no_more_changes):
+        async for changes in awatch(
+            *self._settings.watched, watch_filter=PythonFilter(), stop_event=self._no_more_changes
+        ):
             log.info("%s changed: reloading", ", ".join(sorted({Path(path).name for _, path in changes})))
             for post in self._posts:
                 post.is_reloading = True

@@ -13,7 +13,7 @@ import trio
 from aids import UnreliableServer
 
 from repid import Job, Queue, Repid, Router, SQLiteServer
-from repid.brokers.shared import unread
+from repid.brokers.shared import unserved
 
 Wait = Callable[[Repid], Awaitable[object]]
 
@@ -188,7 +188,7 @@ async def test_a_server_that_does_not_answer_the_look_does_not_end_the_wait(
 async def test_where_processes_share_the_server_the_command_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unread, "UNREAD_AFTER", 0.01)
+    monkeypatch.setattr(unserved, "UNSERVED_AFTER", 0.01)
     app, router = Repid(), Router()
     app.servers.register_server("default", SQLiteServer(tmp_path / "jobs.db"))
     router.actor(store_result=True)(add)
@@ -300,18 +300,18 @@ async def test_a_send_that_waits_for_room_in_a_paused_queue_is_told_so(
 async def test_of_queues_without_end_those_are_remembered_that_were_looked_at_last(
     caplog: pytest.LogCaptureFixture, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unread, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(unserved, "MOST_REMEMBERED", 3)
 
     async def ask() -> list[Any]:
         return []
 
     async def look_at(*queues: str) -> int:
         before = len(told(caplog))
-        await trio.sleep(unread.UNREAD_AFTER)
+        await trio.sleep(unserved.UNSERVED_AFTER)
         await found.look(queues, 5)
         return len(told(caplog)) - before
 
-    found = unread.UnreadQueues(ask, None, "start one")
+    found = unserved.UnservedQueues(ask, None, "start one")
     assert await look_at("a", "b", "c") == 3
     assert await look_at("a", "b", "c") == 0
     found.closed(["c", "d"])  # "a" is forgotten

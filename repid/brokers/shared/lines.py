@@ -31,7 +31,7 @@ from ...errors import BrokerRefused, PublishUnknown, QueueFull
 from ...logs import Log
 from ...ports import News, SendingRun, SendingWorker, sending_run
 from .hub import Hub, Subscription
-from .unread import UNREAD_AFTER, UnreadQueues
+from .unserved import UNSERVED_AFTER, UnservedQueues
 
 log = Log("repid.server")
 
@@ -111,10 +111,10 @@ class Place:
         """Log that the call waits, if it is time for that."""
         is_unread = refusal.readers == 0
         waited = now - self._began
-        if now >= self._tell_at or (is_unread and not self._was_told and waited >= UNREAD_AFTER):
+        if now >= self._tell_at or (is_unread and not self._was_told and waited >= UNSERVED_AFTER):
             self._tell_at = now + LOG_EVERY
             self._was_told = True
-            reasons = await self._lines.unread.reasons([self._line.queue])
+            reasons = await self._lines.unserved.reasons([self._line.queue])
             why = reasons and reasons[self._line.queue]
             log.warning("a call has waited for %.0f s for room: %s%s", waited, refusal, f". {why}" if why else "")
 
@@ -136,9 +136,9 @@ class Line:
 class Lines:
     """The lines of one connection. `first_poll`: seconds after which to look again where there may be no news."""
 
-    def __init__(self, hub: Hub, unread: UnreadQueues, first_poll: float) -> None:
+    def __init__(self, hub: Hub, unserved: UnservedQueues, first_poll: float) -> None:
         self.hub = hub
-        self.unread = unread
+        self.unserved = unserved
         self.first_poll = first_poll
         self.by_queue: dict[str, Line] = {}
         """Empty as long as no call waits, so that others can pass by at the cost of one look."""

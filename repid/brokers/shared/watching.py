@@ -31,7 +31,7 @@ import trio
 from ...delivery import StoredResult
 from ...ports import News, Sight, Snapshot, Taker
 from .hub import Hub, Subscription
-from .unread import UnreadQueues
+from .unserved import UnservedQueues
 
 Ids: TypeAlias = tuple[str, str]
 """The id of a message and that of its result."""
@@ -54,9 +54,9 @@ class Watchers:
     of every id in `watched`, also of one that was never looked at.
     """
 
-    def __init__(self, hub: Hub, look: Look, look_at_many: Look, unread: UnreadQueues, *, tells_all: bool) -> None:
+    def __init__(self, hub: Hub, look: Look, look_at_many: Look, unserved: UnservedQueues, *, tells_all: bool) -> None:
         self.hub = hub
-        self.unread = unread
+        self.unserved = unserved
         self.tells_all = tells_all
         self.watched: dict[str, int] = {}
         self.followers: dict[str, int] = {}
@@ -71,7 +71,7 @@ class Watchers:
         there and nobody reads it.
         """
         waiting_in = [queue] if queue is not None and seen is not None and seen.state == "ready" else None
-        looks = self.unread.looks(None if waiting_in is None else lambda: waiting_in)
+        looks = self.unserved.looks(None if waiting_in is None else lambda: waiting_in)
         with self._watching(ids), self.hub.subscribed("ids", frozenset(ids)) as subscription:
             while True:
                 subscription.is_fresh = False
@@ -179,7 +179,7 @@ class Following:
         A message that was never published has ended, too.
         """
         subscription = self.subscription
-        looks = self._watchers.unread.looks(self._queues)
+        looks = self._watchers.unserved.looks(self._queues)
         while True:
             self._check()
             if self._taken:

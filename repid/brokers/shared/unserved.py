@@ -1,10 +1,10 @@
 """Queues whose messages no worker gets although calls wait there for jobs to end: the log tells why.
 
 A call that waits in vain looks exactly like one whose job takes long. So when a job that is ready has not begun for
-`UNREAD_AFTER`, or no job of those that are followed has ended for so long, the engine is asked who reads the queue and
+`UNSERVED_AFTER`, or no job of those that are followed has ended for so long, the engine is asked who reads the queue and
 whether it is paused; and again after ever longer pauses, since that may change while the call waits. The calls that
 wait need no task and no scope for that: their wait for news has a deadline already. However many calls wait, a queue is
-looked at once in `UNREAD_AFTER` at most.
+looked at once in `UNSERVED_AFTER` at most.
 
 What was found is remembered for `MOST_REMEMBERED` queues, those that were looked at last, since a program may make up
 names of queues without end. Of one that was forgotten the log may tell again.
@@ -24,7 +24,7 @@ from ...ports import Topics, how_to_resume
 
 log = Log("repid.server")
 
-UNREAD_AFTER = 5.0
+UNSERVED_AFTER = 5.0
 """Seconds of waiting after which the log says so where nobody reads the queue: its worker was perhaps not started."""
 
 LONGEST_PAUSE = 300.0
@@ -48,9 +48,11 @@ class _Found:
         self.told = ""
 
 
-class UnreadQueues:
-    """Those of one connection. `ask` is `Server.readers` and `ask_paused` is `Server.paused_of`; each is None if the
-    engine cannot tell. `how_to_start`: what to do where nobody reads.
+class UnservedQueues:
+    """The queues of one connection whose messages no worker gets.
+
+    `ask` is `Server.readers` and `ask_paused` is `Server.paused_of`; each is None if the engine cannot tell.
+    `how_to_start`: what to do where nobody reads.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class UnreadQueues:
         """Log which of these queues are those whose messages no worker gets; nothing if the engine does not answer."""
         now = trio.current_time()
         found = {queue: self._found_of(queue) for queue in islice(queues, MOST_REMEMBERED)}
-        chosen = sorted(queue for queue, each in found.items() if now - each.looked_at >= UNREAD_AFTER)
+        chosen = sorted(queue for queue, each in found.items() if now - each.looked_at >= UNSERVED_AFTER)
         for queue in chosen:
             found[queue].looked_at = now
         for queue, reason in (await self.reasons(chosen) or {}).items():
@@ -129,14 +131,14 @@ class UnreadQueues:
 
 
 class Looks:
-    """When one call that waits looks whether its queues are read: after `UNREAD_AFTER`, then ever more rarely."""
+    """When one call that waits looks whether its queues are read: after `UNSERVED_AFTER`, then ever more rarely."""
 
-    def __init__(self, unread: UnreadQueues, queues: Callable[[], Iterable[str]] | None) -> None:
-        self._unread = unread
+    def __init__(self, unserved: UnservedQueues, queues: Callable[[], Iterable[str]] | None) -> None:
+        self._unserved = unserved
         self._queues = queues
-        self._pause = UNREAD_AFTER
+        self._pause = UNSERVED_AFTER
         self._began = trio.current_time()
-        self.due = math.inf if queues is None else self._began + UNREAD_AFTER
+        self.due = math.inf if queues is None else self._began + UNSERVED_AFTER
         """The moment of the next look, on trio's clock."""
 
     async def look(self) -> None:
@@ -146,4 +148,4 @@ class Looks:
             return
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self.due = now + self._pause
-        await self._unread.look(self._queues(), now - self._began)
+        await self._unserved.look(self._queues(), now - self._began)
