@@ -2,14 +2,16 @@
 
 The map, from the edge inwards; each layer imports only from those below it:
 
-* `contrib`: repid within other frameworks, each with an extra of its own: `contrib.django`, a backend for Django's tasks.
+* `contrib`: repid within other frameworks, each with an extra of its own: `contrib.django`, a backend for Django's
+  tasks.
 * `cli`: the commands of `python -m repid`. `pytest_plugin`: fixtures for tests of an app; `testing` is what they give.
 * `app`: `Repid`, the composition root; `servers`: its brokers by name.
 * `blocking`: a client for callers that block. `supervisor`: workers in processes of their own.
 * `app_calls`: what an app adds to calls: jobs from functions, and waiting for values.
 * `mapping`, `gathering`: many calls at once, and many results. `worker`, `job`, `queue`, `recurring`: what people
   declare and run.
-* `moving`: all that waits, from one server to another.
+* `moving`: all that waits, from one server to another. `application`: what a facade needs of an app, and which app is
+  meant where none is given.
 * `runtime`: a worker at work. `brokers`: where messages wait. Neither sees the other.
 * `actors`: functions with a policy; `Router` collects them.
 * `inject`: from a signature to arguments; `Message` and `SyncMessage`, the handles an actor gets; `Depends`.

@@ -5,7 +5,10 @@ short; 1 if it failed: an error came out of the worker, a process crashed too of
 trying again would not change: a wrong use of the command line, no such app, an app that is not set up right. A signal
 that comes before the worker, or its supervisor, listens ends it as it ends any program.
 
-Each module has the commands about one thing; here they come together, in the order in which `--help` shows them.
+Here the commands come together, in the order in which `--help` shows them. Each module has those about one thing:
+
+* `workers`, `servers`; `waiting`: queues, `jobs`, `dead_letters`, `recurring`: schedules.
+* `arguments`: what several of them take. `finding`: the app and the server that are meant. `printing`: what was found.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 * `supervisor`: starts, replaces and stops processes. `restarts`: when, and when to give up; pure.
 * `process`: one process as the supervisor sees it. `child`: the same from inside.
 * `orphan`: how a process that is stuck ends after its supervisor was killed.
-* `target`: how another process finds the app. `memory`: how much this one takes.
+* `target`: how another process finds the app. `memory`: how much this one takes. `collector`: Python's garbage
+  collector in a process that only runs jobs.
 
 The supervisor holds one end of a pipe to each process: what it says travels there (`stop`, `cut`), and its end says
 that the supervisor is no more. So a process does not have to guess what a signal means: one that came to it and to the

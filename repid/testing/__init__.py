@@ -10,6 +10,12 @@ tries, each with a sentence. With pytest and trio's virtual clock, one test for 
     @pytest.mark.parametrize("check", CHECKS, ids=str)
     async def test_my_broker(check: Check, autojump_clock: MockClock) -> None:
         await check_broker(open_my_broker, only=[check])
+
+* `client`: `TestClient`; `recording`: what it tells of each run. `direct`: `DirectMessage`.
+* `suite`: `check_broker`; `checks`: what it tries; `judging`: what a check is; `expecting`: how it says what differed.
+* `lab`: where a check works, with the steps that most of them are made of. `timing`: how time passes there.
+  `cutting`: a link that can be cut. `interrupting`: cancelling a call at each of its awaits.
+* `simulate`: whole fleets in virtual time.
 """
 
 from .checks import CHECKS

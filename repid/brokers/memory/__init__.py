@@ -4,7 +4,8 @@ Synchronous; time comes in as an argument:
 
 * `record`: one stored message and where it is, and what a consumer takes.
 * `lanes`: the ready messages of one (queue, topic) in order, and records by the time at which they matter.
-* `queues`: the declared queues, with their lanes, leases and dead letters. `results`: results until they expire.
+* `queues`: the declared queues, with their lanes, leases and dead letters. `bounding`: what waits in a bounded one.
+  `results`: results until they expire.
 * `changes`: what the front door is told of changes.
 * `store`: what may be done to messages. It carries out the rules of `repid.delivery.shelf`.
 * `tending`: what people do to queues by hand. `schedules`: the schedules and their ticks. `views`: looking at all that.

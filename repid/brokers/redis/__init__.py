@@ -1,6 +1,6 @@
 """The broker in Redis or Valkey.
 
-* `server`: `RedisServer`, what users open. `address`: where it is.
+* `server`: `RedisServer`, what users open. `address`: where it is. `finding`: the one of several that has our keys.
 * `driver`: the calls of the port. `scripts`: what the server does for each. `claiming`: consumers, and how they sleep.
   `settling`: verdicts. `schedules`: the calls that concern them.
 * `layout`: what is stored where. `showing`: what is shown of it.
