@@ -372,8 +372,7 @@ class Repid(Producer, AppCaller):
         gives a `Result` for each instead. Both raise an `ExceptionGroup` of `ResultError` where no result is stored.
         Raises `TimeoutError` after `timeout`. That, and cancelling, changes nothing.
         """
-        found: list[Any] = await gather(one_by_one(handles), on_error=on_error, timeout=timeout)
-        return found
+        return await gather(one_by_one(handles), on_error=on_error, timeout=timeout)
 
     @overload
     async def first_of(

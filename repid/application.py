@@ -18,7 +18,7 @@ from .actors import ActorMiddleware
 from .calls import Callee
 from .delivery import DeadLetterHook
 from .envelope import Envelope
-from .errors import ConfigurationError, NoCurrentApp, did_you_mean
+from .errors import ConfigurationError, NoCurrentApp, NotSupported, did_you_mean
 from .hosts import current_run, is_running, on_host
 from .inject import Overrides, Step
 from .logs import Log
@@ -190,6 +190,17 @@ def schedules_of(app: Application, broker: Broker) -> ScheduleStore | None:
     if app.schedule_store is not None and broker is app.server():
         return app.schedule_store
     return broker if broker.capabilities.has("schedules") else None
+
+
+def needed_schedules_of(app: Application, broker: Broker, why: str = "") -> ScheduleStore:
+    """Where the schedules of a server are kept. Raises `NotSupported`, whose text begins with `why`, if nobody can."""
+    store = schedules_of(app, broker)
+    if store is None:
+        raise NotSupported(
+            f"{why}{name_of(broker)} keeps no schedules: give the app a schedule_store=, give the server another one that "
+            "does, as state=, or use one that does, such as SQLiteServer"
+        )
+    return store
 
 
 current: ContextVar[Application] = ContextVar("repid_app")

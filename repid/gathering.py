@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import trio
 
@@ -24,25 +24,10 @@ T = TypeVar("T")
 Outcome: TypeAlias = Result[Any] | ResultError
 
 
-@overload
 async def gather(
-    handles: Iterable[JobHandle[T]], *, on_error: Literal["raise"] = "raise", timeout: float | timedelta | None = None
-) -> list[T]: ...
-
-
-@overload
-async def gather(
-    handles: Iterable[JobHandle[T]], *, on_error: Literal["return"], timeout: float | timedelta | None = None
-) -> list[Result[T]]: ...
-
-
-async def gather(
-    handles: Iterable[JobHandle[Any]],
-    *,
-    on_error: Literal["raise", "return"] = "raise",
-    timeout: float | timedelta | None = None,
+    handles: Iterable[JobHandle[Any]], *, on_error: Literal["raise", "return"], timeout: float | timedelta | None
 ) -> list[Any]:
-    """Wait until all have ended; see `Repid.gather`."""
+    """Wait until all have ended; see `Repid.gather`, which has the types."""
     check_one_of("on_error of gather", on_error, ("raise", "return"))
     waited_for = _checked("gather", handles)
     outcomes = await _wait(waited_for, len(waited_for), timeout)
@@ -62,10 +47,7 @@ async def gather(
 
 
 async def first_of(
-    handles: Iterable[JobHandle[T]],
-    *,
-    cancel_others: bool = False,
-    timeout: float | timedelta | None = None,
+    handles: Iterable[JobHandle[T]], *, cancel_others: bool, timeout: float | timedelta | None
 ) -> Result[T]:
     """Wait until the first of them has ended; see `Repid.first_of`."""
     waited_for = _checked("first_of", handles)
@@ -119,9 +101,7 @@ def _instead(verb: str, wrong: object, given: Sequence[object]) -> str:
 
 @hosted
 async def _wait(
-    handles: Sequence[JobHandle[Any]],
-    enough: int,
-    timeout: float | timedelta | None,
+    handles: Sequence[JobHandle[Any]], enough: int, timeout: float | timedelta | None
 ) -> dict[int, Outcome]:
     """What became of the handles, by their places, in the order in which they ended; at least `enough` of them."""
     outcomes: dict[int, Outcome] = {}

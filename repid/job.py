@@ -8,17 +8,17 @@ from typing import Any, Generic, TypeVar, Unpack
 
 import msgspec
 
-from .application import Application, check_app, find_app, publisher, schedules_of
+from .application import Application, check_app, find_app, needed_schedules_of, publisher
 from .calls import PLAIN, Callee, CallOptions, check_accepted, check_unique, deferred, make_headers, read_terms
 from .codec import JSON, encode_json
 from .delivery import DAY
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
-from .errors import BrokerRefused, ConfigurationError, NotSupported, QueueNotDeclared, UsageError, did_you_mean
+from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared, UsageError, did_you_mean
 from .fields import Field
 from .handle import JobHandle, Watch
 from .hosts import hosted
 from .names import check_duration, check_iterable, check_known, check_name
-from .ports import Broker, Missed, Overlap, Schedule, ScheduleStore, name_of
+from .ports import Broker, Missed, Overlap, Schedule, ScheduleStore
 from .queue import Queue
 from .results import ANYTHING, Lazy, NoResult, Result, Status, T
 from .schedule import check_same_arguments, declared, make_schedule, schedule_name
@@ -197,7 +197,7 @@ class Job(NoResult, Generic[T]):
 
     @hosted
     async def _recur(self, app: Application, broker: Broker, schedule: Schedule) -> JobHandle[T]:
-        store = self._schedule_store(app, broker)
+        store = needed_schedules_of(app, broker, f"job {self.name!r} is recurring, but ")
         if broker.capabilities.has("queue_admin"):
             await broker.counts(self.queue.name)  # complains of an undeclared queue
         await self._declare(store, schedule)
@@ -291,16 +291,6 @@ class Job(NoResult, Generic[T]):
             wanted = declared(stored, schedule, "id" if self.is_unique else "job", await store.now())
             if wanted is stored or await store.replace_schedule(stored, wanted):
                 return
-
-    def _schedule_store(self, app: Application, broker: Broker) -> ScheduleStore:
-        """Where the schedule is kept. Raises `NotSupported` where nobody can keep it."""
-        store = schedules_of(app, broker)
-        if store is None:
-            raise NotSupported(
-                f"job {self.name!r} is recurring, but {name_of(broker)} keeps no schedules: give the app a "
-                "schedule_store=, give the server another one that does, as state=, or use one that does, such as SQLiteServer"
-            )
-        return store
 
     def _make_schedule(self, options: JobOptions) -> Schedule | None:
         every: Any = options.get("every")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from .application import Application, schedules_of
-from .errors import ConfigurationError, NotSupported, did_you_mean
+from .application import Application, needed_schedules_of
+from .errors import ConfigurationError, did_you_mean
 from .hosts import hosted
 from .names import check_duration
-from .ports import ScheduleStore, StoredSchedule, name_of
+from .ports import ScheduleStore, StoredSchedule
 from .schedule import first_tick, make_schedule, paused, resumed
 
 
@@ -101,11 +101,4 @@ class Schedules:
 
     @property
     def _store(self) -> ScheduleStore:
-        broker = self._app.server()
-        store = schedules_of(self._app, broker)
-        if store is None:
-            raise NotSupported(
-                f"{name_of(broker)} keeps no schedules: give the app a schedule_store=, give the server another "
-                "one that does, as state=, or use one that does, such as SQLiteServer"
-            )
-        return store
+        return needed_schedules_of(self._app, self._app.server())

@@ -20,6 +20,7 @@ from ..names import (
     check_name,
     check_one_of,
     check_retries,
+    check_text,
 )
 from ..ports import Missed, Overlap, make_bounds
 from ..retry import RetryPolicy, default_retry_policy_factory
@@ -188,14 +189,6 @@ def _one_of(words: Iterable[str]) -> Callable[[str, Any], Any]:
     return check
 
 
-def _check_channel(_: str, value: Any) -> str:
-    return check_name("channel", value)
-
-
-def _check_actor_name(_: str, value: Any) -> str:
-    return check_name("actor", value)
-
-
 def _check_timeout(name: str, value: Any) -> float:
     if value is None:
         raise ConfigurationError(f"{name} must be seconds or a timedelta, but is None: math.inf stands for no limit")
@@ -233,22 +226,8 @@ def _check_on_error(name: str, value: Any) -> Any:
     return value
 
 
-def _check_retry_policy(name: str, value: Any) -> Any:
-    return check_function(name, value, "retry_number")
-
-
-def _check_strategy(name: str, value: Any) -> Any:
-    return check_function(name, value, actor_name="name")
-
-
-def _check_text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be text, but is {value!r}")
+def _as_it_is(_: str, value: Any) -> Any:
     return value
-
-
-def _check_in_bounds(_: str, value: Any) -> Any:
-    return value  # they are checked together
 
 
 def _check_middlewares(name: str, value: Any) -> tuple[Any, ...]:
@@ -257,30 +236,30 @@ def _check_middlewares(name: str, value: Any) -> tuple[Any, ...]:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "name": _check_actor_name,
-    "channel": _check_channel,
+    "name": lambda _, value: check_name("actor", value),
+    "channel": lambda _, value: check_name("channel", value),
     "timeout": _check_timeout,
     "retries": check_retries,
-    "retry_policy": _check_retry_policy,
+    "retry_policy": lambda name, value: check_function(name, value, "retry_number"),
     "concurrency": _check_concurrency,
     "confirmation_mode": _one_of(MODES),
     "on_error": _check_on_error,
     "run_in_process": check_flag,
     "middlewares": _check_middlewares,
-    "routing_strategy": _check_strategy,
+    "routing_strategy": lambda name, value: check_function(name, value, actor_name="name"),
     "store_result": check_flag,
     "result_ttl": _check_positive,
     "backend": _one_of(get_args(Where)),
     "strict": check_flag,
     "on_misfit": _one_of(get_args(Misfit)),
     "every": _check_positive,
-    "cron": _check_text,
-    "timezone": _check_text,
+    "cron": check_text,
+    "timezone": check_text,
     "overlap": _one_of(get_args(Overlap)),
     "missed": _one_of(get_args(Missed)),
     "batch": _check_batch,
     "batch_wait": _check_batch_wait,
-    "max_size": _check_in_bounds,
-    "max_bytes": _check_in_bounds,
-    "when_full": _check_in_bounds,
+    "max_size": _as_it_is,  # the three are checked together
+    "max_bytes": _as_it_is,
+    "when_full": _as_it_is,
 }

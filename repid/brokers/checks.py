@@ -45,7 +45,7 @@ def check_queues(queues: Iterable[str]) -> list[str]:
 
 
 def check_bounds(bounds: Mapping[str, Bounds]) -> None:
-    """Raise `ConfigurationError` for the name of a queue that is none, and bounds that are no numbers."""
+    """Raise `ConfigurationError` for the name of a queue that is no text, and for bounds that are no numbers."""
     for queue, bound in bounds.items():
         check_queue(queue)
         if not isinstance(bound, Bounds):

@@ -48,7 +48,9 @@ def _to_nobody(_: list[Delivery]) -> None:
 
 
 class _Claim:
-    """A `receive` that waits: how many messages it takes, and within which limits. `given`: what it has got while it waited."""
+    """A `receive` that waits: how many messages it takes, and within which limits. `given`: what it has got while it
+    waited.
+    """
 
     __slots__ = ("at_most", "given", "limit")
 
@@ -91,6 +93,7 @@ class Consumer:
         """The events in the driver's last answer: it repeats those that still matter."""
         self._of_link: dict[Token, int] | None = {} if claimed.leases == "connection" else None
         """Tokens of leases that end with the link, with how often it had broken when they were taken."""
+        # By `hasattr`: from Python 3.12 on `isinstance` does not see what a wrapper hands on, as `testing.Cut` does.
         self._line = cast("WaitingDriver", driver) if hasattr(driver, "claim_or_wait") else None
         self._waking = cast("WakingDriver", driver) if hasattr(driver, "stop_waiting") else None
         self._giving = cast("GivingDriver", driver) if hasattr(driver, "given") else None
@@ -251,7 +254,8 @@ class Consumer:
                 except BrokerUnavailable:
                     if not self._calls.is_down or trio.current_time() >= deadline:
                         raise
-                    await self._wait_out(subscription, deadline)
+                    await self._hub.wait(subscription, deadline)  # until the link is up again, which is news
+                    self._check_open()
                     continue
                 if self._of_link is not None:
                     self._of_link.update(dict.fromkeys((d.token for d in claimed.deliveries), self._losses))
@@ -275,7 +279,9 @@ class Consumer:
                     return []  # a claim at this moment would find nothing, and the next `receive` begins with one
 
     async def _wait_or_be_given(self, wanted: _Claim, subscription: Subscription, until: float, take: Take) -> bool:
-        """Wait for news. What the engine leases to this consumer with it is in `wanted.given` then, and was taken in that step."""
+        """Wait for news. What the engine leases to this consumer with it is in `wanted.given` then, and was taken in that
+        step.
+        """
         if self._giving is None or self._calls.instruments:  # these are shown a claim
             return await self._hub.wait(subscription, until)
         giving = self._giving
@@ -303,11 +309,6 @@ class Consumer:
         if waits or self._waking is None:
             return partial(self._driver.claim, self.key, wanted.limit, wanted.at_most)
         return partial(self._waking.claim, self.key, wanted.limit, wanted.at_most, waits=False)
-
-    async def _wait_out(self, subscription: Subscription, deadline: float) -> None:
-        """Wait until the link is up again, which is news."""
-        await self._hub.wait(subscription, deadline)
-        self._check_open()
 
     def _answered(self, settlement: Settlement, verdict: Verdict) -> Verdict:
         """The verdict on a settlement. One that was sent before and not answered may have been carried out then."""

@@ -149,8 +149,8 @@ class Server:
         if (
             own.calls == "local"
             and isinstance(driver, ImmediateDriver)
-            and _publishes_by_it(type(driver))
-            and _publishes_by_it(type(self))
+            and _at_once_is_of_publish(type(driver))
+            and _at_once_is_of_publish(type(self))
         ):
             self._put = driver.publish_at_once
         self._depth = 0  # how many connection blocks are open
@@ -484,8 +484,8 @@ class Server:
 
     @hosted_unless(_stays)
     async def paused_of(self, queues: Iterable[str]) -> list[bool]:
-        """Whether each queue is paused, in one call. Raises `QueueNotDeclared`. Counts nothing, unless the engine's driver can
-        tell it in no other way (it is no `PauseTellingDriver`).
+        """Whether each queue is paused, in one call. Raises `QueueNotDeclared`. Counts nothing, unless the engine's driver
+        can tell it in no other way (it is no `PauseTellingDriver`).
         """
         self._need("queue_admin", "tell which queues are paused")
         names = check_several("paused_of", queues)
@@ -758,9 +758,9 @@ def _with_state(own: Capabilities, state: Server | None) -> Capabilities:
     return replace(own, roles=own.roles | helped, outbox="publish_first" if "results" in helped else own.outbox)
 
 
-def _publishes_by_it(kind: type) -> bool:
-    """Whether `publish_at_once` of this class of drivers, or servers, does what its `publish` does: not where a subclass has another
-    `publish`, which notes or changes what is sent.
+def _at_once_is_of_publish(kind: type) -> bool:
+    """Whether the `publish_at_once` of a class, of drivers or of servers, belongs to its `publish`. It does not where a
+    subclass has written a `publish` of its own, which notes or changes what is sent, and has only inherited the other.
     """
     for each in kind.__mro__:
         if "publish_at_once" in vars(each):

@@ -44,8 +44,9 @@ def compile_dependencies(
     is_async = kind_of(function) is Kind.ASYNC
     outside = set() if is_async else _needed_by_async(search.steps)
     for step in search.steps:
-        if is_async or step.number in outside:
-            check_on_the_loop(*search.messages.get(id(step.function), (None, "")))
+        wanted = search.messages.get(id(step.function))
+        if wanted is not None and (is_async or step.number in outside):
+            check_on_the_loop(*wanted)
     outer = tuple(step for step in search.steps if step.number in outside)
     steps = tuple(step for step in search.steps if step.number not in outside)
     inner = (SuppliedAsync if is_async else Supplied)(function, steps, wants)
