@@ -19,6 +19,7 @@ from psycopg.sql import SQL, Identifier
 
 from repid import BrokerUnavailable, ConfigurationError, PostgresServer
 from repid.brokers.postgres import schema as tables
+from repid.brokers.postgres.binding import Step, statement
 from repid.brokers.postgres.errors import explain_connect
 
 from .broker_aids import message
@@ -156,6 +157,22 @@ async def test_a_server_that_takes_no_writes(postgres: Postgres) -> None:
     read_only = with_(postgres.url, options="-c default_transaction_read_only=on")
     with pytest.raises(BrokerUnavailable, match="takes no writes: it is a replica, or was made read-only"):
         await opens(PostgresServer(read_only))
+
+
+SERIALIZABLE = "-c default_transaction_isolation=serializable"
+
+
+async def test_its_transactions_see_what_others_commit_whatever_the_default_is(postgres: Postgres, schema: str) -> None:
+    server = PostgresServer(with_(postgres.url, options=SERIALIZABLE), schema=schema)
+    async with server.connection():
+        rows = await server._postgres._pool.run([Step(statement("SHOW transaction_isolation"))])
+    assert rows == [[("read committed",)]]
+
+
+async def test_a_role_whose_transactions_see_an_old_state_cannot_be_used_behind_a_pooler(postgres: Postgres) -> None:
+    server = PostgresServer(with_(postgres.url, options=SERIALIZABLE), listen=False)
+    with pytest.raises(ConfigurationError, match=r"are serializable in the database .* ALTER ROLE"):
+        await opens(server)
 
 
 async def test_too_many_connections(postgres: Postgres) -> None:

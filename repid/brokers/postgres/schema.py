@@ -106,7 +106,7 @@ MARK = "repid.session"
 _SERVER = statement(
     "SELECT current_setting('server_version_num')::bigint, current_setting('server_encoding'),"
     " pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean, current_database(),"
-    f" coalesce(current_setting('{MARK}', true), '') = 'on'"
+    f" coalesce(current_setting('{MARK}', true), '') = 'on', current_setting('transaction_isolation')"
 )
 _LOCK = statement("SELECT 1 FROM (SELECT pg_advisory_xact_lock($1)) AS locked", "int8")
 _MIGRATION_LOCK = 0x72657064
@@ -135,7 +135,7 @@ def _statements(schema: str, version: int) -> list[str]:
 
 async def check_server(wire: Wire, *, listens: bool) -> None:
     """Raise where this server cannot be used."""
-    [[(version, encoding, is_read_only, database, is_ours)]] = await wire.run([Step(_SERVER)])
+    [[(version, encoding, is_read_only, database, is_ours, isolation)]] = await wire.run([Step(_SERVER)])
     if listens and not is_ours:
         raise ConfigurationError(POOLED)
     if version < OLDEST_SERVER:
@@ -146,6 +146,11 @@ async def check_server(wire: Wire, *, listens: bool) -> None:
         raise ConfigurationError(
             f"the database {database!r} is encoded in {encoding}: repid needs one in UTF-8 "
             "(CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+        )
+    if isolation not in {"read committed", "read uncommitted"}:  # behind a pooler: else we have set it
+        raise ConfigurationError(
+            f"transactions of this role are {isolation} in the database {database!r}, and repid needs them read committed: ALTER ROLE … "
+            "SET default_transaction_isolation TO 'read committed'"
         )
     if is_read_only:
         raise BrokerUnavailable(

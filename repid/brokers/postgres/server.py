@@ -21,6 +21,7 @@ CONNECT_TIME = 4
 """Seconds within which a connection must be made, unless the address says otherwise."""
 
 SESSION = (
+    r"default_transaction_isolation=read\ committed",
     "statement_timeout=30s",
     "lock_timeout=4s",
     "idle_in_transaction_session_timeout=6s",  # a call lasts five: its caller is gone, and others wait for its locks
@@ -31,7 +32,8 @@ SESSION = (
     "enable_mergejoin=off",
     "enable_bitmapscan=off",
 )
-"""What each session is set to. Plans are made once, when the tables may still be empty, so they must not rest on their
+"""What each connection is set to. Where a claim finds what another has changed just now, it takes something else and does not fail, so
+it must see that. Plans are made once, when the tables may still be empty, so they must not rest on their
 sizes: every statement goes by an index, and locks rows in its order."""
 
 
