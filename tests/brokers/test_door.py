@@ -275,29 +275,44 @@ async def test_an_attempt_that_takes_long_is_followed_by_the_next_one_at_once(au
         assert max(pauses) <= 3 + 1.5 * SHORTEST_PAUSE
 
 
+class TellingOfTheEnd(ModestDriver):
+    """`left`: for each link, with which error it was left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[str | None] = []
+
+    @asynccontextmanager
+    async def link(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
+        try:
+            async with super().link(watched):
+                yield
+        except BrokerUnavailable as error:
+            self.left.append(str(error))
+            raise
+        self.left.append(None)
+
+
+async def test_a_driver_is_told_that_its_link_broke_also_where_it_is_closed_at_once(autojump_clock: MockClock) -> None:
+    cut, driver = Cut(), TellingOfTheEnd()
+    server = Server(cut(driver))
+    async with server.connection():
+        cut.at("declare", "before")
+        with pytest.raises(BrokerUnavailable):
+            await server.declare(["q"])
+    assert driver.left == ["the link broke before the engine had carried out declare"]
+
+
 async def test_a_driver_is_told_whether_its_link_broke_or_is_closed(autojump_clock: MockClock) -> None:
-    left: list[str | None] = []
-
-    class Telling(ModestDriver):
-        @asynccontextmanager
-        async def link(self, watched: Collection[str]) -> AsyncGenerator[None, None]:
-            try:
-                async with super().link(watched):
-                    yield
-            except BrokerUnavailable as error:
-                left.append(str(error))
-                raise
-            left.append(None)
-
-    cut = Cut()
-    server = Server(cut(Telling()))
+    cut, driver = Cut(), TellingOfTheEnd()
+    server = Server(cut(driver))
     async with server.connection():
         cut.at("declare", "before")
         with pytest.raises(BrokerUnavailable):
             await server.declare(["q"])
         await trio.sleep(1)
         assert server.link.state == "up"
-    assert left == ["the link broke before the engine had carried out declare", None]
+    assert driver.left == ["the link broke before the engine had carried out declare", None]
 
 
 async def test_nothing_is_watched_any_more_once_nobody_follows_it(autojump_clock: MockClock) -> None:

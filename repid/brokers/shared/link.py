@@ -165,7 +165,7 @@ class Link:
         """Wait until the link is to be closed. Raises `BrokerUnavailable` if it broke before."""
         if not self._closing.is_set():
             await self._broken.wait()
-        if not self._closing.is_set():
+        if self.state.state == "down" or not self._closing.is_set():
             raise BrokerUnavailable(self.state.error or "the link broke")
 
     async def _pause(self, began: float, pause: float) -> None:
