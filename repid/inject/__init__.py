@@ -23,10 +23,23 @@ from .message import Message
 from .plan import NO_NAMES, BatchPlan, Bind, GivenValues, Overrides, Plan, compile_plan
 from .reading import Reader
 from .signature import NO_REST
-from .supply import MESSAGE, Dependencies, Opened, Step, Supplied, SuppliedAsync, Values, enter_all, refuse_unfinished
+from .supply import (
+    FINISHED,
+    MESSAGE,
+    Dependencies,
+    Opened,
+    Step,
+    Supplied,
+    SuppliedAsync,
+    Values,
+    enter_all,
+    is_unfinished,
+    refuse_unfinished,
+)
 from .sync_message import SyncMessage
 
 __all__ = [
+    "FINISHED",
     "INJECTED",
     "MESSAGE",
     "NO_NAMES",
@@ -54,6 +67,7 @@ __all__ = [
     "compile_plan",
     "enclosing_names",
     "enter_all",
+    "is_unfinished",
     "kind_of",
     "plain_function",
     "refuse_unfinished",

@@ -8,9 +8,10 @@ run cannot be taken for a success by a forgotten `raise`, neither by the worker 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
-from types import TracebackType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
 from typing import Any, Self, TypeAlias
 
 import msgspec
@@ -227,8 +228,46 @@ def _checked(step: Step, value: Any) -> Any:
     return value
 
 
+@contextmanager
+def _block() -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def _async_block() -> AsyncIterator[None]:
+    yield
+
+
+_BLOCKS = frozenset({type(_block()), type(_async_block())})
+_UNSTARTED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType, *_BLOCKS})
+
+FINISHED = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, set})
+"""The types of most values: those of which `is_unfinished` is False, without asking it."""
+
+
+def is_unfinished(value: object) -> bool:
+    """Whether a value is work, which an actor cannot mean to return: nothing of it has been done, as of a coroutine, a
+    generator or the block of a context manager made of one, or it may still go on, as that of a future.
+    """
+    cls = type(value)  # and no `isinstance`, which asks the value
+    return cls in _UNSTARTED or issubclass(cls, _futures())
+
+
+def _futures() -> tuple[type, ...]:
+    """The classes of futures. Where their module was not imported, no value is one of them."""
+    found = [getattr(sys.modules.get(module), "Future", None) for module in ("asyncio", "concurrent.futures")]
+    return tuple(each for each in found if isinstance(each, type))
+
+
 def refuse_unfinished(what: str, value: Any) -> ConfigurationError:
-    """The error of an actor or the like that returned a coroutine or a generator, none of which has been run."""
+    """The error of an actor or the like that returned what `is_unfinished`."""
+    cls = type(value)
+    if issubclass(cls, _futures()):
+        return ConfigurationError(
+            f"{what} returned a future, whose work may still go on when the run has ended: await it, or return its result()"
+        )
+    if cls in _BLOCKS:
+        return ConfigurationError(f"{what} returned a context manager, of which nothing has been run: {_ITERATE}")
     if inspect.isasyncgen(value):
         return ConfigurationError(f"{what} returned an async generator, of which nothing has been run: {_ITERATE}")
     value.close()  # it was not started: nothing of it runs, and nobody is warned of it

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import types
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -20,7 +19,7 @@ import trio
 
 from ..actors import Actor
 from ..errors import MissingExtra
-from ..inject import refuse_unfinished
+from ..inject import is_unfinished, refuse_unfinished
 from ..logs import context as log_context
 from ..ports import Backend, HostBackend
 from ..process import end_child
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
 
 MOMENT = 0.5
 """Seconds in which a thread may still end that is asked to stop by a worker whose grace is over."""
-
-UNFINISHED = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
-"""What an actor cannot mean to return: nothing of it has been done yet."""
 
 CLOSING_TIME = 5.0
 """Seconds that the idle processes of a pool have to end when the worker does; then they are killed."""
@@ -153,7 +149,7 @@ def _called(call: Any, fields: Mapping[str, object]) -> Parcel:
         end_child(outcome.error)
     if outcome.error is not None:
         outcome.error = sendable(outcome.error)
-    elif type(outcome.value) in UNFINISHED:
+    elif is_unfinished(outcome.value):
         raise refuse_unfinished(name_in_errors(function), outcome.value)
     return value_parcel(function, outcome.unwrap())
 

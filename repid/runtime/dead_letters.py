@@ -15,10 +15,10 @@ import trio
 
 from ..ctrl_c import let_ctrl_c_through
 from ..delivery import DeadLetter, DeadLetterHook, DeadMessage, Delivery
-from ..inject import Kind, kind_of, refuse_unfinished
+from ..inject import Kind, is_unfinished, kind_of, refuse_unfinished
 from ..logs import Log
 from ..ports import HostBackend
-from .backends import UNFINISHED, Outcome
+from .backends import Outcome
 from .failures import is_cancellation
 from .holding import about
 
@@ -107,5 +107,5 @@ class DeadLetterHooks:
         outcome = Outcome()
         await trio.to_thread.run_sync(outcome.note, hook, (dead,), {}, abandon_on_cancel=True)
         value = outcome.unwrap()
-        if type(value) in UNFINISHED:
+        if is_unfinished(value):
             raise refuse_unfinished(f"the hook {hook!r} of dead letters", value)

@@ -35,7 +35,8 @@ from ..delivery import (
     unless_cancelled,
 )
 from ..envelope import NO_OPTIONS
-from ..errors import PayloadError, UsageError
+from ..errors import PayloadError, RepidError, UsageError
+from ..inject import FINISHED, is_unfinished, refuse_unfinished
 from ..logs import Log, in_seconds
 from ..tracebacks import let_go
 from .actor_runners import ActorRunner
@@ -110,6 +111,8 @@ class Endings:
                 fates[self._fate_in_words(member, self._decide(member, LeaseExpired()))] += 1
             elif issubclass(type(each), BaseException):  # whatever it says of itself
                 fates[self._fate_in_words(member, self._end_with_error(member, cast("BaseException", each)))] += 1
+            elif type(each) not in FINISHED and (fault := _no_entry(each, runner)) is not None:
+                fates[self._fate_in_words(member, self._end_with_error(member, fault))] += 1
             elif (
                 runner.mode != "auto"
                 or runner.stores_result(member.delivery.envelope)
@@ -273,6 +276,18 @@ def _entries(value: object, count: int, runner: ActorRunner) -> list[object] | U
     has = f"a {type(value).__name__}" if entries is None else f"one with {len(entries)}"
     text = f"an actor with batch=... returns None or a list with one entry for each of its {count} messages"
     return UsageError(f"{text}, but actor {runner.actor.name!r} returned {has}")
+
+
+def _no_entry(value: object, runner: ActorRunner) -> RepidError | None:
+    """The error of a batch actor whose list has this for a message, if that can be neither a result nor an error."""
+    if is_unfinished(value):
+        return refuse_unfinished(f"actor {runner.actor.name!r} ({runner.actor.function!r})", value)
+    if issubclass(type(value), type) and issubclass(cast("type", value), BaseException):
+        return UsageError(
+            f"actor {runner.actor.name!r} returned the class {cast('type', value).__qualname__} for a message, which is "
+            "neither a result nor an error: make an error of it, with a text"
+        )
+    return None
 
 
 def _is_plain(batch: Batch, runner: ActorRunner) -> bool:

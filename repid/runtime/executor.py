@@ -39,14 +39,14 @@ from ..delivery import (
     disposition_on,
 )
 from ..errors import LeaseLost, PayloadError
-from ..inject import Message, refuse_unfinished
+from ..inject import FINISHED, Message, is_unfinished, refuse_unfinished
 from ..logs import Log, in_seconds
 from ..logs import context as log_context
 from ..ports import SendingRun, sending_run
 from ..process import end_child
 from ..tracebacks import let_go
 from .actor_runners import ActorRunner
-from .backends import UNFINISHED, abandoned
+from .backends import abandoned
 from .crew import Crew
 from .drive import drive
 from .endings import Endings
@@ -385,7 +385,7 @@ class Executor:
         if self._crew.is_of_parent:
             end_child(None)
         message = run.message
-        if value is not None and type(value) in UNFINISHED:
+        if value is not None and type(value) not in FINISHED and is_unfinished(value):
             self._failed(run, refuse_unfinished(f"actor {runner.actor.name!r} ({runner.actor.function!r})", value))
             return
         if runner.is_plain and not run.delivery.envelope.options.store_result:  # the same as below, for the many

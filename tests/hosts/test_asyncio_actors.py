@@ -68,6 +68,28 @@ def loop(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.parametrize(
+    "value", ["asyncio.gather(wait(), wait())", "asyncio.create_task(wait())", "loop.create_future()"]
+)
+def test_a_future_that_nobody_has_awaited_is_a_failure_that_says_so(loop: str, value: str) -> None:
+    out = run(
+        f"""
+        async def wait(): ...
+
+        @router.actor
+        async def job():
+            loop = asyncio.get_running_loop()
+            return {value}
+
+        report, _, [failure] = main("job")
+        assert report.dead == 1, report
+        print(failure.text)
+        """,
+        loop,
+    )
+    assert "returned a future, whose work may still go on when the run has ended" in out
+
+
 def test_an_actor_uses_asyncio_and_the_verbs_of_its_message(loop: str) -> None:
     run(
         """

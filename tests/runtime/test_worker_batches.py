@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections import Counter
@@ -503,6 +504,34 @@ async def test_an_error_in_the_list_is_the_failure_of_its_message_alone(
         "3 is odd",
     ]
     assert len([record for record in caplog.records if "failed on message" in record.getMessage()]) == 4
+
+
+async def work_on(number: int) -> int:
+    return number
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        (lambda: work_on(1), "returned a coroutine that nobody has awaited"),
+        (lambda: (number for number in range(3)), "returned a generator, of which nothing has been run"),
+        (lambda: ValueError, "returned the class ValueError for a message, which is neither a result nor an error"),
+    ],
+)
+@pytest.mark.parametrize("store_result", [True, False])
+async def test_an_entry_that_can_be_no_result_is_the_failure_of_its_message_alone(
+    app: Repid, router: Router, server: UnreliableServer, entry: Callable[[], Any], text: str, store_result: bool
+) -> None:
+    @router.actor(batch=10, store_result=store_result)
+    async def write(rows: list[Row]) -> list[Any]:
+        return [None, entry(), 3]
+
+    await fill(app, 3)
+    assert await work(app) == Report(processed=3, succeeded=2, failed=1, dead=1)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert text in dead.failure.text
+    gc.collect()  # a coroutine that nobody has awaited would be warned of, which is an error here
 
 
 async def test_on_error_is_asked_of_each_error_in_the_list(app: Repid, router: Router) -> None:

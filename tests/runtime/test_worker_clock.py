@@ -6,6 +6,8 @@ import functools
 import gc
 import math
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
@@ -225,6 +227,10 @@ async def async_generator() -> Any:
     yield 1
 
 
+def submit() -> Any:
+    return Future[None]()
+
+
 def threaded() -> Any:
     return never_awaited()
 
@@ -236,6 +242,9 @@ def threaded() -> Any:
         (hidden(never_awaited), "a coroutine"),
         (hidden(generator), "a generator"),
         (hidden(async_generator), "an async generator"),
+        (contextmanager(generator), "a context manager"),
+        (asynccontextmanager(async_generator), "a context manager"),
+        (submit, "a future"),
         (threaded, "a coroutine"),
     ],
 )
