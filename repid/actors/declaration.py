@@ -23,6 +23,7 @@ from ..inject import (
     Overrides,
     Plan,
     Reader,
+    check_takes_names,
     compile_plan,
     kind_of,
     plain_function,
@@ -113,6 +114,7 @@ def check_is_function(what: str, function: Callable[..., Any]) -> None:
         raise ConfigurationError(
             f"{what} is a class, but an actor must be a function: declare a function that uses the class"
         )
+    check_takes_names(function, what)
     plain = plain_function(function)
     owner, _, _ = getattr(plain, "__qualname__", "").rpartition(".")
     first = next(iter(getattr(getattr(plain, "__code__", None), "co_varnames", ())), "")

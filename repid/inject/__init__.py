@@ -22,7 +22,7 @@ from .markers import Header, Payload
 from .message import Message
 from .plan import NO_NAMES, BatchPlan, Bind, GivenValues, Overrides, Plan, compile_plan
 from .reading import Reader
-from .signature import NO_REST
+from .signature import NO_REST, check_takes_names
 from .supply import (
     FINISHED,
     MESSAGE,
@@ -63,6 +63,7 @@ __all__ = [
     "SyncMessage",
     "UnresolvedAnnotation",
     "Values",
+    "check_takes_names",
     "compile_lifespan",
     "compile_plan",
     "enclosing_names",

@@ -204,7 +204,10 @@ def _keywords(function: Any) -> frozenset[str]:
 
 
 def open_parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
-    """The parameters of a function except those that a partial has bound by name."""
+    """The parameters of a function except those that a partial has bound by name. Raises `ConfigurationError` where they
+    cannot be read, or cannot be filled by name.
+    """
+    check_takes_names(function, f"{name}()")
     try:
         signature = _signature_of(function)
     except (ValueError, TypeError) as error:
@@ -240,6 +243,16 @@ def check_default(parameter: inspect.Parameter, where: str) -> None:
         name = marker.__name__
         raise ConfigurationError(
             f"{where} has a {name} as its default: write {parameter.name}: Annotated[T, {EXAMPLES[name]}] instead"
+        )
+
+
+def check_takes_names(function: Callable[..., Any], what: str) -> None:
+    """Raise `ConfigurationError` for a function of `functools.singledispatch`, which must be given arguments by position."""
+    home = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
+    if home == "functools" and callable(getattr(function, "register", None)):
+        raise ConfigurationError(
+            f"{what} is a function of functools.singledispatch, which chooses by the first argument without a name, but "
+            "parameters are filled by name: declare a function that calls it"
         )
 
 

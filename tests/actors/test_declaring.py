@@ -102,6 +102,37 @@ def test_a_method_without_its_object_is_refused() -> None:
     assert "'method' is a method of the class Methods, and no message can give it its 'self'" in text_of(Methods.method)
 
 
+@functools.singledispatch
+def chosen(number: object) -> None: ...
+
+
+class Choosing:
+    @functools.singledispatchmethod
+    def method(self, number: object) -> None: ...
+
+
+@pytest.mark.parametrize("function", [chosen, Choosing().method, functools.lru_cache(chosen)])
+def test_a_function_that_is_chosen_by_an_argument_without_a_name_is_refused(function: Any) -> None:
+    assert "is a function of functools.singledispatch, which chooses by the first argument without a name" in text_of(
+        function
+    )
+
+
+async def test_a_function_around_one_that_is_chosen_by_its_argument_is_an_actor() -> None:
+    got: list[Any] = []
+    chosen_by_text = functools.singledispatch(got.append)
+    router = Router()
+
+    @router.actor
+    @functools.wraps(chosen)
+    def job(**arguments: Any) -> None:
+        chosen_by_text(arguments["number"])
+
+    router.actor(name="bound")(functools.partial(chosen, 1))
+    await run_with(router, {"number": 3})
+    assert got == [3]
+
+
 def test_a_class_is_refused() -> None:
     assert "actor 'CallableObject' is a class, but an actor must be a function" in text_of(CallableObject)
 
