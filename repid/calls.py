@@ -177,7 +177,10 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             given: Any = self.bind(arguments, keywords)
         else:
             given = self.by_position(*arguments) if arguments else None
-        payload = self.payload_of(given) if given else b""
+        try:
+            payload = self.payload_of(given) if given else b""
+        except PayloadError as error:
+            raise self._unsendable(error) from error.__cause__
         if terms is PLAIN:
             envelope = Envelope(new_id(), self.channel, payload, JSON, only_topic(self.name))
         else:
@@ -229,7 +232,16 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
         if self.payload_of is encode_json:
             with suppress(PayloadError):
                 return encode_each_as_json([{**given, name: item} for item in items])
-        return (self.payload_of({**given, name: item}) for item in items)
+        return (self._payload({**given, name: item}) for item in items)
+
+    def _payload(self, given: Any) -> bytes:
+        try:
+            return self.payload_of(given)
+        except PayloadError as error:
+            raise self._unsendable(error) from error.__cause__
+
+    def _unsendable(self, error: PayloadError) -> PayloadError:
+        return PayloadError(f"cannot encode the arguments of {self.function}() as JSON", error.faults)
 
     def _say_which(self, error: PayloadError, items: Sequence[Any], number: int) -> None:
         if len(items) > 1:

@@ -13,7 +13,7 @@ from .calls import PLAIN, Callee, CallOptions, check_accepted, check_unique, def
 from .codec import JSON, encode_json
 from .delivery import DAY
 from .envelope import TOPIC, Envelope, PrioritiesT, new_id
-from .errors import BrokerRefused, ConfigurationError, QueueNotDeclared, UsageError, did_you_mean
+from .errors import BrokerRefused, ConfigurationError, PayloadError, QueueNotDeclared, UsageError, did_you_mean
 from .fields import Field
 from .handle import JobHandle, Watch
 from .hosts import hosted
@@ -347,10 +347,11 @@ async def enqueue_jobs(app: Application, jobs: Iterable[Job[S]]) -> list[JobHand
 def _encode_args(name: str, args: Any) -> bytes:
     if args is None:
         return b""
-    if isinstance(args, Element):
-        return encode_json(args.value)
-    payload = encode_json(args)
-    if not payload.startswith(b"{"):
+    try:
+        payload = encode_json(args.value if isinstance(args, Element) else args)
+    except PayloadError as error:
+        raise PayloadError(f"cannot encode the args of job {name!r} as JSON", error.faults) from error.__cause__
+    if not isinstance(args, Element) and not payload.startswith(b"{"):
         raise ConfigurationError(
             f"the args of job {name!r} must be the actor's parameters by name, such as {{'number': 1}}, but are {args!r}"
         )

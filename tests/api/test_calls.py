@@ -166,6 +166,30 @@ async def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(
     assert await Queue("shop").size() == 0
 
 
+@pytest.mark.parametrize(
+    ("send", "text"),
+    [
+        (lambda app: app.enqueue(price, object()), "cannot encode the arguments of price() as JSON"),
+        (lambda app: app.enqueue(price, net=object()), "cannot encode the arguments of price() as JSON"),
+        (lambda app: app.enqueue_many(price, [1, object()]), "cannot encode the arguments of price() as JSON"),
+        (lambda app: app.using(delay=1).enqueue(price, object()), "cannot encode the arguments of price() as JSON"),
+        (lambda app: app.job(price, object()).enqueue(), "cannot encode the args of job 'price' as JSON"),
+        (
+            lambda app: Job("price", queue="shop", args={"net": object()}).enqueue(),
+            "cannot encode the args of job 'price' as JSON",
+        ),
+    ],
+)
+async def test_arguments_that_cannot_be_encoded_are_told_with_the_name_of_their_actor(
+    shop: Repid, send: Callable[[Repid], Any], text: str
+) -> None:
+    with pytest.raises(PayloadError) as caught:
+        await send(shop)
+    assert str(caught.value).startswith(text)
+    assert caught.value.faults == (("$.net", "objects of type object cannot be encoded"),)
+    assert await Queue("shop").size() == 0
+
+
 async def test_a_router_that_is_included_twice_has_one_actor_to_call() -> None:
     router = Router(queue="twice", store_result=True)
 
