@@ -30,7 +30,7 @@ class SyncCaller:
         """Have a call carried out in the event loop, and wait for it in this thread. `is_waiting`: it may take long."""
         raise NotImplementedError
 
-    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], *arguments: Any, **keywords: Any) -> R:
+    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], /, *arguments: Any, **keywords: Any) -> R:
         """The same for a verb, which is short."""
         return self._call(partial(verb, *arguments, **keywords), is_waiting=False)
 
@@ -104,7 +104,7 @@ class SyncUsing(SyncCaller):
     def _call(self, function: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
         return self._origin._call(function, is_waiting=is_waiting)  # noqa: SLF001
 
-    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], *arguments: Any, **keywords: Any) -> R:
+    def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], /, *arguments: Any, **keywords: Any) -> R:
         return self._origin._wait_for(verb, *arguments, **keywords)  # noqa: SLF001  another one in a process
 
     def using(self, **options: Unpack[UsingOptions]) -> SyncUsing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,8 +39,15 @@ def callee_of(actor: Actor) -> Callee:
         is_of_batch=actor.plan.batch is not None,
         check=actor.plan.bind,
         returns=signature.returns,
-        by_position=msgspec.defstruct("arguments", [(name, Any, msgspec.UNSET) for name in by_position]),
+        by_position=_maker_of_arguments(by_position),
     )
+
+
+def _maker_of_arguments(names: Sequence[str]) -> Callable[..., Any]:
+    """What makes of arguments by position something that is encoded as the same arguments by name."""
+    if any(name.startswith("__") for name in names):  # a class would mangle the names, or take them for its own
+        return lambda *arguments: dict(zip(names, arguments, strict=False))
+    return msgspec.defstruct("arguments", [(name, Any, msgspec.UNSET) for name in names])
 
 
 def _payload_of_element(parameter: str) -> Callable[[Mapping[str, Any]], bytes]:

@@ -58,7 +58,7 @@ def hosted_unless(stays: Callable[[Any], bool]) -> Callable[[AsyncFunction], Asy
         across = crossing(function)
 
         @wraps(function)
-        def call(self: Any, *arguments: Any, **keywords: Any) -> Coroutine[Any, Any, Any]:
+        def call(self: Any, /, *arguments: Any, **keywords: Any) -> Coroutine[Any, Any, Any]:
             here = trio_runs() or stays(self)
             return (function if here else across)(self, *arguments, **keywords)
 
@@ -207,6 +207,6 @@ def on_host(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, A
     return call
 
 
-async def _await(function: Callable[..., Awaitable[T]], *arguments: Any, **keywords: Any) -> T:
+async def _await(function: Callable[..., Awaitable[T]], /, *arguments: Any, **keywords: Any) -> T:
     """A coroutine, whatever the function gives."""
     return await function(*arguments, **keywords)

@@ -125,7 +125,7 @@ class _Saying:
     _way: Way
     _verbs: _Verbs
 
-    def _wait_for(self, verb: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    def _wait_for(self, verb: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
         options: dict[str, Any] = {}
         if isinstance(verb, _Verb):
             name = verb.name
@@ -140,7 +140,7 @@ class _Saying:
             "runs in a thread or on the event loop wait for it"
         )
 
-    def _say(self, verb: str, options: dict[str, Any], *arguments: Any, **keywords: Any) -> Any:
+    def _say(self, verb: str, options: dict[str, Any], /, *arguments: Any, **keywords: Any) -> Any:
         return self._way.say(VerbCall(verb, self._verbs.of_outbox, options, arguments, keywords))
 
 

@@ -190,6 +190,52 @@ async def test_arguments_that_cannot_be_encoded_are_told_with_the_name_of_their_
     assert await Queue("shop").size() == 0
 
 
+NAMES = ("self", "actor", "verb", "function", "options", "arguments", "keywords", "handle", "__hidden")
+
+
+@pytest.mark.parametrize("run", [trio.run, lambda main: asyncio.run(main())], ids=["trio", "asyncio"])
+def test_parameters_may_have_any_names(run: Callable[[Any], None]) -> None:
+    """Also those that functions of repid have on the way of the call."""
+    router = Router(store_result=True)
+
+    @router.actor
+    async def job(
+        self: int,
+        actor: int,
+        verb: int,
+        function: int,
+        options: int,
+        arguments: int,
+        keywords: int,
+        handle: int,
+        __hidden: int = 0,
+    ) -> list[int]:
+        return [self, actor, verb, function, options, arguments, keywords, handle, __hidden]
+
+    app = Repid(Connection(InMemoryServer()))
+    app.include_router(router)
+    given: dict[str, Any] = {name: number for number, name in enumerate(NAMES)}
+    enqueue: Any = app.enqueue
+
+    async def main() -> None:
+        async with app.magic():
+            handles = [
+                await enqueue(job, *given.values()),
+                await enqueue(job, **given),
+                await app.using(retries=1).enqueue(job, **given),
+                await app.job(job, **given).enqueue(),
+            ]
+            await app.run_worker(burst=True)
+            assert [(await handle.wait()).value for handle in handles] == [[*given.values()]] * len(handles)
+
+    run(main)
+    with app.sync() as client, client.worker():
+        handle = client.enqueue(job, **given)
+        assert handle.wait(timeout=5).value == [*given.values()]
+        assert client.using(retries=1).enqueue(job, **given).wait(timeout=5).value == [*given.values()]
+        assert client.call(job, **given) == [*given.values()]
+
+
 async def test_a_router_that_is_included_twice_has_one_actor_to_call() -> None:
     router = Router(queue="twice", store_result=True)
 

@@ -207,6 +207,16 @@ def call_others(message: SyncMessage) -> str:
     raise AssertionError("nothing can be waited for here")
 
 
+def take_names(self: int, verb: int, function: int, options: int) -> list[int]:
+    return [self, verb, function, options]
+
+
+def call_by_names(message: SyncMessage) -> None:
+    message.enqueue(take_names, self=1, verb=2, function=3, options=4)
+    message.using(store_result=True).enqueue(take_names, self=1, verb=2, function=3, options=4)
+    message.outbox.enqueue(take_names, self=1, verb=2, function=3, options=4)
+
+
 def send_badly(message: SyncMessage) -> str:
     try:
         message.send_message_json(channel="not a name")

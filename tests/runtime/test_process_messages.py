@@ -97,6 +97,18 @@ async def test_other_actors_are_called_from_a_process(app: Repid, router: Router
     assert await server.counts("default") == Counts(ready=3, scheduled=1)
 
 
+@pytest.mark.parametrize("run_in_process", [True, False])
+async def test_arguments_may_have_any_names_in_calls_from_a_thread_and_a_process(
+    app: Repid, router: Router, server: UnreliableServer, run_in_process: bool
+) -> None:
+    calling: Any = router.actor(run_in_process=run_in_process)(aids_processes.call_by_names)
+    router.actor(aids_processes.take_names)
+    await app.enqueue(calling)
+    assert (await app.run_worker(messages_limit=1)).succeeded == 1
+    payload = b'{"self":1,"verb":2,"function":3,"options":4}'
+    assert [each.envelope.payload for each in await server.browse("default", "ready")] == [payload] * 3
+
+
 async def test_what_a_verb_raises_is_raised_in_the_process(app: Repid, router: Router) -> None:
     handle = await app.enqueue(in_process(router, aids_processes.send_badly))
     await app.run_worker(messages_limit=1)
