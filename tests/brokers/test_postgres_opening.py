@@ -18,11 +18,13 @@ from engines.starting import free_port
 from psycopg.sql import SQL, Identifier
 
 from repid import BrokerUnavailable, ConfigurationError, PostgresServer
-from repid.brokers.postgres import schema as tables
 from repid.brokers.postgres.binding import Step, statement
 from repid.brokers.postgres.errors import explain_connect
 
 from .broker_aids import message
+
+GRANTS = ("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES", "USAGE ON ALL SEQUENCES")
+"""What the documentation says that workers need within the schema."""
 
 
 def with_(url: str, *, user: str | None = None, database: str | None = None, **parameters: str) -> str:
@@ -145,8 +147,11 @@ async def test_a_role_that_may_only_use_the_schema(postgres: Postgres) -> None:
         await opens(PostgresServer(postgres.url, schema=schema))
         with pytest.raises(ConfigurationError, match="may not do what repid needs"):
             await opens(PostgresServer(limited, schema=schema))
-        for what in ("USAGE ON SCHEMA {0}", "ALL ON ALL TABLES IN SCHEMA {0}", "ALL ON ALL SEQUENCES IN SCHEMA {0}"):
-            postgres.execute(SQL("GRANT " + what + " TO {1}").format(Identifier(schema), Identifier(name)))
+        for what in GRANTS:
+            postgres.execute(
+                SQL("GRANT " + what + " IN SCHEMA {0} TO {1}").format(Identifier(schema), Identifier(name))
+            )
+        postgres.execute(SQL("GRANT USAGE ON SCHEMA {0} TO {1}").format(Identifier(schema), Identifier(name)))
         server = PostgresServer(limited, schema=schema, migrate=False)
         async with server.connection(), server.consume({"q": None}) as consumer:
             [delivery] = await consumer.receive(1)
@@ -194,16 +199,31 @@ async def test_a_schema_that_nobody_has_made(postgres: Postgres) -> None:
     with postgres.schema() as schema:
         with pytest.raises(
             ConfigurationError,
-            match=r"does not exist: if that is the right one \(schema=\), run `python -m repid migrate`",
+            match=r"does not exist, or has no tables of repid: if that is the right one \(schema=\), run `python -m repid migrate`",
         ):
             await opens(PostgresServer(postgres.url, schema=schema, migrate=False))
 
 
 async def test_the_script_for_those_who_apply_it_themselves(postgres: Postgres) -> None:
     with postgres.schema() as schema:
+        server = PostgresServer(postgres.url, schema=schema, migrate=False)
         with psycopg.connect(postgres.url, autocommit=True) as connection:
-            connection.execute(tables.script(schema).encode())
-        await opens(PostgresServer(postgres.url, schema=schema, migrate=False))
+            connection.execute((await server.migration_sql()).encode())
+        await opens(server)
+
+
+@pytest.mark.parametrize("is_owner", [True, False], ids=["its owner", "a role with CREATE on it"])
+async def test_a_schema_that_is_there_needs_no_right_on_the_database(is_owner: bool, postgres: Postgres) -> None:
+    with role(postgres) as name, postgres.schema() as schema:
+        names = {"schema": Identifier(schema), "role": Identifier(name)}
+        if is_owner:
+            postgres.execute(SQL("CREATE SCHEMA {schema} AUTHORIZATION {role}").format(**names))
+        else:
+            postgres.execute(SQL("CREATE SCHEMA {schema}").format(**names))
+            postgres.execute(SQL("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}").format(**names))
+        server = PostgresServer(with_(postgres.url, user=name), schema=schema)
+        assert "CREATE SCHEMA" not in await server.migration_sql()
+        await opens(server)
 
 
 async def test_a_database_that_is_not_in_utf_8(postgres: Postgres) -> None:

@@ -173,8 +173,8 @@ class PostgresDriver:
     async def migration_sql(self) -> str:
         """What `migrate` would do, for those who do it by hand; empty if there is nothing to do."""
         with closing(await self._connect()) as wire, _answered():
-            version = await schema.version_of(wire, self._schema)
-        return schema.script(self._schema, version) if version < len(schema.MIGRATIONS) else ""
+            return schema.script(await schema.pending(wire, self._schema))
+        raise AssertionError  # `_answered` raises
 
     async def _connect(self) -> Wire:
         return await connect(self._conninfo, self._options, schema.quoted(self._schema), prepares=self._listens)

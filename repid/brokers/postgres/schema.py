@@ -16,6 +16,7 @@ An id of 32 hexadecimal digits is kept as its 16 bytes, another one as its UTF-8
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from ...errors import BrokerUnavailable, ConfigurationError
@@ -99,6 +100,7 @@ OLDEST_SERVER = 130_000
 _EXISTS = statement("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = 'meta')", "text")
 """Not with to_regclass: its cache may not know yet what another process has made in the meantime."""
 
+_HAS_SCHEMA = statement("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", "text")
 _VERSION = statement("SELECT version FROM {s}.meta")
 MARK = "repid.session"
 """A setting that has no meaning: a session in which it is not set is not ours alone."""
@@ -118,19 +120,9 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def script(schema: str, version: int = 0) -> str:
-    """The SQL that brings a schema of this version up to date, for those who apply it by hand. 0: the schema does not
-    exist yet.
-    """
-    return ";\n".join(["BEGIN", *_statements(schema, version), "COMMIT"]) + ";\n"
-
-
-def _statements(schema: str, version: int) -> list[str]:
-    s = quoted(schema)
-    found = [] if version else [f"CREATE SCHEMA IF NOT EXISTS {s}"]
-    for migration in MIGRATIONS[version:]:
-        found += [part.strip().replace("{s}", s) for part in migration.split(";\n") if part.strip()]
-    return [*found, f"UPDATE {s}.meta SET version = {len(MIGRATIONS)}"]
+def script(statements: Sequence[str]) -> str:
+    """These statements as one transaction, for those who apply them by hand. Empty if there are none."""
+    return ";\n".join(["BEGIN", *statements, "COMMIT"]) + ";\n" if statements else ""
 
 
 async def check_server(wire: Wire, *, listens: bool) -> None:
@@ -173,14 +165,34 @@ async def version_of(wire: Wire, schema: str) -> int:
     return int(version)
 
 
+async def pending(wire: Wire, schema: str) -> list[str]:
+    """The statements that bring the schema up to date; none where it is. Raises `ConfigurationError` for a newer one.
+
+    A schema that is there is not made again, not even with IF NOT EXISTS: that needs CREATE on the database all the
+    same, which the owner of a schema often lacks.
+    """
+    version = await version_of(wire, schema)
+    if version == len(MIGRATIONS):
+        return []
+    s = quoted(schema)
+    [[(is_there,)]] = await wire.run([Step(_HAS_SCHEMA, (schema,))])
+    found = [] if is_there else [f"CREATE SCHEMA IF NOT EXISTS {s}"]
+    for migration in MIGRATIONS[version:]:
+        found += [part.strip().replace("{s}", s) for part in migration.split(";\n") if part.strip()]
+    return [*found, f"UPDATE {s}.meta SET version = {len(MIGRATIONS)}"]
+
+
 async def is_current(wire: Wire, schema: str, *, migrates: bool) -> bool:
     """Whether the schema is up to date. Raises `ConfigurationError` where it is not, and we must not make it so."""
     version = await version_of(wire, schema)
     if version < len(MIGRATIONS) and not migrates:
-        found = "does not exist" if not version else f"is of version {version}, and this repid needs {len(MIGRATIONS)}"
+        found = (
+            f"the schema {schema!r} is of version {version}, and this repid needs {len(MIGRATIONS)}"
+            if version
+            else f"the schema {schema!r} does not exist, or has no tables of repid"
+        )
         raise ConfigurationError(
-            f"the schema {schema!r} {found}: if that is the right one (schema=), run `python -m repid migrate`, which can "
-            "also print the SQL (--sql)"
+            f"{found}: if that is the right one (schema=), run `python -m repid migrate`, which can also print the SQL (--sql)"
         )
     return version == len(MIGRATIONS)
 
@@ -191,16 +203,15 @@ async def migrate(wire: Wire, schema: str) -> bool:
         return False
     try:
         await wire.run([Step(statement("BEGIN")), Step(_LOCK, (_MIGRATION_LOCK,))])
-        version = await version_of(wire, schema)  # looked at again: another process may have been quicker
-        if version < len(MIGRATIONS):
-            await wire.run([Step(statement(sql)) for sql in _statements(schema, version)])
-        await wire.run([Step(statement("COMMIT"))])
+        statements = await pending(wire, schema)  # looked at again: another process may have been quicker
+        await wire.run([Step(statement(sql)) for sql in (*statements, "COMMIT")])
     except ServerError as error:
         await wire.run([Step(statement("ROLLBACK"))])
         if error.code == "42501":
             raise ConfigurationError(
-                f"this PostgreSQL role may not create or change the schema {schema!r} ({error}): let it "
-                f"(GRANT CREATE ON DATABASE …), or have another role run `python -m repid migrate`, which also prints the SQL"
+                f"this PostgreSQL role may not create or change the schema {schema!r} ({error}): have a role that owns it, "
+                "or that may create it (GRANT CREATE ON DATABASE …), run `python -m repid migrate`, which can also print the "
+                "SQL (--sql)"
             ) from error
         raise explain(error) from error
-    return version < len(MIGRATIONS)
+    return bool(statements)
