@@ -1,4 +1,7 @@
-"""The README as a package index shows it: links to files of the checkout lead nowhere there, so they become plain text."""
+"""The README as a package index shows it.
+
+Links to files of the checkout lead nowhere there, so they become plain text.
+"""
 
 from __future__ import annotations
 

@@ -228,7 +228,8 @@ if not _typing.TYPE_CHECKING:  # a checker that saw it would accept every misspe
 
 
 def _name_as_public(value: object) -> None:
-    """Let what is public say that it is `repid.X`, wherever it is written: in reprs, tracebacks, pickles, documentation.
+    """Let what is public say that it is `repid.X`, wherever it is written: in reprs, tracebacks, pickles,
+    documentation.
 
     Annotations that are texts are read in the module that a class names, so they are resolved before. Those of a
     `TypedDict` are no texts: each knows its module.

@@ -53,8 +53,8 @@ def _routers_have(app: object, name: str) -> str:
 class Repid(Producer, AppCaller):
     """An application: its servers, its actors, and what lies around every run and every send.
 
-    `await app.enqueue(add, 1, b=2)` publishes a call of the actor `add`, which is the function itself; what it returns is a
-    `JobHandle`. Options stand before the verb: `await app.using(delay=5).enqueue(add, 1, b=2)`.
+    `await app.enqueue(add, 1, b=2)` publishes a call of the actor `add`, which is the function itself; what it returns
+    is a `JobHandle`. Options stand before the verb: `await app.using(delay=5).enqueue(add, 1, b=2)`.
 
     `title` and `version` describe it to others. `middlewares` go around every run of every actor,
     `producer_middlewares` around every send; the first is the outermost. With a `connection`, its broker is
@@ -217,8 +217,8 @@ class Repid(Producer, AppCaller):
         """
         if not callable(function) or kind_of(function) not in {Kind.GENERATOR, Kind.ASYNC_GENERATOR}:
             raise ConfigurationError(
-                f"a lifespan must be an async function with one yield, but is {function!r}: open things before the yield, "
-                "and close them after it (without @asynccontextmanager)"
+                f"a lifespan must be an async function with one yield, but is {function!r}: open things before the "
+                "yield, and close them after it (without @asynccontextmanager)"
             )
         caller = inspect.currentframe()
         local_names = enclosing_names(function, caller and caller.f_back) or NO_NAMES
@@ -232,8 +232,8 @@ class Repid(Producer, AppCaller):
         It is called when the server has taken the verdict, one message after another, and may take 30 seconds: an async
         function on the loop that the worker was called on, another one in a thread. What it raises is logged. A worker
         that ends calls it for at most five seconds more. It is not called for messages that end without a worker's
-        verdict (a ttl that ends while they wait, poison), nor if the worker is killed: then `Queue.get_messages("dead")`
-        has them. Raises `ConfigurationError` for what cannot be called with one message.
+        verdict (a ttl that ends while they wait, poison), nor if the worker is killed: then
+        `Queue.get_messages("dead")` has them. Raises `ConfigurationError` for what cannot be called with one message.
         """
         check_hook("a hook of dead letters", hook, "dead")
         self._dead_letter_hooks.append(hook)
@@ -253,7 +253,7 @@ class Repid(Producer, AppCaller):
     def override(self, dependencies: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
         """For tests: workers that start in the block call other functions in the place of some dependencies.
 
-        `app.override({session: fake_session})`: what stands as `Depends(session)` is filled by `fake_session`, which may be
+        `app.override({mailer: fake_mailer})`: what stands as `Depends(mailer)` is filled by `fake_mailer`, which may be
         whatever `Depends` takes, with dependencies of its own. Blocks nest, and the inner one wins. A worker that runs
         already keeps what it has. Raises `ConfigurationError` for what cannot take the place of a dependency.
         """
@@ -368,9 +368,9 @@ class Repid(Producer, AppCaller):
 
         The handles are given one by one or as one iterable.
 
-        `on_error`: "raise" raises an `ExceptionGroup` of `JobFailed` if some have no value, when all have ended; "return"
-        gives a `Result` for each instead. Both raise an `ExceptionGroup` of `ResultError` where no result is stored.
-        Raises `TimeoutError` after `timeout`. That, and cancelling, changes nothing.
+        `on_error`: "raise" raises an `ExceptionGroup` of `JobFailed` if some have no value, when all have ended;
+        "return" gives a `Result` for each instead. Both raise an `ExceptionGroup` of `ResultError` where no result is
+        stored. Raises `TimeoutError` after `timeout`. That, and cancelling, changes nothing.
         """
         return await gather(one_by_one(handles), on_error=on_error, timeout=timeout)
 
@@ -392,7 +392,8 @@ class Repid(Producer, AppCaller):
     async def first_of(
         self, *handles: Any, cancel_others: bool = False, timeout: float | timedelta | None = None
     ) -> Result[Any]:
-        """Wait until the first of them has ended, in whatever way; its result. `cancel_others`: the others are cancelled.
+        """Wait until the first of them has ended, in whatever way; its result. `cancel_others`: the others are
+        cancelled.
 
         Raises `ResultError` if no result of it is stored, and `TimeoutError` after `timeout`, which changes nothing.
         """

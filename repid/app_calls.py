@@ -328,8 +328,8 @@ def awaited(terms: CallTerms) -> CallTerms:
     options = terms.options
     if terms.connection is not None:
         raise ConfigurationError(
-            "a call has connection=, so it is sent when that commits, and its value is waited for before: use enqueue, and wait "
-            "behind the transaction"
+            "a call has connection=, so it is sent when that commits, and its value is waited for before: use enqueue, "
+            "and wait behind the transaction"
         )
     if options.store_result is False:
         raise ConfigurationError("a call has store_result=False, and its value is waited for: leave it out")

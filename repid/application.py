@@ -149,8 +149,8 @@ def publisher(app: Application, broker: Broker, *, declare: bool, connection: An
 
 
 class _Readers:
-    """Which queues the actors of an app read. Actors are only ever added to an app, so they are looked at again only for
-    a queue that none of them was known to read.
+    """Which queues the actors of an app read. Actors are only ever added to an app, so they are looked at again only
+    for a queue that none of them was known to read.
     """
 
     __slots__ = ("_app", "_read")
@@ -197,8 +197,8 @@ def needed_schedules_of(app: Application, broker: Broker, why: str = "") -> Sche
     store = schedules_of(app, broker)
     if store is None:
         raise NotSupported(
-            f"{why}{name_of(broker)} keeps no schedules: give the app a schedule_store=, give the server another one that "
-            "does, as state=, or use one that does, such as SQLiteServer"
+            f"{why}{name_of(broker)} keeps no schedules: give the app a schedule_store=, give the server another one "
+            "that does, as state=, or use one that does, such as SQLiteServer"
         )
     return store
 

@@ -228,7 +228,9 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
         return envelopes
 
     def _payloads(self, given: Mapping[str, Any], name: str, items: Sequence[Any]) -> Iterable[bytes]:
-        """The payload for each item, the argument of this name. What raises `PayloadError` does it when its turn comes."""
+        """The payload for each item, the argument of this name. What raises `PayloadError` does it when its
+        turn comes.
+        """
         if self.payload_of is encode_json:
             with suppress(PayloadError):
                 return encode_each_as_json([{**given, name: item} for item in items])
@@ -248,8 +250,8 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             error.add_note(f"this was item {number}, counted from 0, of {len(items)}: {brief(items[number])}")
         if isinstance(items[number], tuple) and len(self.names) > 1:
             error.add_note(
-                "an item is the first argument of its call alone; for several make each call a job, app.job(actor, *item), "
-                "and enqueue these: app.enqueue_many(jobs)"
+                "an item is the first argument of its call alone; for several make each call a job, app.job(actor, "
+                "*item), and enqueue these: app.enqueue_many(jobs)"
             )
 
     def _say_one(self, error: PayloadError) -> None:

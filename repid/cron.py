@@ -13,8 +13,9 @@ Debian's cron takes a jump of more than three hours for a correction of the cloc
 jump, so jumps of every size are treated alike (Samoa skipped a whole day in 2011).
 
 cronsim knows expressions but its own arithmetic with zones can give a time that is over, and it miscounts in zones
-whose clocks move by half an hour. So it only enumerates matching wall-clock times here, which need no zone. The instants
-are ours: an instant that is returned is later than the one that was given by construction, whatever the zone does.
+whose clocks move by half an hour. So it only enumerates matching wall-clock times here, which need no zone. The
+instants are ours: an instant that is returned is later than the one that was given by construction, whatever the zone
+does.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ TRIO = trio.run.__code__.co_filename
 
 
 def comes_from_ctrl_c(error: BaseException) -> bool:
-    """Whether it is, or holds, a `KeyboardInterrupt` that a signal has caused, not one that the code itself has raised."""
+    """Whether it is, or holds, a `KeyboardInterrupt` that a signal has caused, not one that the code itself
+    has raised.
+    """
     return any(is_a(each, KeyboardInterrupt) and _was_interrupted(each) for each in leaves(error))
 
 

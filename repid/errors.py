@@ -173,8 +173,8 @@ class PublishUnknown(BrokerError):
         self.ids = tuple(ids)
         shown = ", ".join(map(repr, self.ids[:3])) + (", …" if len(self.ids) > 3 else "")
         super().__init__(
-            f"no answer to the publishing of {len(self.ids)} message(s) ({shown}): they may or may not be there; publish "
-            "them again under the same ids"
+            f"no answer to the publishing of {len(self.ids)} message(s) ({shown}): they may or may not be there; "
+            "publish them again under the same ids"
         )
 
 

@@ -84,7 +84,8 @@ def _checked(verb: str, handles: Iterable[JobHandle[T]]) -> list[JobHandle[T]]:
     for each in batch:
         if not isinstance(each, JobHandle):
             raise ConfigurationError(
-                f"{verb} takes the handles that enqueueing gives, but was given {brief(each)}{_instead(verb, each, batch)}"
+                f"{verb} takes the handles that enqueueing gives, but was given "
+                f"{brief(each)}{_instead(verb, each, batch)}"
             )
     return batch
 

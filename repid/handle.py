@@ -115,8 +115,8 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
         wanted = self.envelope.options.store_result
         if state == "unknown":
             return (
-                f"no message {self.id!r} is known on the server of queue {self.queue!r}: it was never enqueued there, or "
-                "it has ended and no result of it is stored any more"
+                f"no message {self.id!r} is known on the server of queue {self.queue!r}: it was never enqueued there, "
+                "or it has ended and no result of it is stored any more"
             )
         if wanted is False:
             return f"message {self.id!r} has ended, and no result was stored: its job says store_result=False"
@@ -247,8 +247,8 @@ class Watch:
 
     if not TYPE_CHECKING:  # type checkers report it themselves
         __iter__ = __await__ = misused(
-            "the states of a job come as they change: `async for status in handle.watch(): ...`; `await handle.status()` "
-            "gives the present one"
+            "the states of a job come as they change: `async for status in handle.watch(): ...`; `await "
+            "handle.status()` gives the present one"
         )
 
     async def __anext__(self) -> Status:

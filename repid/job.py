@@ -353,7 +353,8 @@ def _encode_args(name: str, args: Any) -> bytes:
         raise PayloadError(f"cannot encode the args of job {name!r} as JSON", error.faults) from error.__cause__
     if not isinstance(args, Element) and not payload.startswith(b"{"):
         raise ConfigurationError(
-            f"the args of job {name!r} must be the actor's parameters by name, such as {{'number': 1}}, but are {args!r}"
+            f"the args of job {name!r} must be the actor's parameters by name, such as {{'number': 1}}, but are "
+            f"{args!r}"
         )
     return payload
 
@@ -364,6 +365,7 @@ def _check_server(name: str, queue: Queue, options: JobOptions) -> str | None:
         return queue.server_name
     if queue.server_name not in {None, check_name("server", given)}:
         raise ConfigurationError(
-            f"job {name!r} has server_name={given!r}, but its queue is on the server {queue.server_name!r}: give one of them"
+            f"job {name!r} has server_name={given!r}, but its queue is on the server {queue.server_name!r}: give one "
+            "of them"
         )
     return given

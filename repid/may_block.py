@@ -24,7 +24,8 @@ def check_may_block() -> None:
     if thread.name.startswith(_OWN_THREADS):
         raise UsageError(
             f"this call blocks, and {thread.name!r} is a thread of repid's own: it was made by a finalizer (__del__), "
-            "which may run in any thread, or by a function that client.run was given, which may only make calls that it awaits"
+            "which may run in any thread, or by a function that client.run was given, which may only make calls that "
+            "it awaits"
         )
     library = _running_library()
     if library is not None:
@@ -66,15 +67,15 @@ inherits(mine, _Mine.start_anew)
 class OneCall:
     """A call of this thread. One that interrupts it could wait for a lock that it holds, so that is refused.
 
-    Ctrl-C may raise an exception between any two steps, so also where a call has ended and that is not noted yet. So the
-    note alone proves nothing: a call is in progress if the frame that made it is still on the stack of the thread.
+    Ctrl-C may raise an exception between any two steps, so also where a call has ended and that is not noted yet. So
+    the note alone proves nothing: a call is in progress if the frame that made it is still on the stack of the thread.
     """
 
     def __enter__(self) -> None:
         if mine.caller is not None and _is_on_stack(mine.caller):
             raise UsageError(
-                "this call interrupted another one of the same thread, and both might wait for ever: call neither in signal "
-                "handlers nor in finalizers (__del__)"
+                "this call interrupted another one of the same thread, and both might wait for ever: call neither in "
+                "signal handlers nor in finalizers (__del__)"
             )
         mine.caller = sys._getframe(1)  # noqa: SLF001  what traceback and inspect use, too
 

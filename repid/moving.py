@@ -93,11 +93,13 @@ class Account(msgspec.Struct):
         for queue in self.queues:
             if queue.leased:
                 lines.append(
-                    f"queue {queue.name!r}: {queue.leased} message(s) are being run: stop its workers, then run this again"
+                    f"queue {queue.name!r}: {queue.leased} message(s) are being run: stop its workers, then run this "
+                    "again"
                 )
             if queue.left:
                 lines.append(
-                    f"queue {queue.name!r}: {queue.left} message(s) cannot be read, or were sent meanwhile: run this again"
+                    f"queue {queue.name!r}: {queue.left} message(s) cannot be read, or were sent meanwhile: run this "
+                    "again"
                 )
         return lines + [
             f"schedule {name!r}: the new server has another one of that name: remove one of them" for name in self.kept

@@ -53,8 +53,8 @@ def check_escaped(what: str, address: str) -> None:
         behind = where.partition(sign)[2]
         if "@" in _AROUND_VALUES.sub("", behind):
             raise ConfigurationError(
-                f"{what} has an @ behind the sign {sign}, so that its password cannot be told from the host: write / as %2F, "
-                "? as %3F, # as %23 and @ as %40 in user, password and path"
+                f"{what} has an @ behind the sign {sign}, so that its password cannot be told from the host: write / "
+                "as %2F, ? as %3F, # as %23 and @ as %40 in user, password and path"
             )
 
 
@@ -90,7 +90,9 @@ def check_id(id_: str | None, what: str = "a message id") -> str | None:
 
 
 _NOT_IN_IDS = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Control characters, surrogates, separators of lines and paragraphs: a log line or a terminal would be at their mercy."""
+"""Control characters, surrogates, separators of lines and paragraphs: a log line or a terminal would be at
+their mercy.
+"""
 
 
 def check_number(name: str, value: float) -> float:
@@ -212,7 +214,9 @@ def check_function(name: str, value: Any, *arguments: str, **keywords: str) -> A
 
 
 def check_middleware(name: str, value: Any, *arguments: str) -> Any:
-    """The value itself; raises `ConfigurationError` unless it takes these arguments and may return something to await."""
+    """The value itself; raises `ConfigurationError` unless it takes these arguments and may return something
+    to await.
+    """
     _check_takes(name, value, arguments, {})
     if any(is_generator(each) for is_generator in _GENERATORS for each in _forms(value)):
         raise ConfigurationError(
@@ -231,8 +235,8 @@ def awaiting(middleware: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
         returned = middleware(*arguments)
         if not inspect.isawaitable(returned):
             raise ConfigurationError(
-                f"the middleware {_called(middleware)} returned {returned!r:.80}, which cannot be awaited: declare it with "
-                "async def, or return what call_next returned"
+                f"the middleware {_called(middleware)} returned {returned!r:.80}, which cannot be awaited: declare it "
+                "with async def, or return what call_next returned"
             )
         return returned
 
@@ -293,7 +297,8 @@ def onion(
 ) -> Callable[..., Awaitable[Any]]:
     """The call with all middlewares around it, the first outermost. Each is called with the rest of the call first.
 
-    `check` is called with the name of a middleware and what it gives to the rest of the call; it raises if that is wrong.
+    `check` is called with the name of a middleware and what it gives to the rest of the call; it raises if that is
+    wrong.
     """
     call = innermost
     for middleware in reversed(middlewares):

@@ -7,12 +7,12 @@ as far as it had come, and what another thread had locked stays locked. Three ru
    for all connections of the process. The operating system does not give these locks to the child, but the child's
    SQLite believes that it has them. When parent or child then closes the file, it sees no other user, removes the
    write-ahead log, and what the other one has committed is gone. Opening the file anew in the child does not help,
-   since SQLite finds the old entry. So the code that opens such a thing does it in a `Forks.holding` block and leaves that
-   as soon as `is_wanted` is True. A fork waits until nothing is held, and while it is under way nothing is opened.
+   since SQLite finds the old entry. So the code that opens such a thing does it in a `Forks.holding` block and leaves
+   that as soon as `is_wanted` is True. A fork waits until nothing is held, and while it is under way nothing is opened.
    The rest of the process goes on: no loop is closed, no call is refused.
 2. *The child starts with fresh locks and forgets what belongs to its parent.* Each `Inheritor` is told so.
-3. *A child does not return into its parent's worker.* Where the code of a run has forked, the child ends with that code:
-   `end_child`.
+3. *A child does not return into its parent's worker.* Where the code of a run has forked, the child ends with that
+   code: `end_child`.
 
 If a holder does not leave in time, or the fork was made in C past Python's hooks, the child is told what was open
 (`Forks.left_open`), and must refuse to use that.
@@ -96,7 +96,9 @@ class Forks:
                 self._changed.notify_all()
 
     def after_in_child(self) -> None:
-        """Start anew in the new process. Nothing of the parent's locks is touched: another thread may have held them."""
+        """Start anew in the new process. Nothing of the parent's locks is touched: another thread may have
+        held them.
+        """
         left = frozenset(name for name, _ in self._held.values())
         self._changed, self._held, self._forker, self._depth = threading.Condition(), {}, None, 0
         self.left_open |= left
@@ -109,8 +111,8 @@ _inherited: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.Weak
 
 
 def inherits(owner: T, start_anew: Callable[[T], None]) -> None:
-    """Have `start_anew(owner)` called in a forked child, as long as the owner lives: a function of its class, or another one
-    that does not hold it.
+    """Have `start_anew(owner)` called in a forked child, as long as the owner lives: a function of its class, or
+    another one that does not hold it.
 
     It replaces locks and forgets what only the parent has. No other thread runs yet.
     """

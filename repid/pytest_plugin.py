@@ -36,8 +36,8 @@ def repid_app(pytestconfig: pytest.Config) -> Repid:
     target = pytestconfig.getini("repid_app")
     if not target:
         raise pytest.UsageError(
-            'repid_app does not know the app: say repid_app = "shop.jobs:app" in pytest\'s configuration, or write a fixture '
-            "of this name that returns it"
+            'repid_app does not know the app: say repid_app = "shop.jobs:app" in pytest\'s configuration, or write a '
+            "fixture of this name that returns it"
         )
     return cast("Repid", load_app(target))
 

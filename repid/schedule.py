@@ -5,8 +5,8 @@ Times are seconds since 1970 on the broker's wall clock, which may be stepped.
 **Ticks.** The next tick of an interval is computed from the tick before it, never from the moment a worker happens to
 look, so that intervals do not drift. The next tick is always later than now, and than the tick before it. A tick is
 missed if it is more than `MISSED_AFTER` late, or if the one after it is due too; then one tick catches up for all that
-were missed, or none does. A clock that is set back repeats no tick: what counts is the stored time of the next one. Only
-that of an interval is pulled back, so that it is never further away than the interval.
+were missed, or none does. A clock that is set back repeats no tick: what counts is the stored time of the next one.
+Only that of an interval is pulled back, so that it is never further away than the interval.
 
 **Declarations.** A program declares its schedules at every start. What is stored beside a schedule is the fingerprint
 of the declaration it came from. A declaration with this fingerprint changes nothing: the next tick keeps its time, and

@@ -40,8 +40,8 @@ class SyncJobHandle(NoResult, Generic[T]):
     if not TYPE_CHECKING:  # type checkers report it themselves
         _waiting = "handle.wait()"
         __await__ = misused(
-            "the handles of app.sync() are for code that blocks: `handle.wait()` is a plain call, and async code gets its "
-            "handle from `await app.enqueue(...)`"
+            "the handles of app.sync() are for code that blocks: `handle.wait()` is a plain call, and async code gets "
+            "its handle from `await app.enqueue(...)`"
         )
 
     def __repr__(self) -> str:

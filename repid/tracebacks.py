@@ -72,7 +72,9 @@ _members: Any = BaseExceptionGroup.exceptions
 
 
 LONGEST_PASSWORD = 4000
-"""Characters of a password in an address that are looked for: the time that a text takes must grow with its length only."""
+"""Characters of a password in an address that are looked for: the time that a text takes must grow with its length
+only.
+"""
 
 _PASSWORDS = re.compile(
     r"((?!https?:|wss?:)\b[a-z][a-z0-9+.-]{0,30}://[^\s:@/]*:)(?!(?-i:PASSWORD)@)"
@@ -304,8 +306,8 @@ def _program_in(outermost: TracebackType | None) -> TracebackType | None:
 
 
 def _needs_no_machinery(error: BaseException) -> bool:
-    """Whether an error that has no frame of the program is clear without those of repid: other errors are shown with it,
-    or repid wrote its text for this.
+    """Whether an error that has no frame of the program is clear without those of repid: other errors are shown with
+    it, or repid wrote its text for this.
     """
     if _shown_relatives(error):
         return True

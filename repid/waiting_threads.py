@@ -5,8 +5,8 @@ may use up all that `threads_limit` allows. Nothing can be done about that here:
 a thread more would only put the same moment off. But the log tells of it, once for each actor that is waited for.
 
 A thread that waits in a call of repid's (for a job, or for room in a full queue) is not lost to its worker, though: the
-waiting is done in the worker's trio run, so it is cancelled there when the actor is asked to stop, and the thread is told.
-trio does not do so itself, as the threads of sync actors are abandoned if all else fails (`abandon_on_cancel`).
+waiting is done in the worker's trio run, so it is cancelled there when the actor is asked to stop, and the thread is
+told. trio does not do so itself, as the threads of sync actors are abandoned if all else fails (`abandon_on_cancel`).
 
 All that is noted here is changed in the thread of the worker's trio run only.
 """
@@ -57,9 +57,10 @@ class WaitingThreads:
             if child is not None and child not in self._told:
                 self._told.add(child)
                 log.warning(
-                    "actor %r waits for job %r of actor %r, which needs a thread as well, but all threads of this worker "
-                    "(threads_limit=%d) wait for jobs: if no other worker takes it, they wait until their timeouts; raise "
-                    "threads_limit, run the children in another worker, or declare one of the actors with async def",
+                    "actor %r waits for job %r of actor %r, which needs a thread as well, but all threads of this "
+                    "worker (threads_limit=%d) wait for jobs: if no other worker takes it, they wait until their "
+                    "timeouts; raise threads_limit, run the children in another worker, or declare one of the actors "
+                    "with async def",
                     self.find_parent(function) or repr(function),
                     envelope.id,
                     child,
@@ -71,7 +72,9 @@ class WaitingThreads:
 
 
 class HeldThread:
-    """A thread in which a sync actor runs: one of `waiting`. The calls that it makes end when the actor is asked to stop."""
+    """A thread in which a sync actor runs: one of `waiting`. The calls that it makes end when the actor is asked to
+    stop.
+    """
 
     def __init__(self, waiting: WaitingThreads, function: Function) -> None:
         self.waiting = waiting
@@ -99,8 +102,8 @@ class HeldThread:
     def make(self, call: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
         """Make an async call in the worker's trio run, and wait for it in the thread. `is_waiting`: for a job.
 
-        Raises `trio.Cancelled` if the actor is asked to stop meanwhile, or was before a call that waits for a job; others
-        are made then, too: a clean-up may send something.
+        Raises `trio.Cancelled` if the actor is asked to stop meanwhile, or was before a call that waits for a job;
+        others are made then, too: a clean-up may send something.
         """
         found = trio.from_thread.run(self._carry_out, call, is_waiting, trio_token=self.token)
         if found is _ENDED:
@@ -127,8 +130,8 @@ held_thread: ContextVar[HeldThread | None] = ContextVar("held_thread", default=N
 
 
 class _Mine(threading.local):
-    """What each thread knows of itself: its context does not tell, as other threads may run in a copy of it, and so may later
-    actors of the same thread.
+    """What each thread knows of itself: its context does not tell, as other threads may run in a copy of it, and so may
+    later actors of the same thread.
     """
 
     held: HeldThread | None = None

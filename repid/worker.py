@@ -52,12 +52,14 @@ class WorkerOptions(TypedDict, total=False):
 
     graceful_shutdown_time: how long actors may go on after a stop, seconds or timedelta. Default 25: Kubernetes
         kills after 30.
-    messages_limit: how many runs are started, exactly, before it stops; like any stop, that gives them the grace. What became a
-        dead letter or was cancelled without a run counts, too: a payload that does not fit, say. Default: no limit.
+    messages_limit: how many runs are started, exactly, before it stops; like any stop, that gives them the grace. What
+        became a dead letter or was cancelled without a run counts, too: a payload that does not fit, say. Default: no
+        limit.
     tasks_limit: how many runs there may be at once. Default 1000.
     threads_limit: how many of them in threads, where sync actors run. Default: what trio's own limiter allows, 40.
         A sync actor that waits for another message's result keeps its thread: if all threads wait for messages that
-        need one, none of them ends before its timeout. Let an async actor do the waiting, or have another worker run the others.
+        need one, none of them ends before its timeout. Let an async actor do the waiting, or have another worker run
+        the others.
     processes_limit: how many of them in processes, for actors with `run_in_process`. Default: one for each core.
     claim_bytes: how many bytes of payload the messages may have that a worker holds at one time. A message bigger than
         what is left is taken when half of it is free. Default 64 MiB.
@@ -65,10 +67,11 @@ class WorkerOptions(TypedDict, total=False):
         SIGTERM where the worker runs in the main thread and was not started into a nursery; else none.
     auto_declare: declare the queues of the actors. Default True.
     burst: return when nothing is ready and nothing is running; what is scheduled does not count. A server that is away
-        for 30 seconds while nothing is running raises `BrokerUnavailable`; without burst it is waited for. Default False.
-    log_runs: log a line for each run, at INFO. Default: at DEBUG, if that level is enabled when the worker starts. Its `extra`
-        fields are message_id, actor, queue, attempt, duration in seconds, and fate; `repid.log_context()` gives the first four
-        in every run then, for filters of records that actors log.
+        for 30 seconds while nothing is running raises `BrokerUnavailable`; without burst it is waited for. Default
+        False.
+    log_runs: log a line for each run, at INFO. Default: at DEBUG, if that level is enabled when the worker starts. Its
+        `extra` fields are message_id, actor, queue, attempt, duration in seconds, and fate; `repid.log_context()` gives
+        the first four in every run then, for filters of records that actors log.
     """
 
     graceful_shutdown_time: float | timedelta
@@ -129,7 +132,9 @@ class Worker(Router):
         return self._actors_under(())
 
     def stop(self) -> None:
-        """Stop every run of it gracefully; `run()` returns when it is done. Without one in progress: nothing happens."""
+        """Stop every run of it gracefully; `run()` returns when it is done. Without one in progress: nothing
+        happens.
+        """
         for control in self._controls:
             control.stop()
 
@@ -143,8 +148,8 @@ class Worker(Router):
         """Work until stopped, cancelled, or done (`messages_limit`, `burst`); what was done is returned.
 
         When this returns or raises, nothing of the worker is running any more. Without actors it returns at once, and
-        raises `ConfigurationError` if the app has some. A server that is not available at the start is waited for, as it
-        is later; the log says so once.
+        raises `ConfigurationError` if the app has some. A server that is not available at the start is waited for, as
+        it is later; the log says so once.
 
         Cancelling skips the grace: runs in progress are cancelled and released. With `nursery.start(worker.run)` the
         start is over when the worker really consumes; it gives a `Handle` with `stop()`, `statistics()` and `wait()`.
@@ -177,7 +182,9 @@ async def run_actors(
     task_status: trio.TaskStatus[Handle],
     given: GivenValues = (),
 ) -> Report:
-    """Run these actors on this broker until they are stopped or done. `given`: what is open already of what they share."""
+    """Run these actors on this broker until they are stopped or done. `given`: what is open already of what
+    they share.
+    """
     settings = make_settings(options, embedded=task_status is not trio.TASK_STATUS_IGNORED)
     control.read_statistics = lambda: statistics_of(broker)
     control.wait_for_end = crossing(control.has_ended.wait)

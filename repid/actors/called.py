@@ -93,8 +93,8 @@ class Callees:
             return
         for each in sorted(given.difference(known)):
             log.warning(
-                "a job for actor %r on channel %r has the argument %r, which %s() in this app does not take%s: its worker ignores "
-                "the argument, or refuses the job if the actor is strict",
+                "a job for actor %r on channel %r has the argument %r, which %s() in this app does not take%s: its "
+                "worker ignores the argument, or refuses the job if the actor is strict",
                 name,
                 channel,
                 each,
@@ -104,7 +104,9 @@ class Callees:
 
 
 def _key_of(function: Callable[..., Any]) -> Any:
-    """What it is found by: itself, as a bound method is another object each time; or its `id`, if it cannot be hashed."""
+    """What it is found by: itself, as a bound method is another object each time; or its `id`, if it cannot
+    be hashed.
+    """
     try:
         hash(function)
     except TypeError:
@@ -113,7 +115,9 @@ def _key_of(function: Callable[..., Any]) -> Any:
 
 
 class _Seen:
-    """The actors there were at one time: by their functions, and which one gets the messages for a name on a channel."""
+    """The actors there were at one time: by their functions, and which one gets the messages for a name on a
+    channel.
+    """
 
     def __init__(self, actors: Iterable[Actor]) -> None:
         self._by_function: dict[Any, list[Actor]] = {}
@@ -148,8 +152,8 @@ class _Seen:
         if first is not actor:
             raise ConfigurationError(
                 f"messages for {actor.name!r} on channel {actor.channel!r} go to the actor declared first, at "
-                f"{place_of(first.function, None)}, and never to the one at {place_of(actor.function, None)}: give one of "
-                "them another name or channel"
+                f"{place_of(first.function, None)}, and never to the one at {place_of(actor.function, None)}: give one "
+                "of them another name or channel"
             )
 
 

@@ -153,14 +153,14 @@ def _check_batch(name: str, batch: int | None, options: Mapping[str, Any]) -> No
         return
     if options["confirmation_mode"] == "ack_first":
         raise ConfigurationError(
-            f"actor {name!r} has batch={batch} and confirmation_mode='ack_first', under which each message is acknowledged "
-            "before its run: drop one of them"
+            f"actor {name!r} has batch={batch} and confirmation_mode='ack_first', under which each message is "
+            "acknowledged before its run: drop one of them"
         )
     if options["strict"]:
         raise ConfigurationError(
-            f"actor {name!r} has batch={batch} and strict=True, but a whole payload is one element of its list: have the type "
-            "of the elements refuse unknown fields, as a msgspec.Struct with forbid_unknown_fields=True does; where a router "
-            "says it for all of its actors, give this one strict=False"
+            f"actor {name!r} has batch={batch} and strict=True, but a whole payload is one element of its list: have "
+            "the type of the elements refuse unknown fields, as a msgspec.Struct with forbid_unknown_fields=True does; "
+            "where a router says it for all of its actors, give this one strict=False"
         )
     for rule in ("every", "cron"):
         if rule in options:
@@ -234,14 +234,14 @@ def _check_runs_in_process(name: str, plan: Plan) -> None:
     for step in () if plan.dependencies is None else plan.dependencies.inner.steps:
         if isinstance(step.function, Reader):
             raise ConfigurationError(
-                f"actor {name!r} cannot run in a process with a dependency that has a {step.function!r}: the message cannot "
-                "leave the process of its worker; make the dependency async, so that it runs there, or have the actor itself "
-                "take the value"
+                f"actor {name!r} cannot run in a process with a dependency that has a {step.function!r}: the message "
+                "cannot leave the process of its worker; make the dependency async, so that it runs there, or have the "
+                "actor itself take the value"
             )
     if plan.for_worker:
         raise ConfigurationError(
-            f"actor {name!r} cannot run in a process with its dependency {plan.for_worker[0].function!r}, whose scope is the "
-            "worker: its value lives in the process of the worker; use one that is called for each run, or drop "
+            f"actor {name!r} cannot run in a process with its dependency {plan.for_worker[0].function!r}, whose scope "
+            "is the worker: its value lives in the process of the worker; use one that is called for each run, or drop "
             "run_in_process"
         )
     _check_dependencies_importable(name, plan.dependencies)
@@ -264,8 +264,8 @@ def _check_dependencies_take_no_message(name: str, plan: Plan) -> None:
             if number == MESSAGE:
                 raise ConfigurationError(
                     f"actor {name!r} cannot run in a process with the parameter {parameter!r} of its dependency "
-                    f"{step.function!r}: only the actor itself is given its message there; make the dependency async, so "
-                    "that it runs in the process of the worker, or drop run_in_process"
+                    f"{step.function!r}: only the actor itself is given its message there; make the dependency async, "
+                    "so that it runs in the process of the worker, or drop run_in_process"
                 )
 
 

@@ -52,7 +52,8 @@ class RouterOptions(TypedDict, total=False):
         trio's; "trio"; "asyncio" (extra: asyncio). Sync functions run in threads wherever they are called.
     strict: refuse payloads with fields the function does not have. Default: ignore them.
     on_misfit: what becomes of a message whose payload does not fit. "dead_letter" (default), at once; "release": it is
-        released with a growing delay for at most an hour, since a worker with another version of the program may take it.
+        released with a growing delay for at most an hour, since a worker with another version of the program may take
+        it.
     max_size, max_bytes, when_full: the bounds of the channel, as in `Queue`; stored when the app opens its servers and
         when a worker starts. They go with the channel: what names another channel does not inherit them, and is refused
         where the router has bounds and names no channel.
@@ -162,14 +163,14 @@ def check_options(what: str, options: Mapping[str, Any], *, of_actor: bool) -> d
 
 
 def check_bounds_hold(router: Mapping[str, Any], what: str, options: Mapping[str, Any]) -> None:
-    """Raise `ConfigurationError` where a channel is named without bounds in a router that has some and names no channel:
-    they would bound the channel "default", which is hardly meant.
+    """Raise `ConfigurationError` where a channel is named without bounds in a router that has some and names no
+    channel: they would bound the channel "default", which is hardly meant.
     """
     bounds = [f"{name}={router[name]!r}" for name in _BOUNDS if router.get(name) is not None]
     if bounds and "channel" not in router and "channel" in options and not any(name in options for name in _BOUNDS):
         raise ConfigurationError(
-            f"{what} names the channel {options['channel']!r}, which {', '.join(bounds)} of its router does not bound, since the "
-            "router names no channel: give the bounds where the channel is named, or channel= to the router"
+            f"{what} names the channel {options['channel']!r}, which {', '.join(bounds)} of its router does not bound, "
+            "since the router names no channel: give the bounds where the channel is named, or channel= to the router"
         )
 
 

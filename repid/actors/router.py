@@ -112,10 +112,10 @@ class Router:
         line of the function, for whatever is wrong with it or with the options. Annotations that name what the module
         defines later are read when the router is included.
 
-        `batch`: how many messages become one call at most, with a list that has an element for each (see `BatchOptions`).
-        The function returns None, or a list with an entry for each message: its result, or the exception with which
-        this message alone has failed. A parameter `messages: list[Message]` has the messages, whose verbs work one by
-        one. What the function raises is the failure of all that have no verdict yet.
+        `batch`: how many messages become one call at most, with a list that has an element for each (see
+        `BatchOptions`). The function returns None, or a list with an entry for each message: its result, or the
+        exception with which this message alone has failed. A parameter `messages: list[Message]` has the messages,
+        whose verbs work one by one. What the function raises is the failure of all that have no verdict yet.
         """
         caller = inspect.currentframe()
         if function is not None:
@@ -180,8 +180,8 @@ def without_namesakes(actors: Iterable[Actor]) -> list[Actor]:
             kept.append(actor)
             continue
         log.warning(
-            "two actors of channel %r have the name %r: messages go to the one declared first, at %s, and never to the one "
-            "at %s; give one of them another name or channel",
+            "two actors of channel %r have the name %r: messages go to the one declared first, at %s, and never to the "
+            "one at %s; give one of them another name or channel",
             actor.channel,
             actor.name,
             place_of(former.function, None),

@@ -49,8 +49,8 @@ class Client(ClientCaller):
 
     Where the app is open already, calls go there: in a sync actor through its worker, in a thread of a web server
     through the server's loop, be it trio's or asyncio's. Elsewhere the client opens the app at its first call, in a
-    thread of its own, and closes it at the end of its `with` block, at `close()`, or at the exit of the process, when the
-    threads have ended that have calls in progress (not daemons); after that the next call opens it anew. Several
+    thread of its own, and closes it at the end of its `with` block, at `close()`, or at the exit of the process, when
+    the threads have ended that have calls in progress (not daemons); after that the next call opens it anew. Several
     clients of one app share what is open until the last of them closes. So a client may be made when a module is
     imported and live as long as the process, or for each request.
 
@@ -86,8 +86,8 @@ class Client(ClientCaller):
 
     if not TYPE_CHECKING:  # type checkers report it themselves
         __aenter__ = __aexit__ = misused(
-            "app.sync() is for code that blocks: async code opens the app itself, `async with app.magic(): ...`, and calls "
-            "`await app.enqueue(...)`"
+            "app.sync() is for code that blocks: async code opens the app itself, `async with app.magic(): ...`, and "
+            "calls `await app.enqueue(...)`"
         )
 
     @property
@@ -166,7 +166,9 @@ class Client(ClientCaller):
     def enqueue(  # pyright: ignore[reportIncompatibleMethodOverride]  an overload more, which pyright cannot match with P
         self, actor: Any, /, *args: Any, **kwargs: Any
     ) -> SyncJobHandle[Any]:
-        """Publish a call of the actor with these arguments, as `Repid.enqueue`; or a job, which needs no `app=` then."""
+        """Publish a call of the actor with these arguments, as `Repid.enqueue`; or a job, which needs no
+        `app=` then.
+        """
         if isinstance(actor, Job):
             return self._for_here(self.run(actor.enqueue))
         return super().enqueue(actor, *args, **kwargs)
@@ -300,14 +302,14 @@ class Client(ClientCaller):
             if inspect.iscoroutine(function):
                 function.close()
             raise ConfigurationError(
-                f"client.run takes an async function, which it calls where the servers are open, but was given {brief(function)}: "
-                "leave out the call, or put it into a lambda"
+                "client.run takes an async function, which it calls where the servers are open, but was given "
+                f"{brief(function)}: leave out the call, or put it into a lambda"
             )
         method = function.func if isinstance(function, partial) else function
         if isinstance(getattr(method, "__self__", None), SyncJobHandle):
             raise ConfigurationError(
-                f"a handle of this client blocks by itself, and client.run takes async functions: call {method.__name__}() "
-                "of the handle"
+                "a handle of this client blocks by itself, and client.run takes async functions: call "
+                f"{method.__name__}() of the handle"
             )
         return self._call(partial(_begun, function), is_waiting=False)
 

@@ -54,7 +54,9 @@ class SyncMap(Generic[R]):
 
 
 class _SyncResults(Generic[R]):
-    """The results of a map, to be read by one thread. The items are read in that thread, since their source may block."""
+    """The results of a map, to be read by one thread. The items are read in that thread, since their source
+    may block.
+    """
 
     def __init__(self, results: Results[R], source: Iterator[Any], carry: Carry) -> None:
         self._results = results

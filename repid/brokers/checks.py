@@ -133,8 +133,8 @@ def check_claimed(server: str, claimed: Capabilities, envelopes: Iterable[Envelo
         for option, is_refused in wanted.items():
             if is_refused:
                 raise NotSupported(
-                    f"message {envelope.id!r} has the option {option!r}, which {server} does not support: leave it out, "
-                    "or use a server that supports it, such as SQLiteServer"
+                    f"message {envelope.id!r} has the option {option!r}, which {server} does not support: leave it "
+                    "out, or use a server that supports it, such as SQLiteServer"
                 )
 
 
@@ -152,8 +152,8 @@ def check_sizes(server: str, envelopes: Iterable[Envelope]) -> None:
 
 def _too_large(server: str, what: str, size: int) -> ConfigurationError:
     return ConfigurationError(
-        f"{what} has {size} bytes, and {server} takes {LARGEST_MESSAGE} at most: keep large values elsewhere, in a file or an "
-        "object store, and send where they are"
+        f"{what} has {size} bytes, and {server} takes {LARGEST_MESSAGE} at most: keep large values elsewhere, in a "
+        "file or an object store, and send where they are"
     )
 
 

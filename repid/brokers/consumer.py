@@ -173,7 +173,9 @@ class Consumer:
         return verdicts
 
     def turn(self, queue: str, run: SendingRun | None) -> AbstractAsyncContextManager[Place]:
-        """Wait, before the block, for this call's turn to look for room in a full queue, among all that wait for that."""
+        """Wait, before the block, for this call's turn to look for room in a full queue, among all that wait
+        for that.
+        """
         return self._lines.turn(queue, run)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
@@ -279,8 +281,8 @@ class Consumer:
                     return []  # a claim at this moment would find nothing, and the next `receive` begins with one
 
     async def _wait_or_be_given(self, wanted: _Claim, subscription: Subscription, until: float, take: Take) -> bool:
-        """Wait for news. What the engine leases to this consumer with it is in `wanted.given` then, and was taken in that
-        step.
+        """Wait for news. What the engine leases to this consumer with it is in `wanted.given` then, and was taken in
+        that step.
         """
         if self._giving is None or self._calls.instruments:  # these are shown a claim
             return await self._hub.wait(subscription, until)
@@ -300,7 +302,9 @@ class Consumer:
             subscription.look = None
 
     def _wake_others(self) -> None:
-        """Have the other claims of this consumer made again: after one that has ended, the engine does not wake them."""
+        """Have the other claims of this consumer made again: after one that has ended, the engine does not
+        wake them.
+        """
         if self._waking is not None and len(self._waiting) > 1:
             self._hub.tell(_MAYBE_READY)
 

@@ -275,8 +275,9 @@ class Server:
         if self._calls.token is not None:
             if is_running(self._calls.token):
                 raise UsageError(
-                    f"this {self.name} is open in another event loop of the process (of another thread, or of a client of app.sync() "
-                    "that is not closed), and belongs to one at a time: close it there, or make a server of its own for this one"
+                    f"this {self.name} is open in another event loop of the process (of another thread, or of a client "
+                    "of app.sync() that is not closed), and belongs to one at a time: close it there, or make a server "
+                    "of its own for this one"
                 )
             self._forget_connection()
         self._calls.attach(token)
@@ -298,8 +299,8 @@ class Server:
     async def _subscribe_again(self) -> None:
         """Subscribe all consumers again: the link was opened anew, and the engine may have forgotten them.
 
-        Those that were closed while the link was down, also just now, could not tell: the engine and its driver may take
-        them for alive.
+        Those that were closed while the link was down, also just now, could not tell: the engine and its driver may
+        take them for alive.
         """
         for consumer in list(self._consumers.values()):
             if consumer.is_open:
@@ -336,9 +337,9 @@ class Server:
         self._lines.tell_of_room()
 
     def publish_at_once(self, envelope: Envelope) -> bool:
-        """Publish one message that a producer has made, and so checked, where that takes no wait: the engine is local, and
-        no pause is due. It returns False, and has done nothing, where that cannot be, or where the message is refused: then
-        `publish` it.
+        """Publish one message that a producer has made, and so checked, where that takes no wait: the engine is local,
+        and no pause is due. It returns False, and has done nothing, where that cannot be, or where the message is
+        refused: then `publish` it.
         """
         put = self._put
         return put is not None and not self._lines.by_queue and self._calls.is_at_once() and put(envelope)
@@ -484,8 +485,8 @@ class Server:
 
     @hosted_unless(_stays)
     async def paused_of(self, queues: Iterable[str]) -> list[bool]:
-        """Whether each queue is paused, in one call. Raises `QueueNotDeclared`. Counts nothing, unless the engine's driver
-        can tell it in no other way (it is no `PauseTellingDriver`).
+        """Whether each queue is paused, in one call. Raises `QueueNotDeclared`. Counts nothing, unless the engine's
+        driver can tell it in no other way (it is no `PauseTellingDriver`).
         """
         self._need("queue_admin", "tell which queues are paused")
         names = check_several("paused_of", queues)
@@ -611,8 +612,8 @@ class Server:
         """How the message stands, as soon as that differs from `seen`; of several dead ones the last.
 
         Waits until it does. What changes faster than it is looked at is seen in its last state only. Cancelling loses
-        nothing. However many watch, the engine is asked for all of them at once. `queue`: of the message; if it is ready
-        there for five seconds, and nobody reads the queue or it is paused, the log says so.
+        nothing. However many watch, the engine is asked for all of them at once. `queue`: of the message; if it is
+        ready there for five seconds, and nobody reads the queue or it is paused, the log says so.
         """
         self._need("tracking", "watch messages")
         check_several("watch", (id_, result_id))
@@ -623,8 +624,8 @@ class Server:
     def follow(self, queues: Queues | None = None) -> Iterator[Following]:
         """Follow many messages until they have ended, in a trio task: with one watch, however many there are.
 
-        `queues` gives those where messages that are followed wait now. It is called when none has ended for five seconds:
-        the log says then which of these nobody reads or are paused.
+        `queues` gives those where messages that are followed wait now. It is called when none has ended for five
+        seconds: the log says then which of these nobody reads or are paused.
         """
         self._need("tracking", "watch messages")
         self._calls.check()

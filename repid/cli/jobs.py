@@ -31,8 +31,8 @@ def show_jobs(
     unknown = [id_ for id_, texts in zip(ids, found, strict=True) if not texts]
     if unknown:
         raise UsageError(
-            f"nothing is known of {', '.join(map(repr, unknown))} on this server: no job of that id was enqueued there, "
-            "or it has ended and no result was stored (store_result), or none any more (result_ttl)"
+            f"nothing is known of {', '.join(map(repr, unknown))} on this server: no job of that id was enqueued "
+            "there, or it has ended and no result was stored (store_result), or none any more (result_ttl)"
         )
 
 

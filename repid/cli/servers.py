@@ -55,8 +55,8 @@ def move(
     account = trio.run(carry_over, old, new, names or None)
     if not account.queues and not account.schedules:
         typer.echo(
-            f"repid: warning: nothing has moved: there is no queue on {name_of(old)}. Is it the right one? A server that has "
-            "options, such as schema= or prefix=, is given as MODULE:NAME",
+            f"repid: warning: nothing has moved: there is no queue on {name_of(old)}. Is it the right one? A server "
+            "that has options, such as schema= or prefix=, is given as MODULE:NAME",
             err=True,
         )
     table = Table("queue", "ready", "scheduled", "dead", "there before", "left on FROM", "paused")

@@ -52,6 +52,6 @@ def poison_failure(lost: int, worker: str, held_for: float, since_first: float) 
     return Failure(
         "WorkerLost",
         f"{lost} leases of this message ended without a verdict, the last {lost - SUSPECT_FROM} while its worker held "
-        f"nothing else and within {since_first:.1f} s: it seems to kill its worker, or to block the event loop. The last "
-        f"one was leased by {worker}, {held_for:.1f} s before it was given up",
+        f"nothing else and within {since_first:.1f} s: it seems to kill its worker, or to block the event loop. The "
+        f"last one was leased by {worker}, {held_for:.1f} s before it was given up",
     )

@@ -153,7 +153,8 @@ def _returned(event: Returned, terms: Terms) -> Disposition | Keep:
     disposition = disposition_for(event.word, terms) if isinstance(event.word, str) else None
     if disposition is not None:
         return disposition
-    text = f"an actor in the mode 'manual_explicit' must return one of {', '.join(VERBS)}, but returned {_show(event.word)}"
+    verbs = ", ".join(VERBS)
+    text = f"an actor in the mode 'manual_explicit' must return one of {verbs}, but returned {_show(event.word)}"
     if event.word == "retry":
         text = f"the actor returned 'retry' in attempt {terms.attempt}, but no retry is left of {terms.retries}"
     return _failed(Raised(Failure("UsageError", text)), terms)

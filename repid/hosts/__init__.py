@@ -10,11 +10,11 @@ Knows only trio and asyncio; the facades call it, the runtime does not know abou
 * `hosted`: what the facades put around their functions and context managers; detects the host at each call.
 * `tasks`: the other direction: a function that runs as an asyncio task while a trio task waits for it.
 * `running`: a whole run from blocking code, on trio, asyncio or uvloop.
-* `loops`: the loops on which asyncio functions run: the host's, or where trio is the host one for them alone; `backends`
-  opens them.
+* `loops`: the loops on which asyncio functions run: the host's, or where trio is the host one for them alone;
+  `backends` opens them.
 
-Importing the package does not import asyncio. What needs it is imported where an asyncio loop is used: `guest`, `carrying`,
-`tasks`, `loops`.
+Importing the package does not import asyncio. What needs it is imported where an asyncio loop is used: `guest`,
+`carrying`, `tasks`, `loops`.
 """
 
 from .backends import MissingTrioAsyncioError, host_backend, open_asyncio

@@ -1,4 +1,6 @@
-"""How an asyncio task calls a function of trio's, and enters a context manager of trio's: across the bridge of its loop."""
+"""How an asyncio task calls a function of trio's, and enters a context manager of trio's: across the bridge of its
+loop.
+"""
 
 from __future__ import annotations
 

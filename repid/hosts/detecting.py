@@ -46,8 +46,8 @@ def is_cancelled() -> bool:
 
 
 def stands_in(runner: object) -> bool | None:
-    """Whether this is code of this trio run (`current_runner`), as `trio_runs` says, or of an asyncio task whose loop is its
-    host. None: it is neither.
+    """Whether this is code of this trio run (`current_runner`), as `trio_runs` says, or of an asyncio task whose loop
+    is its host. None: it is neither.
     """
     here = GLOBAL_RUN_CONTEXT.__dict__
     if here.get("runner") is not runner:
@@ -74,8 +74,8 @@ def is_running(run: TrioToken) -> bool:
 
 
 def call_soon_in(run: TrioToken, function: Callable[[], object], *, idempotent: bool = False) -> bool:
-    """Have a trio run call a function soon; callable in any thread. False: the run has ended, or it was the guest of a loop
-    that was closed as it was, and Python has freed it since.
+    """Have a trio run call a function soon; callable in any thread. False: the run has ended, or it was the guest of a
+    loop that was closed as it was, and Python has freed it since.
     """
     try:
         run.run_sync_soon(function, idempotent=idempotent)

@@ -53,10 +53,10 @@ class Guest(Bridge):
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if trio.lowlevel.in_trio_run():
             raise RuntimeError(
-                "another trio run is going on in this thread, which can have one: another event loop of this thread has "
-                "repid open (as in a fixture whose loop_scope is wider than that of its test: let both use one loop), or "
-                "one that had it open was closed as it was (end loops with asyncio.run() or asyncio.Runner), or this "
-                "loop is itself run by trio, as trio-asyncio's are"
+                "another trio run is going on in this thread, which can have one: another event loop of this thread "
+                "has repid open (as in a fixture whose loop_scope is wider than that of its test: let both use one "
+                "loop), or one that had it open was closed as it was (end loops with asyncio.run() or asyncio.Runner), "
+                "or this loop is itself run by trio, as trio-asyncio's are"
             )
         context = Context()  # of its own: the first caller's must not live as long as the guest
         tick: Any = self._tick
@@ -134,7 +134,9 @@ class Guest(Bridge):
             self.nursery.cancel_scope.cancel()
 
     def _tick(self, tick: Callable[[], object]) -> None:
-        """One turn of trio's. A second Ctrl-C may hit it anywhere; trio cannot go on then, and nobody may wait for it."""
+        """One turn of trio's. A second Ctrl-C may hit it anywhere; trio cannot go on then, and nobody may
+        wait for it.
+        """
         try:
             tick()
         except BaseException as error:
@@ -187,7 +189,9 @@ class Guest(Bridge):
 
 
 class Lodger(Guest):
-    """Where trio is there already: a loop of trio-asyncio with a trio run of its own, as `asyncio.run` then makes it."""
+    """Where trio is there already: a loop of trio-asyncio with a trio run of its own, as `asyncio.run` then
+    makes it.
+    """
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if type(loop).__name__ != "SyncTrioEventLoop":  # a loop within somebody's trio run, where trio is the host

@@ -30,8 +30,8 @@ def hosted(function: AsyncFunction) -> AsyncFunction:
 
 
 def hosted_start(function: AsyncFunction) -> AsyncFunction:
-    """As `hosted`, for what tells a `task_status` that it has started. It does so as the task that calls it: the task groups of
-    anyio look which one that is.
+    """As `hosted`, for what tells a `task_status` that it has started. It does so as the task that calls it: the task
+    groups of anyio look which one that is.
     """
     across = crossing(function)
 
@@ -73,8 +73,8 @@ class Turns:
     A pause in every call costs several times what such a call does. So there is one when `TURN` seconds have passed
     since the last one, and the cancellation of a trio task is looked at in every call, which costs little.
 
-    A trio task pauses best after the work (`give`): a task that the work has woken then runs in this very pause. An asyncio
-    task has to pause before it (`take`): a pause that is cancelled cannot say there that the work was done.
+    A trio task pauses best after the work (`give`): a task that the work has woken then runs in this very pause. An
+    asyncio task has to pause before it (`take`): a pause that is cancelled cannot say there that the work was done.
     """
 
     def __init__(self) -> None:

@@ -73,7 +73,8 @@ def _tell_if_long(began: float) -> None:
 
 
 class Contained(Coroutine[Any, Any, Any]):
-    """A coroutine of a task that an actor has started. `sys.exit()` in a task would end the loop, and all that is on it.
+    """A coroutine of a task that an actor has started. `sys.exit()` in a task would end the loop, and all that is on
+    it.
 
     It is an error of that task instead, for the actor that awaits it. So is a `KeyboardInterrupt`, unless it is Ctrl-C.
     """
@@ -116,7 +117,9 @@ def _as_error(order: SystemExit | KeyboardInterrupt) -> RuntimeError:
 
 
 def containing(factory: Any) -> Any:
-    """A task factory that contains the tasks which actors start. `factory` makes them and all others; None: asyncio's."""
+    """A task factory that contains the tasks which actors start. `factory` makes them and all others; None:
+    asyncio's.
+    """
     if _is_eager(factory):
         return _containing_eagerly(factory.__closure__[0].cell_contents)
     is_in_run, task = on_long_step.get, asyncio.Task  # looked up once: every task of the host's loop is made here
@@ -326,14 +329,14 @@ class TasksOf:
     def begin(
         self, coroutine: Coroutine[Any, Any, Any], context: Context
     ) -> tuple[Coroutine[Any, Any, Any] | None, Any]:
-        """Make the first step of a coroutine, and a task of it if there is more to come; called in trio, on the thread of
-        the loop. Returns what to await for the rest, in another context, and None; or None and what the coroutine
+        """Make the first step of a coroutine, and a task of it if there is more to come; called in trio, on the thread
+        of the loop. Returns what to await for the rest, in another context, and None; or None and what the coroutine
         returns, if it ends there. Raises what it raises.
 
         Most actors that wait for nothing end in their first step, which is made here, in the middle of a step of a trio
-        task. The coroutine must not get hold of that one's cancel scopes and nurseries: it would leave them in later steps,
-        which are no part of it. So the trio task is hidden, and a call of trio fails in the first step as it does in the
-        others: "must be called from async context". How long it takes is for the trio task to tell.
+        task. The coroutine must not get hold of that one's cancel scopes and nurseries: it would leave them in later
+        steps, which are no part of it. So the trio task is hidden, and a call of trio fails in the first step as it
+        does in the others: "must be called from async context". How long it takes is for the trio task to tell.
         """
         bridge = self._bridge
         loop = bridge.loop
@@ -365,8 +368,8 @@ class TasksOf:
 
 
 def in_this_task(function: Callable[..., T]) -> Callable[..., T]:
-    """The function, for a trio task of this thread to call: it is called as if by the asyncio task that is running now, which
-    waits meanwhile.
+    """The function, for a trio task of this thread to call: it is called as if by the asyncio task that is running now,
+    which waits meanwhile.
     """
     loop, task, of_trio = asyncio.get_running_loop(), asyncio.current_task(), GLOBAL_RUN_CONTEXT.__dict__
 
@@ -403,7 +406,8 @@ async def _finish(task: RunTask, first: Any) -> Any:
 async def wait_for(task: asyncio.Task[Any]) -> Callable[[], NoReturn] | None:
     """Wait in trio for a task of a loop of the same thread. Cancelled: cancels it and waits all the same.
 
-    Raises `trio.Cancelled` if the task ended cancelled because of that; if it ended otherwise, what raises it is returned.
+    Raises `trio.Cancelled` if the task ended cancelled because of that; if it ended otherwise, what raises it is
+    returned.
     """
     waiting = trio.lowlevel.current_task()
     cancel: Callable[[], NoReturn] | None = None

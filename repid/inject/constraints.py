@@ -121,6 +121,6 @@ def _is_foreign(metadata: Any) -> bool:
 
 def _refusal(constraint: Any, where: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{where}: its constraint {brief(constraint)} would not be checked: write it as msgspec.Meta(...), or check it in "
-        "the function"
+        f"{where}: its constraint {brief(constraint)} would not be checked: write it as msgspec.Meta(...), or check it "
+        "in the function"
     )

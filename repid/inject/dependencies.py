@@ -89,8 +89,8 @@ class _Search:
     ) -> None:
         self.steps: list[Step] = []
         self.messages: dict[int, tuple[Any, str]] = {}
-        """Of the functions that want the message, by `id`, as not each can be hashed: the type they annotate it with, and
-        where.
+        """Of the functions that want the message, by `id`, as not each can be hashed: the type they annotate it with,
+        and where.
         """
         self._role = role
         self._local_names = local_names
@@ -174,8 +174,9 @@ def _check_left_alone(parameter: P, where: str) -> None:
     check_is_injected(parameter, where)
     if _is_required(parameter):
         raise ConfigurationError(
-            f"{where} is filled by nobody: a dependency gets other dependencies, the Message, and what is marked; give it a "
-            f"default, or write {parameter.name}: Annotated[T, Depends(function)], or Payload() or Header('name') there"
+            f"{where} is filled by nobody: a dependency gets other dependencies, the Message, and what is marked; give "
+            f"it a default, or write {parameter.name}: Annotated[T, Depends(function)], or Payload() or Header('name') "
+            "there"
         )
 
 

@@ -29,7 +29,9 @@ class UnresolvedAnnotation(  # noqa: N818  named for what happened, like the err
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What the names in a function's annotations mean: its globals, and over them its type parameters and local names."""
+    """What the names in a function's annotations mean: its globals, and over them its type parameters and
+    local names.
+    """
 
     globals: dict[str, Any]
     locals: dict[str, Any]
@@ -82,7 +84,9 @@ def is_for_threads(hint: Any) -> bool:
 
 
 def element_of(hint: Any) -> Any:
-    """The type `T` of a hint that is `list[T]`, `Any` of a bare `list`, also within `Annotated` or an alias; else None."""
+    """The type `T` of a hint that is `list[T]`, `Any` of a bare `list`, also within `Annotated` or an alias;
+    else None.
+    """
     hint = bare(hint)
     if hint is list:
         return Any
@@ -103,7 +107,9 @@ MARKERS = (Depends, Header, Payload)
 
 
 def marker_of(hint: Any, where: str) -> Depends | Header | Payload | None:
-    """The `Depends`, `Header` or `Payload` that a hint bears. Raises `ConfigurationError` where it would mean nothing."""
+    """The `Depends`, `Header` or `Payload` that a hint bears. Raises `ConfigurationError` where it would mean
+    nothing.
+    """
     *outer, inner = _layers(hint)
     found = [each for layer in outer for each in getattr(layer, "__metadata__", ()) if isinstance(each, MARKERS)]
     mentioned = _mentioned(inner) or (None if found else _mentioned(hint))
@@ -168,8 +174,8 @@ def check_decodable(hint: Any, where: str) -> None:
         ) from error
     except RecursionError:
         raise ConfigurationError(
-            f"{where}: nothing can be decoded to its type {_show(hint)}, as an alias in it contains itself; make that a "
-            "dataclass or a msgspec.Struct, which may, or take typing.Any there"
+            f"{where}: nothing can be decoded to its type {_show(hint)}, as an alias in it contains itself; make that "
+            "a dataclass or a msgspec.Struct, which may, or take typing.Any there"
         ) from None
     except Exception as error:
         raise ConfigurationError(f"{where}: nothing can be decoded to its type {_show(hint)}: {error}") from error
@@ -215,21 +221,21 @@ def _is_subclass(decoded: type, cls: type) -> bool:
 
 
 def _check_raw(parts: Iterable[msgspec.inspect.Type], hint: Any, where: str) -> None:
-    """Raise `ConfigurationError` for a `msgspec.Raw` where msgspec takes no value for one: in a union, and as a required
-    key of a TypedDict.
+    """Raise `ConfigurationError` for a `msgspec.Raw` where msgspec takes no value for one: in a union, and as a
+    required key of a TypedDict.
     """
     for part in parts:
         if isinstance(part, msgspec.inspect.UnionType) and any(map(_is_raw, part.types)):
             raise ConfigurationError(
-                f"{where}: its type {_show(hint)} has msgspec.Raw beside other types, but Raw takes any value, also null: "
-                "leave the others out"
+                f"{where}: its type {_show(hint)} has msgspec.Raw beside other types, but Raw takes any value, also "
+                "null: leave the others out"
             )
         if isinstance(part, msgspec.inspect.TypedDictType):
             for field in part.fields:
                 if field.required and _is_raw(field.type):
                     raise ConfigurationError(
-                        f"{where}: nothing can be decoded to its type {_show(hint)}, in which the key {field.name!r} of "
-                        f"{part.cls.__qualname__} is a msgspec.Raw: make that NotRequired[msgspec.Raw], or "
+                        f"{where}: nothing can be decoded to its type {_show(hint)}, in which the key {field.name!r} "
+                        f"of {part.cls.__qualname__} is a msgspec.Raw: make that NotRequired[msgspec.Raw], or "
                         f"{part.cls.__qualname__} a msgspec.Struct"
                     )
 

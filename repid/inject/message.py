@@ -61,8 +61,8 @@ class MessageContext(Protocol):
     def wait_for(self, call: Callable[[], Awaitable[T]], *, is_waiting: bool) -> T:
         """Make an async call in the worker's trio run and wait for it, from another thread.
 
-        `is_waiting`: for a job. Raises `trio.Cancelled` in the thread of an actor that is asked to stop meanwhile, and for
-        a job also if it was before.
+        `is_waiting`: for a job. Raises `trio.Cancelled` in the thread of an actor that is asked to stop meanwhile, and
+        for a job also if it was before.
         """
         ...
 

@@ -71,8 +71,8 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def payload_fields(self) -> list[str] | None:
-        """The fields of a payload that make a difference, those of dependencies too. None: any may, as in `**kwargs`, or
-        where the function has the message and leaves its payload to itself.
+        """The fields of a payload that make a difference, those of dependencies too. None: any may, as in `**kwargs`,
+        or where the function has the message and leaves its payload to itself.
         """
         signature = self.signature
         if self.batch is not None or signature.rest is not NO_REST or (signature.messages and not signature.fields):
@@ -327,7 +327,9 @@ class _Decoding:
 
 
 def _requiring(decode: Decode, names: AbstractSet[str]) -> Decode:
-    """The same decoder, which requires these keys: in a typed dict msgspec takes a `Raw` only where it may be missing."""
+    """The same decoder, which requires these keys: in a typed dict msgspec takes a `Raw` only where it may be
+    missing.
+    """
 
     def decode_required(payload: bytes) -> dict[str, Any]:
         arguments = decode(payload)

@@ -136,8 +136,8 @@ class _Saying:
 
     def _call(self, function: Callable[[], Awaitable[Any]], *, is_waiting: bool) -> NoReturn:  # noqa: ARG002
         raise UsageError(
-            "this handle is in the process of its actor, where no server is open: pass its id on, or have an actor that "
-            "runs in a thread or on the event loop wait for it"
+            "this handle is in the process of its actor, where no server is open: pass its id on, or have an actor "
+            "that runs in a thread or on the event loop wait for it"
         )
 
     def _say(self, verb: str, options: dict[str, Any], /, *arguments: Any, **keywords: Any) -> Any:

@@ -97,8 +97,8 @@ def read_signature(
             continue
         if isinstance(marker, Payload):
             raise ConfigurationError(
-                f"{where} has a Payload, but what an actor is given comes from the payload anyway: leave it out; it is for "
-                "the parameters of dependencies"
+                f"{where} has a Payload, but what an actor is given comes from the payload anyway: leave it out; it is "
+                "for the parameters of dependencies"
             )
         element = element_of(hint)
         if is_message(element if of_batch else hint) and parameter.kind is not P.VAR_KEYWORD:
@@ -128,14 +128,14 @@ def read_signature(
 def _check_one_list(name: str, fields: Sequence[Field], headers: Sequence[Reader]) -> None:
     if headers:
         raise ConfigurationError(
-            f"parameter {headers[0].parameter!r} of {name}() is read from a header, of which each message of a batch has its "
-            "own: take the messages, as messages: list[Message], and read their headers"
+            f"parameter {headers[0].parameter!r} of {name}() is read from a header, of which each message of a batch "
+            "has its own: take the messages, as messages: list[Message], and read their headers"
         )
     if len(fields) != 1:
         has = ", ".join(repr(field.name) for field in fields) or "none"
         raise ConfigurationError(
-            f"{name}() is given batches, so it must have one parameter that is a list, with an element for each message, but "
-            f"it has {len(fields) or ''}{': ' if fields else ''}{has}"
+            f"{name}() is given batches, so it must have one parameter that is a list, with an element for each "
+            f"message, but it has {len(fields) or ''}{': ' if fields else ''}{has}"
         )
 
 
@@ -143,8 +143,8 @@ def _element_of_batch(parameter: inspect.Parameter, hint: Any, where: str, *, of
     """The type of an element of the list that a batch actor is given. Raises `ConfigurationError` if there is none."""
     if not of_batch:
         raise ConfigurationError(
-            f"{where} is a list of messages, but only an actor that is declared with batch=... is given several at once: "
-            "annotate it with Message"
+            f"{where} is a list of messages, but only an actor that is declared with batch=... is given several at "
+            "once: annotate it with Message"
         )
     if is_message(hint):
         kind = bare(hint).__name__ if isinstance(bare(hint), type) else "Message"
@@ -204,8 +204,8 @@ def _keywords(function: Any) -> frozenset[str]:
 
 
 def open_parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
-    """The parameters of a function except those that a partial has bound by name. Raises `ConfigurationError` where they
-    cannot be read, or cannot be filled by name.
+    """The parameters of a function except those that a partial has bound by name. Raises `ConfigurationError` where
+    they cannot be read, or cannot be filled by name.
     """
     check_takes_names(function, f"{name}()")
     try:
@@ -247,12 +247,12 @@ def check_default(parameter: inspect.Parameter, where: str) -> None:
 
 
 def check_takes_names(function: Callable[..., Any], what: str) -> None:
-    """Raise `ConfigurationError` for a function of `functools.singledispatch`, which must be given arguments by position."""
+    """Raise `ConfigurationError` for a function of `functools.singledispatch`, which takes arguments by position."""
     home = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
     if home == "functools" and callable(getattr(function, "register", None)):
         raise ConfigurationError(
-            f"{what} is a function of functools.singledispatch, which chooses by the first argument without a name, but "
-            "parameters are filled by name: declare a function that calls it"
+            f"{what} is a function of functools.singledispatch, which chooses by the first argument without a name, "
+            "but parameters are filled by name: declare a function that calls it"
         )
 
 

@@ -27,8 +27,8 @@ class HostBackend(Backend, Protocol):
     def begin(
         self, coroutine: Coroutine[Any, Any, Any], context: Context
     ) -> tuple[Coroutine[Any, Any, Any] | None, Any]:
-        """Make the first step of a coroutine here and now. Returns what to await for the rest, as with `call`, and None;
-        or None and what the coroutine returns, if it ends there. Raises what it raises.
+        """Make the first step of a coroutine here and now. Returns what to await for the rest, as with `call`, and
+        None; or None and what the coroutine returns, if it ends there. Raises what it raises.
 
         All its steps are made in the context, so the rest has to be awaited in another one.
         """

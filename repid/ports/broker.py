@@ -247,7 +247,9 @@ class Consumer(Protocol):
         ...
 
     def turn(self, queue: str, run: SendingRun | None) -> AbstractAsyncContextManager[Turn]:
-        """Wait, before the block, for this call's turn to look for room in a full queue, among all that wait for that."""
+        """Wait, before the block, for this call's turn to look for room in a full queue, among all that wait
+        for that.
+        """
         ...
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[bool]:
@@ -298,14 +300,16 @@ class Followed(Protocol):
     def add(self, messages: Iterable[tuple[str, str]], *, look_first: bool = True, take_results: bool = False) -> None:
         """Follow these from now on. Those that are not published yet must be before the next `ended`.
 
-        `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What was
-        refused must be added again. `take_results`: nobody else will want the results. A local engine does not have to store them,
-        and one that it did not store expires in the moment in which it came.
+        `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What
+        was refused must be added again. `take_results`: nobody else will want the results. A local engine does not have
+        to store them, and one that it did not store expires in the moment in which it came.
         """
         ...
 
     async def look(self, messages: Sequence[tuple[str, str]]) -> list[Snapshot]:
-        """How these stand now, whether they are followed or not. A result that was taken and not told of yet is there, too."""
+        """How these stand now, whether they are followed or not. A result that was taken and not told of yet is there,
+        too.
+        """
         ...
 
     def wake(self) -> None:
@@ -395,8 +399,8 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         ...
 
     def publish_at_once(self, envelope: Envelope) -> bool:
-        """Publish one message that a producer has made, and so checked, where that takes no wait. It returns False, and has
-        done nothing, where that cannot be, or where the message is refused: then `publish` it.
+        """Publish one message that a producer has made, and so checked, where that takes no wait. It returns False, and
+        has done nothing, where that cannot be, or where the message is refused: then `publish` it.
         """
         ...
 
@@ -499,8 +503,8 @@ class Broker(ScheduleStore, ResultStore, Protocol):
         """Wait until the state of the message differs from `seen`, and return it. Of several dead ones it is the last
         one's.
 
-        Of changes that follow each other quickly only the last one may be seen. `queue`: where the message waits; the log
-        says after a while if nobody reads it.
+        Of changes that follow each other quickly only the last one may be seen. `queue`: where the message waits; the
+        log says after a while if nobody reads it.
         """
         ...
 

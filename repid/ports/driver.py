@@ -254,7 +254,8 @@ class ScheduleDriver(Protocol):
 
 @runtime_checkable
 class WaitingDriver(Protocol):
-    """Optional, for engines in this process: the call that makes a message ready, or notices it, leases it to a waiting claim.
+    """Optional, for engines in this process: the call that makes a message ready, or notices it, leases it to a waiting
+    claim.
 
     It saves time; without it the front door asks again after each `news`.
     """
@@ -264,8 +265,8 @@ class WaitingDriver(Protocol):
     ) -> list[Delivery]:
         """As `claim`, but wait for messages until that moment of trio's clock. If it is cancelled, nothing was leased.
 
-        What is leased is given to `take` in the same step of the event loop, and returned. The list is also empty if the
-        consumer was closed meanwhile.
+        What is leased is given to `take` in the same step of the event loop, and returned. The list is also empty if
+        the consumer was closed meanwhile.
         """
         ...
 
@@ -282,14 +283,16 @@ class WakingDriver(Protocol):
     """
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool = True) -> Claimed:
-        """As that of each driver. `waits`: the consumer waits for messages if there are none; if False, others are woken."""
+        """As that of each driver. `waits`: the consumer waits for messages if there are none; if False, others are
+        woken.
+        """
         ...
 
     def stop_waiting(self, consumer: str) -> None:
         """No `receive` of this consumer waits any more: have others woken instead of it until its next claim.
 
-        If it was woken since its last claim, others must be woken for that message. It is also called after a claim that
-        gave messages.
+        If it was woken since its last claim, others must be woken for that message. It is also called after a claim
+        that gave messages.
         """
         ...
 
@@ -314,23 +317,23 @@ class TellingDriver(Protocol):
     """
 
     def tell_at_once(self, tell: Callable[[News], bool]) -> None:
-        """From the next link on, call `tell` with all news, in the trio run that has the link open. If it returns True, the
-        call of `news` that is under way must return, with anything; otherwise it may go on.
+        """From the next link on, call `tell` with all news, in the trio run that has the link open. If it returns True,
+        the call of `news` that is under way must return, with anything; otherwise it may go on.
         """
         ...
 
 
 @runtime_checkable
 class GivingDriver(Protocol):
-    """Optional, for engines that push their news (`TellingDriver`) and lease a message to a consumer that waits before they
-    tell it.
+    """Optional, for engines that push their news (`TellingDriver`) and lease a message to a consumer that waits before
+    they tell it.
 
     It saves time: the message is handed over in the step in which the news comes. Without it the next claim gives it.
     """
 
     def given(self, consumer: str, at_most: AtMost) -> list[Delivery]:
-        """What was leased to this consumer while it waited, if these are still its limits. Nothing is asked of the engine: what is
-        not given here is left to the next claim.
+        """What was leased to this consumer while it waited, if these are still its limits. Nothing is asked of the
+        engine: what is not given here is left to the next claim.
         """
         ...
 

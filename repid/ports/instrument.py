@@ -15,8 +15,8 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One call to a server, when it has ended. `duration` is in seconds.
 
     `name` is that of the method; `server` what errors call the server (its class); `queue` is set where the call is
-    about one queue; `count` says how many messages, ids or leases it was about. A claim in memory or on SQLite may wait for
-    messages, which is in its `duration`; on a remote engine the waiting is no call.
+    about one queue; `count` says how many messages, ids or leases it was about. A claim in memory or on SQLite may wait
+    for messages, which is in its `duration`; on a remote engine the waiting is no call.
     """
 
     name: str

@@ -51,8 +51,9 @@ class Declaration(msgspec.Struct, frozen=True):
     """Which declaration a schedule came from, as the fingerprint of all that was declared.
 
     `superseded`: the fingerprints that it replaced, the latest last. `rival`: one of them that another program declares
-    again, and since when. `declared_at`: of an actor's, when a worker declared it last, to within minutes; None: not known.
-    `ended_at`: when it ended because no worker declared it any more; None: it has not. `repid.schedule` has the rules.
+    again, and since when. `declared_at`: of an actor's, when a worker declared it last, to within minutes; None: not
+    known. `ended_at`: when it ended because no worker declared it any more; None: it has not. `repid.schedule` has the
+    rules.
     """
 
     origin: Origin

@@ -116,7 +116,9 @@ class Orders:
                 self._carry_out(order)
 
     def on_signal(self, number: int, _: object = None) -> None:
-        """A signal that came to this process itself. The first stops, the second ends the grace, the third the process."""
+        """A signal that came to this process itself. The first stops, the second ends the grace, the third
+        the process.
+        """
         self._signals += 1
         if self._signals > MOST_SIGNALS:
             end_process(number)

@@ -80,7 +80,8 @@ def run_app(app: Application, server_name: str | None, processes: ProcessOptions
     if not app.queues():
         raise ConfigurationError(
             f"the app {'' if target is None else f'{target!r} '}has no actors to run: add them to it with "
-            "app.include_router(router); those of a Worker are run by its own run() only, or by app.include_router(worker)"
+            "app.include_router(router); those of a Worker are run by its own run() only, or by "
+            "app.include_router(worker)"
         )
     child.configure_logging()
     if count == 1 and max_jobs is None and max_memory is None and not reload:
@@ -133,7 +134,8 @@ class _LogStart:
 def _check_loop(loop: LoopName) -> LoopName:
     if loop not in LOOP_NAMES:
         raise ConfigurationError(
-            f"loop must be one of {', '.join(map(repr, LOOP_NAMES))}, but is {loop!r}{did_you_mean(str(loop), LOOP_NAMES)}"
+            f"loop must be one of {', '.join(map(repr, LOOP_NAMES))}, but is "
+            f"{loop!r}{did_you_mean(str(loop), LOOP_NAMES)}"
         )
     if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise MissingExtra("the loop 'uvloop'", "uvloop")

@@ -66,8 +66,8 @@ def _give(target: str, function: types.FunctionType) -> Any:
         inspect.signature(function, follow_wrapped=False).bind()
     except TypeError as error:
         raise ConfigurationError(
-            f"{target!r} is a function that cannot be called without arguments ({error}): name an object, or a function "
-            "without arguments that returns one"
+            f"{target!r} is a function that cannot be called without arguments ({error}): name an object, or a "
+            "function without arguments that returns one"
         ) from None
     return function()
 

@@ -177,10 +177,10 @@ class TestClient(Producer):
     def enqueued(self, actor: str | Callable[..., Any], /, *given: Any, **arguments: Any) -> list[Envelope]:
         """The messages that were sent to an actor with these arguments, among others; in order.
 
-        `actor` is the function, or a name. Arguments are given as to `app.enqueue`, and compared as the actor gets them,
-        so with their types. Raises `ConfigurationError` for what is no actor of the app, and for an argument that is no
-        parameter of the actor: no message could have it, and `assert_not_enqueued` would hold whatever was sent; and
-        `PayloadError` for more of them without a name than the actor takes.
+        `actor` is the function, or a name. Arguments are given as to `app.enqueue`, and compared as the actor gets
+        them, so with their types. Raises `ConfigurationError` for what is no actor of the app, and for an argument that
+        is no parameter of the actor: no message could have it, and `assert_not_enqueued` would hold whatever was sent;
+        and `PayloadError` for more of them without a name than the actor takes.
         """
         found = self._actors_of(actor)
         arguments = self._by_name(found[0], given, arguments)

@@ -11,8 +11,8 @@ class Changes:
     """Gathers news for the front door: changes of watched ids, and lease events.
 
     `watched` is empty while nothing is watched; then the store does not call `tell` at all. An id has 0 there if only
-    its end matters: `tell_of_steps` leaves that out. `ring` is what to call when there is something new; it is set while
-    the door waits.
+    its end matters: `tell_of_steps` leaves that out. `ring` is what to call when there is something new; it is set
+    while the door waits.
     """
 
     __slots__ = ("has_events", "has_room", "ids", "ring", "watched")

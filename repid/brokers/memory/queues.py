@@ -209,9 +209,9 @@ _FEW_QUEUES = 64
 class Fronts:
     """Finds those of a consumer's many queues that begin with the first messages, without a look at each.
 
-    The first message that the consumer may take of each queue is in `_entries`, a heap, unless the queue is in `changed`.
-    Code that puts something into a queue, or takes something out, tells it (`Channel.tell_fronts`). An entry that is not
-    the one in `_noted` is old, and is dropped when its turn comes, or when such entries are most.
+    The first message that the consumer may take of each queue is in `_entries`, a heap, unless the queue is in
+    `changed`. Code that puts something into a queue, or takes something out, tells it (`Channel.tell_fronts`). An entry
+    that is not the one in `_noted` is old, and is dropped when its turn comes, or when such entries are most.
     """
 
     __slots__ = ("_entries", "_noted", "_queues", "_serials", "changed")

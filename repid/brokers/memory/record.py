@@ -1,8 +1,8 @@
 """One stored message and where it is, and the consumers that lease it.
 
-A `Record` is small, since a million of them may wait. It has no envelope: that is made anew when it is asked for, of the
-id, the payload, and the `Batch`, which messages share that were published together. What most messages never need is in
-the `extras`, made when the first of it is needed. What the rules for stored messages read is made of a record by
+A `Record` is small, since a million of them may wait. It has no envelope: that is made anew when it is asked for, of
+the id, the payload, and the `Batch`, which messages share that were published together. What most messages never need
+is in the `extras`, made when the first of it is needed. What the rules for stored messages read is made of a record by
 `as_stored`, and written back by `note`, which alone changes what the rules decide.
 """
 
@@ -94,7 +94,9 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
 
 LARGEST_NUMBER = 256
-"""Of a record in its batch. CPython has one object for each integer up to this; a larger one takes 32 bytes of its own."""
+"""Of a record in its batch. CPython has one object for each integer up to this; a larger one takes 32 bytes
+of its own.
+"""
 
 
 class Record(msgspec.Struct, gc=False):

@@ -15,8 +15,8 @@ Invariants.
 * `_due_at` is not later than the first moment at which `_catch_up` has anything to do.
 * The clock never runs backwards here, so a fresh message has the highest rank of its priority: lanes rely on it.
 * Only `rescue` ends a lease, even if its time was over long ago.
-* The counts of a bounded queue change where a message comes to wait or waits no more: `publish`, `receive`, `_shelve` and
-  `_take_out`. `full` holds for how much a queue had no room since the front door was last told of room in it.
+* The counts of a bounded queue change where a message comes to wait or waits no more: `publish`, `receive`, `_shelve`
+  and `_take_out`. `full` holds for how much a queue had no room since the front door was last told of room in it.
 """
 
 from __future__ import annotations
@@ -450,8 +450,9 @@ class Store:
         return self._send_outbox(settlement.outbox, now) if settlement.outbox else SETTLED
 
     def _send_one(self, settlement: Settlement, results: list[NewResult], now: float) -> bool:
-        """Send an outbox of one message before its own is removed. `results`: of the settlements before, which are stored
-        first. False: nothing is sent, because the outbox is another one, there is no room, or a result might be its own.
+        """Send an outbox of one message before its own is removed. `results`: of the settlements before, which are
+        stored first. False: nothing is sent, because the outbox is another one, there is no room, or a result might be
+        its own.
         """
         if len(settlement.outbox) != 1 or settlement.result is not None:
             return False
@@ -617,8 +618,8 @@ def priority_of(options: Options) -> PrioritiesT:
 def _dict_with_hashes() -> dict[str, Record]:
     """An empty dictionary that keeps the hashes of its keys. CPython's does not as long as all its keys were strings.
 
-    Without them, a collision among a hundred thousand ids is a look at a string that is in no cache. With them, publishing
-    in bulk takes 15 % less time (CPython 3.11, 20 000 messages).
+    Without them, a collision among a hundred thousand ids is a look at a string that is in no cache. With them,
+    publishing in bulk takes 15 % less time (CPython 3.11, 20 000 messages).
     """
     ids: dict[Any, Record] = {None: record_of(Envelope("", "", b""), 0.0, 0.0, 0)}
     del ids[None]

@@ -129,7 +129,9 @@ class WaitingReceives:
         return waiter.deliveries
 
     def serve(self, now: float) -> None:
-        """Lease what became ready to the waiting claims. To be called after each change, before any await, if some wait."""
+        """Lease what became ready to the waiting claims. To be called after each change, before any await, if some
+        wait.
+        """
         arrived, self._store.arrived = self._store.arrived, 0
         if arrived:
             self._serve(arrived, now, list(self.waiters))

@@ -73,8 +73,8 @@ class Borrowed:
                 found.append(await self._rows())
         except ServerError as error:
             raise BrokerRefused(
-                f"PostgreSQL refused to publish on the connection= ({error}): it must be to the database and with a role "
-                "that may use repid's schema; roll back now"
+                f"PostgreSQL refused to publish on the connection= ({error}): it must be to the database and with a "
+                "role that may use repid's schema; roll back now"
             ) from error
         except Error as error:
             raise BrokerRefused(f"nothing was published: {lost(error)}") from error

@@ -1,8 +1,8 @@
 """Bounded queues: what waits in them, and what has room. The rules are `repid.delivery.bounds`.
 
-A transaction that sends to a bounded queue locks the row of that queue until it ends, so that two do not take the same room.
-Then it counts what waits, and no further than the bound. Publishing in a transaction of the caller's own counts without holding the
-row: it would keep all other senders waiting for as long as that transaction lasts.
+A transaction that sends to a bounded queue locks the row of that queue until it ends, so that two do not take the same
+room. Then it counts what waits, and no further than the bound. Publishing in a transaction of the caller's own counts
+without holding the row: it would keep all other senders waiting for as long as that transaction lasts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Run: TypeAlias = Callable[[Sequence[Step]], Awaitable[list[Rows]]]
 
 _LANES = "ANY(ARRAY(SELECT id FROM {s}.lane WHERE queue = $1))"
 _WAITING = f"""
-    SELECT seq FROM {{s}}.ready WHERE lane = {_LANES} UNION ALL SELECT seq FROM {{s}}.scheduled WHERE lane = {_LANES} LIMIT $2"""
+    SELECT seq FROM {{s}}.ready WHERE lane = {_LANES}
+    UNION ALL SELECT seq FROM {{s}}.scheduled WHERE lane = {_LANES} LIMIT $2"""
 _SIZE = "CROSS JOIN LATERAL (SELECT length(payload)::int8 AS bytes FROM {s}.message WHERE seq = w.seq OFFSET 0) AS m"
 _COUNT = statement(f"SELECT count(*), 0::int8 FROM ({_WAITING}) AS w", "int8", "int8")
 _COUNT_BYTES = statement(
@@ -38,14 +39,14 @@ _HOLD = statement("SELECT id FROM {s}.queue WHERE id = ANY($1) ORDER BY id FOR N
 _SET = statement("UPDATE {s}.queue SET bounds = $2 WHERE name = $1", "text", "bytea")
 _DROPPED = statement("UPDATE {s}.queue SET dropped = dropped + $2 WHERE id = $1", "int8", "int8")
 _OLDEST = statement(
-    f"SELECT w.seq, m.bytes FROM (SELECT seq, rank FROM {{s}}.ready WHERE lane = {_LANES} ORDER BY rank, seq LIMIT $2) AS w"
-    f" {_SIZE} ORDER BY w.rank, w.seq",
+    f"SELECT w.seq, m.bytes FROM (SELECT seq, rank FROM {{s}}.ready WHERE lane = {_LANES} ORDER BY rank, seq LIMIT $2) "
+    f"AS w {_SIZE} ORDER BY w.rank, w.seq",
     "int8",
     "int8",
 )
 _OLDEST_SCHEDULED = statement(
-    f"SELECT w.seq, m.bytes FROM (SELECT seq, due FROM {{s}}.scheduled WHERE lane = {_LANES} ORDER BY due, seq LIMIT $2) AS w"
-    f" {_SIZE} ORDER BY w.due, w.seq",
+    f"SELECT w.seq, m.bytes FROM (SELECT seq, due FROM {{s}}.scheduled WHERE lane = {_LANES} ORDER BY due, seq "
+    f"LIMIT $2) AS w {_SIZE} ORDER BY w.due, w.seq",
     "int8",
     "int8",
 )

@@ -77,7 +77,8 @@ disk.
 """
 
 _ANY = statement(
-    "SELECT EXISTS (SELECT FROM unnest($1) AS l (lane), LATERAL (SELECT FROM {s}.ready WHERE ready.lane = l.lane LIMIT 1) AS r)",
+    "SELECT EXISTS (SELECT FROM unnest($1) AS l (lane), "
+    "LATERAL (SELECT FROM {s}.ready WHERE ready.lane = l.lane LIMIT 1) AS r)",
     "int8[]",
 )
 _COUNT = statement("SELECT count(*) FROM {s}.ready WHERE lane = ANY($1)", "int8[]")
@@ -94,11 +95,13 @@ def _claim(*, several: bool, grouped: bool) -> Statement:
         for limit, kind in (("cap", "topic"), ("most", "grp")):
             heads = f"""
                 SELECT * FROM (
-                    SELECT *, row_number() OVER (PARTITION BY {kind} ORDER BY rank, seq) AS {kind}_place FROM ({heads}) AS h_{kind}
+                    SELECT *, row_number() OVER (PARTITION BY {kind} ORDER BY rank, seq)
+                        AS {kind}_place FROM ({heads}) AS h_{kind}
                 ) AS p_{kind} WHERE {kind}_place <= {limit}
             """
     chosen = (
-        f"SELECT lane, low, count(*) AS cap FROM ({heads} ORDER BY rank, seq LIMIT $6) AS first_heads GROUP BY lane, low"
+        f"SELECT lane, low, count(*) AS cap FROM ({heads} ORDER BY rank, seq LIMIT $6) AS first_heads "
+        "GROUP BY lane, low"
         if several
         else "SELECT lane, low, cap FROM input"
     )
@@ -124,10 +127,11 @@ def _claim(*, several: bool, grouped: bool) -> Statement:
             DELETE FROM {{s}}.ready WHERE ctid = ANY(ARRAY(SELECT place FROM fitting))
         ), leased AS (
             INSERT INTO {{s}}.lease ({STATE}, token, until, consumer, leased_at, worker)
-            SELECT {STATE}, token, now + $9, $11, now, $12 FROM fitting, (SELECT {{s}}.clock() AS now OFFSET 0) AS time
+            SELECT {STATE}, token, now + $9, $11, now, $12
+            FROM fitting, (SELECT {{s}}.clock() AS now OFFSET 0) AS time
         )
-        SELECT lane, rank, seq, token, attempt, lost, expires_at, unrouted_at, trail, id, payload, kind, rare FROM fitting
-        ORDER BY rank, seq
+        SELECT lane, rank, seq, token, attempt, lost, expires_at, unrouted_at, trail, id, payload, kind, rare
+        FROM fitting ORDER BY rank, seq
         """,
         "int8",
         "int8[]",
@@ -171,7 +175,8 @@ _EXTEND_APART = statement(
 
 _REPORT = statement(
     f"""
-    UPDATE {{s}}.lease SET progress = coalesce(($3)[array_position($2, token)], progress), expires_at = NULL WHERE {OURS}
+    UPDATE {{s}}.lease SET progress = coalesce(($3)[array_position($2, token)], progress), expires_at = NULL
+    WHERE {OURS}
     """,
     "int8[]",
     "int8[]",
@@ -258,10 +263,10 @@ class Marks:
 class Fronts:
     """From which time claims look for what is due, and for what expires.
 
-    Theory. They walk over whatever was made ready, or ended, before, as they would in a lane (`Marks`). What is scheduled is due later
-    than the moment at which that is written, so what is due, or expires, before both the first one that a look found and the time of
-    that look can only be what was committed late, or came back. That waits for a look from the start, which is made now and then
-    (`_Starts`), and by each claim that finds nothing else.
+    Theory. They walk over whatever was made ready, or ended, before, as they would in a lane (`Marks`). What is
+    scheduled is due later than the moment at which that is written, so what is due, or expires, before both the first
+    one that a look found and the time of that look can only be what was committed late, or came back. That waits for a
+    look from the start, which is made now and then (`_Starts`), and by each claim that finds nothing else.
     """
 
     def __init__(self) -> None:
@@ -289,7 +294,9 @@ class Fronts:
 
 
 class Wanted(NamedTuple):
-    """The lanes that a claim may take from, each with its topic's number and limit, and its group's number and limit."""
+    """The lanes that a claim may take from, each with its topic's number and limit, and its group's number
+    and limit.
+    """
 
     lanes: list[Lane]
     topics: list[int]

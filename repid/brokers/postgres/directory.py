@@ -1,8 +1,8 @@
 """The declared queues, their lanes, and who takes what, as all processes see them.
 
-A copy of three tables. A transaction that changes them counts `meta.directory` up first: so those that change them wait for
-one another, in one order. A statement that acts on what the copy says also says which
-version that is; if the database has another one, it does nothing, and is made again with a new copy.
+A copy of three tables. A transaction that changes them counts `meta.directory` up first: so those that change them wait
+for one another, in one order. A statement that acts on what the copy says also says which version that is; if the
+database has another one, it does nothing, and is made again with a new copy.
 """
 
 from __future__ import annotations
@@ -45,13 +45,15 @@ _END = Step(statement("COMMIT"))
 _TABLES = (Step(_VERSION), Step(_QUEUES), Step(_LANES), Step(_CONSUMERS))
 
 _DECLARE = statement(
-    "INSERT INTO {s}.queue (name) SELECT DISTINCT name FROM unnest($1) AS n (name) ORDER BY name ON CONFLICT DO NOTHING",
+    "INSERT INTO {s}.queue (name) SELECT DISTINCT name FROM unnest($1) AS n (name) ORDER BY name "
+    "ON CONFLICT DO NOTHING",
     "text[]",
 )
 _ADD_LANES = statement(
     """
     INSERT INTO {s}.lane (queue, topic, suspects, priority)
-    SELECT queue.id, l.topic, l.suspects = 1, l.priority FROM unnest($1, $2, $3, $4) AS l (queue, topic, suspects, priority)
+    SELECT queue.id, l.topic, l.suspects = 1, l.priority
+    FROM unnest($1, $2, $3, $4) AS l (queue, topic, suspects, priority)
     JOIN {s}.queue ON queue.name = l.queue
     ON CONFLICT DO NOTHING
     """,

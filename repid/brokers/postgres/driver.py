@@ -270,7 +270,9 @@ class PostgresDriver:
 
     @asked_again
     async def subscribe(self, consumer: str, queues: Mapping[str, Topics]) -> None:
-        """Enter a consumer, under the number it had in an earlier link. What fell due meanwhile is left to the claims."""
+        """Enter a consumer, under the number it had in an earlier link. What fell due meanwhile is left to
+        the claims.
+        """
         async with self._pool.wire() as wire:
             await self._directory.refresh(wire)
         for queue in queues:

@@ -86,7 +86,10 @@ _CONNECT = (
         "the name or the password is wrong",
     ),
     (
-        r"no pg_hba.conf entry|certificate|private key|SSL was required|SSL error: .*(handshake failure|protocol|unknown ca)",
+        (
+            r"no pg_hba.conf entry|certificate|private key|SSL was required|"
+            r"SSL error: .*(handshake failure|protocol|unknown ca)"
+        ),
         "the server does not let this client in (pg_hba.conf, TLS)",
     ),
     (r"permission denied for database", "this role may not connect to the database"),

@@ -1,18 +1,18 @@
 """News of the database on its way to the one task that waits for it.
 
 Theory. A NOTIFY makes transactions that commit at the same time wait for one another, so no process notifies unless
-another waits. A process that is about to wait says so first, and for what: it writes a row in `sleeper`. Then it looks once
-more, and only then it waits. A process that has changed something looks for such rows *after* its own transaction was
-committed, removes the rows of those that the change concerns, and notifies once for all of them. So one of two things is
-true: the last look has seen the change, or the process that made the change has seen the row. From the moment when it is
-woken until it says again that it waits, a process is not notified, however much happens.
+another waits. A process that is about to wait says so first, and for what: it writes a row in `sleeper`. Then it looks
+once more, and only then it waits. A process that has changed something looks for such rows *after* its own transaction
+was committed, removes the rows of those that the change concerns, and notifies once for all of them. So one of two
+things is true: the last look has seen the change, or the process that made the change has seen the row. From the moment
+when it is woken until it says again that it waits, a process is not notified, however much happens.
 
-* Whoever sees the row may remove it and notify before the answer to the writing of it is read here, on another connection:
-  then this process does not wait (`_wakes`).
-* A worker always waits for events, and for messages only when it has nothing to do (`waits_for_messages`). Who publishes
-  wakes only processes that wait for messages, so nobody is notified while all workers are busy.
-* Who is woken looks for messages and at what it watches at once, and again when it has said that it waits. It looks for events then
-  only: a cancellation may come a round trip later, and most wake-ups are about messages.
+* Whoever sees the row may remove it and notify before the answer to the writing of it is read here, on another
+  connection: then this process does not wait (`_wakes`).
+* A worker always waits for events, and for messages only when it has nothing to do (`waits_for_messages`). Who
+  publishes wakes only processes that wait for messages, so nobody is notified while all workers are busy.
+* Who is woken looks for messages and at what it watches at once, and again when it has said that it waits. It looks for
+  events then only: a cancellation may come a round trip later, and most wake-ups are about messages.
 * All processes hear each notification. It says for whom it is; without names it is for all.
 
 Where notifications do not get through (a pooler in transaction mode, `listen=False`), the process looks now and then
@@ -64,11 +64,13 @@ _FALL_ASLEEP = statement(
 _WAKE = statement(
     f"""
     WITH asleep AS MATERIALIZED (
-        SELECT id, listens FROM {{s}}.sleeper WHERE id <> $1 AND ($2 OR $3 AND wants_ready OR ids && $4) FOR UPDATE SKIP LOCKED
+        SELECT id, listens FROM {{s}}.sleeper WHERE id <> $1 AND ($2 OR $3 AND wants_ready OR ids && $4)
+        FOR UPDATE SKIP LOCKED
     ), gone AS (
         DELETE FROM {{s}}.sleeper WHERE id = ANY(ARRAY(SELECT id FROM asleep))
     )
-    SELECT pg_notify($5, CASE WHEN count(*) <= {MOST_NAMED} THEN string_agg(id::text, ' ') ELSE '' END) FROM asleep WHERE listens
+    SELECT pg_notify($5, CASE WHEN count(*) <= {MOST_NAMED} THEN string_agg(id::text, ' ') ELSE '' END)
+    FROM asleep WHERE listens
     HAVING count(*) > 0
     """,
     "int8",
@@ -120,14 +122,18 @@ class NewsBox:
     # Waking others
 
     def waking(self, *, everybody: bool = False, ready: bool = False, ids: Iterable[str] = ()) -> Step:
-        """What wakes the others that this concerns; for a transaction of its own, behind the one that made the change."""
+        """What wakes the others that this concerns; for a transaction of its own, behind the one that made
+        the change.
+        """
         changed = list(ids)
         everybody = everybody or (ready and len(changed) > MANY)
         keys = [] if everybody else [to_key(id_) for id_ in changed]
         return Step(_WAKE, (self._member, everybody, ready, keys, self._channel))
 
     def telling(self) -> Step:
-        """What notifies everybody of what a transaction made ready; for the transaction itself, however long it takes."""
+        """What notifies everybody of what a transaction made ready; for the transaction itself, however long
+        it takes.
+        """
         return Step(_TELL, (self._channel,))
 
     # Being woken
@@ -145,7 +151,9 @@ class NewsBox:
             self.woken()
 
     def woken(self) -> None:
-        """Somebody has notified: anything may have changed, and we are not asleep any more. Events are told of when we are again."""
+        """Somebody has notified: anything may have changed, and we are not asleep any more. Events are told of when we
+        are again.
+        """
         self._asleep = False
         self._wakes += 1
         self.note(ready=True, ids=None)
@@ -164,7 +172,9 @@ class NewsBox:
             self._event.set()
 
     def waits_no_more(self, consumer: str) -> None:
-        """Note that this consumer waits for no message. The row may still say that it does: then it is woken once in vain."""
+        """Note that this consumer waits for no message. The row may still say that it does: then it is woken once in
+        vain.
+        """
         self._waiting.discard(consumer)
 
     def broke(self, error: BrokerUnavailable) -> None:

@@ -55,13 +55,16 @@ def _publishing(condition: str, on_conflict: str, stored: str) -> Statement:
     return statement(
         f"""
         WITH input AS MATERIALIZED (
-            SELECT (SELECT nextval('{{s}}.batch')) * {BATCH} + i.place AS seq, i.lane, now + i.wait + i.off AS rank, i.id, i.payload,
-                i.kind, i.rare, i.result_id,
-                CASE WHEN i.wait > 0 THEN now + i.wait END AS due, now + i.wait + i.ttl AS expires_at, now AS enqueued_at
+            SELECT (SELECT nextval('{{s}}.batch')) * {BATCH} + i.place AS seq, i.lane, now + i.wait + i.off AS rank,
+                i.id, i.payload, i.kind, i.rare, i.result_id,
+                CASE WHEN i.wait > 0 THEN now + i.wait END AS due, now + i.wait + i.ttl AS expires_at,
+                now AS enqueued_at
             FROM (
-                SELECT id, lane, payload, kind, rare, result_id, coalesce(off, {_USUAL_OFFSET}) AS off, coalesce(wait, 0) AS wait, ttl, place
+                SELECT id, lane, payload, kind, rare, result_id, coalesce(off, {_USUAL_OFFSET}) AS off,
+                    coalesce(wait, 0) AS wait, ttl, place
                 FROM (
-                    SELECT unnest($2) AS id, unnest($3) AS lane, unnest($4) AS payload, unnest($5) AS kind, unnest($6) AS rare,
+                    SELECT unnest($2) AS id, unnest($3) AS lane, unnest($4) AS payload, unnest($5) AS kind,
+                        unnest($6) AS rare,
                         unnest($7) AS result_id, unnest($8) AS off, unnest($9) AS wait, unnest($10) AS ttl,
                         generate_series(0, $11 - 1) AS place
                 ) AS u
@@ -69,8 +72,10 @@ def _publishing(condition: str, on_conflict: str, stored: str) -> Statement:
                 (SELECT {{s}}.clock() AS now OFFSET 0) AS time
             WHERE ($1 = {UNCHECKED} OR (SELECT directory FROM {{s}}.meta WHERE {GATE}) = $1){condition}
         ), inserted AS (
-            INSERT INTO {{s}}.message (seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at)
-            SELECT seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at FROM input ORDER BY id, seq
+            INSERT INTO {{s}}.message
+                (seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at)
+            SELECT seq, lane, rank, id, payload, kind, rare, result_id, due, expires_at, enqueued_at
+            FROM input ORDER BY id, seq
             {on_conflict}
         ), waiting AS (
             INSERT INTO {{s}}.ready (lane, rank, seq, expires_at)
@@ -125,13 +130,15 @@ HOLD_LANES = Step(statement("LOCK TABLE {s}.lane IN ACCESS SHARE MODE"))
 """No queue is deleted until the transaction ends."""
 
 _DEAD = statement(
-    "SELECT key, id, lane, payload, kind, rare, result_id FROM {s}.dead WHERE queue + 0 = $1 AND key = ANY($2) ORDER BY key FOR UPDATE",
+    "SELECT key, id, lane, payload, kind, rare, result_id FROM {s}.dead WHERE queue + 0 = $1 AND key = ANY($2) "
+    "ORDER BY key FOR UPDATE",
     "int8",
     "int8[]",
 )
 _STORE_DEAD = statement(
     """
-    INSERT INTO {s}.dead (queue, lane, id, payload, kind, rare, result_id, attempt, lost, reason, failure, enqueued_at, died_at)
+    INSERT INTO {s}.dead (queue, lane, id, payload, kind, rare, result_id,
+        attempt, lost, reason, failure, enqueued_at, died_at)
     SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
         AS t (queue, lane, id, payload, kind, rare, result_id, attempt, lost, reason, failure, enqueued_at, died_at)
     WHERE NOT EXISTS (SELECT FROM {s}.dead AS d WHERE d.id = t.id AND d.died_at + 0 = t.died_at OFFSET 0)
@@ -236,7 +243,9 @@ class Sending:
         return [*found, Step(_DIRECTORY)]
 
     def note(self, answers: Sequence[Rows], version: int) -> bool:
-        """Take the answers to `steps`; whether they were carried out, and not a change of the directory in their way."""
+        """Take the answers to `steps`; whether they were carried out, and not a change of the directory in
+        their way.
+        """
         *stored, [(found,)] = answers
         stored = stored[-len(_parts(self.left)) :]
         if found != version and not any(count for [(count, _)] in stored):
@@ -299,7 +308,9 @@ def _store(insert: Statement, version: int, bodies: Bodies, lanes: Sequence[int]
 
 
 def _unless_empty(column: Sequence[T | None]) -> Sequence[T | None] | None:
-    """The column, or None where nothing is in it: each column costs the server time, and what is lacking is filled up."""
+    """The column, or None where nothing is in it: each column costs the server time, and what is lacking is
+    filled up.
+    """
     return None if column.count(None) == len(column) else column
 
 
@@ -319,8 +330,8 @@ async def publish(pool: Pool, directory: Directory, sending: Sending, after: Ste
                     [*answers, _] = await wire.run(sending.steps(directory, insert), [after])
                     is_done = sending.note(answers, version)
                 except ServerError as error:
-                    # In a deadlock another transaction wants ids that this one has stored, and has those that this one wants:
-                    # it goes on now, and they are there.
+                    # In a deadlock another transaction wants ids that this one has stored, and has those that this
+                    # one wants: it goes on now, and they are there.
                     if error.code != DEADLOCK and (error.code != _TAKEN or insert is _PUBLISH):
                         raise
                     insert, is_done = _PUBLISH, False

@@ -12,8 +12,8 @@ from .wire import Rows
 
 
 def storing_from(rows: str) -> str:
-    """SQL that stores results in place of those with the same ids. `rows`: of id, state, payload, failure and ttl, under
-    the name r, and what else a FROM takes.
+    """SQL that stores results in place of those with the same ids. `rows`: of id, state, payload, failure and ttl,
+    under the name r, and what else a FROM takes.
     """
     return f"""
         INSERT INTO {{s}}.result (id, state, payload, failure, finished_at, expires_at)
@@ -37,7 +37,8 @@ PURGE = Step(
     statement(
         """
         DELETE FROM {s}.result WHERE id = ANY(ARRAY(
-            SELECT id FROM {s}.result WHERE expires_at <= (SELECT {s}.clock()) ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+            SELECT id FROM {s}.result WHERE expires_at <= (SELECT {s}.clock())
+                ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED
         ))
         """
     )

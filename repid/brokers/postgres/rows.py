@@ -158,8 +158,8 @@ def _to_rare(envelope: Envelope, kind: int | None) -> tuple[bytes, bytes | None]
         return pack(rare), None if options.result_id is None else to_key(options.result_id)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise ConfigurationError(
-            f"message {envelope.id!r} cannot be written to PostgreSQL ({error}): its id, headers, reply_to, options and "
-            "parameters must be plain values"
+            f"message {envelope.id!r} cannot be written to PostgreSQL ({error}): its id, headers, reply_to, options "
+            "and parameters must be plain values"
         ) from error
 
 

@@ -26,12 +26,14 @@ _OF_NAMES = statement(f"SELECT {_COLUMNS} FROM {{s}}.schedule WHERE name = ANY($
 _HOLD = statement(f"SELECT {_COLUMNS} FROM {{s}}.schedule WHERE name = ANY($1) ORDER BY name FOR UPDATE", "text[]")
 _NOW = Step(statement("SELECT {s}.clock()"))
 _DUE = statement(
-    f"SELECT {_COLUMNS} FROM {{s}}.schedule WHERE NOT paused AND next_at <= {{s}}.clock() / 1e6::float8 ORDER BY next_at LIMIT $1",
+    f"SELECT {_COLUMNS} FROM {{s}}.schedule WHERE NOT paused AND next_at <= {{s}}.clock() / 1e6::float8 "
+    "ORDER BY next_at LIMIT $1",
     "int8",
 )
 _AHEAD = statement(
     f"""
-    SELECT {_COLUMNS} FROM {{s}}.schedule WHERE NOT paused AND every IS NOT NULL AND next_at > {{s}}.clock() / 1e6::float8
+    SELECT {_COLUMNS} FROM {{s}}.schedule WHERE NOT paused AND every IS NOT NULL
+    AND next_at > {{s}}.clock() / 1e6::float8
     AND next_at - every > {{s}}.clock() / 1e6::float8 + $2 ORDER BY next_at - every LIMIT $1
     """,
     "int8",
@@ -64,7 +66,8 @@ def _storing(on_conflict: str) -> Statement:
 _INSERT = _storing("DO NOTHING")
 _UPDATE = _storing(
     "DO UPDATE SET body = excluded.body, next_at = excluded.next_at, paused = excluded.paused, fired = excluded.fired,"
-    " skipped = excluded.skipped, last_id = excluded.last_id, declaration = excluded.declaration, every = excluded.every"
+    " skipped = excluded.skipped, last_id = excluded.last_id, declaration = excluded.declaration, "
+    "every = excluded.every"
 )
 """For schedules that are there and held."""
 

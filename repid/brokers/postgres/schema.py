@@ -146,8 +146,8 @@ async def check_server(wire: Wire, *, listens: bool) -> None:
         )
     if is_read_only:
         raise BrokerUnavailable(
-            "this PostgreSQL server takes no writes: it is a replica, or was made read-only. Connect to the primary, for "
-            "instance with target_session_attrs=read-write"
+            "this PostgreSQL server takes no writes: it is a replica, or was made read-only. Connect to the primary, "
+            "for instance with target_session_attrs=read-write"
         )
 
 
@@ -192,7 +192,8 @@ async def is_current(wire: Wire, schema: str, *, migrates: bool) -> bool:
             else f"the schema {schema!r} does not exist, or has no tables of repid"
         )
         raise ConfigurationError(
-            f"{found}: if that is the right one (schema=), run `python -m repid migrate`, which can also print the SQL (--sql)"
+            f"{found}: if that is the right one (schema=), run `python -m repid migrate`, which can also print the SQL "
+            "(--sql)"
         )
     return version == len(MIGRATIONS)
 
@@ -209,9 +210,9 @@ async def migrate(wire: Wire, schema: str) -> bool:
         await wire.run([Step(statement("ROLLBACK"))])
         if error.code == "42501":
             raise ConfigurationError(
-                f"this PostgreSQL role may not create or change the schema {schema!r} ({error}): have a role that owns it, "
-                "or that may create it (GRANT CREATE ON DATABASE …), run `python -m repid migrate`, which can also print the "
-                "SQL (--sql)"
+                f"this PostgreSQL role may not create or change the schema {schema!r} ({error}): have a role that owns "
+                "it, or that may create it (GRANT CREATE ON DATABASE …), run `python -m repid migrate`, which can also "
+                "print the SQL (--sql)"
             ) from error
         raise explain(error) from error
     return bool(statements)

@@ -32,9 +32,9 @@ SESSION = (
     "enable_mergejoin=off",
     "enable_bitmapscan=off",
 )
-"""What each connection is set to. Where a claim finds what another has changed just now, it takes something else and does not fail, so
-it must see that. Plans are made once, when the tables may still be empty, so they must not rest on their
-sizes: every statement goes by an index, and locks rows in its order."""
+"""What each connection is set to. Where a claim finds what another has changed just now, it takes something else and
+does not fail, so it must see that. Plans are made once, when the tables may still be empty, so they must not rest on
+their sizes: every statement goes by an index, and locks rows in its order."""
 
 
 class PostgresServer(Server):

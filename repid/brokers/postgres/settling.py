@@ -156,7 +156,9 @@ async def _carry_out(
 async def _full(
     wire: Wire, directory: Directory, settlements: Sequence[Settlement], sendings: Sequence[Sending | None]
 ) -> dict[int, QueueFull]:
-    """Those whose outbox has no room, by their place, as far as their leases are valid. Others keep what room there is."""
+    """Those whose outbox has no room, by their place, as far as their leases are valid. Others keep what room
+    there is.
+    """
     directory = copy(directory)  # other tasks read theirs anew meanwhile
     bounded = sorted({queue for one in sendings if one is not None for queue in one.bounded(directory)})
     if not bounded:

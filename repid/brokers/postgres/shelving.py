@@ -39,7 +39,8 @@ _TAKE_ENDED = Step(
         f"""
         WITH gone AS (
             DELETE FROM {{s}}.lease WHERE seq = ANY(ARRAY(
-                SELECT seq FROM {{s}}.lease WHERE {GATE} AND until <= (SELECT {{s}}.clock()) ORDER BY seq LIMIT {RESCUED_AT_ONCE}
+                SELECT seq FROM {{s}}.lease WHERE {GATE} AND until <= (SELECT {{s}}.clock())
+                ORDER BY seq LIMIT {RESCUED_AT_ONCE}
                 FOR UPDATE SKIP LOCKED
             )) RETURNING lease.*
         ) {_BACK}
@@ -53,7 +54,8 @@ _TAKE_EXPIRED = [
             f"""
             WITH gone AS (
                 DELETE FROM {{s}}.{table} WHERE ctid = ANY(ARRAY(
-                    SELECT ctid FROM {{s}}.{table} WHERE {GATE} AND expires_at <= (SELECT {{s}}.clock()) ORDER BY expires_at, seq
+                    SELECT ctid FROM {{s}}.{table} WHERE {GATE} AND expires_at <= (SELECT {{s}}.clock())
+                    ORDER BY expires_at, seq
                     LIMIT {EXPIRED_AT_ONCE} FOR UPDATE SKIP LOCKED
                 )) RETURNING {STATE}, 0::bigint AS cancelling, 0::bigint AS token
             ) {_BACK}
@@ -68,7 +70,8 @@ _TAKE_WAITING = [
         WITH gone AS (
             DELETE FROM {{s}}.ready WHERE ctid = ANY(ARRAY(
                 SELECT r.ctid FROM (SELECT * FROM {{s}}.message WHERE seq = ANY($1) OFFSET 0) AS m, LATERAL (
-                    SELECT ctid FROM {{s}}.ready AS r WHERE r.lane = m.lane AND r.rank = m.rank AND r.seq = m.seq OFFSET 0
+                    SELECT ctid FROM {{s}}.ready AS r
+                        WHERE r.lane = m.lane AND r.rank = m.rank AND r.seq = m.seq OFFSET 0
                 ) AS r
             )) RETURNING {STATE}, 0::bigint AS cancelling, 0::bigint AS token
         ) {_BACK}
@@ -98,7 +101,8 @@ _SCHEDULE = statement(
 )
 _MOVE = statement(
     """
-    UPDATE {s}.message SET lane = ($1)[array_position($3, seq)], rank = ($2)[array_position($3, seq)] WHERE seq = ANY($3)
+    UPDATE {s}.message SET lane = ($1)[array_position($3, seq)], rank = ($2)[array_position($3, seq)]
+    WHERE seq = ANY($3)
     """,
     "int8[]",
     "int8[]",
@@ -108,9 +112,10 @@ _BURY = statement(
     f"""
     INSERT INTO {{s}}.dead (queue, lane, id, payload, kind, rare, result_id, attempt, lost, reason, failure, progress,
         enqueued_at, died_at)
-    SELECT lane.queue, t.lane, m.id, m.payload, m.kind, m.rare, m.result_id, t.attempt, t.lost, t.reason, t.failure, t.progress,
-        m.enqueued_at, {{s}}.clock()
-    FROM unnest($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY AS t (seq, lane, attempt, lost, reason, failure, progress, place)
+    SELECT lane.queue, t.lane, m.id, m.payload, m.kind, m.rare, m.result_id, t.attempt, t.lost, t.reason,
+        t.failure, t.progress, m.enqueued_at, {{s}}.clock()
+    FROM unnest($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY
+        AS t (seq, lane, attempt, lost, reason, failure, progress, place)
     JOIN {{s}}.lane ON lane.id = t.lane, {body_of("t")} ORDER BY t.place
     """,
     "int8[]",

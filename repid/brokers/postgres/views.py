@@ -43,7 +43,8 @@ _LIVE_VIEWS = {
     category: statement(
         f"""
         SELECT {place}, {lease}, {_LIVE} FROM (
-            SELECT * FROM {{s}}.{table} AS p WHERE p.lane = ANY($1) AND ({place}, p.seq) > ($2, $3) ORDER BY {place}, p.seq LIMIT $4
+            SELECT * FROM {{s}}.{table} AS p WHERE p.lane = ANY($1)
+                AND ({place}, p.seq) > ($2, $3) ORDER BY {place}, p.seq LIMIT $4
         ) AS p, {body_of("p")} ORDER BY {place}, p.seq
         """,
         "int8[]",
@@ -53,7 +54,10 @@ _LIVE_VIEWS = {
     )
     for category, (table, place, lease) in _LIVE_PLACES.items()
 }
-_DEAD_COLUMNS = "{s}.clock(), d.enqueued_at, d.died_at, d.key, d.reason, d.lane, d.attempt, d.lost, d.failure, d.id, d.payload, d.kind, d.rare"
+_DEAD_COLUMNS = (
+    "{s}.clock(), d.enqueued_at, d.died_at, d.key, d.reason, d.lane, d.attempt, d.lost, d.failure, d.id, d.payload, "
+    "d.kind, d.rare"
+)
 _DEAD = statement(
     f"""
     SELECT {_DEAD_COLUMNS} FROM {{s}}.dead AS d WHERE (d.queue, d.key) > ($1, $2) AND d.queue <= $1
@@ -81,13 +85,15 @@ _FIND_DEAD = statement(
 )
 _PLACES = statement(
     """
-    SELECT m.id, coalesce(l.attempt, s.attempt, r.attempt, 1) AS attempt, coalesce(l.progress, s.progress, r.progress) AS progress,
+    SELECT m.id, coalesce(l.attempt, s.attempt, r.attempt, 1) AS attempt,
+        coalesce(l.progress, s.progress, r.progress) AS progress,
         CASE WHEN l.seq IS NOT NULL THEN 'leased' WHEN s.seq IS NOT NULL THEN 'scheduled' ELSE 'ready' END AS state,
         coalesce(l.cancelling, 0) AS cancelling
     FROM (SELECT * FROM {s}.message WHERE id = ANY($1) OFFSET 0) AS m
     LEFT JOIN LATERAL (SELECT * FROM {s}.lease WHERE seq = m.seq OFFSET 0) AS l ON true
     LEFT JOIN LATERAL (SELECT * FROM {s}.scheduled WHERE seq = m.seq OFFSET 0) AS s ON true
-    LEFT JOIN LATERAL (SELECT * FROM {s}.ready WHERE lane = m.lane AND rank = m.rank AND seq = m.seq OFFSET 0) AS r ON true
+    LEFT JOIN LATERAL (SELECT * FROM {s}.ready
+        WHERE lane = m.lane AND rank = m.rank AND seq = m.seq OFFSET 0) AS r ON true
     UNION ALL
     SELECT * FROM (
         SELECT DISTINCT ON (id) id, attempt, progress, 'dead', 0::bigint
@@ -131,14 +137,16 @@ _DELETE_FIRST_DEAD = statement(
 _DELETE_OLD_DEAD = statement(
     """
     DELETE FROM {s}.dead WHERE key = ANY(ARRAY(
-        SELECT key FROM {s}.dead WHERE died_at <= (SELECT {s}.clock() - $1) ORDER BY died_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+        SELECT key FROM {s}.dead WHERE died_at <= (SELECT {s}.clock() - $1)
+            ORDER BY died_at LIMIT 1000 FOR UPDATE SKIP LOCKED
     )) RETURNING key
     """,
     "int8",
 )
 _LAST_DEAD = statement(
     """
-    SELECT coalesce((SELECT key FROM {s}.dead WHERE queue <= $1 AND queue >= $1 ORDER BY queue DESC, key DESC LIMIT 1), 0)
+    SELECT coalesce((SELECT key FROM {s}.dead WHERE queue <= $1 AND queue >= $1
+        ORDER BY queue DESC, key DESC LIMIT 1), 0)
     """,
     "int8",
 )
@@ -368,7 +376,9 @@ async def delete_old_dead(pool: Pool, ttl: int) -> int:
 
 
 async def delete(pool: Pool, directory: Directory, queue: str) -> None:
-    """Remove the queue with what is left in it; late verdicts on its leases are refused. Nobody may publish meanwhile."""
+    """Remove the queue with what is left in it; late verdicts on its leases are refused. Nobody may publish
+    meanwhile.
+    """
     found = directory.queues.get(queue)
     if found is not None:
         number = (found[0],)

@@ -61,7 +61,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_address(url: str) -> Address:
-    """Read an address. Raises `ConfigurationError` for what is no address, or asks for something that is not supported."""
+    """Read an address. Raises `ConfigurationError` for what is no address, or asks for something that is not
+    supported.
+    """
     if not isinstance(url, str):
         raise ConfigurationError(f"RedisServer needs an address such as redis://localhost:6379/0, but got {brief(url)}")
     scheme, _, finder = url.partition("://")[0].partition("+")
@@ -150,8 +152,8 @@ def _check_query(query: Mapping[str, object], known: AbstractSet[str], fragment:
     unknown = query.keys() - known
     if unknown or fragment:
         raise ConfigurationError(
-            f"the address of RedisServer has parameters that are not known: {', '.join(sorted(unknown)) or '#'}; the only "
-            f"ones are {', '.join(sorted(known)) or 'none'}; other options are arguments of RedisServer"
+            f"the address of RedisServer has parameters that are not known: {', '.join(sorted(unknown)) or '#'}; the "
+            f"only ones are {', '.join(sorted(known)) or 'none'}; other options are arguments of RedisServer"
         )
 
 

@@ -2,21 +2,23 @@
 
 Theory. Nobody polls. A claim that finds nothing enters its consumer among the sleepers in the same step, with what it
 would take. What makes a message ready wakes, in its own step, as many of the sleepers that would take it as there are
-messages. Who was woken may take another message than the one it was woken for; so its next claim wakes others for what it
-leaves. A consumer that stops waiting has its entry withdrawn (`stop_waiting`); if it was woken before that, the others are
-woken instead. Whether another task of its process waits for news tells nothing of that. `news.SURE_TIME` bounds what a
-lost wake-up costs.
+messages. Who was woken may take another message than the one it was woken for; so its next claim wakes others for what
+it leaves. A consumer that stops waiting has its entry withdrawn (`stop_waiting`); if it was woken before that, the
+others are woken instead. Whether another task of its process waits for news tells nothing of that. `news.SURE_TIME`
+bounds what a lost wake-up costs.
 
-A message that is published alone is leased to the sleeper in the publisher's step and sent with the wake-up (`hand_over` in
-part_wake.lua), so the claim that follows has its answer here. The token of such a lease begins with the nonce of the claim
-that fell asleep. The server remembers the lease in the sleeper's entry until it hears of the consumer next, by a claim, a
-withdrawal, a new subscription or the end of one, and takes it back then unless `taken` names the nonce. So a client that did not
-hear of the lease, or has other limits now, loses nothing, and what comes late finds another `nonce` here. A client that
-dies meanwhile keeps it until the lease ends, as it does when the answer to a claim is lost.
+A message that is published alone is leased to the sleeper in the publisher's step and sent with the wake-up
+(`hand_over` in part_wake.lua), so the claim that follows has its answer here. The token of such a lease begins with the
+nonce of the claim that fell asleep. The server remembers the lease in the sleeper's entry until it hears of the
+consumer next, by a claim, a withdrawal, a new subscription or the end of one, and takes it back then unless `taken`
+names the nonce. So a client that did not hear of the lease, or has other limits now, loses nothing, and what comes late
+finds another `nonce` here. A client that dies meanwhile keeps it until the lease ends, as it does when the answer to a
+claim is lost.
 
-A client may be frozen, or its event loop blocked, while its connections stand. It gives no signs of life then, so the next sign
-of another client has the server take back what it was given (`beat.lua`). Hence a client takes nothing that it was given
-while its own signs may have been late, and its signs say what it has taken, since one that has no room does not claim.
+A client may be frozen, or its event loop blocked, while its connections stand. It gives no signs of life then, so the
+next sign of another client has the server take back what it was given (`beat.lua`). Hence a client takes nothing that
+it was given while its own signs may have been late, and its signs say what it has taken, since one that has no room
+does not claim.
 """
 
 from __future__ import annotations
@@ -41,10 +43,10 @@ _GIVEN_HEAD = 5
 class Subscription(msgspec.Struct):
     """A consumer: what it takes, packed for the scripts, and the messages that it has leased, with their tokens.
 
-    `claims`: how many were made. `is_asleep`: the server may have entered it among the sleepers at the last one, also if
-    it has woken it since. `nonce`: what begins the lease that a sleeper may be given; `at_most`: within which limits.
-    `cancels`: how many cancellations the driver had heard of when it sent that nonce. `given`: such a lease and the record,
-    if it has come. `taken`: the nonce of the last one that was handed out.
+    `claims`: how many were made. `is_asleep`: the server may have entered it among the sleepers at the last one, also
+    if it has woken it since. `nonce`: what begins the lease that a sleeper may be given; `at_most`: within which
+    limits. `cancels`: how many cancellations the driver had heard of when it sent that nonce. `given`: such a lease and
+    the record, if it has come. `taken`: the nonce of the last one that was handed out.
     """
 
     takes: bytes
@@ -75,8 +77,8 @@ class Subscription(msgspec.Struct):
         waits: bool,
         was_asleep: bool,
     ) -> tuple[Any, ...]:
-        """A claim of the consumer with this key, as the script takes it. `lease`: microseconds that leases last. `was_asleep`:
-        `is_asleep`, before this claim.
+        """A claim of the consumer with this key, as the script takes it. `lease`: microseconds that leases last.
+        `was_asleep`: `is_asleep`, before this claim.
         """
         return (
             key,

@@ -1,9 +1,10 @@
 """The driver of the Redis engine: each call is one script, or several that are sent together.
 
-Theory. The scripts decide and change in one step; this module makes their arguments and reads their answers. What a call
-gives is cut into batches, because a script keeps everybody else waiting; they are sent without waiting for each other, and
-the server carries them out in their order. A server that ends may carry out the first ones only, so what is published is cut
-as seldom as can be: what the front door sends together for several callers is one batch, and none of their calls is halved.
+Theory. The scripts decide and change in one step; this module makes their arguments and reads their answers. What a
+call gives is cut into batches, because a script keeps everybody else waiting; they are sent without waiting for each
+other, and the server carries them out in their order. A server that ends may carry out the first ones only, so what is
+published is cut as seldom as can be: what the front door sends together for several callers is one batch, and none of
+their calls is halved.
 
 How consumers sleep and are woken: `claiming`.
 """
@@ -121,7 +122,9 @@ BEAT_TIME = 7.5
 """Seconds between two signs of life."""
 
 LATE_TIME = 10.0
-"""Seconds without a sign of life after which a consumer that sleeps is taken for frozen: what it was given goes to another one."""
+"""Seconds without a sign of life after which a consumer that sleeps is taken for frozen: what it was given goes to
+another one.
+"""
 
 WATCH_TIME = 30.0
 """Seconds after which who watches a message looks again, and is entered anew."""
@@ -215,7 +218,8 @@ class RedisDriver:
             )
         if int(found.get("connected_slaves", 0)) < self._wait_replicas:
             raise BrokerUnavailable(
-                f"{self._address} has {found.get('connected_slaves', 0)} replicas, but wait_replicas={self._wait_replicas}"
+                f"{self._address} has {found.get('connected_slaves', 0)} replicas, but "
+                f"wait_replicas={self._wait_replicas}"
             )
         await wire.command(b"PUBLISH", self._channel, b"e")  # a user who may not do that may not subscribe
         await self._give_sign_of_life(wire)
@@ -406,7 +410,9 @@ class RedisDriver:
         return [delivery]
 
     def _server_time(self, since: int) -> int:
-        """The server's time now, at the earliest: what was handed over then may have waited here, while its ttl went on."""
+        """The server's time now, at the earliest: what was handed over then may have waited here, while its ttl went
+        on.
+        """
         answered, then = self._last_claim
         return max(since, then + micros(trio.current_time() - answered))
 
@@ -445,8 +451,8 @@ class RedisDriver:
     async def _withdraw(self, wire: Wire, key: bytes, one: Subscription, claims: int) -> None:
         """Withdraw the entry of a consumer that has stopped waiting after so many claims.
 
-        If it claims meanwhile, it looks once more: the entry of that claim may have been withdrawn, where the server had
-        to be given the script first.
+        If it claims meanwhile, it looks once more: the entry of that claim may have been withdrawn, where the server
+        had to be given the script first.
         """
         if one.claims != claims:
             return
@@ -545,7 +551,9 @@ class RedisDriver:
         self._tell = tell
 
     async def news(self, wait: float) -> News | None:
-        """Wait until the server tells of a change. After `wait` seconds without any it may be worth asking all the same."""
+        """Wait until the server tells of a change. After `wait` seconds without any it may be worth asking all the
+        same.
+        """
         news = self._news
         if self._wire is None:
             raise BrokerUnavailable(f"{self._address} is not connected")
@@ -632,7 +640,8 @@ class RedisDriver:
                         BrokerRefused(
                             f"no dead message in {queue!r} has the key {shown}"
                             if letter == b"n"
-                            else f"the dead message in {queue!r} with the key {shown} cannot be read: it can only be deleted"
+                            else f"the dead message in {queue!r} with the key {shown} cannot be read: "
+                            "it can only be deleted"
                         )
                     )
                 else:

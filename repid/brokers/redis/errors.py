@@ -57,22 +57,23 @@ _RIGHTS = (
 _MAY_PASS = {
     "LOADING": "is loading its data after a start: try again when it is done",
     "READONLY": "is a read-only replica, nothing was changed: give RedisServer the address of the primary",
-    "MASTERDOWN": "is a replica that has lost its primary, nothing was changed: give RedisServer the address of the primary",
-    "MISCONF": "refuses to write because it cannot save its data to disk, nothing was changed: look at its log and at the free "
-    "space of its disk",
+    "MASTERDOWN": "is a replica that has lost its primary, nothing was changed: give RedisServer the address of the "
+    "primary",
+    "MISCONF": "refuses to write because it cannot save its data to disk, nothing was changed: look at its log and at "
+    "the free space of its disk",
     "BUSY": "is busy with a script that does not end, nothing was changed: SCRIPT KILL ends it",
     "NOREPLICAS": "has fewer replicas than it wants to write (min-replicas-to-write), nothing was changed",
     "CLUSTERDOWN": "is a node of a cluster that is down, nothing was changed",
-    "MOVED": "is a node of a cluster that does not hold repid's keys, nothing was changed: they are all in one slot; give "
-    "RedisServer redis+cluster://HOST:PORT,HOST:PORT, which finds the node that has it",
+    "MOVED": "is a node of a cluster that does not hold repid's keys, nothing was changed: they are all in one "
+    "slot; give RedisServer redis+cluster://HOST:PORT,HOST:PORT, which finds the node that has it",
     "ASK": "is a node of a cluster that hands repid's keys over to another one just now, nothing was changed",
     "TRYAGAIN": "is a node of a cluster that hands repid's keys over to another one just now, nothing was changed",
     "NOAUTH": "wants a password now: put it into the address",
 }
 _REFUSED = {
     "OOM": "has no memory left (maxmemory), nothing was changed: raise maxmemory, or let workers catch up",
-    "WRONGTYPE": "has a key that repid needs with another type, nothing was changed: another program uses the same names; give "
-    "RedisServer a prefix= of its own",
+    "WRONGTYPE": "has a key that repid needs with another type, nothing was changed: another program uses the same "
+    "names; give RedisServer a prefix= of its own",
     "NOPERM": f"does not let this user do that: {_RIGHTS}",
 }
 

@@ -7,17 +7,20 @@ rank and order holds everything that is ready, and no key depends on what sender
 rank, comes from the server's clock (`scripts/part_start.lua`).
 
 * `messages`: the record of each live message by id. `parse` in `scripts/part_fields.lua` tells its fields.
-* `ready`, `suspects`: lane, rank, order, size of the payload, id. `scheduled`: prefix of the queue, due, whether it is a
-  suspect, and the member of `ready`. `due`: when the next one of each queue is.
+* `ready`, `suspects`: lane, rank, order, size of the payload, id. `scheduled`: prefix of the queue, due, whether it is
+  a suspect, and the member of `ready`. `due`: when the next one of each queue is.
 * `leases`: the tokens, scored by the end of the lease. A token is 16 random bytes, a number, since when and by whom the
   message is leased, the queue's prefix and the id. Only who leased a message can name its token, so removing it is the
   fence. It is longer than 64 bytes for ids of ours, or Redis would keep few leases in a list that it searches from the
   start for each.
 * `expiries`: ids by the end of their ttl; infinity once that has passed on lease.
-* `dead`, `letters`, `dead-ids`: keys by queue, what is kept under each key, and keys by id. A key is when the message died.
-* `extras`: what few messages have: progress (p), failure of the last run (f), since when it is a suspect (t), cancellation (k).
+* `dead`, `letters`, `dead-ids`: keys by queue, what is kept under each key, and keys by id. A key is when the message
+  died.
+* `extras`: what few messages have: progress (p), failure of the last run (f), since when it is a suspect (t),
+  cancellation (k).
 * `results`, `result-expiries`. `schedules`, `schedule-times`, `schedule-ahead`.
-* `consumers`, `alive`, `wanted`: what each takes, until when it is believed alive, and until when somebody wants a lane.
+* `consumers`, `alive`, `wanted`: what each takes, until when it is believed alive, and until when somebody wants a
+  lane.
 * `bounds`: of the bounded queues, and how many messages each has dropped.
 * `sleepers`: who waits for what and may be given a message on which terms, or which lease it was given. `watched`,
   `watches`: who is told of a change of which id, and until when.

@@ -24,7 +24,9 @@ class NewsBox:
         self._waiting: trio.Event | None = None
 
     async def next(self, wait: float) -> News | None:
-        """Wait for news and take it. Cancelled, it stays. After a long wait without any, everything may have changed."""
+        """Wait for news and take it. Cancelled, it stays. After a long wait without any, everything may have
+        changed.
+        """
         if not (self._notes or self.is_closed):
             self._waiting = trio.Event()
             try:

@@ -1,8 +1,8 @@
 """One call to a driver: checked, shielded and bounded where the engine is remote, and timed.
 
 What cancelling does depends on the driver (`Capabilities.calls`). A *local* driver works in place, under any host:
-before the call there is a cancellation point; nothing can interrupt the call; and there is a pause if there was none for
-a while (`Turns`). An *exact* driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen
+before the call there is a cancellation point; nothing can interrupt the call; and there is a pause if there was none
+for a while (`Turns`). An *exact* driver keeps that promise itself. A call of a *remote* driver is shielded: it is seen
 through within `CALL_TIME` although its caller was cancelled, so its outcome is known and reported. If the driver cannot
 give the answer, or not in time, this raises `NoAnswer`: the engine may have carried out the call. Then the link is
 opened anew. While it is known to be down, nothing is sent: that is `BrokerUnavailable`. A driver may see its publishes
@@ -109,17 +109,17 @@ class Calls:
         """Why. A forked child begins without a token, so that no call has to ask for the number of its process."""
         if self.pid != os.getpid():
             return UsageError(
-                f"this process ({os.getpid()}) was forked from the one that opened {self.server} ({self.pid}): open the "
-                "server anew in the child, with `async with server.connection():` in a trio run of its own"
+                f"this process ({os.getpid()}) was forked from the one that opened {self.server} ({self.pid}): open "
+                "the server anew in the child, with `async with server.connection():` in a trio run of its own"
             )
         if self.token is None:
             return NotConnected(
-                f"{self.server} is not connected: open the app with `async with app.magic():`, or the server alone with "
-                "`async with server.connection():`"
+                f"{self.server} is not connected: open the app with `async with app.magic():`, or the server alone "
+                "with `async with server.connection():`"
             )
         return NotConnected(
-            f"{self.server} is connected in another event loop: use `async with server.connection():` in this one; a thread "
-            "beside that loop calls through `app.sync()`, and a sync actor through its message, too"
+            f"{self.server} is connected in another event loop: use `async with server.connection():` in this one; a "
+            "thread beside that loop calls through `app.sync()`, and a sync actor through its message, too"
         )
 
     @enable_ki_protection
@@ -177,9 +177,9 @@ class Calls:
             return News()
 
     def looks_around(self) -> bool | None:
-        """Whether a call needs nothing of `__call__`: no instrument watches, and either it stays and needs no pause before
-        it, or an exact driver is called in a task of its own run. None: it needs more. True: it needs the look at a
-        cancellation, and the pause after it.
+        """Whether a call needs nothing of `__call__`: no instrument watches, and either it stays and needs no pause
+        before it, or an exact driver is called in a task of its own run. None: it needs more. True: it needs the look
+        at a cancellation, and the pause after it.
         """
         if self.instruments:
             return None
@@ -191,8 +191,8 @@ class Calls:
         return False if self._is_exact and is_in_trio else None
 
     def is_at_once(self) -> bool:
-        """Whether a local call may be made here and now, without an await: nothing has to cross, to pause or to be cancelled, and
-        no instrument watches.
+        """Whether a local call may be made here and now, without an await: nothing has to cross, to pause or to be
+        cancelled, and no instrument watches.
         """
         is_in_trio = stands_in(self._runner)
         return (
@@ -241,8 +241,8 @@ class Calls:
     async def _through_driver(self, ask: Ask[T]) -> T:
         """Ask the driver, which bounds the call itself or is called in a scope that does. Pauses now and then.
 
-        A driver waits for its engine, as a rule; but one may have its answer at hand, and while the link is down none is
-        asked. Who calls in a loop then must not keep the link from being opened, nor a time limit from ending.
+        A driver waits for its engine, as a rule; but one may have its answer at hand, and while the link is down none
+        is asked. Who calls in a loop then must not keep the link from being opened, nor a time limit from ending.
         """
         self._calls_since_pause += 1
         if self._calls_since_pause >= CALLS_PER_PAUSE:

@@ -3,8 +3,8 @@
 Theory. There is no background task: one of the calling tasks leads. It takes all requests that wait, carries them out
 in one call and hands out the answers; then the first request that came meanwhile leads. A request is waiting, taken or
 answered. A caller that is cancelled while its request waits takes it back, and nothing has happened; once the request
-is taken, the caller waits for the answer, which comes within the bound of the call. The door shields the call and bounds
-it. A call that is refused as wrong (`ConfigurationError`) has done nothing, so it is made again in halves: only
+is taken, the caller waits for the answer, which comes within the bound of the call. The door shields the call and
+bounds it. A call that is refused as wrong (`ConfigurationError`) has done nothing, so it is made again in halves: only
 who asked for what is wrong is told so.
 """
 

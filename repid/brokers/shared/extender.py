@@ -1,16 +1,18 @@
 """Leases of a remote engine while the event loop is blocked: a thread of the driver extends them.
 
-Theory. A worker extends its leases from its event loop. An actor that blocks the loop for longer than a lease would lose its message
-and those of all runs beside it, to workers that run them a second time meanwhile. So a thread asks now and then what is under way
-(`repid.runtime.vouching`): while the worker's own keeper is in time that is nothing, and the thread has nothing to do. What is named is
-extended over a connection that is made for that and closed again, since the driver's own connections belong to the blocked loop. It is
-used in an event loop of the thread's own, which bounds what the driver does: a connection that is half-open says nothing.
+Theory. A worker extends its leases from its event loop. An actor that blocks the loop for longer than a lease would
+lose its message and those of all runs beside it, to workers that run them a second time meanwhile. So a thread asks now
+and then what is under way (`repid.runtime.vouching`): while the worker's own keeper is in time that is nothing, and the
+thread has nothing to do. What is named is extended over a connection that is made for that and closed again, since the
+driver's own connections belong to the blocked loop. It is used in an event loop of the thread's own, which bounds what
+the driver does: a connection that is half-open says nothing.
 
-It relies on fencing: a lease is extended only under its token, and only to a later end. So whatever it does too late, since the
-loop went on or somebody else has the message, does nothing. A thread that holds Python's lock in C code stops this thread as well: its
-leases end.
+It relies on fencing: a lease is extended only under its token, and only to a later end. So whatever it does too late,
+since the loop went on or somebody else has the message, does nothing. A thread that holds Python's lock in C code stops
+this thread as well: its leases end.
 
-The thread is there while the link is open and a worker vouches for something. What fails is tried again in the next round.
+The thread is there while the link is open and a worker vouches for something. What fails is tried again in the next
+round.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from .calls import CALL_TIME
 log = Log("repid.server")
 
 ROUNDS = 8
-"""How often in each lease the thread asks. A lease is named when less than half of it is left, so three rounds may fail."""
+"""How often in each lease the thread asks. A lease is named when less than half of it is left, so three rounds may
+fail.
+"""
 
 LONGEST_ROUND = 1e6
 """Seconds; a lease may be endless."""

@@ -9,10 +9,10 @@ the callers, and cancelling one of them does not harm the others.
 The driver's `news` is called only while a task waits. Its first answer may tell of changes that happened long before:
 that costs one call too many, never one too few.
 
-A driver that can (`TellingDriver`) tells its news at once, too. Then those who follow the leader do not wait until that has
-had its turn, and the leader has none if the news is not for it. If it is for the leader, that is not woken by this, but
-by its own call of `news`, which returns: to cancel that call would take longer. What a task would do first when it is awake
-may be done in that very step, if it does not wait (`look`).
+A driver that can (`TellingDriver`) tells its news at once, too. Then those who follow the leader do not wait until that
+has had its turn, and the leader has none if the news is not for it. If it is for the leader, that is not woken by this,
+but by its own call of `news`, which returns: to cancel that call would take longer. What a task would do first when it
+is awake may be done in that very step, if it does not wait (`look`).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Subscription:
         self.rouse: Callable[[], None] | None = None
         """Ends the present wait; None while the task does not wait."""
         self.look: Callable[[], None] | None = None
-        """Called with news that is told at once, before it wakes the task: one that follows, and was not cancelled. It must not
-        raise.
+        """Called with news that is told at once, before it wakes the task: one that follows, and was not cancelled. It
+        must not raise.
         """
 
     def is_concerned_by(self, news: News) -> bool:
@@ -118,8 +118,8 @@ class Hub:
                 subscription.wake()
 
     def tell_at_once(self, news: News) -> bool:
-        """Wake every task that this news concerns, except the leader. Returns whether it concerns the leader, too: then its call
-        of `news` must return.
+        """Wake every task that this news concerns, except the leader. Returns whether it concerns the leader, too: then
+        its call of `news` must return.
         """
         is_for_leader = False
         for subscription in self._subscriptions:
@@ -137,8 +137,8 @@ class Hub:
         self.tell(News())
 
     async def _lead(self, subscription: Subscription, scope: trio.CancelScope) -> None:
-        """Ask for all, until there is news for this one too. What others tell it meanwhile ends its scope, as its deadline
-        does.
+        """Ask for all, until there is news for this one too. What others tell it meanwhile ends its scope, as its
+        deadline does.
         """
         self._leader = subscription
         try:

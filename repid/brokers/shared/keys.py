@@ -1,4 +1,6 @@
-"""The keys of browsed messages, as callers hand them in. A text that is no key of ours finds nothing, and is no error."""
+"""The keys of browsed messages, as callers hand them in. A text that is no key of ours finds nothing, and is
+no error.
+"""
 
 from __future__ import annotations
 

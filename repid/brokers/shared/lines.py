@@ -55,8 +55,8 @@ LOG_EVERY = 60.0
 
 _NOTHING_CAN = "nothing can make room in it: every worker that reads it waits itself for room"
 _NOBODY_HAS = (
-    f"there was no room in it for {TRUST_FOR:.0f} s: this worker, which reads it, waits itself for room, and no other one has "
-    "made any"
+    f"there was no room in it for {TRUST_FOR:.0f} s: this worker, which reads it, waits itself for room, and no other "
+    "one has made any"
 )
 _MAYBE_ROOM = News(ready=False, events=False, ids=(), room=True)
 

@@ -2,12 +2,14 @@
 
 Theory. One task holds the link for as long as the server is connected: clients of remote engines have nurseries of
 their own, which one task must enter and leave. It is a system task of trio's, because connection blocks are counted and
-the last one to leave may be another than the first one that came; `close` ends it and waits for that, within a bound, so it
-never outlives the connection. No error leaves the task: the first opening hands it to the caller. Later ones are logged
-once for each outage, and tried again whatever the driver raises: a wrong password may be put right. While the link is down, calls fail at once and waiting consumers go on waiting.
+the last one to leave may be another than the first one that came; `close` ends it and waits for that, within a bound,
+so it never outlives the connection. No error leaves the task: the first opening hands it to the caller. Later ones are
+logged once for each outage, and tried again whatever the driver raises: a wrong password may be put right. While the
+link is down, calls fail at once and waiting consumers go on waiting.
 
-A link that broke is left with `BrokerUnavailable`, one that is closed without an error. So a driver can tell whether to take
-leave of the engine: one that is away, and says nothing, would make it wait for an answer before the link is opened again.
+A link that broke is left with `BrokerUnavailable`, one that is closed without an error. So a driver can tell whether to
+take leave of the engine: one that is away, and says nothing, would make it wait for an answer before the link is opened
+again.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ log = Log("repid.link")
 
 SHORTEST_PAUSE = 0.1
 LONGEST_PAUSE = 0.75
-"""Seconds from the beginning of one attempt to open the link again to the next one; they double, and each is jittered by
-half. An attempt that lasts longer is followed by another one after the shortest. So an engine that refuses while it is away,
-and lets in within 0.8 seconds when it is back, is in use within two seconds."""
+"""Seconds from the beginning of one attempt to open the link again to the next one; they double, and each is jittered
+by half. An attempt that lasts longer is followed by another one after the shortest. So an engine that refuses while it
+is away, and lets in within 0.8 seconds when it is back, is in use within two seconds.
+"""
 
 CLOSING_TIME = 20.0
 """Seconds that leaving the connection waits for the engine; then the link is cut."""
@@ -183,7 +186,9 @@ class Link:
 
 
 def _as_foreseen(error: Exception) -> RepidError | None:
-    """What says why the link is not open; None: something else was raised, too. The nursery of a driver makes groups."""
+    """What says why the link is not open; None: something else was raised, too. The nursery of a driver makes
+    groups.
+    """
     if isinstance(error, RepidError) and not isinstance(error, InternalError):
         return error
     if not isinstance(error, ExceptionGroup):

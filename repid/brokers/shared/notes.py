@@ -40,8 +40,8 @@ class Notes:
             self._ids.update(ids)
 
     def take(self) -> News:
-        """All notes; there are none afterwards. They say nothing of room: a task that waits for it is told of claims, and
-        asks.
+        """All notes; there are none afterwards. They say nothing of room: a task that waits for it is told of claims,
+        and asks.
         """
         news = News(self._ready, self._events, self._ids, room=False)
         self._ready = self._events = False

@@ -1,8 +1,8 @@
 """Queues whose messages no worker gets although calls wait there for jobs to end: the log tells why.
 
 A call that waits in vain looks exactly like one whose job takes long. So when a job that is ready has not begun for
-`UNSERVED_AFTER`, or no job of those that are followed has ended for so long, the engine is asked who reads the queue and
-whether it is paused; and again after ever longer pauses, since that may change while the call waits. The calls that
+`UNSERVED_AFTER`, or no job of those that are followed has ended for so long, the engine is asked who reads the queue
+and whether it is paused; and again after ever longer pauses, since that may change while the call waits. The calls that
 wait need no task and no scope for that: their wait for news has a deadline already. However many calls wait, a queue is
 looked at once in `UNSERVED_AFTER` at most.
 

@@ -8,8 +8,8 @@ do, which wait for the end alone; the driver is given it at its link and tells n
 `Following` is one task that watches many messages until each has ended. It has one subscription for all of them, which
 notes the ids that news tells of, and looks at these only, in one call. So ten thousand results cost as many requests as
 there are wake-ups. Each message is looked at once at first, also one that was followed before it was published: an
-engine may tell only of what was looked at. A local engine tells of every id in `watched`, so there the first look is left
-out for what is about to be published without a ttl: time alone does not end it.
+engine may tell only of what was looked at. A local engine tells of every id in `watched`, so there the first look is
+left out for what is about to be published without a ttl: time alone does not end it.
 
 A result that only the following task wants is not stored at all by an engine that can (`HandingDriver`): in the step in
 which it would be stored it is put down here, and its message is followed no more. If another task begins to watch or
@@ -50,8 +50,8 @@ LARGEST_LOOK = 1000
 
 class Watchers:
     """All who watch jobs of one server. `look` asks for several snapshots at once; `look_at_many` is for those who ask
-    for many already, so that putting their requests together is not worth a turn of the loop. `tells_all`: the engine tells
-    of every id in `watched`, also of one that was never looked at.
+    for many already, so that putting their requests together is not worth a turn of the loop. `tells_all`: the engine
+    tells of every id in `watched`, also of one that was never looked at.
     """
 
     def __init__(self, hub: Hub, look: Look, look_at_many: Look, unserved: UnservedQueues, *, tells_all: bool) -> None:
@@ -67,8 +67,8 @@ class Watchers:
         self._look_at_many = look_at_many
 
     async def watch(self, ids: Ids, seen: Snapshot | None, queue: str | None) -> Snapshot:
-        """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing. `queue`: tell if it waits
-        there and nobody reads it.
+        """How the message stands, as soon as that differs from `seen`. Cancelling loses nothing. `queue`: tell if it
+        waits there and nobody reads it.
         """
         waiting_in = [queue] if queue is not None and seen is not None and seen.state == "ready" else None
         looks = self.unserved.looks(None if waiting_in is None else lambda: waiting_in)
@@ -131,9 +131,9 @@ class Following:
     def add(self, messages: Iterable[Ids], *, look_first: bool = True, take_results: bool = False) -> None:
         """Follow these from now on. Those that are not published yet must be before the next `ended`.
 
-        `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What was
-        refused must be added again. `take_results`: nobody else will want the results. A local engine does not have to store them,
-        and one that it did not store expires in the moment in which it came.
+        `look_first=False`: they are published then and have no ttl, so that a local engine will tell of each end. What
+        was refused must be added again. `take_results`: nobody else will want the results. A local engine does not have
+        to store them, and one that it did not store expires in the moment in which it came.
         """
         by_id = {message[0]: message for message in messages}
         by_result_id = {message[1]: message for message in by_id.values() if message[1] != message[0]}
@@ -242,7 +242,9 @@ class Following:
         return ended
 
     def _take_changed(self) -> list[Ids]:
-        """Those that may have changed, as many as one look may ask for. News that comes during the look is noted anew."""
+        """Those that may have changed, as many as one look may ask for. News that comes during the look is
+        noted anew.
+        """
         followed, changed = self._followed, self.subscription.changed
         taken = [changed.pop() for _ in range(min(len(changed), LARGEST_LOOK))]
         messages = [followed[id_] for id_ in taken if id_ in followed]

@@ -24,7 +24,8 @@ SELECT seq FROM ready WHERE lane IN {_LANES} UNION ALL SELECT seq FROM scheduled
 """  # noqa: S608
 _COUNT = f"SELECT count(*), 0 FROM ({_WAITING})"  # noqa: S608
 _COUNT_BYTES = f"""
-SELECT count(*), coalesce(sum(length(payload)), 0) FROM ({_WAITING}) AS waiting JOIN message ON message.seq = waiting.seq
+SELECT count(*), coalesce(sum(length(payload)), 0)
+FROM ({_WAITING}) AS waiting JOIN message ON message.seq = waiting.seq
 """  # noqa: S608
 _OLDEST = f"""
 SELECT seq FROM (SELECT seq, rank FROM ready WHERE lane IN {_LANES} ORDER BY rank, seq LIMIT ?2)

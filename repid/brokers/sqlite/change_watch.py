@@ -39,9 +39,9 @@ _IDLE_AFTER = 1.0
 _FIRST_LOOK = 0.0005
 _PAUSE_GROWTH = 1.5
 _LONGEST_COMMIT = 0.25
-"""Seconds. A commit is told when it begins to be written, and can be seen when the disk has it. Where nobody says when that
-is, the thread looks again and again, with growing pauses. A commit that takes longer is found when everything is told to
-have changed.
+"""Seconds. A commit is told when it begins to be written, and can be seen when the disk has it. Where nobody says when
+that is, the thread looks again and again, with growing pauses. A commit that takes longer is found when everything is
+told to have changed.
 """
 
 _ASLEEP = 5.0
@@ -150,8 +150,8 @@ class ChangeWatch:
         """Look at the file until what was told of can be seen. Returns whether there is something to do now.
 
         It may have been a commit of our own, which is never seen, and another one may begin meanwhile: then the pauses
-        are short again. However much is written, there is one look in `_FIRST_LOOK` seconds; and once it is known when the
-        next one is, no event ends the sleep before it.
+        are short again. However much is written, there is one look in `_FIRST_LOOK` seconds; and once it is known when
+        the next one is, no event ends the sleep before it.
         """
         look_at = math.inf
         while True:

@@ -35,8 +35,8 @@ WITH RECURSIVE used (lane) AS (
     SELECT (SELECT min(ready.lane) FROM ready WHERE ready.lane > used.lane) FROM used WHERE used.lane IS NOT NULL
 )
 """
-"""Before a statement: `used`, the lanes in which something is ready, and NULL behind the last one. It takes a look at the
-index for each lane, however many messages are in it.
+"""Before a statement: `used`, the lanes in which something is ready, and NULL behind the last one. It takes a look at
+the index for each lane, however many messages are in it.
 """
 
 _USED_LANES = f"{USED} SELECT lane FROM used WHERE lane IS NOT NULL"  # noqa: S608  of our own

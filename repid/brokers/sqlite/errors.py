@@ -116,8 +116,8 @@ def not_synced(path: str, error: OSError) -> NoAnswer:
 def log_stays(path: str, reason: str) -> BrokerUnavailable:
     """What the disk has not taken is still in the log."""
     return BrokerUnavailable(
-        f"{path}-wal could not be synced, and the log cannot begin anew yet ({reason}): nothing was changed; it is tried "
-        "again"
+        f"{path}-wal could not be synced, and the log cannot begin anew yet ({reason}): nothing was changed; it is "
+        "tried again"
     )
 
 

@@ -3,9 +3,9 @@
 Theory. A thread that looks at the file many times a second to see what other processes do costs one or two per cent of
 a core. Linux can tell it instead. Each commit appends to the write-ahead log (the WAL), and the log stays the same file
 while any connection is open. So one watch on the log tells of every commit, our own included, as soon as it begins to
-be written (`BEGUN`); the thread that is told must look a few times until the commit is complete. Nothing that SQLite does then
-touches the log, so repid itself says that it is: it opens the log for reading, as nobody else does, and closes it
-(`tell_done`, four microseconds), and the same watch tells of that (`DONE`).
+be written (`BEGUN`); the thread that is told must look a few times until the commit is complete. Nothing that SQLite
+does then touches the log, so repid itself says that it is: it opens the log for reading, as nobody else does, and
+closes it (`tell_done`, four microseconds), and the same watch tells of that (`DONE`).
 
 What is told is a hint. Not every file system tells what is done elsewhere (those of networks do not, nor do some mounts
 of containers). So nobody may rely on it who has not seen that it works: see `ChangeWatch`.
@@ -85,8 +85,8 @@ class FileEvents:
 def tell_done(path: str) -> None:
     """Tell all who watch this log that what was begun is done. Where the system tells nobody, nothing happens.
 
-    It must be the log. Closing a file gives up every POSIX lock that the process has on it, through whichever descriptor;
-    SQLite locks the database and its `-shm` file, but never the log.
+    It must be the log. Closing a file gives up every POSIX lock that the process has on it, through whichever
+    descriptor; SQLite locks the database and its `-shm` file, but never the log.
     """
     if sys.platform == "linux":
         with suppress(OSError):

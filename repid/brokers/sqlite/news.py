@@ -22,7 +22,9 @@ from ..shared.notes import Notes
 from .requests import RequestQueue
 
 _LINGERING = 0.1
-"""Seconds for which the thread goes on watching after the task has left with its news: usually it waits again at once."""
+"""Seconds for which the thread goes on watching after the task has left with its news: usually it waits again
+at once.
+"""
 
 _SHARE_OF_WATCHING = 0.2
 """Looking at watched messages because other processes changed something takes at most this part of the time."""
@@ -96,8 +98,8 @@ class NewsBox:
         return self._waiting is not None or self._queue.is_resting or time.monotonic() < self._wanted_until
 
     def note(self, *, ready: bool = False, events: bool = False, ids: Iterable[str] | None = ()) -> None:
-        """Something may have changed; see `News`. Ids that are not watched are left out, and so is what is ready where a
-        request rests that waits for it: `is_ready` is for that.
+        """Something may have changed; see `News`. Ids that are not watched are left out, and so is what is ready where
+        a request rests that waits for it: `is_ready` is for that.
         """
         if ready:  # a plain assignment: the other thread may set it in the same moment
             self.is_ready = True

@@ -18,17 +18,17 @@ Theory. Each call of the driver is a `Request`, and the request is in exactly on
     TAKEN -> WITHDRAWN                  its caller was cancelled, and then it was put back or laid to rest, not answered
 
 Every change of state happens under the queue's lock. Only trio's thread withdraws what waits or rests; only the file's
-thread takes, answers and puts back. The file's thread takes a request that writes only when it holds the write lock, so a
-caller who is cancelled never waits for another process.
+thread takes, answers and puts back. The file's thread takes a request that writes only when it holds the write lock, so
+a caller who is cancelled never waits for another process.
 
 What a request returned is an `Answer` until the transaction is over. A request receives its answer only when that
 transaction was committed; after a rollback the answers are dropped, and each request is carried out again alone. What
 was taken is always answered or put back, also when the thread fails in between (`RequestQueue.refuse_taken`).
 
-A caller that comes while no other one waits for the bell (`bell`) waits for it itself, and is woken by it a turn earlier
-than by trio's own queue. Others that are answered in the same step are woken by that caller, all others by trio's queue.
-Who waits for the bell is `_listener`, from before its request is in the queue until the bell has woken it or it has
-withdrawn; so a request that is answered is found there if it has to be.
+A caller that comes while no other one waits for the bell (`bell`) waits for it itself, and is woken by it a turn
+earlier than by trio's own queue. Others that are answered in the same step are woken by that caller, all others by
+trio's queue. Who waits for the bell is `_listener`, from before its request is in the queue until the bell has woken it
+or it has withdrawn; so a request that is answered is found there if it has to be.
 
 A fork is invisible here: the thread closes the file and opens it again, and what waits stays in the queue. The child
 never touches the queue of its parent.
@@ -111,9 +111,9 @@ class Request(msgspec.Struct, eq=False, kw_only=True):
 
     urgent: the request needs a transaction that may change the file. durable: when the change has to be on the disk.
     peek: a request that is not urgent and has one becomes urgent if its peek says that there is something to do;
-    otherwise the answer is None. undo: the request is patient, so it is not given an empty answer, but rests until something
-    may have become ready; and this undoes what led to an answer that was not fetched. in_memory: it does not touch the
-    file, so it is carried out in any case.
+    otherwise the answer is None. undo: the request is patient, so it is not given an empty answer, but rests until
+    something may have become ready; and this undoes what led to an answer that was not fetched. in_memory: it does not
+    touch the file, so it is carried out in any case.
     """
 
     urgent: bool = False

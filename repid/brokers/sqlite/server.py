@@ -36,8 +36,7 @@ class SQLiteServer(Server):
     workers remove dead letters after this many seconds, those of other programs too; by default they stay. `file_mode`:
     the permissions of the file, and of the files -wal and -shm beside it, if it is created. By default only its owner
     can read them; 0o660 lets its group, too. The permissions of an existing file are not changed. `clock` is for tests.
-    The
-    file must be on a local disk: SQLite's locks do not work over a network.
+    The file must be on a local disk: SQLite's locks do not work over a network.
 
     One thread works on the file while a connection is open. Calls that wait at the same time share a transaction, so
     many concurrent publishers cost little more than one. A call that is cancelled while it waits has changed nothing;
@@ -77,7 +76,8 @@ def _check_path(path: str | os.PathLike[str]) -> str:
         raise ConfigurationError(f"SQLiteServer needs the path of a file, such as 'jobs.db', but got {brief(text)}")
     if _ADDRESS.match(text):
         raise ConfigurationError(
-            f"SQLiteServer needs the path of a file, but got the address {text!r}: give the path in it alone, such as 'jobs.db'"
+            f"SQLiteServer needs the path of a file, but got the address {text!r}: give the path in it alone, such as "
+            "'jobs.db'"
         )
     if text in {"", ":memory:"} or text.startswith("file:"):
         raise ConfigurationError(

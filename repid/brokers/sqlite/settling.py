@@ -45,8 +45,8 @@ def settle(store: Store, settlements: Sequence[Settlement], outboxes: Sequence[S
 
 
 def _end_all(store: Store, tokens: list[int]) -> bool:
-    """End the leases with these tokens and remove their messages. False: some are not valid or the same, and nothing was
-    done.
+    """End the leases with these tokens and remove their messages. False: some are not valid or the same, and nothing
+    was done.
     """
     run = _find_run(tokens)
     if run is None:
@@ -66,7 +66,9 @@ def _end_all(store: Store, tokens: list[int]) -> bool:
 
 
 def _find_run(tokens: list[int]) -> tuple[int, int, int] | None:
-    """The first seq, the last one and the n of these tokens if they are one for each seq between and have the same n."""
+    """The first seq, the last one and the n of these tokens if they are one for each seq between and have the
+    same n.
+    """
     ordered = sorted(tokens)
     if not ordered or ordered[0] < 0 or ordered[-1] >= 2**63:
         return None

@@ -2,11 +2,9 @@
 
 Rules. An operation runs inside a transaction that its caller began and will commit, maybe together with other
 operations. It raises errors of repid only before it has changed anything. After the commit `committed` is called, and
-after a rollback
-`forget`: then what is remembered of the file may be wrong, and none of it is used before `look` has read it anew. What
-an
-earlier transaction committed stays: consumers opened by it are open. Numbers that were taken for messages are never
-taken again, although the file offers them again after a rollback.
+after a rollback `forget`: then what is remembered of the file may be wrong, and none of it is used before `look` has
+read it anew. What an earlier transaction committed stays: consumers opened by it are open. Numbers that were taken for
+messages are never taken again, although the file offers them again after a rollback.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 Theory. Everything of the file belongs to this thread: the connection, the store, the transactions. Other threads reach
 it only through the request queue and the news box. The loop (`_work`) always does the first of these that there is:
 requests that write, a heartbeat of our consumers, requests that only look, news, sleep. Where news says that something
-may be ready, the claims that rest are requests again. It ends when it was told to
-close and no request waits.
+may be ready, the claims that rest are requests again. It ends when it was told to close and no request waits.
 
 A connection that fails in a way that a rollback does not mend is given up: the requests that were taken are answered
 with the error, and the file is opened again. For a fork it is closed and opened again too: the file must not be open
@@ -93,8 +92,8 @@ class Thread:
             self._thread.start()
         except (RuntimeError, MemoryError) as error:
             raise BrokerUnavailable(
-                f"{self._path} was not opened, because the thread that works on it cannot be started ({error}): look at "
-                "the limits of processes and memory of this user or container, and try again"
+                f"{self._path} was not opened, because the thread that works on it cannot be started ({error}): look "
+                "at the limits of processes and memory of this user or container, and try again"
             ) from error
 
     def close(self) -> None:
@@ -179,7 +178,9 @@ class Thread:
         return None
 
     def _identify(self) -> tuple[int, int]:
-        """What tells the file that was opened just now from others. Raises `BrokerUnavailable` if it is not the former one."""
+        """What tells the file that was opened just now from others. Raises `BrokerUnavailable` if it is not the former
+        one.
+        """
         try:
             found = identify(self._path)
         except OSError:

@@ -131,8 +131,8 @@ class Transactions:
     def look_after_wal(self) -> None:
         """Move a WAL that has grown far beyond its limit into the file, if no process is reading in it.
 
-        Raises `BrokerUnavailable` if somebody has removed it: no other process sees what is written to it, and it is lost
-        when this one is killed. What it holds is moved into the file first.
+        Raises `BrokerUnavailable` if somebody has removed it: no other process sees what is written to it, and it is
+        lost when this one is killed. What it holds is moved into the file first.
         """
         try:
             is_lost, size = self._wal.look()

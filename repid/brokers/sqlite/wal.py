@@ -1,9 +1,9 @@
 """The write-ahead log of SQLite (the WAL) as a file: synced after a commit, and watched for being removed.
 
-Theory. A commit of SQLite's at FULL writes to the log, waits for the disk, and only then can be seen. For a message that
-is published the order may be another one: it is committed at NORMAL, so that other processes see it and begin, the log
-is synced here, and then its sender is answered. The disk takes longer than all the rest, and the message is already on
-its way meanwhile. What was seen before it was on the disk can be lost with the power; then its sender had no answer
+Theory. A commit of SQLite's at FULL writes to the log, waits for the disk, and only then can be seen. For a message
+that is published the order may be another one: it is committed at NORMAL, so that other processes see it and begin, the
+log is synced here, and then its sender is answered. The disk takes longer than all the rest, and the message is already
+on its way meanwhile. What was seen before it was on the disk can be lost with the power; then its sender had no answer
 yet, so it does not count as sent. No later transaction outlasts it: the log is a sequence, and a sync covers all that
 was written before. For settlements and all else this is not done: a result that somebody has seen could be lost.
 

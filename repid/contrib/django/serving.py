@@ -28,8 +28,8 @@ def make_server(options: Mapping[str, Any]) -> Server:
     server, database = options.get("server"), options.get("database")
     if server is None and database is None:
         raise ConfigurationError(
-            "OPTIONS of a backend in TASKS must say where tasks wait: 'server' with the path of an SQLite file or an address, or "
-            "'database' with the alias of a PostgreSQL database in DATABASES"
+            "OPTIONS of a backend in TASKS must say where tasks wait: 'server' with the path of an SQLite file or an "
+            "address, or 'database' with the alias of a PostgreSQL database in DATABASES"
         )
     address = _address_of(database) if database is not None else ""
     if server is None:
@@ -57,8 +57,8 @@ def _address_of(database: str) -> str:
     connection = connections[database]
     if connection.vendor != "postgresql":
         raise ConfigurationError(
-            f"'database' in OPTIONS is for enqueueing in the transactions of PostgreSQL, but {database!r} is {connection.vendor}: "
-            "give 'server' alone"
+            f"'database' in OPTIONS is for enqueueing in the transactions of PostgreSQL, but {database!r} is "
+            f"{connection.vendor}: give 'server' alone"
         )
     from psycopg.conninfo import make_conninfo  # noqa: PLC0415  an extra, which Django's own backend has found
     from psycopg.pq import Conninfo  # noqa: PLC0415

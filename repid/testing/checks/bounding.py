@@ -41,8 +41,8 @@ async def bounds_are_refused(lab: Lab) -> None:
 
 @check("bounds", "delays", "queue_admin")
 async def what_waits_counts_and_what_is_leased_does_not(lab: Lab) -> None:
-    """A bounded queue has room for `max_size` ready and scheduled messages; a claim makes room, a flush and a cancellation
-    too.
+    """A bounded queue has room for `max_size` ready and scheduled messages; a claim makes room, a flush and a
+    cancellation too.
     """
     await _bound(lab, THREE)
     late = message("late", options=LATE)
@@ -151,7 +151,9 @@ async def all_clients_keep_a_bound(lab: Lab) -> None:
 
 @check("bounds", "queue_admin")
 async def senders_wait_for_room_in_their_order(lab: Lab) -> None:
-    """Where senders wait for room, what they send comes in pieces, in order, first come first served, and none is lost."""
+    """Where senders wait for room, what they send comes in pieces, in order, first come first served, and
+    none is lost.
+    """
     await _bound(lab, WAITING)
     outcomes: list[BrokerRefused | None] = []
 
@@ -251,7 +253,9 @@ async def ready_messages_are_dropped_before_scheduled_ones(lab: Lab) -> None:
 
 @check("bounds", "queue_admin", "delays")
 async def what_comes_back_is_never_refused(lab: Lab) -> None:
-    """Retries, releases, lost leases and revived messages come back into a full queue; new ones wait until it is not."""
+    """Retries, releases, lost leases and revived messages come back into a full queue; new ones wait until it
+    is not.
+    """
     await _bound(lab, THREE)
     await lab.kill(message("dead"))
     async with lab.consumer() as consumer:

@@ -44,7 +44,9 @@ async def ends(lab: Lab, following: Followed, count: int) -> dict[str, tuple[str
 
 @asynccontextmanager
 async def waits(lab: Lab, following: Followed, count: int) -> AsyncGenerator[dict[str, tuple[str, str | None]], None]:
-    """A task waits for the next `count` ends since before the block; it is over when the task was told of all of them."""
+    """A task waits for the next `count` ends since before the block; it is over when the task was told of all
+    of them.
+    """
     told: dict[str, tuple[str, str | None]] = {}
 
     async def wait() -> None:
@@ -74,7 +76,9 @@ async def nothing_ends(lab: Lab, following: Followed, cause: Callable[[], Awaita
 
 @check("tracking", "results")
 async def each_end_is_told_once_and_with_its_result(lab: Lab) -> None:
-    """What was acknowledged is gone and has its result, what died is dead; nobody else's end is told, and none again."""
+    """What was acknowledged is gone and has its result, what died is dead; nobody else's end is told, and
+    none again.
+    """
     async with lab.consumer() as consumer:
         with lab.broker.follow() as following:
             await lab.publish(message("before"), message("foreign"))
@@ -152,7 +156,9 @@ async def who_waits_is_told_of_what_another_task_adds(lab: Lab) -> None:
 
 @check("tracking")
 async def a_task_that_follows_can_be_woken(lab: Lab) -> None:
-    """`wake` ends the wait of `ended`, or the next one if no task waits, with nothing told; the wait after it goes on."""
+    """`wake` ends the wait of `ended`, or the next one if no task waits, with nothing told; the wait after it
+    goes on.
+    """
     await lab.publish(message("1"))
     with lab.broker.follow() as following:
         following.add(pairs("1"))

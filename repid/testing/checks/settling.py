@@ -234,7 +234,9 @@ async def an_outbox_may_send_the_settled_message_anew(lab: Lab) -> None:
 
 @check("queue_admin", "unique_ids=live")
 async def an_outbox_cannot_use_an_id_that_is_settled_behind_it(lab: Lab) -> None:
-    """Of several settlements in one call each is carried out whole before the next: an id that the next one frees is alive."""
+    """Of several settlements in one call each is carried out whole before the next: an id that the next one frees is
+    alive.
+    """
     async with lab.consumer() as consumer:
         await lab.publish(message("1"), message("2"))
         first, second = await lab.take(consumer, 2)

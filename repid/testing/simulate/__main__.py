@@ -20,8 +20,9 @@ from .world import live
 
 DESCRIPTION = """\
 Let a fleet of workers live through one history for each seed, in virtual time, with faults: lost answers, partitions,
-killed and frozen workers, restarts of the engine, deploys. The first history that breaks a promise is made as small as it
-can be and shown as a timeline, with the command that shows it again. Exit status: 0 all is well, 1 something was found.
+killed and frozen workers, restarts of the engine, deploys. The first history that breaks a promise is made as small as
+it can be and shown as a timeline, with the command that shows it again. Exit status: 0 all is well, 1 something was
+found.
 """
 
 EXAMPLES = """\

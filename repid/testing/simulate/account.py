@@ -118,8 +118,8 @@ class Account:
     def __init__(self, lease_timeout: float, faults: Disturbances, latency: float = 0.0) -> None:
         self.entries: dict[str, Entry] = {}
         self.settled: dict[str, Counter[str]] = defaultdict(Counter)
-        """For each process since it was started last: how many leases it had, as "leases", and how many verdicts on these
-        the engine accepted, as "verdicts" and by the word of its report.
+        """For each process since it was started last: how many leases it had, as "leases", and how many verdicts on
+        these the engine accepted, as "verdicts" and by the word of its report.
         """
         self.sent_again: set[str] = set()
         """Ids that their producer publishes twice on purpose."""
@@ -385,8 +385,8 @@ class Account:
         id_ = entry.envelope.id
         if not self._faults.excuse(entry.holder, entry.leased_at - AFTERMATH, now):
             raise Violation(
-                f"the lease of {id_} ended without a verdict, and no fault had struck {entry.holder} since it was leased "
-                f"at {entry.leased_at:.3f}"
+                f"the lease of {id_} ended without a verdict, and no fault had struck {entry.holder} since it was "
+                f"leased at {entry.leased_at:.3f}"
             )
         entry.lost += 1
         if is_poison(entry.lost) and not entry.is_cancelled:

@@ -96,7 +96,9 @@ class VirtualClock(trio.abc.Clock):
         raise_if_cancelled()
 
     async def wait_until(self, moment: float) -> None:
-        """Wait for this moment as for an event: where a task is cancelled in the turn in which it would wake, it wakes."""
+        """Wait for this moment as for an event: where a task is cancelled in the turn in which it would wake,
+        it wakes.
+        """
         if moment > self._now:
             await Nap(self, moment).rest()
         else:

@@ -348,8 +348,8 @@ def fleet(
     """A small fleet: 20 jobs of some of the kinds, two workers, three faults, perhaps a schedule and an operator.
 
     Each history has some of the actors only: what goes wrong between two jobs of one actor is seen soon then. In some
-    histories workers are cut off for longer than a lease lasts, or stopped, again and again; in some, another version is
-    deployed, or queues are bounded.
+    histories workers are cut off for longer than a lease lasts, or stopped, again and again; in some, another version
+    is deployed, or queues are bounded.
     """
     kind = chance.random()
     if kind < 0.3:
@@ -450,8 +450,8 @@ def _sends(
     seconds: Mapping[str, Sequence[float]] = SECONDS,
     bounds: Mapping[str, Bounds] = {},
 ) -> Iterator[Send]:
-    """Jobs for these actors, sent within `lasts` seconds. `seconds`: how long those may take whose jobs say so. An outbox for
-    which there is no room makes a failure of its run.
+    """Jobs for these actors, sent within `lasts` seconds. `seconds`: how long those may take whose jobs say so. An
+    outbox for which there is no room makes a failure of its run.
     """
     may_fail = {
         actor for actor, queue in SENDS_TO.items() if queue in bounds and bounds[queue].when_full != "drop_oldest"

@@ -37,9 +37,9 @@ CALLS = ("settle", "claim", "extend", "publish", "settle", "claim", "publish", "
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that goes wrong `at` this moment, in seconds from the start of the history.
 
-    `process`: the one it strikes; empty for the engine or the clock. `call`: the name of the driver's call that is struck,
-    the first one from that moment on. `seconds`: how long it lasts; for a call 0 means that the link breaks at once,
-    and more that nothing is heard.
+    `process`: the one it strikes; empty for the engine or the clock. `call`: the name of the driver's call that is
+    struck, the first one from that moment on. `seconds`: how long it lasts; for a call 0 means that the link breaks at
+    once, and more that nothing is heard.
     """
 
     kind: FaultKind

@@ -20,16 +20,18 @@ from ...ports import Verdict
 from .account import AFTERMATH, Account, Disturbances, Entry, Violation
 
 SOON = 0.1
-"""Seconds after which a run that was cancelled must have ended, besides the time that its worker needs to hear of it."""
+"""Seconds after which a run that was cancelled must have ended, besides the time that its worker needs to
+hear of it.
+"""
 
 
 class RunRules(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for the runs of an actor.
 
-    at_most: how many of them there may be at once in one worker. decides_early: its verdict may come before its end, by a verb or by
-    its confirmation mode; any other actor has ended before the engine hears of it. gives_back: its verdict may be that
-    the same attempt is made again. once: a message has one run at most, whatever happens. swallows: it goes on when it
-    is cancelled. within: the seconds after its beginning at which a run has ended, because of its timeout.
+    at_most: how many of them there may be at once in one worker. decides_early: its verdict may come before its end, by
+    a verb or by its confirmation mode; any other actor has ended before the engine hears of it. gives_back: its verdict
+    may be that the same attempt is made again. once: a message has one run at most, whatever happens. swallows: it goes
+    on when it is cancelled. within: the seconds after its beginning at which a run has ended, because of its timeout.
     """
 
     at_most: float = math.inf
@@ -81,8 +83,8 @@ class Runs:
         entry = self._account.entries.get(id_)
         number, attempt = (0, 0) if entry is None else (entry.number, entry.attempt)
         earlier = self._runs.setdefault((id_, number, 0 if rules.once else attempt), [])
-        # Of one that is over for the engine before it runs, and was published again meanwhile, nobody can say which run is
-        # whose.
+        # Of one that is over for the engine before it runs, and was published again meanwhile, nobody can say which run
+        # is whose.
         is_told_apart = number <= 1 or not rules.decides_early
         try:
             for other in earlier if is_told_apart else ():
@@ -99,14 +101,15 @@ class Runs:
         if now > run.began + run.rules.within and not self.freezes.excuse(run.process, run.began - AFTERMATH, now):
             self._stop(
                 Violation(
-                    f"{run.process} ran {run.id} from {run.began:.3f} to {now:.3f}, and its timeout is {run.rules.within:g} s"
+                    f"{run.process} ran {run.id} from {run.began:.3f} to {now:.3f}, and its timeout is "
+                    f"{run.rules.within:g} s"
                 )
             )
         if now > run.must_end:
             self._stop(
                 Violation(
-                    f"{run.process}, which was not frozen, ran {run.id} until {now:.3f}, and another run of it had begun "
-                    f"elsewhere at {run.must_end:.3f}"
+                    f"{run.process}, which was not frozen, ran {run.id} until {now:.3f}, and another run of it had "
+                    f"begun elsewhere at {run.must_end:.3f}"
                 )
             )
 
@@ -144,7 +147,8 @@ class Runs:
             return
         if not self.stops.excuse(other.process, other.began, run.began):
             raise Violation(
-                f"{run.process} runs {id_} again, which {other.process} ran at {other.began:.3f}: no fault explains that"
+                f"{run.process} runs {id_} again, which {other.process} ran at {other.began:.3f}: no fault explains "
+                "that"
             )
 
     def _check_number(self, run: Run) -> None:

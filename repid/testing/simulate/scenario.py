@@ -45,8 +45,8 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recurring(msgspec.Struct, frozen=True, kw_only=True):
-    """A recurring job that a producer declares and removes; `at`, `until`: when, in seconds from the start; `every`: the
-    seconds from one tick to the next.
+    """A recurring job that a producer declares and removes; `at`, `until`: when, in seconds from the start; `every`:
+    the seconds from one tick to the next.
 
     `pause_at`: when it is paused, for a second and a half. `options`: `overlap`, `missed`, and those of `Send`.
     """

@@ -31,8 +31,8 @@ from .clock import VirtualClock
 
 @contextmanager
 def seeded(seed: str, wall: Callable[[], float], clock: VirtualClock) -> Iterator[None]:
-    """Within the block everything random follows from `seed`, `time.time()` is `wall()`, and tasks sleep by `clock`. For
-    one thread only.
+    """Within the block everything random follows from `seed`, `time.time()` is `wall()`, and tasks sleep by `clock`.
+    For one thread only.
     """
     real_time, real_time_ns, sleep, sleep_until = time.time, time.time_ns, trio.sleep, trio.sleep_until
     python_state, ids = random.getstate(), envelope._chance  # noqa: SLF001  ids have no public seed

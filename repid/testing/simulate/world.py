@@ -226,7 +226,9 @@ class World:
             raise Violation(f"{process.name} took {took:.1f} s to end, with a grace of {grace:g} s")
 
     def _check_report(self, process: _Process, report: Report, counts: Counter[str]) -> None:
-        """What a worker reports as settled is what the engine has accepted from it, except for answers that were lost."""
+        """What a worker reports as settled is what the engine has accepted from it, except for answers that
+        were lost.
+        """
         leases, verdicts = counts.pop("leases", 0), counts.pop("verdicts", 0)
         if report.refused > leases - verdicts:
             raise Violation(
@@ -340,7 +342,9 @@ class World:
             await _patiently(lambda: app.schedules.remove(name))
 
     def _check_ticks(self, name: str, began: float, paused: float, every: float) -> None:
-        """As many ticks as are due, where the producer, one of the workers and the engine's clock had nothing to suffer."""
+        """As many ticks as are due, where the producer, one of the workers and the engine's clock had nothing to
+        suffer.
+        """
         now, ticked = trio.current_time(), self._engine.account.ticked[name]
         due = (now - began - paused) / every
         late = LONGEST_SLEEP / every if paused else 0.0  # workers see at their next look that it was resumed

@@ -2,9 +2,9 @@
 
 Theory. The server runs a script from its first line at each call, so every function that a script defines is created at
 each call. That takes a fifth of a microsecond, and a script that defined all that it could need spent more than half of
-its time on that. Hence the files `part_*.lua` are cut into pieces, wherever a line that is not indented follows an empty
-one, and a script is given only the pieces whose names it uses, and those that these use. Where a script seldom comes,
-the line
+its time on that. Hence the files `part_*.lua` are cut into pieces, wherever a line that is not indented follows an
+empty one, and a script is given only the pieces whose names it uses, and those that these use. Where a script seldom
+comes, the line
 
     -- needs: name, name
 

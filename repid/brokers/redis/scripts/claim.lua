@@ -1,11 +1,11 @@
 -- {consumer, limit, lease, nonce, alone, size, first, worker, {{lane, most}, ...}, {{{lane or prefix, ...}, most},
--- ...}, taken, waits, was_asleep}: leases messages to a consumer, or enters it in SL as one that sleeps if there is none and it
--- waits: what is handed to a consumer that does not wait is out of the reach of others for a while. Returns {now,
--- microseconds until the next message is due or -1, number of suspects, lease end, lease and record of each message}.
--- With limit 0 only the suspects are counted. `size` is the largest sum of the payloads, `first` the largest payload if
--- only one message is taken. ARGV[2] is the consumer's entry in SL, {channel, takes}; behind it the script stores the
--- terms on which the consumer may be handed a message while it sleeps. One that was asleep and is not in SL any more was
--- woken for a message, and may take another one now: what it leaves it wakes others for.
+-- ...}, taken, waits, was_asleep}: leases messages to a consumer, or enters it in SL as one that sleeps if there is
+-- none and it waits: what is handed to a consumer that does not wait is out of the reach of others for a while. Returns
+-- {now, microseconds until the next message is due or -1, number of suspects, lease end, lease and record of each
+-- message}. With limit 0 only the suspects are counted. `size` is the largest sum of the payloads, `first` the largest
+-- payload if only one message is taken. ARGV[2] is the consumer's entry in SL, {channel, takes}; behind it the script
+-- stores the terms on which the consumer may be handed a message while it sleeps. One that was asleep and is not in SL
+-- any more was woken for a message, and may take another one now: what it leaves it wakes others for.
 call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 local consumer, limit, lease, nonce, alone, size, first, worker, caps, groups =
   arg[1], arg[2], arg[3], arg[4], arg[5], arg[6], arg[7], arg[8], arg[9], arg[10]

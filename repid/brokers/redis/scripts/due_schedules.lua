@@ -5,7 +5,8 @@ local seconds = time[1] + time[2] / 1000000
 local names = call('ZRANGEBYSCORE', SN, '-inf', seconds, 'LIMIT', 0, arg[1])
 local known = {}
 for _, name in ipairs(names) do known[name] = true end
-for _, name in ipairs(call('ZRANGEBYSCORE', SA, '(' .. string.format('%.17g', seconds + arg[2]), '+inf', 'LIMIT', 0, arg[1])) do
+local too_far = '(' .. string.format('%.17g', seconds + arg[2])
+for _, name in ipairs(call('ZRANGEBYSCORE', SA, too_far, '+inf', 'LIMIT', 0, arg[1])) do
   if #names < arg[1] and not known[name] then names[#names + 1] = name end
 end
 local following = call('ZRANGEBYSCORE', SN, '(' .. string.format('%.17g', seconds), '+inf', 'LIMIT', 0, 1, 'WITHSCORES')

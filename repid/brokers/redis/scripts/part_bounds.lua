@@ -54,8 +54,8 @@ if is_bounded then
     return has_room(b, b.size, b.volume, more, volume)
   end
 
-  -- Returns whether a new message is refused: it has no room, or an earlier message of the same call had none. A message
-  -- whose id is alive is not refused here, but as a duplicate.
+  -- Returns whether a new message is refused: it has no room, or an earlier message of the same call had none. A
+  -- message whose id is alive is not refused here, but as a duplicate.
   function is_refused(b, id, size)
     if call('HEXISTS', M, id) == 1 then return false end
     if b.is_closed then return true end
@@ -114,8 +114,8 @@ if is_bounded then
     end
   end
 
-  -- Drops the oldest messages of the queues that hold more than their bounds allow, if something new has come into them:
-  -- they may have held more before they were bounded, and what is refused drops nothing.
+  -- Drops the oldest messages of the queues that hold more than their bounds allow, if something new has come into
+  -- them: they may have held more before they were bounded, and what is refused drops nothing.
   function drop_excess()
     for queue, b in pairs(bounds) do
       local count = 0

@@ -5,8 +5,8 @@ local Q, M, R, U, S, D, L, Z, X, Y, I, E, V, VX, C, CA, W, SL, WT, WX, SC, SN, S
 local call, sub, byte, pack, read = redis.call, string.sub, string.byte, struct.pack, struct.unpack
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
--- The order of the next message among those of one rank: each takes one and adds 1. To store a message takes longer than
--- a microsecond, so the orders of a later script are higher.
+-- The order of the next message among those of one rank: each takes one and adds 1. To store a message takes longer
+-- than a microsecond, so the orders of a later script are higher.
 local order = now % 281474976710656
 local ENTRY = '>I2c0I2c0I2c0I4I4i8i8BI4c0'  -- the format of a new message: see part_publish.lua
 

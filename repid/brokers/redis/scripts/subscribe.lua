@@ -1,6 +1,6 @@
--- {consumer, lifetime, known, {field, ...}, taken}; ARGV[2]: {channel, takes}. Notes what a consumer takes, and that it is
--- alive for `lifetime` microseconds. Returns '', or the name of a queue that is not declared. A consumer that is `known`
--- comes back after its link broke: such queues are declared instead, and it does not wait where it did before.
+-- {consumer, lifetime, known, {field, ...}, taken}; ARGV[2]: {channel, takes}. Notes what a consumer takes, and that it
+-- is alive for `lifetime` microseconds. Returns '', or the name of a queue that is not declared. A consumer that is
+-- `known` comes back after its link broke: such queues are declared instead, and it does not wait where it did before.
 call('HDEL', SL, '')  -- takes no memory: see part_start.lua
 for _, take in ipairs(cmsgpack.unpack(ARGV[2])[2]) do
   if call('HEXISTS', Q, take[2]) == 0 then
