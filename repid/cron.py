@@ -173,7 +173,7 @@ def _matches(what: str, expression: str, after: datetime) -> Iterator[datetime]:
 
 
 def _enumerated(expression: str, after: datetime) -> Iterator[datetime] | None:
-    """The same for an expression without a name; None if it is none."""
+    """The times that match an expression in which no name such as @daily is left; None if it is invalid."""
     try:
         from cronsim import CronSim, CronSimError  # noqa: PLC0415  an extra
     except ImportError:
@@ -186,7 +186,7 @@ def _enumerated(expression: str, after: datetime) -> Iterator[datetime] | None:
 
 
 def _why(expression: str) -> str:
-    """What is wrong with an expression. Each field is tried alone: what is wrong with none is their combination."""
+    """What is wrong with an expression. Each field is tried alone; if none of them is wrong, their combination is."""
     fields = expression.split()
     if len(fields) not in {5, 6}:
         names = ", ".join(name for name, _ in _FIELDS[1:])

@@ -21,11 +21,11 @@ TOPIC = "topic"
 
 
 class PrioritiesT(enum.IntEnum):
-    """How long a message pretends to have been enqueued later than it was, in seconds.
+    """Seconds that are added to the time of enqueueing when messages are ordered.
 
-    Messages are claimed in ascending order of `enqueued_at + priority`: HIGH goes first among messages of like
-    age, nothing starves (a LOW message overtakes every HIGH one that came ten minutes after it), and each class
-    stays first in, first out.
+    Messages are claimed in ascending order of `enqueued_at + priority`: of messages that came at about the same time
+    HIGH goes first, nothing starves (a LOW message goes before every HIGH one that came ten minutes after it), and
+    each class stays first in, first out.
     """
 
     HIGH = 0

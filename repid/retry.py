@@ -56,7 +56,7 @@ def default_retry_policy_factory(
 def with_jitter(
     policy: RetryPolicy, fraction: float = 0.1, *, chance: Callable[[], float] = random.random
 ) -> RetryPolicy:
-    """The same policy with each delay moved up or down by at most `fraction` of itself.
+    """The policy with each delay moved up or down by at most `fraction` of itself.
 
     Keeps jobs that failed together from coming back together. `chance` gives numbers in [0, 1).
     """

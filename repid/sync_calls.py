@@ -31,7 +31,7 @@ class SyncCaller:
         raise NotImplementedError
 
     def _wait_for(self, verb: Callable[..., Coroutine[Any, Any, R]], /, *arguments: Any, **keywords: Any) -> R:
-        """The same for a verb, which is short."""
+        """Have a verb that does not take long carried out, as by `_call`."""
         return self._call(partial(verb, *arguments, **keywords), is_waiting=False)
 
     def _for_here(self, handle: JobHandle[R]) -> SyncJobHandle[R]:

@@ -48,7 +48,7 @@ class Client(ClientCaller):
     """The app's verbs for code that blocks: Django, Flask, scripts. Any number of threads may share one client.
 
     Where the app is open already, calls go there: in a sync actor through its worker, in a thread of a web server
-    through the server's loop, be it trio's or asyncio's. Elsewhere the client opens the app at its first call, in a
+    through the server's loop, trio's or asyncio's. Elsewhere the client opens the app at its first call, in a
     thread of its own, and closes it at the end of its `with` block, at `close()`, or at the exit of the process, when
     the threads have ended that have calls in progress (not daemons); after that the next call opens it anew. Several
     clients of one app share what is open until the last of them closes. So a client may be made when a module is

@@ -658,7 +658,7 @@ class Server:
 
     @hosted_unless(_stays)
     async def now(self) -> float:
-        """The server's clock: seconds since 1970. It may be stepped; schedules bear that."""
+        """The server's clock: seconds since 1970. It may be stepped forward or back; schedules allow for that."""
         self._need("schedules", "tell its time")
         return await self._calls("now", self._schedules.now)
 

@@ -207,7 +207,7 @@ class Bridge:
         self.load(crossing, copy_context())
 
     def load(self, crossing: Crossing[Any], context: Context) -> None:
-        """The same, called in trio's thread."""
+        """As `carry`, in this context; called in trio's thread."""
         if self.idle:
             self.idle.pop().take(crossing, context)
         else:

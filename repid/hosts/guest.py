@@ -217,7 +217,7 @@ def _interrupt() -> None:
 
 
 async def until(done: asyncio.Future[Any]) -> None:
-    """Wait until a future is done, come what may; a cancellation in between is raised afterwards."""
+    """Wait until a future is done, also if this task is cancelled; that is raised afterwards."""
     cancelled: asyncio.CancelledError | None = None
     while not done.done():
         try:

@@ -114,7 +114,7 @@ TURN = 0.001
 
 
 def crossing(function: Callable[P, Awaitable[T]], *, late: bool = False) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The same for whatever gives an awaitable, and without its name.
+    """As `hosted`, for whatever gives an awaitable, and without its name.
 
     `late`: what it returns although it was cancelled counts, and the cancellation is taken for heard.
     """
@@ -132,7 +132,7 @@ def crossing(function: Callable[P, Awaitable[T]], *, late: bool = False) -> Call
 def hosted_context(
     function: Callable[P, AbstractAsyncContextManager[T]],
 ) -> Callable[P, AbstractAsyncContextManager[T]]:
-    """The same for what gives a context manager: it is entered and left in one trio task, its body runs in the
+    """As `hosted`, for what gives a context manager: it is entered and left in one trio task, its body runs in the
     caller's.
     """
 

@@ -139,8 +139,9 @@ def _is_eager(factory: Any) -> bool:
 
 
 def _containing_eagerly(constructor: Any) -> Any:
-    """The same for an eager factory, which calls this constructor. It stays a factory of the kind that anyio knows by
-    its code: anyio's task groups start their own tasks without it, and fail where they cannot tell that it is eager.
+    """As `containing`, for an eager factory, which calls this constructor. It stays a factory of the kind that anyio
+    knows by its code: anyio's task groups start their own tasks without it, and fail where they cannot tell that it is
+    eager.
     """
     make_task = containing(lambda loop, coroutine, **options: constructor(coroutine, loop=loop, **options))
 

@@ -68,7 +68,7 @@ def find_faults(codec: Codec, payload: bytes, shape: Shape, error: Exception) ->
 
 
 def find_faults_of_value(codec: Codec, payload: bytes, hint: Any, error: Exception) -> list[Fault]:
-    """The same for a payload that should be a value of this type."""
+    """As `find_faults`, for a payload that should be a value of this type."""
     return _find(codec, payload, lambda search: search.look_at("$", hint, payload, 0), error)
 
 

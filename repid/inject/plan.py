@@ -327,7 +327,7 @@ class _Decoding:
 
 
 def _requiring(decode: Decode, names: AbstractSet[str]) -> Decode:
-    """The same decoder, which requires these keys: in a typed dict msgspec takes a `Raw` only where it may be
+    """The decoder, but it requires these keys: in a typed dict msgspec takes a `Raw` only where it may be
     missing.
     """
 

@@ -163,7 +163,7 @@ class Supervisor:
         return await process.wait()
 
     def _judge(self, post: Post, name: str, code: int, account: Account | None) -> float | None:
-        """What follows from the end of a process: seconds until the next one is started; None: there is none."""
+        """What follows from the end of a process: seconds until the next one is started; None: no other one is."""
         if account is not None:
             self._report = _sum(self._report, account.report)
             post.left -= account.report.processed + account.report.abandoned
@@ -212,7 +212,7 @@ class Supervisor:
         if delay is not None:
             log.error("%s; again in %g s", what, delay)
             return delay
-        log.error("%s; that was once too often: giving up", what)
+        log.error("%s; that is too often within a minute: giving up", what)
         self._failures.append(f"{what}, and that too often within a minute")
         self._stop()
         return None

@@ -28,7 +28,7 @@ class Bounded:
         self.volume += step * len(payload)
 
     def note_all(self, payloads: Sequence[bytes], step: int = 1) -> None:
-        """The same for messages with these payloads."""
+        """As `note`, for messages with these payloads."""
         self.size += step * len(payloads)
         self.volume += step * sum(map(len, payloads))
 
@@ -38,7 +38,7 @@ class Bounded:
         return is_over(self.bounds, self.size, self.volume)
 
     def admits(self, more: int, volume: int) -> bool:
-        """Whether so many new messages of so many bytes together may come in."""
+        """Whether `more` new messages of `volume` bytes together may come in."""
         if self.drops_oldest:
             return ever_fits(self.bounds, more, volume)
         return has_room(self.bounds, self.size, self.volume, more, volume)

@@ -163,7 +163,7 @@ class Channel:
         yield from self.strays.values()
 
     def heads_for(self, topics: Topics, limit: int) -> list[Head]:
-        """The first heads that a consumer of these topics may take; `limit` of them are enough for so many messages."""
+        """The first heads that a consumer of these topics may take; `limit` of them are enough for `limit` messages."""
         few = max(_FEW_LANES, 4 * limit)
         if len(self.lanes) <= _FEW_LANES:
             self.heads = None
@@ -200,10 +200,10 @@ class Channel:
 
 
 _FEW_LANES = 64
-"""Up to so many a claim looks at every lane, which takes less time than to keep their heads in order."""
+"""Of up to this many lanes a claim looks at each, which takes less time than to keep their heads in order."""
 
 _FEW_QUEUES = 64
-"""The same for queues."""
+"""As `_FEW_LANES`, for queues."""
 
 
 class Fronts:
@@ -456,7 +456,7 @@ class DeadLetters:
 
 
 class Wanted(NamedTuple):
-    """Room that was wanted in a queue in vain: for so many messages of so many bytes together."""
+    """Room that a queue did not have: for `size` messages of `volume` bytes together."""
 
     channel: Channel
     size: int

@@ -68,7 +68,7 @@ class Clock:
         self._offset += seconds
 
     def in_trio(self, moment: float) -> float:
-        """The same moment on trio's clock."""
+        """The moment on trio's clock."""
         return moment - self._offset
 
 

@@ -92,7 +92,7 @@ class Admission:
         self._refused: dict[str, QueueFull] = {}
 
     def refuse(self, queue: str, more: int, volume: int) -> QueueFull | None:
-        """Why so many messages of so many bytes are refused; None: they come in."""
+        """Why `more` messages of `volume` bytes together are refused; None: they come in."""
         bounds = self._directory.bounds[queue]
         before = self._refused.get(queue)
         if before is None:  # what comes behind one that was refused must not overtake it

@@ -1,7 +1,7 @@
 """Messages out: leasing what is ready, by rank over all lanes of a consumer; and the leases themselves.
 
 Theory. A claim is one statement. It finds how many of each lane are among the first messages of all of them (without
-locks), locks so many of each lane with SKIP LOCKED, leaves out those whose payloads are too big, deletes their places
+locks), locks that many of each lane with SKIP LOCKED, leaves out those whose payloads are too big, deletes their places
 and writes their leases. Two claims at once thus take different messages, and neither waits for the other. A claim that
 finds all it wants locked is answered with nothing although there may soon be something: so it is asked again shortly
 (`BUSY`).
@@ -40,7 +40,7 @@ BUSY = 0.02
 """Seconds after which a claim is made again that found only what others had locked."""
 
 BLOCKED = 0.2
-"""The same where all that is ready may be too big for the caller."""
+"""As `BUSY`, where all that is ready may be too big for the caller."""
 
 STATE = "lane, rank, seq, attempt, lost, expires_at, unrouted_at, failure, progress, trail"
 """The columns that `ready`, `scheduled` and `lease` share: what travels with a message from place to place."""
@@ -171,7 +171,9 @@ _EXTEND_APART = statement(
     "int8[]",
     "int8[]",
 )
-"""Each of these leases ends so many microseconds from now, or when it did. What the blocked loop has locked stays."""
+"""Each of these leases ends at `$3` microseconds from now, or when it did if that is later. What the
+blocked loop has locked stays.
+"""
 
 _REPORT = statement(
     f"""

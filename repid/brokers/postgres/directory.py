@@ -130,13 +130,13 @@ class Directory:
         await self.refresh_and_read(wire, [])
 
     async def refresh_and_read(self, wire: Wire, steps: Sequence[Step]) -> list[Rows]:
-        """The same, and read something else as it stood at that moment: the rows of each step."""
+        """Read everything anew, and something else as it stood at that moment: the rows of each step."""
         [_, *found, _] = await wire.run([_SNAPSHOT, *_TABLES, *steps, _END])
         self._take(found[: len(_TABLES)])
         return found[len(_TABLES) :]
 
     async def refresh_inside(self, wire: Wire) -> None:
-        """The same inside a transaction that is open, for what that transaction did itself."""
+        """Read everything anew inside a transaction that is open, with what that transaction did itself."""
         self._take(await wire.run(list(_TABLES)))
 
     def _take(self, tables: Sequence[Rows]) -> None:
@@ -247,7 +247,7 @@ async def beat(pool: Pool, consumers: Mapping[int, bytes]) -> None:
 
 
 async def beat_on(wire: Wire, consumers: Mapping[int, bytes]) -> None:
-    """The same on one connection, for consumers that are not there."""
+    """Say on this connection that consumers are present which others have taken for dead."""
     steps = [Step(_COME_BACK, (id_, CONSUMER_TIME * MICRO, takes)) for id_, takes in consumers.items()]
     await wire.run([TOUCH, *steps])
 

@@ -479,7 +479,7 @@ class PostgresDriver:
             await self._directory.refresh(wire)
 
     async def _refresh(self, wire: Wire) -> None:
-        """The same; make ready all that is due, too, and bury what has expired."""
+        """Have an up-to-date copy of the directory, make ready all that is due, and bury what has expired."""
         while True:
             [_, [(now, version, due, expiry)]] = await wire.run([claiming.PROMOTE, claiming.LOOK])
             if expiry is not None and expiry <= now:

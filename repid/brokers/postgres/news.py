@@ -7,7 +7,7 @@ was committed, removes the rows of those that the change concerns, and notifies 
 things is true: the last look has seen the change, or the process that made the change has seen the row. From the moment
 when it is woken until it says again that it waits, a process is not notified, however much happens.
 
-* Whoever sees the row may remove it and notify before the answer to the writing of it is read here, on another
+* Another process may see the row, remove it and notify before the answer to the writing of it is read here, on another
   connection: then this process does not wait (`_wakes`).
 * A worker always waits for events, and for messages only when it has nothing to do (`waits_for_messages`). Who
   publishes wakes only processes that wait for messages, so nobody is notified while all workers are busy.
@@ -211,7 +211,7 @@ class NewsBox:
             else:
                 await self._poll()
             return
-        self._asleep = False  # and it is said anew, lest the others believe us dead
+        self._asleep = False  # and it is said anew: others must not believe us dead
         self.note(ready=True, events=True, ids=None)
 
     async def _poll(self) -> None:

@@ -83,6 +83,6 @@ async def in_transaction(wire: Wire, *after: Step) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def transaction(pool: Pool, *after: Step) -> AsyncIterator[Wire]:
-    """The same on any connection. Where the block raises, the transaction is rolled back."""
+    """A transaction on any connection, as by `in_transaction`. It is rolled back where the block raises."""
     async with pool.wire() as wire, in_transaction(wire, *after):
         yield wire

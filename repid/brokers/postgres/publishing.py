@@ -112,8 +112,8 @@ _PUBLISH = _publishing(
 _PUBLISH_NEW = _publishing(
     " AND i.id NOT IN (SELECT m.id FROM {s}.message AS m WHERE m.id = ANY($2) OFFSET 0)", "", "input"
 )
-"""The same for a transaction of its own, and for ids that differ. Fails with `_TAKEN` where one of them was stored
-meanwhile.
+"""As `_PUBLISH`, for a transaction of its own, and for ids that differ. Fails with `_TAKEN` where one of them was
+stored meanwhile.
 """
 
 _TAKEN = "23505"
@@ -124,7 +124,7 @@ _HOLD_DIRECTORY = Step(statement("SELECT FROM {s}.meta FOR SHARE"))
 """Nobody changes the directory until the transaction ends."""
 
 KEEP_DIRECTORY = Step(statement("SELECT FROM {s}.meta FOR NO KEY UPDATE"))
-"""The same, for who may change it himself: two that only hold it could not both go on to change it."""
+"""As `_HOLD_DIRECTORY`, for who may change it too: two that only hold it could not both go on to change it."""
 
 HOLD_LANES = Step(statement("LOCK TABLE {s}.lane IN ACCESS SHARE MODE"))
 """No queue is deleted until the transaction ends."""
@@ -236,7 +236,7 @@ class Sending:
         ]
 
     def steps(self, directory: Directory, insert: Statement = _PUBLISH) -> list[Step]:
-        """The same, and the version of the directory afterwards."""
+        """The statements that store what is left, and one that reads the version of the directory afterwards."""
         found = self.storing(directory, directory.version, insert)
         if len(found) > 1:
             found.insert(0, _HOLD_DIRECTORY)  # so that all of them see one directory
@@ -375,7 +375,7 @@ async def prepare(wire: Wire, directory: Directory, sending: Sending) -> None:
 
 
 async def publish_in(wire: Wire, directory: Directory, sending: Sending) -> None:
-    """The same inside a transaction that is open; queues are declared if need be.
+    """Publish inside a transaction that is open; queues are declared if need be.
 
     What was made here is undone with the transaction, so a copy of the directory is used. Others may have deleted what
     the directory knows, but nobody deletes what was declared here before the transaction ends.

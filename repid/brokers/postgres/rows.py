@@ -95,7 +95,7 @@ def to_key(id_: str) -> bytes:
 
 
 def _to_keys(ids: Sequence[str]) -> list[bytes]:
-    """The same for many, several times faster where all are of the usual kind."""
+    """The keys of many ids, several times faster where all are of the usual kind."""
     text = "".join(ids)
     if set(map(len, ids)) == {32}:
         try:

@@ -153,7 +153,7 @@ class Wire:
 
 
 async def flush(pgconn: PGconn) -> None:
-    """Have everything sent. What the server says meanwhile is read, lest both wait for each other."""
+    """Have everything sent. What the server says meanwhile is read: otherwise both might wait for each other."""
     while pgconn.flush():
         async with trio.open_nursery() as nursery:
 

@@ -56,7 +56,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sentinel_login(self) -> tuple[str, ...]:
-        """The same for sentinels, which have users of their own."""
+        """User and password for the sentinels, which have users of their own."""
         return () if self.sentinel_password is None else (self.sentinel_user or "default", self.sentinel_password)
 
 

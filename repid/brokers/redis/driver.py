@@ -362,7 +362,7 @@ class RedisDriver:
                 return claimed
 
     async def _claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool) -> Claimed | None:
-        """The same. None: all that was found is dead now, and there may be more behind it."""
+        """Claim once. None: all that was found is dead now, and there may be more behind it."""
         key = consumer.encode()
         one = self._subscriptions[key]
         nonce, cancels, was_asleep = secrets.token_bytes(NONCE_SIZE), self._cancels, one.is_asleep
@@ -449,7 +449,7 @@ class RedisDriver:
             self._nursery.start_soon(self._withdraw, self._wire, key, one, one.claims)
 
     async def _withdraw(self, wire: Wire, key: bytes, one: Subscription, claims: int) -> None:
-        """Withdraw the entry of a consumer that has stopped waiting after so many claims.
+        """Withdraw the entry of a consumer that has stopped waiting after its claim number `claims`.
 
         If it claims meanwhile, it looks once more: the entry of that claim may have been withdrawn, where the server
         had to be given the script first.

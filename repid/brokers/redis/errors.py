@@ -86,7 +86,7 @@ def moved_to(text: str) -> tuple[str, int] | None:
 
 
 def explain_open(error: BaseException, place: str) -> RepidError:
-    """The same for what goes wrong while the connection is opened."""
+    """As `explain`, for what goes wrong while the connection is opened."""
     found: RepidError | None = _explain_refusal(error, place)
     if found is None:
         found = explain(error, place)

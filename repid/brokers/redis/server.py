@@ -21,7 +21,7 @@ class RedisServer(Server):
     `redis+sentinel://HOST:PORT,HOST:PORT/NAME[/DATABASE]`, `redis+cluster://HOST:PORT,HOST:PORT`. `prefix`: what all
     keys begin with, in braces; servers with different ones do not see each other's messages. `lease_timeout`: a lease
     that was neither settled nor extended for this many seconds may be rescued. `dead_ttl`: workers remove dead letters
-    after this many seconds; by default they stay. `wait_replicas`: a call that writes returns when so many replicas
+    after this many seconds; by default they stay. `wait_replicas`: a call that writes returns when this many replicas
     have it, too. `ssl_context`: how a rediss:// server is checked, if not by the system's certificates.
 
     What `publish` accepted is as durable as the server is set up to be (`appendonly`, `appendfsync`): see

@@ -14,7 +14,7 @@ VALID, INVALID = ord("1"), ord("0")
 
 
 def batches_of(settlements: Sequence[Settlement], most: int) -> Iterable[tuple[bool, list[Settlement]]]:
-    """The settlements in their order, in batches of at most so many that are all plain acks, or not."""
+    """The settlements in their order, in batches of at most `most`; those of a batch are all plain acks, or none is."""
     batch: list[Settlement] = []
     tokens: set[Any] = set()
     is_plain = True

@@ -8,7 +8,7 @@ queue has a line only while a call waits for it.
 
 Nothing can make room any more where every consumer of the queue belongs to a worker that itself does nothing but wait
 for room: all its runs wait for room in such queues, and it claims nothing from them meanwhile. The first of the line
-looks for that when it has waited in vain for `STUCK_AFTER`. It is the greatest set of workers of this server for which
+looks for that when it has waited for `STUCK_AFTER`. It is the greatest set of workers of this server for which
 it holds, so workers that wait for each other are found too; a reader elsewhere, of which the engine tells, means that
 there may be room. Then the first call in line that belongs to such a worker raises `QueueFull`. Its run fails, the
 worker claims again, and that makes room for the others.
@@ -149,7 +149,7 @@ class Lines:
             self.hub.tell(_MAYBE_ROOM)
 
     def begin_anew(self) -> None:
-        """The link is up again: other readers may come back a moment later, so only now the waiting in vain begins."""
+        """The link is up again: other readers may come back a moment later, so each wait is counted from now on."""
         for line in self.by_queue.values():
             for place in line.places:
                 place.moved()

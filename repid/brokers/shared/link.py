@@ -96,7 +96,7 @@ class Link:
                 await self._ended.wait()
 
     def broke(self, error: Exception) -> None:
-        """A call failed for want of the engine: open the link anew. Does nothing while that is under way."""
+        """A call failed because the engine was away: open the link anew. Does nothing while that is under way."""
         if self.state.state == "up" and not self._closing.is_set():
             log.warning("%s lost its link and reconnects: %s", self._name, error)
             self.losses += 1

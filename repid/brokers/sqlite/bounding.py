@@ -51,7 +51,7 @@ def are_set(store: Store, bounds: dict[str, Bounds]) -> bool:
 
 
 def measure(store: Store, channel: Channel, bounds: Bounds) -> tuple[int, int]:
-    """How many messages wait, and the bytes of their payloads; of more than are allowed only so many are counted."""
+    """How many messages wait, and the bytes of their payloads; counted no further than what is allowed."""
     known = store.waiting.get(channel.id)
     if known is None:
         limit = _ALL if bounds.max_size is None or bounds.when_full == "drop_oldest" else bounds.max_size
@@ -85,7 +85,7 @@ class Admission:
         return None
 
     def refuse(self, channel: Channel, more: int, volume: int) -> QueueFull | None:
-        """Why so many messages of so many bytes are refused; None: they come in."""
+        """Why `more` messages of `volume` bytes together are refused; None: they come in."""
         bounds = channel.bounds
         if bounds is None:
             return None

@@ -70,7 +70,7 @@ _RIGHTS = "the file, its folder and the files -wal and -shm beside it must be wr
 
 
 def explain_open(error: sqlite3.Error | MemoryError, path: str) -> RepidError:
-    """The same for what goes wrong while the file is opened."""
+    """As `explain`, for what goes wrong while the file is opened."""
     code = _primary_code(error)
     if code == sqlite3.SQLITE_NOTADB:
         return ConfigurationError(f"{path} is not an SQLite database: give SQLiteServer a path of its own")

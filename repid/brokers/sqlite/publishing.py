@@ -96,7 +96,7 @@ def publish(
 
 
 def _publish_plain(store: Store, envelope: Envelope, body: Body) -> BrokerRefused | None:
-    """The same for one message that has nothing but `PLAIN`, as most have, where no queue is bounded."""
+    """Publish one message that has nothing but `PLAIN`, as most have, where no queue is bounded."""
     channel = store.directory.channels.get(envelope.queue)
     if channel is None:
         return QueueNotDeclared(envelope.queue)

@@ -22,8 +22,8 @@ _REMOVE_ALL = f"DELETE FROM message WHERE seq IN {_SEQS}"  # noqa: S608
 _VALID_IN_RUN = "SELECT count(*) FROM lease WHERE seq BETWEEN ? AND ? AND n = ?"
 _END_RUN = "DELETE FROM lease WHERE seq BETWEEN ? AND ?"
 _REMOVE_RUN = "DELETE FROM message WHERE seq BETWEEN ? AND ?"
-"""The same for messages with consecutive numbers: each row is found beside the one before (measured: a quarter less for
-all of a settlement). What one worker claims and runs is such a run most of the time."""
+"""These three are for messages with consecutive numbers: each row is found beside the one before (measured: a quarter
+less for all of a settlement). What one worker claims and runs is such a run most of the time."""
 
 
 def settle(store: Store, settlements: Sequence[Settlement], outboxes: Sequence[Sequence[Body]]) -> list[Verdict]:

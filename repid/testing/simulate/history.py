@@ -41,7 +41,7 @@ class History:
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same history, in any process."""
+        """A short text that is the same for the same history, in any process."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
 
 

@@ -47,7 +47,7 @@ def search(make: MakeScenario, seeds: Iterable[int]) -> int | None:
 
 
 def smaller(make: MakeScenario, outcome: Outcome) -> Outcome:
-    """The same seed with the fewest faults and messages with which the same kind of thing is found."""
+    """The outcome of this seed with the fewest faults and messages with which the same kind of thing is found."""
     wanted = _kind(outcome)
 
     def fails(faults: tuple[int, ...], sends: tuple[int, ...]) -> bool:

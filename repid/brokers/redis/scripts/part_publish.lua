@@ -1,6 +1,6 @@
 -- Stores new messages. An entry holds id, queue, lane, size, offset, delay, ttl or -1, kept flags, rest. Returns a
 -- character for each: 'a' accepted, 'd' its id is alive, 'q' its queue is not declared, 'f' its queue is full. With
--- `declaring`, queues are declared, and no message is refused for want of room.
+-- `declaring`, queues are declared, and no message is refused because there is no room for it.
 local function publish(entries, declaring)
   local answers, known, adds, results = {}, {}, {}, {}
   local first  -- of the messages in `adds`: it is offered if it is the only one
