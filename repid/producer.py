@@ -303,7 +303,8 @@ def raise_refused(outcomes: Outcomes, done: str) -> None:
     """Raises an `ExceptionGroup` of the refusals, if there are any; the others are `done`."""
     refused = [outcome for outcome in outcomes if outcome is not None]
     if refused:
-        raise ExceptionGroup(f"{len(refused)} of {len(outcomes)} messages were refused; the others are {done}", refused)
+        others = f"the others are {done}" if len(refused) < len(outcomes) else f"none is {done}"
+        raise ExceptionGroup(f"{len(refused)} of {len(outcomes)} messages were refused; {others}", refused)
 
 
 def publish_declaring(broker: Broker, on_new: Callable[[AbstractSet[str]], None]) -> Publish:

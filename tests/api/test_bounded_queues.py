@@ -164,7 +164,9 @@ async def test_a_full_queue_raises_from_every_way_to_send() -> None:
             await app.enqueue_many(take, [1, 2])
         assert [type(outcome).__name__ for outcome in refused.value.outcomes] == ["JobHandle", "QueueFull"]
         await Queue("q").flush()
-        with pytest.raises(ExceptionGroup):
+        with pytest.raises(ExceptionGroup, match="1 of 2 messages were refused; the others are sent"):
+            await app.send_messages_json(channel="q", payloads=[1, 2])
+        with pytest.raises(ExceptionGroup, match="2 of 2 messages were refused; none is sent"):
             await app.send_messages_json(channel="q", payloads=[1, 2])
 
 
