@@ -263,7 +263,8 @@ def check_by_name(parameter: inspect.Parameter, where: str) -> None:
     if parameter.kind is P.VAR_POSITIONAL:
         raise ConfigurationError(
             f"{where} takes positional arguments, but parameters are filled by name: "
-            f"replace '*{parameter.name}' by a parameter that is a list, or by '*' alone"
+            f"replace '*{parameter.name}' by a parameter that is a list, or by '*' alone; in a decorator put "
+            "@functools.wraps(function) on the wrapper, which then has the parameters of what it wraps"
         )
 
 

@@ -133,6 +133,12 @@ async def test_a_function_around_one_that_is_chosen_by_its_argument_is_an_actor(
     assert got == [3]
 
 
+def test_a_wrapper_that_does_not_tell_what_it_wraps_is_refused_with_what_to_do() -> None:
+    def wrapper(*args: Any, **kwargs: Any) -> Any: ...
+
+    assert "in a decorator put @functools.wraps(function) on the wrapper" in text_of(wrapper)
+
+
 def test_a_class_is_refused() -> None:
     assert "actor 'CallableObject' is a class, but an actor must be a function" in text_of(CallableObject)
 
