@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
@@ -223,11 +225,7 @@ def _check_importable(name: str, function: Callable[..., Any], *, is_async: bool
             f"actor {name!r} is async: run_in_process is for sync functions; where a router says it for all of its "
             "actors, give this one run_in_process=False"
         )
-    if not _is_importable(function):
-        raise ConfigurationError(
-            f"actor {name!r} cannot run in a process: another process must be able to import it, "
-            "so it must be a function at the top level of a module"
-        )
+    _check_found_by_processes(f"actor {name!r} cannot run in a process", "function", function)
 
 
 def _check_runs_in_process(name: str, plan: Plan) -> None:
@@ -250,11 +248,8 @@ def _check_runs_in_process(name: str, plan: Plan) -> None:
 
 def _check_dependencies_importable(name: str, dependencies: Dependencies | None) -> None:
     for step in () if dependencies is None else dependencies.inner.steps:
-        if not _is_importable(step.function):
-            raise ConfigurationError(
-                f"actor {name!r} cannot run in a process with its dependency {step.function!r}: another process must "
-                "be able to import it, so it must be a function or class at the top level of a module"
-            )
+        what = f"actor {name!r} cannot run in a process with its dependency {step.function!r}"
+        _check_found_by_processes(what, "function or class", step.function)
 
 
 def _check_dependencies_take_no_message(name: str, plan: Plan) -> None:
@@ -269,5 +264,22 @@ def _check_dependencies_take_no_message(name: str, plan: Plan) -> None:
                 )
 
 
-def _is_importable(function: Callable[..., Any]) -> bool:
-    return "<" not in getattr(function, "__qualname__", "<")
+def _check_found_by_processes(what: str, kind: str, function: Callable[..., Any]) -> None:
+    """Raise `ConfigurationError` for a function that another process would not find by its name."""
+    if "<" in getattr(function, "__qualname__", "<"):
+        raise ConfigurationError(
+            f"{what}: another process must be able to import it, so it must be a {kind} at the top level of a module"
+        )
+    if _is_in_a_prompt(function) and importlib.util.find_spec("cloudpickle") is None:
+        raise ConfigurationError(
+            f"{what}: it belongs to a program without a file, as a notebook, a prompt and `python -c` are, which "
+            "another process cannot import: define it in a module, or install cloudpickle"
+        )
+
+
+def _is_in_a_prompt(function: Callable[..., Any]) -> bool:
+    """Whether it belongs to a main module that was not read from a file, which `multiprocessing` cannot import."""
+    main = sys.modules.get("__main__")
+    return function.__module__ == "__main__" and not (
+        getattr(main, "__spec__", None) or getattr(main, "__file__", None)
+    )

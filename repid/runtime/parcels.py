@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..delivery import Failure
@@ -45,12 +46,20 @@ class Parcel:
 
 def call_parcel(function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Parcel:
     """A call for a process."""
-    return Parcel(
-        (function, tuple(arguments), dict(keywords)),
-        lambda fault: ConfigurationError(
-            f"what {name_in_errors(function)} is given cannot be sent to its process: {text_of(fault)}. Give it what "
-            "pickle can take; a dependency that is a plain function (def) is called in the process"
-        ),
+    return Parcel((function, tuple(arguments), dict(keywords)), partial(_no_call, function))
+
+
+def _no_call(function: Callable[..., Any], fault: BaseException) -> ConfigurationError:
+    try:
+        _pickled(function)
+    except Exception as fault_of_function:  # noqa: BLE001  as above
+        return ConfigurationError(
+            f"{name_in_errors(function)} cannot be sent to its process, which finds a function by its name in its module: "
+            f"{text_of(fault_of_function)}. Let that name, there, be this function"
+        )
+    return ConfigurationError(
+        f"what {name_in_errors(function)} is given cannot be sent to its process: {text_of(fault)}. Give it what "
+        "pickle can take; a dependency that is a plain function (def) is called in the process"
     )
 
 

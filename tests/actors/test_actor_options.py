@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -227,6 +231,44 @@ def test_a_routing_strategy_must_give_a_predicate() -> None:
     router = Router(routing_strategy=forgetful)
     with pytest.raises(ConfigurationError, match="the routing strategy of actor 'job' must return a predicate"):
         router.actor(job)
+
+
+IN_A_PROMPT = """
+from typing import Annotated
+from repid import ConfigurationError, Depends, Router
+
+def one() -> int:
+    return 1
+
+def job() -> None: ...
+
+def depending(number: Annotated[int, Depends(one)]) -> None: ...
+
+for function in job, depending:
+    try:
+        Router().actor(run_in_process=True)(function)
+        print("declared")
+    except ConfigurationError as error:
+        print(error)
+"""
+
+
+def test_a_function_without_a_file_runs_in_a_process_only_with_cloudpickle(tmp_path: Path) -> None:
+    """So it is in a notebook, too: another process cannot import the main module."""
+
+    def run(*arguments: str) -> list[str]:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, env=environment, capture_output=True, encoding="utf-8", check=True
+        ).stdout.splitlines()
+
+    refused = run("-c", IN_A_PROMPT)
+    assert ["it belongs to a program without a file" in line for line in refused] == [True, True]
+    (tmp_path / "program.py").write_text(IN_A_PROMPT)
+    assert run(str(tmp_path / "program.py")) == run("-m", "program") == ["declared"] * 2
+    (tmp_path / "cloudpickle.py").touch()
+    assert run("-c", IN_A_PROMPT) == ["declared"] * 2
 
 
 def test_a_lambda_or_local_function_cannot_run_in_a_process() -> None:

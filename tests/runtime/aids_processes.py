@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import wraps
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Annotated, cast
@@ -120,6 +121,14 @@ def raise_for_what_cannot_be_sent() -> None:
 
 def raise_a_group_of_what_cannot_be_sent() -> None:
     raise BaseExceptionGroup("two", [LockedError("the file"), SystemExit(2)])
+
+
+def replaced() -> None: ...
+
+
+@wraps(replaced)
+def in_place_of_another() -> None:
+    """Its name is that of another function of this module, as that of what a decorator makes of one may be."""
 
 
 def return_what_cannot_be_sent() -> object:

@@ -523,6 +523,19 @@ async def test_what_goes_wrong_around_a_process_is_told_in_one_line(
     assert "Traceback" not in caplog.text
 
 
+async def test_a_function_that_is_not_found_by_its_name_in_a_process_is_told_as_such(
+    app: Repid, router: Router, server: UnreliableServer
+) -> None:
+    router.actor(run_in_process=True, name="job")(aids_processes.in_place_of_another)
+    await send(app, "job")
+    await app.run_worker(burst=True)
+    [dead] = await server.browse("default", "dead")
+    assert dead.failure is not None
+    assert dead.failure.text.startswith(
+        "replaced() cannot be sent to its process, which finds a function by its name in its module: Can't pickle"
+    )
+
+
 @pytest.mark.parametrize("log_runs", [True, False])
 async def test_a_process_knows_the_log_context_of_its_run_if_runs_are_logged(
     app: Repid, router: Router, caplog: pytest.LogCaptureFixture, log_runs: bool
