@@ -203,13 +203,13 @@ def check_settlements(
     `NotSupported` for one that the server does not claim.
     """
     ttl: object = None
+    sent: list[Envelope] = []
     for settlement in settlements:
         result = settlement.result
         if type(settlement.disposition) not in _DISPOSITIONS:
             raise InternalError(f"{settlement.disposition!r} is no disposition")
         if settlement.outbox:
-            check_envelopes(settlement.outbox)
-            check_claimed(server, claimed, settlement.outbox)
+            sent += settlement.outbox
         if result is not None:
             if not keeps_results:
                 raise NotSupported(
@@ -219,6 +219,9 @@ def check_settlements(
             if result.ttl is not ttl or len(result.payload) > LARGEST_MESSAGE:  # those of one actor share it
                 _check_result(server, claimed, result)
                 ttl = result.ttl
+    if sent:
+        check_envelopes(sent)
+        check_claimed(server, claimed, sent)
 
 
 def check_results(server: str, claimed: Capabilities, results: Iterable[NewResult]) -> None:

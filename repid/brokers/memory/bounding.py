@@ -32,6 +32,15 @@ class Bounded:
         self.size += step * len(payloads)
         self.volume += step * sum(map(len, payloads))
 
+    def take(self, payload: bytes, *, forced: bool) -> bool:
+        """Let a message with this payload in, if there is room for it or it is forced in. Not for what drops others."""
+        more = len(payload)
+        if not forced and not has_room(self.bounds, self.size, self.volume, 1, more):
+            return False
+        self.size += 1
+        self.volume += more
+        return True
+
     @property
     def is_over(self) -> bool:
         """Whether more waits than should."""

@@ -505,6 +505,13 @@ class Admission:
         bounded = channel.bounded
         if bounded is None:
             return None
+        if (
+            is_plain
+            and not bounded.drops_oldest
+            and channel not in self._refused
+            and bounded.take(envelope.payload, forced=self._is_forced)
+        ):
+            return None
         refused = None if self._is_forced and not bounded.drops_oldest else self.refuse(channel, envelope)
         if refused is None and is_plain:
             bounded.note(envelope.payload)

@@ -162,19 +162,15 @@ class Store:
         id_, options, channel = envelope.id, envelope.options, self.channels.get(envelope.queue)
         if channel is None or id_ in self._ids:
             return False
-        bounded = channel.bounded
-        if bounded is not None and (
-            bounded.drops_oldest or not (is_admitted or bounded.admits(1, len(envelope.payload)))
-        ):
-            return False
         rank, priority = now + DEFAULT_PRIORITY, DEFAULT_PRIORITY
         if options is not NO_OPTIONS:
             rank, place = _place_of_new(options, now)
             if place is not None:
                 return False
             priority = priority_of(options)
-        if bounded is not None:
-            bounded.note(envelope.payload)
+        bounded = channel.bounded
+        if bounded is not None and (bounded.drops_oldest or not bounded.take(envelope.payload, forced=is_admitted)):
+            return False
         self._order += 1
         record = self._ids[id_] = record_of(envelope, now, rank, self._order)
         channel.lane(envelope.headers.get(TOPIC)).class_of(priority).append(record)
