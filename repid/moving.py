@@ -79,7 +79,7 @@ class _Ending(msgspec.Struct, frozen=True):
     bounds: Bounds | None
 
 
-class Account(msgspec.Struct):
+class MoveReport(msgspec.Struct):
     """What a move has done. `kept`: schedules that the new server had already; they stay on both."""
 
     queues: list[Moved] = []
@@ -118,7 +118,7 @@ class Move:
         self._target = target
         self._told = told
 
-    async def run(self, queues: Sequence[str] | None = None) -> Account:
+    async def run(self, queues: Sequence[str] | None = None) -> MoveReport:
         """Move these queues (None: all, and the schedules). May be repeated, and goes on where a former one was cut
         off.
 
@@ -131,12 +131,12 @@ class Move:
             if name not in there:
                 hint = did_you_mean(name, there) or f"; there are: {', '.join(there) or 'none'}"
                 raise UsageError(f"there is no queue {name!r} to move on the old server{hint}")
-        account = Account()
+        report = MoveReport()
         if queues is None:
-            await self._move_schedules(account)
+            await self._move_schedules(report)
         for name in there if queues is None else queues:
-            account.queues.append(await self._move_queue(name))
-        return account
+            report.queues.append(await self._move_queue(name))
+        return report
 
     async def _check_apart(self) -> None:
         """Raise where both are the same: what has moved there would be removed. The old one is not changed by it."""
@@ -145,16 +145,16 @@ class Move:
         if await self._source.fetch_results([mark.id]) != [None]:
             raise UsageError("both servers keep the same messages: there is nothing to move")
 
-    async def _move_schedules(self, account: Account) -> None:
+    async def _move_schedules(self, report: MoveReport) -> None:
         for stored in await self._source.schedules():
             name = stored.schedule.name
             if not await self._target.replace_schedule(None, stored) and await self._target.schedules([name]) != [
                 stored
             ]:
-                account.kept.append(name)  # it is not from a move that was cut off
+                report.kept.append(name)  # it is not from a move that was cut off
                 continue
             await self._source.remove_schedule(name)
-            account.schedules.append(name)
+            report.schedules.append(name)
 
     async def _move_queue(self, name: str) -> Moved:
         source = self._source

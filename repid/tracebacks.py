@@ -220,13 +220,13 @@ def explain(error: BaseException, text: str | None = None, *, in_program: bool =
     """
     try:
         known = {} if text is None else {id(error): text}
-        lines = "".join(_Account(known, in_program=in_program).of(error, DEEPEST_GROUP))
+        lines = "".join(_Explanation(known, in_program=in_program).of(error, DEEPEST_GROUP))
         return writable(lines)[-LONGEST_TRACEBACK:]
     except Exception as fault:  # noqa: BLE001  a line of source that cannot be read, or the like
         return f"{name_of(error)} (its traceback cannot be had: {name_of(fault)})\n"
 
 
-class _Account:
+class _Explanation:
     """What is written about one error. `left`: the errors that it may still show."""
 
     def __init__(self, texts: dict[int, str], *, in_program: bool) -> None:

@@ -218,7 +218,7 @@ async def _run_actors(
             check_compares_ids(there)
         return own if there is broker else publisher(app, there, declare=True)
 
-    exchange = _Exchange(app, broker, actors)
+    exchange = _WorkerExchange(app, broker, actors)
     services = AppServices(
         publisher_to,
         partial(through_middlewares, app),
@@ -243,7 +243,7 @@ def _scheduling(app: Application, broker: Broker) -> Scheduling | None:
     return Scheduling(store, broker.tick if store is broker else partial(tick_elsewhere, broker, store))
 
 
-class _Exchange:
+class _WorkerExchange:
     """Where calls go that actors of a worker make: to its own server, for its own actors and those of its app."""
 
     def __init__(self, app: Application, broker: Broker, actors: Sequence[Actor]) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..brokers import Server as AnyServer
 from ..errors import BrokerRefused, ConfigurationError, UsageError, shown
-from ..moving import Account, Move
+from ..moving import Move, MoveReport
 from ..ports import Migrating, name_of
 from .arguments import Server, Target
 from .finding import find_app, find_place
@@ -52,25 +52,25 @@ def move(
     and stay paused on FROM.
     """
     old, new = find_place(source), find_place(target)
-    account = trio.run(carry_over, old, new, names or None)
-    if not account.queues and not account.schedules:
+    report = trio.run(carry_over, old, new, names or None)
+    if not report.queues and not report.schedules:
         typer.echo(
             f"repid: warning: nothing has moved: there is no queue on {name_of(old)}. Is it the right one? A server "
             "that has options, such as schema= or prefix=, is given as MODULE:NAME",
             err=True,
         )
     table = Table("queue", "ready", "scheduled", "dead", "there before", "left on FROM", "paused")
-    for moved in account.queues:
+    for moved in report.queues:
         counts = (moved.ready, moved.scheduled, moved.dead, moved.was_there, moved.left + moved.leased)
         add_row(table, moved.name, *map(str, counts), "yes" if moved.is_paused else "")
     show(table)
-    typer.echo(f"{len(account.schedules)} schedule(s) moved")
-    if account.left_behind:
-        lines = "".join(f"\n  {shown(line)}" for line in account.left_behind)
+    typer.echo(f"{len(report.schedules)} schedule(s) moved")
+    if report.left_behind:
+        lines = "".join(f"\n  {shown(line)}" for line in report.left_behind)
         raise BrokerRefused(f"not everything has moved:{lines}")
 
 
-async def carry_over(old: AnyServer, new: AnyServer, names: Sequence[str] | None) -> Account:
+async def carry_over(old: AnyServer, new: AnyServer, names: Sequence[str] | None) -> MoveReport:
     """Open both servers and move, and show how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

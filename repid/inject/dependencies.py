@@ -16,8 +16,8 @@ from .signature import (
     check_default,
     check_is_injected,
     check_on_the_loop,
-    name_of,
     open_parameters,
+    qualified_name_of,
 )
 from .supply import MESSAGE, Dependencies, Given, Step, Supplied, SuppliedAsync, Wants
 
@@ -107,7 +107,7 @@ class _Search:
                 "function, a class or another callable"
             )
         if function in path:
-            circle = " → ".join(f"{name_of(each)}()" for each in (*path[path.index(function) :], function))
+            circle = " → ".join(f"{qualified_name_of(each)}()" for each in (*path[path.index(function) :], function))
             raise ConfigurationError(f"{where} depends on itself: {circle}; dependencies must not go in a circle")
         if depends.scope == "worker":
             value = next((Given(value) for each, value in self._given if each == function), None)
@@ -123,7 +123,7 @@ class _Search:
         return len(self.steps)
 
     def _wants(self, function: Any, path: tuple[Any, ...], scope: Scope) -> Wants:
-        name = name_of(function)
+        name = qualified_name_of(function)
         names = names_of(function, self._local_names)
         wants: list[tuple[str, int]] = []
         for parameter in open_parameters(function, name):

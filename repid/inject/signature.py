@@ -74,7 +74,7 @@ def read_signature(
     too. `local_names`: what names in its annotations mean that are local to the functions around it. What a
     `functools.partial` has bound is settled: the payload does not touch it.
     """
-    name = name_of(function)
+    name = qualified_name_of(function)
     names = names_of(function, local_names)
     fields: list[Field] = []
     messages: list[str] = []
@@ -189,7 +189,7 @@ def _returned(function: Callable[..., Any], name: str, names: Names) -> Any:
         return Unreadable(str(error))
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def qualified_name_of(function: Callable[..., Any]) -> str:
     """The qualified name of a function, of what a partial wraps, or of a callable object's class."""
     while isinstance(function, functools.partial):
         function = function.func

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from ...delivery import Bounds, Failure, Progress
+
+T = TypeVar("T")
 
 pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 
@@ -21,30 +23,28 @@ class Trail(msgspec.Struct, array_like=True, frozen=True, gc=False):
     leased_at: int = 0
 
 
-_unpack_bounds = msgspec.msgpack.Decoder(Bounds).decode
-_unpack_trail = msgspec.msgpack.Decoder(Trail).decode
+def _unpacking(kind: type[T]) -> Callable[[bytes | None], T | None]:
+    unpack = msgspec.msgpack.Decoder(kind).decode
+
+    def to_kind(packed: bytes | None) -> T | None:
+        if packed is None:
+            return None
+        try:
+            return unpack(packed)
+        except (TypeError, ValueError, msgspec.MsgspecError):
+            return None
+
+    return to_kind
+
+
+to_trail = _unpacking(Trail)
+"""The trail that `pack` made bytes of. Returns None where it cannot be read."""
+
+to_bounds = _unpacking(Bounds)
+"""The bounds that `pack` made bytes of. Returns None where they cannot be read."""
+
 _unpack_failure = msgspec.msgpack.Decoder(Failure).decode
 _unpack_progress = msgspec.msgpack.Decoder(Progress).decode
-
-
-def to_trail(packed: bytes | None) -> Trail | None:
-    """The trail that `pack` made bytes of. Returns None where it cannot be read."""
-    if packed is None:
-        return None
-    try:
-        return _unpack_trail(packed)
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        return None
-
-
-def to_bounds(packed: bytes | None) -> Bounds | None:
-    """The bounds that `pack` made bytes of. Returns None where they cannot be read."""
-    if packed is None:
-        return None
-    try:
-        return _unpack_bounds(packed)
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        return None
 
 
 def to_failure(packed: bytes | None) -> Failure | None:
