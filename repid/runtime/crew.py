@@ -308,15 +308,6 @@ class Crew:
                     if holding.parked_by is limit:  # and was not let go meanwhile
                         self._turn_away_parked(holding, Stopping())
 
-    def _former_of(self, holding: Holding) -> Holding | None:
-        """The run of the same message that is still under way here, from a lease that was lost; None if there is none."""
-        envelope = holding.delivery.envelope
-        for run in self.suspended:
-            for former in members_of(run):
-                if former.delivery.envelope.id == envelope.id and former.delivery.envelope.queue == envelope.queue:
-                    return former
-        return None
-
     def may_start(self, holding: Holding, now: float) -> bool:
         """Whether a held or gathered one may be run, where `startable_until` has not said so. Deals with one that may not."""
         if holding.lease_ends <= now or not holding.is_ours:  # lost, whether the keeper has seen it or not
@@ -347,7 +338,9 @@ class Crew:
 
         Returns False if no such run is under way.
         """
-        former = self._former_of(holding)
+        queue, id_ = holding.delivery.envelope.queue, holding.delivery.envelope.id
+        envelopes = ((run.delivery.envelope, run) for each in self.suspended for run in members_of(each))
+        former = next((run for other, run in envelopes if other.id == id_ and other.queue == queue), None)
         if former is None:
             return False
         self.lease_lost(former)  # the new lease proves that the former one has ended

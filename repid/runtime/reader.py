@@ -156,19 +156,15 @@ class Reader:
         """Let those messages have their turn that may only be claimed alone. False: others have theirs."""
         self._is_with_suspects = True
         try:
-            return await self._give_suspects_their_turn(limit)
-        finally:
-            self._is_with_suspects = False
-
-    async def _give_suspects_their_turn(self, limit: int) -> bool:
-        if self._ledger.holds_anything:
+            if not self._ledger.holds_anything:
+                others_came = self._quarantine.is_others_turn and await self._claim(limit, 0.0)
+                return others_came or await self._quarantine.serve()
             if self._quarantine.is_others_turn:
                 return False
             await self._quarantine.drain()
             return True
-        if self._quarantine.is_others_turn and await self._claim(limit, 0.0):
-            return True
-        return await self._quarantine.serve()
+        finally:
+            self._is_with_suspects = False
 
     def _room(self) -> tuple[int, float]:
         """How many may be claimed now, and how few must be held for it to be worth asking."""
