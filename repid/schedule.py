@@ -20,7 +20,7 @@ was rolled back. A declaration that nobody has seen before takes over at once.
 
 **Ends.** The schedule of an actor that was removed from the program ends; it is not deleted. While a worker with the
 actor lives, it declares the schedule, in whatever version; every `RENEW_EVERY` seconds that is noted as `declared_at`.
-A worker that reads the queue and does not declare the schedule looks whether that moves (`repid.runtime.orphans`). If
+A worker that reads the queue and does not declare the schedule checks whether that moves (`repid.runtime.orphans`). If
 it does not for long enough, no live worker has the actor, and the schedule is `ended`: it is paused, and says so. Any
 declaration of an actor takes that back: a worker that starts, or one that was cut off from the server meanwhile and
 declares again. So a wrong end costs ticks, and no schedule. What is never ended: a job that a program enqueued by hand,

@@ -265,7 +265,7 @@ class Directory:
         """Whether a queue is bounded, or was."""
         self._subscriptions: dict[Subscription, None] = {}
         self._suspected: dict[Channel, None] = {}
-        """The queues that have suspects, or had some until lately."""
+        """The queues that have suspects, or had some until recently."""
         self._fronts: dict[Subscription, Fronts] = {}
         """Those of consumers that read many queues."""
 

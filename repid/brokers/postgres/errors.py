@@ -21,7 +21,7 @@ class ServerError(Exception):
 
 
 class Locked(BrokerRefused):
-    """A lock was not to be had in time."""
+    """A lock was not free in time."""
 
 
 _AWAY = ("08", "57P", "53", "25006", "40", "57014", "25P0")
@@ -31,7 +31,7 @@ DEADLOCK = "40P01"
 """The SQLSTATE where transactions wait for each other, which the server ends by refusing one of them."""
 
 _LOCKED = {"55P03", DEADLOCK}
-"""SQLSTATEs of a lock that was not to be had in time, and of a deadlock."""
+"""SQLSTATEs of a lock that was not free in time, and of a deadlock."""
 
 
 def explain(error: ServerError) -> RepidError:

@@ -42,7 +42,7 @@ FIRST_PIECE = 100
 """How many messages that wait for room are offered at first; then twice as many as there was room for."""
 
 STUCK_AFTER = 1.0
-"""Seconds without any room after which the first of a line looks whether there can be any."""
+"""Seconds without any room after which the first of a line checks whether there can be any."""
 
 TRUST_FOR = 60.0
 """Seconds without any room after which no reader elsewhere is expected to make some."""

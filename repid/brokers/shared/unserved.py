@@ -131,7 +131,7 @@ class UnservedQueues:
 
 
 class Looks:
-    """When one call that waits looks whether its queues are read: after `UNSERVED_AFTER`, then ever more rarely."""
+    """When one call that waits checks whether its queues are read: after `UNSERVED_AFTER`, then ever more rarely."""
 
     def __init__(self, unserved: UnservedQueues, queues: Callable[[], Iterable[str]] | None) -> None:
         self._unserved = unserved

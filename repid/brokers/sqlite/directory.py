@@ -1,6 +1,6 @@
 """The declared queues, their lanes, and who takes what, as all processes see them.
 
-A copy of three tables. Each transaction first looks whether they have changed. Of new queues and lanes, which may be
+A copy of three tables. Each transaction first checks whether they have changed. Of new queues and lanes, which may be
 thousands, only the new rows are read: their ids grow. Any other change adds 1 to `meta.directory`, and then all
 processes read everything anew. So a new queue or lane costs the same, no matter how many there are.
 """
