@@ -85,7 +85,10 @@ def value_of(stored: StoredResult, type_: Any) -> Any:
     try:
         return _decoder_of(type_)(stored.payload)
     except PayloadError as error:
-        raise ResultError(f"the result of message {stored.id!r} is not what was asked for: {error}") from error
+        raise ResultError(
+            f"the result of message {stored.id!r} is not what was asked for (that is what its actor is annotated to "
+            f"return, unless wait_as() or result_as() says otherwise): {error}"
+        ) from error
 
 
 def failed(stored: StoredResult) -> JobFailed:

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, did_you_mean
 from ..inject import NO_REST
 from ..logs import Log
 from .actor import Actor
-from .declaration import place_of
+from .declaration import place_of, what_to_do_about_namesakes
 
 log = Log("repid")
 
@@ -152,8 +152,8 @@ class _Seen:
         if first is not actor:
             raise ConfigurationError(
                 f"messages for {actor.name!r} on channel {actor.channel!r} go to the actor declared first, at "
-                f"{place_of(first.function, None)}, and never to the one at {place_of(actor.function, None)}: give one "
-                "of them another name or channel"
+                f"{place_of(first.function, None)}, and never to the one at {place_of(actor.function, None)}: "
+                + what_to_do_about_namesakes(first.function, actor.function)
             )
 
 

@@ -105,6 +105,14 @@ def place_of(function: Callable[..., Any], frame: FrameType | None) -> str:
     return "unknown place" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+def what_to_do_about_namesakes(first: Callable[..., Any], second: Callable[..., Any]) -> str:
+    """For the text about two actors of one name on one channel."""
+    advice = "give one of them another name or channel"
+    if place_of(first, None) != place_of(second, None):
+        return advice
+    return f"{advice}; if its module was reloaded, or its cell of a notebook run again, make a new router and app there"
+
+
 def check_is_function(what: str, function: Callable[..., Any]) -> None:
     """Raises `ConfigurationError` for what cannot be an actor: what is not callable, a class, a method without its
     object.

@@ -16,7 +16,7 @@ from ..fields import Field
 from ..inject import NO_NAMES, UnresolvedAnnotation, enclosing_names
 from ..retry import RetryPolicy
 from .actor import Actor, ActorMiddleware, Misfit, OnError, Where
-from .declaration import build_actor, check_is_function, name_of, place_of
+from .declaration import build_actor, check_is_function, name_of, place_of, what_to_do_about_namesakes
 from .options import DEFAULTS, ActorOptions, BatchOptions, RouterOptions, check_bounds_hold, check_options, inherit
 from .routing import RoutingStrategy
 
@@ -181,11 +181,12 @@ def without_namesakes(actors: Iterable[Actor]) -> list[Actor]:
             continue
         log.warning(
             "two actors of channel %r have the name %r: messages go to the one declared first, at %s, and never to the "
-            "one at %s; give one of them another name or channel",
+            "one at %s; %s",
             actor.channel,
             actor.name,
             place_of(former.function, None),
             place_of(actor.function, None),
+            what_to_do_about_namesakes(former.function, actor.function),
         )
     return kept
 

@@ -151,9 +151,10 @@ class ActorRunner:
         if word is None or (isinstance(word, str) and word in VERBS):
             return word
         log.error(
-            "on_error of actor %r returned a %s that is no verdict; its retries decide",
+            "on_error of actor %r returned %s, which is no verdict, so its retries decide: let it return %s or None",
             self.actor.name,
-            type(word).__name__,
+            repr(word) if type(word) is str else f"a {type(word).__name__}",  # its own code may raise anything
+            ", ".join(map(repr, VERBS)),
         )
         return None
 

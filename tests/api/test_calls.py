@@ -350,6 +350,28 @@ async def test_a_function_that_is_two_actors_or_whose_messages_go_to_another_is_
         await shop.enqueue(second_price)
 
 
+async def test_where_a_cell_of_a_notebook_is_run_again_the_error_says_what_to_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    router = Router()
+
+    def run_cell() -> Callable[[], Any]:
+        @router.actor
+        async def job() -> None: ...
+
+        return job
+
+    app = Repid(Connection(InMemoryServer()))
+    run_cell()
+    app.include_router(router)
+    again = run_cell()
+    async with app.magic():
+        with pytest.raises(ConfigurationError, match="if its module was reloaded, or its cell of a notebook run again"):
+            await app.enqueue(again)
+        await app.run_worker(burst=True)
+    assert "or its cell of a notebook run again, make a new router and app there" in caplog.text
+
+
 async def test_a_handle_whose_type_cannot_be_read_says_so_when_its_value_is_asked_for(shop: Repid) -> None:
     own = Router(store_result=True)
 

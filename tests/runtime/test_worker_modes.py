@@ -457,6 +457,22 @@ async def test_an_on_error_that_raises_is_logged_and_the_retries_decide(
     assert "on_error of actor 'fails' failed" in caplog.text
 
 
+@pytest.mark.parametrize(("word", "shown"), [("nak", "'nak'"), (5, "a int"), (["ack"], "a list")])
+async def test_what_on_error_returns_that_is_no_verdict_is_told_with_those_that_are(
+    app: Repid, router: Router, caplog: pytest.LogCaptureFixture, word: Any, shown: str
+) -> None:
+    @router.actor(on_error=lambda error: word)
+    async def fails() -> None:
+        raise ValueError
+
+    await send(app, "fails")
+    assert await app.run_worker(burst=True) == Report(processed=1, failed=1, dead=1)
+    text = (
+        f"on_error of actor 'fails' returned {shown}, which is no verdict, so its retries decide: let it return 'ack', "
+    )
+    assert text in caplog.text
+
+
 async def test_on_error_retry_without_a_retry_left_is_a_dead_letter(app: Repid, router: Router) -> None:
     @router.actor(on_error="retry")
     async def fails() -> None:
