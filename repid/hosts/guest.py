@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import trio
+from trio._core._run import GLOBAL_RUN_CONTEXT  # private, and the only way to forget a run
 
 from .crossing import Bridge, Crossing, TrioEndedError, bridges, is_run_by_trio, run_bridge
 from .tasks import containing
@@ -46,12 +47,13 @@ class Guest(Bridge):
         self._closed = False
         self._closing = trio.Event()
         self._is_containing = False
+        self._runner: object = None
         self._start(loop)
         bridges[loop] = self
         self._owner = loop.create_task(self._own(), name="repid: trio as a guest", context=Context())
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        if trio.lowlevel.in_trio_run():
+        if trio.lowlevel.in_trio_run() and not _has_forgotten_run_of_parent():
             raise RuntimeError(
                 "another trio run is going on in this thread, which can have one: another event loop of this thread "
                 "has repid open (as in a fixture whose loop_scope is wider than that of its test: let both use one "
@@ -128,6 +130,7 @@ class Guest(Bridge):
 
     async def _run(self) -> None:
         run_bridge.set(self)
+        self._runner = GLOBAL_RUN_CONTEXT.runner
         async with trio.open_nursery() as self.nursery:
             self._ready.set_result(None)
             await self._closing.wait()
@@ -186,6 +189,18 @@ class Guest(Bridge):
     def _leaving(self) -> list[asyncio.Task[Any]]:
         """The users that are being cancelled."""
         return [task for task in self._users.values() if task is not None and task.cancelling() and not task.done()]
+
+
+def _has_forgotten_run_of_parent() -> bool:
+    """In a child that was forked on a loop with a guest, and has a loop of its own now, as asyncio allows: trio takes
+    the parent's guest, which no loop of the child turns, for a run of this thread. Forget it; True if there was one.
+    """
+    here = GLOBAL_RUN_CONTEXT.__dict__
+    runs = [each._runner for each in bridges.values() if isinstance(each, Guest) and each.is_of_parent]  # noqa: SLF001
+    if "task" in here or here.get("runner") not in runs:  # in a step of trio's it would be missed
+        return False
+    here.clear()
+    return True
 
 
 class Lodger(Guest):

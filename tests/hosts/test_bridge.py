@@ -740,6 +740,42 @@ def test_a_program_ends_whose_loop_was_closed_and_freed_while_it_had_a_file_open
     assert "given up" not in done.stderr
 
 
+FORKED_ON_THE_LOOP = """
+import asyncio, gc, multiprocessing, sys
+from repid import Connection, Queue, Repid, SQLiteServer
+app = Repid(Connection(SQLiteServer("jobs.db")))
+
+async def send():
+    async with app.magic():
+        await app.send_message_json(channel="q")
+
+def child():
+    for _ in range(2):
+        asyncio.run(send())
+    gc.collect()
+
+async def main():
+    async with app.magic():
+        await Queue("q").declare()
+        await app.send_message_json(channel="q")
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        await asyncio.to_thread(process.join, 20)
+        assert process.exitcode == 0, process.exitcode
+        await app.send_message_json(channel="q")
+        print((await Queue("q").counts()).ready)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
+def test_a_child_that_is_forked_on_a_loop_runs_loops_of_its_own(tmp_path: Path) -> None:
+    program = [sys.executable, "-X", "dev", "-W", "error", "-W", "ignore::DeprecationWarning", "-c", FORKED_ON_THE_LOOP]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=30, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "4\n")
+
+
 def test_outside_of_any_loop_the_error_says_so() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         double(1).send(None)
