@@ -113,14 +113,14 @@ def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
 def listing() -> str:
     lines = ["workloads:"]
     for workload in WORKLOADS:
-        lines.append(f"  {workload.name:18}{workload.title} ({', '.join(workload.contenders)})")
+        lines.append(f"  {workload.name:21}{workload.title} ({', '.join(workload.contenders)})")
         lines += [
             f"  {'':18}  {metric.title}: {target_text(metric, target)} {metric.unit}"
             for metric in workload.metrics
             for target in metric.targets
         ]
     lines.append("contenders:")
-    lines += [f"  {c.name:18}{' '.join(c.requirements or ('this environment',))}" for c in CONTENDERS]
+    lines += [f"  {c.name:21}{' '.join(c.requirements or ('this environment',))}" for c in CONTENDERS]
     return "\n".join(lines)
 
 
