@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from ..hosts import LoopName
+from ..hosts import LOOP_NAMES, LoopName
 from ..ports import name_of
 from ..supervisor.child import configure_logging
 from ..worker import WorkerOptions
@@ -56,7 +56,17 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", text.strip(), re.IGNORECASE)
     if match is None:
         raise typer.BadParameter(f"{text!r} is no size: give it as 512MB or 1.5G")
-    return int(float(match[1]) * 1024 ** (" kmgt".index((match[2] or " ").lower())))
+    size = int(float(match[1]) * 1024 ** (" kmgt".index((match[2] or " ").lower())))
+    if not size:
+        raise typer.BadParameter("it must be at least one byte")
+    return size
+
+
+def parse_loop(text: str) -> LoopName:
+    """The name of an event loop."""
+    if text not in LOOP_NAMES:
+        raise typer.BadParameter(f"{text!r} is no event loop here: give one of {', '.join(LOOP_NAMES)}")
+    return text
 
 
 def worker(
@@ -75,8 +85,12 @@ def worker(
         typer.Option(min=1, help="The most child processes for run_in_process, per process. Default: one per core."),
     ] = None,
     claim_bytes: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Hold messages of at most this size together, per process. Default: 64MB."),
+        int | None,
+        typer.Option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="Hold messages of at most this size together, per process. Default: 64MB.",
+        ),
     ] = None,
     messages_limit: Annotated[
         int | None,
@@ -90,12 +104,17 @@ def worker(
     ] = False,
     log_runs: Annotated[bool, typer.Option("--log-runs", help="Log a line for each run.")] = False,
     loop: Annotated[
-        str,
-        typer.Option(metavar="trio|asyncio|uvloop", help="The event loop that async actors and middlewares run on."),
+        LoopName,
+        typer.Option(
+            parser=parse_loop,
+            metavar="trio|asyncio|uvloop",
+            help="The event loop that async actors and middlewares run on.",
+        ),
     ] = "trio",
     max_jobs: Annotated[int | None, typer.Option(min=1, help="Replace a process after this number of runs.")] = None,
     max_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Replace a process that takes more: 512MB, 1.5G.")
+        int | None,
+        typer.Option(parser=parse_size, metavar="SIZE", help="Replace a process that takes more: 512MB, 1.5G."),
     ] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when a Python file here changes.")] = False,
 ) -> None:
@@ -108,12 +127,11 @@ def worker(
     if processes_limit is not None:
         options["processes_limit"] = processes_limit
     if claim_bytes is not None:
-        options["claim_bytes"] = parse_size(claim_bytes)
+        options["claim_bytes"] = claim_bytes
     if messages_limit is not None:
         options["messages_limit"] = messages_limit
     if graceful_shutdown_time is not None:
         options["graceful_shutdown_time"] = graceful_shutdown_time
-    size = None if max_memory is None else parse_size(max_memory)
     app = find_app(target)
     broker = app.server(server)
     configure_logging()
@@ -127,9 +145,9 @@ def worker(
         server_name=server,
         processes=processes,
         max_jobs=max_jobs,
-        max_memory=size,
+        max_memory=max_memory,
         reload=reload,
         target=target,
-        loop=cast("LoopName", loop),  # `run` checks it
+        loop=loop,
         **options,
     )

@@ -38,14 +38,18 @@ def load_object(target: str) -> Any:
     Raises `ConfigurationError` saying what is wrong with it. What the module itself raises comes through.
     """
     module_name, colon, attribute = target.partition(":")
-    if module_name.endswith(".py") or "/" in module_name:
-        likely = ".".join(part for part in Path(module_name).with_suffix("").parts if part.isidentifier())
+    if attribute.startswith("//"):
         raise ConfigurationError(
-            f"{module_name!r} is a file, not a module: did you mean '{likely}:{attribute or 'app'}'?"
+            f"{module_name}://… is the address of a server, and what is named here is an app: give the server to one, "
+            "app = Repid(Connection(server)), and name that, such as shop.jobs:app"
+        )
+    if module_name.endswith(".py") or "/" in module_name:
+        raise ConfigurationError(
+            f"{module_name!r} is a file, not a module: {_module_of(module_name, attribute or 'app')}"
         )
     if not colon or not module_name or not attribute or module_name.startswith("."):
         raise ConfigurationError(
-            f"{target!r} does not name an app: it takes module:attribute, such as myproject.jobs:app"
+            f"{target!r} does not name an app: it takes module:attribute, such as {_likely(target)}"
         )
     found: Any = _import(module_name)
     for part in attribute.split("."):
@@ -53,6 +57,29 @@ def load_object(target: str) -> Any:
             raise ConfigurationError(f"module {module_name!r} has no {attribute!r}{_hint(part, vars(found))}")
         found = getattr(found, part)
     return _give(target, found) if isinstance(found, types.FunctionType) else found
+
+
+def _module_of(file: str, attribute: str) -> str:
+    """How to name an attribute of the module in that file."""
+    path, here = Path(file).resolve(), Path.cwd()
+    if not path.is_relative_to(here):
+        return f"run this in the folder {str(path.parent)!r}, and name '{path.stem}:{attribute}'"
+    return f"did you mean '{'.'.join(path.relative_to(here).with_suffix('').parts)}:{attribute}'?"
+
+
+def _likely(target: str) -> str:
+    """What was probably meant by a target without a colon, as far as the files here tell."""
+    module, _, attribute = target.rpartition(".")
+    if module and _is_here(module):
+        return f"{module}:{attribute}"
+    return f"{target}:app" if _is_here(target) else "myproject.jobs:app"
+
+
+def _is_here(module: str) -> bool:
+    """Whether there is a file of that module, looked for without importing anything."""
+    return (
+        all(part.isidentifier() for part in module.split(".")) and Path(*module.split(".")).with_suffix(".py").is_file()
+    )
 
 
 def _give(target: str, function: types.FunctionType) -> Any:

@@ -108,7 +108,14 @@ def test_the_version_is_told(repid: Command) -> None:
         (["nowhere.deep:app"], "there is no module nowhere.deep (there is no nowhere): looked in "),
         (["jobs:ap"], "module 'jobs' has no 'ap' (did you mean 'app'?)"),
         (["jobs:celery"], "module 'jobs' has no 'celery'; its apps are: app"),
-        (["jobs"], "'jobs' does not name an app: it takes module:attribute, such as myproject.jobs:app"),
+        (["jobs"], "'jobs' does not name an app: it takes module:attribute, such as jobs:app"),
+        (["jobs.app"], "'jobs.app' does not name an app: it takes module:attribute, such as jobs:app"),
+        (["nowhere"], "'nowhere' does not name an app: it takes module:attribute, such as myproject.jobs:app"),
+        (
+            ["/srv/shop/jobs.py"],
+            "'/srv/shop/jobs.py' is a file, not a module: run this in the folder '/srv/shop', and ",
+        ),
+        (["redis://:secret@db/0"], "redis://… is the address of a server, and what is named here is an app: give the "),
         (["./jobs.py:app"], "'./jobs.py' is a file, not a module: did you mean 'jobs:app'?"),
         (["shop/jobs.py"], "'shop/jobs.py' is a file, not a module: did you mean 'shop.jobs:app'?"),
         ([".jobs:app"], "'.jobs:app' does not name an app"),
@@ -624,6 +631,28 @@ def test_a_queue_that_does_not_exist_is_one_clear_line(repid: Command) -> None:
     assert "on this server (did you mean 'default'?)" in repid("dead", "jobs:app", "defualt")[2]
     assert "there is no queue '\\x1b[2J'" in repid("dead", "jobs:app", "\x1b[2J")[2]
     assert "the name of a queue holds a lone surrogate" in repid("dead", "jobs:app", "\x1b[2J\udcff")[2]
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        (
+            ["--loop", "curio"],
+            "Invalid value for '--loop': 'curio' is no event loop here: give one of trio, asyncio, uvloop",
+        ),
+        (["--max-memory", "much"], "Invalid value for '--max-memory': 'much' is no size: give it as 512MB or 1.5G"),
+        (["--claim-bytes", "0"], "Invalid value for '--claim-bytes': it must be at least one byte"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_option(repid: Command, option: list[str], text: str) -> None:
+    code, output, errors = repid("worker", "jobs:app", *option)
+    assert (code, output) == (2, "")
+    assert text in errors
+
+
+def test_a_file_that_is_named_by_its_whole_path_is_a_module_of_this_folder(program: Program, repid: Command) -> None:
+    expected = f"repid: '{program.folder}/jobs.py' is a file, not a module: did you mean 'jobs:app'?\n"
+    assert repid("worker", f"{program.folder}/jobs.py") == (2, "", expected)
 
 
 @pytest.mark.parametrize(("text", "size"), [("512MB", 512 << 20), ("1.5G", 3 << 29), ("2k", 2048), ("300", 300)])
