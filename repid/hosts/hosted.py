@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import trio
 
-from ..errors import misused
+from ..errors import UsageError, misused
 from .crossing import run_bridge
 from .detecting import is_cancelled, trio_runs
 
@@ -154,11 +154,18 @@ class AsyncBlock(AsyncContextDecorator, AbstractAsyncContextManager[T], Generic[
     def __init__(self, context: AbstractAsyncContextManager[T], again: Callable[[], AsyncBlock[T]]) -> None:
         self._context = context
         self._again = again
+        self._was_entered = False
 
     def _recreate_cm(self) -> AsyncBlock[T]:  # as `contextlib` calls it
         return self._again()
 
     async def __aenter__(self) -> T:
+        if self._was_entered:
+            raise UsageError(
+                "this block was entered before, and is for once: make another one for each `async with`, as in "
+                "`async with app.magic():`"
+            )
+        self._was_entered = True
         return await self._context.__aenter__()
 
     async def __aexit__(

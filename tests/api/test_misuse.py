@@ -212,6 +212,27 @@ def test_a_block_of_async_code_says_so_to_a_plain_with(make: Callable[[Any], Any
             misuse()
 
 
+@pytest.mark.parametrize("run", [trio.run, lambda main: asyncio.run(main())], ids=["trio", "asyncio"])
+@pytest.mark.parametrize("make", [lambda app: app.magic(), lambda app: app.server().connection()])
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_a_block_that_is_entered_again_says_that_each_needs_one(
+    run: Callable[[Any], None], make: Callable[[Any], Any], is_nested: bool
+) -> None:
+    async def main() -> None:
+        app = Repid(Connection(InMemoryServer()))
+        block = make(app)
+        async with block:
+            if is_nested:
+                with pytest.raises(UsageError, match="this block was entered before, and is for once"):
+                    await block.__aenter__()
+        with pytest.raises(UsageError, match="make another one for each `async with`"):
+            await block.__aenter__()
+        async with make(app):
+            await app.send_message_json(channel="q")
+
+    run(main)
+
+
 async def test_a_block_decorates_an_async_function_and_is_opened_anew_for_each_call() -> None:
     app = Repid(Connection(InMemoryServer()))
     open_in_calls: list[str] = []
