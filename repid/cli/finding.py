@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,13 +15,9 @@ from ..brokers import Server as AnyServer
 from ..brokers import server_at
 from ..errors import ConfigurationError, QueueNotDeclared, RepidError, UsageError, did_you_mean
 from ..ports import Broker
-from ..supervisor import load_app, load_object
-from ..tracebacks import without_passwords
+from ..supervisor import failure_of_import, load_app, load_object
 
 T = TypeVar("T")
-
-_MACHINERY = {"repid", "importlib"}
-"""Packages whose frames come before those of the program that is loaded."""
 
 
 def find_modules_here() -> None:
@@ -42,11 +37,7 @@ def load(find: Callable[[str], T], target: str) -> T:
     except RepidError:
         raise
     except Exception as error:  # noqa: BLE001  whatever the program raises
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _MACHINERY:
-            trace = trace.tb_next
-        lines = traceback.format_exception(type(error), error, trace)
-        typer.echo(without_passwords("".join(lines)) + f"repid: {target} cannot be loaded: see above", err=True)
+        typer.echo(failure_of_import(target, error), err=True)
         sys.exit(1)
 
 

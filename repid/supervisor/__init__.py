@@ -13,6 +13,6 @@ supervisor alike, as Ctrl-C and systemd's do, still stops it just once.
 """
 
 from .running import ProcessOptions, run_app
-from .target import load_app, load_object
+from .target import failure_of_import, load_app, load_object
 
-__all__ = ["ProcessOptions", "load_app", "load_object", "run_app"]
+__all__ = ["ProcessOptions", "failure_of_import", "load_app", "load_object", "run_app"]

@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from ..application import Application
-from ..errors import BrokerError, BrokerUnavailable, ConfigurationError, LifespanError, UsageError
+from ..errors import BrokerError, BrokerUnavailable, ConfigurationError, LifespanError, RepidError, UsageError
 from ..hosts import run_on_loop
 from ..runtime import Handle, Report
 from ..runtime.outage import Patience
@@ -28,7 +28,7 @@ from .collector import spared_collector
 from .memory import resident
 from .orphan import end_with
 from .process import Account, Brief, inherited_pipe
-from .target import load_target
+from .target import Target, failure_of_import, load_target
 
 log = logging.getLogger("repid.processes")
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 def _run(brief: Brief, orders: Orders) -> Account:
     try:
-        app = load_target(brief.target)
+        app = _load(brief.target)
         orders.attach(None)
         configure_logging()
         with spared_collector(brief.tasks_limit):
@@ -79,6 +79,18 @@ def _run(brief: Brief, orders: Orders) -> Account:
         log.error("worker %d has failed: %s", brief.number, error)  # noqa: TRY400  the text says it all
         if isinstance(error, BrokerUnavailable) and brief.worker.get("burst"):  # it was waited for
             return Account(Report(), unavailable=str(error)[:_LONGEST_REFUSAL])
+        sys.exit(1)
+
+
+def _load(target: Target) -> Application:
+    """The app. What the program itself raises is shown as the command line does; then this process ends."""
+    try:
+        return load_target(target)
+    except RepidError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever the program raises
+        what = target.main_path or target.main_module or target.name
+        sys.stderr.write(failure_of_import(what, error) + "\n")
         sys.exit(1)
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import runpy
 import sys
+import traceback
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 from ..actors import Router
 from ..application import Application
 from ..errors import ConfigurationError, did_you_mean
+from ..tracebacks import without_passwords
 from ..worker import Worker
 
 SPAWNED = "__mp_main__"
@@ -121,6 +123,19 @@ def load_app(target: str) -> Application:
     if not _is_app(found):
         raise ConfigurationError(f"{target!r} is no Repid app, but {found!r}")
     return found
+
+
+def failure_of_import(what: str, error: Exception) -> str:
+    """The lines to show for what the program raised while it was imported: from where the program begins."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _MACHINERY:
+        trace = trace.tb_next
+    lines = traceback.format_exception(type(error), error, trace)
+    return without_passwords("".join(lines)) + f"repid: {what} cannot be loaded: see above"
+
+
+_MACHINERY = {"repid", "importlib", "runpy"}
+"""Packages whose frames come before those of the program that is loaded."""
 
 
 def _import(name: str) -> types.ModuleType:

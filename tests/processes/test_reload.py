@@ -54,6 +54,17 @@ def test_code_that_cannot_be_imported_is_waited_for_until_it_can(program: Progra
     assert program.wait() == 0
 
 
+def test_what_the_program_raises_is_shown_from_where_it_begins_and_without_passwords(program: Program) -> None:
+    start(program)
+    write(program, "hoard = []", "raise OSError('redis://u:s3cret@h')")
+    until(lambda: "it is started at the next change" in program.log)
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert "OSError: redis://u:***@h\nrepid: jobs:app cannot be loaded: see above\n" in program.log
+    assert program.log.count("  File ") == 1
+    assert "s3cret" not in program.log
+
+
 def test_a_change_during_the_drain_starts_nothing(program: Program) -> None:
     program.send("slow", slow(1, 2))
     start(program)
