@@ -289,7 +289,10 @@ class TestClient(Producer):
 
     def _check_open(self) -> None:
         if not self.is_open:
-            raise UsageError("this TestClient is not open: use it in `async with TestClient(app) as client:`")
+            raise UsageError(
+                "this TestClient is not open: use it in `async with TestClient(app) as client:`; that of the fixture "
+                "repid_client is open within the test, and not in other fixtures"
+            )
 
     def _actors_of(self, actor: str | Callable[..., Any]) -> list[Actor]:
         actors = self.app.actors()

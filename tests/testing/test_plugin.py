@@ -79,6 +79,25 @@ def test_a_test_has_its_own_function_again_afterwards(project: pytest.Pytester) 
     run(project, pytest.importorskip("anyio.pytest_plugin")).assert_outcomes(passed=3)
 
 
+def test_a_fixture_that_uses_the_client_is_told_that_it_is_open_in_the_test_alone(project: pytest.Pytester) -> None:
+    fixture = """
+        import pytest
+
+        @pytest.fixture
+        async def sent(repid_client):
+            await repid_client.send_message_json(channel="default")
+
+        @pytest.mark.anyio
+        async def test_it(sent): ...
+    """
+    project.makepyfile(test_shop=fixture)
+    result = run(project, pytest.importorskip("anyio.pytest_plugin"))
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        ["*that of the fixture repid_client is open within the test, and not in other fixtures"]
+    )
+
+
 def test_an_app_may_come_from_a_fixture_of_the_project(project: pytest.Pytester) -> None:
     configure(project)
     project.makeconftest("import pytest, shop\n@pytest.fixture\ndef repid_app(): return shop.app")
