@@ -2,8 +2,8 @@
 
 `Caller` is what an app, a message and an outbox have in common; `Using` is one of them with options. An actor stays the
 plain function that it is, so the verbs belong to those who send, and the options stand before the verb:
-`app.using(delay=5).enqueue(add, 1, b=2)`. An argument of the actor can so never be taken for an option, a type checker
-sees the actor's own parameters, and one word serves every verb. (With `app.enqueue.with_options(...)(add, 1)` each verb
+`app.using(delay=5).enqueue(add, 1, b=2)`. So an argument of the actor is never taken for an option, a type checker sees
+the actor's own parameters, and one word serves every verb. (With `app.enqueue.with_options(...)(add, 1)` each verb
 would be an object with a method; with `add.using(...)` the actor would be no function any more.)
 
 `Callee` is what these need to know of an actor. It is compiled once; the payload of a call is decoded as a worker will

@@ -29,9 +29,9 @@ S = TypeVar("S")
 class JobOptions(CallOptions, total=False):
     """What may be said about a job: the options of any call (`CallOptions`), and what makes it recurring.
 
-    server_name: of the server to send to. Default: that of its queue, else the app's default server. every, cron: makes
-    the job recurring, at this interval (`deferred_by` is another word for it) or at the times of a cron expression or a
-    name such as "@daily" (extra: cron).
+    server_name: of the server to send to. Default: that of its queue, else the app's default server.
+    every, cron: makes the job recurring, at this interval (`deferred_by` is another word for it) or at the times of a
+    cron expression or a name such as "@daily" (extra: cron).
     timezone: of the cron expression. Default "UTC". What happens when its clocks change: see `repid.cron`.
     overlap: "skip" (default): no tick of a recurring job while the former one's message is live; "allow".
     missed: for ticks more than a minute late, as after a time without a worker, "one" catches up (default), or "none".
@@ -215,7 +215,7 @@ class Job(NoResult, Generic[T]):
         return envelope if self._due_at is None else (await deferred([envelope], broker, self._due_at))[0]
 
     def _warn_of_unknown_arguments(self, app: Application) -> None:
-        """A misspelt argument that is optional would make no difference to anybody."""
+        """Have the app warn of arguments that its actor does not take: nothing else would tell of a misspelt one."""
         if self._model.payload.startswith(b"{"):
             given = self._args if isinstance(self._args, dict) else msgspec.json.decode(self._model.payload)
             app.warn_of_unknown_arguments(self.name, self._model.queue, frozenset(map(str, given)))
@@ -294,18 +294,18 @@ class Job(NoResult, Generic[T]):
 
     def _make_schedule(self, options: JobOptions) -> Schedule | None:
         every: Any = options.get("every")
-        word = "deferred_by" if every is None else "every"
+        name_of_every = "deferred_by" if every is None else "every"
         if options.get("deferred_by") is not None:
             if every is not None:
                 raise ConfigurationError(
                     f"job {self.name!r} has both every and deferred_by: they are two words, give one"
                 )
             every = options.get("deferred_by")
-        rule: dict[str, Any] = {word: options.get(word) for word in ("cron", "timezone", "overlap", "missed")}
-        rule = {word: value for word, value in rule.items() if value is not None}
+        rule: dict[str, Any] = {key: options.get(key) for key in ("cron", "timezone", "overlap", "missed")}
+        rule = {key: value for key, value in rule.items() if value is not None}
         what = f"job {self.name!r}"
         if every is not None:
-            rule["every"] = check_duration(f"{word} of {what}", every, positive=True)
+            rule["every"] = check_duration(f"{name_of_every} of {what}", every, positive=True)
         elif not rule:
             return None
         if self._due_at is not None or self._model.options.delay is not None:

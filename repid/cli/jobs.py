@@ -44,8 +44,8 @@ async def find_jobs(app: Repid, broker: Broker, ids: Sequence[str]) -> list[list
     for messages, result in zip(await broker.find(ids), results, strict=True):
         texts.append([])
         for each in messages:
-            is_dead = each.category == "dead" or not broker.capabilities.has("tracking")
-            status = None if is_dead else await JobHandle[Any](broker, each.envelope, store).status()
+            is_tracked = each.category != "dead" and broker.capabilities.has("tracking")
+            status = await JobHandle[Any](broker, each.envelope, store).status() if is_tracked else None
             texts[-1].append(in_full(each, status))
         if not messages and result is not None:
             texts[-1].append(result_in_full(result))

@@ -218,7 +218,7 @@ class Supervisor:
         return None
 
     async def _watch(self) -> None:
-        from watchfiles import PythonFilter, awatch  # noqa: PLC0415  an extra; `run_app` has looked whether it is there
+        from watchfiles import PythonFilter, awatch  # noqa: PLC0415  an extra; `run_app` has checked that it is there
 
         async for changes in awatch(
             *self._settings.watched, watch_filter=PythonFilter(), stop_event=self._no_more_changes
