@@ -244,7 +244,7 @@ def test_what_cannot_be_an_address_or_an_option() -> None:
     for no_address in (5, None, b"postgresql://here", "postgresql://here\0/there"):
         with pytest.raises(ConfigurationError, match="PostgresServer needs an address such as"):
             PostgresServer(no_address)  # type: ignore[arg-type]
-    for schema in ("", "pg_mine", "x" * 51, "a\0b"):
+    for schema in ("", "pg_mine", "x" * 51, "a\0b", "it's", "{s}"):
         with pytest.raises(ConfigurationError, match="schema must be"):
             PostgresServer(schema=schema)
     for connections in (0, True, 1.5):

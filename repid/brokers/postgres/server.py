@@ -113,9 +113,9 @@ class PostgresServer(Server):
 
 def _check_schema(schema: str) -> str:
     name = check_text("schema", schema)
-    if not 0 < len(name.encode()) <= 50 or "\0" in name or name.startswith("pg_"):
+    if not 0 < len(name.encode()) <= 50 or name.startswith("pg_") or any(letter in name for letter in "\0'{}"):
         raise ConfigurationError(
-            f"schema must be a name of at most 50 bytes that does not begin with pg_, but is {schema!r}"
+            f"schema must be a name of at most 50 bytes that does not begin with pg_ and has no quote (') or braces, but is {schema!r}"
         )
     return name
 
