@@ -39,6 +39,7 @@ from ..errors import (
     UsageError,
 )
 from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled, is_running
+from ..logs import Log
 from ..names import check_one_of
 from ..ports import (
     CATEGORIES,
@@ -52,6 +53,7 @@ from ..ports import (
     DeadKeepingDriver,
     Driver,
     DueSchedules,
+    ForgettingDriver,
     FullDriver,
     HandingDriver,
     ImmediateDriver,
@@ -94,6 +96,8 @@ from .shared.link import Link
 from .shared.ticking import tick_elsewhere
 from .shared.unserved import UnservedQueues
 from .shared.watching import Following, Queues, Watchers
+
+log = Log("repid.server")
 
 STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
 """The roles that another server can fill."""
@@ -153,6 +157,9 @@ class Server:
             and _at_once_is_of_publish(type(self))
         ):
             self._put = driver.publish_at_once
+        self._forgetting = cast("ForgettingDriver", driver) if hasattr(driver, "data_losses") else None
+        self.data_losses = 0
+        """How often the engine was found to have lost its data while the server was open."""
         self._depth = 0  # how many connection blocks are open
         self._lock = threading.Lock()  # two threads may run trio; held for one step, never over an await
         self._start_anew()
@@ -162,6 +169,7 @@ class Server:
         """Forget everything that belongs to a connection."""
         self._consumers: dict[str, Consumer] = {}
         self._untold: dict[str, None] = {}  # keys of the consumers that were closed while the link was down
+        self._bounds: dict[str, Bounds] = {}  # of the queues that were bounded here
         self._hub = Hub(self._calls.news)
         self._looks = Coalescer(partial(self._look, is_shared=True), most=LARGEST_REQUEST)
         if isinstance(self._driver, TellingDriver):
@@ -302,6 +310,10 @@ class Server:
         Those that were closed while the link was down, also just now, could not tell: the engine and its driver may
         take them for alive.
         """
+        losses = 0 if self._forgetting is None else self._forgetting.data_losses
+        if losses != self.data_losses:
+            await self._declare_again()
+            self.data_losses = losses
         for consumer in list(self._consumers.values()):
             if consumer.is_open:
                 await self._driver.subscribe(consumer.key, consumer.queues)
@@ -311,6 +323,18 @@ class Server:
             self._untold.pop(key, None)
         self._lines.begin_anew()
         self._hub.tell_all()
+
+    async def _declare_again(self) -> None:
+        """The engine has lost its data: declare what the consumers read, with the bounds that were set here."""
+        read = {queue for consumer in self._consumers.values() if consumer.is_open for queue in consumer.queues}
+        if read:
+            log.warning(
+                "%s has lost its data, messages and schedules among it; queues that are read here are declared again",
+                self.name,
+            )
+            await self._driver.declare(sorted(read))
+        if self._bounds:
+            await self._roles.set_bounds(self._bounds)
 
     # Messages
 
@@ -334,6 +358,7 @@ class Server:
             )
         check_bounds(bounds)
         await self._calls("set_bounds", partial(self._roles.set_bounds, bounds), count=len(bounds))
+        self._bounds |= bounds
         self._lines.tell_of_room()
 
     def publish_at_once(self, envelope: Envelope) -> bool:
@@ -533,6 +558,7 @@ class Server:
         self._need("queue_admin", "delete queues")
         check_queue(queue)
         await self._calls("delete", partial(self._roles.delete, queue), queue=queue)
+        self._bounds.pop(queue, None)
         self._lines.tell_of_room()
 
     @hosted_unless(_stays)

@@ -405,6 +405,20 @@ class CreatingDriver(Protocol):
 
 
 @runtime_checkable
+class ForgettingDriver(Protocol):
+    """Optional, for engines whose data may be lost while they are in use: memory that nobody saved, tables that
+    somebody dropped.
+
+    Without it what workers have declared is missing until they start again.
+    """
+
+    @property
+    def data_losses(self) -> int:
+        """How often a link, when it was opened, was found to lead to other data than the one before."""
+        ...
+
+
+@runtime_checkable
 class DeadKeepingDriver(Protocol):
     """Optional, for engines to which messages may be moved from others."""
 

@@ -103,6 +103,11 @@ class DueSchedules(msgspec.Struct, frozen=True):
 class ScheduleStore(Protocol):
     """The part of a broker that keeps schedules."""
 
+    @property
+    def data_losses(self) -> int:
+        """How often it was found to have lost what it had kept. Workers store the schedules of their actors then."""
+        ...
+
     async def now(self) -> float:
         """The broker's clock: seconds since 1970. It may be set to another time; schedules cope with that."""
         ...

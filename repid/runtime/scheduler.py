@@ -72,14 +72,15 @@ async def tick_due(scheduling: Scheduling) -> None:
 
 async def run_schedules(scheduling: Scheduling, schedules: Collection[Schedule]) -> None:
     """Tick until cancelled, and declare again what actors have declared."""
-    ticker = _Ticker(scheduling)
-    declare_at = trio.current_time() + DECLARE_EVERY
+    ticker, store = _Ticker(scheduling), scheduling.store
+    declare_at, known_losses = trio.current_time() + DECLARE_EVERY, store.data_losses
     while True:
         pause = LONGEST_SLEEP
         try:
-            if trio.current_time() >= declare_at:
-                await store_schedules(scheduling.store, schedules, starting=False)
-                declare_at = trio.current_time() + DECLARE_EVERY
+            losses = store.data_losses
+            if trio.current_time() >= declare_at or losses != known_losses:
+                await store_schedules(store, schedules, starting=losses != known_losses)
+                declare_at, known_losses = trio.current_time() + DECLARE_EVERY, losses
             pause = min(pause, await ticker.tick_all())
         except BrokerError as error:
             log_unavailable(error, "cannot look at the schedules")

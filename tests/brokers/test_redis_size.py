@@ -12,7 +12,7 @@ from repid.envelope import new_ids
 
 COUNT = 2000
 
-LASTING = {"queues", "consumers", "alive", "wanted", "sleepers"}
+LASTING = {"epoch", "queues", "consumers", "alive", "wanted", "sleepers"}
 """What is there as long as a queue is declared and a consumer is open."""
 
 
@@ -71,7 +71,7 @@ async def test_nothing_stays_of_what_was_acknowledged(redis: Redis, prefix: str)
             assert len(set(after)) == 1
             assert redis.execute("HLEN", f"{{{prefix}}}:results") <= 10
         await server.delete("default")
-    assert sizes(redis, prefix).keys() <= {"results", "result-expiries"}
+    assert sizes(redis, prefix).keys() <= {"epoch", "results", "result-expiries"}
 
 
 async def test_dead_letters_go_without_a_trace(redis: Redis, prefix: str) -> None:
@@ -84,7 +84,7 @@ async def test_dead_letters_go_without_a_trace(redis: Redis, prefix: str) -> Non
                 await consumer.settle([Settlement(one, DeadLetter("failed")) for one in deliveries])
         assert (await server.counts("default")).dead == COUNT
         assert await server.delete_messages("default") == COUNT
-    assert sizes(redis, prefix).keys() == {"queues"}
+    assert sizes(redis, prefix).keys() == {"epoch", "queues"}
 
 
 async def test_thousands_of_results_are_stored_when_thousands_are_over(redis: Redis, prefix: str) -> None:

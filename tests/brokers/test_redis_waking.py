@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -600,6 +601,18 @@ async def test_what_a_client_was_given_whose_loop_is_blocked_goes_to_another_lon
         assert await sleeper.consumer.settle([Settlement(others[0], Ack())]) == [SETTLED]
         await server.publish([message("2")])
         assert (await until_got(sleeper)).envelope.id == "2"
+
+
+@pytest.mark.usefixtures("short_beats")
+async def test_what_a_client_was_given_stays_with_it_while_nobody_could_give_signs_of_life(
+    redis: Redis, prefix: str
+) -> None:
+    async with sleeping(redis, prefix) as (_, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        time.sleep(0.6)  # noqa: ASYNC251  no client gives any
+        publish_unheard(redis, prefix, message("2"))  # by one whose link has just been opened
+        assert leased(redis, prefix) == 1
+        sleeper.scope.cancel()
 
 
 @pytest.mark.usefixtures("short_beats")

@@ -102,6 +102,8 @@ class PostgresDriver:
         self._drop_log = DropLog()
         self._ids: dict[str, int] = {}  # of the consumers, as the database has them; they outlast a link, as leases do
         self._takes: dict[int, bytes] = {}  # what each of these takes
+        self._tables: int | None = None  # the number of one of our tables
+        self.data_losses = 0
         self._extender = Extender(lease_timeout, self._extend_apart)
         self._open_pool: Pool | None = None
         self._open_news: NewsBox | None = None
@@ -158,7 +160,13 @@ class PostgresDriver:
                     await schema.migrate(wire, self._schema)
             with _answered():
                 await self._directory.refresh(wire)
-                [[(member,)]] = await wire.run([NEW_MEMBER])
+                [[(member, tables)]] = await wire.run([NEW_MEMBER])
+        if self._tables not in {None, tables}:  # somebody has dropped them
+            self.data_losses += 1
+            self._ids.clear()
+            self._takes.clear()
+            self._marks.forget()
+        self._tables = tables
         return int(member)
 
     async def migrate(self) -> bool:

@@ -82,7 +82,8 @@ _WAKE = statement(
 _TELL = statement("SELECT pg_notify($1, '')", "text")
 _IS_ASLEEP = statement("SELECT 1 FROM {s}.sleeper WHERE id = $1", "int8")
 _LEAVE = statement("DELETE FROM {s}.sleeper WHERE id = $1", "int8")
-NEW_MEMBER = Step(statement("SELECT nextval('{s}.member')"))
+NEW_MEMBER = Step(statement("SELECT nextval('{s}.member'), tableoid::bigint FROM {s}.meta"))
+"""A number of our own, and that of a table, which another table of the same name never has."""
 BURY_SLEEPERS = Step(statement("DELETE FROM {s}.sleeper WHERE until < {s}.clock()"))
 
 

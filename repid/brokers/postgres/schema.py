@@ -141,8 +141,8 @@ async def check_server(wire: Wire, *, listens: bool) -> None:
         )
     if isolation not in {"read committed", "read uncommitted"}:  # behind a pooler: else we have set it
         raise ConfigurationError(
-            f"transactions of this role are {isolation} in the database {database!r}, and repid needs them read committed: ALTER ROLE … "
-            "SET default_transaction_isolation TO 'read committed'"
+            f"transactions of this role are {isolation} in the database {database!r}, and repid needs them read committed: "
+            "ALTER ROLE … SET default_transaction_isolation TO 'read committed'"
         )
     if is_read_only:
         raise BrokerUnavailable(

@@ -115,7 +115,8 @@ def _check_schema(schema: str) -> str:
     name = check_text("schema", schema)
     if not 0 < len(name.encode()) <= 50 or name.startswith("pg_") or any(letter in name for letter in "\0'{}"):
         raise ConfigurationError(
-            f"schema must be a name of at most 50 bytes that does not begin with pg_ and has no quote (') or braces, but is {schema!r}"
+            "schema must be a name of at most 50 bytes that does not begin with pg_ and has no quote (') or braces, "
+            f"but is {schema!r}"
         )
     return name
 

@@ -166,6 +166,8 @@ class RedisDriver:
         self._subscriptions: dict[bytes, Subscription] = {}
         self._known: dict[bytes, Subscription] = {}  # those of the links before, until they come back
         self._last_claim = 0.0, 0  # the moment of the last answer to a claim, on trio's clock and on the server's
+        self._epoch = b""  # what names the data that the server has
+        self.data_losses = 0
         self._last_beat = 0.0  # the moment at which the last sign of life that arrived was sent
         self._cancels = 0  # how often the server told that somebody cancels a message that is leased
 
@@ -222,16 +224,29 @@ class RedisDriver:
                 f"wait_replicas={self._wait_replicas}"
             )
         await wire.command(b"PUBLISH", self._channel, b"e")  # a user who may not do that may not subscribe
-        await self._give_sign_of_life(wire)
+        self._note_epoch(await self._give_sign_of_life(wire, judges=False))
 
-    async def _give_sign_of_life(self, wire: Wire) -> None:
+    def _note_epoch(self, epoch: bytes) -> bool:
+        """Whether the server has lost the data that it had at the last time."""
+        is_lost = self._epoch not in {b"", epoch}
+        self._epoch = epoch
+        self.data_losses += is_lost
+        return is_lost
+
+    async def _give_sign_of_life(self, wire: Wire, *, judges: bool) -> bytes:
+        """Returns the name of the data that the server has. `judges`: have consumers taken for frozen that are late.
+        Not while we may be late ourselves, for want of the server: then they are, too.
+        """
         began = trio.current_time()
         signs = [(key, one.fields, one.taken) for key, one in self._subscriptions.items()]
-        await wire.run("beat", (micros(CONSUMER_TIME), signs, micros(LATE_TIME)))
+        late = micros(LATE_TIME) if judges and not self._is_late() else 0
+        request = (micros(CONSUMER_TIME), signs, late, secrets.token_bytes(16))
+        epoch: bytes = await wire.run("beat", request)
         if self._is_late():  # what the consumers were given before this may be another's by now
             for one in self._subscriptions.values():
                 one.forget_given()
         self._last_beat = began
+        return epoch
 
     def _is_late(self) -> bool:
         """Whether the server may take this process for frozen, as far as is known here."""
@@ -242,8 +257,10 @@ class RedisDriver:
             await trio.sleep(BEAT_TIME)
             self._known.clear()  # what has not come back by now was closed meanwhile: the front door waits less
             with trio.fail_after(ANSWER_TIME):
-                await self._give_sign_of_life(wire)
+                is_lost = self._note_epoch(await self._give_sign_of_life(wire, judges=True))
                 await wire.sign_of_life()
+            if is_lost:  # consumers must be entered anew, and queues declared
+                raise BrokerUnavailable(f"{self._address} has lost its data")
 
     async def _listen(self, wire: Wire, news: NewsBox) -> None:
         def tell(message: bytes) -> None:
@@ -346,6 +363,8 @@ class RedisDriver:
             known.takes = packed
             self._subscriptions[key] = known
             self._known.pop(key, None)
+        if not self._epoch:  # the data gets its name as soon as there is a queue
+            self._note_epoch(await self._give_sign_of_life(self.wire, judges=False))
 
     async def unsubscribe(self, consumer: str) -> None:
         """Strike it off; what it leased stays leased."""

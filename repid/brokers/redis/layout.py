@@ -21,7 +21,8 @@ rank, comes from the server's clock (`scripts/part_start.lua`).
 * `results`, `result-expiries`. `schedules`, `schedule-times`, `schedule-ahead`.
 * `consumers`, `alive`, `wanted`: what each takes, until when it is believed alive, and until when somebody wants a
   lane.
-* `bounds`: of the bounded queues, and how many messages each has dropped.
+* `bounds`: of the bounded queues, and how many messages each has dropped. `epoch`: names the data; a server that has
+  lost it gets another one.
 * `sleepers`: who waits for what and may be given a message on which terms, or which lease it was given. `watched`,
   `watches`: who is told of a change of which id, and until when.
 
@@ -73,6 +74,7 @@ NAMES = (
     "schedule-times",
     "schedule-ahead",
     "bounds",
+    "epoch",
 )
 """The keys, without the prefix, in the order of their short names in `scripts/part_start.lua`."""
 

@@ -1,8 +1,10 @@
--- {lifetime, {{consumer, {field, ...}, taken}, ...}, late}: these consumers are alive, for `lifetime` microseconds from now,
+-- {lifetime, {{consumer, {field, ...}, taken}, ...}, late, epoch}: these consumers are alive, for `lifetime` microseconds from now,
 -- and have taken what they were given last (`taken`). Removes what consumers that are not alive any more have left behind. Of
--- one that has been silent for `late` microseconds although its client is connected, the process is frozen: it does not sleep
--- any more, and what it was given goes to another one. It is woken, too, which it hears of when it goes on.
+-- one that has been silent for `late` microseconds (unless that is 0) although its client is connected, the process is frozen: it does
+-- not sleep any more, and what it was given goes to another one. It is woken, too, which it hears of when it goes on. Returns what names the
+-- data of this prefix: `epoch`, if it has no name and a queue is declared.
 call('HDEL', SL, '')  -- takes no memory: see part_start.lua
+if call('EXISTS', Q) == 1 then call('SETNX', EP, arg[4]) end
 local alive = now + arg[1]
 for _, one in ipairs(arg[2]) do
   local consumer, fields, taken = one[1], one[2], one[3]
@@ -14,7 +16,7 @@ for _, one in ipairs(arg[2]) do
   local lease = taken ~= '' and given_to(consumer)
   if lease and sub(lease, 1, 16) == taken then call('HDEL', SL, consumer) end
 end
-for _, consumer in ipairs(call('ZRANGEBYSCORE', CA, '-inf', alive - arg[3], 'LIMIT', 0, 100)) do
+for _, consumer in ipairs(arg[3] > 0 and call('ZRANGEBYSCORE', CA, '-inf', alive - arg[3], 'LIMIT', 0, 100) or {}) do
   local entered = call('HGET', SL, consumer)
   if entered and call('PUBLISH', (cmsgpack.unpack(entered))[1], 'r') > 0 then
     give_back(consumer, '')
@@ -30,4 +32,4 @@ if #unseen > 0 then
 end
 wake()
 tell()
-return 1
+return call('GET', EP) or ''

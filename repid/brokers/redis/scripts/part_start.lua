@@ -1,7 +1,7 @@
 -- Every script begins with these lines; ../layout.py says what each key holds. A script that must work although the
 -- memory of the server is full, because it frees more than it takes, begins with a write that takes none: of the writes
 -- of a script, Redis checks only the first one.
-local Q, M, R, U, S, D, L, Z, X, Y, I, E, V, VX, C, CA, W, SL, WT, WX, SC, SN, SA, B = unpack(KEYS)
+local Q, M, R, U, S, D, L, Z, X, Y, I, E, V, VX, C, CA, W, SL, WT, WX, SC, SN, SA, B, EP = unpack(KEYS)
 local call, sub, byte, pack, read = redis.call, string.sub, string.byte, struct.pack, struct.unpack
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
