@@ -250,19 +250,34 @@ def is_unfinished(value: object) -> bool:
     generator or the block of a context manager made of one, or it may still go on, as that of a future.
     """
     cls = type(value)  # and no `isinstance`, which asks the value
-    return cls in _UNSTARTED or issubclass(cls, _futures())
+    return cls in _UNSTARTED or issubclass(cls, _futures.classes())
 
 
-def _futures() -> tuple[type, ...]:
-    """The classes of futures. Where their module was not imported, no value is one of them."""
-    found = [getattr(sys.modules.get(module), "Future", None) for module in ("asyncio", "concurrent.futures")]
-    return tuple(each for each in found if isinstance(each, type))
+class _Futures:
+    """The classes of futures. Where their module was not imported, no value is one of them; so they are looked for
+    again when other modules were imported, and not for each value.
+    """
+
+    def __init__(self) -> None:
+        self._modules = 0
+        self._classes: tuple[type, ...] = ()
+
+    def classes(self) -> tuple[type, ...]:
+        """Those that there are now."""
+        if (modules := len(sys.modules)) != self._modules:
+            found = [getattr(sys.modules.get(module), "Future", None) for module in ("asyncio", "concurrent.futures")]
+            self._classes = tuple(each for each in found if isinstance(each, type))
+            self._modules = modules
+        return self._classes
+
+
+_futures = _Futures()
 
 
 def refuse_unfinished(what: str, value: Any) -> ConfigurationError:
     """The error of an actor or the like that returned what `is_unfinished`."""
     cls = type(value)
-    if issubclass(cls, _futures()):
+    if issubclass(cls, _futures.classes()):
         return ConfigurationError(
             f"{what} returned a future, whose work may still go on when the run has ended: await it, or return its result()"
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import gc
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
+from textwrap import dedent
 from typing import Any
 
 import msgspec
@@ -262,6 +265,22 @@ async def test_what_returns_something_that_nobody_would_run_is_a_failure_that_sa
     assert dead.failure is not None
     assert f"returned {kind}" in dead.failure.text
     gc.collect()  # a coroutine that nobody has awaited would be warned of, which is an error here
+
+
+def test_futures_are_noticed_whose_module_is_imported_late() -> None:
+    code = """
+        import sys
+        from repid.inject import is_unfinished
+
+        assert not is_unfinished(object())
+        assert not {"asyncio", "concurrent.futures"} & set(sys.modules)
+        import concurrent.futures
+        assert is_unfinished(concurrent.futures.Future())
+        import asyncio
+        assert is_unfinished(asyncio.Future(loop=asyncio.new_event_loop()))
+        assert not is_unfinished(object())
+    """
+    subprocess.run([sys.executable, "-c", dedent(code)], check=True, timeout=30)
 
 
 async def test_a_middleware_that_forgets_to_await_the_call_fails_its_runs(
