@@ -319,7 +319,7 @@ async def enqueue_jobs(app: Application, jobs: Iterable[Job[S]]) -> list[JobHand
 
     Raises `ConfigurationError`, before anything is sent, for a recurring job and for what is no job, and `SomeRefused`.
     """
-    check_iterable("the jobs of enqueue_many", jobs)
+    check_jobs(jobs)
     batch = list(jobs)
     for job in batch:
         if not isinstance(job, Job):
@@ -342,6 +342,16 @@ async def enqueue_jobs(app: Application, jobs: Iterable[Job[S]]) -> list[JobHand
             handles[place] = batch[place]._enqueued(owner, broker, envelope) if answer is None else None  # noqa: SLF001
     check_accepted(handles, outcomes)
     return [handle for handle in handles if handle is not None]
+
+
+def check_jobs(jobs: object) -> None:
+    """Raises `ConfigurationError` for what is not several jobs, as an actor without its items is not."""
+    if callable(jobs) and not isinstance(jobs, Iterable):
+        raise ConfigurationError(
+            f"enqueue_many takes an actor and its items, or jobs, but was given {jobs!r:.120} alone: give a list of "
+            "its items, too"
+        )
+    check_iterable("the jobs of enqueue_many", jobs)
 
 
 def _encode_args(name: str, args: Any) -> bytes:

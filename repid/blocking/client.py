@@ -21,7 +21,7 @@ from ..envelope import Envelope
 from ..errors import ConfigurationError, UsageError, misused
 from ..gathering import first_of, gather, one_by_one
 from ..handle import JobHandle
-from ..job import Job
+from ..job import Job, check_jobs
 from ..may_block import OneCall, check_may_block, is_worker_thread_of
 from ..names import brief, check_duration
 from ..producer import SendOptions
@@ -193,6 +193,7 @@ class Client(ClientCaller):
         """Publish one call of the actor for each item, or these jobs, as `Repid.enqueue_many`."""
         if items is not None:
             return super().enqueue_many(actor, items)
+        check_jobs(actor)
         jobs = read_here("the jobs of enqueue_many", actor)
         return self._all_for_here(self.run(partial(self._caller.enqueue_many, jobs)))
 

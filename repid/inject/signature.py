@@ -259,7 +259,10 @@ def check_takes_names(function: Callable[..., Any], what: str) -> None:
 def check_by_name(parameter: inspect.Parameter, where: str) -> None:
     """Raise `ConfigurationError` if a parameter cannot be filled by its name."""
     if parameter.kind is P.POSITIONAL_ONLY:
-        raise ConfigurationError(f"{where} is positional-only, but parameters are filled by name: remove the '/'")
+        raise ConfigurationError(
+            f"{where} is positional-only, but parameters are filled by name: remove the '/', or declare a function "
+            "that calls it"
+        )
     if parameter.kind is P.VAR_POSITIONAL:
         raise ConfigurationError(
             f"{where} takes positional arguments, but parameters are filled by name: "

@@ -466,6 +466,18 @@ async def test_one_item_that_does_not_fit_keeps_all_from_being_sent(shop: Repid)
     assert await Queue("shop").size() == 0
 
 
+async def test_an_actor_without_its_items_is_told_so(shop: Repid) -> None:
+    text = (
+        r"enqueue_many takes an actor and its items, or jobs, but was given <function price at .*> alone: give a list"
+    )
+    enqueue_many: Any = shop.enqueue_many
+    with pytest.raises(ConfigurationError, match=text):
+        await enqueue_many(price)
+    client: Any = shop.sync()
+    with pytest.raises(ConfigurationError, match=text):
+        client.enqueue_many(price)
+
+
 async def test_jobs_are_published_together_and_those_refused_are_told_with_the_others(shop: Repid) -> None:
     jobs: list[Job[Any]] = [shop.job(price, 1), Job("pack", queue="shop", args={"parcel": {"name": "a", "weight": 1}})]
     handles = await shop.enqueue_many(jobs)
