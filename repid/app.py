@@ -84,7 +84,7 @@ class Repid(Producer, AppCaller):
         check_iterable("producer_middlewares", producer_middlewares)
         self._producer_middlewares = tuple(map(awaiting, map(_check_producer_middleware, producer_middlewares)))
         self._router = Router(middlewares=middlewares)
-        self._callees = Callees(self._router.actors)
+        self._callees = Callees(self._router.actors, self._router._count)  # noqa: SLF001  the other half of it
         self._warn_once = lru_cache(MOST_REMEMBERED)(self._callees.warn_of_unknown_arguments)
         self._latest: tuple[Broker, Publisher] | None = None
         self._middlewares = tuple(middlewares)

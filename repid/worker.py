@@ -249,7 +249,7 @@ class _WorkerExchange:
     def __init__(self, app: Application, broker: Broker, actors: Sequence[Actor]) -> None:
         self._app = app
         self._broker = broker
-        self._callees = Callees(lambda: actors)
+        self._callees = Callees(lambda: actors, lambda: len(actors))
         self.result_store = app.result_store
 
     def server(self, server_name: str | None = None) -> Broker:

@@ -18,6 +18,9 @@ from .declaration import place_of, what_to_do_about_namesakes
 
 log = Log("repid")
 
+MOST_KNOWN = 4096
+"""Functions for which their actor is remembered."""
+
 
 def callee_of(actor: Actor) -> Callee:
     """What it takes to call this actor by message."""
@@ -55,14 +58,22 @@ def _payload_of_element(parameter: str) -> Callable[[Mapping[str, Any]], bytes]:
 
 
 class Callees:
-    """The actors among which functions are looked up. `actors` is asked again for what is not known yet."""
+    """The actors among which functions are looked up. For what is not known yet `actors` is asked again if `count`, the
+    number of declarations, is another one than before: it takes long, and a `functools.partial` of an actor is not
+    found in any case.
+    """
 
-    __slots__ = ("_actors", "_known", "_seen")
+    __slots__ = ("_actors", "_count", "_counted", "_known", "_seen")
 
-    def __init__(self, actors: Callable[[], Iterable[Actor]]) -> None:
+    def __init__(self, actors: Callable[[], Iterable[Actor]], count: Callable[[], int]) -> None:
         self._actors = actors
+        self._count = count
+        self._counted: int | None = None
         self._seen = _Seen(())
         self._known: dict[Any, Callee] = {}
+        """By functions, which are kept alive by it; by the `id` of one that cannot be hashed only if that is the
+        function of an actor, which keeps it alive: another one could get the `id` of one that is gone.
+        """
 
     def find(self, function: Callable[..., Any]) -> Callee | None:
         """The actor that was declared with this function, or with what it wraps. Returns None if there is none.
@@ -75,11 +86,17 @@ class Callees:
             known = self._known.get(id(function))
         if known is None:
             actor = self._seen.find(function)
-            if actor is None:
-                self._seen = _Seen(self._actors())
+            if actor is None and (count := self._count()) != self._counted:
+                self._seen, self._counted = _Seen(self._actors()), count
                 actor = self._seen.find(function)
             if actor is not None:
-                known = self._known[_key_of(function)] = callee_of(actor)
+                own = _key_of(actor.function)
+                known = self._known.get(own) or callee_of(actor)
+                if len(self._known) >= MOST_KNOWN:  # a program that makes a wrapper for each call
+                    self._known.clear()
+                self._known[own] = known
+                if is_hashable(function):
+                    self._known[function] = known
         return known
 
     def warn_of_unknown_arguments(self, name: str, channel: str, given: frozenset[str]) -> None:
@@ -107,11 +124,16 @@ def _key_of(function: Callable[..., Any]) -> Any:
     """What it is found by: itself, as a bound method is another object each time; or its `id`, if it cannot
     be hashed.
     """
+    return function if is_hashable(function) else id(function)
+
+
+def is_hashable(function: Callable[..., Any]) -> bool:
+    """Whether it can be a key. An object with an `__eq__` of its own may not be one."""
     try:
         hash(function)
     except TypeError:
-        return id(function)
-    return function
+        return False
+    return True
 
 
 class _Seen:

@@ -38,7 +38,7 @@ from repid import (
     UsageError,
     Worker,
 )
-from repid.actors.called import Callees
+from repid.actors.called import MOST_KNOWN, Callees
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -278,12 +278,57 @@ def test_the_actors_are_gone_through_once_for_all_functions_that_are_among_them(
         asked += 1
         return router.actors()
 
-    callees = Callees(actors)
+    callees = Callees(actors, lambda: len(functions))
     assert [callee and callee.name for callee in map(callees.find, functions)] == ["a0", "a1", "a2"]
     assert asked == 1
     late = router.actor(name="late")(lambda: None)
+    functions.append(late)
     assert (found := callees.find(late)) is not None
     assert (found.name, asked) == ("late", 2)
+    assert callees.find(print) is None
+    assert callees.find(partial(late)) is None
+    assert asked == 2
+
+
+@dataclass
+class Logged:
+    """A wrapper that cannot be hashed, since it is compared by what it wraps."""
+
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.__wrapped__(*arguments)
+
+
+async def test_a_wrapper_that_is_made_for_each_call_is_taken_for_what_it_wraps_and_not_kept() -> None:
+    router = Router()
+
+    @router.actor
+    async def add(number: int) -> None: ...
+
+    @router.actor
+    async def multiply(number: int) -> None: ...
+
+    app = Repid(Connection(InMemoryServer()))
+    app.include_router(router)
+    async with app.magic():
+        for function in [add, multiply] * 10:
+            handle = await app.enqueue(Logged(function), 1)  # it may be where the one before it was
+            assert handle.envelope.headers["topic"] == function.__name__
+        callees = Callees(router.actors, lambda: 2)
+        for _ in range(MOST_KNOWN * 2):
+            assert callees.find(wraps(add)(lambda: None)) is not None
+        assert len(callees._known) <= MOST_KNOWN + 2
+
+
+async def test_an_actor_that_is_declared_late_in_an_included_router_is_found(shop: Repid) -> None:
+    outer, inner = Router(), Router(queue="shop")
+    outer.include_router(inner)
+    shop.include_router(outer)
+    with pytest.raises(ConfigurationError, match="is no actor of this app"):
+        await shop.enqueue(tax)
+    inner.actor(tax)
+    assert (await shop.enqueue(tax)).queue == "shop"
 
 
 async def test_a_call_of_an_app_that_is_not_open_says_how_to_open_it() -> None:
