@@ -6,7 +6,7 @@ early takes it back: the job is cancelled.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast, overload
@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from .application import Application
 from .calls import (
+    KNOWN_OPTIONS,
     PLAIN,
-    USING_OPTIONS,
     BatchActor,
     Caller,
     CallTerms,
@@ -25,12 +25,13 @@ from .calls import (
     WithTerms,
     find_callee,
     make_headers,
+    options_stand_before,
 )
 from .codec import JSON
 from .envelope import Envelope
 from .errors import ConfigurationError, RepidError, ResultError
 from .handle import JobHandle
-from .hosts import hosted
+from .hosts import hosted, within
 from .job import Element, Job, JobOptions, enqueue_jobs
 from .mapping import Map, OnError, Plan, check_items
 from .names import check_duration, check_id, check_known
@@ -50,7 +51,7 @@ WITHDRAWING_TIME = 5.0
 class AppCallOptions(UsingOptions, total=False):
     """The options of a call (see `UsingOptions`), and one for a caller that waits for its value.
 
-    call_timeout: how long `call` waits for the value. Default: as long as it takes.
+    call_timeout: how long `call` waits for the value, and before for room in a full queue. Default: as long as it takes.
     """
 
     call_timeout: float | timedelta | None
@@ -80,6 +81,7 @@ class AppCaller(Caller):
     @overload
     async def call(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
+    @options_stand_before
     async def call(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Publish a call of the actor with these arguments, wait until it has ended, and return its value.
 
@@ -93,10 +95,13 @@ class AppCaller(Caller):
     @hosted
     async def _call(self, actor: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         handle, rest = self._enqueue(awaited(self._terms_for("call")), actor, args, kwargs)
+        timeout, spent = self._call_timeout, 0.0
         if rest is not None:
-            await rest
+            begun = trio.current_time()
+            await (rest if timeout is None else sent_within(timeout, handle, rest))
+            spent = trio.current_time() - begun
         try:
-            result = await handle.wait(self._call_timeout)
+            result = await (handle.wait() if timeout is None else handle._wait_within(handle._type, timeout, spent))  # noqa: SLF001  its own kind
         except ResultError:
             raise  # it has ended
         except BaseException:
@@ -113,6 +118,7 @@ class AppCaller(Caller):
     @overload
     def job(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
 
+    @options_stand_before
     def job(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any]:
         """The job of calling the actor with these arguments, to be enqueued later, alone or with others."""
         self._terms_for("job")  # where it can be used with them
@@ -137,6 +143,7 @@ class AppCaller(Caller):
     @overload
     async def enqueue_many(self, jobs: Iterable[Job[R]], /) -> list[JobHandle[R]]: ...
 
+    @options_stand_before
     async def enqueue_many(
         self, actor: Callable[..., Any] | Iterable[Job[Any]], items: Iterable[Any] | None = None, /
     ) -> list[JobHandle[Any]]:
@@ -229,6 +236,7 @@ class AppCaller(Caller):
         on_error: Literal["yield"],
     ) -> Map[Result[R]]: ...
 
+    @options_stand_before
     def map(
         self,
         actor: Callable[..., Any],
@@ -287,7 +295,7 @@ class AppUsing(WithTerms, AppCaller):
         plain: dict[str, Any] = dict(options)
         timeout = plain.pop("call_timeout", None)
         self._call_timeout = None if timeout is None else check_duration("call_timeout", timeout)
-        check_known("a call", plain, USING_OPTIONS | {"call_timeout"})
+        check_known("a call", plain, KNOWN_OPTIONS)
         super().__init__(app, plain)
 
     @property
@@ -335,6 +343,16 @@ def awaited(terms: CallTerms) -> CallTerms:
         raise ConfigurationError("a call has store_result=False, and its value is waited for: leave it out")
     ttl = RESULT_TIME if options.result_ttl is None else options.result_ttl
     return replace(terms, options=replace(options, store_result=True, result_ttl=ttl))
+
+
+async def sent_within(seconds: float, handle: JobHandle[Any], sending: Awaitable[None]) -> None:
+    """Send a call. Raises `TimeoutError` if there was no room for it in its queue within so many seconds."""
+    try:
+        await within(seconds, lambda: sending)
+    except TimeoutError:
+        raise TimeoutError(
+            f"{handle!r} was not sent within {seconds:g} seconds: queue {handle.queue!r} was full, or its server did not answer"
+        ) from None
 
 
 async def withdraw(handle: JobHandle[Any]) -> None:

@@ -17,14 +17,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 from msgspec.structs import replace
 
 from .codec import JSON, encode_each_as_json, encode_json
 from .envelope import NO_OPTIONS, TOPIC, Envelope, Options, PrioritiesT, new_id, new_ids
-from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, SomeRefused, did_you_mean
+from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, SomeRefused, UsageError, did_you_mean
 from .handle import JobHandle
 from .names import brief, check_id, check_iterable, check_known, check_name
 from .ports import Broker, ResultStore, name_of
@@ -34,6 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
 Q = ParamSpec("Q")
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 Returns = TypeVar("Returns", covariant=True)  # noqa: PLC0105
 OneResult = TypeVar("OneResult", covariant=True)  # noqa: PLC0105
 
@@ -78,6 +79,7 @@ class UsingOptions(CallOptions, total=False):
 
 
 USING_OPTIONS = frozenset(UsingOptions.__annotations__)
+KNOWN_OPTIONS = USING_OPTIONS | {"call_timeout"}
 
 
 class CallTerms(msgspec.Struct, frozen=True):
@@ -278,12 +280,21 @@ class Callee(msgspec.Struct, frozen=True, eq=False):
             elif name in self.names or self.takes_rest:
                 given[name] = value
             else:
-                option = f"; as an option it stands before the verb: using({name}=…)" if name in USING_OPTIONS else ""
-                hint = did_you_mean(name, self.names) or option
+                hint = did_you_mean(name, self.names) or _as_option(name)
                 faults.append((f"$.{name}", f"there is no such parameter{hint}"))
         if faults:
             raise PayloadError(f"these arguments do not fit {self.function}()", faults)
         return given
+
+
+def _as_option(name: str) -> str:
+    """Where to say what was given with the arguments, if it is an option."""
+    if name == "timeout":
+        return (
+            "; as an option it stands before the verb: using(timeout=…) ends a run that takes longer, "
+            "using(call_timeout=…) bounds how long call waits"
+        )
+    return f"; as an option it stands before the verb: using({name}=…)" if name in KNOWN_OPTIONS else ""
 
 
 class BatchActor(Protocol[A, Q, Returns, OneResult]):
@@ -317,6 +328,19 @@ class Exchange(Protocol):
     def callee(self, function: Callable[..., Any]) -> Callee:
         """The actor that the function was declared as. Raises `ConfigurationError` if the function is no actor."""
         ...
+
+
+def options_stand_before(verb: Verb) -> Verb:
+    """Let `app.enqueue.with_options(...)`, which others have, tell where options stand here."""
+    vars(verb)["with_options"] = _have_no_options
+    return verb
+
+
+def _have_no_options(*_: object, **options: object) -> NoReturn:
+    shown = ", ".join(f"{name}={brief(value)}" for name, value in options.items())
+    raise UsageError(
+        f"verbs have no with_options: options stand before the verb, as in using({shown or '...'}).enqueue(actor, ...)"
+    )
 
 
 class Caller:
@@ -368,6 +392,7 @@ class Caller:
     @overload
     async def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
 
+    @options_stand_before
     async def enqueue(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
         """Publish a call of the actor with these arguments; its queue is declared if need be.
 
@@ -409,6 +434,7 @@ class Caller:
         self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /
     ) -> list[JobHandle[R]]: ...
 
+    @options_stand_before
     async def enqueue_many(self, actor: Callable[..., Any], items: Iterable[Any], /) -> list[JobHandle[Any]]:
         """Publish one call of the actor for each item, which is its first argument, in one step; handles in their
         order.

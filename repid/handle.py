@@ -85,9 +85,13 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
         """Like `wait`, with a value of this type."""
         if timeout is None:
             return await self._wait(type_, self.watch())
-        seconds, watch = check_duration("timeout", timeout), self.watch()
+        return await self._wait_within(type_, check_duration("timeout", timeout))
+
+    async def _wait_within(self, type_: type[S], seconds: float, spent: float = 0.0) -> Result[S]:
+        """Wait so long at most; `spent`: how much of that has passed."""
+        watch = self.watch()
         try:
-            return await within(seconds, lambda: self._wait(type_, watch))
+            return await within(max(0.0, seconds - spent), lambda: self._wait(type_, watch))
         except TimeoutError:
             found = await self._fetch(type_)  # it may have ended in this moment, or a timeout of 0 just asks
             if found is None:

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any
@@ -279,7 +279,10 @@ def check_mapping(name: str, value: object) -> None:
 def check_iterable(name: str, value: object) -> None:
     """Raises `ConfigurationError` unless the value can be iterated over, and is no text."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
-        raise ConfigurationError(f"{name} must be a list of several, but is {brief(value)}: put it into a list")
+        wanted = (
+            "read it before, [each async for each in ...]" if isinstance(value, AsyncIterable) else "put it into a list"
+        )
+        raise ConfigurationError(f"{name} must be a list of several, but is {brief(value)}: {wanted}")
 
 
 def check_one_of(name: str, value: object, known: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
-from .calls import BatchActor, Caller, Using, UsingOptions
+from .calls import BatchActor, Caller, Using, UsingOptions, options_stand_before
 from .handle import JobHandle
 from .names import check_iterable
 from .sync_handle import SyncJobHandle
@@ -52,6 +52,7 @@ class SyncCaller:
     @overload
     def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]: ...
 
+    @options_stand_before
     def enqueue(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> SyncJobHandle[Any]:
         """Publish a call of the actor with these arguments, as `Repid.enqueue`."""
         return self._for_here(self._wait_for(self._caller.enqueue, actor, *args, **kwargs))
@@ -69,6 +70,7 @@ class SyncCaller:
         self, actor: Callable[Concatenate[A, ...], R], items: Iterable[A], /
     ) -> list[SyncJobHandle[R]]: ...
 
+    @options_stand_before
     def enqueue_many(self, actor: Callable[..., Any], items: Iterable[Any], /) -> list[SyncJobHandle[Any]]:
         """Publish one call of the actor for each item, as `Repid.enqueue_many`. The items are read in this thread."""
         batch = read_here("the items of enqueue_many", items)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from ..app_calls import AppCaller, AppCallOptions, AppUsing
-from ..calls import BatchActor
+from ..calls import BatchActor, options_stand_before
 from ..producer import psycopg_connection
 from ..results import Result
 from ..sync_calls import SyncCaller
@@ -44,6 +44,7 @@ class ClientCaller(SyncCaller):
     @overload
     def call(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
+    @options_stand_before
     def call(self, actor: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Publish a call of the actor, wait until it has ended and return its value, as `Repid.call`."""
         return self._call(partial(self._caller.call, actor, *args, **kwargs), is_waiting=True)
@@ -120,6 +121,7 @@ class ClientCaller(SyncCaller):
         on_error: Literal["yield"],
     ) -> SyncMap[Result[R]]: ...
 
+    @options_stand_before
     def map(
         self,
         actor: Callable[..., Any],

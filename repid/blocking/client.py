@@ -16,7 +16,7 @@ import trio
 
 from ..app_calls import AppCaller, handle_on
 from ..application import Application, check_app, current, open_apps
-from ..calls import BatchActor
+from ..calls import BatchActor, options_stand_before
 from ..envelope import Envelope
 from ..errors import ConfigurationError, UsageError, misused
 from ..gathering import first_of, gather, one_by_one
@@ -163,6 +163,7 @@ class Client(ClientCaller):
     @overload
     def enqueue(self, job: Job[R], /) -> SyncJobHandle[R]: ...
 
+    @options_stand_before
     def enqueue(  # pyright: ignore[reportIncompatibleMethodOverride]  an overload more, which pyright cannot match with P
         self, actor: Any, /, *args: Any, **kwargs: Any
     ) -> SyncJobHandle[Any]:
@@ -189,6 +190,7 @@ class Client(ClientCaller):
     @overload
     def enqueue_many(self, jobs: Iterable[Job[R]], /) -> list[SyncJobHandle[R]]: ...
 
+    @options_stand_before
     def enqueue_many(self, actor: Any, items: Iterable[Any] | None = None, /) -> list[SyncJobHandle[Any]]:
         """Publish one call of the actor for each item, or these jobs, as `Repid.enqueue_many`."""
         if items is not None:

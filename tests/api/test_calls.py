@@ -585,6 +585,44 @@ async def test_a_call_that_is_left_early_has_its_job_cancelled(shop: Repid, auto
         assert (counts.ready, counts.leased, counts.dead) == (0, 0, 0)
 
 
+async def test_a_call_waits_for_room_no_longer_than_for_its_value(shop: Repid, autojump_clock: object) -> None:
+    async with shop.magic():
+        await Queue("shop", max_size=1).declare()
+        await shop.enqueue(price, 1)
+        begun = trio.current_time()
+        with pytest.raises(TimeoutError, match="not sent within 2 seconds: queue 'shop' was full"):
+            await shop.using(call_timeout=2).call(price, 1)
+        assert trio.current_time() - begun == 2
+        assert (await Queue("shop").counts()).ready == 1
+
+
+async def test_what_a_call_has_waited_for_room_is_part_of_its_time(shop: Repid, autojump_clock: object) -> None:
+    async with shop.magic(), trio.open_nursery() as nursery:
+        await Queue("shop", max_size=1).declare()
+        await shop.enqueue(price, 1)
+
+        async def make_room() -> None:
+            await trio.sleep(2)
+            await Queue("shop").flush()
+
+        nursery.start_soon(make_room)
+        begun = trio.current_time()
+        with pytest.raises(TimeoutError, match="not ended within 3 seconds: it is still ready"):
+            await shop.using(call_timeout=3).call(price, 1)
+        assert trio.current_time() - begun == 3
+        assert (await Queue("shop").counts()).ready == 0
+
+
+def test_a_call_from_blocking_code_waits_for_room_no_longer_than_for_its_value() -> None:
+    app = Repid(Connection(InMemoryServer()))
+    app.include_router(router)
+    with app.sync() as client:
+        client.run(Queue("shop", max_size=1).declare)
+        client.enqueue(price, 1)
+        with pytest.raises(TimeoutError, match="not sent within"):
+            client.using(call_timeout=0.05).call(price, 1)
+
+
 async def test_options_that_say_nothing_of_a_call_are_refused(shop: Repid) -> None:
     with pytest.raises(ConfigurationError, match="store_result=False, and its value is waited for"):
         await shop.using(store_result=False).call(price, 1)

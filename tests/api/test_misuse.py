@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from repid import (
     UsageError,
     Worker,
 )
-from repid.testing import TestClient
+from repid.testing import DirectMessage, TestClient
 
 
 async def add(a: int, b: int = 1) -> int:
@@ -108,6 +108,38 @@ async def test_an_option_among_the_arguments_is_told_where_it_stands(app: Repid,
         await enqueue(add, 1, delay=3)
     with pytest.raises(PayloadError, match=r"no such parameter$"):
         await enqueue(add, 1, other=3)
+
+
+async def test_a_timeout_among_the_arguments_of_a_call_is_told_both_options(app: Repid, router: Router) -> None:
+    router.actor(add)
+    call: Any = app.call
+    with pytest.raises(
+        PayloadError, match=r"using\(timeout=…\) ends a run .*, using\(call_timeout=…\) bounds how long call waits"
+    ):
+        await call(add, 1, timeout=3)
+    with pytest.raises(PayloadError, match=r"stands before the verb: using\(call_timeout=…\)"):
+        await call(add, 1, call_timeout=3)
+
+
+@pytest.mark.parametrize("name", ["enqueue", "enqueue_many", "call", "map", "job"])
+def test_a_verb_that_is_asked_for_with_options_tells_that_they_stand_before_it(name: str) -> None:
+    app, message = Repid(Connection(InMemoryServer())), DirectMessage()
+    client = app.sync()
+    holders: list[Any] = [app, app.using(retries=3), client, client.using(retries=3), message, message.outbox]
+    for holder in holders:
+        if hasattr(holder, name):
+            with pytest.raises(UsageError, match=r"options stand before the verb, as in using\(delay=5\)"):
+                getattr(holder, name).with_options(delay=5)
+
+
+async def test_an_async_generator_in_the_place_of_a_list_is_told_how_it_is_read(app: Repid, router: Router) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    router.actor(add)
+    items: Any = numbers()
+    with pytest.raises(ConfigurationError, match=r"read it before, \[each async for each in \.\.\.\]"):
+        await app.enqueue_many(add, items)
 
 
 @pytest.mark.parametrize(
