@@ -85,10 +85,16 @@ def value_of(stored: StoredResult, type_: Any) -> Any:
     try:
         return _decoder_of(type_)(stored.payload)
     except PayloadError as error:
-        raise ResultError(
+        text = (
             f"the result of message {stored.id!r} is not what was asked for (that is what its actor is annotated to "
             f"return, unless wait_as() or result_as() says otherwise): {error}"
-        ) from error
+        )
+        if stored.payload == b"null":
+            text += (
+                "\nA result is stored with the acknowledgement: what an actor returns after message.ack() or a reply "
+                "is not in it. Let the actor return its value without acknowledging the message itself"
+            )
+        raise ResultError(text) from error
 
 
 def failed(stored: StoredResult) -> JobFailed:

@@ -292,3 +292,16 @@ async def test_a_paused_queue_gives_nothing_to_any_worker(app: Repid) -> None:
     assert (await Queue().counts()).paused is True
     await Queue().resume()
     assert (await working(double).run()).processed == 1
+
+
+async def test_a_value_that_comes_after_the_acknowledgement_is_not_kept_and_the_error_says_so(app: Repid) -> None:
+    async def count(message: Message) -> int:
+        await message.ack()
+        return 3
+
+    handle = await Job("count", store_result=True).enqueue()
+    await working(count).run()
+    result = await handle.wait_as(int)
+    assert result.is_success
+    with pytest.raises(ResultError, match=r"what an actor returns after message\.ack\(\) or a reply is not in it"):
+        _ = result.value
