@@ -222,14 +222,14 @@ if not _typing.TYPE_CHECKING:  # a checker that saw it would accept every misspe
         if name not in _AT_FIRST_USE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = getattr(_importlib.import_module(_AT_FIRST_USE[name]), name)
-        _name_as_public(found)
+        _name_as_public(found, __name__)
         globals()[name] = found
         return found
 
 
-def _name_as_public(value: object) -> None:
-    """Let what is public say that it is `repid.X`, wherever it is written: in reprs, tracebacks, pickles,
-    documentation.
+def _name_as_public(value: object, module: str) -> None:
+    """Let what is public say that it is `repid.X` or `repid.testing.X`, wherever it is written: in reprs, tracebacks,
+    pickles, documentation.
 
     Annotations that are texts are read in the module that a class names, so they are resolved before. Those of a
     `TypedDict` are no texts: each knows its module.
@@ -237,8 +237,8 @@ def _name_as_public(value: object) -> None:
     if isinstance(value, type) and not _typing.is_typeddict(value):
         value.__annotations__ = _inspect.get_annotations(value, eval_str=True)
     if isinstance(value, type | _types.FunctionType):
-        value.__module__ = __name__
+        value.__module__ = module
 
 
 for _name in set(__all__).difference(_AT_FIRST_USE):
-    _name_as_public(globals()[_name])
+    _name_as_public(globals()[_name], __name__)

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from .tracebacks import without_passwords
 
-_Error = TypeVar("_Error", bound="RepidError")
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 class RepidError(Exception):
@@ -36,24 +36,26 @@ class RepidError(Exception):
     def __reduce__(self) -> tuple[Callable[..., RepidError], tuple[Any, ...], dict[str, Any]]:
         """For `pickle` and `copy.deepcopy`. A cause that cannot be pickled is left out."""
         state = dict(self.__dict__)
-        if self.__cause__ is not None and _can_be_pickled(self.__cause__):
+        if self.__cause__ is not None and can_be_pickled(self.__cause__):
             state["__cause__"] = self.__cause__
-        return _made_again, (type(self), *self.args), state
+        return made_again, (type(self), *self.args), state
 
     def __copy__(self) -> Self:
-        copy = _made_again(type(self), *self.args)
+        copy = made_again(type(self), *self.args)
         copy.__dict__.update(self.__dict__)
         copy.__cause__ = self.__cause__
         return copy
 
 
-def _made_again(kind: type[_Error], *args: Any) -> _Error:
+def made_again(kind: type[_Error], *args: Any) -> _Error:
+    """An error of this class with these args, made without its `__init__`, which takes others."""
     error: _Error = kind.__new__(kind, *args)
     error.args = args
     return error
 
 
-def _can_be_pickled(error: BaseException) -> bool:
+def can_be_pickled(error: BaseException) -> bool:
+    """Whether it can be sent to another process."""
     import pickle  # noqa: PLC0415  takes milliseconds, and is needed here only
 
     try:

@@ -18,6 +18,7 @@ tries, each with a sentence. With pytest and trio's virtual clock, one test for 
 * `simulate`: whole fleets in virtual time.
 """
 
+from .. import _name_as_public
 from .checks import CHECKS
 from .client import TestClient
 from .cutting import Cut
@@ -45,3 +46,7 @@ __all__ = [
     "TestClient",
     "check_broker",
 ]
+
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith(__name__):  # some are types of Python
+        _name_as_public(globals()[_name], __name__)

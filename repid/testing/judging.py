@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
+from ..errors import made_again
 from .expecting import differences
 from .lab import Lab
 
@@ -27,6 +28,9 @@ class BrokerFailure(AssertionError):  # noqa: N818  named for what happened, as 
         self.expected = difference.expected if difference else None
         self.actual = difference.actual if difference else None
         super().__init__(f"{check.name} ({check.sentence})\n  {difference or self.what}")
+
+    def __reduce__(self) -> tuple[Callable[..., BrokerFailure], tuple[Any, ...], dict[str, Any]]:
+        return made_again, (type(self), *self.args), self.__dict__
 
 
 class Check(msgspec.Struct, frozen=True):

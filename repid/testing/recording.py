@@ -8,7 +8,7 @@ delivery, which is one object for one lease. A context variable says which run s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from types import TracebackType
@@ -22,7 +22,7 @@ from ..actors import Actor, CallNext
 from ..brokers.memory.driver import MemoryDriver
 from ..delivery import Ack, Cancel, DeadLetter, Delivery, Disposition, Failure, Reason, Release, Retry, Settlement
 from ..envelope import Envelope
-from ..errors import BrokerRefused
+from ..errors import BrokerRefused, can_be_pickled, made_again
 from ..inject import Message
 from ..ports import TickOutcome, Verdict
 
@@ -45,6 +45,9 @@ class RunFailed(AssertionError):  # noqa: N818  named for what happened, as thos
     def __init__(self, run: Run, failure: Failure) -> None:
         super().__init__(f"{run!r} failed with {failure.type}: {failure.text}")
         self.run = run
+
+    def __reduce__(self) -> tuple[Callable[..., RunFailed], tuple[Any, ...], dict[str, Any]]:
+        return made_again, (type(self), *self.args), self.__dict__
 
 
 class Run:
@@ -69,6 +72,10 @@ class Run:
         self.failure: Failure | None = None
         self.sent: list[Envelope] = []
         self._traceback: TracebackType | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        error = self.error if self.error is None or can_be_pickled(self.error) else None
+        return self.__dict__ | {"error": error, "_traceback": None}
 
     def __repr__(self) -> str:
         why = f" ({self.reason})" if self.reason is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
@@ -13,7 +14,7 @@ from repid import Server
 from repid.brokers.memory.driver import MemoryDriver
 from repid.delivery import Delivery
 from repid.ports import Broker, BrowsedMessage, Category, LeaseEvent
-from repid.testing import BrokerFailure, Cut, check_broker
+from repid.testing import CHECKS, BrokerFailure, Cut, check_broker
 
 
 class TellsEachCancellationOnce(MemoryDriver):
@@ -73,3 +74,14 @@ async def test_a_defect_of_a_driver_is_caught(defect: type[MemoryDriver], autoju
         return
     with pytest.RaisesGroup(BrokerFailure):
         await check_broker(open_server, only=[CAUGHT_BY[defect]], cut=cut)
+
+
+def test_the_failure_of_a_check_survives_being_pickled() -> None:
+    failure = BrokerFailure(CHECKS[0], ValueError("no"))
+    again = pickle.loads(pickle.dumps(failure))
+    assert (type(again), str(again), again.check, again.what) == (
+        BrokerFailure,
+        str(failure),
+        CHECKS[0].name,
+        "ValueError: no",
+    )

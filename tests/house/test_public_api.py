@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 import repid
+import repid.testing
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -115,6 +116,14 @@ def test_every_public_class_and_function_says_where_it_is_imported_from(name: st
     assert pickle.loads(pickle.dumps(value)) is value
     if type(value) is type:
         assert repr(value) == f"<class 'repid.{value.__name__}'>"
+
+
+@pytest.mark.parametrize("name", repid.testing.__all__)
+def test_every_class_and_function_of_the_testing_kit_says_where_it_is_imported_from(name: str) -> None:
+    value = getattr(repid.testing, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        assert value.__module__ == "repid.testing" or value is str
+        typing.get_type_hints(value)
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -3,6 +3,8 @@
 # No `from __future__ import annotations`: what the actors here are annotated with is local.
 
 import asyncio
+import copy
+import pickle
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -391,3 +393,17 @@ async def test_a_client_that_is_not_open_says_so() -> None:
             await client.__aenter__()
     with pytest.raises(UsageError, match="not open"):
         await client.drain()
+
+
+async def test_a_run_that_failed_survives_being_copied_and_pickled(client: TestClient) -> None:
+    await send(client, "add", a="x")
+    await send(client, "fail", word="x")
+    for run in await client.drain():
+        again = pickle.loads(pickle.dumps(run))
+        assert (repr(again), again.failure) == (repr(run), run.failure)
+        if run.error is None:
+            with pytest.raises(RunFailed) as caught:
+                run.raise_error()
+            for error in (copy.copy(caught.value), pickle.loads(pickle.dumps(caught.value))):
+                assert (type(error), str(error)) == (RunFailed, str(caught.value))
+                assert error.run.envelope == run.envelope
