@@ -79,7 +79,7 @@ from .errors import (
     WorkersFailed,
 )
 from .handle import JobHandle, Watch
-from .inject import INJECTED, Depends, Header, Message, Payload, SyncMessage
+from .inject import INJECTED, Depends, Header, Message, Outbox, Payload, SyncMessage, SyncOutbox
 from .job import Job, JobOptions
 from .logs import log_context
 from .mapping import Map
@@ -96,7 +96,7 @@ from .sync_handle import SyncJobHandle
 from .worker import Worker, WorkerOptions
 
 if _typing.TYPE_CHECKING:
-    from .blocking import Client, ClientUsing
+    from .blocking import Client, ClientUsing, SyncMap
     from .brokers import SQLiteMessageBroker, SQLiteServer
     from .brokers.postgres import PostgresServer as PostgresServer
     from .brokers.redis import RedisServer as RedisServer
@@ -151,6 +151,7 @@ __all__ = [
     "NoCurrentApp",
     "NotConnected",
     "NotSupported",
+    "Outbox",
     "Outcomes",
     "Payload",
     "PayloadError",
@@ -183,7 +184,9 @@ __all__ = [
     "Status",
     "StoredSchedule",
     "SyncJobHandle",
+    "SyncMap",
     "SyncMessage",
+    "SyncOutbox",
     "SyncUsing",
     "UsageError",
     "Using",
@@ -205,6 +208,7 @@ __all__ = [
 _AT_FIRST_USE = {
     "Client": "repid.blocking",
     "ClientUsing": "repid.blocking",
+    "SyncMap": "repid.blocking",
     "PostgresServer": "repid.brokers.postgres",
     "RedisServer": "repid.brokers.redis",
     "SQLiteMessageBroker": "repid.brokers.sqlite",

@@ -7,5 +7,6 @@
 
 from .calls import ClientUsing
 from .client import Client
+from .mapping import SyncMap
 
-__all__ = ["Client", "ClientUsing"]
+__all__ = ["Client", "ClientUsing", "SyncMap"]

@@ -19,7 +19,7 @@ from .enclosing import enclosing_names
 from .hints import UnresolvedAnnotation, plain_function
 from .injected import INJECTED
 from .markers import Header, Payload
-from .message import Message
+from .message import Message, Outbox
 from .plan import NO_NAMES, BatchPlan, Bind, GivenValues, Overrides, Plan, compile_plan
 from .reading import Reader
 from .signature import NO_REST, check_takes_names
@@ -36,7 +36,7 @@ from .supply import (
     is_unfinished,
     refuse_unfinished,
 )
-from .sync_message import SyncMessage
+from .sync_message import SyncMessage, SyncOutbox
 
 __all__ = [
     "FINISHED",
@@ -53,6 +53,7 @@ __all__ = [
     "Kind",
     "Message",
     "Opened",
+    "Outbox",
     "Overrides",
     "Payload",
     "Plan",
@@ -61,6 +62,7 @@ __all__ = [
     "Supplied",
     "SuppliedAsync",
     "SyncMessage",
+    "SyncOutbox",
     "UnresolvedAnnotation",
     "Values",
     "check_takes_names",

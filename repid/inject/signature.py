@@ -106,7 +106,8 @@ def read_signature(
                 check_on_the_loop(element if of_batch else hint, where)
             messages.append(parameter.name)
             continue
-        check_is_injected(parameter, where)
+        if not is_message(hint if of_batch else element):  # else what is wrong is how many messages it asks for
+            check_is_injected(parameter, where)
         if of_batch or is_message(element):
             hint = _element_of_batch(parameter, hint, where, of_batch=of_batch)
         hint = translate_constraints(hint, where)

@@ -1161,6 +1161,15 @@ async def none() -> None: ...
 async def one_message(rows: list[Row], message: Message) -> None: ...
 
 
+async def one_injected_message(rows: list[Row], message: Message = INJECTED) -> None: ...
+
+
+def one_sync_message(rows: list[Row], message: SyncMessage = INJECTED) -> None: ...
+
+
+async def injected_by_none(rows: list[Row], pool: dict[str, int] = INJECTED) -> None: ...
+
+
 async def with_header(rows: list[Row], tenant: Annotated[str, Header("x-tenant")]) -> None: ...
 
 
@@ -1186,6 +1195,9 @@ async def write_rows(rows: list[Row]) -> None: ...
         (two_lists, {}, "it has 2: 'rows', 'others'"),
         (none, {}, "it has none"),
         (one_message, {}, r"is one message, but a batch has many: annotate it with list\[Message\]"),
+        (one_injected_message, {}, r"is one message, but a batch has many: annotate it with list\[Message\]"),
+        (one_sync_message, {}, r"is one message, but a batch has many: annotate it with list\[SyncMessage\]"),
+        (injected_by_none, {}, "has the default INJECTED, but no worker fills it"),
         (with_header, {}, "each message of a batch has its own"),
         (asks_for_message, {}, "dependencies are called once for a whole batch"),
         (asks_for_payload, {}, r"Payload\(.*called once for a whole batch"),
@@ -1216,6 +1228,11 @@ def test_batch_wait_and_a_list_of_messages_need_a_batch() -> None:
 
     with pytest.raises(ConfigurationError, match=r"only an actor that is declared with batch=\.\.\. is given several"):
         Router().actor(greedy)
+
+    async def greedy_for_type_checkers(messages: list[Message] = INJECTED) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"only an actor that is declared with batch=\.\.\. is given several"):
+        Router().actor(greedy_for_type_checkers)
 
 
 @pytest.mark.real_time
