@@ -51,7 +51,7 @@ WITHDRAWING_TIME = 5.0
 class AppCallOptions(UsingOptions, total=False):
     """The options of a call (see `UsingOptions`), and one for a caller that waits for its value.
 
-    call_timeout: how long `call` waits for the value, and before for room in a full queue. Default: as long as it takes.
+    call_timeout: how long `call` waits for room in a full queue, and then for the value. Default: as long as it takes.
     """
 
     call_timeout: float | timedelta | None
@@ -351,7 +351,8 @@ async def sent_within(seconds: float, handle: JobHandle[Any], sending: Awaitable
         await within(seconds, lambda: sending)
     except TimeoutError:
         raise TimeoutError(
-            f"{handle!r} was not sent within {seconds:g} seconds: queue {handle.queue!r} was full, or its server did not answer"
+            f"{handle!r} was not sent within {seconds:g} seconds: queue {handle.queue!r} was full, or its server did "
+            "not answer"
         ) from None
 
 

@@ -14,7 +14,7 @@ from .errors import ConfigurationError, ResultError
 from .handle import JobHandle, cancel_all, wait_for_each
 from .hosts import hosted, within
 from .names import brief, check_duration, check_iterable, check_one_of
-from .ports import Broker
+from .ports import Broker, ResultStore
 from .results import Result
 from .sync_handle import SyncJobHandle
 from .tracebacks import unwrapped
@@ -114,10 +114,24 @@ async def _wait(
     try:
         await within(seconds, wait)
     except TimeoutError:
+        await _take_stored(handles, outcomes)
         if len(outcomes) < enough:
             text = f"{len(outcomes)} of {len(handles)} jobs have ended within {seconds:g} seconds, not {enough}"
             raise TimeoutError(text) from None
     return outcomes
+
+
+async def _take_stored(handles: Sequence[JobHandle[Any]], outcomes: dict[int, Outcome]) -> None:
+    """Add the results that are there: some may have ended in this moment, and a timeout of 0 just asks."""
+    waited_for: dict[ResultStore, list[tuple[int, str]]] = {}
+    for place, handle in enumerate(handles):
+        if place not in outcomes:
+            waited_for.setdefault(handle._results, []).append((place, (await handle._ids())[1]))  # noqa: SLF001  as above
+    for store, there in waited_for.items():
+        found = await store.fetch_results([result_id for _, result_id in there])
+        for (place, _), stored in zip(there, found, strict=True):
+            if stored is not None:
+                outcomes[place] = Result(stored, handles[place]._type)  # noqa: SLF001
 
 
 async def _gather(handles: Sequence[JobHandle[Any]], enough: int, outcomes: dict[int, Outcome]) -> None:

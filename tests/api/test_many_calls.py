@@ -683,3 +683,13 @@ async def test_a_result_kept_elsewhere_is_gathered_from_there(autojump_clock: ob
         assert await app.gather(handles) == [1, 4, 9]
         async with app.map(square, [1, 2, 3]) as mapped:
             assert [result async for result in mapped] == [1, 4, 9]
+
+
+async def test_a_timeout_of_zero_asks_for_what_is_there_as_that_of_one_handle(many: Repid) -> None:
+    ended = await many.using(store_result=True).enqueue_many(square, [1, 2])
+    assert await many.gather(ended) == [1, 4]
+    assert await many.gather(ended, timeout=0) == [1, 4]
+    waits = await many.using(store_result=True).enqueue(wait, 100)
+    assert (await many.first_of([waits, ended[1]], timeout=0)).value == 4
+    with pytest.raises(TimeoutError, match="2 of 3 jobs have ended within 0 seconds, not 3"):
+        await many.gather([*ended, waits], timeout=0)
