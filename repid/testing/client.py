@@ -22,13 +22,16 @@ from trio.testing import MockClock
 
 from ..actors import Actor, overridden
 from ..app import Repid
+from ..app_calls import AppCaller
+from ..application import Application
 from ..brokers import Server
+from ..calls import Exchange
 from ..envelope import Envelope
 from ..errors import BrokerRefused, ConfigurationError, PayloadError, UsageError, did_you_mean, misused
 from ..hosts import host_backend, hosted, hosted_context
 from ..inject import GivenValues, Overrides
 from ..names import check_count, check_duration
-from ..ports import Followed, Snapshot
+from ..ports import Broker, Followed, Snapshot
 from ..producer import Producer, Publisher
 from ..runtime import Control
 from ..runtime.lifespan import open_lifespan
@@ -40,16 +43,17 @@ MOST_SHOWN = 10
 """Messages that the text of a failed assertion lists."""
 
 
-class TestClient(Producer):
+class TestClient(Producer, AppCaller):
     """The app for a test: `async with TestClient(app) as client:`, under trio or asyncio.
 
     In the block every server of the app is a fresh one in memory, and so is its store of results. The app is open and
-    the current one: `app.send_message_json`, `Job`, `Queue` and the rest work as in production, with the same codec and
-    the same table of fates. Nothing runs by itself: `process_next` runs one message, `drain` all that are ready,
-    `advance` lets time pass. Only who waits for a job (`app.call`, `app.map`, `app.gather`, `handle.wait`), or for room
-    in a full queue, has the messages run that are ready meanwhile. Each runs the worker of production until it is done,
-    and tells every run. What a worker opens for all its runs (`app.lifespan`, dependencies of the scope "worker") is
-    open from the beginning of the block to its end.
+    the current one: `app.enqueue`, `app.send_message_json`, `Job`, `Queue` and the rest work as in production, with the
+    same codec and the same table of fates. The client has the app's verbs that send and call, too. Nothing runs by
+    itself: `process_next` runs one message, `drain` all that are ready, `advance` lets time pass. Only who waits for a
+    job (`app.call`, `app.map`, `app.gather`, `handle.wait`), or for room in a full queue, has the messages run that are
+    ready meanwhile. Each runs the worker of production until it is done, and tells every run. What a worker opens for
+    all its runs (`app.lifespan`, dependencies of the scope "worker") is open from the beginning of the block to its
+    end.
 
     `overrides`: dependencies and what is called in their places, as in `Repid.override`. `server_name`: the server
     whose messages are run; default: the app's default one.
@@ -278,6 +282,19 @@ class TestClient(Producer):
     async def _has_ready(self) -> bool:
         counts = await self.server.counts_of(self.app.queues())
         return any(each.ready for each in counts)
+
+    @property
+    def _exchange(self) -> Exchange:
+        self._check_open()
+        return self.app
+
+    @property
+    def _app(self) -> Application:
+        return self.app
+
+    def _way(self, server_name: str | None) -> tuple[Broker, Publisher]:
+        self._check_open()
+        return self.app._way(server_name)  # noqa: SLF001  another face of it
 
     def _publisher(self, server_name: str | None, *, named: bool) -> Publisher:
         self._check_open()

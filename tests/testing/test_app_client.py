@@ -395,6 +395,20 @@ async def test_a_client_that_is_not_open_says_so() -> None:
         await client.drain()
 
 
+async def test_the_client_enqueues_and_calls_as_the_app_does(client: TestClient) -> None:
+    handle = await client.enqueue(add, 1, b=3)
+    later = await client.using(delay=60).enqueue(add, 5)
+    await client.enqueue_many(add, [2, 3])
+    assert [run.value for run in await client.drain()] == [4, 4, 5]
+    assert handle.id == client.runs[0].message_id
+    assert await client.call(add, 4) == 6
+    async with client.map(add, [1, 2]) as results:
+        assert [each async for each in results] == [3, 4]
+    assert [run.message_id for run in await client.advance(minutes=1)] == [later.id]
+    with pytest.raises(UsageError, match="not open"):
+        await TestClient(make_app()).enqueue(add, 1)
+
+
 async def test_a_run_that_failed_survives_being_copied_and_pickled(client: TestClient) -> None:
     await send(client, "add", a="x")
     await send(client, "fail", word="x")
