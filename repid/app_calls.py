@@ -34,7 +34,7 @@ from .handle import JobHandle
 from .hosts import hosted, within
 from .job import Element, Job, JobOptions, enqueue_jobs
 from .mapping import Map, OnError, Plan, check_items
-from .names import check_duration, check_id, check_known
+from .names import NOT_OF_CALLS, check_duration, check_id, check_known
 from .results import Result
 
 P = ParamSpec("P")
@@ -295,7 +295,7 @@ class AppUsing(WithTerms, AppCaller):
         plain: dict[str, Any] = dict(options)
         timeout = plain.pop("call_timeout", None)
         self._call_timeout = None if timeout is None else check_duration("call_timeout", timeout)
-        check_known("a call", plain, KNOWN_OPTIONS)
+        check_known("a call", plain, KNOWN_OPTIONS, NOT_OF_CALLS)
         super().__init__(app, plain)
 
     @property

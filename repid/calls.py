@@ -26,7 +26,7 @@ from .codec import JSON, encode_each_as_json, encode_json
 from .envelope import NO_OPTIONS, TOPIC, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, SomeRefused, UsageError, did_you_mean
 from .handle import JobHandle
-from .names import brief, check_id, check_iterable, check_known, check_name
+from .names import NOT_OF_CALLS, brief, check_id, check_iterable, check_known, check_name
 from .ports import Broker, ResultStore, name_of
 from .producer import Publisher, accepted, copy_headers, given_options, only_topic
 
@@ -469,7 +469,7 @@ class WithTerms(Caller):
     __slots__ = ("_caller", "_options", "_sends_now", "_terms")
 
     def __init__(self, caller: Caller, options: Mapping[str, Any]) -> None:
-        check_known("a call", options, USING_OPTIONS)
+        check_known("a call", options, USING_OPTIONS, NOT_OF_CALLS)
         self._caller = caller
         self._sends_now = caller._sends_now  # noqa: SLF001  its own kind
         self._options = options

@@ -17,7 +17,7 @@ from .errors import BrokerRefused, ConfigurationError, PayloadError, QueueNotDec
 from .fields import Field
 from .handle import JobHandle, Watch
 from .hosts import hosted
-from .names import check_duration, check_iterable, check_known, check_name
+from .names import NOT_OF_JOBS, check_duration, check_iterable, check_known, check_name
 from .ports import Broker, Missed, Overlap, Schedule, ScheduleStore
 from .queue import Queue
 from .results import ANYTHING, Lazy, NoResult, Result, Status, T
@@ -131,7 +131,7 @@ class Job(NoResult, Generic[T]):
         **options: Unpack[JobOptions],
     ) -> None:
         check_name("actor", name)
-        check_known(f"job {name!r}", options, _JOB_OPTIONS)
+        check_known(f"job {name!r}", options, _JOB_OPTIONS, NOT_OF_JOBS)
         check_app(f"job {name!r}", app)
         self._queue = queue if isinstance(queue, Queue) else Queue(queue, app=app)
         self._args = args.value if isinstance(args, Element) else args

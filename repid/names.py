@@ -179,6 +179,37 @@ def check_flag(name: str, value: bool) -> bool:
     return value
 
 
+def _hints(names: str, hint: str) -> dict[str, str]:
+    return {name: hint.format(name) for name in names.split()}
+
+
+_OF_ACTORS = _hints(
+    "backend batch batch_wait concurrency confirmation_mode max_bytes max_size middlewares on_error on_misfit "
+    "retry_policy routing_strategy run_in_process strict when_full",
+    "it is an option of the actor, @router.actor({}=...)",
+)
+_OF_SCHEDULES = _hints(
+    "every cron timezone overlap missed deferred_by",
+    'it is an option of what recurs: a Job("name", {0}=..., ...), or an actor, @router.actor(...)',
+)
+_ID = _hints("message_id", "its id is id_=...")
+NOT_OF_ACTORS = _hints(
+    "connection deferred_until delay headers id_ priority reply_to result_id server_name ttl",
+    'the sender says it, app.using({0}=...).enqueue(actor, ...) or Job("name", {0}=...)',
+) | {"deferred_by": "the interval of a schedule is every=..."}
+NOT_OF_JOBS = _OF_ACTORS | _ID | _hints("call_timeout", "its handle waits so long, handle.wait(timeout=...)")
+NOT_OF_CALLS = _OF_ACTORS | _OF_SCHEDULES | _ID | _hints("channel queue", "its actor says it, @router.actor({}=...)")
+NOT_OF_MESSAGES = (
+    _OF_ACTORS
+    | _OF_SCHEDULES
+    | _hints(
+        "deferred_until result_id result_ttl", 'app.using({0}=...).enqueue(actor, ...) and Job("name", {0}=...) have it'
+    )
+    | {"id_": "its id is message_id=...", "queue": "its queue is channel=..."}
+)
+"""Options by the thing that does not have them, with what does: one vocabulary has one hint for each word."""
+
+
 def check_known(what: str, given: Iterable[str], known: Iterable[str], hints: Mapping[str, str] = NO_HINTS) -> None:
     """Raises `ConfigurationError` for the first given word that is not known, with the closest one that is.
 

@@ -15,6 +15,7 @@ from .codec import JSON, MESSAGE_PACK_CODEC, encode_each_as_json, encode_json
 from .envelope import NO_OPTIONS, TOPIC, Envelope, Options, PrioritiesT, new_id, new_ids
 from .errors import BrokerRefused, ConfigurationError, NotSupported, PayloadError, QueueNotDeclared
 from .names import (
+    NOT_OF_MESSAGES,
     brief,
     check_duration,
     check_flag,
@@ -202,7 +203,7 @@ def make_envelope(channel: str, payload: bytes, content_type: str | None, option
         raise ConfigurationError(
             "a message has no option 'topic': the name of its actor is a header, headers={\"topic\": ...}"
         )
-    check_known("a message", options, _SEND_OPTIONS)
+    check_known("a message", options, _SEND_OPTIONS, NOT_OF_MESSAGES)
     parameters = options.get("server_specific_parameters")
     if parameters is not None:
         check_mapping("server_specific_parameters", parameters)

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, get_args
 from ..delivery import DAY, MODES, VERBS, Mode, WhenFull
 from ..errors import ConfigurationError
 from ..names import (
+    NOT_OF_ACTORS,
     check_count,
     check_duration,
     check_flag,
@@ -152,7 +153,7 @@ def check_options(what: str, options: Mapping[str, Any], *, of_actor: bool) -> d
 
     Raises `ConfigurationError` for the first thing that is wrong, beginning with `what`.
     """
-    check_known(what, options, _ACTOR_OPTIONS if of_actor else _ROUTER_OPTIONS)
+    check_known(what, options, _ACTOR_OPTIONS if of_actor else _ROUTER_OPTIONS, NOT_OF_ACTORS)
     if "channel" in options and "queue" in options:
         raise ConfigurationError(f"{what} has both channel and queue: they are two words for one thing, give one")
     checked = {"channel" if key == "queue" else key: value for key, value in options.items()}
