@@ -241,6 +241,9 @@ class Watch:
         self.latest: Status | None = None
         """The state that was given last."""
 
+    def __repr__(self) -> str:
+        return f"<Watch of {self._handle!r}>"
+
     @property
     def _result(self) -> StoredResult | None:
         """The result that was seen with its latest state."""

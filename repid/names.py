@@ -301,6 +301,11 @@ def _check_takes(name: str, value: Any, arguments: Sequence[str], keywords: Mapp
         raise ConfigurationError(f"{name} is called with ({wanted}), but {_called(value)} cannot be: {error}") from None
 
 
+def show_options(options: Mapping[str, object]) -> str:
+    """Options as a call has them, for a repr."""
+    return ", ".join(f"{name}={brief(value)}" for name, value in options.items())
+
+
 def check_mapping(name: str, value: object) -> None:
     """Raises `ConfigurationError` unless the value is a mapping."""
     if not isinstance(value, Mapping):

@@ -27,6 +27,9 @@ class Schedules:
     def __init__(self, app: Application) -> None:
         self._app = app
 
+    def __repr__(self) -> str:
+        return f"<Schedules of {self._app!r}>"
+
     @hosted
     async def list(self) -> list[StoredSchedule]:
         """All of them, by name: their rules, when they tick next, how often they have ticked and skipped."""

@@ -9,7 +9,7 @@ import msgspec
 
 from .errors import ConfigurationError, did_you_mean
 from .names import check_name
-from .ports import Broker
+from .ports import Broker, name_of
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -28,6 +28,11 @@ class Servers:
     def __init__(self) -> None:
         self._servers: dict[str, Broker] = {}
         self._default: str | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Servers: {', '.join(f'{name}={name_of(server)}' for name, server in self._servers.items()) or 'none'}>"
+        )
 
     def register_server(self, name: str, server: Broker, *, is_default: bool = False) -> None:
         """Add a server. Raises `ConfigurationError` if the name is taken or not a name, or the server is no broker."""

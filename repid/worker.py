@@ -32,7 +32,7 @@ from .fields import Field
 from .hosts import MissingTrioAsyncioError, crossing, host_backend, hosted_start, on_long_step, open_asyncio
 from .inject import GivenValues
 from .logs import Log
-from .names import check_count, check_duration, check_flag, check_iterable, check_known
+from .names import check_count, check_duration, check_flag, check_iterable, check_known, show_options
 from .ports import Broker
 from .producer import check_compares_ids
 from .runtime import AppServices, Control, Handle, LoopBackends, Report, Settings, serve
@@ -122,6 +122,9 @@ class Worker(Router):
         check_iterable("routers of a worker", routers)
         for router in routers:
             self.include_router(router)
+
+    def __repr__(self) -> str:
+        return f"Worker({show_options(self._options)})"
 
     def _signals(self) -> tuple[signal.Signals, ...]:
         wanted = self._options.get("handle_signals")

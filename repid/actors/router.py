@@ -14,6 +14,7 @@ from ..delivery import UNBOUNDED, Bounds, Mode, WhenFull
 from ..errors import ConfigurationError
 from ..fields import Field
 from ..inject import NO_NAMES, UnresolvedAnnotation, enclosing_names
+from ..names import show_options
 from ..retry import RetryPolicy
 from .actor import Actor, ActorMiddleware, Misfit, OnError, Where
 from .declaration import build_actor, check_is_function, name_of, place_of, what_to_do_about_namesakes
@@ -95,6 +96,9 @@ class Router:
     def __init__(self, **defaults: Unpack[RouterOptions]) -> None:
         self._defaults = check_options("a router", defaults, of_actor=False)
         self._entries: list[_Declaration | Router] = []
+
+    def __repr__(self) -> str:
+        return f"Router({show_options(self._defaults)})"
 
     @overload
     def actor(self, function: Function, /) -> Function: ...

@@ -481,7 +481,7 @@ class Server:
 
     @hosted_unless(_stays)
     async def queues(self) -> list[str]:
-        """The names of all declared queues, in order."""
+        """The names of all declared queues, in order. `Repid.list_queues` tells counts, ages and readers of each."""
         self._need("queue_admin", "list queues")
         return await self._calls("queues", self._roles.queues)
 

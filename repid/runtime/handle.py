@@ -113,6 +113,11 @@ class Handle:
     def __init__(self, control: Control) -> None:
         self._control = control
 
+    def __repr__(self) -> str:
+        control = self._control
+        state = "ended" if control.has_ended.is_set() else "stopping" if control.is_stopped else "running"
+        return f"<Handle of a worker, {state}>"
+
     def statistics(self) -> WorkerStatistics:
         """What the worker is doing now. It costs no call to the server and may be asked at any rate, in its trio run."""
         return self._control.read_statistics()

@@ -251,7 +251,7 @@ async def test_what_cannot_be_encoded_is_a_payload_error_for_the_sender(app: Rep
         (lambda: AWorker(auto_declare="no"), "auto_declare must be True or False"),
         (lambda: AWorker(mesages_limit=1), "a worker has no option 'mesages_limit' (did you mean 'messages_limit'?)"),
         (lambda: AWorker(handle_signals=5), "handle_signals"),
-        (lambda: AWorker(Router()), ">: put it into a list"),
+        (lambda: AWorker(Router()), "Router(): put it into a list"),
         (lambda: AWorker([5]), "only a Router can be included, but this is 5"),
         (lambda: ARepid(middlewares=[5]), "must be callable"),
         (lambda: ARepid(producer_middlewares=[5]), "each of the producer_middlewares must be callable, but is 5"),

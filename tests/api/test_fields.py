@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import trio
 
 from repid import ConfigurationError, InMemoryServer, Job, PrioritiesT, Queue, Repid, Router, Worker
 from repid.actors.options import RouterOptions
 from repid.job import JobOptions
+from repid.ports import name_of
 from repid.worker import WorkerOptions
 
 NOON = datetime(2040, 1, 1, 12, tzinfo=UTC)
@@ -200,3 +202,24 @@ async def test_a_message_may_say_retries_timeout_and_whether_its_result_is_kept(
     async with app.magic():
         sent = await app.send_message_json(channel="c", retries=3, timeout=timedelta(minutes=1), store_result=True)
     assert (sent.options.retries, sent.options.timeout, sent.options.store_result) == (3, 60.0, True)
+
+
+async def test_what_is_declared_and_run_shows_what_it_is(app: Repid) -> None:
+    router = Router(queue="mail", retries=3)
+    assert repr(router) == "Router(channel='mail', retries=3)"
+    worker = Worker(burst=True)
+    assert repr(worker) == "Worker(burst=True)"
+    assert repr(Repid().servers) == "<Servers: none>"
+    assert repr(app.servers) == f"<Servers: default={name_of(app.server())}>"
+    assert repr(app.schedules) == f"<Schedules of {app!r}>"
+    job = await Job("greet").enqueue()
+    assert repr(job.watch()) == f"<Watch of {job!r}>"
+    router.actor(name="greet")(trio.sleep_forever)
+    app.include_router(router)
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(app.run_worker)
+        assert repr(handle) == "<Handle of a worker, running>"
+        handle.stop()
+        assert repr(handle) == "<Handle of a worker, stopping>"
+        await handle.wait()
+        assert repr(handle) == "<Handle of a worker, ended>"
