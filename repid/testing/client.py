@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
+    ExitStack,
     asynccontextmanager,
     contextmanager,
 )
+from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -25,13 +27,14 @@ from ..app import Repid
 from ..app_calls import AppCaller
 from ..application import Application
 from ..brokers import Server
+from ..brokers.consumer import Consumer
 from ..calls import Exchange
 from ..envelope import Envelope
 from ..errors import BrokerRefused, ConfigurationError, PayloadError, UsageError, did_you_mean, misused
 from ..hosts import host_backend, hosted, hosted_context
 from ..inject import GivenValues, Overrides
 from ..names import check_count, check_duration
-from ..ports import Broker, Followed, Snapshot
+from ..ports import Broker, Followed, Snapshot, Topics
 from ..producer import Producer, Publisher
 from ..runtime import Control
 from ..runtime.lifespan import open_lifespan
@@ -236,7 +239,10 @@ class TestClient(Producer, AppCaller):
     async def _run_worker(self, server: Server, options: WorkerOptions, control: Control) -> None:
         actors = [self._recorder.watched(actor) for actor in self.app.actors()]
         options = {"handle_signals": (), **options}
-        await run_actors(self.app, server, actors, options, control, trio.TASK_STATUS_IGNORED, self._given)
+        with ExitStack() as ending:
+            if any(actor.run_in_process for actor in actors):
+                ending.callback(_ending.reset, _ending.set(ending))
+            await run_actors(self.app, server, actors, options, control, trio.TASK_STATUS_IGNORED, self._given)
 
     async def _attend(self, server: Server, control: Control) -> None:
         """Run what is ready until stopped, for those who wait for it, and then wait for what runs."""
@@ -338,6 +344,10 @@ class TestClient(Producer, AppCaller):
         return ", ".join(shown + more) or "nothing"
 
 
+_ending: ContextVar[ExitStack | None] = ContextVar("repid_ending", default=None)
+"""What a worker that has processes holds from the end of its reading to its own."""
+
+
 class _AttendedServer(Server):
     """A server of a test: while somebody waits for a job or for room there, a worker runs. Nothing else would end that.
 
@@ -366,6 +376,15 @@ class _AttendedServer(Server):
             while seen.state == "leased":
                 seen = await super().watch(id_, result_id, seen, queue=queue)
             return seen
+
+    @asynccontextmanager
+    async def consume(self, queues: Mapping[str, Topics]) -> AsyncIterator[Consumer]:
+        """As every server. Behind it a worker closes its processes, in a thread, while a virtual clock stands still."""
+        async with super().consume(queues) as consumer:
+            yield consumer
+        ending = _ending.get()
+        if ending is not None:
+            ending.enter_context(self._client._recorder.clock_held(in_process=True))  # noqa: SLF001  the other half
 
     @contextmanager
     def follow(self, queues: Callable[[], Iterable[str]] | None = None) -> Iterator[Any]:

@@ -152,7 +152,7 @@ class Recorder:
             run._began(actor.name)  # noqa: SLF001  the recorder's side of it
         token = present_run.set(runs[0])
         try:
-            with nullcontext() if actor.is_async else self._clock_held(actor):
+            with nullcontext() if actor.is_async else self.clock_held(in_process=actor.run_in_process):
                 value = await call_next(message, actor)
         except Exception as error:
             for run in runs:
@@ -169,7 +169,7 @@ class Recorder:
         return value
 
     @contextmanager
-    def _clock_held(self, actor: Actor) -> Iterator[None]:
+    def clock_held(self, *, in_process: bool) -> Iterator[None]:
         """Keep a virtual clock from jumping by itself while a thread or a process works: to trio their tasks seem to
         sleep, so the clock would jump to their timeouts. After a while it jumps all the same, since a thread may wait
         for a task that sleeps.
@@ -180,7 +180,7 @@ class Recorder:
             return
         if not self._holding:
             self._threshold = clock.autojump_threshold
-        holding = PROCESS_PATIENCE if actor.run_in_process else THREAD_PATIENCE
+        holding = PROCESS_PATIENCE if in_process else THREAD_PATIENCE
         self._holding.append(holding)
         clock.autojump_threshold = max([self._threshold, *self._holding])
         try:

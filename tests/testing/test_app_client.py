@@ -421,3 +421,26 @@ async def test_a_run_that_failed_survives_being_copied_and_pickled(client: TestC
             for error in (copy.copy(caught.value), pickle.loads(pickle.dumps(caught.value))):
                 assert (type(error), str(error)) == (RunFailed, str(caught.value))
                 assert error.run.envelope == run.envelope
+
+
+def to_its_double(number: int) -> int:
+    return 2 * number
+
+
+async def test_virtual_time_stands_still_while_a_worker_closes_its_processes(autojump_clock: MockClock) -> None:
+    app, router = Repid(), Router()
+    router.actor(run_in_process=True)(to_its_double)
+    ticks: list[float] = []
+
+    @router.actor(every=10)
+    async def tick() -> None:
+        ticks.append(trio.current_time())
+
+    app.include_router(router)
+    async with TestClient(app) as client:
+        await client.enqueue(to_its_double, 3)
+        assert [run.value for run in await client.drain()] == [6]
+        assert trio.current_time() == 0
+        await client.advance(31)
+        assert ticks == [10, 20, 30]
+        assert trio.current_time() == 31
