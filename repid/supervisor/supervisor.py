@@ -220,6 +220,7 @@ class Supervisor:
     async def _watch(self) -> None:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415  an extra; `run_app` has checked that it is there
 
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would tell of each change, too
         async for changes in awatch(
             *self._settings.watched, watch_filter=PythonFilter(), stop_event=self._no_more_changes
         ):

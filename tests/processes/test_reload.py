@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -43,7 +44,11 @@ def test_code_that_cannot_be_imported_is_waited_for_until_it_can(program: Progra
     start(program)
     write(program, "hoard = []", "hoard = [")
     until(lambda: "it is started at the next change" in program.log)
-    assert "SyntaxError" in program.log
+    [place] = re.findall(r'File ".*', program.log)
+    assert str(program.folder / "jobs.py") in place
+    assert "SyntaxError: " in program.log
+    assert "repid: jobs:app cannot be loaded: see above" in program.log
+    assert "watchfiles" not in program.log
     write(program, "hoard = [", "hoard = []")
     until(lambda: len(program.started) == 2)
     write(program, "app.include_router(router)", "del app")
