@@ -389,8 +389,8 @@ class Results(Generic[R]):
         self._lined_up = number
 
     async def _send(self, *, again: bool = False) -> None:
-        """Publish what is unsent. If that was tried before, what is there or has ended was published then: it is left out at
-        once, since some of it may end while the others wait for room in their queue.
+        """Publish what is unsent. If that was tried before, what is there or has ended was published then: it is left
+        out at once, since some of it may end while the others wait for room in their queue.
         """
         plan = self._plan
         if again:
@@ -485,5 +485,6 @@ def check_items(items: Iterable[Any] | AsyncIterable[Any]) -> None:
     """Raise `ConfigurationError` for what gives no items."""
     if isinstance(items, str | bytes) or not isinstance(items, Iterable | AsyncIterable):
         raise ConfigurationError(
-            f"the items of map must be an iterable or an async iterable, such as a list or a generator, but are {brief(items)}"
+            "the items of map must be an iterable or an async iterable, such as a list or a generator, but are "
+            f"{brief(items)}"
         )

@@ -44,8 +44,8 @@ def _never(_: Envelope) -> bool:
 class Publisher:
     """Publishes what a producer sends: `await publisher(envelopes)`, as `Publish`.
 
-    `at_once(envelope)` publishes one message where that takes no wait, in half the time: no coroutine is made for it. It
-    returns False, and has done nothing, where that cannot be, or where the message is refused: then the publisher is
+    `at_once(envelope)` publishes one message where that takes no wait, in half the time: no coroutine is made for it.
+    It returns False, and has done nothing, where that cannot be, or where the message is refused: then the publisher is
     called, which waits or says why.
     """
 
@@ -109,10 +109,11 @@ class Producer:
         """Where this producer's envelopes go. `named`: the caller chose their ids, so the server must compare ids."""
         raise NotImplementedError
 
-    def _publisher_within(self, connection: Any, server_name: str | None) -> Publisher:  # noqa: ARG002  of those who can
-        """The same within a transaction of the caller's."""
+    def _publisher_within(self, connection: Any, server_name: str | None) -> Publisher:  # noqa: ARG002  of others
+        """The same within a transaction of the caller's, for those who can do that."""
         raise ConfigurationError(
-            "connection= is for what an app sends or a job enqueues: what a message sends goes out with its own settlement"
+            "connection= is for what an app sends or a job enqueues: what a message sends goes out with its own "
+            "settlement"
         )
 
     def _publisher_for(self, options: SendOptions) -> Publisher:
@@ -276,10 +277,11 @@ def copy_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def only_topic(topic: str) -> dict[str, str]:
-    """Headers that name the topic alone, as most messages have them. All these messages share them, as those of one batch
-    do: a dict for each would be a third of what a waiting message takes in memory. Raises `ConfigurationError`.
+    """Headers that name the topic alone, as most messages have them. All these messages share them, as those of one
+    batch do: a dict for each would be a third of what a waiting message takes in memory. Raises `ConfigurationError`.
 
-    Nobody may change the headers of an envelope. Should somebody do it, the messages that are made from then on have others.
+    Nobody may change the headers of an envelope. Should somebody do it, the messages that are made from then on have
+    others.
     """
     shared = _shared.get(topic)
     if shared is None or len(shared) > 1 or shared.get(TOPIC) != topic:
@@ -377,9 +379,9 @@ async def publish_without_results(publish: Publish, server: str, envelopes: Sequ
     for envelope in envelopes:
         if envelope.options.store_result:
             raise NotSupported(
-                f"message {envelope.id!r} for {envelope.topic!r} says store_result=True, but {server} keeps no results: "
-                "give the app a result_store=, give the server another one that keeps them, as state=, or leave "
-                "store_result out"
+                f"message {envelope.id!r} for {envelope.topic!r} says store_result=True, but {server} keeps no "
+                "results: give the app a result_store=, give the server another one that keeps them, as state=, or "
+                "leave store_result out"
             )
     return await publish(envelopes)
 
@@ -394,8 +396,8 @@ async def _publish_given(publish: Publish, envelopes: Sequence[Envelope]) -> Out
     for given in envelopes if isinstance(envelopes, Sequence) else [envelopes]:
         if not isinstance(given, Envelope):
             raise ConfigurationError(
-                f"a producer middleware called call_next with {brief(given)}: give it a list of messages (Envelope), those that "
-                "it got or others"
+                f"a producer middleware called call_next with {brief(given)}: give it a list of messages "
+                "(Envelope), those that it got or others"
             )
     return await publish(envelopes)
 

@@ -199,7 +199,7 @@ def _enter(step: Step, values: Values, opened: Opened) -> Any:
 
 
 def _is_of_contextlib(error: BaseException) -> bool:
-    """Whether contextlib says that a generator yields too little or too often; what the generator raises has its frame."""
+    """Whether contextlib says that a generator yields too little or too often. What it raises itself has its frame."""
     link = traceback_of(error)
     within = None if link is None else link.tb_next
     return within is not None and within.tb_next is None and within.tb_frame.f_globals.get("__name__") == "contextlib"
@@ -223,7 +223,8 @@ def _checked(step: Step, value: Any) -> Any:
     if inspect.iscoroutine(value):
         value.close()
         raise ConfigurationError(
-            f"the dependency {step.function!r} returned a coroutine, but is no async function: declare it with async def"
+            f"the dependency {step.function!r} returned a coroutine, but is no async function: declare it with "
+            "async def"
         )
     return value
 
@@ -279,7 +280,8 @@ def refuse_unfinished(what: str, value: Any) -> ConfigurationError:
     cls = type(value)
     if issubclass(cls, _futures.classes()):
         return ConfigurationError(
-            f"{what} returned a future, whose work may still go on when the run has ended: await it, or return its result()"
+            f"{what} returned a future, whose work may still go on when the run has ended: await it, or return its "
+            "result()"
         )
     if cls in _BLOCKS:
         return ConfigurationError(f"{what} returned a context manager, of which nothing has been run: {_ITERATE}")
@@ -288,8 +290,8 @@ def refuse_unfinished(what: str, value: Any) -> ConfigurationError:
     value.close()  # it was not started: nothing of it runs, and nobody is warned of it
     if inspect.iscoroutine(value):
         return ConfigurationError(
-            f"{what} returned a coroutine that nobody has awaited: await it, or where a sync function returned it, declare "
-            "the actor with async def, and so the wrapper of a decorator"
+            f"{what} returned a coroutine that nobody has awaited: await it, or where a sync function returned it, "
+            "declare the actor with async def, and so the wrapper of a decorator"
         )
     return ConfigurationError(f"{what} returned a generator, of which nothing has been run: {_ITERATE}")
 

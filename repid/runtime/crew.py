@@ -309,7 +309,7 @@ class Crew:
                         self._turn_away_parked(holding, Stopping())
 
     def may_start(self, holding: Holding, now: float) -> bool:
-        """Whether a held or gathered one may be run, where `startable_until` has not said so. Deals with one that may not."""
+        """Whether a held or gathered one may be run, where `startable_until` does not say so. Else deals with it."""
         if holding.lease_ends <= now or not holding.is_ours:  # lost, whether the keeper has seen it or not
             self._take_out(holding)
             self.lease_lost(holding)
@@ -406,7 +406,8 @@ class Crew:
                 hint = did_you_mean(envelope.topic, self.runners.names(envelope.queue))
                 has = f"the topic {envelope.topic!r}, which no actor here takes{hint}"
             log.about(about(delivery)).warning(
-                "message %r on channel %r has %s; it is released for others, and becomes a dead letter if nobody takes it",
+                "message %r on channel %r has %s; it is released for others, and becomes a dead letter if nobody "
+                "takes it",
                 envelope.id,
                 envelope.queue,
                 has,

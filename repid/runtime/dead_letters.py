@@ -47,7 +47,8 @@ class DeadLetterHooks:
             self._send.send_nowait((delivery, disposition))
         except trio.WouldBlock:
             log.about(about(delivery)).error(
-                "message %r is a dead letter, but %d others wait for the hooks of dead letters, so they are not told of it",
+                "message %r is a dead letter, but %d others wait for the hooks of dead letters, so they are not "
+                "told of it",
                 delivery.envelope.id,
                 MOST_WAITING,
             )

@@ -25,18 +25,19 @@ def check_demands(
     for actor in actors:
         if actor.schedule is not None and not has_schedules:
             raise NotSupported(
-                f"actor {actor.name!r} has a schedule, but {name} keeps no schedules: give the app a schedule_store=, give "
-                "the server another one that does, as state=, or take the schedule away"
+                f"actor {actor.name!r} has a schedule, but {name} keeps no schedules: give the app a "
+                "schedule_store=, give the server another one that does, as state=, or take the schedule away"
             )
         if not (actor.bounds.are_none or claimed.bounds):
             raise NotSupported(
-                f"the channel {actor.channel!r} of actor {actor.name!r} is bounded ({actor.bounds}), but {name} cannot bound "
-                "queues: leave max_size and max_bytes out, or use a server that can, such as InMemoryServer"
+                f"the channel {actor.channel!r} of actor {actor.name!r} is bounded ({actor.bounds}), but {name} "
+                "cannot bound queues: leave max_size and max_bytes out, or use a server that can, such as "
+                "InMemoryServer"
             )
         if actor.store_result and result_store is None and not claimed.has("results"):
             raise NotSupported(
-                f"actor {actor.name!r} has store_result=True, but {name} keeps no results: give the app a result_store=, "
-                "give the server another one that keeps them, as state=, or leave store_result out"
+                f"actor {actor.name!r} has store_result=True, but {name} keeps no results: give the app a "
+                "result_store=, give the server another one that keeps them, as state=, or leave store_result out"
             )
 
 

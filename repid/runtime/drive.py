@@ -63,7 +63,7 @@ class Watcher(Protocol):
 def drive(
     coroutine: Coroutine[Any, Any, Any], trap: Any, context: Context, watcher: Watcher
 ) -> Generator[Any, Any, Any]:
-    """Await the rest of a coroutine whose first step has yielded `trap`; gives what it returns, raises what it raises."""
+    """Await the rest of a coroutine whose first step has yielded `trap`: its value, or its error."""
     clock = trio.lowlevel.current_clock().current_time  # as trio.current_time, without looking for the clock each time
     resume: Any = coroutine.send
     argument: Any = None

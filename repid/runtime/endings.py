@@ -61,19 +61,24 @@ class Endings:
         self._log_level = crew.log_level
 
     def misfit(self, holding: Holding, runner: ActorRunner, failure: Failure) -> None:
-        """A payload does not fit. Where another version of the program may take it, that is said once for each message."""
+        """A payload does not fit. Where another version of the program may take it, that is said once a message."""
         age = (holding.delivery.unrouted_age or 0.0) if runner.actor.on_misfit == "release" else None
         told, id_, name = log.about(holding.fields), holding.delivery.envelope.id, runner.actor.name
         if age is None:
             told.error("message %r does not fit actor %r: %s", id_, name, failure.text)
         elif not age:
-            text = "message %r does not fit actor %r here; it is released for another version of it, for an hour at most: %s"
-            told.warning(text, id_, name, failure.text)
+            told.warning(
+                "message %r does not fit actor %r here; it is released for another version of it, for an hour at most: "
+                "%s",
+                id_,
+                name,
+                failure.text,
+            )
         chance = random.random()  # noqa: S311  jitter
         self._crew.turn_away(holding, PayloadRefused(Failure(failure.type, failure.text), age, chance))
 
     def unreadable(self, holding: Holding, runner: ActorRunner, error: BaseException) -> None:
-        """The code of a type failed when the payload was read, such as its `__post_init__`: that is a run, and failed."""
+        """The code of a type, such as its `__post_init__`, failed when the payload was read: a run that has failed."""
         let_ctrl_c_through(error)
         self._ledger.begin(holding, runner)
         self.raised(holding, error)
@@ -284,8 +289,8 @@ def _no_entry(value: object, runner: ActorRunner) -> RepidError | None:
         return refuse_unfinished(f"actor {runner.actor.name!r} ({runner.actor.function!r})", value)
     if issubclass(type(value), type) and issubclass(cast("type", value), BaseException):
         return UsageError(
-            f"actor {runner.actor.name!r} returned the class {cast('type', value).__qualname__} for a message, which is "
-            "neither a result nor an error: make an error of it, with a text"
+            f"actor {runner.actor.name!r} returned the class {cast('type', value).__qualname__} for a message, "
+            "which is neither a result nor an error: make an error of it, with a text"
         )
     return None
 

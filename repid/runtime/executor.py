@@ -290,7 +290,7 @@ class Executor:
             self._returned(run, runner, value)
 
     def yields(self) -> None:
-        """The run lets others run: let there be others, who yield in the same turn, if there is enough to do for two."""
+        """The run lets others run: have another one begin, which yields in the same turn, if there is enough to do."""
         if len(self._batch) >= WORTH_SHARING:
             half = len(self._batch) // 2
             later, self._batch = self._batch[:half], self._batch[half:]

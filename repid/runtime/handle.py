@@ -119,7 +119,7 @@ class Handle:
         return f"<Handle of a worker, {state}>"
 
     def statistics(self) -> WorkerStatistics:
-        """What the worker is doing now. It costs no call to the server and may be asked at any rate, in its trio run."""
+        """What the worker is doing now. It costs no call to the server and may be asked often, in its trio run."""
         return self._control.read_statistics()
 
     @property
@@ -143,9 +143,9 @@ class Handle:
         self._control.stop()
 
     def drain(self) -> None:
-        """Go on as a burst: finish what is there, and end when nothing is ready and nothing is running. What is scheduled
-        does not count, and a server that is away for 30 seconds raises `BrokerUnavailable`. May be called again, and from
-        any thread, and a stop may follow.
+        """Go on as a burst: finish what is there, and end when nothing is ready and nothing is running. What is
+        scheduled does not count, and a server that is away for 30 seconds raises `BrokerUnavailable`. May be called
+        again, and from any thread, and a stop may follow.
         """
         self._control.drain()
 

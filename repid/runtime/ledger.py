@@ -15,8 +15,8 @@ synchronous, so no other task ever sees half of a change. What holds between any
   `set_aside`: then it is in that number instead until it is answered. A lease that is lost meanwhile is not counted as
   refused: the answer decides.
 * The messages of a batch are begun and ended together, and each counts as a run. Only `runs`, which is compared with
-  the limit of the worker, leaves out the `companions`: all messages of a batch except the first. In the mode `manual` there are
-  none: each message may be kept, and takes a place by itself then.
+  the limit of the worker, leaves out the `companions`: all messages of a batch except the first. In the mode `manual`
+  there are none: each message may be kept, and takes a place by itself then.
 * `started` counts runs begun, and what got a final verdict without a run: `messages_limit` is about that. A run that
   ends before its actor was called is taken for one that was not begun.
 
@@ -226,7 +226,7 @@ class Ledger:
         holding.startable_until = -math.inf
 
     def park(self, holding: Holding, limit: Limit | None, since: float = math.inf) -> None:
-        """Set a held one aside: for a limit, which keeps it in its queue with the moment since when, or a former run."""
+        """Set a held one aside: for a limit, which keeps it with the moment since when, or for a former run."""
         holding.state = PARKED
         self.held -= 1
         self.parked += 1

@@ -75,7 +75,8 @@ class MessageContext:
         """Take the verdict at once; what is returned waits for the broker's answer."""
         if self._settler.has_ended:
             raise UsageError(
-                f"the worker that had leased message {delivery.envelope.id!r} has ended: no verdict can be given any more"
+                f"the worker that had leased message {delivery.envelope.id!r} has ended: no verdict can be given "
+                "any more"
             )
         self._crew.settle(delivery, disposition, outbox)
         return self._settler.expect(delivery).wait
@@ -100,5 +101,6 @@ class MessageContext:
 
 def _has_ended() -> UsageError:
     return UsageError(
-        "the worker that ran this actor has ended, and its event loop with it: use the message only while its actor runs"
+        "the worker that ran this actor has ended, and its event loop with it: use the message only while its "
+        "actor runs"
     )

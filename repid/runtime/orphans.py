@@ -90,7 +90,7 @@ class Orphans:
         await look_every(LOOK_EVERY, self.look, "cannot look for schedules without an actor")
 
     async def look(self) -> None:
-        """Look once: report, and end what was found in the same state often enough. If it fails, counting starts again."""
+        """Look once: report, and end what was found so often enough. If it fails, counting starts again."""
         former, self._looks = self._looks, {}
         schedules = await self._store.schedules()
         await self._report(schedules)
@@ -106,8 +106,8 @@ class Orphans:
                 self._looks[name, declared_at] = looks
                 continue
             log.warning(
-                "schedule %r of actor %r on queue %r has ended: no worker has declared it for %g minutes. A worker that "
-                "declares it brings it back, and so does app.schedules.resume(%r)",
+                "schedule %r of actor %r on queue %r has ended: no worker has declared it for %g minutes. A worker "
+                "that declares it brings it back, and so does app.schedules.resume(%r)",
                 name,
                 model.topic,
                 model.queue,

@@ -42,7 +42,7 @@ class ProcessVerbs:
 
     @contextmanager
     def lent(self, value: Any) -> Generator[Any, None, None]:
-        """The value with a stand-in for each message in it, or in a list or dict in it, which reaches us for the block."""
+        """The value with a stand-in for each message in it, also in lists and dicts, which reaches us for the block."""
         keys: list[bytes] = []
         try:
             yield self._stand_in(value, keys)

@@ -18,8 +18,8 @@ Theory. The reader is one task, and the only one that claims; there is at most o
   and for room, whichever comes first: it is cancelled when the account changes, and made anew with what is left then.
 * Limits of actors travel with a claim. When one of them has room again while a claim waits, the claim is told
   (`set_limits`); it is not cancelled for that.
-* A drain makes the rest of a worker's life a burst. It cancels what the reader waits for, except while a message is served that must
-  run alone: nothing is claimed beside that.
+* A drain makes the rest of a worker's life a burst. It cancels what the reader waits for, except while a message is
+  served that must run alone: nothing is claimed beside that.
 * In burst mode the reader ends when the broker has nothing and nothing was under way before it was asked: a run that
   ended meanwhile might have sent something. Nor may there be leases that have ended: where all workers end soon, nobody
   else would rescue what one of them left when it died.
@@ -145,8 +145,8 @@ class Reader:
                 kept = [holding for holding in ledger.holdings.values() if holding.is_kept]
                 names = list(dict.fromkeys(repr(holding.fields["actor"]) for holding in kept))
                 log.warning(
-                    "%d messages were left without a verdict by their actors (%s, confirmation_mode='manual'): until one of "
-                    "them gets a verdict the worker runs %s",
+                    "%d messages were left without a verdict by their actors (%s, confirmation_mode='manual'): "
+                    "until one of them gets a verdict the worker runs %s",
                     len(kept),
                     ", ".join(names[:MOST_NAMED]),
                     "nothing more" if is_full else f"no message of more than {ledger.size_left:g} bytes",

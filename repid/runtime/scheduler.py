@@ -117,7 +117,7 @@ class _Ticker:
         return max(0.0, min(upcoming) - found.now)
 
     async def _tick(self, stored: StoredSchedule, now: float) -> float:
-        """Returns when it ticks next; infinity if it does not, or if that cannot be computed here, which is logged once."""
+        """Returns when it ticks next; infinity if it does not, or if that cannot be computed, which is logged once."""
         name = stored.schedule.name
         earlier = pulled_back(stored, now)
         if earlier is not None:

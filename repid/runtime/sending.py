@@ -31,8 +31,8 @@ class Sending:
         return queue in self._queues
 
     def can_only_wait(self, queues: frozenset[str], runs: int) -> bool:
-        """Whether it does nothing but wait, if `runs` of its runs wait for room in these queues. A verdict that was set aside
-        a moment ago does not stand in line yet: then it is too early to say.
+        """Whether it does nothing but wait, if `runs` of its runs wait for room in these queues. A verdict that was set
+        aside a moment ago does not stand in line yet: then it is too early to say.
         """
         return (
             runs == self.count_busy()

@@ -131,7 +131,7 @@ class SetAside:
             answered: list[tuple[Settlement, Verdict]] = []
             full: QueueFull | None = None
             heard: list[tuple[Settlement, Verdict]] = []
-            await self._settle(batch, lambda *pairs: heard.extend(zip(*pairs, strict=True)))  # noqa: B023  called here only
+            await self._settle(batch, lambda *pairs: heard.extend(zip(*pairs, strict=True)))  # noqa: B023  now
             for one, verdict in heard:
                 if verdict.full is not None and verdict.full.queue == queue and verdict.full.can_wait:
                     waiting.append(one)

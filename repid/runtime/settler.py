@@ -167,7 +167,7 @@ class Settler:
         had = 0
         while had + MANY_PER_TURN <= len(self._pending) < WORTH_A_CALL:
             had = len(self._pending)
-            # Of the tasks that are due at once trio runs any one first: between these two each of the others has its turn.
+            # trio runs tasks that are due in any order: between these two each of the others has its turn.
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
@@ -331,8 +331,8 @@ def _plain(text: object) -> str:
 
 
 class Answer:
-    """The broker's answer to one verdict. `verdict` stays None where the worker ended before the broker answered. `error`: why
-    another verdict was settled in its place.
+    """The broker's answer to one verdict. `verdict` stays None where the worker ended before the broker answered.
+    `error`: why another verdict was settled in its place.
     """
 
     __slots__ = ("delivery", "error", "event", "verdict")

@@ -129,7 +129,7 @@ async def serve(
     with trio.CancelScope() as starting:
         control.attach(starting.cancel, starting.cancel)  # a stop ends the start, until there is a worker to stop
         async with AsyncExitStack() as stack:
-            # From the start until all is closed: a second signal must not kill a worker that settles or closes a lifespan.
+            # Until all is closed: a second signal must not kill a worker that settles or closes a lifespan.
             stack.enter_context(listen(settings.signals, control.on_signal))
             await patiently(partial(_open, stack, broker))
             given = await stack.enter_async_context(lifespan(loop_backends.host))
@@ -295,8 +295,8 @@ async def _see_off(crew: Crew, ended: trio.Event) -> None:
             await ended.wait()
         if patience.cancelled_caught:
             log.warning(
-                "%g s after its actors were cancelled the worker still waits for %s, which may be shielded from that or "
-                "handle it: a third signal ends the process",
+                "%g s after its actors were cancelled the worker still waits for %s, which may be shielded from "
+                "that or handle it: a third signal ends the process",
                 LINGERING_TIME,
                 ", ".join(executor.name for executor in crew.executors if executor.is_busy),
             )
