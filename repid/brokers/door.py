@@ -187,7 +187,7 @@ class Server:
             how_to_start,
         )
         look_at_many = self._look if is_local else self._looks.ask
-        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, self._unserved, tells_all=is_local)
+        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, self._unserved, is_local=is_local)
         if isinstance(self._driver, HandingDriver):
             self._driver.hand_over(self._watchers.takers)
         self._lines = Lines(self._hub, self._unserved, LONGEST_POLL if is_local else FIRST_POLL)
@@ -637,9 +637,10 @@ class Server:
     ) -> Snapshot:
         """How the message stands, as soon as that differs from `seen`; of several dead ones the last.
 
-        Waits until it does. What changes faster than it is looked at is seen in its last state only. Cancelling loses
-        nothing. However many watch, the engine is asked for all of them at once. `queue`: of the message; if it is
-        ready there for five seconds, and nobody reads the queue or it is paused, the log says so.
+        Waits until it does, also while the link is down, if something was `seen`. What changes faster than it
+        is looked at is seen in its last state only. Cancelling loses nothing. However many watch, the engine is
+        asked for all of them at once. `queue`: of the message; if it is ready there for five seconds, and
+        nobody reads the queue or it is paused, the log says so.
         """
         self._need("tracking", "watch messages")
         check_several("watch", (id_, result_id))

@@ -39,7 +39,7 @@ from repid.brokers.shared.calls import CALL_TIME
 from repid.brokers.shared.link import CLOSING_TIME, LONGEST_PAUSE, SHORTEST_PAUSE
 from repid.delivery import Ack, Bounds, NewResult, Settlement
 from repid.envelope import Options
-from repid.ports import CallRecord, Schedule, Sight, StoredSchedule, Topics
+from repid.ports import CallRecord, Schedule, Sight, Snapshot, StoredSchedule, Topics
 from repid.testing import Cut
 
 from .broker_aids import ids, message
@@ -301,6 +301,35 @@ async def test_a_driver_is_told_that_its_link_broke_also_where_it_is_closed_at_o
         with pytest.raises(BrokerUnavailable):
             await server.declare(["q"])
     assert driver.left == ["the link broke before the engine had carried out declare"]
+
+
+async def test_who_waits_for_messages_to_end_goes_on_while_the_engine_is_away(autojump_clock: MockClock) -> None:
+    cut, ended = Cut(), list[str]()
+    server = Server(cut(MemoryDriver(60.0)))
+
+    async def watch(seen: Snapshot) -> None:
+        ended.append((await server.watch("1", "1", seen)).state)
+
+    async def follow() -> None:
+        with server.follow() as following:
+            following.add([("1", "1")])
+            ended.extend(snapshot.state for _, snapshot in await following.ended())
+
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        await server.publish([message("1")])
+        nursery.start_soon(watch, await server.watch("1", "1"))
+        nursery.start_soon(follow)
+        await wait_all_tasks_blocked()
+        cut.go_down()
+        await trio.sleep(60)
+        with pytest.raises(BrokerUnavailable):
+            await server.watch("1", "1")  # who only begins to watch is told
+        assert ended == []
+        cut.come_back()
+        await trio.sleep(2)
+        await server.cancel("1")
+    assert ended == ["gone", "gone"]
 
 
 async def test_a_driver_is_told_whether_its_link_broke_or_is_closed(autojump_clock: MockClock) -> None:

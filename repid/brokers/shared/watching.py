@@ -29,6 +29,7 @@ from typing import TypeAlias
 import trio
 
 from ...delivery import StoredResult
+from ...errors import BrokerUnavailable
 from ...ports import News, Sight, Snapshot, Taker
 from .hub import Hub, Subscription
 from .unserved import UnservedQueues
@@ -50,14 +51,17 @@ LARGEST_LOOK = 1000
 
 class Watchers:
     """All who watch jobs of one server. `look` asks for several snapshots at once; `look_at_many` is for those who ask
-    for many already, so that putting their requests together is not worth a turn of the loop. `tells_all`: the engine
-    tells of every id in `watched`, also of one that was never looked at.
+    for many already, so that putting their requests together is not worth a turn of the loop. `is_local`: the engine
+    is in this process; it tells of every id in `watched`, also of one that was never looked at.
+
+    Who waits goes on waiting while the link to a remote engine is down: what becomes of the messages does not depend on
+    it. Whoever only begins to watch is told.
     """
 
-    def __init__(self, hub: Hub, look: Look, look_at_many: Look, unserved: UnservedQueues, *, tells_all: bool) -> None:
+    def __init__(self, hub: Hub, look: Look, look_at_many: Look, unserved: UnservedQueues, *, is_local: bool) -> None:
         self.hub = hub
         self.unserved = unserved
-        self.tells_all = tells_all
+        self.is_local = is_local
         self.watched: dict[str, int] = {}
         self.followers: dict[str, int] = {}
         """How many follow which id."""
@@ -72,10 +76,18 @@ class Watchers:
         """
         waiting_in = [queue] if queue is not None and seen is not None and seen.state == "ready" else None
         looks = self.unserved.looks(None if waiting_in is None else lambda: waiting_in)
+        has_looked = seen is not None
         with self._watching(ids), self.hub.subscribed("ids", frozenset(ids)) as subscription:
             while True:
                 subscription.is_fresh = False
-                [sight] = await self._look([ids])
+                try:
+                    [sight] = await self._look([ids])
+                except BrokerUnavailable:
+                    if self.is_local or not has_looked:
+                        raise
+                    await self.hub.wait(subscription)  # that the link is up again is news
+                    continue
+                has_looked = True
                 if sight.snapshot != seen:
                     return sight.snapshot
                 until = trio.current_time() + sight.holds_for
@@ -152,7 +164,7 @@ class Following:
                         followers[id_] = followers.get(id_, 0) + 1
                         watched.setdefault(id_, 0)
             self._followed |= found
-        if look_first or not self._watchers.tells_all:
+        if look_first or not self._watchers.is_local:
             self.subscription.changed |= by_id.keys()
             self.subscription.wake()
 
@@ -184,14 +196,21 @@ class Following:
             self._check()
             if self._taken:
                 await self._let_more_come()
-            subscription.is_fresh = False
-            ended = await self._look_again()  # also while results are handed over: others may end without one
+            subscription.is_fresh = is_away = False
+            try:
+                ended = await self._look_again()  # also while results are handed over: others may end without one
+            except BrokerUnavailable:
+                if self._watchers.is_local:
+                    raise
+                ended, is_away = [], True
             if ended or self._taken or self._is_woken:
                 ended += self._taken
                 self._taken.clear()
                 self._is_woken = False
                 return ended
-            if not subscription.changed:
+            if is_away:
+                await self._watchers.hub.wait(subscription)  # that the link is up again is news
+            elif not subscription.changed:
                 until = self._again[0][0] if self._again else math.inf
                 await self._watchers.hub.wait(subscription, min(until, looks.due))
                 await looks.look()
