@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -314,7 +314,7 @@ class Repid(Producer, AppCaller):
     def handle(self, actor: BatchActor[Any, ..., Any, T], id_: str, /) -> JobHandle[T]: ...
 
     @overload
-    def handle(self, actor: Callable[..., Coroutine[Any, Any, T]], id_: str, /) -> JobHandle[T]: ...
+    def handle(self, actor: Callable[..., Awaitable[T]], id_: str, /) -> JobHandle[T]: ...
 
     @overload
     def handle(self, actor: Callable[..., T], id_: str, /) -> JobHandle[T]: ...

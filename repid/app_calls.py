@@ -6,7 +6,7 @@ early takes it back: the job is cancelled.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast, overload
@@ -76,7 +76,7 @@ class AppCaller(Caller):
     async def call(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> R: ...
 
     @overload
-    async def call(self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(self, actor: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     @overload
     async def call(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -113,7 +113,7 @@ class AppCaller(Caller):
     def job(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> Job[R]: ...
 
     @overload
-    def job(self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    def job(self, actor: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
 
     @overload
     def job(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
@@ -132,7 +132,7 @@ class AppCaller(Caller):
 
     @overload
     async def enqueue_many(
-        self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
+        self, actor: Callable[Concatenate[A, ...], Awaitable[R]], items: Iterable[A], /
     ) -> list[JobHandle[R]]: ...
 
     @overload
@@ -191,7 +191,7 @@ class AppCaller(Caller):
     @overload
     def map(
         self,
-        actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]],
+        actor: Callable[Concatenate[A, ...], Awaitable[R]],
         items: Iterable[A] | AsyncIterable[A],
         /,
         *,
@@ -203,7 +203,7 @@ class AppCaller(Caller):
     @overload
     def map(
         self,
-        actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]],
+        actor: Callable[Concatenate[A, ...], Awaitable[R]],
         items: Iterable[A] | AsyncIterable[A],
         /,
         *,

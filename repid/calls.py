@@ -13,7 +13,7 @@ decode it, so that arguments which are accepted here fit there.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -385,9 +385,7 @@ class Caller:
     async def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> JobHandle[R]: ...
 
     @overload
-    async def enqueue(
-        self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JobHandle[R]: ...
+    async def enqueue(self, actor: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
 
     @overload
     async def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
@@ -426,7 +424,7 @@ class Caller:
 
     @overload
     async def enqueue_many(
-        self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
+        self, actor: Callable[Concatenate[A, ...], Awaitable[R]], items: Iterable[A], /
     ) -> list[JobHandle[R]]: ...
 
     @overload

@@ -45,9 +45,7 @@ class SyncCaller:
     def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> SyncJobHandle[R]: ...
 
     @overload
-    def enqueue(
-        self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> SyncJobHandle[R]: ...
+    def enqueue(self, actor: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]: ...
 
     @overload
     def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]: ...
@@ -62,7 +60,7 @@ class SyncCaller:
 
     @overload
     def enqueue_many(
-        self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
+        self, actor: Callable[Concatenate[A, ...], Awaitable[R]], items: Iterable[A], /
     ) -> list[SyncJobHandle[R]]: ...
 
     @overload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
@@ -39,7 +39,7 @@ class ClientCaller(SyncCaller):
     def call(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> R: ...
 
     @overload
-    def call(self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def call(self, actor: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     @overload
     def call(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -76,7 +76,7 @@ class ClientCaller(SyncCaller):
     @overload
     def map(
         self,
-        actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]],
+        actor: Callable[Concatenate[A, ...], Awaitable[R]],
         items: Iterable[A],
         /,
         *,
@@ -88,7 +88,7 @@ class ClientCaller(SyncCaller):
     @overload
     def map(
         self,
-        actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]],
+        actor: Callable[Concatenate[A, ...], Awaitable[R]],
         items: Iterable[A],
         /,
         *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -153,9 +153,7 @@ class Client(ClientCaller):
     def enqueue(self, actor: BatchActor[A, ..., Any, R], item: A, /) -> SyncJobHandle[R]: ...
 
     @overload
-    def enqueue(
-        self, actor: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> SyncJobHandle[R]: ...
+    def enqueue(self, actor: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]: ...
 
     @overload
     def enqueue(self, actor: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]: ...
@@ -179,7 +177,7 @@ class Client(ClientCaller):
 
     @overload
     def enqueue_many(
-        self, actor: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], items: Iterable[A], /
+        self, actor: Callable[Concatenate[A, ...], Awaitable[R]], items: Iterable[A], /
     ) -> list[SyncJobHandle[R]]: ...
 
     @overload
@@ -203,7 +201,7 @@ class Client(ClientCaller):
     def handle(self, actor: BatchActor[Any, ..., Any, R], id_: str, /) -> SyncJobHandle[R]: ...
 
     @overload
-    def handle(self, actor: Callable[..., Coroutine[Any, Any, R]], id_: str, /) -> SyncJobHandle[R]: ...
+    def handle(self, actor: Callable[..., Awaitable[R]], id_: str, /) -> SyncJobHandle[R]: ...
 
     @overload
     def handle(self, actor: Callable[..., R], id_: str, /) -> SyncJobHandle[R]: ...

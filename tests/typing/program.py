@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from functools import partial
-from typing import Annotated, Any, assert_type
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial, wraps
+from typing import Annotated, Any, ParamSpec, TypeVar, assert_type
 
 import trio
 
@@ -50,6 +50,24 @@ def settings() -> dict[str, int]:
 @router.actor(store_result=True)
 async def add(a: int, b: int, settings: Annotated[dict[str, int], Depends(settings)]) -> int:
     return a + b + len(settings)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def logged(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    @wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await function(*args, **kwargs)
+
+    return call
+
+
+@router.actor
+@logged
+async def size(path: str) -> int:
+    return len(path)
 
 
 @router.actor
@@ -150,6 +168,8 @@ async def calls() -> None:
     assert_type(await app.using(delay=5, id_="x").enqueue(half, 3), JobHandle[float])
     assert_type(await app.call(half, 3), float)
     assert_type(await app.call(name_of, 3, "k"), str | None)
+    assert_type(await app.call(size, "x"), int)
+    assert_type(await app.enqueue_many(size, ["x"]), list[JobHandle[int]])
     assert_type(await app.using(call_timeout=5).call(half, 3), float)
     assert_type(app.job(half, 3), Job[float])
     assert_type(await app.job(half, 3).enqueue(), JobHandle[float])
@@ -210,6 +230,7 @@ def blocking_calls() -> None:
         assert_type(client.wait(client.enqueue(half, 3)), Result[float])
         assert_type(client.call(half, 3), float)
         assert_type(client.using(call_timeout=5).call(name_of, 3, kind="k"), str | None)
+        assert_type(client.call(size, "x"), int)
         assert_type(client.using(delay=1).enqueue(half, 3), SyncJobHandle[float])
         assert_type(client.enqueue_many(half, [1]), list[SyncJobHandle[float]])
         assert_type(client.enqueue_many([app.job(half, 3)]), list[SyncJobHandle[float]])
