@@ -80,7 +80,7 @@ class TestClient(Producer, AppCaller):
         self._is_draining = False
 
     def __repr__(self) -> str:
-        return f"<TestClient of {self.app!r}, {len(self.runs)} runs>"
+        return f"<TestClient of {self.app!r}, {len(self._recorder.runs)} runs>"
 
     async def __aenter__(self) -> Self:
         if self._stack is not None:
@@ -126,11 +126,13 @@ class TestClient(Producer, AppCaller):
     @property
     def runs(self) -> Sequence[Run]:
         """Every run since the client was opened, in the order in which they began."""
+        self._check_was_open()
         return tuple(self._recorder.runs)
 
     @property
     def sent(self) -> Sequence[Envelope]:
         """Every message that was sent since the client was opened: by the test, by actors, by schedules."""
+        self._check_was_open()
         return tuple(self._recorder.sent)
 
     def override(self, dependencies: Overrides) -> AbstractContextManager[None]:
@@ -316,6 +318,11 @@ class TestClient(Producer, AppCaller):
                 "this TestClient is not open: use it in `async with TestClient(app) as client:`; that of the fixture "
                 "repid_client is open within the test, and not in other fixtures"
             )
+
+    def _check_was_open(self) -> None:
+        """It may be closed again. Before it is opened, what was sent went elsewhere: that nothing was, would hold."""
+        if not self._drivers:
+            self._check_open()
 
     def _actors_of(self, actor: str | Callable[..., Any]) -> list[Actor]:
         actors = self.app.actors()

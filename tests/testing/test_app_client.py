@@ -6,7 +6,7 @@ import asyncio
 import copy
 import pickle
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Annotated
 
@@ -378,6 +378,33 @@ async def test_a_drain_that_has_no_end_is_given_up(autojump_clock: MockClock) ->
         await client.send_message_json(channel="default", headers={"topic": "again"})
         with pytest.raises(AssertionError, match=r"after 20 runs there are still messages ready: again"):
             await client.drain(most=20)
+
+
+async def look_around() -> None: ...
+
+
+async def test_what_was_sent_is_known_since_the_client_was_opened_and_not_asked_for_before() -> None:
+    """A sync test has to open the fixture `repid_client` itself: `assert_not_enqueued` must not hold in a closed one."""
+    app, router = Repid(), Router()
+    router.actor(look_around)
+    app.include_router(router)
+    client = TestClient(app)
+    looks: list[Callable[[], object]] = [
+        lambda: client.assert_not_enqueued(look_around),
+        lambda: client.assert_enqueued(look_around),
+        lambda: client.enqueued(look_around),
+        lambda: client.sent,
+        lambda: client.runs,
+    ]
+    for look in looks:
+        with pytest.raises(UsageError, match="not open"):
+            look()
+    assert repr(client).endswith("0 runs>")
+    async with client:
+        await app.enqueue(look_around)
+        await client.drain()
+    assert (len(client.sent), len(client.runs)) == (1, 1)
+    client.assert_enqueued(look_around)
 
 
 async def test_a_client_that_is_not_open_says_so() -> None:
