@@ -194,7 +194,8 @@ def no_actor(what: str, function: Any) -> ConfigurationError:
         )
     if not callable(function) and callable(getattr(function, "enqueue", None)):
         return ConfigurationError(
-            f"{name} is a job: it is enqueued by `await job.enqueue()`, and many by `await app.enqueue_many(jobs)`"
+            f"{name} is a job, with options of its own: it is enqueued by `await job.enqueue()` (in blocking code by "
+            "`client.enqueue(job)`), and many by `await app.enqueue_many(jobs)`"
         )
     return ConfigurationError(
         f"{name} is no actor of {what}: declare it with @router.actor and include its router with "

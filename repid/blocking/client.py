@@ -169,6 +169,8 @@ class Client(ClientCaller):
         `app=` then.
         """
         if isinstance(actor, Job):
+            if args or kwargs:
+                raise ConfigurationError(f"{actor!r} has arguments of its own, args=..., and takes no others here")
             return self._for_here(self.run(actor.enqueue))
         return super().enqueue(actor, *args, **kwargs)
 

@@ -95,7 +95,9 @@ async def test_a_map_without_its_block_says_how_it_is_written(app: Repid, router
 
 async def test_a_job_in_the_place_of_a_function_is_told_how_it_is_enqueued(app: Repid) -> None:
     job: Any = Job("add", args={"a": 1})
-    with pytest.raises(ConfigurationError, match=r"is a job: it is enqueued by `await job.enqueue"):
+    with pytest.raises(
+        ConfigurationError, match=r"is a job, with options of its own: it is enqueued by `await job.enqueue"
+    ):
         await app.enqueue(job)
 
 

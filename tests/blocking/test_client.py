@@ -716,3 +716,11 @@ def _interrupted(call: Callable[[], object], at: int) -> KeyboardInterrupt | Non
     finally:
         sys.setprofile(None)
     return None
+
+
+def test_a_job_takes_no_arguments_beside_its_own() -> None:
+    with Repid(Connection(InMemoryServer())).sync() as client:
+        enqueue: Any = client.enqueue
+        for given, named in (((3,), {}), ((), {"a": 3})):
+            with pytest.raises(ConfigurationError, match=r"Job\('add', queue='default'\) has arguments of its own"):
+                enqueue(Job("add", args={"a": 1}), *given, **named)
