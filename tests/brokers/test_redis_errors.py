@@ -126,6 +126,21 @@ async def test_a_server_that_knows_only_resp2_is_refused() -> None:
     assert "RESP3" in str(error)
 
 
+async def test_a_server_whose_commands_were_renamed_is_refused() -> None:
+    with embedded("--rename-command", "EVALSHA", "") as limited:
+        error = await opening(RedisServer(limited.url))
+    assert isinstance(error, ConfigurationError)
+    assert "lacks a command that repid needs" in str(error)
+
+
+async def test_a_user_who_may_not_do_what_scripts_do_is_told(redis: Redis, prefix: str) -> None:
+    redis.execute("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-time")
+    port = parse_address(redis.url).port
+    error = await opening(RedisServer(f"redis://limited:secret@127.0.0.1:{port}", prefix=prefix))
+    assert isinstance(error, ConfigurationError)
+    assert "needs the keys and channels" in str(error)
+
+
 async def test_a_database_that_does_not_exist_is_told(redis: Redis) -> None:
     error = await opening(RedisServer(redis.url[:-1] + "99"))
     assert isinstance(error, ConfigurationError)

@@ -39,7 +39,7 @@ def explain(error: BaseException, place: str) -> RepidError:
     if not isinstance(error, Refused):
         return BrokerUnavailable(f"{place} cannot be reached or does not answer: {_root(error)}")
     text = str(error)
-    kind = text.partition(" ")[0]
+    kind = "NOPERM" if "ACL failure in script" in text else text.partition(" ")[0]
     if kind in _MAY_PASS:
         return BrokerUnavailable(f"{place} {_MAY_PASS[kind]} ({text})")
     if kind in _REFUSED:
@@ -104,6 +104,11 @@ def _explain_refusal(error: BaseException, place: str) -> ConfigurationError | N
         )
     if text.startswith("MOVED"):
         return ConfigurationError(f"{place} {_MAY_PASS['MOVED']} ({text})")
+    if "unknown command" in text and "HELLO" not in text:
+        return ConfigurationError(
+            f"{place} lacks a command that repid needs ({text}): let the server have it under its own name, without "
+            "rename-command"
+        )
     if text.startswith("NOPROTO") or "unknown command" in text:
         return ConfigurationError(
             f"{place} does not speak RESP3 ({text}): RedisServer needs Redis 6.2 or newer, or Valkey, without a proxy "
