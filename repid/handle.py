@@ -40,6 +40,12 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
     _schedules: ScheduleStore | None = None
     """Where its schedule is; None: on the broker."""
 
+    if not TYPE_CHECKING:
+        __reduce__ = misused(
+            "a handle has the connection of its process, so it cannot be pickled: send its `id`, and make another "
+            "handle there with `app.handle(actor, id)`"
+        )
+
     def __repr__(self) -> str:
         return f"<JobHandle {self.id!r} on {self.queue!r}>"
 

@@ -43,6 +43,10 @@ class SyncJobHandle(NoResult, Generic[T]):
             "the handles of app.sync() are for code that blocks: `handle.wait()` is a plain call, and async code gets "
             "its handle from `await app.enqueue(...)`"
         )
+        __reduce__ = misused(
+            "a handle has the connection of its process, so it cannot be pickled: send its `id`, and make another "
+            "handle there with `client.handle(actor, id)`"
+        )
 
     def __repr__(self) -> str:
         return f"<SyncJobHandle {self.id!r} on {self.queue!r}>"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable
+import pickle
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,17 +14,25 @@ import pytest
 import trio
 
 from repid import (
+    AppCallOptions,
+    BatchOptions,
+    CallOptions,
     ConfigurationError,
     Connection,
     InMemoryServer,
     Job,
     JobHandle,
+    JobOptions,
     PayloadError,
     Repid,
     Router,
+    RouterOptions,
+    SendOptions,
+    SyncJobHandle,
     UsageError,
     Worker,
 )
+from repid.names import NOT_OF_ACTORS, NOT_OF_CALLS, NOT_OF_JOBS, NOT_OF_MESSAGES
 from repid.testing import DirectMessage, TestClient
 
 
@@ -142,6 +152,50 @@ async def test_an_async_generator_in_the_place_of_a_list_is_told_how_it_is_read(
     items: Any = numbers()
     with pytest.raises(ConfigurationError, match=r"read it before, \[each async for each in \.\.\.\]"):
         await app.enqueue_many(add, items)
+
+
+async def test_a_handle_that_is_pickled_is_told_to_send_its_id(handle: JobHandle[int]) -> None:
+    with pytest.raises(UsageError, match=r"send its `id`, and make another handle there with `app\.handle"):
+        pickle.dumps(handle)
+    with pytest.raises(UsageError, match="send its `id`"):
+        copy.deepcopy(handle)
+    assert copy.copy(handle).id == handle.id
+    blocking: SyncJobHandle[int] = SyncJobHandle(handle, lambda function, *, is_waiting: function())
+    with pytest.raises(UsageError, match=r"`client\.handle\(actor, id\)`"):
+        pickle.dumps(blocking)
+
+
+HOLDERS: dict[str, tuple[Callable[..., Any], Mapping[str, str], Iterable[str]]] = {
+    "actor": (lambda **options: Router().actor(**options)(add), NOT_OF_ACTORS, BatchOptions.__annotations__),
+    "router": (Router, NOT_OF_ACTORS, RouterOptions.__annotations__),
+    "call": (lambda **options: Repid().using(**options), NOT_OF_CALLS, AppCallOptions.__annotations__),
+    "message": (lambda **options: DirectMessage().using(**options), NOT_OF_CALLS, CallOptions.__annotations__),
+    "job": (lambda **options: Job("add", **options), NOT_OF_JOBS, {"queue", *JobOptions.__annotations__}),
+}
+
+
+@pytest.mark.parametrize("of", HOLDERS)
+def test_an_option_of_something_else_is_told_who_has_it(of: str) -> None:
+    make, hints, options = HOLDERS[of]
+    for word, hint in hints.items():
+        assert word not in options
+        with pytest.raises(ConfigurationError, match=re.escape(f"has no option {word!r}: {hint}")):
+            make(**{word: 3})
+
+
+async def test_an_option_that_messages_do_not_have_is_told_who_has_it(app: Repid) -> None:
+    send: Any = app.send_message_json
+    for word, hint in NOT_OF_MESSAGES.items():
+        assert word not in SendOptions.__annotations__
+        with pytest.raises(ConfigurationError, match=re.escape(f"has no option {word!r}: {hint}")):
+            await send(channel="default", **{word: 3})
+
+
+def test_every_option_of_an_actor_and_of_a_call_is_one_or_is_told_who_has_it() -> None:
+    of_actors, of_calls = set(BatchOptions.__annotations__), set(AppCallOptions.__annotations__)
+    assert of_actors - of_calls - set(NOT_OF_CALLS) == {"name"}
+    assert of_calls - of_actors - set(NOT_OF_ACTORS) == {"call_timeout"}
+    assert of_actors - set(JobOptions.__annotations__) - set(NOT_OF_JOBS) == {"name", "channel", "queue"}
 
 
 @pytest.mark.parametrize(
