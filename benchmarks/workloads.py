@@ -606,6 +606,18 @@ WORKLOADS = (
         store="redis",
     ),
     Workload(
+        name="redis-typed",
+        title="Redis: typed payload drain",
+        contenders=(HOME, "upstream"),
+        arguments={"messages": 50_000, "executors": 100},
+        quick={"messages": 10_000},
+        metrics=(
+            Metric("rate", "Redis: typed payload drain", "messages/s"),
+            _server_time("Redis: typed payload"),
+        ),
+        store="redis",
+    ),
+    Workload(
         name="redis-bulk",
         title="Redis: enqueue in bulk",
         contenders=(HOME, "upstream", "bare"),
@@ -675,6 +687,18 @@ WORKLOADS = (
                 "rate", "PostgreSQL: no-op drain", "messages/s", targets=(Target(2, "pgqueuer"), Target(0.5, "bare"))
             ),
             _server_time("PostgreSQL: no-op drain"),
+        ),
+        store="postgres",
+    ),
+    Workload(
+        name="postgres-typed",
+        title="PostgreSQL: typed payload drain",
+        contenders=(HOME, "pgqueuer"),
+        arguments={"messages": 50_000, "executors": 100},
+        quick={"messages": 5_000},
+        metrics=(
+            Metric("rate", "PostgreSQL: typed payload drain", "messages/s"),
+            _server_time("PostgreSQL: typed payload"),
         ),
         store="postgres",
     ),

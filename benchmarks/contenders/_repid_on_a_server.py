@@ -143,6 +143,14 @@ async def measure_noop(open_server: OpenServer, arguments: Arguments) -> Figures
         return {**await drain(app, count, arguments), "bulk": bulk}
 
 
+async def measure_typed(open_server: OpenServer, arguments: Arguments) -> Figures:
+    server, payloads = open_server(arguments), typed_payloads(arguments["messages"])
+    app = app_on(server)
+    async with server.connection():
+        await enqueue(app, "typed", payloads)
+        return await drain(app, len(payloads), arguments)
+
+
 async def measure_latency(open_server: OpenServer, arguments: Arguments) -> Figures:
     """In one process, as for the peers; before that the worker's processor time while idle."""
     server, pauses = open_server(arguments), idle_pauses(arguments["samples"])
@@ -232,6 +240,7 @@ def measurements_on(store: str, open_server: OpenServer) -> dict[str, Measuremen
         "sleep": partial(measure_sleep, open_server),
         "chain": partial(measure_chain, open_server),
         "noop": partial(measure_noop, open_server),
+        "typed": partial(measure_typed, open_server),
         "asyncio": partial(measure_noop, open_server),
         "latency": partial(measure_latency, open_server),
     }

@@ -27,6 +27,11 @@ async def connect(arguments: Arguments) -> tuple[Queries, PgQueuer]:
     @queue.entrypoint("noop")
     async def noop(job: object) -> None: ...
 
+    @queue.entrypoint("typed")
+    async def typed(job: object) -> None:
+        """It gets bytes, and checks nothing."""
+        json.loads(job.payload)
+
     @queue.entrypoint("ping")
     async def ping(_: object) -> None:
         started.append(now())
@@ -66,14 +71,21 @@ async def measure_publishers(arguments: Arguments) -> Figures:
 
 
 async def measure_noop(arguments: Arguments) -> Figures:
+    return await drain("noop", [{}] * arguments["messages"], arguments)
+
+
+async def measure_typed(arguments: Arguments) -> Figures:
+    return await drain("typed", typed_payloads(arguments["messages"]), arguments)
+
+
+async def drain(name: str, payloads: list[dict], arguments: Arguments) -> Figures:
     producer, queue = await connect(arguments)
-    count = arguments["messages"]
-    await enqueue(producer, "noop", [{}] * count, 1000)
+    await enqueue(producer, name, payloads, 1000)
     watch = Watch(arguments)
     await queue.qm.run(
         dequeue_timeout=timedelta(seconds=1), batch_size=arguments["executors"], mode=QueueExecutionMode.drain
     )
-    figures = watch.rate(count)
+    figures = watch.rate(len(payloads))
     assert not sum(row.count for row in await producer.queue_size())
     return figures
 
@@ -99,6 +111,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "postgres-publishers": on_uvloop(measure_publishers),
     "postgres-single": on_uvloop(measure_publishers),
     "postgres-noop": on_uvloop(measure_noop),
+    "postgres-typed": on_uvloop(measure_typed),
     "postgres-latency": on_uvloop(measure_latency),
 }
 DISTRIBUTIONS = ("pgqueuer", "asyncpg", "uvloop")

@@ -39,9 +39,17 @@ async def measure_enqueue(arguments: Arguments) -> Figures:
 
 
 async def measure_noop(arguments: Arguments) -> Figures:
-    app, count = new_app(arguments), arguments["messages"]
+    return await drain("noop", [{}] * arguments["messages"], arguments)
+
+
+async def measure_typed(arguments: Arguments) -> Figures:
+    return await drain("typed", typed_payloads(arguments["messages"]), arguments)
+
+
+async def drain(topic: str, payloads: list[dict], arguments: Arguments) -> Figures:
+    app, count = new_app(arguments), len(payloads)
     async with app.servers.default.connection():
-        await enqueue(app, "noop", [{}] * count)
+        await enqueue(app, topic, payloads)
         watch = Watch(arguments)
         report = await app.run_worker(messages_limit=count, tasks_limit=arguments["executors"])
         figures = watch.rate(count)
@@ -58,6 +66,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "redis-publishers": on_uvloop(measure_enqueue),
     "redis-single": on_uvloop(measure_enqueue),
     "redis-noop": on_uvloop(measure_noop),
+    "redis-typed": on_uvloop(measure_typed),
     "redis-latency": on_uvloop(measure_latency),
 }
 DISTRIBUTIONS = ("repid", "uvloop", "pydantic", "redis")
