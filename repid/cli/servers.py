@@ -15,7 +15,7 @@ from rich.table import Table
 from ..brokers import Server as AnyServer
 from ..errors import BrokerRefused, ConfigurationError, UsageError, shown
 from ..moving import Move, MoveReport
-from ..ports import Migrating, name_of
+from ..ports import Migrating, where
 from .arguments import Server, Target
 from .finding import find_app, find_place
 from .printing import add_row, show
@@ -55,7 +55,7 @@ def move(
     report = trio.run(carry_over, old, new, names or None)
     if not report.queues and not report.schedules:
         typer.echo(
-            f"repid: warning: nothing has moved: there is no queue on {name_of(old)}. Is it the right one? A server "
+            f"repid: warning: nothing has moved: there is no queue on {where(old)}. Is it the right one? A server "
             "that has options, such as schema= or prefix=, is given as MODULE:NAME",
             err=True,
         )
@@ -64,7 +64,7 @@ def move(
         counts = (moved.ready, moved.scheduled, moved.dead, moved.was_there, moved.left + moved.leased)
         add_row(table, moved.name, *map(str, counts), "yes" if moved.is_paused else "")
     show(table)
-    typer.echo(f"{len(report.schedules)} schedule(s) moved")
+    typer.echo(f"{len(report.schedules)} schedule(s) moved\nfrom {where(old)}\nto {where(new)}")
     if report.left_behind:
         lines = "".join(f"\n  {shown(line)}" for line in report.left_behind)
         raise BrokerRefused(f"not everything has moved:{lines}")

@@ -324,7 +324,8 @@ def test_the_command_moves_and_gives_an_account(tmp_path: Path, shell: Callable[
     result = shell("old.db", "moved_shop:new")
     assert result.exit_code == 0, result.output
     assert "mail" in result.stdout
-    assert "1 schedule(s) moved" in result.stdout
+    places = f"from SQLiteServer at {tmp_path / 'old.db'}\nto SQLiteServer at {tmp_path / 'new.db'}\n"
+    assert result.stdout.endswith(f"1 schedule(s) moved\n{places}")
     assert trio.run(ready) == 6
 
 
@@ -336,7 +337,7 @@ def test_the_command_warns_where_there_was_nothing_to_move(tmp_path: Path, shell
     trio.run(make)
     result = shell("empty.db", "new.db")
     assert result.exit_code == 0, result.output
-    assert "nothing has moved: there is no queue on SQLiteServer" in result.stderr
+    assert f"nothing has moved: there is no queue on SQLiteServer at {tmp_path / 'empty.db'}." in result.stderr
     assert "is given as MODULE:NAME" in result.stderr
 
 
