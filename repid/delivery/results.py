@@ -39,10 +39,13 @@ class StoredResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):
-    """How far a run has come: `done` of `total` (None: unknown), and a note."""
+    """How far a run has come: `done` of `total` (None: unknown), and a note.
 
-    done: float
-    total: float | None = None
+    Whole numbers stay such where it is stored: with `float` alone msgspec would read 3 of 5 as 3.0 of 5.0.
+    """
+
+    done: int | float
+    total: int | float | None = None
     note: str = ""
 
 

@@ -15,6 +15,7 @@ from ..lab import Lab, ids, message
 from .results import state_of
 
 HALF = Progress(1.0, 2.0, "ü half")
+WHOLE = Progress(1, 2.5)
 
 
 async def requests(lab: Lab, consumer: Consumer, wait: float | None = None) -> list[Token]:
@@ -220,6 +221,8 @@ async def watch_shows_progress_and_cancelling(lab: Lab) -> None:
         expect("progress at first", seen.progress, None)
         seen = await _see(lab, "1", seen, lambda: consumer.report([(delivery, HALF)]))
         expect("progress", (seen.state, seen.progress), ("leased", HALF))
+        seen = await _see(lab, "1", seen, lambda: consumer.report([(delivery, WHOLE)]))
+        expect("progress in whole and other numbers", repr(seen.progress), repr(WHOLE))
         seen = await _see(lab, "1", seen, lambda: lab.broker.cancel("1"))
         expect("after a request to cancel", (seen.state, seen.cancelling), ("leased", True))
         seen = await _see(lab, "1", seen, lambda: lab.settle(consumer, delivery, Cancel()))
