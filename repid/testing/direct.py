@@ -11,8 +11,9 @@ from ..calls import Exchange
 from ..codec import JSON, encode_json
 from ..delivery import Delivery, Disposition, Progress, Terms
 from ..envelope import Envelope, new_id
-from ..errors import UsageError
+from ..errors import ConfigurationError, UsageError
 from ..inject import Message, SyncMessage
+from ..names import brief, check_count
 from ..producer import Outcomes, Publish, Publisher, copy_headers, make_envelope
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ class DirectMessage(Message):
     attempt, retries: 1 for the first attempt, and how many times a failed run may be made again.
     headers, reply_to, channel, message_id: as in `send_message`.
     app: that of the actors which the actor enqueues by `message.enqueue` and `message.outbox.enqueue`.
+
+    Raises `ConfigurationError` for what no message could have.
     """
 
     __slots__ = ("_kept",)
@@ -48,6 +51,10 @@ class DirectMessage(Message):
     ) -> None:
         if json is not None:
             payload, content_type = encode_json(json), JSON
+        elif not isinstance(payload, bytes):
+            raise ConfigurationError(f"payload must be bytes, but is {brief(payload)}: give json=... in its place")
+        check_count("attempt", attempt, least=1)
+        check_count("retries", retries)
         envelope = make_envelope(
             channel,
             payload,

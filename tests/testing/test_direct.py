@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from repid import AlreadySettled, Connection, InMemoryServer, Message, Repid, Router, SyncMessage, UsageError
+from repid import (
+    AlreadySettled,
+    ConfigurationError,
+    Connection,
+    InMemoryServer,
+    Message,
+    Repid,
+    Router,
+    SyncMessage,
+    UsageError,
+)
 from repid.delivery import Ack, Progress, Retry
 from repid.testing import DirectMessage
 
@@ -90,3 +101,18 @@ async def test_calls_that_an_actor_enqueues_are_kept_and_need_the_app_that_has_t
     assert [each.payload for each in message.held] == [b'{"number":2}']
     with pytest.raises(UsageError, match=r"DirectMessage\(app=app\)"):
         await begins(DirectMessage())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"attempt": 0}, "attempt must be a whole number of at least 1, but is 0"),
+        ({"retries": -1}, "retries must be a whole number of at least 0"),
+        ({"payload": {"a": 1}}, r"payload must be bytes, but is \{'a': 1\}: give json=\.\.\. in its place"),
+        ({"channel": ""}, "not a valid channel name"),
+        ({"headers": {"a": 1}}, "headers must map text to text"),
+    ],
+)
+def test_what_no_message_could_have_is_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        DirectMessage(**options)
