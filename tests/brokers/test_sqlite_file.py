@@ -136,6 +136,13 @@ async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         await open_and_close(tmp_path / "none" / "repid.db")
 
 
+async def test_a_home_that_is_written_with_a_tilde_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"a ~ is not taken for a home: give SQLiteServer Path\(...\).expanduser"
+    ):
+        await open_and_close(tmp_path / "~" / "repid.db")
+
+
 async def test_a_name_that_is_too_long_and_a_pipe_are_no_files_either(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be the path of a file here: File name too long"):
         await open_and_close(tmp_path / ("x" * 300))

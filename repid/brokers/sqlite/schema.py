@@ -215,7 +215,10 @@ def _check_folder_and_file(path: str, place: Path) -> None:
             f"{path} is a folder: give SQLiteServer the path of a file, such as {place / 'repid.db'}"
         )
     if not place.parent.is_dir():
-        raise ConfigurationError(f"the folder of {path} does not exist: make {place.parent} first")
+        advice = f"make {place.parent} first"
+        if any(part.startswith("~") for part in place.parts):
+            advice = "a ~ is not taken for a home: give SQLiteServer Path(...).expanduser()"
+        raise ConfigurationError(f"the folder of {path} does not exist: {advice}")
     if place.exists() and not place.is_file():
         raise ConfigurationError(f"{path} is a device, pipe or socket: give SQLiteServer the path of a file")
     for found, what in ((place, "file"), (place.parent, "folder")):
