@@ -14,6 +14,7 @@ import socket
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context, copy_context
 from functools import partial
 from inspect import isawaitable
 from pathlib import Path
@@ -37,8 +38,8 @@ class ProcessVerbs:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._messages: dict[bytes, SyncMessage] = {}
-        """By their keys: those that are in processes now."""
+        self._messages: dict[bytes, tuple[SyncMessage, Context]] = {}
+        """By their keys: those that are in processes now, each with the context of its run."""
 
     @contextmanager
     def lent(self, value: Any) -> Generator[Any, None, None]:
@@ -53,7 +54,7 @@ class ProcessVerbs:
     def _stand_in(self, value: Any, keys: list[bytes]) -> Any:
         if isinstance(value, SyncMessage):
             key = secrets.token_bytes(KEY_LENGTH)
-            self._messages[key] = value
+            self._messages[key] = value, copy_context()
             keys.append(key)
             return for_process(value, Way(self._address, key))
         if type(value) in {list, tuple}:
@@ -67,11 +68,14 @@ class ProcessVerbs:
         async with stream:
             try:
                 with trio.fail_after(REQUEST_TIME):
-                    message = self._messages.get(await _receive(stream, KEY_LENGTH))
-                    if message is None:
+                    found = self._messages.get(await _receive(stream, KEY_LENGTH))
+                    if found is None:
                         return
+                    message, context = found
                     (length,) = LENGTH.unpack(await _receive(stream, LENGTH.size))
                     request = await _receive(stream, length)
+                for variable, of_run in context.items():  # what the run says is said as in its own task
+                    variable.set(of_run)
                 answer = await _answer_to(message, request)
                 with trio.fail_after(REQUEST_TIME):
                     await stream.send_all(LENGTH.pack(len(answer)) + answer)

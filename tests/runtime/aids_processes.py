@@ -293,3 +293,8 @@ def keep(message: SyncMessage) -> str:
     except UsageError as error:
         return str(error)
     return "it was heard"
+
+
+def fill_its_own_queue(message: SyncMessage) -> None:
+    for _ in range(3):
+        message.send_message_json(channel=message.channel, headers={"topic": "fill_its_own_queue"})

@@ -19,7 +19,7 @@ from aids import UnreliableServer
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 import repid
-from repid import Actor, CallNext, Connection, Counts, InMemoryServer, Message, Repid, Report, Router
+from repid import Actor, CallNext, Connection, Counts, InMemoryServer, Message, Queue, Repid, Report, Router
 from repid.inject.process_message import LENGTH, VerbCall
 from repid.runtime.process_verbs import REQUEST_TIME, ProcessVerbs
 from repid.testing.direct import DirectMessage
@@ -324,3 +324,24 @@ async def test_a_failure_that_changes_nothing_is_logged_without_the_lines_of_rep
     assert "ValueError: no" in shown
     assert f"in {actor.__name__}" in shown
     assert str(Path(repid.__file__).parent) not in shown
+
+
+async def test_processes_that_fill_the_queue_which_their_worker_reads_do_not_wait_for_themselves(
+    app: Repid, router: Router
+) -> None:
+    actor = in_process(router, aids_processes.fill_its_own_queue)
+    await Queue("default", max_size=1).declare()
+    await app.enqueue(actor)
+    waiting: set[int] = set()
+    async with trio.open_nursery() as nursery:
+        worker = await nursery.start(app.run_worker)
+        with trio.fail_after(30):
+            while not worker.report.failed:
+                waiting.add(worker.statistics().waiting_to_send)
+                await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    dead, *_ = await Queue("default").get_messages("dead")
+    assert dead.failure is not None
+    assert dead.failure.type == "QueueFull"
+    assert "nothing can make room" in dead.failure.text
+    assert max(waiting) > 0
