@@ -18,6 +18,7 @@ from repid import Connection, Repid, Router
 from repid.brokers.consumer import Consumer
 from repid.brokers.redis import RedisServer, driver
 from repid.brokers.redis.layout import keys_of, to_key
+from repid.brokers.shared import extender
 from repid.delivery import Ack, Delivery, Release, Settlement
 from repid.envelope import Envelope, PrioritiesT
 from repid.errors import UsageError
@@ -577,7 +578,8 @@ async def test_what_a_client_was_given_and_hears_of_after_its_lease_is_another_s
 @pytest.fixture
 def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "BEAT_TIME", 0.1)
-    monkeypatch.setattr(driver, "LATE_TIME", 0.4)
+    monkeypatch.setattr(driver, "LATE_TIME", 0.6)
+    monkeypatch.setattr(extender, "LONGEST_ROUND", 0.05)
 
 
 @pytest.mark.usefixtures("short_beats")
@@ -609,10 +611,41 @@ async def test_what_a_client_was_given_stays_with_it_while_nobody_could_give_sig
 ) -> None:
     async with sleeping(redis, prefix) as (_, sleeper):
         publish_unheard(redis, prefix, message("1"))
-        time.sleep(0.6)  # noqa: ASYNC251  no client gives any
+        time.sleep(0.8)  # noqa: ASYNC251  no client gives any
         publish_unheard(redis, prefix, message("2"))  # by one whose link has just been opened
         assert leased(redis, prefix) == 1
         sleeper.scope.cancel()
+
+
+@pytest.mark.usefixtures("short_beats")
+async def test_what_a_client_was_given_stays_with_it_where_that_blocks_its_loop_at_once(
+    redis: Redis, prefix: str
+) -> None:
+    others: list[Delivery] = []
+
+    async def receive(other: RedisServer) -> None:
+        async with other.consume({"q": None}) as consumer:
+            with trio.move_on_after(1.5):
+                others.extend(await consumer.receive(1))
+
+    def run(deliveries: list[Delivery]) -> None:
+        taken.extend(deliveries)
+        unheard(redis, prefix, receive)
+
+    taken: list[Delivery] = []
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            consumer.vouch(dict)
+            nursery.start_soon(partial(consumer.receive, 1, take=run))
+            await falls_asleep(redis, prefix, consumer)
+            publish_unheard(redis, prefix, message("1"))
+            with trio.fail_after(SOON):
+                while not taken:
+                    await trio.sleep(0.005)
+            assert others == []
+            assert await consumer.settle([Settlement(taken[0], Ack())]) == [SETTLED]
 
 
 @pytest.mark.usefixtures("short_beats")

@@ -16,9 +16,10 @@ finds another `nonce` here. A client that dies meanwhile keeps it until the leas
 claim is lost.
 
 A client may be frozen, or its event loop blocked, while its connections stand. It gives no signs of life then, so the
-next sign of another client has the server take back what it was given (`beat.lua`). So a client takes nothing that
-it was given while its own signs may have been late, and its signs say what it has taken, since one that has no room
-does not claim.
+next sign of another client has the server take back what it was given (`beat.lua`). So a client takes nothing that it
+was given while its own signs may have been late, and its signs say what it has taken, since one that has no room does
+not claim. If what it has taken blocks the loop before the next sign, the thread that extends leases says so in its
+place.
 """
 
 from __future__ import annotations

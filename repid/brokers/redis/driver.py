@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
@@ -121,7 +122,7 @@ CONSUMER_TIME = 30.0
 BEAT_TIME = 7.5
 """Seconds between two signs of life."""
 
-LATE_TIME = 10.0
+LATE_TIME = 20.0
 """Seconds without a sign of life after which a consumer that sleeps is taken for frozen: what it was given goes to
 another one.
 """
@@ -155,7 +156,7 @@ class RedisDriver:
         self._context = context
         self._prefix = prefix
         self._wait_replicas = wait_replicas
-        self._extender = Extender(lease_timeout, self._extend_apart)
+        self._extender = Extender(lease_timeout, self._extend_apart, self._has_untold)
         self._wire: Wire | None = None
         self._nursery: trio.Nursery | None = None  # set together with the wire
         self._channel = ""
@@ -168,7 +169,7 @@ class RedisDriver:
         self._last_claim = 0.0, 0  # the moment of the last answer to a claim, on trio's clock and on the server's
         self._epoch = b""  # what names the data that the server has
         self.data_losses = 0
-        self._last_beat = 0.0  # the moment at which the last sign of life that arrived was sent
+        self._last_beat = 0.0  # when the last sign of life that arrived was sent, on the clock that all threads have
         self._cancels = 0  # how often the server told that somebody cancels a message that is leased
 
     # The link
@@ -237,7 +238,7 @@ class RedisDriver:
         """Returns the name of the data that the server has. `judges`: have consumers taken for frozen that are late.
         Not while we may be late ourselves, for want of the server: then they are, too.
         """
-        began = trio.current_time()
+        began = time.monotonic()
         signs = [(key, one.fields, one.taken) for key, one in self._subscriptions.items()]
         late = micros(LATE_TIME) if judges and not self._is_late() else 0
         request = (micros(CONSUMER_TIME), signs, late, secrets.token_bytes(16))
@@ -250,7 +251,7 @@ class RedisDriver:
 
     def _is_late(self) -> bool:
         """Whether the server may take this process for frozen, as far as is known here."""
-        return trio.current_time() - self._last_beat > LATE_TIME
+        return time.monotonic() - self._last_beat > LATE_TIME
 
     async def _beat(self, wire: Wire) -> None:
         while True:
@@ -541,9 +542,19 @@ class RedisDriver:
         """Have a thread extend these leases while the event loop is blocked."""
         self._extender.vouch(consumer, under_way)
 
+    def _taken(self) -> list[tuple[bytes, bytes]]:
+        return [(key, one.taken) for key, one in list(self._subscriptions.items()) if one.taken]
+
+    def _has_untold(self) -> bool:
+        """Whether consumers have perhaps taken what they were given, and could not say so, as the loop is blocked."""
+        return time.monotonic() - self._last_beat > 1.2 * BEAT_TIME and bool(self._taken())
+
     async def _extend_apart(self, left: Mapping[Token, float]) -> None:
-        """Extend these leases in the loop of a thread, while our own is blocked."""
+        """Extend these leases in the loop of a thread, while our own is blocked; say what was taken before it was."""
         async with opened(self._address, self._context, self._prefix, f"repid-leases-{os.getpid()}") as wire:
+            await wire.run("taken", self._taken())
+            if not left:
+                return
             seconds, more = await wire.command(b"TIME")
             now = int(seconds) * MICRO + int(more)
             ends = [each for token, time in left.items() for each in (now + min(micros(time), self._lease), token)]
