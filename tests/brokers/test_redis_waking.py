@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -18,7 +19,6 @@ from repid import Connection, Repid, Router
 from repid.brokers.consumer import Consumer
 from repid.brokers.redis import RedisServer, driver
 from repid.brokers.redis.layout import keys_of, to_key
-from repid.brokers.shared import extender
 from repid.delivery import Ack, Delivery, Release, Settlement
 from repid.envelope import Envelope, PrioritiesT
 from repid.errors import UsageError
@@ -374,7 +374,8 @@ async def test_a_message_that_is_published_alone_is_leased_to_who_waits_in_the_s
         assert leased(redis, prefix) == 1
         redis.execute("CONFIG", "RESETSTAT")
         delivery = await until_got(sleeper)
-        assert b"cmdstat_evalsha" not in redis.execute("INFO", "commandstats")  # it needed not ask
+        [calls] = re.findall(rb"cmdstat_evalsha:calls=(\d+)", redis.execute("INFO", "commandstats"))
+        assert calls == b"1"  # it needed not ask, and only says that it has taken it
         assert (delivery.envelope.id, delivery.attempt, delivery.lost) == ("1", 1, 0)
         assert delivery.ttl_left is not None
         assert 59 < delivery.ttl_left <= 60
@@ -578,8 +579,7 @@ async def test_what_a_client_was_given_and_hears_of_after_its_lease_is_another_s
 @pytest.fixture
 def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "BEAT_TIME", 0.1)
-    monkeypatch.setattr(driver, "LATE_TIME", 0.6)
-    monkeypatch.setattr(extender, "LONGEST_ROUND", 0.05)
+    monkeypatch.setattr(driver, "LATE_TIME", 0.4)
 
 
 @pytest.mark.usefixtures("short_beats")
@@ -611,45 +611,14 @@ async def test_what_a_client_was_given_stays_with_it_while_nobody_could_give_sig
 ) -> None:
     async with sleeping(redis, prefix) as (_, sleeper):
         publish_unheard(redis, prefix, message("1"))
-        time.sleep(0.8)  # noqa: ASYNC251  no client gives any
+        time.sleep(0.6)  # noqa: ASYNC251  no client gives any
         publish_unheard(redis, prefix, message("2"))  # by one whose link has just been opened
         assert leased(redis, prefix) == 1
         sleeper.scope.cancel()
 
 
 @pytest.mark.usefixtures("short_beats")
-async def test_what_a_client_was_given_stays_with_it_where_that_blocks_its_loop_at_once(
-    redis: Redis, prefix: str
-) -> None:
-    others: list[Delivery] = []
-
-    async def receive(other: RedisServer) -> None:
-        async with other.consume({"q": None}) as consumer:
-            with trio.move_on_after(1.5):
-                others.extend(await consumer.receive(1))
-
-    def run(deliveries: list[Delivery]) -> None:
-        taken.extend(deliveries)
-        unheard(redis, prefix, receive)
-
-    taken: list[Delivery] = []
-    server = RedisServer(redis.url, prefix=prefix)
-    async with server.connection(), trio.open_nursery() as nursery:
-        await server.declare(["q"])
-        async with server.consume({"q": None}) as consumer:
-            consumer.vouch(dict)
-            nursery.start_soon(partial(consumer.receive, 1, take=run))
-            await falls_asleep(redis, prefix, consumer)
-            publish_unheard(redis, prefix, message("1"))
-            with trio.fail_after(SOON):
-                while not taken:
-                    await trio.sleep(0.005)
-            assert others == []
-            assert await consumer.settle([Settlement(taken[0], Ack())]) == [SETTLED]
-
-
-@pytest.mark.usefixtures("short_beats")
-async def test_what_a_client_was_given_and_has_taken_stays_with_it_although_it_claims_no_more_and_is_blocked_then(
+async def test_what_a_client_was_given_and_has_taken_stays_with_it_although_it_claims_no_more_and_is_blocked_at_once(
     redis: Redis, prefix: str
 ) -> None:
     others: list[Delivery] = []
@@ -662,10 +631,43 @@ async def test_what_a_client_was_given_and_has_taken_stays_with_it_although_it_c
     async with sleeping(redis, prefix) as (_, sleeper):
         publish_unheard(redis, prefix, message("1"))
         delivery = await until_got(sleeper)
-        await trio.sleep(0.3)  # meanwhile its client has given a sign of life
-        unheard(redis, prefix, receive)
+        unheard(redis, prefix, receive)  # in the next step, before its client gives a sign of life
         assert others == []
         assert await sleeper.consumer.settle([Settlement(delivery, Ack())]) == [SETTLED]
+
+
+@pytest.mark.usefixtures("short_beats")
+async def test_what_a_client_takes_stays_with_it_if_that_blocks_it_while_another_call_waited_for_the_news(
+    redis: Redis, prefix: str
+) -> None:
+    taken: list[Delivery] = []
+    others: list[Delivery] = []
+    runs = trio.Event()
+
+    async def receive(other: RedisServer) -> None:
+        async with other.consume({"q": None}) as consumer:
+            with trio.move_on_after(1):
+                others.extend(await consumer.receive(1))
+
+    def take(deliveries: list[Delivery]) -> None:
+        taken.extend(deliveries)
+        runs.set()
+
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare(["p", "q"])
+        async with server.consume({"p": None}) as first, server.consume({"q": None}) as consumer:
+            nursery.start_soon(first.receive, 1)
+            await falls_asleep(redis, prefix, first)
+            nursery.start_soon(partial(consumer.receive, 1, take=take))
+            await falls_asleep(redis, prefix, consumer)
+            publish_unheard(redis, prefix, message("1"))
+            with trio.fail_after(SOON):
+                await runs.wait()
+            unheard(redis, prefix, receive)  # in the step after that in which it was taken
+            assert others == []
+            assert await consumer.settle([Settlement(taken[0], Ack())]) == [SETTLED]
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_call_that_stops_waiting_is_struck_off_although_others_were_answered_at_the_same_moment(

@@ -17,9 +17,8 @@ claim is lost.
 
 A client may be frozen, or its event loop blocked, while its connections stand. It gives no signs of life then, so the
 next sign of another client has the server take back what it was given (`beat.lua`). So a client takes nothing that it
-was given while its own signs may have been late, and its signs say what it has taken, since one that has no room does
-not claim. If what it has taken blocks the loop before the next sign, the thread that extends leases says so in its
-place.
+was given while its own signs may have been late. And in the step in which it takes something it says so: in the next
+one the run may block the loop, and all threads of the process with it. The next claim and the signs say it again.
 """
 
 from __future__ import annotations

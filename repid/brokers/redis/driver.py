@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import secrets
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
@@ -156,7 +155,7 @@ class RedisDriver:
         self._context = context
         self._prefix = prefix
         self._wait_replicas = wait_replicas
-        self._extender = Extender(lease_timeout, self._extend_apart, self._has_untold)
+        self._extender = Extender(lease_timeout, self._extend_apart)
         self._wire: Wire | None = None
         self._nursery: trio.Nursery | None = None  # set together with the wire
         self._channel = ""
@@ -169,7 +168,7 @@ class RedisDriver:
         self._last_claim = 0.0, 0  # the moment of the last answer to a claim, on trio's clock and on the server's
         self._epoch = b""  # what names the data that the server has
         self.data_losses = 0
-        self._last_beat = 0.0  # when the last sign of life that arrived was sent, on the clock that all threads have
+        self._last_beat = 0.0  # the moment at which the last sign of life that arrived was sent
         self._cancels = 0  # how often the server told that somebody cancels a message that is leased
 
     # The link
@@ -225,6 +224,7 @@ class RedisDriver:
                 f"wait_replicas={self._wait_replicas}"
             )
         await wire.command(b"PUBLISH", self._channel, b"e")  # a user who may not do that may not subscribe
+        await wire.run("taken", (b"", b""))  # so that the server knows the script: later nobody waits for its answer
         self._note_epoch(await self._give_sign_of_life(wire, judges=False))
 
     def _note_epoch(self, epoch: bytes) -> bool:
@@ -238,7 +238,7 @@ class RedisDriver:
         """Returns the name of the data that the server has. `judges`: have consumers taken for frozen that are late.
         Not while we may be late ourselves, for want of the server: then they are, too.
         """
-        began = time.monotonic()
+        began = trio.current_time()
         signs = [(key, one.fields, one.taken) for key, one in self._subscriptions.items()]
         late = micros(LATE_TIME) if judges and not self._is_late() else 0
         request = (micros(CONSUMER_TIME), signs, late, secrets.token_bytes(16))
@@ -251,7 +251,7 @@ class RedisDriver:
 
     def _is_late(self) -> bool:
         """Whether the server may take this process for frozen, as far as is known here."""
-        return time.monotonic() - self._last_beat > LATE_TIME
+        return trio.current_time() - self._last_beat > LATE_TIME
 
     async def _beat(self, wire: Wire) -> None:
         while True:
@@ -389,6 +389,7 @@ class RedisDriver:
         if limit > 0:
             one.claims += 1
             if one.given is not None and (given := self.given(consumer, at_most)):
+                await self.wire.send()  # that it is taken
                 return Claimed(given)
             one.is_asleep = one.is_asleep or waits  # already now: the answer may never come
             one.nonce, one.at_most, one.cancels = nonce, at_most, cancels
@@ -424,6 +425,7 @@ class RedisDriver:
         except UNREADABLE:
             return []
         one.taken, one.is_asleep = one.nonce, False
+        self.wire.ask("taken", (consumer.encode(), one.nonce))  # it is sent in this step, too
         one.held[delivery.envelope.id] = lease
         if one.cancels != self._cancels:
             self._news.note_events()
@@ -542,19 +544,9 @@ class RedisDriver:
         """Have a thread extend these leases while the event loop is blocked."""
         self._extender.vouch(consumer, under_way)
 
-    def _taken(self) -> list[tuple[bytes, bytes]]:
-        return [(key, one.taken) for key, one in list(self._subscriptions.items()) if one.taken]
-
-    def _has_untold(self) -> bool:
-        """Whether consumers have perhaps taken what they were given, and could not say so, as the loop is blocked."""
-        return time.monotonic() - self._last_beat > 1.2 * BEAT_TIME and bool(self._taken())
-
     async def _extend_apart(self, left: Mapping[Token, float]) -> None:
-        """Extend these leases in the loop of a thread, while our own is blocked; say what was taken before it was."""
+        """Extend these leases in the loop of a thread, while our own is blocked."""
         async with opened(self._address, self._context, self._prefix, f"repid-leases-{os.getpid()}") as wire:
-            await wire.run("taken", self._taken())
-            if not left:
-                return
             seconds, more = await wire.command(b"TIME")
             now = int(seconds) * MICRO + int(more)
             ends = [each for token, time in left.items() for each in (now + min(micros(time), self._lease), token)]

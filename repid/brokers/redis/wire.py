@@ -105,10 +105,13 @@ class _Request:
 
 
 class Connection:
-    """One connection. `told`: what the server says without being asked."""
+    """One connection. `told`: what the server says without being asked. `then` is awaited when that was heard, in the
+    same step up to its first wait.
+    """
 
     def __init__(self, stream: Stream, place: str) -> None:
         self.told: Callable[[Sequence[Any]], None] | None = None
+        self.then: Callable[[], Awaitable[None]] | None = None
         self._stream = stream
         self._place = place
         self._parser = hiredis.Reader(replyError=Refused, notEnoughData=_MORE)
@@ -220,6 +223,8 @@ class Connection:
         try:
             while not request.is_answered and self._ended is None:
                 self._hand_out(await self._stream.receive_some(_PIECE))
+                if self.then is not None:
+                    await self.then()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, hiredis.ProtocolError) as error:
             self._end(error)
         finally:
@@ -290,6 +295,10 @@ class Wire:
         """The answer of one script."""
         return await self.ask(name, argument, *more).get()
 
+    async def send(self) -> None:
+        """Send what is in line, and wait for no answer. It is written before the first wait, if it can be."""
+        await self._calls.send()
+
     async def command(self, command: bytes, *arguments: str | bytes | float) -> Any:
         """The answer to one command on the connection for calls."""
         try:
@@ -305,7 +314,9 @@ class Wire:
             raise explain(error, self.place) from error
 
     async def listen(self, channels: Sequence[str], tell: Callable[[bytes], None]) -> None:
-        """Hand on what is published on these channels, from now on. Returns once they are listened to."""
+        """Hand on what is published on these channels, from now on. Returns once they are listened to. What `tell`
+        puts in line is sent in the same step.
+        """
         begun, left = trio.Event(), len(channels)
 
         def told(message: Sequence[Any]) -> None:
@@ -317,7 +328,7 @@ class Wire:
                 if not left:
                     begun.set()
 
-        self._news.told = told
+        self._news.told, self._news.then = told, self.send
         await self._news.send_unanswered(b"SUBSCRIBE", *channels)  # it is answered by messages, not by a reply
         await begun.wait()
 

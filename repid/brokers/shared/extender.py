@@ -36,22 +36,16 @@ ROUNDS = 8
 fail.
 """
 
-LONGEST_ROUND = 7.5
-"""Seconds, however long leases last: a driver may have something to say that cannot wait for so long."""
+LONGEST_ROUND = 1e6
+"""Seconds; a lease may be endless."""
 
 
 class Extender:
     """Extends what `under_way` names. `extend` does that for these tokens, each by the seconds at the most, and may be
-    cancelled. `has_more`: whether it has something to do besides; then it is called without tokens, too.
+    cancelled.
     """
 
-    def __init__(
-        self,
-        lease_timeout: float,
-        extend: Callable[[Mapping[Token, float]], Awaitable[None]],
-        has_more: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._has_more = has_more
+    def __init__(self, lease_timeout: float, extend: Callable[[Mapping[Token, float]], Awaitable[None]]) -> None:
         self._interval = min(lease_timeout / ROUNDS, LONGEST_ROUND)
         self._bound = min(2 * self._interval, CALL_TIME)  # two tries fit into the half of a lease that is left
         self._extend = extend
@@ -95,7 +89,7 @@ class Extender:
             try:
                 for under_way in list(self._under_way.values()):
                     named.update(under_way())
-                if named or self._has_more():
+                if named:
                     trio.run(self._extend_in_time, named)
             except Exception as error:  # noqa: BLE001  the next round may succeed
                 log.warning("cannot extend %d leases while the event loop is blocked: %s", len(named), error)
