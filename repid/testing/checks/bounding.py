@@ -237,6 +237,19 @@ async def the_oldest_are_dropped(lab: Lab) -> None:
     )
 
 
+@check("bounds", "queue_admin")
+async def what_comes_back_with_an_outbox_counts_when_the_oldest_are_dropped(lab: Lab) -> None:
+    """A retry and its outbox, which goes to the same queue, come into it in one step: the oldest make room for both."""
+    await _bound(lab, Bounds(max_size=2, when_full="drop_oldest"))
+    async with lab.consumer() as consumer:
+        await lab.publish(message("m0"), message("m1"))
+        delivery = await lab.take_one(consumer)
+        expect("the verdict", await lab.settle(consumer, delivery, Retry(0.0), message("new")), SETTLED)
+        expect("what waits", await lab.browsed("ready"), ["m0", "new"])
+        counts = await lab.broker.counts("q")
+        expect("how many were dropped", (counts.ready, counts.dropped), (2, 1))
+
+
 @check("bounds", "queue_admin", "delays")
 async def ready_messages_are_dropped_before_scheduled_ones(lab: Lab) -> None:
     """What is scheduled is dropped when nothing is ready, what is due first before the others; what is leased stays."""

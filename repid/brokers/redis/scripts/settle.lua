@@ -23,12 +23,14 @@ local function carry_out(t, id, one)
     if failure ~= '' then call('HSET', E, 'f' .. id, failure) else call('HDEL', E, 'f' .. id) end
     -- needs: put_back
     put_back(t, id)
+    bounds = {}  -- of its queue more waits than was counted
   else
     if marks[1] and not t.unrouted then t.unrouted = now end
     if marks[2] then t.expires = nil end
     t.due = delay > 0 and now + delay or nil
     -- needs: put_back
     put_back(t, id)
+    bounds = {}  -- of its queue more waits than was counted
   end
 end
 
