@@ -187,7 +187,14 @@ class Server:
             how_to_start,
         )
         look_at_many = self._look if is_local else self._looks.ask
-        self._watchers = Watchers(self._hub, self._looks.ask, look_at_many, self._unserved, is_local=is_local)
+        self._watchers = Watchers(
+            self._hub,
+            self._looks.ask,
+            look_at_many,
+            self._unserved,
+            is_local=is_local,
+            is_down=lambda: self._calls.is_down,
+        )
         if isinstance(self._driver, HandingDriver):
             self._driver.hand_over(self._watchers.takers)
         self._lines = Lines(self._hub, self._unserved, LONGEST_POLL if is_local else FIRST_POLL)

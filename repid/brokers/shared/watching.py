@@ -54,14 +54,25 @@ class Watchers:
     for many already, so that putting their requests together is not worth a turn of the loop. `is_local`: the engine
     is in this process; it tells of every id in `watched`, also of one that was never looked at.
 
-    Who waits goes on waiting while the link to a remote engine is down: what becomes of the messages does not depend on
-    it. Whoever only begins to watch is told.
+    Who waits goes on waiting while the link to a remote engine is down (`is_down`): what becomes of the messages does
+    not depend on it. Whoever only begins to watch is told. So are all where the link is up and the engine cannot look:
+    no news would end the wait.
     """
 
-    def __init__(self, hub: Hub, look: Look, look_at_many: Look, unserved: UnservedQueues, *, is_local: bool) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        look: Look,
+        look_at_many: Look,
+        unserved: UnservedQueues,
+        *,
+        is_local: bool,
+        is_down: Callable[[], bool],
+    ) -> None:
         self.hub = hub
         self.unserved = unserved
         self.is_local = is_local
+        self.is_down = is_down
         self.watched: dict[str, int] = {}
         self.followers: dict[str, int] = {}
         """How many follow which id."""
@@ -83,7 +94,7 @@ class Watchers:
                 try:
                     [sight] = await self._look([ids])
                 except BrokerUnavailable:
-                    if self.is_local or not has_looked:
+                    if not (has_looked and self.is_down()):
                         raise
                     await self.hub.wait(subscription)  # that the link is up again is news
                     continue
@@ -200,7 +211,7 @@ class Following:
             try:
                 ended = await self._look_again()  # also while results are handed over: others may end without one
             except BrokerUnavailable:
-                if self._watchers.is_local:
+                if not self._watchers.is_down():
                     raise
                 ended, is_away = [], True
             if ended or self._taken or self._is_woken:
