@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 import time
@@ -374,8 +373,7 @@ async def test_a_message_that_is_published_alone_is_leased_to_who_waits_in_the_s
         assert leased(redis, prefix) == 1
         redis.execute("CONFIG", "RESETSTAT")
         delivery = await until_got(sleeper)
-        [calls] = re.findall(rb"cmdstat_evalsha:calls=(\d+)", redis.execute("INFO", "commandstats"))
-        assert calls == b"1"  # it needed not ask, and only says that it has taken it
+        assert b"cmdstat_evalsha" not in redis.execute("INFO", "commandstats")  # it needed not ask
         assert (delivery.envelope.id, delivery.attempt, delivery.lost) == ("1", 1, 0)
         assert delivery.ttl_left is not None
         assert 59 < delivery.ttl_left <= 60

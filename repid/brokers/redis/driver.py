@@ -159,6 +159,7 @@ class RedisDriver:
         self._wire: Wire | None = None
         self._nursery: trio.Nursery | None = None  # set together with the wire
         self._channel = ""
+        self._sleepers = f"{{{prefix}}}:sleepers".encode()
         self._tell: Callable[[News], bool] | None = None
         self._news = NewsBox()
         self._drop_log = DropLog()
@@ -224,7 +225,6 @@ class RedisDriver:
                 f"wait_replicas={self._wait_replicas}"
             )
         await wire.command(b"PUBLISH", self._channel, b"e")  # a user who may not do that may not subscribe
-        await wire.run("taken", (b"", b""))  # so that the server knows the script: later nobody waits for its answer
         self._note_epoch(await self._give_sign_of_life(wire, judges=False))
 
     def _note_epoch(self, epoch: bytes) -> bool:
@@ -425,7 +425,7 @@ class RedisDriver:
         except UNREADABLE:
             return []
         one.taken, one.is_asleep = one.nonce, False
-        self.wire.ask("taken", (consumer.encode(), one.nonce))  # it is sent in this step, too
+        self.wire.put_command(b"HDEL", self._sleepers, consumer.encode())  # it is sent in this step, too
         one.held[delivery.envelope.id] = lease
         if one.cancels != self._cancels:
             self._news.note_events()

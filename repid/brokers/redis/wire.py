@@ -295,6 +295,10 @@ class Wire:
         """The answer of one script."""
         return await self.ask(name, argument, *more).get()
 
+    def put_command(self, *parts: bytes) -> None:
+        """Put a command in line whose answer nobody needs."""
+        self._calls.put(_packed(*parts))
+
     async def send(self) -> None:
         """Send what is in line, and wait for no answer. It is written before the first wait, if it can be."""
         await self._calls.send()
