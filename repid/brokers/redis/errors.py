@@ -72,8 +72,8 @@ _MAY_PASS = {
 }
 _REFUSED = {
     "OOM": "has no memory left (maxmemory), nothing was changed: raise maxmemory, or let workers catch up",
-    "WRONGTYPE": "has a key that repid needs with another type, nothing was changed: another program uses the same "
-    "names; give RedisServer a prefix= of its own",
+    "WRONGTYPE": "has a key that repid needs with another type: another program uses the same names; give RedisServer "
+    "a prefix= of its own",
     "NOPERM": f"does not let this user do that: {_RIGHTS}",
 }
 
