@@ -78,6 +78,19 @@ def unheard(redis: Redis, prefix: str, call: Callable[[RedisServer], Awaitable[o
     thread.join()
 
 
+def received_by_another(redis: Redis, prefix: str, *, within: float) -> list[Delivery]:
+    """What another client is given while nothing is heard in this loop, within so many seconds."""
+    received: list[Delivery] = []
+
+    async def receive(other: RedisServer) -> None:
+        async with other.consume({"q": None}) as consumer:
+            with trio.move_on_after(within):
+                received.extend(await consumer.receive(1))
+
+    unheard(redis, prefix, receive)
+    return received
+
+
 def publish_unheard(redis: Redis, prefix: str, *messages: Envelope) -> None:
     unheard(redis, prefix, lambda server: server.publish(messages))
 
@@ -584,16 +597,9 @@ def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_a_client_was_given_whose_loop_is_blocked_goes_to_another_long_before_the_lease_ends(
     redis: Redis, prefix: str
 ) -> None:
-    others: list[Delivery] = []
-
-    async def receive(other: RedisServer) -> None:
-        async with other.consume({"q": None}) as consumer:
-            with trio.move_on_after(SOON):
-                others.extend(await consumer.receive(1))
-
     async with sleeping(redis, prefix) as (server, sleeper):
         publish_unheard(redis, prefix, message("1"))
-        unheard(redis, prefix, receive)
+        others = received_by_another(redis, prefix, within=SOON)
         assert [(one.envelope.id, one.lost) for one in others] == [("1", 0)]
         with trio.fail_after(SOON):
             await falls_asleep(redis, prefix, sleeper.consumer)
@@ -619,17 +625,12 @@ async def test_what_a_client_was_given_stays_with_it_while_nobody_could_give_sig
 async def test_what_a_client_was_given_and_has_taken_stays_with_it_although_it_claims_no_more_and_is_blocked_at_once(
     redis: Redis, prefix: str
 ) -> None:
-    others: list[Delivery] = []
-
-    async def receive(other: RedisServer) -> None:
-        async with other.consume({"q": None}) as consumer:
-            with trio.move_on_after(1):
-                others.extend(await consumer.receive(1))
-
     async with sleeping(redis, prefix) as (_, sleeper):
         publish_unheard(redis, prefix, message("1"))
         delivery = await until_got(sleeper)
-        unheard(redis, prefix, receive)  # in the next step, before its client gives a sign of life
+        others = received_by_another(
+            redis, prefix, within=1
+        )  # in the next step, before its client gives a sign of life
         assert others == []
         assert await sleeper.consumer.settle([Settlement(delivery, Ack())]) == [SETTLED]
 
@@ -639,13 +640,7 @@ async def test_what_a_client_takes_stays_with_it_if_that_blocks_it_while_another
     redis: Redis, prefix: str
 ) -> None:
     taken: list[Delivery] = []
-    others: list[Delivery] = []
     runs = trio.Event()
-
-    async def receive(other: RedisServer) -> None:
-        async with other.consume({"q": None}) as consumer:
-            with trio.move_on_after(1):
-                others.extend(await consumer.receive(1))
 
     def take(deliveries: list[Delivery]) -> None:
         taken.extend(deliveries)
@@ -662,7 +657,7 @@ async def test_what_a_client_takes_stays_with_it_if_that_blocks_it_while_another
             publish_unheard(redis, prefix, message("1"))
             with trio.fail_after(SOON):
                 await runs.wait()
-            unheard(redis, prefix, receive)  # in the step after that in which it was taken
+            others = received_by_another(redis, prefix, within=1)  # in the step after that in which it was taken
             assert others == []
             assert await consumer.settle([Settlement(taken[0], Ack())]) == [SETTLED]
             nursery.cancel_scope.cancel()

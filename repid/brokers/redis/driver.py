@@ -239,7 +239,7 @@ class RedisDriver:
         Not while we may be late ourselves, for want of the server: then they are, too.
         """
         began = trio.current_time()
-        signs = [(key, one.fields, one.taken) for key, one in self._subscriptions.items()]
+        signs = [(key, one.fields) for key, one in self._subscriptions.items()]
         late = micros(LATE_TIME) if judges and not self._is_late() else 0
         request = (micros(CONSUMER_TIME), signs, late, secrets.token_bytes(16))
         epoch: bytes = await wire.run("beat", request)

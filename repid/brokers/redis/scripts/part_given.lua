@@ -1,14 +1,10 @@
--- Returns the lease of the message that a consumer was handed while it slept (`hand_over` in part_wake.lua), if it was not heard
--- of since.
-local function given_to(consumer)
-  local _, lease = cmsgpack.unpack(call('HGET', SL, consumer) or '')
-  return type(lease) == 'string' and lease
-end
-
--- Puts that message back, unless the consumer has taken it: then `taken` is the beginning of the lease.
+-- Puts back the message that a consumer was handed while it slept (`hand_over` in part_wake.lua), unless the consumer
+-- has taken it: then `taken` is the beginning of the lease.
 local function give_back(consumer, taken)
-  local lease = given_to(consumer)
-  if not lease or sub(lease, 1, 16) == taken or call('ZREM', L, lease) == 0 then return end
+  local entered = call('HGET', SL, consumer)
+  if not entered then return end
+  local _, lease = cmsgpack.unpack(entered)
+  if type(lease) ~= 'string' or sub(lease, 1, 16) == taken or call('ZREM', L, lease) == 0 then return end
   -- needs: id_in, parse, bury_damaged, finish, CANCELLED, put_back
   local id = id_in(lease)
   local record = call('HGET', M, id)
