@@ -44,7 +44,7 @@ to_bounds = _unpacking(Bounds)
 """The bounds that `pack` made bytes of. Returns None where they cannot be read."""
 
 _unpack_failure = msgspec.msgpack.Decoder(Failure).decode
-_unpack_progress = msgspec.msgpack.Decoder(Progress).decode
+_to_progress = _unpacking(Progress)
 
 
 def to_failure(packed: bytes | None) -> Failure | None:
@@ -61,11 +61,8 @@ def to_progress(packed: bytes | None) -> Progress | None:
     """The progress that `pack` made bytes of. Returns None where it cannot be read, or where a number in it is not
     finite: a task that waits for such a progress to change would wait for ever.
     """
-    if packed is None:
-        return None
-    try:
-        progress = _unpack_progress(packed)
-    except (TypeError, msgspec.MsgspecError):
+    progress = _to_progress(packed)
+    if progress is None:
         return None
     numbers = (progress.done, 0.0 if progress.total is None else progress.total)
     return progress if all(map(math.isfinite, numbers)) else None
