@@ -2,7 +2,8 @@
 
 Theory. The reader is one task, and the only one that claims; there is at most one claim under way.
 
-* It asks when half of what it may hold is used up: the free executors have the other half to do meanwhile.
+* It asks when half of what it may hold is used up: the free executors have the other half to do meanwhile. A server
+  that may take a while is asked for `MOST_CLAIMED` at once: free executors start with the first of many sooner.
 * What the broker gives is entered in the ledger and handed to the crew before anything else can happen (`_take_in`),
   so a cancellation cannot come between. With an engine in this process that is in the step of a publisher: an executor
   that is free starts in the next turn of the loop, beside the reader. A claim that is cancelled loses nothing (see
@@ -49,6 +50,11 @@ WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
 earliest, so waiting for a message must not take long."""
 
+MOST_CLAIMED = 250
+"""Messages that are asked for at once where the broker may take a while. For a thousand it takes ten milliseconds and
+more; of fewer, the first run while the next are on their way. A call costs little beside so many.
+"""
+
 MOST_SET_ASIDE = 2 * (1 + MOST_AHEAD)
 """Times `tasks_limit`: when this many verdicts wait for room in the queue of their own message, nothing more is
 claimed.
@@ -64,9 +70,13 @@ MOST_NAMED = 20
 
 
 class Reader:
-    """Claims for the crew: for executors that are free, and ahead of them as `look_ahead` says."""
+    """Claims for the crew: for executors that are free, and ahead of them as `look_ahead` says.
 
-    def __init__(self, consumer: Consumer, crew: Crew, *, burst: bool) -> None:
+    `is_local`: the server answers any call at once.
+    """
+
+    def __init__(self, consumer: Consumer, crew: Crew, *, burst: bool, is_local: bool = False) -> None:
+        self._most_claimed = LARGEST_CALL if is_local else MOST_CLAIMED
         self._consumer = consumer
         self._crew = crew
         self._ledger = crew.ledger
@@ -175,7 +185,7 @@ class Reader:
         set_aside = self._crew.settler.set_aside.without_source
         if allowed <= 0 or ledger.size_left <= 0 or set_aside >= MOST_SET_ASIDE * ledger.tasks_limit:
             return 0, math.inf  # any change may be the one that matters
-        return int(min(share - ledger.held, allowed, LARGEST_CALL)), share // 2
+        return int(min(share - ledger.held, allowed, self._most_claimed)), share // 2
 
     async def _claim(self, limit: int, max_wait: float) -> bool:
         """Ask the broker; what it gives is the crew's before anything else can happen. False: it gave nothing."""

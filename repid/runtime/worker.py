@@ -226,7 +226,7 @@ async def _run_actors(
     """The inner nurseries: the intake, the executors, and around them what leaves threads behind when cancelled."""
     endings = Endings(crew)
     filling = Filling(crew, endings, message_context)
-    reader = Reader(consumer, crew, burst=settings.burst)
+    reader = Reader(consumer, crew, burst=settings.burst, is_local=broker.capabilities.calls == "local")
     if log.is_enabled(logging.INFO):
         names = crew.runners.names
         queues = [f"{queue!r} ({', '.join(dict.fromkeys(names(queue)))})" for queue in crew.runners.topics]

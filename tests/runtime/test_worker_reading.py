@@ -14,10 +14,14 @@ import pytest
 import trio
 import trio.testing
 from aids import UnreliableServer, send
+from msgspec.structs import replace
+from trio.testing import MockClock
 
-from repid import Connection, Counts, Handle, InMemoryServer, Message, Repid, Router
+from repid import Connection, Counts, Handle, InMemoryServer, Message, Repid, Router, Server
+from repid.brokers.memory.driver import MemoryDriver
 from repid.delivery import Delivery
-from repid.ports import Consumer, Take, Topics
+from repid.ports import AtMost, Claimed, Consumer, Take, Topics
+from repid.runtime.reader import MOST_CLAIMED
 
 TRIP = 0.1
 LEASE = 60.0
@@ -195,3 +199,33 @@ async def test_an_executor_that_is_hired_for_a_message_keeps_no_context_of_its_s
         gc.collect()
         assert noted[0]() is None
         worker.stop()
+
+
+class SlowForMany(MemoryDriver):
+    """It takes a hundredth of a second for each message that it hands over."""
+
+    capabilities = replace(MemoryDriver.capabilities, calls="remote")
+
+    async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
+        claimed = await super().claim(consumer, limit, at_most)
+        await trio.sleep(0.01 * len(claimed.deliveries))
+        return claimed
+
+
+async def test_of_very_many_messages_the_first_run_while_the_others_are_on_their_way(
+    autojump_clock: MockClock,
+) -> None:
+    app, router = Repid(Connection(Server(SlowForMany(LEASE)))), Router(channel="work")
+    started: list[float] = []
+
+    @router.actor
+    async def job() -> None:
+        started.append(trio.current_time())
+
+    app.include_router(router)
+    async with app.magic():
+        await app.enqueue_many(app.job(job) for _ in range(4 * MOST_CLAIMED))
+        began = trio.current_time()
+        await app.run_worker(burst=True, tasks_limit=4 * MOST_CLAIMED)
+    times = sorted({round(moment - began, 3) for moment in started})
+    assert times == [0.01 * MOST_CLAIMED * calls for calls in (1, 2, 3, 4)]
