@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from statistics import median
 
 from .measuring import Outcome
-from .workloads import Metric, Target, Workload
+from .workloads import FASTEST, PEERS, Metric, Target, Workload
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A target and what came of it. `measured` is in the target's own terms: a ratio or a figure; None: no figure."""
+    """A target and what came of it. `measured` is in the target's own terms: a ratio or a figure; None: no figure.
+
+    `against`: the contender whose figure it is a ratio to; None: none.
+    """
 
     target: Target
     measured: float | None
     reached: bool
+    against: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,8 @@ class Row:
 def judge(workloads: Sequence[Workload], selected: Sequence[str], outcome: Outcome) -> list[Row]:
     """A row for each metric that somebody has a figure for or that has targets.
 
-    A target is judged when the workload's subject and the peer it names were `selected`; if one of them brought no
-    figure, the target is missed.
+    A target is judged when the workload's subject and the peer it names were `selected`, or any peer where it is about the
+    fastest one; if the subject or that peer brought no figure, the target is missed.
     """
     rows: list[Row] = []
     for workload in workloads:
@@ -62,16 +66,25 @@ def _medians(workload: Workload, metric: Metric, outcome: Outcome) -> dict[str, 
     return found
 
 
+def _rivals(workload: Workload, target: Target) -> tuple[str, ...]:
+    """Those with whom a target compares: the best of them counts."""
+    if target.peer == FASTEST:
+        return tuple(name for name in workload.contenders if name in PEERS)
+    return () if target.peer is None else (target.peer,)
+
+
 def _applies(workload: Workload, target: Target, selected: Sequence[str]) -> bool:
-    return workload.subject in selected and (target.peer is None or target.peer in selected)
+    rivals = _rivals(workload, target)
+    return workload.subject in selected and (target.peer is None or any(name in selected for name in rivals))
 
 
 def _judge(workload: Workload, metric: Metric, target: Target, medians: dict[str, float]) -> Judgement:
     ours = medians.get(workload.subject)
-    theirs = 1.0 if target.peer is None else medians.get(target.peer)
-    if ours is None or theirs is None:
+    rivals = [name for name in _rivals(workload, target) if name in medians]
+    if ours is None or (target.peer is not None and not rivals):
         return Judgement(target, None, reached=False)
-    measured = ours / theirs
-    return Judgement(
-        target, measured, measured >= target.bound if metric.better == "more" else measured <= target.bound
-    )
+    best = max if metric.better == "more" else min
+    against = best(rivals, key=medians.__getitem__) if rivals else None
+    measured = ours / (medians[against] if against else 1.0)
+    reached = measured >= target.bound if metric.better == "more" else measured <= target.bound
+    return Judgement(target, measured, reached, against)

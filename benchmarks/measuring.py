@@ -99,7 +99,7 @@ def _take(step: Step, python: Path, outcome: Outcome, on_wait: Callable[[], None
     answer = measure(step.contender, step.workload, python, on_wait, quick=quick)
     of_workload = outcome.samples.setdefault(step.workload.name, {})
     of_workload.setdefault(step.contender.name, []).append(answer["figures"])
-    outcome.versions[step.contender.name] = answer["versions"]
+    outcome.versions.setdefault(step.contender.name, {}).update(answer["versions"])
 
 
 def measure(

@@ -16,6 +16,7 @@ PLOT_LEFT = MARGIN + LABELS
 PLOT_WIDTH = WIDTH - PLOT_LEFT - NUMBERS - MARGIN
 COLOURS = {HOME: "#1f5fa8", "upstream": "#9aa5b1", "huey": "#d9a441", "taskiq": "#7fb069", "bare": "#4d4d4d"}
 COLOURS |= {"hosted": "#4f93d6", "four": "#0f3460", "sixteen": "#0a2342", "pgqueuer": "#c2703d"}
+COLOURS |= {"saq": "#a585c9", "streaq": "#e0b4a0", "dramatiq": "#b0506b", "procrastinate": "#c9b458"}
 OTHER, INK, FAINT, GRID = "#b58db6", "#22272e", "#68727d", "#e3e7eb"
 REACHED, MISSED = "#2c7a3f", "#b3261e"
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"

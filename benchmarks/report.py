@@ -13,7 +13,7 @@ from typing import Any
 
 from .judging import Judgement, Row
 from .measuring import Outcome
-from .workloads import Contender, Metric, Target, Workload
+from .workloads import FASTEST, Contender, Metric, Target, Workload
 
 
 def figure(value: float | None) -> str:
@@ -37,6 +37,8 @@ def target_text(metric: Metric, target: Target) -> str:
 def measured_text(metric: Metric, judgement: Judgement) -> str:
     if judgement.measured is None:
         return "no figure"
+    if judgement.target.peer == FASTEST:
+        return f"{judgement.measured:.2f} × {judgement.against}"
     if judgement.target.peer is not None:
         return f"{judgement.measured:.2f} ×"
     return figure(judgement.measured) if metric.limit is None else f"{judgement.measured / metric.limit:.1%}"
@@ -142,6 +144,7 @@ def _result(row: Row) -> dict[str, Any]:
             {
                 "bound": judgement.target.bound,
                 "times": judgement.target.peer,
+                "against": judgement.against,
                 "measured": judgement.measured,
                 "reached": judgement.reached,
             }

@@ -14,6 +14,9 @@ Store = Literal["memory", "sqlite", "redis", "postgres"]
 HOME = "repid"
 """repid where it is at home, on trio: what most targets are about."""
 
+FASTEST = "the fastest peer"
+"""Names, in a target, whichever peer has the best figure of those that ran."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:
@@ -35,7 +38,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`bound` times the figure of `peer`, or `bound` itself where no peer is named."""
+    """`bound` times the figure of `peer`, which can be `FASTEST`, or `bound` itself where no peer is named."""
 
     bound: float
     peer: str | None = None
@@ -96,20 +99,55 @@ CONTENDERS = (
         "upstream",
         "repid 2.1.4",
         {"memory": "repid_upstream", "redis": "upstream_redis"},
-        ("repid[redis]==2.1.4", "uvloop==0.23.0", "pydantic==2.14.3", "redis==7.4.1"),
+        (
+            "repid[redis]==2.1.4",
+            "uvloop==0.23.0",
+            "pydantic==2.14.3",
+            "redis==7.4.1",
+            "hiredis==3.5.0",
+            "anyio==4.16.0",
+        ),
     ),
     Contender("huey", "huey", {"memory": "huey_memory", "sqlite": "huey_sqlite"}, ("huey==3.5.4",)),
     Contender(
         "taskiq",
         "taskiq",
-        {"memory": "taskiq_memory"},
-        ("taskiq==0.13.0", "uvloop==0.23.0", "pydantic==2.14.3"),
+        {"memory": "taskiq_memory", "redis": "taskiq_redis"},
+        (
+            "taskiq==0.13.0",
+            "taskiq-redis==1.2.4",
+            "uvloop==0.23.0",
+            "pydantic==2.14.3",
+            "redis==8.1.0",
+            "hiredis==3.5.0",
+            "anyio==4.16.0",
+        ),
+    ),
+    Contender(
+        "saq",
+        "saq",
+        {"redis": "saq_queues", "postgres": "saq_queues"},
+        (
+            "saq==0.26.4",
+            "uvloop==0.23.0",
+            "orjson==3.13.0",
+            "redis==7.4.1",
+            "hiredis==3.5.0",
+            "psycopg[binary,pool]==3.3.9",
+            "anyio==4.16.0",
+        ),
+    ),
+    Contender(
+        "streaq",
+        "streaq",
+        {"redis": "streaq_redis"},
+        ("streaq==7.2.0", "coredis==6.9.0", "trio==0.35.0", "anyio==4.16.0"),
     ),
     Contender(
         "pgqueuer",
         "pgqueuer",
         {"postgres": "pgqueuer_postgres"},
-        ("pgqueuer==1.6.0", "asyncpg==0.32.0", "uvloop==0.23.0"),
+        ("pgqueuer==1.6.0", "asyncpg==0.32.0", "uvloop==0.23.0", "anyio==4.16.0"),
     ),
     Contender(
         "bare",
@@ -124,6 +162,20 @@ CONTENDERS = (
     Contender("sixteen", "repid (16 workers)", {"redis": "repid_processes", "postgres": "repid_processes"}),
     Contender("four", "repid (4 processes)", {"sqlite": "repid_processes"}),
 )
+
+PEERS = tuple(contender.name for contender in CONTENDERS if contender.requirements is not None)
+
+ON_A_SERVER: Mapping[Store, tuple[str, ...]] = {
+    "redis": ("upstream", "taskiq", "saq", "streaq"),
+    "postgres": ("pgqueuer", "saq"),
+}
+"""The peers on servers that are programs of their own."""
+
+WITH_BULK: Mapping[Store, tuple[str, ...]] = {"redis": ("streaq",), "postgres": ("pgqueuer",)}
+"""Those that have a call for many messages."""
+
+WITH_RESULTS: Mapping[Store, tuple[str, ...]] = {"redis": ("taskiq", "saq", "streaq"), "postgres": ("saq",)}
+"""Those whose jobs can be waited for until what they returned is there."""
 
 EVERYBODY = (HOME, "upstream", "huey", "taskiq")
 WITH_QUEUE = (HOME, "upstream", "huey")
@@ -167,8 +219,9 @@ def _server_time(what: str) -> Metric:
     return Metric("server", f"{what}, server", "µs a message", better="less")
 
 
-def _on_a_server(store: Store, title: str, peer: str, within: float) -> tuple[Workload, ...]:
+def _on_a_server(store: Store, title: str, within: float) -> tuple[Workload, ...]:
     """Workloads that are the same on every server; a result is to be there `within` milliseconds."""
+    peers = ON_A_SERVER[store]
     return (
         Workload(
             name=f"{store}-asyncio",
@@ -199,11 +252,11 @@ def _on_a_server(store: Store, title: str, peer: str, within: float) -> tuple[Wo
         Workload(
             name=f"{store}-single",
             title=f"{title}: enqueue one by one",
-            contenders=(HOME, peer),
+            contenders=(HOME, *peers),
             arguments={"messages": 5_000, "publishers": 1},
             quick={"messages": 500},
             metrics=(
-                Metric("rate", f"{title}: enqueue one by one", "messages/s", targets=(Target(0.8, peer),)),
+                Metric("rate", f"{title}: enqueue one by one", "messages/s", targets=(Target(0.8, FASTEST),)),
                 _server_time(f"{title}: one by one"),
             ),
             store=store,
@@ -211,7 +264,7 @@ def _on_a_server(store: Store, title: str, peer: str, within: float) -> tuple[Wo
         Workload(
             name=f"{store}-result",
             title=f"{title}: round trip to a result",
-            contenders=(HOME,),
+            contenders=(HOME, *WITH_RESULTS[store]),
             arguments={"samples": 1_000},
             quick={"samples": 100},
             metrics=(
@@ -223,7 +276,7 @@ def _on_a_server(store: Store, title: str, peer: str, within: float) -> tuple[Wo
         Workload(
             name=f"{store}-sleep",
             title=f"{title}: jobs that wait 100 ms, 1000 at once",
-            contenders=(HOME, "bare"),
+            contenders=(HOME, *peers, "bare"),
             arguments={"messages": 20_000, "executors": 1_000},
             quick={"messages": 2_000},
             metrics=(Metric("share", f"{title}: jobs that wait 100 ms", "% of arithmetic", targets=(Target(93),)),),
@@ -232,11 +285,11 @@ def _on_a_server(store: Store, title: str, peer: str, within: float) -> tuple[Wo
         Workload(
             name=f"{store}-chain",
             title=f"{title}: chains of two",
-            contenders=(HOME,),
+            contenders=(HOME, *peers),
             arguments={"messages": 10_000, "executors": 100},
             quick={"messages": 1_000},
             metrics=(
-                Metric("plain", f"{title}: chains, sent at once", "messages/s"),
+                Metric("plain", f"{title}: chains, sent at once", "messages/s", targets=(Target(3, FASTEST),)),
                 Metric("outbox", f"{title}: chains, by the outbox", "messages/s"),
             ),
             store=store,
@@ -596,11 +649,11 @@ WORKLOADS = (
     Workload(
         name="redis-noop",
         title="Redis: no-op drain",
-        contenders=(HOME, "upstream", "bare"),
+        contenders=(HOME, *ON_A_SERVER["redis"], "bare"),
         arguments={"messages": 50_000, "executors": 100},
         quick={"messages": 10_000},
         metrics=(
-            Metric("rate", "Redis: no-op drain", "messages/s", targets=(Target(3, "upstream"), Target(0.5, "bare"))),
+            Metric("rate", "Redis: no-op drain", "messages/s", targets=(Target(3, FASTEST), Target(0.5, "bare"))),
             _server_time("Redis: no-op drain"),
         ),
         store="redis",
@@ -608,7 +661,7 @@ WORKLOADS = (
     Workload(
         name="redis-typed",
         title="Redis: typed payload drain",
-        contenders=(HOME, "upstream"),
+        contenders=(HOME, *ON_A_SERVER["redis"]),
         arguments={"messages": 50_000, "executors": 100},
         quick={"messages": 10_000},
         metrics=(
@@ -620,11 +673,11 @@ WORKLOADS = (
     Workload(
         name="redis-bulk",
         title="Redis: enqueue in bulk",
-        contenders=(HOME, "upstream", "bare"),
+        contenders=(HOME, *WITH_BULK["redis"], "bare"),
         arguments={"messages": 50_000, "batch": 1_000},
         quick={"messages": 10_000},
         metrics=(
-            Metric("rate", "Redis: enqueue in bulk", "messages/s", targets=(Target(2, "upstream"),)),
+            Metric("rate", "Redis: enqueue in bulk", "messages/s", targets=(Target(2, FASTEST),)),
             _server_time("Redis: in bulk"),
         ),
         store="redis",
@@ -632,25 +685,25 @@ WORKLOADS = (
     Workload(
         name="redis-publishers",
         title="Redis: 50 concurrent publishers",
-        contenders=(HOME, "upstream"),
+        contenders=(HOME, *ON_A_SERVER["redis"]),
         arguments={"messages": 50_000, "publishers": 50},
         quick={"messages": 10_000},
         metrics=(
-            Metric("rate", "Redis: 50 publishers", "messages/s", targets=(Target(3, "upstream"),)),
+            Metric("rate", "Redis: 50 publishers", "messages/s", targets=(Target(3, FASTEST),)),
             _server_time("Redis: 50 publishers"),
         ),
         store="redis",
     ),
-    *_on_a_server("redis", "Redis", "upstream", 2.0),
-    *_on_a_server("postgres", "PostgreSQL", "pgqueuer", 4.0),
+    *_on_a_server("redis", "Redis", 2.0),
+    *_on_a_server("postgres", "PostgreSQL", 4.0),
     Workload(
         name="redis-latency",
         title="Redis: idle latency",
-        contenders=(HOME, "upstream"),
+        contenders=(HOME, *ON_A_SERVER["redis"]),
         arguments={"samples": 1_000, "idle": 10.0},
         quick={"samples": 200, "idle": 2.0},
         metrics=(
-            Metric("p50", "Redis: idle latency, p50", "ms", better="less", targets=(Target(1.0, "upstream"),)),
+            Metric("p50", "Redis: idle latency, p50", "ms", better="less", targets=(Target(1.0, FASTEST),)),
             Metric("p99", "Redis: idle latency, p99", "ms", better="less"),
             Metric("idle", "Redis: an idle worker", "% of a core", better="less", targets=(Target(0.5),)),
         ),
@@ -679,13 +732,11 @@ WORKLOADS = (
     Workload(
         name="postgres-noop",
         title="PostgreSQL: no-op drain",
-        contenders=(HOME, "pgqueuer", "bare"),
+        contenders=(HOME, *ON_A_SERVER["postgres"], "bare"),
         arguments={"messages": 50_000, "executors": 100},
         quick={"messages": 5_000},
         metrics=(
-            Metric(
-                "rate", "PostgreSQL: no-op drain", "messages/s", targets=(Target(2, "pgqueuer"), Target(0.5, "bare"))
-            ),
+            Metric("rate", "PostgreSQL: no-op drain", "messages/s", targets=(Target(2, FASTEST), Target(0.5, "bare"))),
             _server_time("PostgreSQL: no-op drain"),
         ),
         store="postgres",
@@ -693,7 +744,7 @@ WORKLOADS = (
     Workload(
         name="postgres-typed",
         title="PostgreSQL: typed payload drain",
-        contenders=(HOME, "pgqueuer"),
+        contenders=(HOME, *ON_A_SERVER["postgres"]),
         arguments={"messages": 50_000, "executors": 100},
         quick={"messages": 5_000},
         metrics=(
@@ -705,11 +756,11 @@ WORKLOADS = (
     Workload(
         name="postgres-bulk",
         title="PostgreSQL: enqueue in bulk",
-        contenders=(HOME, "pgqueuer", "bare"),
+        contenders=(HOME, *WITH_BULK["postgres"], "bare"),
         arguments={"messages": 50_000, "batch": 1_000},
         quick={"messages": 5_000},
         metrics=(
-            Metric("rate", "PostgreSQL: enqueue in bulk", "messages/s", targets=(Target(2, "pgqueuer"),)),
+            Metric("rate", "PostgreSQL: enqueue in bulk", "messages/s", targets=(Target(2, FASTEST),)),
             _server_time("PostgreSQL: in bulk"),
         ),
         store="postgres",
@@ -717,11 +768,11 @@ WORKLOADS = (
     Workload(
         name="postgres-publishers",
         title="PostgreSQL: 50 concurrent publishers",
-        contenders=(HOME, "pgqueuer"),
+        contenders=(HOME, *ON_A_SERVER["postgres"]),
         arguments={"messages": 20_000, "publishers": 50},
         quick={"messages": 2_000},
         metrics=(
-            Metric("rate", "PostgreSQL: 50 publishers", "messages/s", targets=(Target(3, "pgqueuer"),)),
+            Metric("rate", "PostgreSQL: 50 publishers", "messages/s", targets=(Target(3, FASTEST),)),
             _server_time("PostgreSQL: 50 publishers"),
         ),
         store="postgres",
@@ -747,11 +798,11 @@ WORKLOADS = (
     Workload(
         name="postgres-latency",
         title="PostgreSQL: idle latency",
-        contenders=(HOME, "pgqueuer"),
+        contenders=(HOME, *ON_A_SERVER["postgres"]),
         arguments={"samples": 500, "idle": 10.0},
         quick={"samples": 100, "idle": 2.0},
         metrics=(
-            Metric("p50", "PostgreSQL: idle latency, p50", "ms", better="less", targets=(Target(1.0, "pgqueuer"),)),
+            Metric("p50", "PostgreSQL: idle latency, p50", "ms", better="less", targets=(Target(1.0, FASTEST),)),
             Metric("p99", "PostgreSQL: idle latency, p99", "ms", better="less"),
             Metric("idle", "PostgreSQL: an idle worker", "% of a core", better="less", targets=(Target(0.5),)),
         ),

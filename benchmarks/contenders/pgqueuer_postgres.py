@@ -1,117 +1,96 @@
 # mypy: ignore-errors
 # Reason: pgqueuer lives in another environment.
-"""pgqueuer, on asyncpg and uvloop: rows in one table, claimed with SKIP LOCKED, marked while they run and moved to a log."""
+"""pgqueuer, on asyncpg and uvloop: rows in one table, claimed with SKIP LOCKED, marked while they run and moved to a log.
+
+It gives its jobs bytes and checks nothing; it retries where an entrypoint asks for it, and keeps no results.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import asyncpg
 from pgqueuer import AsyncpgDriver, PgQueuer, Queries
 from pgqueuer.domain.types import QueueExecutionMode
 
-from ._servers import Watch
-from ._shared import Arguments, Figures, Measurement, chunks, idle_pauses, latency, now, on_uvloop, typed_payloads
+from ._peers_on_a_server import Payload, behind_context, doze, measurements, noop, ping, runs, typed
+from ._shared import Arguments, Measurement, on_uvloop
 
-started: list[float] = []
-arrived = asyncio.Event()
-
-
-async def connect(arguments: Arguments) -> tuple[Queries, PgQueuer]:
-    producer = Queries(AsyncpgDriver(await asyncpg.connect(arguments["url"])))
-    await producer.install()
-    queue = PgQueuer(AsyncpgDriver(await asyncpg.connect(arguments["url"])))
-
-    @queue.entrypoint("noop")
-    async def noop(job: object) -> None: ...
-
-    @queue.entrypoint("typed")
-    async def typed(job: object) -> None:
-        """It gets bytes, and checks nothing."""
-        json.loads(job.payload)
-
-    @queue.entrypoint("ping")
-    async def ping(_: object) -> None:
-        started.append(now())
-        arrived.set()
-
-    return producer, queue
+CONNECTIONS = 10
+"""Of those who send; the worker has one."""
 
 
-async def enqueue(producer: Queries, name: str, payloads: list[dict], batch: int) -> None:
-    for part in chunks(payloads, batch):
-        bodies = [json.dumps(payload, separators=(",", ":")).encode() for payload in part]
-        await producer.enqueue([name] * len(part), bodies, [0] * len(part))
+class Pgqueuer:
+    """It sends over a pool of connections; its worker has one."""
+
+    def __init__(self, pool: asyncpg.Pool, queue: PgQueuer) -> None:
+        self.pool = pool
+        self.queue = queue
+        for task in (noop, doze, ping):
+            queue.entrypoint(task.__name__)(behind_context(task))
+
+        @queue.entrypoint("typed")
+        async def decoded(job: object) -> None:
+            await typed(**json.loads(job.payload))
+
+        @queue.entrypoint("first")
+        async def first(_: object) -> None:
+            await self.send("noop", {})
+            runs.ended.append(None)
+
+    async def send(self, task: str, payload: Payload) -> None:
+        async with self.pool.acquire() as connection:
+            await Queries(AsyncpgDriver(connection)).enqueue(task, encoded(payload))
+
+    async def send_many(self, task: str, payloads: Sequence[Payload]) -> None:
+        async with self.pool.acquire() as connection:
+            count = len(payloads)
+            await Queries(AsyncpgDriver(connection)).enqueue([task] * count, [*map(encoded, payloads)], [0] * count)
+
+    async def drain(self, count: int, executors: int) -> None:
+        """A worker that drains ends when it finds nothing, though a job may be about to send another one."""
+        while len(runs.ended) < count:
+            await self.queue.qm.run(
+                dequeue_timeout=timedelta(seconds=1), batch_size=executors, mode=QueueExecutionMode.drain
+            )
+
+    @asynccontextmanager
+    async def working(self, executors: int) -> AsyncIterator[None]:
+        worker = asyncio.create_task(self.queue.qm.run(batch_size=executors))
+        try:
+            yield
+        finally:
+            self.queue.shutdown.set()
+            await worker
 
 
-async def measure_bulk(arguments: Arguments) -> Figures:
-    (producer, _), payloads = await connect(arguments), typed_payloads(arguments["messages"])
-    watch = Watch(arguments)
-    await enqueue(producer, "noop", payloads, arguments["batch"])
-    return watch.rate(len(payloads))
+def encoded(payload: Payload) -> bytes:
+    return json.dumps(payload, separators=(",", ":")).encode()
 
 
-async def measure_publishers(arguments: Arguments) -> Figures:
-    """So many tasks, over a pool of ten connections."""
-    await connect(arguments)
-    payloads = typed_payloads(arguments["messages"])
-    pool = await asyncpg.create_pool(arguments["url"], min_size=10, max_size=10)
-
-    async def publish(part: list[dict]) -> None:
-        for payload in part:
-            async with pool.acquire() as connection:
-                body = json.dumps(payload, separators=(",", ":")).encode()
-                await Queries(AsyncpgDriver(connection)).enqueue("noop", body)
-
-    watch = Watch(arguments)
-    await asyncio.gather(*(publish(payloads[n :: arguments["publishers"]]) for n in range(arguments["publishers"])))
-    return watch.rate(len(payloads))
+@asynccontextmanager
+async def opened(arguments: Arguments) -> AsyncIterator[Pgqueuer]:
+    worker = await asyncpg.connect(arguments["url"])
+    async with asyncpg.create_pool(arguments["url"], min_size=CONNECTIONS, max_size=CONNECTIONS) as pool:
+        await Queries(AsyncpgDriver(worker)).install()
+        yield Pgqueuer(pool, PgQueuer(AsyncpgDriver(worker)))
+    await worker.close()
 
 
-async def measure_noop(arguments: Arguments) -> Figures:
-    return await drain("noop", [{}] * arguments["messages"], arguments)
-
-
-async def measure_typed(arguments: Arguments) -> Figures:
-    return await drain("typed", typed_payloads(arguments["messages"]), arguments)
-
-
-async def drain(name: str, payloads: list[dict], arguments: Arguments) -> Figures:
-    producer, queue = await connect(arguments)
-    await enqueue(producer, name, payloads, 1000)
-    watch = Watch(arguments)
-    await queue.qm.run(
-        dequeue_timeout=timedelta(seconds=1), batch_size=arguments["executors"], mode=QueueExecutionMode.drain
-    )
-    figures = watch.rate(len(payloads))
-    assert not sum(row.count for row in await producer.queue_size())
-    return figures
-
-
-async def measure_latency(arguments: Arguments) -> Figures:
-    producer, queue = await connect(arguments)
-    pauses, sent = idle_pauses(arguments["samples"]), []
-    worker = asyncio.create_task(queue.qm.run(batch_size=10))
-    await asyncio.sleep(1)
-    for pause in pauses:
-        arrived.clear()
-        sent.append(now())
-        await producer.enqueue("ping", b"{}")
-        await arrived.wait()
-        await asyncio.sleep(pause)
-    queue.shutdown.set()
-    await worker
-    return latency([start - send for send, start in zip(sent, started, strict=True)])
-
-
-MEASUREMENTS: dict[str, Measurement] = {
-    "postgres-bulk": on_uvloop(measure_bulk),
-    "postgres-publishers": on_uvloop(measure_publishers),
-    "postgres-single": on_uvloop(measure_publishers),
-    "postgres-noop": on_uvloop(measure_noop),
-    "postgres-typed": on_uvloop(measure_typed),
-    "postgres-latency": on_uvloop(measure_latency),
-}
+MEASUREMENTS: dict[str, Measurement] = measurements(
+    on_uvloop,
+    opened,
+    "postgres-noop",
+    "postgres-typed",
+    "postgres-sleep",
+    "postgres-chain",
+    "postgres-bulk",
+    "postgres-publishers",
+    "postgres-single",
+    "postgres-latency",
+)
 DISTRIBUTIONS = ("pgqueuer", "asyncpg", "uvloop")

@@ -1,72 +1,76 @@
 # mypy: ignore-errors
 # Reason: repid 2.1.4 lives in another environment; the main one has ours under the same import name.
-"""Upstream repid 2.1.4 on Redis streams, on uvloop. It acknowledges; it has no retries, results or fenced leases there."""
+"""Upstream repid 2.1.4 on Redis streams, on uvloop. It acknowledges; it has no retries, results, fenced leases or bulk form there."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from repid.connections.redis import RedisServer
 
-from repid import Repid
+from repid import Message, Repid, Router
 
-from ._servers import Watch
-from ._shared import Arguments, Figures, Measurement, on_uvloop, typed_payloads
-from .repid_upstream import CHANNEL, app_on, idle_latency
+from ._peers_on_a_server import TASKS, Payload, measurements, runs, send_at_once
+from ._shared import Arguments, Measurement, on_uvloop
+from .repid_upstream import CHANNEL
 
-
-def new_app(arguments: Arguments) -> Repid:
-    return app_on(RedisServer(arguments["url"], batch_size=100))
-
-
-async def enqueue(app: Repid, topic: str, payloads: list[dict], at_once: int = 50) -> None:
-    """There is no bulk form: so many tasks send, one message after the other."""
-    headers = {"topic": topic}
-
-    async def send(part: list[dict]) -> None:
-        for payload in part:
-            await app.send_message_json(channel=CHANNEL, payload=payload, headers=headers)
-
-    await asyncio.gather(*(send(payloads[number::at_once]) for number in range(at_once)))
+router = Router(channel=CHANNEL)
+for task in TASKS:
+    router.actor(task)
 
 
-async def measure_enqueue(arguments: Arguments) -> Figures:
-    app, payloads = new_app(arguments), typed_payloads(arguments["messages"])
+@router.actor
+async def first(message: Message) -> None:
+    await message.send_message_json(channel=CHANNEL, payload={}, headers={"topic": "noop"})
+    runs.ended.append(None)
+
+
+class Upstream:
+    """An app that sends and works over one server."""
+
+    def __init__(self, app: Repid) -> None:
+        self.app = app
+
+    async def send(self, task: str, payload: Payload) -> None:
+        await self.app.send_message_json(channel=CHANNEL, payload=payload, headers={"topic": task})
+
+    async def send_many(self, task: str, payloads: Sequence[Payload]) -> None:
+        await send_at_once(self, task, payloads)
+
+    async def drain(self, count: int, executors: int) -> None:
+        report = await self.app.run_worker(messages_limit=count, tasks_limit=executors)
+        assert report.processed == count
+
+    @asynccontextmanager
+    async def working(self, executors: int) -> AsyncIterator[None]:
+        worker = asyncio.create_task(self.app.run_worker(tasks_limit=executors))
+        try:
+            yield
+        finally:
+            worker.cancel()
+            await asyncio.wait([worker])
+
+
+@asynccontextmanager
+async def opened(arguments: Arguments) -> AsyncIterator[Upstream]:
+    app = Repid(title="bench", version="1")
+    app.servers.register_server("default", RedisServer(arguments["url"], batch_size=100), is_default=True)
+    app.include_router(router)
     async with app.servers.default.connection():
-        watch = Watch(arguments)
-        await enqueue(app, "typed", payloads, arguments.get("publishers", 50))
-        return watch.rate(len(payloads))
+        yield Upstream(app)
 
 
-async def measure_noop(arguments: Arguments) -> Figures:
-    return await drain("noop", [{}] * arguments["messages"], arguments)
-
-
-async def measure_typed(arguments: Arguments) -> Figures:
-    return await drain("typed", typed_payloads(arguments["messages"]), arguments)
-
-
-async def drain(topic: str, payloads: list[dict], arguments: Arguments) -> Figures:
-    app, count = new_app(arguments), len(payloads)
-    async with app.servers.default.connection():
-        await enqueue(app, topic, payloads)
-        watch = Watch(arguments)
-        report = await app.run_worker(messages_limit=count, tasks_limit=arguments["executors"])
-        figures = watch.rate(count)
-    assert report.processed == count
-    return figures
-
-
-async def measure_latency(arguments: Arguments) -> Figures:
-    return await idle_latency(new_app(arguments), arguments["samples"], 100, rest=1)
-
-
-MEASUREMENTS: dict[str, Measurement] = {
-    "redis-bulk": on_uvloop(measure_enqueue),
-    "redis-publishers": on_uvloop(measure_enqueue),
-    "redis-single": on_uvloop(measure_enqueue),
-    "redis-noop": on_uvloop(measure_noop),
-    "redis-typed": on_uvloop(measure_typed),
-    "redis-latency": on_uvloop(measure_latency),
-}
-DISTRIBUTIONS = ("repid", "uvloop", "pydantic", "redis")
+MEASUREMENTS: dict[str, Measurement] = measurements(
+    on_uvloop,
+    opened,
+    "redis-noop",
+    "redis-typed",
+    "redis-sleep",
+    "redis-chain",
+    "redis-publishers",
+    "redis-single",
+    "redis-latency",
+)
+DISTRIBUTIONS = ("repid", "uvloop", "pydantic", "redis", "hiredis")

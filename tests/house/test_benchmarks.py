@@ -38,7 +38,18 @@ from benchmarks.measuring import Outcome, measure
 from benchmarks.plot import draw
 from benchmarks.report import table
 from benchmarks.scaling import draw_scaling, scaling_lines, scaling_table
-from benchmarks.workloads import CONTENDERS, HOME, SCALES, WORKLOADS, Contender, Metric, Target, Workload
+from benchmarks.workloads import (
+    CONTENDERS,
+    FASTEST,
+    HOME,
+    PEERS,
+    SCALES,
+    WORKLOADS,
+    Contender,
+    Metric,
+    Target,
+    Workload,
+)
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 GIT = ["git", "-C", str(BENCHMARKS.parent)]
@@ -61,8 +72,8 @@ def measurements(contender: Contender, module: str) -> set[str]:
     tree = ast.parse((BENCHMARKS / "contenders" / f"{module}.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "MEASUREMENTS":
-            assert isinstance(node.value, ast.Dict)
-            return {str(ast.literal_eval(key)) for key in node.value.keys if key is not None}
+            keys = node.value.args if isinstance(node.value, ast.Call) else getattr(node.value, "keys", [])
+            return {str(key.value) for key in keys if isinstance(key, ast.Constant)}
     raise AssertionError(f"{module} has no MEASUREMENTS")
 
 
@@ -82,13 +93,41 @@ def test_whoever_takes_part_in_a_workload_has_a_measurement_for_it(workload: Wor
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_whom_a_target_is_about_and_whom_it_names_take_part(workload: Workload) -> None:
     peers = {target.peer for metric in workload.metrics for target in metric.targets if target.peer}
-    assert {workload.subject, *peers} <= set(workload.contenders) <= set(NAMES)
+    assert {workload.subject, *peers - {FASTEST}} <= set(workload.contenders) <= set(NAMES)
+    assert FASTEST not in peers or set(PEERS) & set(workload.contenders)
 
 
 @pytest.mark.parametrize(("figure", "reached"), [(600, True), (599, False)])
 def test_a_target_is_judged_by_the_figure_of_the_workloads_subject(figure: float, reached: bool) -> None:
     (judgement,) = judged({"hosted": figure, HOME: 1000}, NAMES).judgements
     assert (judgement.measured, judgement.reached) == (figure / 1000, reached)
+
+
+@pytest.mark.parametrize(("better", "best"), [("more", "saq"), ("less", "upstream")])
+def test_a_target_about_the_fastest_peer_is_judged_by_the_best_figure_of_those_that_ran(
+    better: Literal["more", "less"], best: str
+) -> None:
+    metric = Metric("rate", "Rate", "messages/s", better=better, targets=(Target(3, FASTEST),))
+    workload = replace(HOSTED, contenders=(HOME, "upstream", "taskiq", "saq", "bare"), metrics=(metric,), subject=HOME)
+    figures = {HOME: 600.0, "upstream": 100.0, "saq": 300.0, "bare": 1e6}
+    samples = {"hosted": {name: [{"rate": figure}] for name, figure in figures.items()}}
+    (row,) = judge([workload], NAMES, Outcome(samples=samples))
+    (judgement,) = row.judgements
+    assert (judgement.against, judgement.measured) == (best, 600 / figures[best])
+    assert not judgement.reached
+    assert f"× {best}" in table([row], CONTENDERS)
+
+
+def test_a_target_about_the_fastest_peer_is_missed_if_none_brought_a_figure() -> None:
+    workload = replace(
+        HOSTED,
+        contenders=(HOME, "saq"),
+        subject=HOME,
+        metrics=(replace(HOSTED.metrics[0], targets=(Target(3, FASTEST),)),),
+    )
+    (row,) = judge([workload], NAMES, Outcome(samples={"hosted": {HOME: [{"rate": 1.0}]}}))
+    assert [judgement.reached for judgement in row.judgements] == [False]
+    assert judge([workload], [HOME], Outcome(samples={"hosted": {HOME: [{"rate": 1.0}]}}))[0].judgements == ()
 
 
 def test_a_target_is_not_judged_if_its_subject_was_not_selected() -> None:
