@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from types import NoneType
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import trio
 from engines.postgres import Postgres
+from engines.proxy import proxy_to
+from psycopg.adapt import AdaptersMap, Loader
 from psycopg.sql import SQL, Identifier
 
 from repid import (
@@ -22,12 +26,14 @@ from repid import (
     Job,
     NotSupported,
     PostgresServer,
+    PublishUnknown,
     Queue,
     QueueFull,
     Repid,
     Router,
     UsageError,
 )
+from repid.brokers.postgres import borrowing
 from repid.delivery import ACK, Settlement
 
 from .broker_aids import message
@@ -177,6 +183,124 @@ async def test_a_connection_that_commits_by_itself(app: Repid, postgres: Postgre
         async with app.magic():
             await app.send_message_json(channel="default", payload={}, connection=connection)
             assert await ready(app) == 1
+
+
+async def test_a_connection_that_commits_by_itself_is_given_back_without_a_transaction_whatever_happens(
+    app: Repid, postgres: Postgres, schema: str, connection: psycopg.Connection
+) -> None:
+    def locked(table: str) -> None:
+        connection.rollback()
+        connection.execute(SQL("LOCK TABLE {}").format(Identifier(schema, table)))
+
+    idle = psycopg.pq.TransactionStatus.IDLE
+    with psycopg.connect(postgres.url, autocommit=True) as own:
+        send = partial(app.send_message_json, channel="default", payload={}, connection=own)
+        async with app.magic():
+            await Queue("default", app=app).declare()
+            locked("queue")
+            with trio.move_on_after(0.3) as scope:
+                await send(headers={"topic": "a"})
+            assert scope.cancelled_caught
+            assert own.info.transaction_status == idle
+            with pytest.raises(BrokerRefused, match="another transaction that is open has locked"):
+                await send(headers={"topic": "b"})
+            assert own.info.transaction_status == idle
+            locked("message")
+            own.execute("SET statement_timeout = 100")
+            with pytest.raises(BrokerRefused, match=r"statement timeout\): it has waited for a lock too long"):
+                await send()
+            assert own.info.transaction_status == idle
+            connection.rollback()
+            assert await ready(app) == 0
+
+
+async def test_a_commit_whose_end_is_not_known_is_not_told_as_a_refusal(
+    app: Repid, postgres: Postgres, schema: str
+) -> None:
+    here = Identifier(schema)
+    async with app.magic():
+        await Queue("default", app=app).declare()
+        with psycopg.connect(postgres.url, autocommit=True) as own:
+            own.execute(
+                SQL(
+                    "CREATE FUNCTION {0}.end_session() RETURNS trigger LANGUAGE plpgsql AS $$"
+                    "BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;"
+                    "CREATE CONSTRAINT TRIGGER end_session AFTER INSERT ON {0}.message DEFERRABLE INITIALLY DEFERRED "
+                    "FOR EACH ROW EXECUTE FUNCTION {0}.end_session()"
+                ).format(here)
+            )
+            try:
+                with pytest.raises(PublishUnknown):
+                    await app.send_message_json(channel="default", payload={}, connection=own)
+            finally:
+                postgres.execute(SQL("DROP FUNCTION {}.end_session CASCADE").format(here))
+
+
+async def test_a_server_that_falls_silent_is_not_waited_for_on_the_callers_connection(
+    app: Repid, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(borrowing, "PATIENCE", 0.3)
+    monkeypatch.setattr(borrowing, "LAST_PATIENCE", 0.3)
+    parts = urlsplit(postgres.url)
+    assert parts.hostname
+    async with app.magic(), proxy_to(parts.hostname, parts.port or 5432) as proxy:
+        await Queue("default", app=app).declare()
+        url = f"postgresql://{parts.username or 'root'}@127.0.0.1:{proxy.port}{parts.path}"
+        with await trio.to_thread.run_sync(partial(psycopg.Connection[Any].connect, url)) as own:
+            proxy.is_frozen = True
+            with (
+                trio.fail_after(2),
+                pytest.raises(BrokerRefused, match=r"no answer within .* the connection= was closed"),
+            ):
+                await app.send_message_json(channel="default", payload={}, connection=own)
+            assert own.closed
+        assert await ready(app) == 0
+
+
+class Nonsense(Loader):
+    """Reads any column as what it is not."""
+
+    format = psycopg.pq.Format.BINARY
+
+    def load(self, data: object) -> str:
+        return "nonsense"
+
+
+async def test_loaders_that_the_program_has_registered_are_for_its_own_columns(
+    app: Repid, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everywhere = AdaptersMap(psycopg.adapters)
+    for name in ("int8", "bytea", "text", "bool", "float8"):
+        connection.adapters.register_loader(name, Nonsense)
+        everywhere.register_loader(name, Nonsense)
+    monkeypatch.setattr(psycopg.adapters, "_loaders", everywhere._loaders)
+    async with app.magic():
+        await Queue("default", app=app, max_size=5).declare()
+        await app.send_message_json(channel="default", payload={}, message_id="one", connection=connection)
+        with pytest.raises(DuplicateId):
+            await app.send_message_json(channel="default", payload={}, message_id="one", connection=connection)
+        connection.commit()
+        assert await ready(app) == 1
+
+
+async def test_a_connection_to_another_database_that_has_such_tables_too(
+    app: Repid, postgres: Postgres, schema: str
+) -> None:
+    name = f"{schema}_other"
+    postgres.execute(SQL("CREATE DATABASE {} TEMPLATE template0").format(Identifier(name)))
+    try:
+        url = urlsplit(postgres.url)._replace(path=f"/{name}").geturl()
+        other = Repid(Connection(PostgresServer(url, schema=schema)))
+        async with other.magic():
+            await Queue("elsewhere", app=other).declare()
+            async with app.magic():
+                await app.send_message_json(channel="default", payload={})
+                with psycopg.connect(url) as own:
+                    with pytest.raises(UsageError, match="is to another database than the server is"):
+                        await app.send_message_json(channel="default", payload={}, connection=own)
+            assert (await Queue("elsewhere", app=other).counts()).ready == 0
+    finally:
+        postgres.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
 
 
 def test_a_connection_of_asyncio(app: Repid, postgres: Postgres) -> None:

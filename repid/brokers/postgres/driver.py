@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ...delivery import UNBOUNDED, Bounds, Delivery, Failure, NewResult, Progress, Settlement, StoredResult, Token
 from ...envelope import Envelope
-from ...errors import BrokerError, BrokerRefused, BrokerUnavailable, NotConnected, QueueNotDeclared
+from ...errors import BrokerError, BrokerRefused, BrokerUnavailable, NotConnected, QueueNotDeclared, UsageError
 from ...ports import (
     ANYTHING,
     EVERYTHING,
@@ -262,8 +262,12 @@ class PostgresDriver:
         """Publish in the transaction of somebody else's connection."""
         borrowed = Borrowed(connection, schema.quoted(self._schema))
         sending, news = publishing.Sending(envelopes), self._news
-        async with borrowed.transaction():
-            await borrowed.run([publishing.HOLD_LANES])
+        async with borrowed.transaction([envelope.id for envelope in envelopes]):
+            if await borrowed.run([publishing.HOLD_LANES]) != [[(self._tables,)]]:
+                raise UsageError(
+                    "the connection= is to another database than the server is, with tables of repid's of its own: "
+                    "nothing was published; roll back, and give a connection to the same database"
+                )
             async with self._pool.wire() as wire:
                 await self._look(wire)
                 await publishing.refuse_full_in(borrowed.run, self._directory, sending)

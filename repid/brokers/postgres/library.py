@@ -5,11 +5,15 @@ from __future__ import annotations
 from ...errors import MissingExtra
 
 try:
-    from psycopg import Connection, Error
-    from psycopg.adapt import Transformer
+    from psycopg import Connection, Error, OperationalError, capabilities
+    from psycopg.abc import Transformer as RowReader
+    from psycopg.adapt import AdaptersMap, Transformer
     from psycopg.conninfo import conninfo_to_dict
-    from psycopg.pq import DiagnosticField, ExecStatus, PipelineStatus, TransactionStatus
+    from psycopg.postgres import register_default_adapters, register_default_types
+    from psycopg.pq import DiagnosticField, ExecStatus, PipelineStatus, PollingStatus, TransactionStatus
     from psycopg.pq.abc import PGconn, PGresult
+    from psycopg.types import TypesRegistry
+    from psycopg.types.array import register_all_arrays
 except ImportError:
     raise MissingExtra("PostgresServer", "postgres") from None
 
@@ -18,10 +22,25 @@ __all__ = [
     "DiagnosticField",
     "Error",
     "ExecStatus",
+    "OperationalError",
     "PGconn",
     "PGresult",
     "PipelineStatus",
+    "PollingStatus",
     "TransactionStatus",
-    "Transformer",
+    "capabilities",
     "conninfo_to_dict",
+    "reading",
 ]
+
+_OURS = AdaptersMap(types=TypesRegistry())
+register_default_types(_OURS.types)
+register_default_adapters(_OURS)
+register_all_arrays(_OURS)
+
+
+def reading() -> RowReader:
+    """What reads rows. It knows nothing of loaders that the program has registered, for all connections or for its own:
+    they are for the program's columns.
+    """
+    return Transformer(_OURS)

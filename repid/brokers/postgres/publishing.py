@@ -126,8 +126,12 @@ _HOLD_DIRECTORY = Step(statement("SELECT FROM {s}.meta FOR SHARE"))
 KEEP_DIRECTORY = Step(statement("SELECT FROM {s}.meta FOR NO KEY UPDATE"))
 """As `_HOLD_DIRECTORY`, for who may change it too: two that only hold it could not both go on to change it."""
 
-HOLD_LANES = Step(statement("LOCK TABLE {s}.lane IN ACCESS SHARE MODE"))
-"""No queue is deleted until the transaction ends."""
+HOLD_LANES = Step(
+    statement("SELECT tableoid::bigint FROM {s}.meta WHERE NOT EXISTS (SELECT FROM {s}.lane WHERE id < 0)")
+)
+"""No queue is deleted until the transaction ends, since this locks what it looks at. It gives the number of a table,
+which is another one in another database.
+"""
 
 _DEAD = statement(
     "SELECT key, id, lane, payload, kind, rare, result_id FROM {s}.dead WHERE queue + 0 = $1 AND key = ANY($2) "

@@ -25,7 +25,7 @@ from trio.lowlevel import wait_readable, wait_writable
 
 from .binding import Bound, Statement, Step, bind
 from .errors import ServerError, explain_connect, lost
-from .library import Connection, DiagnosticField, Error, ExecStatus, PGconn, PGresult, TransactionStatus, Transformer
+from .library import Connection, DiagnosticField, Error, ExecStatus, PGconn, PGresult, TransactionStatus, reading
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 
@@ -42,7 +42,7 @@ class Wire:
         self._prepares = prepares
         self._bound: dict[Statement, tuple[bytes, Bound]] = {}
         self._names = itertools.count(1)
-        self._rows = Transformer(connection)
+        self._rows = reading()
         self.is_usable = True
 
     def is_alive(self) -> bool:
