@@ -19,6 +19,7 @@ from psycopg.sql import SQL, Identifier
 
 from repid import (
     BrokerRefused,
+    BrokerUnavailable,
     ConfigurationError,
     Connection,
     DuplicateId,
@@ -33,7 +34,7 @@ from repid import (
     Router,
     UsageError,
 )
-from repid.brokers.postgres import borrowing
+from repid.brokers.postgres import borrowing, driver
 from repid.delivery import ACK, Settlement
 
 from .broker_aids import message
@@ -264,6 +265,24 @@ class Nonsense(Loader):
 
     def load(self, data: object) -> str:
         return "nonsense"
+
+
+async def test_the_servers_own_connections_that_fall_silent_are_not_waited_for(
+    postgres: Postgres, schema: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "SILENCE", 0.3)
+    parts = urlsplit(postgres.url)
+    assert parts.hostname
+    async with proxy_to(parts.hostname, parts.port or 5432) as proxy:
+        url = f"postgresql://{parts.username or 'root'}@127.0.0.1:{proxy.port}{parts.path}"
+        server = PostgresServer(url, schema=schema)
+        async with server.connection():
+            await server.declare(["default"])
+            proxy.silence()
+            with trio.fail_after(3), pytest.raises(BrokerUnavailable, match="did not answer within"):
+                await server.publish_in(connection, [message("1", queue="default", topic="new")])
+        connection.rollback()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 async def test_loaders_that_the_program_has_registered_are_for_its_own_columns(

@@ -269,9 +269,11 @@ class PostgresDriver:
                     "nothing was published; roll back, and give a connection to the same database"
                 )
             async with self._pool.wire() as wire:
-                await self._look(wire)
+                with _answered():
+                    await self._look(wire)
                 await publishing.refuse_full_in(borrowed.run, self._directory, sending)
-                await publishing.prepare(wire, self._directory, sending)
+                with _answered():
+                    await publishing.prepare(wire, self._directory, sending)
                 # Before another task reads the directory anew.
                 steps = sending.storing(self._directory, publishing.UNCHECKED)
             if steps:
