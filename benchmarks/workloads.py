@@ -144,6 +144,18 @@ CONTENDERS = (
         ("streaq==7.2.0", "coredis==6.9.0", "trio==0.35.0", "anyio==4.16.0"),
     ),
     Contender(
+        "dramatiq",
+        "dramatiq",
+        {"redis": "dramatiq_redis"},
+        ("dramatiq==2.2.1", "redis==8.1.0", "hiredis==3.5.0", "anyio==4.16.0"),
+    ),
+    Contender(
+        "procrastinate",
+        "procrastinate",
+        {"postgres": "procrastinate_postgres"},
+        ("procrastinate==3.10.0", "psycopg[binary,pool]==3.3.9", "uvloop==0.23.0", "anyio==4.16.0"),
+    ),
+    Contender(
         "pgqueuer",
         "pgqueuer",
         {"postgres": "pgqueuer_postgres"},
@@ -166,15 +178,15 @@ CONTENDERS = (
 PEERS = tuple(contender.name for contender in CONTENDERS if contender.requirements is not None)
 
 ON_A_SERVER: Mapping[Store, tuple[str, ...]] = {
-    "redis": ("upstream", "taskiq", "saq", "streaq"),
-    "postgres": ("pgqueuer", "saq"),
+    "redis": ("upstream", "taskiq", "saq", "streaq", "dramatiq"),
+    "postgres": ("pgqueuer", "procrastinate", "saq"),
 }
 """The peers on servers that are programs of their own."""
 
-WITH_BULK: Mapping[Store, tuple[str, ...]] = {"redis": ("streaq",), "postgres": ("pgqueuer",)}
+WITH_BULK: Mapping[Store, tuple[str, ...]] = {"redis": ("streaq",), "postgres": ("pgqueuer", "procrastinate")}
 """Those that have a call for many messages."""
 
-WITH_RESULTS: Mapping[Store, tuple[str, ...]] = {"redis": ("taskiq", "saq", "streaq"), "postgres": ("saq",)}
+WITH_RESULTS: Mapping[Store, tuple[str, ...]] = {"redis": ("taskiq", "saq", "streaq", "dramatiq"), "postgres": ("saq",)}
 """Those whose jobs can be waited for until what they returned is there."""
 
 EVERYBODY = (HOME, "upstream", "huey", "taskiq")

@@ -55,6 +55,11 @@ def on_uvloop(measure: Callable[[Arguments], Coroutine[Any, Any, Figures]]) -> M
     return lambda arguments: run_on_uvloop(measure(arguments))
 
 
+def on_asyncio(measure: Callable[[Arguments], Coroutine[Any, Any, Figures]]) -> Measurement:
+    """A measurement that is async, on asyncio's own loop."""
+    return lambda arguments: asyncio.run(measure(arguments))
+
+
 def on_trio(measure: Callable[[Arguments], Awaitable[Figures]]) -> Measurement:
     """A measurement that is async, on trio."""
     import trio  # noqa: PLC0415

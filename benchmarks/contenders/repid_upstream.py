@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from repid import InMemoryServer, Message, MessageData, Repid, Router
 
@@ -18,6 +16,7 @@ from ._shared import (
     idle_pauses,
     latency,
     now,
+    on_asyncio,
     on_uvloop,
     rate,
     ready_cost,
@@ -172,10 +171,6 @@ async def measure_processed(arguments: Arguments) -> Figures:
             await app.run_worker(messages_limit=batch, tasks_limit=arguments["executors"])
             sizes.append(resident_size())
     return growth(batch, sizes)
-
-
-def on_asyncio(measure: Callable[[Arguments], Coroutine[Any, Any, Figures]]) -> Measurement:
-    return lambda arguments: asyncio.run(measure(arguments))
 
 
 MEASUREMENTS: dict[str, Measurement] = {
