@@ -131,6 +131,33 @@ async def test_a_worker_asks_again_for_what_somebody_else_has_locked(
             assert await consumer.extend([two]) == [True]
 
 
+async def test_a_table_that_is_locked_is_waited_for_by_claims_and_breaks_no_link(
+    postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("repid.brokers.postgres.server.SESSION", ("lock_timeout=100ms",))
+    server = PostgresServer(postgres.url, schema=schema)
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            await server.publish([message("1")])
+            [delivery] = await consumer.receive(1)
+            await server.publish([message("2")])
+            with psycopg.connect(postgres.url) as other:
+                other.execute(SQL("LOCK TABLE {}.ready").format(Identifier(schema)))
+                with trio.move_on_after(0.5) as scope:
+                    await consumer.receive(1)
+                assert scope.cancelled_caught
+                assert server.link.state == "up"
+                assert [verdict.outcome for verdict in await consumer.settle([Settlement(delivery, ACK)])] == [
+                    "settled"
+                ]
+            with trio.fail_after(2):
+                [delivery] = await consumer.receive(1)
+            assert delivery.envelope.id == "2"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "nothing can be claimed now" in caplog.text
+
+
 async def test_what_a_client_that_was_cut_off_has_locked_is_free_soon(
     postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import psycopg
@@ -259,6 +260,16 @@ async def test_a_wrong_value_in_the_address_is_not_waited_for(address: str) -> N
     with pytest.raises(ConfigurationError, match="an option in its address has a wrong value"):
         async with PostgresServer(address).connection():
             pass
+
+
+async def test_a_service_that_does_not_exist_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = tmp_path / "services"
+    services.write_text("[shop]\nhost=127.0.0.1\n")
+    for place in (services, tmp_path / "nowhere"):
+        monkeypatch.setenv("PGSERVICEFILE", str(place))
+        with pytest.raises(ConfigurationError, match="there is no such service"):
+            async with PostgresServer("service=stop").connection():
+                pass
 
 
 async def test_text_that_postgresql_cannot_hold(postgres: Postgres, schema: str) -> None:

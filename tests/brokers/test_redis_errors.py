@@ -119,6 +119,14 @@ async def test_a_server_that_evicts_messages_is_refused(redis: Redis, prefix: st
     assert "allkeys-lru" in str(error)
 
 
+async def test_a_server_that_has_no_connection_left_is_away() -> None:
+    with embedded("--maxclients", "2") as small:
+        async with RedisServer(small.url).connection():
+            error = await opening(RedisServer(small.url))
+    assert isinstance(error, BrokerUnavailable)
+    assert "raise its maxclients" in str(error)
+
+
 async def test_a_server_that_knows_only_resp2_is_refused() -> None:
     with embedded("--rename-command", "HELLO", "") as old:
         error = await opening(RedisServer(old.url))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
+import pytest
 import trio
 from engines.redis import Redis
 
 from repid import Bounds, DuplicateId
 from repid.brokers.door import LARGEST_REQUEST
 from repid.brokers.redis import RedisServer
+from repid.brokers.redis.wire import Connection
 from repid.envelope import Envelope
 
 from .broker_aids import message
@@ -72,3 +75,27 @@ async def test_a_message_that_is_refused_drops_none_of_a_queue_that_was_bounded_
         assert sorted(await moments(server)) == ["0", "1", "2"]
         assert await server.publish([message("3")]) == [None]
         assert sorted(await moments(server)) == ["2", "3"]
+
+
+async def test_a_server_that_forgets_its_scripts_again_at_once_carries_out_the_call(
+    redis: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, forgotten = Connection.put, 0
+
+    def put_and_forget(self: Connection, command: bytes) -> Any:
+        nonlocal forgotten
+        request = put(self, command)
+        if b"LOAD" in command:
+            forgotten += 1
+            put(self, b"*2\r\n$6\r\nSCRIPT\r\n$5\r\nFLUSH\r\n")
+        return request
+
+    server = RedisServer(redis.url, prefix=prefix)
+    async with server.connection():
+        await server.declare(["q"])
+        redis.execute("SCRIPT", "FLUSH")
+        monkeypatch.setattr(Connection, "put", put_and_forget)
+        for number in range(3):
+            assert await server.publish([message(str(number))]) == [None]
+        assert forgotten
+        assert (await server.counts("q")).ready == 3

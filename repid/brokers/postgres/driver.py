@@ -44,7 +44,7 @@ from ..shared.packing import pack
 from . import bounding, claiming, directory, publishing, results, schedules, schema, settling, shelving, views
 from .binding import Step, statement
 from .borrowing import Borrowed
-from .errors import asked_again
+from .errors import Locked, asked_again
 from .news import BURY_SLEEPERS, NEW_MEMBER, NewsBox, channel_of
 from .pool import Pool, in_transaction, transaction
 from .rows import micros
@@ -103,6 +103,7 @@ class PostgresDriver:
         self._ids: dict[str, int] = {}  # of the consumers, as the database has them; they outlast a link, as leases do
         self._takes: dict[int, bytes] = {}  # what each of these takes
         self._tables: int | None = None  # the number of one of our tables
+        self._is_locked_out = False
         self.data_losses = 0
         self._extender = Extender(lease_timeout, self._extend_apart)
         self._open_pool: Pool | None = None
@@ -313,7 +314,7 @@ class PostgresDriver:
     async def claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool = True) -> Claimed:
         """Lease what is ready now. `waits`: where nothing is, this process asks to be woken."""
         news = self._news
-        claimed = await self._lease_some(consumer, limit, at_most)
+        claimed = await self._lease_unlocked(consumer, limit, at_most)
         if limit and waits and not claimed.deliveries:
             news.waits_for_messages(consumer)
         elif limit:
@@ -324,6 +325,20 @@ class PostgresDriver:
         """Ask to be woken for its messages no more, from the next time on when this process waits."""
         if self._open_news is not None:
             self._open_news.waits_no_more(consumer)
+
+    async def _lease_unlocked(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
+        """Lease some; nothing for the moment where a whole table is locked (LOCK TABLE, VACUUM FULL): the link stands,
+        and others use it.
+        """
+        try:
+            claimed = await self._lease_some(consumer, limit, at_most)
+        except Locked as error:
+            if not self._is_locked_out:
+                log.warning("nothing can be claimed now; it is tried until it can: %s", error)
+            self._is_locked_out = True
+            return Claimed([], next_in=claiming.BUSY)
+        self._is_locked_out = False
+        return claimed
 
     async def _lease_some(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
         id_, most = self._ids[consumer], int(min(limit, 2**31))

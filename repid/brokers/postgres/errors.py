@@ -93,6 +93,7 @@ _CONNECT = (
         "the server does not let this client in (pg_hba.conf, TLS)",
     ),
     (r"permission denied for database", "this role may not connect to the database"),
+    (r"definition of service .* not found|service file .* not found", "there is no such service: correct its name"),
     (
         r"invalid (port number|\w+ value)|bad value for|Servname not supported",
         "an option in its address has a wrong value",

@@ -39,7 +39,7 @@ def explain(error: BaseException, place: str) -> RepidError:
     if not isinstance(error, Refused):
         return BrokerUnavailable(f"{place} cannot be reached or does not answer: {_root(error)}")
     text = str(error)
-    kind = "NOPERM" if "ACL failure in script" in text else text.partition(" ")[0]
+    kind = next((kind for words, kind in _BY_WORDS if words in text), text.partition(" ")[0])
     if kind in _MAY_PASS:
         return BrokerUnavailable(f"{place} {_MAY_PASS[kind]} ({text})")
     if kind in _REFUSED:
@@ -53,6 +53,9 @@ _RIGHTS = (
     "it needs the keys and channels that begin with the prefix in braces, and the commands of "
     "ACL SETUSER … ~{repid}:* &{repid}:* +@all -@admin -@dangerous +info"
 )
+
+_BY_WORDS = (("ACL failure in script", "NOPERM"), ("max number of clients", "MAXCLIENTS"))
+"""Refusals whose first word says nothing, and what they are called here."""
 
 _MAY_PASS = {
     "LOADING": "is loading its data after a start: try again when it is done",
@@ -69,6 +72,7 @@ _MAY_PASS = {
     "ASK": "is a node of a cluster that hands repid's keys over to another one just now, nothing was changed",
     "TRYAGAIN": "is a node of a cluster that hands repid's keys over to another one just now, nothing was changed",
     "NOAUTH": "wants a password now: put it into the address",
+    "MAXCLIENTS": "has no connection left for us: raise its maxclients",
 }
 _REFUSED = {
     "OOM": "has no memory left (maxmemory), nothing was changed: raise maxmemory, or let workers catch up",

@@ -69,6 +69,11 @@ def _written(*parts: Any) -> bytes:
     return packed[packed.index(b"\n") + 1 :]
 
 
+def _by_text(script: Script) -> tuple[bytes, bytes]:
+    """How a command names a script by its hash, and how by its text."""
+    return _written(b"EVALSHA", script.sha), _written(b"EVAL", script.text)
+
+
 class _Request:
     """One that was put in line. `reply` is an exception where the server said no, or the connection ended. `put_at`:
     how often `watch` had looked by then.
@@ -365,8 +370,10 @@ class Answer:
             except Refused as error:
                 if not str(error).startswith("NOSCRIPT"):
                     raise
+            # It is loaded, because Redis 7.4 forgets soon what was only evaluated. And this call is made with its text:
+            # somebody may have the server forget all scripts in between.
             self._calls.put(_packed(b"SCRIPT", b"LOAD", self._script.text))
-            request = self._calls.put(self._command)
+            request = self._calls.put(self._command.replace(*_by_text(self._script), 1))
             await self._calls.send()
             return await answer_to(request)
         except FAILED as error:
