@@ -20,7 +20,7 @@
 * `lifespan`: what lives as long as the worker; `dead_letters`: the app's hooks for these.
 * `handle`: how its owner sees and stops a worker; `signals`: how a process does. `statistics`: what it is doing.
 * `backends`: functions that run elsewhere: in a thread, or in a process. `parcels`: what goes there and comes back;
-  verbs come from there by `process_verbs`. `offspring`: what the actors in processes fork.
+  verbs come from there by `process_verbs`. `pool`: the processes, and `offspring`: what the actors there fork.
 * `demands`: what the server must be able to do. `outage`: waiting for it. `vouching`: what its thread may extend while
   the loop is blocked.
 """

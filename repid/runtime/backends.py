@@ -24,7 +24,6 @@ from ..logs import context as log_context
 from ..ports import Backend, HostBackend
 from ..process import end_child
 from ..waiting_threads import HeldThread, WaitingThreads
-from .offspring import prepare_for_children
 from .parcels import Parcel, call_parcel, death_of, name_in_errors, sendable, value_parcel
 
 if TYPE_CHECKING:
@@ -230,10 +229,10 @@ async def open_backends(
         in_processes = None
         if any(actor.run_in_process for actor in actors):
             try:
-                import trio_parallel  # noqa: PLC0415  an extra
+                from .pool import open_pool  # noqa: PLC0415  an extra
             except ImportError:
                 raise MissingExtra("run_in_process", "process") from None
-            pool = await stack.enter_async_context(trio_parallel.open_worker_context(init=prepare_for_children))
+            pool = await stack.enter_async_context(open_pool())
             verbs = None
             if any(actor.run_in_process and actor.plan.signature.messages for actor in actors):
                 from .process_verbs import listen_to_processes  # noqa: PLC0415  few workers have such actors

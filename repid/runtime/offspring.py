@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_DIE_WITH_PARENT = 1
+DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of prctl(2). The parent is a thread there: only that of the process' main one is of use."""
 
 _PLACES = (Path("/proc/self/fd"), Path("/dev/fd"))
@@ -24,7 +24,7 @@ _PLACES = (Path("/proc/self/fd"), Path("/dev/fd"))
 def prepare_for_children() -> bool:
     """Called in a new process of the pool, before any actor: what is open now belongs to the pool."""
     if hasattr(os, "register_at_fork"):
-        family = _Family(_open_files(), _prctl())
+        family = _Family(_open_files(), prctl())
         os.register_at_fork(before=family.before_fork, after_in_child=family.after_fork_in_child)
     return True
 
@@ -48,7 +48,7 @@ class _Family:
         self._pipes = frozenset()
         parent, self._parent = self._parent, os.getpid()
         if self._prctl is not None and self._forks_in_main_thread:
-            self._prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+            self._prctl(DIE_WITH_PARENT, signal.SIGKILL)
             if os.getppid() != parent:  # it has died before that
                 os._exit(1)
 
@@ -73,8 +73,9 @@ def _is_open(number: int) -> bool:
     return True
 
 
-def _prctl() -> Callable[[int, int], int] | None:
-    with suppress(OSError, AttributeError):  # other systems than Linux have none
+def prctl() -> Callable[[int, int], int] | None:
+    """The system call of this name; None: other systems than Linux have none."""
+    with suppress(OSError, AttributeError):
         function: Callable[[int, int], int] = ctypes.CDLL(None).prctl
         return function
     return None

@@ -7,12 +7,16 @@ Then Python's is restored, as asyncio would have done. A handler that somebody i
 
 A third signal ends the process, even if an actor shields itself from its cancellation or blocks the loop. So the
 handler itself does that.
+
+A process is started with signals held back, and lets them in when it has said what becomes of them. Else one that comes
+meanwhile ends it with a traceback, since Python's own handler raises `KeyboardInterrupt` in whatever is imported.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -83,6 +87,29 @@ def _listening(number: int, notify: Callable[[], None]) -> Iterator[None]:
                 signal.signal(number, signal.default_int_handler if is_dead else found)
         if not _listeners:
             _received.clear()
+
+
+@contextmanager
+def held_back(signals: Iterable[int]) -> Iterator[None]:
+    """Block these signals in this thread, so that processes which it starts in the block have them blocked, too.
+
+    What comes to this process meanwhile goes to another thread, or comes when the block has been left. Windows blocks
+    none.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def let_in(signals: Iterable[int]) -> None:
+    """In a process that was started with these signals held back: one that has come is taken now."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def end_process(number: int) -> None:

@@ -22,7 +22,7 @@ from ..errors import BrokerError, BrokerUnavailable, ConfigurationError, Lifespa
 from ..hosts import run_on_loop
 from ..runtime import Handle, Report
 from ..runtime.outage import Patience
-from ..runtime.signals import MOST_SIGNALS, end_process
+from ..runtime.signals import MOST_SIGNALS, end_process, let_in
 from ..tracebacks import unwrapped
 from .collector import spared_collector
 from .memory import resident
@@ -57,6 +57,7 @@ def main() -> None:
     orders = Orders(partial(_end_now, leave))
     for number in brief.signals:  # from now on: none of them may end a process that is starting, or about to end
         signal.signal(number, orders.on_signal)
+    let_in(brief.signals)
     threading.Thread(target=_listen, args=(pipe, orders), name="repid supervisor", daemon=True).start()
     sys.argv = brief.argv
     try:

@@ -13,6 +13,7 @@ import trio
 
 from ..hosts import LoopName
 from ..runtime import Report
+from ..runtime.signals import held_back
 from .target import Target
 
 Order = Literal["stop", "cut"]
@@ -97,12 +98,12 @@ class Process:
         self._account, theirs = os.pipe()
         try:
             account, arguments = _how_to_start(theirs)
-            self._popen = subprocess.Popen(  # noqa: S603  itself; here, not in one of trio's threads: see `orphan`
-                [*_this_python(), "-c", _START.format(path=sys.path), f"worker {brief.number} of {brief.target.name}"],
-                stdin=subprocess.PIPE,
-                bufsize=0,
-                **arguments,
-            )
+            command = [*_this_python(), "-c", _START.format(path=sys.path)]
+            command.append(f"worker {brief.number} of {brief.target.name}")
+            with held_back(brief.signals):
+                self._popen = subprocess.Popen(  # noqa: S603  itself; here, not in one of trio's threads: see `orphan`
+                    command, stdin=subprocess.PIPE, bufsize=0, **arguments
+                )
         except BaseException:
             os.close(self._account)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import time
@@ -24,6 +25,27 @@ def test_a_signal_during_the_import_of_the_program_ends_at_once(program: Program
     program.signal_group(number)
     assert program.wait() == 0
     assert not any(is_alive(pid) for _, _, pid in program.notes)
+
+
+STARTING = """
+import os, pathlib, sys, time
+if sys.orig_argv[-1].startswith("worker 1 of"):
+    with open(pathlib.Path(__file__).parent / "notes", "a") as file:
+        file.write(f"starting 0 {os.getpid()}\\n")
+    time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_everybody_while_processes_start_ends_quietly(program: Program, number: signal.Signals) -> None:
+    (program.folder / "sitecustomize.py").write_text(STARTING, encoding="utf-8")
+    program.start("--processes", "2")
+    until(lambda: program.noted("starting"))
+    program.signal(number)
+    for _, _, pid in program.notes:
+        os.kill(pid, number)
+    assert program.wait() == 0
+    assert "Traceback" not in program.log
 
 
 def test_a_signal_between_a_crash_and_the_next_start_ends_at_once(program: Program) -> None:
