@@ -15,7 +15,7 @@ from engines.postgres import Postgres, running
 from engines.proxy import Proxy, proxy_to
 from psycopg.sql import SQL, Identifier
 
-from repid import BrokerUnavailable, DuplicateId, NoAnswer, PostgresServer, PublishUnknown
+from repid import BrokerRefused, BrokerUnavailable, DuplicateId, NoAnswer, PostgresServer, PublishUnknown
 from repid.brokers.consumer import Consumer
 from repid.brokers.postgres import wire
 from repid.brokers.postgres.binding import Step, statement
@@ -156,6 +156,49 @@ async def test_a_table_that_is_locked_is_waited_for_by_claims_and_breaks_no_link
             assert delivery.envelope.id == "2"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "nothing can be claimed now" in caplog.text
+
+
+async def test_who_waits_cannot_be_woken_and_what_was_done_is_done(
+    postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("repid.brokers.postgres.server.SESSION", ("lock_timeout=100ms",))
+    server = PostgresServer(postgres.url, schema=schema)
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            with psycopg.connect(postgres.url) as other:
+                other.execute(SQL("LOCK TABLE {}.sleeper").format(Identifier(schema)))
+                assert await server.publish([message("1"), message("2")]) == [None, None]
+                one, two = await consumer.receive(2)
+                verdicts = await consumer.settle([Settlement(one, Release()), Settlement(two, ACK)])
+                assert [verdict.outcome for verdict in verdicts] == ["settled", "settled"]
+                assert server.link.state == "up"
+    assert "other processes were not woken" in caplog.text
+
+
+async def test_a_commit_that_fails_is_told_and_the_answers_of_later_calls_are_their_own(
+    postgres: Postgres, schema: str
+) -> None:
+    here = Identifier(schema)
+    server = PostgresServer(postgres.url, schema=schema, connections=1)
+    async with server.connection():
+        await server.declare(["q"])
+        await server.publish([message("1")])
+        postgres.execute(
+            SQL(
+                "CREATE FUNCTION {0}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;"
+                "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON {0}.message DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION {0}.refuse()"
+            ).format(here)
+        )
+        try:
+            with pytest.raises(BrokerRefused, match="not now"):
+                await server.publish([message("2")])
+            assert (await server.counts("q")).ready == 1
+        finally:
+            postgres.execute(SQL("DROP FUNCTION {}.refuse CASCADE").format(here))
+        assert await server.publish([message("2"), message("1")]) != [None, None]
+        assert (await server.counts("q")).ready == 2
 
 
 async def test_what_a_client_that_was_cut_off_has_locked_is_free_soon(

@@ -39,11 +39,13 @@ class Statement(NamedTuple):
 
     text: str
     types: tuple[str, ...] = ()
+    is_hint: bool = False
+    """Whether it only tells others to look soon. They look by themselves later: it may fail, and its call does not."""
 
 
-def statement(text: str, *types: str) -> Statement:
+def statement(text: str, *types: str, is_hint: bool = False) -> Statement:
     """A statement whose arguments are of these types."""
-    return Statement(text, types)
+    return Statement(text, types, is_hint)
 
 
 class Step(NamedTuple):

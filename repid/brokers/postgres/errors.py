@@ -34,6 +34,15 @@ _LOCKED = {"55P03", DEADLOCK}
 """SQLSTATEs of a lock that was not free in time, and of a deadlock."""
 
 
+_LATE = ("55P03", DEADLOCK, "53", "54", "57014")
+"""SQLSTATEs that begin so come of a lock or a limit, such as that of the queue of notifications."""
+
+
+def is_only_late(error: ServerError) -> bool:
+    """Whether a hint that failed so may be left out: nothing else is wrong."""
+    return error.code.startswith(_LATE)
+
+
 def explain(error: ServerError) -> RepidError:
     """What to raise for a statement that the server refused."""
     if error.code == "25006":

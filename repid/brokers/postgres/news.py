@@ -78,6 +78,7 @@ _WAKE = statement(
     "bool",
     "bytea[]",
     "text",
+    is_hint=True,
 )
 _TELL = statement("SELECT pg_notify($1, '')", "text")
 _IS_ASLEEP = statement("SELECT 1 FROM {s}.sleeper WHERE id = $1", "int8")

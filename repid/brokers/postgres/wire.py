@@ -15,19 +15,35 @@ A wire that was cancelled while it waited for an answer cannot be used any more,
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import trio
 from trio.lowlevel import wait_readable, wait_writable
 
 from .binding import Bound, Statement, Step, bind
-from .errors import ServerError, explain_connect, lost
+from .errors import ServerError, explain_connect, is_only_late, lost
 from .library import Connection, DiagnosticField, Error, ExecStatus, PGconn, PGresult, TransactionStatus, reading
 
+log = logging.getLogger("repid.postgres")
+
 Rows: TypeAlias = list[tuple[Any, ...]]
+
+
+class Awaited(NamedTuple):
+    """An answer to come: that a statement is prepared, its rows, or the end of a group, with which it is committed."""
+
+    kind: Literal["prepared", "rows", "end"]
+    is_hint: bool = False
+
+
+_PREPARED, _PREPARED_HINT = Awaited("prepared"), Awaited("prepared", is_hint=True)
+_ROWS, _ROWS_OF_HINT = Awaited("rows"), Awaited("rows", is_hint=True)
+_END, _END_OF_HINTS = Awaited("end"), Awaited("end", is_hint=True)
+_NOT_DONE = {ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED}
 
 
 class Wire:
@@ -102,48 +118,63 @@ class Wire:
             raise lost(error) from error
         return found
 
-    def _send(self, groups: Sequence[Sequence[Step]]) -> list[bool]:
-        """Hand the statements to libpq. Returns for each answer to come whether it is one of a statement of ours."""
-        expected: list[bool] = []
+    def _send(self, groups: Sequence[Sequence[Step]]) -> list[Awaited]:
+        """Hand the statements to libpq. Returns the answers to come."""
+        expected: list[Awaited] = []
         send = self._pgconn
         try:
             for group in groups:
                 for statement, arguments in group:
                     name, bound = self._bound.get(statement) or self._bind(statement, expected)
                     send.send_query_prepared(name, bound.encode(arguments), bound.formats, 1)
-                    expected.append(True)
+                    expected.append(_ROWS_OF_HINT if statement.is_hint else _ROWS)
                 send.pipeline_sync()
-                expected.append(False)
+                expected.append(_END_OF_HINTS if all(step.statement.is_hint for step in group) else _END)
         except Error as error:
             self.close()
             raise lost(error) from error
         return expected
 
-    def _bind(self, statement: Statement, expected: list[bool]) -> tuple[bytes, Bound]:
+    def _bind(self, statement: Statement, expected: list[Awaited]) -> tuple[bytes, Bound]:
         bound = bind(statement, self._schema)
         name = b"repid_%d" % next(self._names) if self._prepares else b""
         self._pgconn.send_prepare(name, bound.text, bound.oids)
-        expected.append(False)
+        expected.append(_PREPARED_HINT if statement.is_hint else _PREPARED)
         if self._prepares:
             self._bound[statement] = name, bound
         return name, bound
 
-    async def _answers(self, expected: Sequence[bool]) -> list[Rows | ServerError | None]:
-        answers: list[Rows | ServerError | None] = []
-        for is_ours in expected:
+    async def _answers(self, expected: Sequence[Awaited]) -> list[Rows | ServerError]:
+        answers: list[Rows | ServerError] = []
+        for kind, is_hint in expected:
             result = await next_result(self._pgconn)
             assert result is not None, "libpq has no result for a statement that was sent"
             status = result.status
-            if status == ExecStatus.PIPELINE_SYNC:
-                continue
             if status == ExecStatus.FATAL_ERROR:
                 self._bound.clear()  # what was to be prepared may not be
-                answers.append(refusal(result))
-            elif is_ours and status != ExecStatus.PIPELINE_ABORTED:
+                refused = refusal(result)
+                if is_hint and is_only_late(refused):
+                    log.warning("other processes were not woken, and look within some seconds: %s", refused)
+                else:
+                    answers.append(refused)
+            elif kind == "rows" and status != ExecStatus.PIPELINE_ABORTED:
                 answers.append(self._load(result))
-            if await next_result(self._pgconn) is not None:
+            if kind == "rows" and is_hint and status in _NOT_DONE:
+                answers.append([])
+            if kind == "end":
+                await self._reach_end(status)
+            elif await next_result(self._pgconn) is not None:
                 raise AssertionError("one statement gave two results")
         return answers
+
+    async def _reach_end(self, status: int) -> None:
+        """See that all answers to a group are read. A commit that fails (NOTIFY, a deferred trigger) has one more."""
+        if status == ExecStatus.FATAL_ERROR:
+            assert await next_result(self._pgconn) is None
+            end = await next_result(self._pgconn)
+            status = ExecStatus.FATAL_ERROR if end is None else end.status
+        if status != ExecStatus.PIPELINE_SYNC:
+            raise AssertionError("libpq gave another result in the place of the end of a group")
 
     def _load(self, result: PGresult) -> Rows:
         if not result.ntuples:
