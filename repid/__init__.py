@@ -25,6 +25,7 @@ The map, from the edge inwards; each layer imports only from those below it:
 * `hosts`: the bridge to asyncio. `envelope`, `errors`: values.
 * `process`: its forks and its exit.
 * `ctrl_c`: which `KeyboardInterrupt` is a real one.
+* `run_token`: calls from anywhere into a trio run that may have ended.
 * `logs`, `tracebacks`: loggers and words for errors that cannot fail, whatever an error or a handler does.
 """
 

@@ -19,7 +19,7 @@ from .calls import Callee
 from .delivery import DeadLetterHook
 from .envelope import Envelope
 from .errors import ConfigurationError, NoCurrentApp, NotSupported, did_you_mean
-from .hosts import current_run, is_running, on_host
+from .hosts import current_run, on_host
 from .inject import Overrides, Step
 from .logs import Log
 from .names import brief
@@ -34,6 +34,7 @@ from .producer import (
     publish_within,
     publish_without_results,
 )
+from .run_token import is_running
 
 log = Log("repid")
 

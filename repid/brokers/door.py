@@ -38,7 +38,7 @@ from ..errors import (
     PublishUnknown,
     UsageError,
 )
-from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled, is_running
+from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled
 from ..logs import Log
 from ..names import check_one_of
 from ..ports import (
@@ -72,6 +72,7 @@ from ..ports import (
     in_parts,
 )
 from ..process import inherits
+from ..run_token import is_running
 from ..tracebacks import without_passwords
 from .checks import (
     check_bounds,

@@ -19,7 +19,7 @@ Importing the package does not import asyncio. What needs it is imported where a
 
 from .backends import MissingTrioAsyncioError, host_backend, open_asyncio
 from .crossing import on_long_step
-from .detecting import call_soon_in, current_run, current_runner, is_cancelled, is_running, stands_in, trio_runs
+from .detecting import current_run, current_runner, is_cancelled, stands_in, trio_runs
 from .hosted import Turns, async_block, crossing, hosted, hosted_context, hosted_start, hosted_unless, on_host, within
 from .running import LOOP_NAMES, LoopName, run_on_loop
 
@@ -29,7 +29,6 @@ __all__ = [
     "MissingTrioAsyncioError",
     "Turns",
     "async_block",
-    "call_soon_in",
     "crossing",
     "current_run",
     "current_runner",
@@ -39,7 +38,6 @@ __all__ = [
     "hosted_start",
     "hosted_unless",
     "is_cancelled",
-    "is_running",
     "on_host",
     "on_long_step",
     "open_asyncio",

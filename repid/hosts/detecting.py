@@ -6,10 +6,8 @@ no asyncio task can run before somebody has imported it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from sys import modules
 
-import trio
 from trio._core._run import GLOBAL_RUN_CONTEXT  # private, and the only way to ask it cheaply
 from trio.lowlevel import TrioToken, current_trio_token
 
@@ -66,22 +64,3 @@ def current_run() -> TrioToken | None:
         return current_trio_token()
     except RuntimeError:
         return None
-
-
-def is_running(run: TrioToken) -> bool:
-    """Whether a trio run has not ended yet."""
-    return call_soon_in(run, _nothing)
-
-
-def call_soon_in(run: TrioToken, function: Callable[[], object], *, idempotent: bool = False) -> bool:
-    """Have a trio run call a function soon; callable in any thread. False: the run has ended, or it was the guest of a
-    loop that was closed as it was, and Python has freed it since.
-    """
-    try:
-        run.run_sync_soon(function, idempotent=idempotent)
-    except (trio.RunFinishedError, OSError):  # the pipe that wakes it is closed
-        return False
-    return True
-
-
-def _nothing() -> None: ...

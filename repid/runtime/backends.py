@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ..inject import is_unfinished, refuse_unfinished
 from ..logs import context as log_context
 from ..ports import Backend, HostBackend
 from ..process import end_child
+from ..run_token import call_soon_in
 from ..waiting_threads import HeldThread, WaitingThreads
 from .parcels import Parcel, call_parcel, death_of, name_in_errors, sendable, value_parcel
 
@@ -82,8 +83,7 @@ class ThreadBackend:
                 if os.getpid() != process:
                     end_child(outcome.error)
             finally:
-                with suppress(trio.RunFinishedError):  # left behind, and trio is gone
-                    token.run_sync_soon(ended.set)
+                call_soon_in(token, ended.set)  # unless it was left behind, and trio is gone
 
         try:
             await trio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._unlimited)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import msgspec
 import trio
 
 from ..errors import UsageError
 from ..logs import Log
+from ..run_token import call_soon_in
 from .ledger import Report
 from .statistics import WorkerStatistics
 
@@ -78,12 +78,11 @@ class Control:
             self._cut_short()
 
     def _is_elsewhere(self, call: Callable[[], None]) -> bool:
-        """Whether the worker runs in another thread, where the call is then made."""
+        """Whether the worker runs in another thread, where the call is then made, unless the run has ended."""
         run = self._run
         if run is None or self._thread == threading.get_ident():
             return False
-        with suppress(trio.RunFinishedError):
-            run.run_sync_soon(call)
+        call_soon_in(run, call)
         return True
 
     def on_signal(self) -> None:

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import trio
 
 from ..errors import UsageError
+from ..run_token import call_soon_in
 
 _listeners: dict[int, list[Callable[[], None]]] = {}
 _found: dict[int, Any] = {}
@@ -59,8 +60,7 @@ def listen(signals: Iterable[int], callback: Callable[[], None]) -> Iterator[Non
     token = trio.lowlevel.current_trio_token()
 
     def notify() -> None:
-        with suppress(trio.RunFinishedError):
-            token.run_sync_soon(callback)
+        call_soon_in(token, callback)
 
     with ExitStack() as stack:
         for number in signals:

@@ -20,6 +20,7 @@ import trio
 from ..application import Application
 from ..errors import BrokerError, BrokerUnavailable, ConfigurationError, LifespanError, RepidError, UsageError
 from ..hosts import run_on_loop
+from ..run_token import call_soon_in
 from ..runtime import Handle, Report
 from ..runtime.outage import Patience
 from ..runtime.signals import MOST_SIGNALS, end_process, let_in
@@ -115,11 +116,11 @@ def configure_logging() -> None:
 class Orders:
     """What the supervisor wants, whether or not there is a worker yet that could do it."""
 
-    def __init__(self, carry_out: Callable[[str], None]) -> None:
+    def __init__(self, carry_out: Callable[[str], object]) -> None:
         self._lock = threading.RLock()  # a signal handler may interrupt its thread here
         self._given: list[str] = []
         self._signals = 0
-        self._carry_out: Callable[[str], None] | None = carry_out
+        self._carry_out: Callable[[str], object] | None = carry_out
 
     def give(self, order: str) -> None:
         """Have an order carried out, now or as soon as there is somebody to do it. Called in any thread."""
@@ -137,7 +138,7 @@ class Orders:
             end_process(number)
         self.give("stop" if self._signals == 1 else "cut")
 
-    def attach(self, carry_out: Callable[[str], None] | None) -> None:
+    def attach(self, carry_out: Callable[[str], object] | None) -> None:
         """Who carries them out from now on. None: nobody yet, so that they are kept."""
         with self._lock:
             self._carry_out = carry_out
@@ -182,7 +183,7 @@ async def _work(app: Application, brief: Brief, orders: Orders) -> Account:
             starting.cancel()
 
     has_started = False
-    orders.attach(lambda _: _hand_on(token, end_start))
+    orders.attach(lambda _: call_soon_in(token, end_start))
     try:
         with starting:
             async with AsyncExitStack() as stack:
@@ -191,7 +192,8 @@ async def _work(app: Application, brief: Brief, orders: Orders) -> Account:
                     handle: Handle = await nursery.start(work)
                     has_started = True
                     log.info("worker %d has started", brief.number)
-                    orders.attach(lambda order: _hand_on(token, handle.stop if order == "stop" else handle.cut_short))
+                    verbs = {"stop": handle.stop, "cut": handle.cut_short}
+                    orders.attach(lambda order: call_soon_in(token, verbs[order]))
                     if brief.max_memory is not None:
                         nursery.start_soon(_watch_memory, brief.max_memory, recycle)
     except BaseExceptionGroup as group:
@@ -200,11 +202,6 @@ async def _work(app: Application, brief: Brief, orders: Orders) -> Account:
         return Account(report, "memory")
     has_run_all = brief.max_jobs is not None and report.processed + report.abandoned >= brief.max_jobs
     return Account(report, "jobs" if has_run_all else None)
-
-
-def _hand_on(token: trio.lowlevel.TrioToken, function: Callable[[], None]) -> None:
-    with suppress(trio.RunFinishedError):
-        token.run_sync_soon(function)
 
 
 async def _watch_memory(limit: int, recycle: Callable[[], None]) -> None:

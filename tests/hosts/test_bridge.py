@@ -776,6 +776,51 @@ def test_a_child_that_is_forked_on_a_loop_runs_loops_of_its_own(tmp_path: Path) 
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "4\n")
 
 
+FREED_WHILE_A_WORKER_RAN = """
+import asyncio, gc, logging, threading, time
+from repid import Connection, InMemoryServer, Repid, Router
+app, router = Repid(Connection(InMemoryServer())), Router()
+@router.actor
+async def act(): ...
+app.include_router(router)
+handles = []
+
+class Status:
+    def started(self, handle):
+        handles.append(handle)
+
+async def start(opened):
+    opened.append(app.magic())
+    await opened[0].__aenter__()
+    opened.append(asyncio.create_task(app.run_worker(handle_signals=[], task_status=Status())))
+    await asyncio.sleep(0.1)
+
+def live():
+    opened = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(start(opened))
+    loop.close()
+
+logging.getLogger("asyncio").disabled = True  # which tells of tasks that were destroyed
+thread = threading.Thread(target=live)
+thread.start()
+thread.join()
+handles[0].stop()  # which wakes a thread of trio's that holds all of it
+time.sleep(1)
+gc.collect()
+handles[0].stop()
+handles[0].cut_short()
+handles[0].drain()
+"""
+
+
+def test_a_worker_whose_loop_was_closed_and_freed_can_be_told_to_stop_by_another_thread() -> None:
+    program = [sys.executable, "-c", FREED_WHILE_A_WORKER_RAN]
+    done = subprocess.run(program, capture_output=True, encoding="utf-8", timeout=30, check=False)
+    assert 'Traceback (most recent call last):\n  File "<string>"' not in done.stderr
+    assert done.returncode == 0
+
+
 def test_outside_of_any_loop_the_error_says_so() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         double(1).send(None)

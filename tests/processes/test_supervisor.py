@@ -8,9 +8,6 @@ import sys
 import time
 
 import pytest
-import trio
-
-from repid.supervisor import child
 
 from .aids_supervisor import Program, is_alive, slow, until, with_signals
 
@@ -175,10 +172,3 @@ def test_closed_standard_streams_harm_no_work(program: Program) -> None:
     program.start(command=["-c", f"import os; os.execvp('sh', ['sh', '-c', {line!r}])"])
     assert program.wait() == 0
     assert program.noted("done") == [0, 1, 2]
-
-
-def test_an_order_that_comes_when_the_worker_has_ended_is_dropped() -> None:
-    async def main() -> trio.lowlevel.TrioToken:
-        return trio.lowlevel.current_trio_token()
-
-    child._hand_on(trio.run(main), lambda: None)

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterable
 import trio
 from trio.lowlevel import TrioToken
 
-from ...hosts import call_soon_in
 from ...ports import News
+from ...run_token import call_soon_in
 from ..shared.notes import Notes
 from .requests import RequestQueue
 

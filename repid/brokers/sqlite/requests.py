@@ -58,7 +58,8 @@ from trio.lowlevel import (
 
 from ...envelope import Envelope
 from ...errors import BrokerRefused, PublishUnknown, RepidError
-from ...hosts import call_soon_in, is_cancelled, is_running
+from ...hosts import is_cancelled
+from ...run_token import call_soon_in, is_running
 from .bell import Bell
 from .file_events import FileEvents
 from .publishing import publish
