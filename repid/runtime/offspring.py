@@ -61,16 +61,13 @@ def _open_files() -> frozenset[int]:
     for place in _PLACES:
         with suppress(OSError):
             listed = {int(entry.name) for entry in place.iterdir()} - kept
-            return frozenset(number for number in listed if _is_open(number))  # the listing itself was a file, too
+            for number in list(listed):
+                try:
+                    os.fstat(number)
+                except OSError:  # the listing itself was a file, too
+                    listed.discard(number)
+            return frozenset(listed)
     return frozenset()
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 def prctl() -> Callable[[int, int], int] | None:

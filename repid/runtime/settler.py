@@ -361,9 +361,8 @@ class Answer:
 
 
 def _size_of(settlement: Settlement) -> int:
-    result = settlement.result
-    return sum(_size(envelope.payload) for envelope in settlement.outbox) + _size(result and result.payload)
-
-
-def _size(payload: object) -> int:
-    return len(payload) if isinstance(payload, bytes) else 0  # what is wrong with it is told when it is written
+    """The bytes of payload that a verdict carries."""
+    payloads: list[object] = [envelope.payload for envelope in settlement.outbox]
+    if settlement.result is not None:
+        payloads.append(settlement.result.payload)
+    return sum(len(each) for each in payloads if isinstance(each, bytes))  # any other fails when it is written

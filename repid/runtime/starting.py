@@ -73,17 +73,16 @@ def starter(actor: Actor, backend: Backend | None, host: HostBackend | None) -> 
 def _start_around(actor: Actor, backend: Backend | None, host: HostBackend | None) -> Start:
     """The same with middlewares around it, and within these the dependencies that do not run where it does."""
     dependencies = actor.plan.dependencies
-    call = (
-        _call(actor.function, backend, host)
-        if dependencies is None
-        else _call_supplied(dependencies.inner, backend, host)
-    )
+    if dependencies is None:
+        call = _call(actor.function, backend, host)
+    else:
+        call = _call_supplied(dependencies.inner, backend, host)
     back = None if host is None or backend is host else _BackInTrio(call, host)
     innermost: Call = call if back is None else back
     if dependencies is not None:
         innermost = partial(dependencies.around, innermost)
-    around = _around(actor, innermost)
-    return around if host is None or back is None else _start_on_host(around, back, host)
+    start = _start_through_middlewares(actor, innermost)
+    return start if host is None or back is None else _start_on_host(start, back, host)
 
 
 def _call(function: Callable[..., Any], backend: Backend | None, host: HostBackend | None) -> Call:
@@ -106,27 +105,27 @@ def _call_supplied(supplied: Supplied, backend: Backend | None, host: HostBacken
     return call
 
 
-def _start_on_host(around: Start, back: _BackInTrio, host: HostBackend) -> Start:
-    """What runs around a call does so on the host loop, although the function runs elsewhere."""
+def _start_on_host(start: Start, back: _BackInTrio, host: HostBackend) -> Start:
+    """The same start on the host loop, for what runs around a call whose function runs elsewhere."""
 
-    async def start(arguments: dict[str, Any], message: Message | None) -> Any:
+    async def start_on_host(arguments: dict[str, Any], message: Message | None) -> Any:
         try:
-            return await host.call(around, (arguments, message), {})
+            return await host.call(start, (arguments, message), {})
         finally:
             if message in back.left_behind:
                 back.left_behind.discard(message)
                 abandoned.set(True)
 
-    return start
+    return start_on_host
 
 
-def _around(actor: Actor, call: Call) -> Start:
+def _start_through_middlewares(actor: Actor, call: Call) -> Start:
     async def innermost(message: Message, _: Actor) -> Any:
         return await call(message)
 
     around = onion(innermost, actor.middlewares, _check_given)
 
-    async def start_around(arguments: dict[str, Any], message: Message | None) -> Any:
+    async def start(arguments: dict[str, Any], message: Message | None) -> Any:
         assert message is not None  # middlewares are among the reasons to make one
         message.arguments = arguments
         try:
@@ -134,7 +133,7 @@ def _around(actor: Actor, call: Call) -> Start:
         finally:
             message.arguments = {}
 
-    return start_around
+    return start
 
 
 def _check_given(middleware: str, given: tuple[Any, ...]) -> None:
