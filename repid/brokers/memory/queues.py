@@ -283,9 +283,7 @@ class Directory:
                 self.channels[name] = channel = Channel(name, self._suspected)
                 for subscription in self._subscriptions:
                     if name in subscription.queues:
-                        if subscription in self._fronts:
-                            channel.fronts.append(self._fronts[subscription])
-                        channel.note_subscription(subscription)
+                        self._enter(channel, subscription)
 
     def readers(self, name: str) -> int:
         """How many open consumers read the queue."""
@@ -300,11 +298,15 @@ class Directory:
         channels = [self.channel(name) for name in subscription.queues]
         self._subscriptions[subscription] = None
         if len(channels) > _FEW_QUEUES:
-            fronts = self._fronts[subscription] = Fronts(subscription.queues)
-            for channel in channels:
-                channel.fronts.append(fronts)
+            self._fronts[subscription] = Fronts(subscription.queues)
         for channel in channels:
-            channel.note_subscription(subscription)
+            self._enter(channel, subscription)
+
+    def _enter(self, channel: Channel, subscription: Subscription) -> None:
+        """Note at a queue that a consumer reads it."""
+        if subscription in self._fronts:
+            channel.fronts.append(self._fronts[subscription])
+        channel.note_subscription(subscription)
 
     def close(self, subscription: Subscription) -> None:
         """The consumer takes nothing any more; what it leased stays leased."""
@@ -316,10 +318,6 @@ class Directory:
                 if fronts is not None:
                     channel.fronts.remove(fronts)
                 channel.note_subscription(subscription, -1)
-
-    def is_open(self, subscription: Subscription) -> bool:
-        """Whether the consumer was opened and not closed."""
-        return subscription in self._subscriptions
 
     def close_all(self) -> None:
         """Close every consumer."""

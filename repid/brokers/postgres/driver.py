@@ -301,14 +301,10 @@ class PostgresDriver:
         self._extender.forget(consumer)
         id_ = self._ids.pop(consumer, None)
         if id_ is not None:
+            self._takes.pop(id_, None)
             with suppress(NotConnected, BrokerError):
-                await self._strike_off(id_)
-
-    async def _strike_off(self, id_: int) -> None:
-        """What it alone took may be another's now."""
-        self._takes.pop(id_, None)
-        await self._pool.run(directory.closing([id_]), [self._news.waking(ready=True)])
-        self._news.note(ready=True)
+                await self._pool.run(directory.closing([id_]), [self._news.waking(ready=True)])
+                self._news.note(ready=True)  # what it alone took may be another's now
 
     @asked_again
     async def claim(self, consumer: str, limit: int, at_most: AtMost, *, waits: bool = True) -> Claimed:
@@ -382,7 +378,9 @@ class PostgresDriver:
                 await self._expire(wire)
             if rows:
                 deliveries, bad = claiming.to_deliveries(rows, self._directory, now)
-                await self._leased(wire, deliveries, claiming.leaving_trail(rows, now))
+                self._news.note(ids=[delivery.envelope.id for delivery in deliveries])
+                if trails := claiming.leaving_trail(rows, now):  # who has a suspect
+                    await wire.run(trails)
                 if bad:
                     await self._bury(wire, dict(bad))
                 if deliveries:
@@ -404,13 +402,6 @@ class PostgresDriver:
         if not is_any:
             return math.inf
         return claiming.BUSY if at_most.first == math.inf else claiming.BLOCKED
-
-    async def _leased(self, wire: Wire, deliveries: Sequence[Delivery], trails: Sequence[Step]) -> None:
-        """Tell those who watch what was leased, and note who has a suspect."""
-        ids = [delivery.envelope.id for delivery in deliveries]
-        self._news.note(ids=ids)
-        if trails:
-            await wire.run(trails)
 
     async def _expire(self, wire: Wire) -> None:
         """Bury what has expired where it waited."""

@@ -417,7 +417,7 @@ async def revive(pool: Pool, directory: Directory, queue: str, keys: Collection[
         stored: set[bytes] = set()
         revived: dict[int, bool] = {}
         for part in _parts(order):
-            options = [_without_delay(to_options(found[key][0].rare)) for key in part]
+            options = [replace(to_options(found[key][0].rare), delay=None) for key in part]  # its time had come
             lanes = [local.places[back[key]] for key in part]
             bodies = Bodies(*zip(*(found[key][0] for key in part), strict=True))
             [[(_, keys_)]] = await wire.run([_store(_PUBLISH, local.version, bodies, lanes, options)])
@@ -466,8 +466,3 @@ async def store_dead(pool: Pool, messages: Sequence[BrowsedMessage]) -> None:
             for message, place, *body in zip(messages, sending.places, *sending.bodies, strict=True)
         ]
         await wire.run([Step(_STORE_DEAD, tuple(zip(*rows, strict=True)))])
-
-
-def _without_delay(options: Options) -> Options:
-    """A dead message has waited for its delay already."""
-    return replace(options, delay=None)

@@ -16,7 +16,7 @@ from .directory import Directory
 from .pool import Pool, transaction
 from .publishing import Sending, publish_in
 from .rows import MICRO, check_name, to_id, to_key
-from .wire import Rows, Wire
+from .wire import Rows
 
 log = logging.getLogger("repid.postgres")
 
@@ -144,7 +144,8 @@ async def tick(
         stored = found[0]
         fires = sending is not None
         if fires and stored.schedule.overlap == "skip" and stored.last_id is not None:
-            fires = not await _is_live(wire, stored.last_id)
+            [live] = await wire.run([Step(_IS_LIVE, (to_key(stored.last_id),))])
+            fires = not live
         if fires and sending is not None:
             await publish_in(wire, directory, sending)
             fires = sending.outcomes == [None]
@@ -154,11 +155,6 @@ async def tick(
                 return "fired"
         await wire.run([Step(_SKIPPED, (name, float(next_at)))])
     return "skipped"
-
-
-async def _is_live(wire: Wire, id_: str) -> bool:
-    [rows] = await wire.run([Step(_IS_LIVE, (to_key(id_),))])
-    return bool(rows)
 
 
 def _to_row(new: StoredSchedule) -> tuple[Any, ...]:

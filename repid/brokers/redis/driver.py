@@ -321,20 +321,26 @@ class RedisDriver:
             except BrokerRefused as error:
                 outcomes += [copy(error) for _ in batch]  # each is raised on its own
                 continue
-            letters = self._without_dropped(found)
-            start = len(outcomes)
-            for place, letter in enumerate(letters, start):
-                if letter == _FULL:
-                    queue, size = envelopes[place].queue, len(envelopes[place].payload)
-                    if queue not in full:
-                        with trio.CancelScope(shield=True):
-                            full[queue] = await self._bounds_of(queue)
-                    outcomes.append(refusal(queue, full[queue][0], 1, size, full[queue][1]))
-                else:
-                    outcomes.append(None if letter == _ACCEPTED else _refusal(letter, envelopes[place]))
+            for place, letter in enumerate(self._without_dropped(found), len(outcomes)):
+                outcomes.append(
+                    None if letter == _ACCEPTED else await self._why_refused(letter, envelopes[place], full)
+                )
         if self._wait_replicas:
             await self._sure()
         return outcomes
+
+    async def _why_refused(self, letter: int, envelope: Envelope, full: dict[str, tuple[Bounds, int]]) -> BrokerRefused:
+        """The error that a letter of the script stands for. `full`: the full queues that were asked about already."""
+        queue = envelope.queue
+        if letter == _NOT_DECLARED:
+            return QueueNotDeclared(queue)
+        if letter != _FULL:
+            return DuplicateId(envelope.id, queue)
+        if queue not in full:
+            with trio.CancelScope(shield=True):
+                full[queue] = await self._bounds_of(queue)
+        bounds, readers = full[queue]
+        return refusal(queue, bounds, 1, len(envelope.payload), readers)
 
     def _without_dropped(self, found: Any) -> Any:
         """What a script answered; what it has dropped from full queues is noted (`with_dropped` in part_bounds.lua)."""
@@ -653,7 +659,10 @@ class RedisDriver:
         answers: list[BrokerRefused | None] = []
         for start in range(0, max(len(chosen), 1), BATCH):
             some = chosen[start : start + BATCH]
-            for key, letter in zip(some, await self._reviving(queue, some), strict=True):
+            letters = await self.wire.run("revive", (queue.encode(), some))
+            if letters == [b"q"]:
+                raise QueueNotDeclared(queue)
+            for key, letter in zip(some, letters, strict=True):
                 if letter[:1] == b"d":
                     answers.append(DuplicateId(to_id(letter[1:]), queue))
                 elif letter in {b"n", b"u"}:
@@ -669,12 +678,6 @@ class RedisDriver:
                 else:
                     answers.append(None)
         return answers
-
-    async def _reviving(self, queue: str, keys: Sequence[bytes]) -> list[bytes]:
-        found: list[bytes] = await self.wire.run("revive", (queue.encode(), keys))
-        if found == [b"q"]:
-            raise QueueNotDeclared(queue)
-        return found
 
     async def _dead_keys(self, queue: str) -> list[bytes]:
         keys: list[bytes] = []
@@ -803,7 +806,7 @@ class RedisDriver:
         return answer
 
 
-_ACCEPTED, _FULL = ord("a"), ord("f")
+_ACCEPTED, _FULL, _NOT_DECLARED = ord("a"), ord("f"), ord("q")
 _CANCELLED: dict[bytes, Cancelled] = {b"cancelled": "cancelled", b"requested": "requested", b"unknown": "unknown"}
 
 
@@ -813,12 +816,6 @@ def _to_name(queue: str) -> bytes:
     if len(name) > LONGEST_NAME:
         raise ConfigurationError(f"the name of queue {queue[:40]!r}… is longer than {LONGEST_NAME} bytes")
     return name
-
-
-def _refusal(letter: int, envelope: Envelope) -> BrokerRefused:
-    if letter == ord("q"):
-        return QueueNotDeclared(envelope.queue)
-    return DuplicateId(envelope.id, envelope.queue)
 
 
 def _batches(envelopes: Sequence[Envelope], entries: list[bytes]) -> list[list[bytes]]:

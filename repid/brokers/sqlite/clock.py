@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
 
 MICRO = 1_000_000
 """The file keeps times as whole microseconds."""
@@ -30,19 +31,13 @@ class Clock:
 
     def boot(self) -> int:
         """Microseconds since the machine was started, or since some other moment before this process."""
-        return _boot_ns() // 1000
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic_ns()
+        return now // 1000
 
 
 def micros(seconds: float) -> int:
     """The duration in whole microseconds; what is longer than thirty thousand years is cut there."""
     return round(max(min(seconds, 1e12), -1e12) * MICRO)
-
-
-def _boot_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic_ns()
-
-
-_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
 
 
 def _read_boot_id() -> str:

@@ -177,15 +177,9 @@ class SQLiteDriver:
         while count == claiming.RESCUED_AT_ONCE:  # others get the lock in between
             count = await self._file.change(claiming.rescue, durable=NEVER, touched=_any_if_moved)
             rescued += count
-        if self._dead_ttl:
-            await self._remove_old_dead()
-        return rescued
-
-    async def _remove_old_dead(self) -> None:
-        """Remove the dead letters whose ttl is over, if there are any, in bites."""
-        ttl = self._dead_ttl
-        if await self._file.look(lambda store: views.has_old_dead(store, ttl)):
+        if (ttl := self._dead_ttl) and await self._file.look(lambda store: views.has_old_dead(store, ttl)):
             await self._in_bites(lambda store: views.delete_old_dead(store, ttl))
+        return rescued
 
     async def news(self, wait: float) -> News | None:
         """Wait until any process has changed the file, or a message in it has become due."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from .directory import USED
 
@@ -80,11 +80,7 @@ class Heads:
         (version,) = self._execute("PRAGMA data_version").fetchone()
         if self._heads is None or version != self._data_version:
             self._data_version = version
-            self._heads = dict(self._read())
+            self._heads = {lane: (rank, seq) for lane, rank, seq in self._execute(_HEADS)}
             self._order = [(rank, seq, lane) for lane, (rank, seq) in self._heads.items()]
             heapq.heapify(self._order)
         return self._heads
-
-    def _read(self) -> Iterator[tuple[int, tuple[int, int]]]:
-        for lane, rank, seq in self._execute(_HEADS):
-            yield lane, (rank, seq)

@@ -140,14 +140,9 @@ def _to_rows(
         if len(body) == PLAIN_COLUMNS:
             rows.append((seq, lane, now, rank, *body))
         else:
-            rows.append((seq, lane, now, *_plan(store, envelope), *body))
+            shelved = after_publishing(envelope.options, now, micros)
+            rows.append((seq, lane, now, shelved.stored.rank, shelved.due, shelved.stored.expires_at, *body))
     return rows
-
-
-def _plan(store: Store, envelope: Envelope) -> tuple[int, int | None, int | None]:
-    """Rank, due and expiry of a message with options."""
-    shelved = after_publishing(envelope.options, store.now, micros)
-    return shelved.stored.rank, shelved.due, shelved.stored.expires_at
 
 
 def _write(store: Store, rows: Sequence[Row]) -> int:
