@@ -33,7 +33,7 @@ from .errors import ConfigurationError, RepidError, ResultError
 from .handle import JobHandle
 from .hosts import hosted, within
 from .job import Element, Job, JobOptions, enqueue_jobs
-from .mapping import Map, OnError, Plan, check_items
+from .mapping import Map, MapRequest, OnError, check_items
 from .names import NOT_OF_CALLS, check_duration, check_id, check_known
 from .results import Result
 
@@ -265,7 +265,7 @@ class AppCaller(Caller):
         callee, args, kwargs = find_callee(exchange, actor, (), {})
         callee.envelopes(terms, args, kwargs, ())
         broker, publish = self._way(terms.server_name)
-        plan = Plan[Any](
+        request = MapRequest[Any](
             callee,
             terms,
             args,
@@ -277,7 +277,7 @@ class AppCaller(Caller):
             ordered=ordered,
             on_error=on_error,
         )
-        return Map(plan, items)
+        return Map(request, items)
 
     def using(self, **options: Unpack[AppCallOptions]) -> AppUsing:
         """The same verbs with these options, as in `AppCallOptions`. Raises `ConfigurationError` for bad ones."""

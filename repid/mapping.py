@@ -51,7 +51,7 @@ CLOSING_TIME = 5.0
 _END: Any = object()
 
 
-class Plan(Generic[R]):
+class MapRequest(Generic[R]):
     """What is to be called, where, and how its results are wanted."""
 
     def __init__(
@@ -90,18 +90,18 @@ class Map(Generic[R]):
     running ones are cancelled. That takes at most five seconds; what the server did not answer by then goes on.
     """
 
-    def __init__(self, plan: Plan[R], items: Iterable[Any] | AsyncIterable[Any]) -> None:
-        self._plan = plan
+    def __init__(self, request: MapRequest[R], items: Iterable[Any] | AsyncIterable[Any]) -> None:
+        self._request = request
         self._items = items
         self._opened: AbstractAsyncContextManager[AsyncIterator[R]] | None = None
 
     def __repr__(self) -> str:
-        return f"<map of {self._plan.callee.name!r}, at most {self._plan.limit} at once>"
+        return f"<map of {self._request.callee.name!r}, at most {self._request.limit} at once>"
 
     async def __aenter__(self) -> AsyncIterator[R]:
         if self._opened is not None:
             raise UsageError(f"{self!r} was entered before: make another one")
-        self._opened = _open(self._plan, self._items)
+        self._opened = _open(self._request, self._items)
         return await self._opened.__aenter__()
 
     async def __aexit__(
@@ -120,22 +120,22 @@ class Map(Generic[R]):
 class Block(Generic[R]):
     """The block of a map, in trio. `items`: None if they are handed over with each `Results.exchange`."""
 
-    def __init__(self, plan: Plan[R], items: Iterable[Any] | AsyncIterable[Any] | None) -> None:
-        self._plan = plan
+    def __init__(self, request: MapRequest[R], items: Iterable[Any] | AsyncIterable[Any] | None) -> None:
+        self._request = request
         self._items = items
         self._nursery: AbstractAsyncContextManager[trio.Nursery] | None = None
-        self._following: AbstractContextManager[Followed] = plan.broker.follow(self._queues)
+        self._following: AbstractContextManager[Followed] = request.broker.follow(self._queues)
 
     def _queues(self) -> list[str]:
         """Where calls wait now, unless they are to wait."""
-        terms = self._plan.terms
+        terms = self._request.terms
         waits_long = terms.options.delay or terms.due_at is not None
-        return [self._plan.callee.channel] if self._results.are_under_way and not waits_long else []
+        return [self._request.callee.channel] if self._results.are_under_way and not waits_long else []
 
     async def __aenter__(self) -> Results[R]:
         items = self._items
         source = None if items is None or isinstance(items, AsyncIterable) else iter(items)
-        self._results = results = Results(self._plan, self._following.__enter__(), source)
+        self._results = results = Results(self._request, self._following.__enter__(), source)
         if not isinstance(self._items, AsyncIterable):
             return results
         self._nursery = trio.open_nursery()
@@ -160,8 +160,8 @@ class Block(Generic[R]):
 
 
 @hosted_context
-def _open(plan: Plan[R], items: Iterable[Any] | AsyncIterable[Any]) -> Any:
-    return Block(plan, items)
+def _open(request: MapRequest[R], items: Iterable[Any] | AsyncIterable[Any]) -> Any:
+    return Block(request, items)
 
 
 class Results(Generic[R]):
@@ -169,9 +169,9 @@ class Results(Generic[R]):
     handed over.
     """
 
-    def __init__(self, plan: Plan[R], following: Followed, source: Iterator[Any] | None) -> None:
+    def __init__(self, request: MapRequest[R], following: Followed, source: Iterator[Any] | None) -> None:
         self._source = source
-        self._plan = plan
+        self._request = request
         self._following = following
         self._items: deque[Any] = deque()
         """Items that were read ahead from an async source."""
@@ -271,7 +271,7 @@ class Results(Generic[R]):
     async def _offer(self, item: Any) -> None:
         self._items.append(item)
         self._following.wake()
-        while len(self._items) >= self._plan.limit:
+        while len(self._items) >= self._request.limit:
             self._has_room = trio.Event()
             await self._has_room.wait()
 
@@ -282,17 +282,17 @@ class Results(Generic[R]):
         self._following.wake()
 
     def _room(self) -> int:
-        return self._plan.limit - (self._published - self._taken)
+        return self._request.limit - (self._published - self._taken)
 
     def _take(self) -> R:
         result = self._ready.popleft()
         self._taken += 1
         if isinstance(result, Exception):
             raise result
-        if self._plan.raises:
-            value: R = value_of(result, self._plan.callee.returns)
+        if self._request.raises:
+            value: R = value_of(result, self._request.callee.returns)
             return value
-        return Result(result, self._plan.callee.returns)  # type: ignore[return-value] # the map says which it is of
+        return Result(result, self._request.callee.returns)  # type: ignore[return-value] # the map says which it is of
 
     @hosted
     async def _advance(self) -> bool:
@@ -316,7 +316,7 @@ class Results(Generic[R]):
                     await self._send()
                 if self._ready:
                     is_last = self._is_exhausted and not self._items
-                    self._refill_at = inf if is_last else self._published - self._plan.limit // 2
+                    self._refill_at = inf if is_last else self._published - self._request.limit // 2
                     return True
                 if not self._numbers and self._is_exhausted and not self._items:
                     return False
@@ -344,8 +344,8 @@ class Results(Generic[R]):
 
     def _envelopes_for(self, items: list[Any]) -> list[Envelope]:
         """The messages for these items, numbered. For an item that does not fit there is the error in its place."""
-        plan = self._plan
-        make = partial(plan.callee.envelopes, plan.terms, plan.arguments, plan.keywords)
+        request = self._request
+        make = partial(request.callee.envelopes, request.terms, request.arguments, request.keywords)
         made: list[Envelope | Exception] = []
         try:
             made += make(items)
@@ -368,14 +368,14 @@ class Results(Generic[R]):
         self._published += len(made)
         self._following.add(
             [(envelope.id, envelope.id) for envelope in envelopes],
-            look_first=self._plan.terms.options.ttl is not None,
-            take_results=self._plan.store is self._plan.broker,
+            look_first=self._request.terms.options.ttl is not None,
+            take_results=self._request.store is self._request.broker,
         )
         return envelopes
 
     def _put(self, number: int, result: StoredResult | Exception) -> None:
         """Take in the result of the call of this number. To be followed by `_line_up`."""
-        if self._plan.ordered:
+        if self._request.ordered:
             self._early[number] = result
         else:
             self._ready.append(result)
@@ -392,7 +392,7 @@ class Results(Generic[R]):
         """Publish what is unsent. If that was tried before, what is there or has ended was published then: it is left
         out at once, since some of it may end while the others wait for room in their queue.
         """
-        plan = self._plan
+        request = self._request
         if again:
             looks = await self._following.look([(envelope.id, envelope.id) for envelope in self._unsent])
             self._unsent = [
@@ -401,9 +401,9 @@ class Results(Generic[R]):
                 if seen.state == "gone" and seen.result is None and envelope.id in self._numbers
             ]
         envelopes = self._unsent
-        if plan.terms.due_at is not None and envelopes:
-            envelopes = await deferred(envelopes, plan.broker, plan.terms.due_at)
-        outcomes = await plan.publish(envelopes) if envelopes else []
+        if request.terms.due_at is not None and envelopes:
+            envelopes = await deferred(envelopes, request.broker, request.terms.due_at)
+        outcomes = await request.publish(envelopes) if envelopes else []
         self._unsent = []
         if not any(outcomes):
             return
@@ -421,7 +421,7 @@ class Results(Generic[R]):
         numbers, to_remove, is_ordered, early, ready = (
             self._numbers,
             self._to_remove,
-            self._plan.ordered,
+            self._request.ordered,
             self._early,
             self._ready,
         )
@@ -440,7 +440,7 @@ class Results(Generic[R]):
         self._line_up()
         if missing:
             try:
-                stored = await self._plan.store.fetch_results([id_ for _, id_ in missing])
+                stored = await self._request.store.fetch_results([id_ for _, id_ in missing])
             except BaseException:
                 self._following.add(missing)  # they are told of again
                 raise
@@ -457,7 +457,7 @@ class Results(Generic[R]):
             self._to_remove.append(stored)
             return
         text = (
-            f"message {id_!r} of actor {self._plan.callee.name!r} has ended, and no result of it is stored: it was "
+            f"message {id_!r} of actor {self._request.callee.name!r} has ended, and no result of it is stored: it was "
             "flushed or deleted, or its result has expired (result_ttl)"
         )
         self._put(number, ResultError(text))
@@ -466,7 +466,7 @@ class Results(Generic[R]):
         """Remove results from the store: one that is kept for no time takes their place."""
         removed = [NewResult(id=stored.id, state=stored.state, ttl=0.0) for stored in self._to_remove]
         self._to_remove.clear()
-        await self._plan.store.store_results(removed)
+        await self._request.store.store_results(removed)
 
     async def close(self) -> None:
         """Have the calls cancelled that are not over, and remove the results of the others."""
@@ -476,7 +476,7 @@ class Results(Generic[R]):
         self._ready.clear()
         self._early.clear()
         self._following.wake()  # a task that reads still
-        await cancel_all(self._plan.broker, ids)
+        await cancel_all(self._request.broker, ids)
         if self._to_remove:
             await self._remove()
 

@@ -37,7 +37,7 @@ class SyncMap(Generic[R]):
         if self._block is not None:
             raise UsageError(f"{self!r} was entered before: make another one")
         source = iter(self._items)  # before the block is open: what this raises leaves nothing to close
-        self._block = Block(self._map._plan, None)  # noqa: SLF001  the other half of it
+        self._block = Block(self._map._request, None)  # noqa: SLF001  the other half of it
         return _SyncResults(self._carry(self._block.__aenter__, is_waiting=False), source, self._carry)
 
     def __exit__(

@@ -28,7 +28,7 @@ from ..tracebacks import unwrapped
 from .collector import spared_collector
 from .memory import resident
 from .orphan import end_with
-from .process import Account, Brief, inherited_pipe
+from .process import Brief, ExitReport, inherited_pipe
 from .target import Target, failure_of_import, load_target
 
 log = logging.getLogger("repid.processes")
@@ -54,7 +54,7 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     brief = msgspec.json.decode(pipe.readline(), type=Brief)
     end_with(brief.supervisor)
-    leave = partial(_leave, inherited_pipe(brief.account))
+    leave = partial(_leave, inherited_pipe(brief.exit_pipe))
     orders = Orders(partial(_end_now, leave))
     for number in brief.signals:  # from now on: none of them may end a process that is starting, or about to end
         signal.signal(number, orders.on_signal)
@@ -68,7 +68,7 @@ def main() -> None:
             signal.signal(number, signal.SIG_IGN)  # else the interpreter's last steps restore what would kill it
 
 
-def _run(brief: Brief, orders: Orders) -> Account:
+def _run(brief: Brief, orders: Orders) -> ExitReport:
     try:
         app = _load(brief.target)
         orders.attach(None)
@@ -76,11 +76,11 @@ def _run(brief: Brief, orders: Orders) -> Account:
         with spared_collector(brief.tasks_limit):
             return run_on_loop(brief.loop, _work, app, brief, orders)
     except (ConfigurationError, UsageError) as error:
-        return Account(Report(), refused=str(error)[:_LONGEST_REFUSAL])
+        return ExitReport(Report(), refused=str(error)[:_LONGEST_REFUSAL])
     except (BrokerError, LifespanError) as error:  # not our bug; the log has told of the program's
         log.error("worker %d has failed: %s", brief.number, error)  # noqa: TRY400  the text says it all
         if isinstance(error, BrokerUnavailable) and brief.worker.get("burst"):  # it was waited for
-            return Account(Report(), unavailable=str(error)[:_LONGEST_REFUSAL])
+            return ExitReport(Report(), unavailable=str(error)[:_LONGEST_REFUSAL])
         sys.exit(1)
 
 
@@ -96,14 +96,14 @@ def _load(target: Target) -> Application:
         sys.exit(1)
 
 
-def _leave(pipe: int, account: Account) -> None:
+def _leave(pipe: int, report: ExitReport) -> None:
     with suppress(OSError):  # the supervisor is no more
-        os.write(pipe, msgspec.json.encode(account))
+        os.write(pipe, msgspec.json.encode(report))
 
 
-def _end_now(leave: Callable[[Account], None], _: str) -> None:
+def _end_now(leave: Callable[[ExitReport], None], _: str) -> None:
     """The program is still being imported, which may take longer than anybody waits, and nothing was begun."""
-    leave(Account(Report()))
+    leave(ExitReport(Report()))
     os._exit(0)
 
 
@@ -155,7 +155,7 @@ def _listen(pipe: IO[bytes], orders: Orders) -> None:
     os._exit(1)
 
 
-async def _work(app: Application, brief: Brief, orders: Orders) -> Account:
+async def _work(app: Application, brief: Brief, orders: Orders) -> ExitReport:
     token = trio.lowlevel.current_trio_token()
     report, is_too_large = Report(), False
 
@@ -199,9 +199,9 @@ async def _work(app: Application, brief: Brief, orders: Orders) -> Account:
     except BaseExceptionGroup as group:
         raise unwrapped(group) from None
     if is_too_large:
-        return Account(report, "memory")
+        return ExitReport(report, "memory")
     has_run_all = brief.max_jobs is not None and report.processed + report.abandoned >= brief.max_jobs
-    return Account(report, "jobs" if has_run_all else None)
+    return ExitReport(report, "jobs" if has_run_all else None)
 
 
 async def _watch_memory(limit: int, recycle: Callable[[], None]) -> None:

@@ -19,7 +19,7 @@ from .target import Target
 Order = Literal["stop", "cut"]
 """stop: with the grace. cut: without."""
 
-_LONGEST_ACCOUNT = 16384
+_LONGEST_EXIT_REPORT = 16384
 """Bytes: what a pipe holds everywhere, so that writing does not wait for somebody to read."""
 
 _START = "import sys; sys.path[:] = {path!r}; from repid.supervisor.child import main; main()"
@@ -59,13 +59,13 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is told before anything else. `worker`: other options of its worker, as JSON can hold them.
 
     `max_jobs`, `max_memory`: the runs after which it ends and is replaced, and the bytes of memory.
-    `account`: the inherited pipe into which it writes its `Account` at the end. `number`: which of the workers it is.
-    `supervisor`: the process that started it.
+    `exit_pipe`: the inherited pipe into which it writes its `ExitReport` at the end. `number`: which of the workers it
+    is. `supervisor`: the process that started it.
     """
 
     target: Target
     number: int = 0
-    account: int = 0
+    exit_pipe: int = 0
     supervisor: int = 0
     argv: list[str]
     loop: LoopName = "trio"
@@ -78,7 +78,7 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
     max_memory: int | None = None
 
 
-class Account(msgspec.Struct, frozen=True):
+class ExitReport(msgspec.Struct, frozen=True):
     """What a process leaves behind: what its worker did, and whether it ended in order to be replaced.
 
     `refused`: why there can be no worker, however often it is tried. `unavailable`: the server was away for longer than
@@ -95,9 +95,9 @@ class Process:
     """A worker process. It is its own process group, so that Ctrl-C reaches it by way of the supervisor only."""
 
     def __init__(self, brief: Brief) -> None:
-        self._account, theirs = os.pipe()
+        self._exit_pipe, theirs = os.pipe()
         try:
-            account, arguments = _how_to_start(theirs)
+            exit_pipe, arguments = _how_to_start(theirs)
             command = [*_this_python(), "-c", _START.format(path=sys.path)]
             command.append(f"worker {brief.number} of {brief.target.name}")
             with held_back(brief.signals):
@@ -105,11 +105,11 @@ class Process:
                     command, stdin=subprocess.PIPE, bufsize=0, **arguments
                 )
         except BaseException:
-            os.close(self._account)
+            os.close(self._exit_pipe)
             raise
         finally:
             os.close(theirs)
-        brief = msgspec.structs.replace(brief, account=account, supervisor=os.getpid())
+        brief = msgspec.structs.replace(brief, exit_pipe=exit_pipe, supervisor=os.getpid())
         self._write(msgspec.json.encode(brief) + b"\n")
 
     @property
@@ -132,7 +132,7 @@ class Process:
         )
         return code
 
-    async def close(self, seconds: float) -> Account | None:
+    async def close(self, seconds: float) -> ExitReport | None:
         """Have it end, if it has not: without a supervisor it cuts itself short. It is killed after `seconds`.
 
         What it left behind. None: nothing, as it crashed.
@@ -145,17 +145,17 @@ class Process:
             if patience.cancelled_caught:
                 self.kill()
                 await self.wait()
-        return self._read_account()
+        return self._read_exit_report()
 
-    def _read_account(self) -> Account | None:
+    def _read_exit_report(self) -> ExitReport | None:
         try:
             if sys.platform != "win32":
-                os.set_blocking(self._account, False)  # a fork of it may still hold the other end
-            return msgspec.json.decode(os.read(self._account, _LONGEST_ACCOUNT), type=Account)
+                os.set_blocking(self._exit_pipe, False)  # a fork of it may still hold the other end
+            return msgspec.json.decode(os.read(self._exit_pipe, _LONGEST_EXIT_REPORT), type=ExitReport)
         except (OSError, msgspec.MsgspecError):
             return None
         finally:
-            os.close(self._account)
+            os.close(self._exit_pipe)
 
     def _write(self, line: bytes) -> None:
         with suppress(OSError):  # it has ended; `wait` tells

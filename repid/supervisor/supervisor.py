@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, WorkersFailed
 from ..runtime import Report
 from ..runtime.signals import listen
 from ..tracebacks import unwrapped
-from .process import Account, Brief, Order, Process
+from .process import Brief, ExitReport, Order, Process
 from .restarts import Restarts
 
 log = logging.getLogger("repid.processes")
@@ -143,8 +143,8 @@ class Supervisor:
                 code = await self._wait(post, process, name)
             finally:
                 post.process = None
-                account = await process.close(MARGIN)
-            delay = self._judge(post, name, code, account)
+                exit_report = await process.close(MARGIN)
+            delay = self._judge(post, name, code, exit_report)
 
     def _brief(self, post: Post) -> Brief:
         return msgspec.structs.replace(
@@ -162,34 +162,34 @@ class Supervisor:
         process.kill()
         return await process.wait()
 
-    def _judge(self, post: Post, name: str, code: int, account: Account | None) -> float | None:
+    def _judge(self, post: Post, name: str, code: int, exit_report: ExitReport | None) -> float | None:
         """What follows from the end of a process: seconds until the next one is started; None: no other one is."""
-        if account is not None:
-            self._report = _sum(self._report, account.report)
-            post.left -= account.report.processed + account.report.abandoned
-            if account.refused is not None:
-                return self._after_refusal(post, account.refused)
-            if account.unavailable is not None:
-                self._failures.append(f"{name} ended: {account.unavailable}")
+        if exit_report is not None:
+            self._report = _sum(self._report, exit_report.report)
+            post.left -= exit_report.report.processed + exit_report.report.abandoned
+            if exit_report.refused is not None:
+                return self._after_refusal(post, exit_report.refused)
+            if exit_report.unavailable is not None:
+                self._failures.append(f"{name} ended: {exit_report.unavailable}")
                 return None
         if self._is_stopping:
             had_begun = -code not in self._settings.signals  # once it has, it handles these
-            ended_well = code == 0 and account is not None
+            ended_well = code == 0 and exit_report is not None
             if had_begun and not ended_well and not post.patience.cancel_called:
                 self._failures.append(f"{name} failed while it was stopping: {describe(code)}")
             return None
-        if code != 0 or account is None:
+        if code != 0 or exit_report is None:
             return self._after_crash(post, f"{name} ended: {describe(code)}")
-        return self._after_good_end(post, name, account)
+        return self._after_good_end(post, name, exit_report)
 
-    def _after_good_end(self, post: Post, name: str, account: Account) -> float | None:
-        if post.left <= 0 or (self._settings.burst and account.recycled is None and not post.is_reloading):
+    def _after_good_end(self, post: Post, name: str, exit_report: ExitReport) -> float | None:
+        if post.left <= 0 or (self._settings.burst and exit_report.recycled is None and not post.is_reloading):
             return None
-        if account.recycled == "memory" and account.report.processed == 0:
+        if exit_report.recycled == "memory" and exit_report.report.processed == 0:
             return self._after_crash(post, f"{name} took more than max_memory before it had run anything")
-        if account.recycled is None:
+        if exit_report.recycled is None:
             return self._after_crash(post, f"{name} ended, though nobody had told it to")
-        log.info("%s is replaced: it has reached its limit (%s)", name, account.recycled)
+        log.info("%s is replaced: it has reached its limit (%s)", name, exit_report.recycled)
         return 0.0
 
     def _after_refusal(self, post: Post, why: str) -> float | None:
