@@ -1,4 +1,13 @@
-"""The client: what belongs to the thread that calls."""
+"""The client: what belongs to the thread that calls.
+
+Theory. A call is an async function that is carried out in a trio run while the thread waits. `_call` chooses the run:
+
+* where the app is open already, the run that has it open (`_host`). In a thread of that run, as sync actors have, the
+  call can be ended when the actor is asked to stop;
+* elsewhere the run of a thread of the client's own, which opens the app (`loop`).
+
+Before that it refuses to wait where the wait could be for ever (`may_block`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,20 @@
-"""A consumer of any engine: claim, wait for news, claim again."""
+"""A consumer of any engine: claim, wait for news, claim again.
+
+Theory. A driver never waits for messages, so `receive` waits here: it claims what is ready; if that is nothing, it
+waits for news, or until the next message is due, and claims again. News is only a hint, so a claim that finds nothing
+is no error. Some drivers can do more, and then there is less to do here: a `WaitingDriver` waits by itself, a
+`GivingDriver` leases a message to a consumer before it tells of it, and a `WakingDriver`, which wakes only some
+consumers, is told when one does not wait any more.
+
+* What was claimed is never lost: `take` is called with it in the step in which it is known, and it is returned although
+  the caller was cancelled.
+* The token of a settlement that was not answered is in `_unanswered`. The engine may have carried it out, so if it is
+  refused when it is sent again, the verdict is "unknown".
+* Where leases end with the link, `_of_link` has the number of losses of the link at which each was taken. A lease with
+  another number than now is lost, and `events` says so.
+* A driver answers with each cancellation until the lease has ended. `_told` has its last answer, so that each is told
+  once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,16 @@
-"""A function that runs as an asyncio task, while a trio task waits for it."""
+"""A function that runs as an asyncio task, while a trio task waits for it: so async actors run under asyncio.
+
+Theory. The first step of a run is made at once, in the middle of a step of the trio task (`TasksOf.begin`). Most runs
+that wait for nothing end in it. To `asyncio.current_task()` they are an `UnmadeTask`, which becomes a real task as soon
+as somebody looks at it. A run that goes on gets its task then, and the trio task waits for that (`wait_for`). If the
+trio task is cancelled, the asyncio task is cancelled, and waited for all the same.
+
+* While code of asyncio is called in a step of a trio task, that trio task is hidden (`GLOBAL_RUN_CONTEXT`). Otherwise
+  the code could open cancel scopes and nurseries of trio, and would leave them in another task.
+* Between a task and the coroutine of an actor stand coroutines that change one thing of its steps each (`Around`):
+  `Begun` gives the first step that was made already, `Timed` tells of long steps, `Contained` keeps `sys.exit()` from
+  ending the loop, `Outside` is for a loop that trio runs.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +44,27 @@ NOTICEABLE = 0.05
 """Seconds. Of a step that takes less nobody is told."""
 
 
-class Timed(Coroutine[Any, Any, Any]):
-    """A coroutine whose long steps are told of: while one goes on, nothing else of its loop runs."""
+class Around(Coroutine[Any, Any, Any]):
+    """A coroutine around another one, which changes how its steps are made: `send` and `throw`."""
+
+    __slots__ = ("_coroutine",)
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._coroutine, name)  # cr_frame and the like, for code that prints a task
+
+    def close(self) -> None:
+        """Abandoned with its loop."""
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self
+
+
+class Timed(Around):
+    """A coroutine whose long steps are told of: while one goes on, nothing else of its loop runs."""
 
     def send(self, value: Any) -> Any:
         """The task's next step."""
@@ -57,13 +82,6 @@ class Timed(Coroutine[Any, Any, Any]):
         finally:
             del error  # its traceback holds this frame
             _tell_if_long(began)
-
-    def close(self) -> None:
-        """Abandoned with its loop."""
-        self._coroutine.close()
-
-    def __await__(self) -> Any:
-        return self
 
 
 def _tell_if_long(began: float) -> None:
@@ -72,18 +90,12 @@ def _tell_if_long(began: float) -> None:
         tell(seconds)
 
 
-class Contained(Coroutine[Any, Any, Any]):
+class Contained(Around):
     """A coroutine of a task that an actor has started. `sys.exit()` in a task would end the loop, and all that is on
     it.
 
     It is an error of that task instead, for the actor that awaits it. So is a `KeyboardInterrupt`, unless it is Ctrl-C.
     """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self._coroutine = coroutine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)
 
     def send(self, value: Any) -> Any:
         """The task's next step."""
@@ -102,13 +114,6 @@ class Contained(Coroutine[Any, Any, Any]):
             raise _as_error(order) from order
         finally:
             del error  # its traceback holds this frame
-
-    def close(self) -> None:
-        """Abandoned with its loop."""
-        self._coroutine.close()
-
-    def __await__(self) -> Any:
-        return self
 
 
 def _as_error(order: SystemExit | KeyboardInterrupt) -> RuntimeError:
@@ -152,24 +157,21 @@ def _containing_eagerly(constructor: Any) -> Any:
     return create(construct)
 
 
-class Begun(Coroutine[Any, Any, Any]):
+class Begun(Around):
     """A coroutine whose first step was made before its task came to it (as with `eager_start` of Python 3.12).
 
     `ended`: it ended in that step. An order to end the process is kept as its `error` for the worker, to which it is a
     failure like others; in a task it would stop the loop at once. Its long steps are told of, as with `Timed`.
     """
 
-    __slots__ = ("_bridge", "_coroutine", "_first", "ended", "error")
+    __slots__ = ("_bridge", "_first", "ended", "error")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], bridge: Bridge, *, ended: bool) -> None:
-        self._coroutine = coroutine
+        super().__init__(coroutine)
         self._bridge = bridge
         self._first: Any = _NOTHING
         self.ended = ended
         self.error: BaseException | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)  # cr_frame and the like, for code that prints a task
 
     def waits_for(self, first: Any) -> None:
         """Its first step has ended with this, which is what it waits for."""
@@ -209,13 +211,6 @@ class Begun(Coroutine[Any, Any, Any]):
             del error  # its traceback holds this frame
             _tell_if_long(began)
 
-    def close(self) -> None:
-        """Abandoned with its loop."""
-        self._coroutine.close()
-
-    def __await__(self) -> Any:
-        return self
-
     def _check_process(self) -> None:
         if self._bridge.is_of_parent:
             error = sys.exception()
@@ -226,18 +221,15 @@ class Begun(Coroutine[Any, Any, Any]):
         raise StopIteration from None
 
 
-class Outside(Coroutine[Any, Any, Any]):
+class Outside(Around):
     """A coroutine for a task of an asyncio loop that is itself a trio task, which every step hides; see `TasksOf.call`.
 
     What asyncio asks for is hidden with it, and said by other means: which loop runs.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._coroutine = coroutine
+        super().__init__(coroutine)
         self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)
 
     def send(self, value: Any) -> Any:
         """The task's next step."""
@@ -246,13 +238,6 @@ class Outside(Coroutine[Any, Any, Any]):
     def throw(self, *error: Any) -> Any:
         """The task was cancelled, or what it awaited failed."""
         return self._step(self._coroutine.throw, *error)
-
-    def close(self) -> None:
-        """Abandoned with its loop."""
-        self._coroutine.close()
-
-    def __await__(self) -> Any:
-        return self
 
     def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
         hidden = GLOBAL_RUN_CONTEXT.__dict__.pop("task", _NOTHING)  # it is hidden already in a first step

@@ -248,22 +248,7 @@ async def _run_actors(
 
                         control.attach(stop, actors.cancel_scope.cancel)
                         control.attach_drain(reader.drain)
-                        if orphans is not None:
-                            intake.start_soon(run_schedules, orphans.scheduling, crew.runners.schedules)
-                            intake.start_soon(orphans.watch)
-                        if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
-                            paused = PausedQueues(broker, list(crew.runners.topics))
-                            # Before the reader, which ends a burst that gets nothing.
-                            await Patience(burst=settings.burst)(paused.look)
-                            intake.start_soon(paused.watch)
-                            intake.start_soon(UnreadQueues(broker).watch)
-                        if crew.runners.limits:
-                            intake.start_soon(crew.give_back_parked)
-                        if crew.runners.batching:
-                            intake.start_soon(crew.start_due_batches)
-                        if any(runner.actor.mode == "manual" for runner in crew.runners):
-                            intake.start_soon(reader.tell_of_kept)
-                        intake.start_soon(reader.read, intake.cancel_scope.cancel)
+                        await _start_intake(intake, broker, crew, reader, orphans, burst=settings.burst)
                         control.on_started()
                 finally:
                     crew.close()
@@ -273,6 +258,27 @@ async def _run_actors(
         finally:
             ended.set()
         actors.cancel_scope.cancel()
+
+
+async def _start_intake(
+    intake: trio.Nursery, broker: Broker, crew: Crew, reader: Reader, orphans: Orphans | None, *, burst: bool
+) -> None:
+    """Start what brings new work, and what goes on only as long as that does."""
+    if orphans is not None:
+        intake.start_soon(run_schedules, orphans.scheduling, crew.runners.schedules)
+        intake.start_soon(orphans.watch)
+    if broker.capabilities.readers and broker.capabilities.has("queue_admin"):
+        paused = PausedQueues(broker, list(crew.runners.topics))
+        await Patience(burst=burst)(paused.look)  # before the reader, which ends a burst that gets nothing
+        intake.start_soon(paused.watch)
+        intake.start_soon(UnreadQueues(broker).watch)
+    if crew.runners.limits:
+        intake.start_soon(crew.give_back_parked)
+    if crew.runners.batching:
+        intake.start_soon(crew.start_due_batches)
+    if any(runner.actor.mode == "manual" for runner in crew.runners):
+        intake.start_soon(reader.tell_of_kept)
+    intake.start_soon(reader.read, intake.cancel_scope.cancel)
 
 
 def _tell_of_grace(crew: Crew, grace: float, *, by_signal: bool) -> None:

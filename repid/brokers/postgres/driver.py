@@ -1,4 +1,19 @@
-"""The driver of the PostgreSQL engine: each call is one round trip, or a transaction of a few."""
+"""The driver of the PostgreSQL engine: each call is one round trip, or a transaction of a few.
+
+Theory. The modules beside this one make the statements, each for one matter: `publishing`, `claiming`, `settling`,
+`shelving`, `views`, `results`, `schedules`, `directory`. This one sends them on connections of a pool, and tells those
+who wait that something has changed (`news`).
+
+* `_directory` is a copy of what is declared. A statement that relies on it does nothing where its version is not the
+  present one any more; then the copy is read again, and the statement is made anew.
+* Whatever changes a message tells of it twice: tasks of this process by `NewsBox.note`, sleeping ones of others by a
+  statement (`NewsBox.waking`) that is sent with the change, behind its transaction.
+* `_marks` and `_fronts` remember where claims may begin, and when something is due. What puts a message back where
+  claims have passed calls `_marks.forget`.
+* What workers ask is `asked_again`: where another transaction has locked what is needed, they make the call again.
+* Many messages are changed in bites, so that no transaction lasts long: one that does keeps the server from removing
+  old rows.
+"""
 
 from __future__ import annotations
 
