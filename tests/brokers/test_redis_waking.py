@@ -37,6 +37,12 @@ def is_asleep(redis: Redis, prefix: str, consumer: Consumer) -> bool:
     return bool(redis.execute("EVAL", takes, 1, f"{{{prefix}}}:sleepers", consumer.key))
 
 
+def is_given(redis: Redis, prefix: str, consumer: Consumer) -> bool:
+    """Whether the server believes that it was given a message, and has not taken it."""
+    given = "return type(({cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1]) or '')})[2]) == 'string'"
+    return bool(redis.execute("EVAL", given, 1, f"{{{prefix}}}:sleepers", consumer.key))
+
+
 async def falls_asleep(redis: Redis, prefix: str, consumer: Consumer) -> None:
     while not is_asleep(redis, prefix, consumer):
         await trio.sleep(0.01)
@@ -632,6 +638,22 @@ async def test_what_a_client_was_given_and_has_taken_stays_with_it_although_it_c
             redis, prefix, within=1
         )  # in the next step, before its client gives a sign of life
         assert others == []
+        assert await sleeper.consumer.settle([Settlement(delivery, Ack())]) == [SETTLED]
+
+
+async def test_what_a_client_was_given_and_has_taken_stays_with_it_although_the_server_refused_to_note_that(
+    redis: Redis, prefix: str
+) -> None:
+    async with sleeping(redis, prefix) as (_, sleeper):
+        publish_unheard(redis, prefix, message("1"))
+        redis.execute("CONFIG", "SET", "min-replicas-to-write", 1)  # it has none, and refuses whatever writes
+        try:
+            delivery = await until_got(sleeper)
+            await trio.sleep(0.1)
+        finally:
+            redis.execute("CONFIG", "SET", "min-replicas-to-write", 0)
+        assert is_given(redis, prefix, sleeper.consumer)
+        assert await sleeper.consumer.receive(10, max_wait=0) == []
         assert await sleeper.consumer.settle([Settlement(delivery, Ack())]) == [SETTLED]
 
 

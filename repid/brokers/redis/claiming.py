@@ -19,8 +19,9 @@ A client may be frozen, or its event loop blocked, while its connections stand. 
 next sign of another client has the server take back what it was given (`beat.lua`). So a client takes nothing that it
 was given while its own signs may have been late. And in the step in which it takes something it says so, by removing
 the entry: in the next step the run may block the loop, and all threads of the process with it. No other claim of the
-consumer was sent since that entry was made, or the nonce would be another one, so the entry is the same still. If
-the link breaks, the next subscription says it again.
+consumer was sent since that entry was made, or the nonce would be another one, so the entry is the same still. Nobody
+waits for the answer: where the server refuses that (too few replicas, a script that takes long), or the link breaks,
+the next claim, withdrawal or subscription says it again by `taken`.
 """
 
 from __future__ import annotations
