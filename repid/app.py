@@ -392,7 +392,7 @@ class Repid(Producer, AppCaller):
     async def first_of(
         self, *handles: Any, cancel_others: bool = False, timeout: float | timedelta | None = None
     ) -> Result[Any]:
-        """Wait until the first of them has ended, in whatever way; its result. `cancel_others`: the others are
+        """Wait until the first of them has ended, in any way; its result. `cancel_others`: the others are
         cancelled.
 
         Raises `ResultError` if no result of it is stored, and `TimeoutError` after `timeout`, which changes nothing.

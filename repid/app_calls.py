@@ -346,7 +346,7 @@ def awaited(terms: CallTerms) -> CallTerms:
 
 
 async def sent_within(seconds: float, handle: JobHandle[Any], sending: Awaitable[None]) -> None:
-    """Send a call. Raises `TimeoutError` if there was no room for it in its queue within so many seconds."""
+    """Send a call. Raises `TimeoutError` if its queue had no room for it within `seconds`."""
     try:
         await within(seconds, lambda: sending)
     except TimeoutError:

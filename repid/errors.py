@@ -198,7 +198,7 @@ class QueueFull(BrokerRefused):
     """The queue holds as much as its bounds allow: the message was not published.
 
     `when_full`: what the queue was declared with. `can_fit`: False if it would not fit into the empty queue either.
-    `readers`: how many consumers of the queue are open, in whatever process; None: the server does not know.
+    `readers`: how many consumers of the queue are open, in any process; None: the server does not know.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ CANCELLED_AT_ONCE = 1000
 
 
 class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
-    """One enqueued message, in whatever process it runs. Its results have values of the type `T`.
+    """One enqueued message, in any process it runs. Its results have values of the type `T`.
 
     `schedule_name` is set for a recurring job: the handle is on the message its schedule published last.
     """
@@ -74,7 +74,7 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
         return Lazy(lambda: self._fetch(type_))
 
     async def wait(self, timeout: float | timedelta | None = None) -> Result[T]:  # noqa: ASYNC109  a bound of its own
-        """Wait until it has ended in whatever way; the result. Cancelling loses nothing.
+        """Wait until it has ended, in any way; the result. Cancelling loses nothing.
 
         Raises `TimeoutError` if it has not ended after `timeout` (seconds or timedelta; None: no bound), which changes
         nothing; `ResultError` if the server knows no message of its id, and if it has ended and no result of it is
@@ -94,7 +94,7 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
         return await self._wait_within(type_, check_duration("timeout", timeout))
 
     async def _wait_within(self, type_: type[S], seconds: float, spent: float = 0.0) -> Result[S]:
-        """Wait so long at most; `spent`: how much of that has passed."""
+        """Wait at most these `seconds`. `spent`: how many of them have passed already."""
         watch = self.watch()
         try:
             return await within(max(0.0, seconds - spent), lambda: self._wait(type_, watch))
@@ -138,7 +138,7 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
 
     @hosted
     async def cancel(self) -> bool:
-        """Cancel it: a waiting message is removed, a running one's actor is cancelled, in whatever process it runs.
+        """Cancel it: a waiting message is removed, a running one's actor is cancelled, in any process it runs.
 
         Its result says cancelled. False: it is over already. A recurring job's schedule goes on: remove that with
         `app.schedules`.

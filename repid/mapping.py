@@ -2,7 +2,7 @@
 
 Theory. The form is `async with app.map(...) as results: async for result in results`. An async generator would have to
 `yield` while it holds children: a loop that is left by `break` does not close it, and trio forbids a nursery around a
-`yield`. So the block owns the children, and leaving it, in whatever way, has those cancelled that are not over.
+`yield`. So the block owns the children, and leaving it, in any way, has those cancelled that are not over.
 
 * All work is done by the task of the loop: `__anext__` publishes what there is room for, waits until calls have ended,
   and takes their results. Nothing runs while the loop's body does but the actors. Only an async source is read by a
@@ -86,7 +86,7 @@ class MapRequest(Generic[R]):
 class Map(Generic[R]):
     """Calls of one actor with many items: `async with app.map(...) as results: async for result in results`.
 
-    Leaving the block, in whatever way, has those cancelled that are not over: waiting ones are removed, the actors of
+    Leaving the block, in any way, has those cancelled that are not over: waiting ones are removed, the actors of
     running ones are cancelled. That takes at most five seconds; what the server did not answer by then goes on.
     """
 

@@ -19,7 +19,7 @@ A rival that was not sent away for `RIVAL_WAITS` seconds takes over: no worker w
 was rolled back. A declaration that nobody has seen before takes over at once.
 
 **Ends.** The schedule of an actor that was removed from the program ends; it is not deleted. While a worker with the
-actor lives, it declares the schedule, in whatever version; every `RENEW_EVERY` seconds that is noted as `declared_at`.
+actor lives, it declares the schedule, in any version; every `RENEW_EVERY` seconds that is noted as `declared_at`.
 A worker that reads the queue and does not declare the schedule checks whether that moves (`repid.runtime.orphans`). If
 it does not for long enough, no live worker has the actor, and the schedule is `ended`: it is paused, and says so. Any
 declaration of an actor takes that back: a worker that starts, or one that was cut off from the server meanwhile and

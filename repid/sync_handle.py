@@ -82,7 +82,7 @@ class SyncJobHandle(NoResult, Generic[T]):
         return self._carry(partial(self._handle.result_as, type_), is_waiting=False)
 
     def wait(self, timeout: float | timedelta | None = None) -> Result[T]:
-        """Wait until it has ended in whatever way; its result. See `JobHandle.wait`.
+        """Wait until it has ended, in any way; its result. See `JobHandle.wait`.
 
         Raises `TimeoutError` if it has not ended after `timeout` (seconds or timedelta; None: no bound), which changes
         nothing, and `ResultError` if no result is stored.

@@ -222,7 +222,7 @@ class Client(ClientCaller):
         return self._for_here(handle_on(self._app, actor, id_))
 
     def wait(self, job: Askable[R], timeout: float | timedelta | None = None) -> Result[R]:
-        """Wait until a job has ended in whatever way; its result.
+        """Wait until a job has ended, in any way; its result.
 
         Raises `TimeoutError` if it has not ended after `timeout` (seconds or timedelta; None: no bound), which changes
         nothing, and `ResultError` as `JobHandle.wait` does.

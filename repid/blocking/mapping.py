@@ -20,7 +20,7 @@ T = TypeVar("T")
 class SyncMap(Generic[R]):
     """Calls of one actor with many items: `with client.map(...) as results: for result in results`.
 
-    Leaving the block, in whatever way, has those cancelled that are not over, as that of a `Map`.
+    Leaving the block, in any way, has those cancelled that are not over, as that of a `Map`.
     """
 
     def __init__(self, map_: Map[R], items: Iterable[Any], carry: Carry) -> None:

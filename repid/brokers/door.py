@@ -495,7 +495,7 @@ class Server:
 
     @hosted_unless(_stays)
     async def readers(self) -> list[Mapping[str, Topics]]:
-        """What each open consumer takes, of whatever process: its queues, each with its topics (None: all).
+        """What each open consumer takes, of any process: its queues, each with its topics (None: all).
 
         One whose process died is among them for half a minute or so. Raises `NotSupported` where the engine does not
         claim `readers`.

@@ -57,7 +57,7 @@ def cancel(
     ids: Annotated[list[str], typer.Argument(help="The ids of jobs, which are those of their messages.")],
     server: Server = None,
 ) -> None:
-    """Remove jobs that wait, and cancel the runs of those that run, in whatever process."""
+    """Remove jobs that wait, and cancel the runs of those that run, in any process."""
     app = find_app(target)
     answers = ask(app, partial(find_shared_server(app, server).cancel_each, ids))
     for id_, answer in zip(ids, answers, strict=True):

@@ -55,10 +55,10 @@ class Guest(Bridge):
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if trio.lowlevel.in_trio_run() and not _has_forgotten_run_of_parent():
             raise RuntimeError(
-                "another trio run is going on in this thread, which can have one: another event loop of this thread "
-                "has repid open (as in a fixture whose loop_scope is wider than that of its test: let both use one "
-                "loop), or one that had it open was closed as it was (end loops with asyncio.run() or asyncio.Runner), "
-                "or this loop is itself run by trio, as trio-asyncio's are"
+                "another trio run is going on in this thread, which can have only one: another event loop of this "
+                "thread has repid open (as in a fixture whose loop_scope is wider than that of its test: let both use "
+                "one loop), or a loop was closed while it had repid open (end loops with asyncio.run() or "
+                "asyncio.Runner), or this loop is itself run by trio, as the loops of trio-asyncio are"
             )
         context = Context()  # of its own: the first caller's must not live as long as the guest
         tick: Any = self._tick

@@ -155,8 +155,9 @@ _MESSAGE_OF_READER = "message"
 def _check_outlives_runs(marker: object, parameter: P, where: str) -> None:
     if not (isinstance(marker, Depends) and marker.scope == "worker"):
         raise ConfigurationError(
-            f"{where}, is filled for each run, but the function is called once for each worker: it may only have "
-            f'parameters that are so too, {parameter.name}: Annotated[T, Depends(function, scope="worker")]'
+            f"{where}, is filled for each run, but the function is called once for each worker: give it only "
+            "parameters that are filled once for each worker, too, as in "
+            f'{parameter.name}: Annotated[T, Depends(function, scope="worker")]'
         )
 
 
@@ -174,9 +175,9 @@ def _check_left_alone(parameter: P, where: str) -> None:
     check_is_injected(parameter, where)
     if _is_required(parameter):
         raise ConfigurationError(
-            f"{where} is filled by nobody: a dependency gets other dependencies, the Message, and what is marked; give "
+            f"{where}, cannot be filled: a dependency gets other dependencies, the Message, and what is marked; give "
             f"it a default, or write {parameter.name}: Annotated[T, Depends(function)], or Payload() or Header('name') "
-            "there"
+            "in the place of Depends"
         )
 
 

@@ -174,8 +174,8 @@ def check_decodable(hint: Any, where: str) -> None:
         ) from error
     except RecursionError:
         raise ConfigurationError(
-            f"{where}: nothing can be decoded to its type {_show(hint)}, as an alias in it contains itself; make that "
-            "a dataclass or a msgspec.Struct, which may, or take typing.Any there"
+            f"{where}: nothing can be decoded to its type {_show(hint)}, because an alias in it contains itself; make "
+            "that alias a dataclass or a msgspec.Struct, which may contain themselves, or use typing.Any in its place"
         ) from None
     except Exception as error:
         raise ConfigurationError(f"{where}: nothing can be decoded to its type {_show(hint)}: {error}") from error

@@ -190,7 +190,7 @@ class Message(Received, Producer, CallerWithOptions):
     """One message in the hands of an actor.
 
     At most one verb decides its fate: `ack`, `nack`, `reject`, `retry`, `snooze`, `reply` or `reply_json`. It is
-    final when called, in whatever thread: what the actor raises afterwards is only logged, and a second one raises
+    final when called, in any thread: what the actor raises afterwards is only logged, and a second one raises
     `AlreadySettled`. Awaiting a verb waits for the broker's answer; cancelling the await, or leaving it out, takes
     nothing back. Without a verb the actor's confirmation mode decides.
 

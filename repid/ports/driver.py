@@ -444,7 +444,7 @@ class ReadersDriver(Protocol):
     """What `readers` claims."""
 
     async def readers(self) -> list[Mapping[str, Topics]]:
-        """What each open consumer takes, of whatever process. One that was not closed, as its process died, is left out
+        """What each open consumer takes, of any process. One that was not closed, as its process died, is left out
         after a time of some seconds to minutes.
         """
         ...

@@ -8,7 +8,7 @@ part of the executor's own task.
 What this relies on:
 
 1. A trap is answered by the task that yields it. So all steps of a coroutine, the first one included, are made in one
-   task, and only `drive` steps it after the first. Cancel scopes and nurseries that the coroutine opens, in whatever
+   task, and only `drive` steps it after the first. Cancel scopes and nurseries that the coroutine opens, in any
    step, therefore belong to that task, and its frames close them in order before the coroutine can end.
 2. Traps and their answers are opaque and are passed on as they are, values to `send` and errors to `throw`. Errors are
    the coroutine's own affair: `trio.Cancelled` must reach its clean-up, which may wait again.

@@ -55,7 +55,7 @@ def _no_call(function: Callable[..., Any], fault: BaseException) -> Configuratio
     except Exception as fault_of_function:  # noqa: BLE001  as above
         return ConfigurationError(
             f"{name_in_errors(function)} cannot be sent to its process, which finds a function by its name in its "
-            f"module: {text_of(fault_of_function)}. Let that name, there, be this function"
+            f"module: {text_of(fault_of_function)}. Let that name in that module stand for this function"
         )
     return ConfigurationError(
         f"what {name_in_errors(function)} is given cannot be sent to its process: {text_of(fault)}. Give it what "

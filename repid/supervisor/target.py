@@ -169,7 +169,7 @@ def find_target(app: Application) -> Target:
             if value is app and isinstance(module, types.ModuleType):
                 return _main_target(main, name) if module is main else Target(f"{module.__name__}:{name}")
     raise ConfigurationError(
-        "several processes need an app they can import, and this one is no global of any module: assign it at the "
+        "several processes need an app they can import, and this one is not a global of any module: assign it at the "
         'top level of one (app = Repid(...)), or name it: target="module:attribute", where the attribute may be a '
         "function that makes it"
     )

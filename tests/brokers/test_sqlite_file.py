@@ -185,7 +185,7 @@ async def test_a_file_that_was_made_of_a_dump_is_told_from_that_of_another_progr
     restored = path.with_name("restored.db")
     with closing(sqlite3.connect(restored)) as connection:
         connection.executescript(dump)
-    with pytest.raises(ConfigurationError, match=r"no version, as a file has that was made of a dump") as caught:
+    with pytest.raises(ConfigurationError, match=r"no version, as if it was made from a dump") as caught:
         await open_and_close(restored)
     [id_] = re.findall(r"application_id = (\d+)", str(caught.value))
     change(restored, f"PRAGMA application_id = {id_}")

@@ -270,7 +270,7 @@ REFUSED = [
     (given_to_the_rest, "parameter 'n' of given_to_the_rest() takes the rest of the payload, but a Depends gives one"),
     (given_by_position, "parameter 'n' of given_by_position() is positional-only"),
     (given_a_builtin, "dict() has no signature that can be read"),
-    (asks_for_payload, "parameter 'x' of wants_payload(), a dependency of asks_for_payload() is filled by nobody"),
+    (asks_for_payload, "parameter 'x' of wants_payload(), a dependency of asks_for_payload(), cannot be filled"),
     (asks_by_position, "parameter 'm' of wants_by_position(), a dependency of asks_by_position() is positional-only"),
     (asks_for_default, "parameter 'n' of wants_default(), a dependency of asks_for_default() has a Depends as its def"),
     (asks_for_unknown, "parameter 'n' of wants_unknown(), a dependency of asks_for_unknown(): the name 'Unknown'"),

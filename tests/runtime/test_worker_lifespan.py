@@ -308,7 +308,7 @@ async def test_what_is_not_for_a_worker_is_refused_where_it_is_declared(app: Rep
         @app.lifespan  # type: ignore[type-var]
         async def returns() -> None: ...
 
-    with pytest.raises(ConfigurationError, match="is filled by nobody"):
+    with pytest.raises(ConfigurationError, match="cannot be filled"):
 
         @app.lifespan
         async def wants(name: str) -> AsyncIterator[None]:

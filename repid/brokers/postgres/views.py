@@ -368,7 +368,7 @@ async def delete_dead(pool: Pool, directory: Directory, queue: str, keys: Sequen
 
 
 async def delete_old_dead(pool: Pool, ttl: int) -> int:
-    """Remove what has been dead for so long, in any queue, in bites; how many."""
+    """Remove dead letters of all queues that died more than `ttl` microseconds ago, in bites; how many."""
     removed = 0
     while count := len(await pool.ask(_DELETE_OLD_DEAD, ttl)):
         removed += count

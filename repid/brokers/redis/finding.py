@@ -140,7 +140,7 @@ async def _follow(node: Address, context: ssl.SSLContext | None, key: bytes) -> 
             node = replace(node, host=host or node.host, port=port)
         else:
             return replace(node, kind="server")
-    raise BrokerUnavailable(f"its nodes sent us from one to the other {MOST_MOVES} times: it is being changed")
+    raise BrokerUnavailable(f"its nodes sent us from one to the other {MOST_MOVES} times: the cluster is being changed")
 
 
 async def _ask(node: Address, context: ssl.SSLContext | None, login: tuple[str, ...], *command: Any) -> Any:

@@ -268,10 +268,10 @@ def _check_owner(connection: sqlite3.Connection, path: str) -> None:
         return
     if tables >= _KNOWN_BY and execute("PRAGMA user_version").fetchone()[0] <= 0:
         raise ConfigurationError(
-            f"{path} has the tables of repid and no version, as a file has that was made of a dump: copy the file "
-            "itself instead, with VACUUM INTO or .backup, or write what is missing, PRAGMA application_id = "
-            f"{APPLICATION_ID}; PRAGMA user_version = {len(MIGRATIONS)} (that of this repid, if it is the one that had "
-            "written the file)"
+            f"{path} has the tables of repid but no version, as if it was made from a dump: copy the file itself "
+            "instead, with VACUUM INTO or .backup, or add what is missing, PRAGMA application_id = "
+            f"{APPLICATION_ID}; PRAGMA user_version = {len(MIGRATIONS)} (the version of this repid, which is right if "
+            "this repid has written the file)"
         )
     # looked at again: another process may have been making it ours between the two looks
     if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:

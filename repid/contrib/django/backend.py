@@ -114,7 +114,7 @@ class RepidBackend(BaseTaskBackend):
         return result
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
-        """How a task stands, or what became of it, in whatever process. Raises `TaskResultDoesNotExist` if nothing is
+        """How a task stands, or what became of it, in any process. Raises `TaskResultDoesNotExist` if nothing is
         known.
         """
         carrier = _carriers.find(self)
