@@ -128,19 +128,9 @@ class Thread:
 
     def _serve(self) -> float | None:
         """Open the file and work on it. Returns None at the end, or seconds after which it must be opened again."""
-        connection: sqlite3.Connection | None = None
         try:
-            if self._identity is not None:
-                check_identity(self._path, self._identity)
-            connection = open_file(self._how, lambda: self._give_up_at)
-            self._identity = identity = self._identify()
-            if self._has_gap:
-                begin_anew(connection, self._path)
-                self._has_gap = False
+            connection, identity = self._open()
         except BrokerUnavailable as error:
-            if connection is not None:
-                with suppress(*STATEMENT_FAILED):
-                    connection.close()
             if self._store is None or self._closing or self._is_left_over():
                 raise
             self._queue.refuse_all(error)
@@ -176,6 +166,24 @@ class Thread:
             with suppress(*STATEMENT_FAILED):  # everything is in the file or its WAL already
                 connection.close()
         return None
+
+    def _open(self) -> tuple[sqlite3.Connection, tuple[int, int]]:
+        """Open the file, and what tells it from others; after a failure of the disk, begin its log anew."""
+        connection: sqlite3.Connection | None = None
+        try:
+            if self._identity is not None:
+                check_identity(self._path, self._identity)
+            connection = open_file(self._how, lambda: self._give_up_at)
+            self._identity = identity = self._identify()
+            if self._has_gap:
+                begin_anew(connection, self._path)
+                self._has_gap = False
+        except BrokerUnavailable:
+            if connection is not None:
+                with suppress(*STATEMENT_FAILED):
+                    connection.close()
+            raise
+        return connection, identity
 
     def _identify(self) -> tuple[int, int]:
         """What tells the file that was opened just now from others. Raises `BrokerUnavailable` if it is not the former
