@@ -286,7 +286,10 @@ class Crew:
             late: list[Holding] = []
             others: list[Holding] = []
             for holding in batch:
-                (late if holding.lease_ends <= ending and not isinstance(holding, Batch) else others).append(holding)
+                if holding.lease_ends <= ending and not isinstance(holding, Batch):
+                    late.append(holding)
+                else:
+                    others.append(holding)
             if others:
                 self.give(others)
             if late:

@@ -227,8 +227,8 @@ class Reader:
             nursery.cancel_scope.cancel()
 
     async def _rescue(self) -> bool:
-        """Whether leases had ended, whose messages are ready now: a worker that soon ends may be gone before its keeper
-        rescues.
+        """Take back leases that have ended, since this worker may be gone before its keeper does so. Returns whether
+        there were any: their messages are ready now.
         """
         try:
             return await self._consumer.rescue() > 0
