@@ -57,7 +57,7 @@ class Repid(Producer, AppCaller):
     is a `JobHandle`. Options stand before the verb: `await app.using(delay=5).enqueue(add, 1, b=2)`.
 
     `title` and `version` describe it to others. `middlewares` go around every run of every actor,
-    `producer_middlewares` around every send; the first is the outermost. With a `connection`, its broker is
+    `producer_middlewares` around every send; the first is the outermost. With a `connection`, its server is
     registered as the server "default". Results are kept on the server the message came from, in the same step as
     its acknowledgement, unless a `result_store` is given: another server. So are schedules, unless there is a
     `schedule_store` for those of the default server; its messages still go to the default server, after its tick or
@@ -135,7 +135,7 @@ class Repid(Producer, AppCaller):
 
         The queues that the app's actors read are declared on the default server, with their bounds.
 
-        The connections close with the outermost block that opened them; messages in memory live in the broker object
+        The connections close with the outermost block that opened them; messages in memory live in the server object
         and outlast it. So `auto_disconnect` is True: False raises `ConfigurationError`.
         """
         if not auto_disconnect:

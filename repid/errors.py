@@ -3,13 +3,13 @@
 * `ConfigurationError`: a declaration is wrong; the text names it and what was probably meant.
 * `UsageError`: a call came at the wrong time or in the wrong place.
 * `PayloadError`: the bytes of one message do not fit; the text lists every fault with its path.
-* `BrokerError`: the broker was not there (`BrokerUnavailable`: worth another try) or said no (`BrokerRefused`).
+* `BrokerError`: the server was not there (`BrokerUnavailable`: worth another try) or said no (`BrokerRefused`).
 * `ResultError`: a result is not what was asked for.
 * `ProcessDied`: the process of an actor ended while it ran.
 * `LifespanError`: what a worker opens for all its runs failed.
 * `InternalError`: our bug. Please report it.
 
-Exceptions of client libraries are mapped to these where a broker meets its library and nowhere else.
+Exceptions of client libraries are mapped to these where a driver meets its library and nowhere else.
 
 All of them survive `pickle` and `copy`, since they cross processes. Python makes an exception again by calling its
 class with `args`, which hold the finished text here and not what `__init__` takes. So `RepidError` says itself how it
@@ -150,14 +150,14 @@ class PayloadError(RepidError, ValueError):
 
 
 class BrokerError(RepidError):
-    """Something between us and the broker went wrong."""
+    """Something between us and the server went wrong."""
 
     is_logged = False
     """Whether the log tells of the outage already: a link does, once for each."""
 
 
 class BrokerUnavailable(BrokerError, ConnectionError):
-    """The broker cannot be reached now; nothing was changed; the same call may succeed later."""
+    """The server cannot be reached now; nothing was changed; the same call may succeed later."""
 
 
 class NoAnswer(BrokerUnavailable):
@@ -167,7 +167,7 @@ class NoAnswer(BrokerUnavailable):
 
 
 class PublishUnknown(BrokerError):
-    """The connection broke before the broker answered: the messages `ids` may or may not be published."""
+    """The connection broke before the server answered: the messages `ids` may or may not be published."""
 
     is_logged = True
 
@@ -181,7 +181,7 @@ class PublishUnknown(BrokerError):
 
 
 class BrokerRefused(BrokerError):
-    """The broker answered, and the answer was no."""
+    """The server answered, and the answer was no."""
 
 
 class QueueNotDeclared(BrokerRefused, KeyError):
@@ -190,7 +190,7 @@ class QueueNotDeclared(BrokerRefused, KeyError):
     __str__ = Exception.__str__  # KeyError would show the repr of the text
 
     def __init__(self, queue: str) -> None:
-        super().__init__(f"queue {queue!r} is not declared on this broker: await Queue({queue!r}).declare() first")
+        super().__init__(f"queue {queue!r} is not declared on this server: await Queue({queue!r}).declare() first")
         self.queue = queue
 
 

@@ -58,12 +58,12 @@ class Result(Generic[T]):
 
     @property
     def finished_at(self) -> float:
-        """When it ended, on the broker's clock."""
+        """When it ended, on the server's clock."""
         return self._stored.finished_at
 
     @property
     def expires_at(self) -> float:
-        """When it will be forgotten, on the broker's clock."""
+        """When it will be forgotten, on the server's clock."""
         return self._stored.expires_at
 
     @property

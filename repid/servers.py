@@ -13,7 +13,7 @@ from .ports import Broker, name_of
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """The broker of an app that has just one: `Repid(Connection(InMemoryMessageBroker()))`."""
+    """The server of an app that has just one: `Repid(Connection(InMemoryMessageBroker()))`."""
 
     message_broker: Broker
 
@@ -39,7 +39,7 @@ class Servers:
         if check_name("server", name) in self._servers:
             raise ConfigurationError(f"a server named {name!r} is registered already: choose another name")
         if isinstance(server, type) or not callable(getattr(server, "connection", None)):
-            raise ConfigurationError(f"server {name!r} must be a broker such as InMemoryServer(), but is {server!r}")
+            raise ConfigurationError(f"server {name!r} must be a server such as InMemoryServer(), but is {server!r}")
         self._servers[name] = server
         if is_default or self._default is None:
             self._default = name

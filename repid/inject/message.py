@@ -1,7 +1,7 @@
 """The message an actor gets: the delivery's content and the verbs an actor may use on it.
 
 A verb is final when it is called. So a verb is a plain function: it checks, changes the state and hands the verdict
-to the worker before it returns, and what it returns only waits for the broker's answer. All this happens in the thread
+to the worker before it returns, and what it returns only waits for the server's answer. All this happens in the thread
 of the worker's trio run, which alone changes the state; a verb that is called in another thread goes there and waits
 until it is done. An asyncio task is in that thread too, between two steps of trio, where state may be changed.
 """
@@ -67,14 +67,14 @@ class MessageContext(Protocol):
         ...
 
     def hand_over(self, delivery: Delivery, disposition: Disposition, outbox: tuple[Envelope, ...]) -> Wait:
-        """Take the verdict, at once and for good; what is returned waits until the broker has answered.
+        """Take the verdict, at once and for good; what is returned waits until the server has answered.
 
-        Waiting raises `LeaseLost` if the broker refused the verdict.
+        Waiting raises `LeaseLost` if the server refused the verdict.
         """
         ...
 
     def defer(self, delivery: Delivery, disposition: Disposition) -> Wait:
-        """Take the verdict, at once and for good, and tell the broker of it when the run has ended; what is returned is
+        """Take the verdict, at once and for good, and tell the server of it when the run has ended; what is returned is
         a checkpoint.
         """
         ...
@@ -101,7 +101,7 @@ class MessageContext(Protocol):
 
 
 class Said(Coroutine[Any, Any, None]):
-    """A verb that took effect when it was called. Awaiting it waits for the broker's answer; nobody has to."""
+    """A verb that took effect when it was called. Awaiting it waits for the server's answer; nobody has to."""
 
     __slots__ = ("_coroutine", "_wait")
 
@@ -191,11 +191,11 @@ class Message(Received, Producer, CallerWithOptions):
 
     At most one verb decides its fate: `ack`, `nack`, `reject`, `retry`, `snooze`, `reply` or `reply_json`. It is
     final when called, in any thread: what the actor raises afterwards is only logged, and a second one raises
-    `AlreadySettled`. Awaiting a verb waits for the broker's answer; cancelling the await, or leaving it out, takes
+    `AlreadySettled`. Awaiting a verb waits for the server's answer; cancelling the await, or leaving it out, takes
     nothing back. Without a verb the actor's confirmation mode decides.
 
     Two runs of one message never overlap: after `reject`, `retry` and `snooze` the message becomes ready again, after
-    their delay, when the actor has ended. Only then the broker is told, so awaiting these waits for no answer.
+    their delay, when the actor has ended. Only then the server is told, so awaiting these waits for no answer.
 
     `enqueue`, `send_message`, `send_message_json` and their plural forms send at once, whatever becomes of this
     message; the same methods of `outbox` hold back until the message is acknowledged. Sending has to be awaited.

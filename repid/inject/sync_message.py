@@ -83,7 +83,7 @@ class SyncOutbox(SyncProducer):
 class SyncMessage(SyncProducer, Received):
     """A `Message` for code that blocks: what an actor that is a plain function (`def`) is given in its thread.
 
-    The verbs are those of `Message`, as plain calls: final when called, and back when the broker has answered.
+    The verbs are those of `Message`, as plain calls: final when called, and back when the server has answered.
     Sends return what was sent. They may be called in any thread that the actor starts, too.
 
     Called in the event loop's thread, as by `trio.from_thread.run(message.ack)`, a verb returns what that awaits.

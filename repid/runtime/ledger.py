@@ -52,7 +52,7 @@ from .limits import MOST_AHEAD, Gathering, Limit
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
-    """What a worker did. Verdicts count once the broker has accepted them. What is 0 is not printed.
+    """What a worker did. Verdicts count once the server has accepted them. What is 0 is not printed.
 
     processed: runs that were started and have ended.
     succeeded: acknowledged without an error. failed: acknowledged or dead-lettered with one. retried: to be run again.
@@ -61,9 +61,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True)
     dead: dead-lettered for whatever reason, the failed among them.
     dropped: outbox messages left out because their id was alive.
     refused: verdicts that came after the lease was lost.
-    unknown: verdicts that were sent and not answered before the lease was over: most likely the broker had taken them.
+    unknown: verdicts that were sent and not answered before the lease was over: most likely the server had taken them.
     abandoned: threads that did not end within the grace; their messages come back when the lease ends.
-    unsettled: verdicts the broker did not take in time; their messages come back when the lease ends.
+    unsettled: verdicts the server did not take in time; their messages come back when the lease ends.
     """
 
     processed: int = 0

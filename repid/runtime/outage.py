@@ -85,6 +85,6 @@ class Patience:
                 outage.check(error)
                 if not self._has_warned:
                     self._has_warned = True
-                    log.warning("cannot start yet, and tries until the broker answers: %s", error)
+                    log.warning("cannot start yet, and tries until the server answers: %s", error)
                 await trio.sleep(delay)
         raise AssertionError  # backoff has no end

@@ -289,7 +289,7 @@ class Settler:
         told = log.about(about(settlement.delivery))
         if verdict.outcome == "unknown":
             told.warning(
-                "verdict %s on message %r was sent and not answered, and now its lease is over: most likely the broker "
+                "verdict %s on message %r was sent and not answered, and now its lease is over: most likely the server "
                 "had carried the verdict out; if not, the message is run again",
                 what,
                 id_,
@@ -352,7 +352,7 @@ class Answer:
         await self.event.wait()
         if self.verdict is None:
             raise BrokerUnavailable(
-                f"the worker ended before the broker had answered for {self.delivery.envelope.id!r}"
+                f"the worker ended before the server had answered for {self.delivery.envelope.id!r}"
             )
         if self.verdict.outcome == "refused":
             raise LeaseLost(self.delivery.envelope.id)

@@ -267,7 +267,7 @@ async def test_what_cannot_be_encoded_is_a_payload_error_for_the_sender(app: Rep
             lambda: ARepid(schedule_store=InMemoryServer),
             "schedule_store must be a server such as SQLiteServer(path), but is <class",
         ),
-        (lambda: ARepid(AConnection("memory")), "server 'default' must be a broker such as InMemoryServer(), but is"),
+        (lambda: ARepid(AConnection("memory")), "server 'default' must be a server such as InMemoryServer(), but is"),
         (lambda: ARepid(title=5), "the title of an app must be text, but is 5"),
         (lambda: ARepid(version=None), "the version of an app must be text, but is None"),
         (lambda: AJob("x", retries=2**63), "retries must be at most 9223372036854775807, but is"),
@@ -337,7 +337,7 @@ def test_server_names_are_unique_and_valid() -> None:
         app.servers.register_server("no spaces", InMemoryServer())
     for wrong in (InMemoryServer, None, Connection(InMemoryServer())):
         server: Any = wrong
-        with pytest.raises(ConfigurationError, match="server 'two' must be a broker such as InMemoryServer"):
+        with pytest.raises(ConfigurationError, match="server 'two' must be a server such as InMemoryServer"):
             app.servers.register_server("two", server)
     with pytest.raises(ConfigurationError, match=r"no server named 'on' .did you mean 'one'"):
         app.servers.set_default_server("on")

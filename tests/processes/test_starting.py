@@ -165,7 +165,7 @@ def test_a_server_that_is_away_is_waited_for_and_said_once(program: Program, opt
     assert program.is_running
     program.signal(signal.SIGTERM)
     assert program.wait() == (0 if options else -signal.SIGTERM)
-    assert program.log.count("cannot start yet, and tries until the broker answers: nobody answers at example.org") == 1
+    assert program.log.count("cannot start yet, and tries until the server answers: nobody answers at example.org") == 1
     assert "Traceback" not in program.log
 
 

@@ -93,4 +93,4 @@ async def test_a_verb_outside_of_the_worker_is_told_that_the_worker_gave_up_sett
         nursery.start_soon(ack)
         await trio.sleep(1)
         handle.stop()
-    assert told == [f"the worker ended before the broker had answered for {taken[0].message_id!r}"]
+    assert told == [f"the worker ended before the server had answered for {taken[0].message_id!r}"]

@@ -727,7 +727,7 @@ async def test_a_worker_waits_for_a_broker_that_is_away_when_it_starts(
         handle.stop()
     assert len(ran) == 1
     [record] = caplog.records
-    assert record.getMessage() == f"cannot start yet, and tries until the broker answers: {step} is out of order"
+    assert record.getMessage() == f"cannot start yet, and tries until the server answers: {step} is out of order"
 
 
 @pytest.mark.parametrize("step", ["connection", "declare", "consume"])

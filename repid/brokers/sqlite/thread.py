@@ -110,7 +110,7 @@ class Thread:
     # The thread
 
     def _run(self) -> None:
-        reason: RepidError = NotConnected("the SQLite broker was closed while this call was waiting")
+        reason: RepidError = NotConnected("the SQLite server was closed while this call was waiting")
         try:
             pause: float | None = 0.0
             while pause is not None:
