@@ -19,7 +19,6 @@ from ..errors import ConfigurationError
 from ..inject import (
     MESSAGE,
     NO_NAMES,
-    Dependencies,
     GivenValues,
     Kind,
     Overrides,
@@ -237,7 +236,8 @@ def _check_importable(name: str, function: Callable[..., Any], *, is_async: bool
 
 
 def _check_runs_in_process(name: str, plan: Plan) -> None:
-    for step in () if plan.dependencies is None else plan.dependencies.inner.steps:
+    steps = () if plan.dependencies is None else plan.dependencies.inner.steps
+    for step in steps:
         if isinstance(step.function, Reader):
             raise ConfigurationError(
                 f"actor {name!r} cannot run in a process with a dependency that has a {step.function!r}: the message "
@@ -250,14 +250,10 @@ def _check_runs_in_process(name: str, plan: Plan) -> None:
             "is the worker: its value lives in the process of the worker; use one that is called for each run, or drop "
             "run_in_process"
         )
-    _check_dependencies_importable(name, plan.dependencies)
-    _check_dependencies_take_no_message(name, plan)
-
-
-def _check_dependencies_importable(name: str, dependencies: Dependencies | None) -> None:
-    for step in () if dependencies is None else dependencies.inner.steps:
+    for step in steps:
         what = f"actor {name!r} cannot run in a process with its dependency {step.function!r}"
         _check_found_by_processes(what, "function or class", step.function)
+    _check_dependencies_take_no_message(name, plan)
 
 
 def _check_dependencies_take_no_message(name: str, plan: Plan) -> None:

@@ -58,8 +58,9 @@ class Way(msgspec.Struct, frozen=True):
     def say(self, call: VerbCall) -> Any:
         """Have the worker carry a call out; returns what it returns, and raises what it raises."""
         request = pickle.dumps(call)
+        family = socket.AF_INET if isinstance(self.address, tuple) else socket.AF_UNIX
         try:
-            with socket.socket(_family(self.address), socket.SOCK_STREAM) as connection:
+            with socket.socket(family, socket.SOCK_STREAM) as connection:
                 connection.connect(self.address)
                 connection.sendall(self.key + LENGTH.pack(len(request)) + request)
                 (length,) = LENGTH.unpack(_receive(connection, LENGTH.size))
@@ -71,10 +72,6 @@ class Way(msgspec.Struct, frozen=True):
         if failed:
             raise value
         return _with_handles(value)
-
-
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:

@@ -119,12 +119,10 @@ class Schedules:
         found = self._stored.get(name)
         if found is None or found.paused or found.next_at != expected_next:
             return "lost"
-        overlaps = found.schedule.overlap == "skip" and found.last_id is not None and self._is_live(found.last_id)
+        former = None if found.last_id is None else self._store.find(found.last_id)
+        overlaps = found.schedule.overlap == "skip" and former is not None
         if envelope is None or overlaps or self._store.send([envelope], now):
             self._put(replace(found, next_at=next_at, skipped=found.skipped + 1))
             return "skipped"
         self._put(replace(found, next_at=next_at, fired=found.fired + 1, last_id=envelope.id))
         return "fired"
-
-    def _is_live(self, id_: str) -> bool:
-        return self._store.find(id_) is not None

@@ -443,7 +443,8 @@ class Store:
             self._carry_out(channel, record, settlement, now)
         if settlement.result is not None:
             self._keep([settlement.result])
-        return self._send_outbox(settlement.outbox, now) if settlement.outbox else SETTLED
+        dropped = self.send(settlement.outbox, now) if settlement.outbox else 0
+        return Verdict("settled", dropped) if dropped else SETTLED
 
     def _send_one(self, settlement: Settlement, results: list[NewResult], now: float) -> bool:
         """Send an outbox of one message before its own is removed. `results`: of the settlements before, which are
@@ -454,10 +455,6 @@ class Store:
             return False
         self._keep(results)
         return self.put(settlement.outbox[0], now)
-
-    def _send_outbox(self, outbox: Sequence[Envelope], now: float) -> Verdict:
-        dropped = self.send(outbox, now)
-        return Verdict("settled", dropped) if dropped else SETTLED
 
     def _carry_out(self, channel: Channel, record: Record, settlement: Settlement, now: float) -> None:
         """Carry out a verdict on a record whose lease was taken off."""
