@@ -56,7 +56,7 @@ from .shared.calls import Calls
 from .shared.hub import Subscription
 from .shared.lines import Lines, Place
 
-_MAYBE_READY = News(ready=True, events=False, ids=(), room=False)
+_MAYBE_READY = News(ready=True, events=False, ids=(), room=False, schedules=False)
 
 
 def _to_nobody(_: list[Delivery]) -> None:

@@ -59,6 +59,7 @@ from ..ports import (
     ImmediateDriver,
     Instrument,
     LinkState,
+    News,
     PauseTellingDriver,
     Role,
     Schedule,
@@ -69,6 +70,7 @@ from ..ports import (
     TellingDriver,
     TickOutcome,
     Topics,
+    WaitForChange,
     in_parts,
 )
 from ..process import inherits
@@ -105,6 +107,8 @@ STATE_ROLES: frozenset[Role] = frozenset({"results", "schedules"})
 
 LARGEST_REQUEST = 1000
 """Messages or ids that concurrent calls put into one request."""
+
+_NEW_SCHEDULES = News(ready=False, events=False, ids=(), room=False)
 
 FIRST_POLL = 0.01
 """Seconds after which to look for room again, at first, where another process may have made room and nobody tells."""
@@ -737,7 +741,23 @@ class Server:
             part = changes[start : start + LARGEST_REQUEST]
             call = partial(self._schedules.replace_schedules, part)
             outcomes += await self._calls("replace_schedules", call, count=len(part))
+            if any(outcomes):
+                self._hub.tell(_NEW_SCHEDULES)
         return outcomes
+
+    @contextmanager
+    def schedule_changes(self) -> Iterator[WaitForChange]:
+        """Note for a block, in a trio task, that schedules were stored, by whatever process. What it gives waits until
+        one was since its last call, or until that moment of trio's clock, and returns whether one was. What is removed,
+        or is not due for some time, is no news. Cancelling the wait loses nothing.
+        """
+        self._need("schedules", "keep schedules")
+        if self._state is not None and self._schedules is self._state:
+            with self._state.schedule_changes() as wait_for_change:
+                yield wait_for_change
+        else:
+            with self._hub.subscribed("schedules") as subscription:
+                yield partial(self._hub.wait, subscription)
 
     @hosted_unless(_stays)
     async def schedules(self, names: Collection[str] | None = None) -> list[StoredSchedule]:

@@ -73,6 +73,8 @@ from .link import LinkState
 from .room import SendingRun, SendingWorker, Turn, make_bounds, sending_run
 from .schedules import (
     CLOCK_SLACK,
+    LONGEST_REST,
+    SOON,
     Declaration,
     DueSchedules,
     Missed,
@@ -83,6 +85,8 @@ from .schedules import (
     ScheduleStore,
     StoredSchedule,
     TickOutcome,
+    WaitForChange,
+    is_due_soon,
 )
 
 __all__ = [
@@ -92,9 +96,11 @@ __all__ = [
     "EVERYTHING",
     "LARGEST_CALL",
     "LARGEST_PAYLOADS",
+    "LONGEST_REST",
     "REFUSED",
     "ROLES",
     "SETTLED",
+    "SOON",
     "UNKNOWN",
     "AtMost",
     "Backend",
@@ -157,11 +163,13 @@ __all__ = [
     "Turn",
     "UnderWay",
     "Verdict",
+    "WaitForChange",
     "WaitingDriver",
     "WakingDriver",
     "at_most_of",
     "how_to_resume",
     "in_parts",
+    "is_due_soon",
     "make_bounds",
     "name_of",
     "sending_run",

@@ -57,13 +57,15 @@ class News(msgspec.Struct, frozen=True):
     """What may have changed since the last `news`. It is only a hint that it may be worth asking again.
 
     ready: there may be something to claim. events: there may be lease events. room: a full queue may have room. ids:
-    messages and results that may have changed, of those that are watched; None: any of them may have.
+    messages and results that may have changed, of those that are watched; None: any of them may have. schedules: one
+    may be due earlier than before; see `ScheduleDriver`.
     """
 
     ready: bool = True
     events: bool = True
     ids: Collection[str] | None = None
     room: bool = True
+    schedules: bool = True
 
 
 class Driver(Protocol):
@@ -221,7 +223,11 @@ class ResultDriver(Protocol):
 
 
 class ScheduleDriver(Protocol):
-    """The role "schedules"."""
+    """The role "schedules".
+
+    Workers sleep until the next schedule is due that they know of, for `LONGEST_REST` seconds at the most. So `news`
+    must tell the other clients when one that is due before that is stored (`is_due_soon`).
+    """
 
     async def now(self) -> float:
         """The engine's clock: seconds since 1970."""

@@ -5,7 +5,8 @@ Times are seconds since 1970 on the broker's clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -42,6 +43,14 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     overlap: Overlap = "skip"
     missed: Missed = "one"
 
+
+LONGEST_REST = 10.0
+"""Seconds after which a worker looks for due schedules again, although nothing was told: so long may it take until it
+notices that the clock was set, or that news of a change was lost.
+"""
+
+SOON = 2 * LONGEST_REST
+"""Seconds. A schedule that is due later than this is found in time by the next look, however slow that is."""
 
 CLOCK_SLACK = 0.001
 """Seconds. A rounded time may seem to be further away than it is by this much."""
@@ -86,6 +95,13 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.declaration is None else self.declaration.ended_at
 
 
+def is_due_soon(stored: StoredSchedule, now: float) -> bool:
+    """Whether workers must be told that it was stored: it is due before all of them have looked again."""
+    every = stored.schedule.every
+    is_ahead = every is not None and stored.next_at - every > now  # it is pulled back
+    return not stored.paused and (stored.next_at <= now + SOON or is_ahead)
+
+
 ScheduleChange: TypeAlias = tuple[StoredSchedule | None, StoredSchedule]
 """What must be stored under the name now (None: nothing), and what is to be stored in its place."""
 
@@ -100,12 +116,23 @@ class DueSchedules(msgspec.Struct, frozen=True):
     now: float
 
 
+WaitForChange: TypeAlias = Callable[[float], Awaitable[bool]]
+"""See `ScheduleStore.schedule_changes`."""
+
+
 class ScheduleStore(Protocol):
     """The part of a broker that keeps schedules."""
 
     @property
     def data_losses(self) -> int:
         """How often it was found to have lost what it had kept. Workers store the schedules of their actors then."""
+        ...
+
+    def schedule_changes(self) -> AbstractContextManager[WaitForChange]:
+        """Note for a block, in a trio task, that schedules were stored. What it gives waits for that: until there was
+        news since its last call, or until that moment of trio's clock. Returns whether there was. Cancelling it loses
+        nothing.
+        """
         ...
 
     async def now(self) -> float:

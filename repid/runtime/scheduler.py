@@ -1,4 +1,11 @@
-"""Schedules → messages. Every worker ticks; the broker sees to it that each tick happens once."""
+"""Schedules → messages. Every worker ticks; the broker sees to it that each tick happens once.
+
+Theory. A worker asks what is due and when the next schedule is, and rests until then. Whatever would make it wrong to
+rest so long is news (`ScheduleStore.schedule_changes`): a schedule that is due earlier was stored, in whatever process,
+or the link is up again. News that comes during a look is noted, and followed by another look. Two things are not told:
+that the clock by which schedules tick was set, and news that was lost on its way. Each costs `LONGEST_REST` at the
+most. However many schedules are stored, there is one look in `GATHERING` seconds for that.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +18,17 @@ import trio
 from ..envelope import Envelope
 from ..errors import BrokerError, ConfigurationError
 from ..logs import Log
-from ..ports import Schedule, ScheduleStore, StoredSchedule, TickOutcome
+from ..ports import LONGEST_REST, Schedule, ScheduleStore, StoredSchedule, TickOutcome
 from ..schedule import DECLARE_EVERY, declared, due_tick, pulled_back, tick_envelope
 from .outage import log_unavailable
 
 log = Log("repid.worker")
 
-LONGEST_SLEEP = 1.0
-"""Seconds until the schedules are looked at again, because others may have changed them, or the clock."""
+GATHERING = 0.25
+"""Seconds between two looks that follow news: what is stored meanwhile is found by the second one."""
+
+AFTER_FAILURE = 1.0
+"""Seconds until the next look after one that failed, unless there is news, as there is of a link that is up again."""
 
 AT_ONCE = 100
 """How many schedules tick at once."""
@@ -74,17 +84,22 @@ async def run_schedules(scheduling: Scheduling, schedules: Collection[Schedule])
     """Tick until cancelled, and declare again what actors have declared."""
     ticker, store = _Ticker(scheduling), scheduling.store
     declare_at, known_losses = trio.current_time() + DECLARE_EVERY, store.data_losses
-    while True:
-        pause = LONGEST_SLEEP
-        try:
-            losses = store.data_losses
-            if trio.current_time() >= declare_at or losses != known_losses:
-                await store_schedules(store, schedules, starting=losses != known_losses)
-                declare_at, known_losses = trio.current_time() + DECLARE_EVERY, losses
-            pause = min(pause, await ticker.tick_all())
-        except BrokerError as error:
-            log_unavailable(error, "cannot look at the schedules")
-        await trio.sleep(pause)
+    with store.schedule_changes() as wait_for_change:
+        while True:
+            looked_at, pause = trio.current_time(), AFTER_FAILURE
+            try:
+                losses = store.data_losses
+                if looked_at >= declare_at or losses != known_losses:
+                    await store_schedules(store, schedules, starting=losses != known_losses)
+                    declare_at, known_losses = trio.current_time() + DECLARE_EVERY, losses
+                pause = min(LONGEST_REST, await ticker.tick_all())
+            except BrokerError as error:
+                log_unavailable(error, "cannot look at the schedules")
+            rests_until = trio.current_time() + pause
+            if schedules:
+                rests_until = min(rests_until, declare_at)
+            if await wait_for_change(rests_until):
+                await trio.sleep_until(min(looked_at + GATHERING, rests_until))
 
 
 class _Ticker:

@@ -18,7 +18,7 @@ from repid.brokers.redis import driver as redis_driver
 pytestmark = pytest.mark.real_time
 
 SOON = 10.0
-"""Seconds; a schedule is declared at the next second's look."""
+"""Seconds; a schedule is declared as soon as the link is up again."""
 
 
 @pytest.fixture(autouse=True)

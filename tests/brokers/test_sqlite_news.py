@@ -19,7 +19,7 @@ from repid.brokers.sqlite.file_events import FileEvents
 from repid.brokers.sqlite.requests import WakeUp
 from repid.brokers.sqlite.schema import Opening
 from repid.delivery import ACK, Delivery, Settlement
-from repid.ports import ANYTHING, News
+from repid.ports import ANYTHING, News, Schedule, StoredSchedule
 
 from .broker_aids import message
 
@@ -75,7 +75,7 @@ async def leased(driver: SQLiteDriver) -> list[Delivery]:
 async def test_a_publish_tells_that_something_is_ready_and_which_watched_message_that_is(path: Path) -> None:
     async with linked(path, "1", "3") as driver:
         await driver.publish([message("1"), message("2")])
-        assert await driver.news(1) == News(ready=True, events=False, ids={"1"}, room=False)
+        assert await driver.news(1) == News(ready=True, events=False, ids={"1"}, room=False, schedules=False)
 
 
 async def test_a_claim_and_a_settlement_tell_of_watched_messages_only(path: Path) -> None:
@@ -83,11 +83,11 @@ async def test_a_claim_and_a_settlement_tell_of_watched_messages_only(path: Path
         await driver.publish([message("1"), message("2")])
         await driver.news(1)
         deliveries = await leased(driver)
-        assert await driver.news(1) == News(ready=False, events=False, ids={"1"}, room=False)
+        assert await driver.news(1) == News(ready=False, events=False, ids={"1"}, room=False, schedules=False)
         await driver.settle("c", [Settlement(delivery, ACK) for delivery in deliveries[1:]])
         assert await driver.news(NOTHING) is None
         await driver.settle("c", [Settlement(delivery, ACK) for delivery in deliveries[:1]])
-        assert await driver.news(1) == News(ready=False, events=False, ids={"1"}, room=False)
+        assert await driver.news(1) == News(ready=False, events=False, ids={"1"}, room=False, schedules=False)
 
 
 async def test_a_request_to_cancel_is_an_event(path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_a_request_to_cancel_is_an_event(path: Path) -> None:
         await leased(driver)
         await driver.news(1)
         await driver.cancel(["1"])
-        assert await driver.news(1) == News(ready=False, events=True, ids=set(), room=False)
+        assert await driver.news(1) == News(ready=False, events=True, ids=set(), room=False, schedules=False)
 
 
 async def test_what_another_process_does_is_told_by_its_kind(path: Path) -> None:
@@ -104,11 +104,11 @@ async def test_what_another_process_does_is_told_by_its_kind(path: Path) -> None
         while await driver.news(NOTHING) is not None:  # the other one has opened the file
             pass
         await other.publish([message("1")])
-        assert await driver.news(1) == News(ready=True, events=False, ids=None, room=False)
+        assert await driver.news(1) == News(ready=True, events=False, ids=None, room=False, schedules=False)
         assert len(await leased(driver)) == 1
         await driver.news(NOTHING)
         await other.cancel(["1"])
-        assert await driver.news(1) == News(ready=False, events=True, ids=None, room=False)
+        assert await driver.news(1) == News(ready=False, events=True, ids=None, room=False, schedules=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a file was written to")
@@ -122,9 +122,21 @@ async def test_other_processes_are_noticed_without_looking_at_the_file(
         for number in range(5):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(other.publish, [message(f"{number}")])
-                assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+                assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False, schedules=False)
                 assert len(await leased(driver)) == 1
                 await driver.news(NOTHING)
+
+
+async def test_a_schedule_of_another_process_is_told_if_the_next_one_is_due_at_another_time(path: Path) -> None:
+    async with linked_beside_another(path) as (driver, other):
+        now = await driver.now()
+        for name, due_in, is_told in (("a", 50, True), ("b", 5, True), ("c", 20, False), ("d", -1, True)):
+            schedule = Schedule(name=name, envelope=message(name), every=60)
+            async with trio.open_nursery() as nursery:
+                new = StoredSchedule(schedule=schedule, next_at=now + due_in)
+                nursery.start_soon(other.replace_schedules, [(None, new)])
+                news = await driver.news(1)
+            assert (news is not None and news.schedules) is is_told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a file was closed")
@@ -138,7 +150,7 @@ async def test_a_commit_of_another_process_is_seen_as_soon_as_it_is_done(
             start = trio.current_time()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(other.publish, [message(f"{number}")])
-                assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+                assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False, schedules=False)
             assert trio.current_time() < start + 0.15
 
 
@@ -159,7 +171,7 @@ async def test_a_file_that_is_written_to_all_the_time_is_looked_at_now_and_then(
 
                 nursery.start_soon(publish)
                 while True:
-                    assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+                    assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False, schedules=False)
                     news += 1
         assert 5 <= news <= 11
         assert len(looks) <= 25  # one sees that there is something, one is that of the work loop
@@ -183,7 +195,7 @@ async def test_news_is_told_before_the_task_that_waits_for_it_has_its_turn(path:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(driver.publish, [message("1")])
                 raise AssertionError(await driver.news(60))  # it is not for the one that waits here
-        assert told == [News(ready=True, events=False, ids=set(), room=False)]
+        assert told == [News(ready=True, events=False, ids=set(), room=False, schedules=False)]
         is_for_leader = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(driver.publish, [message("2")])
@@ -199,7 +211,7 @@ async def test_where_the_system_tells_nothing_the_file_is_looked_at(
         while await driver.news(NOTHING) is not None:
             pass
         await other.publish([message("1")])
-        assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+        assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False, schedules=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
@@ -247,13 +259,13 @@ async def test_news_that_a_cancelled_wait_did_not_take_is_told_to_the_next_one(p
         with trio.CancelScope() as scope:
             scope.cancel()
             await driver.news(60)
-        assert await driver.news(1) == News(ready=True, events=False, ids=set(), room=False)
+        assert await driver.news(1) == News(ready=True, events=False, ids=set(), room=False, schedules=False)
 
 
 async def test_what_falls_due_is_told_once_however_long_nobody_claims_it(path: Path) -> None:
     async with linked(path) as driver:
         await driver.publish([message("1", delay=0.4)])
-        assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False)
+        assert await driver.news(5) == News(ready=True, events=False, ids=None, room=False, schedules=False)
         assert await driver.news(NOTHING) is None
         assert len(await leased(driver)) == 1
 

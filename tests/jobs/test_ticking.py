@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from repid import ActorOptions, Connection, Job, Queue, Repid, Router, SQLiteServer, Worker
 from repid.brokers.sqlite import schedules as sqlite_schedules
 from repid.brokers.sqlite.clock import MICRO, Clock
-from repid.runtime.scheduler import AT_ONCE
+from repid.ports import LONGEST_REST
+from repid.runtime.scheduler import AT_ONCE, GATHERING
 from repid.schedule import DECLARE_EVERY
 
 
@@ -42,7 +43,9 @@ def counting(ran: list[Any], **options: Unpack[ActorOptions]) -> Router:
     return router
 
 
-async def test_a_worker_asks_once_a_second_what_is_due_and_lists_nothing(app: Repid, server: UnreliableServer) -> None:
+async def test_a_worker_that_rests_asks_seldom_what_is_due_and_lists_nothing(
+    app: Repid, server: UnreliableServer
+) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(Worker(routers=[counting([], every=3600)]).run)
         server.calls.clear()
@@ -50,7 +53,48 @@ async def test_a_worker_asks_once_a_second_what_is_due_and_lists_nothing(app: Re
         asked, listed = server.calls["due_schedules"], server.calls["schedules"]
         nursery.cancel_scope.cancel()
     assert listed == 0
-    assert asked <= DECLARE_EVERY
+    assert asked <= DECLARE_EVERY / LONGEST_REST
+
+
+async def test_a_schedule_that_is_stored_while_a_worker_rests_ticks_in_time(
+    app: Repid, server: UnreliableServer
+) -> None:
+    moments: list[float] = []
+    router = Router()
+
+    @router.actor
+    async def count() -> None:
+        moments.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Worker(routers=[router]).run)
+        await trio.sleep(33.3)
+        stored_at = trio.current_time()
+        await Job("count", id_="s", every=3).enqueue()
+        await trio.sleep(7)
+        assert moments == pytest.approx([stored_at + 3, stored_at + 6], abs=0.01)
+        changed_at = trio.current_time()
+        await app.schedules.change("s", every=0.5)
+        await trio.sleep(1.2)
+        assert moments[2:] == pytest.approx([changed_at + 0.5, changed_at + 1.0], abs=0.01)
+        await app.schedules.remove("s")
+        await trio.sleep(5)
+        assert len(moments) == 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_however_many_schedules_are_stored_a_worker_looks_a_few_times_a_second(
+    app: Repid, server: UnreliableServer
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Worker(routers=[counting([])]).run)
+        await trio.sleep(5)
+        server.calls.clear()
+        for number in range(400):
+            await Job("count", id_=f"{number}", every=60).enqueue()
+            await trio.sleep(0.01)
+        assert 4 <= server.calls["due_schedules"] <= 4 / GATHERING + 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_worker_declares_at_its_start_and_then_at_intervals(app: Repid, server: UnreliableServer) -> None:

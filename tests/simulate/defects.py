@@ -6,7 +6,8 @@ The first half is in the runtime, the other in the engine (those of the conforma
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,7 @@ from repid.delivery import (
 from repid.envelope import NO_OPTIONS, Envelope
 from repid.errors import BrokerUnavailable, DuplicateId, PublishUnknown
 from repid.inject import Message
-from repid.ports import ANYTHING, SETTLED, Claimed, Take, Verdict
+from repid.ports import ANYTHING, SETTLED, Claimed, Take, Verdict, WaitForChange
 from repid.runtime import worker
 from repid.runtime.actor_runners import ActorRunner
 from repid.runtime.crew import Crew
@@ -311,6 +312,18 @@ def never_ticks(patch: Patch) -> None:
         await trio.sleep_forever()
 
     patch.setattr(worker, "run_schedules", nothing)
+
+
+def hears_of_no_new_schedule(patch: Patch) -> None:
+    @contextmanager
+    def deaf(_: Server) -> Iterator[WaitForChange]:
+        async def rest(until: float) -> bool:
+            await trio.sleep_until(until)
+            return False
+
+        yield rest
+
+    patch.setattr(Server, "schedule_changes", deaf)
 
 
 def takes_full_for_settled(patch: Patch) -> None:
@@ -590,6 +603,7 @@ RUNTIME: list[Defect] = [
     hears_of_a_reply_and_loses_it,
     stops_without_a_word,
     never_ticks,
+    hears_of_no_new_schedule,
     takes_full_for_settled,
 ]
 

@@ -25,6 +25,7 @@ QUICK = (
     "keeps_what_it_has_settled",
     "snoozes_at_the_cost_of_an_attempt",
     "never_ticks",
+    "hears_of_no_new_schedule",
     "ignores_timeouts",
     "accepts_duplicates",
     "accepts_before_it_stores",

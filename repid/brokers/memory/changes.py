@@ -53,7 +53,7 @@ class Changes:
         """The news since the last call; None if there is none."""
         if not (self.ids or self.has_events or self.has_room):
             return None
-        news = News(ready=False, events=self.has_events, ids=self.ids, room=self.has_room)
+        news = News(ready=False, events=self.has_events, ids=self.ids, room=self.has_room, schedules=False)
         self.ids, self.has_events, self.has_room = set(), False, False
         return news
 

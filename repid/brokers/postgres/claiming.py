@@ -57,15 +57,19 @@ _PROMOTE = statement(
     """,
     "int8",
 )
-_LOOK = statement(
-    """
-    SELECT {s}.clock(), (SELECT directory FROM {s}.meta), (SELECT min(due) FROM {s}.scheduled WHERE due >= $1),
+_LOOKED_AT = """
+    {s}.clock(), (SELECT directory FROM {s}.meta), (SELECT min(due) FROM {s}.scheduled WHERE due >= $1),
         least((SELECT min(expires_at) FROM {s}.ready WHERE expires_at IS NOT NULL AND expires_at >= $2),
               (SELECT min(expires_at) FROM {s}.scheduled WHERE expires_at IS NOT NULL AND expires_at >= $2))
-    WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
-    """,
-    "int8",
-    "int8",
+"""
+_IN_NO_HURRY = "WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL"
+_IS_ANY = (
+    "EXISTS (SELECT FROM unnest({lanes}) AS l (lane), "
+    "LATERAL (SELECT FROM {s}.ready WHERE ready.lane = l.lane LIMIT 1) AS r)"
+)
+_LOOK = statement(f"SELECT {_LOOKED_AT} {_IN_NO_HURRY}", "int8", "int8")
+_LOOK_FOR_ANY = statement(
+    f"SELECT {_LOOKED_AT}, {_IS_ANY.replace('{lanes}', '$3')} {_IN_NO_HURRY}", "int8", "int8", "int8[]"
 )
 START = -(2**63)
 PROMOTE = Step(_PROMOTE, (START,))
@@ -76,11 +80,7 @@ LOOK = Step(_LOOK, (START, START))
 disk.
 """
 
-_ANY = statement(
-    "SELECT EXISTS (SELECT FROM unnest($1) AS l (lane), "
-    "LATERAL (SELECT FROM {s}.ready WHERE ready.lane = l.lane LIMIT 1) AS r)",
-    "int8[]",
-)
+_ANY = statement(f"SELECT {_IS_ANY.replace('{lanes}', '$1')}", "int8[]")
 _COUNT = statement("SELECT count(*) FROM {s}.ready WHERE lane = ANY($1)", "int8[]")
 
 
@@ -414,6 +414,13 @@ def leaving_trail(rows: Rows, now: int) -> list[Step]:
 def looking_for_any(chosen: Wanted) -> Step:
     """What tells whether there is anything in these lanes."""
     return Step(_ANY, (chosen.ids,))
+
+
+def looking_around(look: Step, chosen: Wanted) -> Step:
+    """The same look of a claim, and whether there is anything in these lanes: one trip less where a claim is likely to
+    find nothing.
+    """
+    return Step(_LOOK_FOR_ANY, (*look.arguments, chosen.ids))
 
 
 def counting(lanes: Sequence[Lane]) -> Step:

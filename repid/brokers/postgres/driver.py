@@ -117,6 +117,7 @@ class PostgresDriver:
         self._drop_log = DropLog()
         self._ids: dict[str, int] = {}  # of the consumers, as the database has them; they outlast a link, as leases do
         self._takes: dict[int, bytes] = {}  # what each of these takes
+        self._idle: set[str] = set()  # the consumers whose last claim found nothing
         self._tables: int | None = None  # the number of one of our tables
         self._is_locked_out = False
         self.data_losses = 0
@@ -314,6 +315,7 @@ class PostgresDriver:
     async def unsubscribe(self, consumer: str) -> None:
         """Strike it off."""
         self._extender.forget(consumer)
+        self._idle.discard(consumer)
         id_ = self._ids.pop(consumer, None)
         if id_ is not None:
             self._takes.pop(id_, None)
@@ -326,6 +328,10 @@ class PostgresDriver:
         """Lease what is ready now. `waits`: where nothing is, this process asks to be woken."""
         news = self._news
         claimed = await self._lease_unlocked(consumer, limit, at_most)
+        if claimed.deliveries:
+            self._idle.discard(consumer)
+        elif limit:
+            self._idle.add(consumer)
         if limit and waits and not claimed.deliveries:
             news.waits_for_messages(consumer)
         elif limit:
@@ -356,15 +362,17 @@ class PostgresDriver:
         async with self._pool.wire() as wire:
             await self._know(wire, id_)
             if not most:
-                [_, _, [(count,)]] = await wire.run(
-                    [claiming.PROMOTE, claiming.LOOK, claiming.counting(self._directory.lanes_for(id_)[1])]
-                )
+                lanes = self._directory.lanes_for(id_)[1]
+                if not lanes:  # as it is in the copy that the last claim found up to date
+                    return Claimed([])
+                [_, _, [(count,)]] = await wire.run([claiming.PROMOTE, claiming.LOOK, claiming.counting(lanes)])
                 return Claimed([], suspects=count)
             if at_most.alone and self._directory.lanes_for(id_)[1]:
                 found = await self._claim(wire, id_, 1, ANYTHING, suspects=True)
                 if found.deliveries:
                     return found
-            return await self._claim(wire, id_, most, at_most, suspects=False)
+            is_idle = consumer in self._idle
+            return await self._claim(wire, id_, most, at_most, suspects=False, is_idle=is_idle)
 
     async def _know(self, wire: Wire, id_: int) -> None:
         """Have a copy of the directory that has this consumer in it."""
@@ -374,7 +382,10 @@ class PostgresDriver:
             await directory.beat_on(wire, {id_: self._takes[id_]})
             await self._directory.refresh(wire)
 
-    async def _claim(self, wire: Wire, id_: int, limit: int, at_most: AtMost, *, suspects: bool) -> Claimed:
+    async def _claim(
+        self, wire: Wire, id_: int, limit: int, at_most: AtMost, *, suspects: bool, is_idle: bool = False
+    ) -> Claimed:
+        """`is_idle`: the last claim found nothing, and so will this one, as it seems."""
         while True:
             version = self._directory.version
             chosen = claiming.wanted(self._directory.lanes_for(id_)[suspects], limit, at_most)
@@ -383,10 +394,10 @@ class PostgresDriver:
                 [
                     self._fronts.promote,
                     claiming.claiming(version, chosen, limit, at_most, self._lease, id_, self._marks.low(chosen)),
-                    self._fronts.look,
+                    claiming.looking_around(self._fronts.look, chosen) if is_idle else self._fronts.look,
                 ]
             )
-            now, found, due, expiry = look
+            now, found, due, expiry = look[:4]
             self._fronts.note(now, due, expiry)
             is_cut_short = self._marks.note(rows, limit, now)
             if expiry is not None and expiry <= now:
@@ -409,13 +420,13 @@ class PostgresDriver:
                 await self._know(wire, id_)
             elif not (due is not None and due <= now) and not (expiry is not None and expiry <= now):
                 soon = min(claiming.seconds_until(due, now), claiming.seconds_until(expiry, now))
-                return Claimed([], next_in=min(soon, await self._retry_in(wire, chosen, at_most)))
+                if not is_idle:
+                    [[look]] = await wire.run([claiming.looking_for_any(chosen)])
+                return Claimed([], next_in=min(soon, self._retry_in(at_most) if look[-1] else math.inf))
 
-    async def _retry_in(self, wire: Wire, chosen: claiming.Wanted, at_most: AtMost) -> float:
+    @staticmethod
+    def _retry_in(at_most: AtMost) -> float:
         """In how many seconds to ask again after a claim that gave nothing, because of what others have locked."""
-        [[(is_any,)]] = await wire.run([claiming.looking_for_any(chosen)])
-        if not is_any:
-            return math.inf
         return claiming.BUSY if at_most.first == math.inf else claiming.BLOCKED
 
     async def _expire(self, wire: Wire) -> None:
@@ -487,7 +498,8 @@ class PostgresDriver:
     async def rescue(self) -> int:
         """Take back every lease that has ended, and clear up what else the dead left behind."""
         pool, rescued = self._pool, 0
-        while True:
+        [[(has_ended, is_more_over)]] = await pool.run([shelving.LOOK_FOR_ENDED])
+        while has_ended:
             async with transaction(pool) as wire:
                 [rows] = await wire.run([shelving.taking_ended()])
                 taken = shelving.to_taken(rows)
@@ -496,11 +508,11 @@ class PostgresDriver:
             if taken:
                 self._marks.forget()
                 await self._tell_of(pool, taken, ready=True)
-            if len(taken) < shelving.RESCUED_AT_ONCE:
-                break
-        await pool.run([results.PURGE], [BURY_SLEEPERS])
-        if await directory.bury(pool):
-            self._news.note(ready=True)
+            has_ended = len(taken) >= shelving.RESCUED_AT_ONCE
+        if is_more_over:
+            await pool.run([results.PURGE], [BURY_SLEEPERS])
+            if await directory.bury(pool):
+                self._news.note(ready=True)
         if self._dead_ttl is not None and await views.delete_old_dead(pool, micros(self._dead_ttl)):
             self._news.note(ids=None)
         return rescued
@@ -696,11 +708,15 @@ class PostgresDriver:
 
     async def replace_schedules(self, changes: Sequence[ScheduleChange]) -> list[bool]:
         """Store each schedule, if the old one is what is there."""
-        return await schedules.replace(self._pool, changes)
+        outcomes, is_news = await schedules.replace(self._pool, changes)
+        if is_news:
+            await self._pool.run([self._news.waking_for_schedules()])
+        return outcomes
 
     async def due_schedules(self, limit: int) -> DueSchedules:
         """Those that are due."""
-        return await schedules.due(self._pool, limit)
+        with self._news.asking_for_schedules() as first:
+            return await schedules.due(self._pool, limit, first)
 
     async def remove_schedule(self, name: str) -> bool:
         """Forget it."""

@@ -10,7 +10,16 @@ from typing import Any
 import msgspec
 
 from ...errors import ConfigurationError
-from ...ports import CLOCK_SLACK, Declaration, DueSchedules, Schedule, ScheduleChange, StoredSchedule, TickOutcome
+from ...ports import (
+    CLOCK_SLACK,
+    Declaration,
+    DueSchedules,
+    Schedule,
+    ScheduleChange,
+    StoredSchedule,
+    TickOutcome,
+    is_due_soon,
+)
 from .binding import Statement, Step, statement
 from .directory import Directory
 from .pool import Pool, transaction
@@ -40,6 +49,15 @@ _AHEAD = statement(
     "float8",
 )
 _NEXT = statement("SELECT min(next_at) FROM {s}.schedule WHERE NOT paused AND next_at > {s}.clock() / 1e6::float8")
+_LOOK = statement(
+    """
+    SELECT {s}.clock(), (SELECT min(next_at) FROM {s}.schedule WHERE NOT paused), EXISTS (
+        SELECT FROM {s}.schedule WHERE NOT paused AND every IS NOT NULL AND next_at > {s}.clock() / 1e6::float8
+        AND next_at - every > {s}.clock() / 1e6::float8 + $1
+    )
+    """,
+    "float8",
+)
 _COLUMNS_AND_EVERY = f"{_COLUMNS}, every"
 
 
@@ -96,8 +114,13 @@ async def find(pool: Pool, names: Collection[str] | None) -> list[StoredSchedule
     return _read_all(await pool.ask(_OF_NAMES, [name for name in names if "\0" not in name]))
 
 
-async def due(pool: Pool, limit: int) -> DueSchedules:
-    """What is due, those whose interval is too far away last, and when the next one is."""
+async def due(pool: Pool, limit: int, first: Sequence[Step]) -> DueSchedules:
+    """What is due, those whose interval is too far away last, and when the next one is. `first` is done before the
+    look, in a transaction of its own.
+    """
+    *_, [(moment, next_at, is_any_ahead)] = await pool.run(first, [Step(_LOOK, (CLOCK_SLACK,))])
+    if not is_any_ahead and (next_at is None or next_at > moment / MICRO):
+        return DueSchedules([], math.inf if next_at is None else next_at, moment / MICRO)
     ready, ahead, [(next_at,)], [(moment,)] = await pool.run(
         [Step(_DUE, (limit,)), Step(_AHEAD, (limit, CLOCK_SLACK)), Step(_NEXT), _NOW]
     )
@@ -105,11 +128,13 @@ async def due(pool: Pool, limit: int) -> DueSchedules:
     return DueSchedules(found[:limit], math.inf if next_at is None else next_at, moment / MICRO)
 
 
-async def replace(pool: Pool, changes: Sequence[ScheduleChange]) -> list[bool]:
-    """Store each new one if the old one is what is there; whether it was."""
+async def replace(pool: Pool, changes: Sequence[ScheduleChange]) -> tuple[list[bool], bool]:
+    """Store each new one if the old one is what is there. Returns for each whether it was, and whether others must be
+    told of any.
+    """
     rows = {new.schedule.name: _to_row(new) for _, new in changes}
     async with transaction(pool) as wire:
-        [held] = await wire.run([Step(_HOLD, (list(rows),))])
+        held, [(moment,)] = await wire.run([Step(_HOLD, (list(rows),)), _NOW])
         there = {stored.schedule.name: stored for stored in _read_all(held)}
         names = {name for name, *_ in held}  # also of those that cannot be read
         wanted = [new.schedule.name for old, new in changes if there.get(new.schedule.name) == old]
@@ -122,7 +147,8 @@ async def replace(pool: Pool, changes: Sequence[ScheduleChange]) -> list[bool]:
             if some
         ]
         stored = {name for answer in await wire.run(steps) for (name,) in answer}
-    return [new.schedule.name in stored for _, new in changes]
+    is_news = any(new.schedule.name in stored and is_due_soon(new, moment / MICRO) for _, new in changes)
+    return [new.schedule.name in stored for _, new in changes], is_news
 
 
 async def remove(pool: Pool, name: str) -> bool:

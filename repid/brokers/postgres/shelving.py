@@ -47,6 +47,17 @@ _TAKE_ENDED = Step(
         """
     )
 )
+LOOK_FOR_ENDED = Step(
+    statement(
+        """
+        SELECT EXISTS (SELECT FROM {s}.lease WHERE until <= (SELECT {s}.clock())),
+            EXISTS (SELECT FROM {s}.result WHERE expires_at <= (SELECT {s}.clock()))
+            OR EXISTS (SELECT FROM {s}.sleeper WHERE until < {s}.clock())
+            OR EXISTS (SELECT FROM {s}.consumer WHERE until < {s}.clock())
+        """
+    )
+)
+"""Whether any lease has ended, and whether anything else is over: a worker that has nothing to do asks no more."""
 EXPIRED_AT_ONCE = 1000
 _TAKE_EXPIRED = [
     Step(

@@ -270,6 +270,8 @@ class RedisDriver:
             elif message == b"e":
                 self._cancels += 1
                 news.note_events()
+            elif message == b"s":
+                news.note_schedules()
             elif message[:1] == b"d":
                 self._note_given(message)
                 news.note_ready()

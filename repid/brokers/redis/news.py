@@ -52,20 +52,31 @@ class NewsBox:
         """A message or result that is watched has changed."""
         self._note(ids={to_id(key)})
 
+    def note_schedules(self) -> None:
+        """A schedule was stored that is due soon."""
+        self._note(schedules=True)
+
     def note_everything(self) -> None:
         """Anything may have changed."""
-        self._note(ready=True, events=True, ids=None)
+        self._note(ready=True, events=True, ids=None, schedules=True)
 
     def close(self) -> None:
         """Nothing will come any more."""
         self.is_closed = True
         self._wake()
 
-    def _note(self, *, ready: bool = False, events: bool = False, ids: Collection[str] | None = ()) -> None:
+    def _note(
+        self,
+        *,
+        ready: bool = False,
+        events: bool = False,
+        ids: Collection[str] | None = (),
+        schedules: bool = False,
+    ) -> None:
         if self._tell is None:
-            self._notes.add(ready=ready, events=events, ids=ids)
+            self._notes.add(ready=ready, events=events, ids=ids, schedules=schedules)
             self._wake()
-        elif self._tell(News(ready, events, ids, room=False)):
+        elif self._tell(News(ready, events, ids, room=False, schedules=schedules)):
             self._wake()
 
     def _wake(self) -> None:

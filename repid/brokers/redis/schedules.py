@@ -15,7 +15,7 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...logs import Log
-from ...ports import CLOCK_SLACK, Declaration, DueSchedules, Schedule, ScheduleChange, StoredSchedule
+from ...ports import CLOCK_SLACK, SOON, Declaration, DueSchedules, Schedule, ScheduleChange, StoredSchedule
 from .layout import UNREADABLE, to_id, to_key
 from .wire import Wire
 
@@ -95,7 +95,7 @@ async def replace(wire: Wire, prefix: str, changes: Sequence[ScheduleChange]) ->
             given.append(
                 (name, False if value is None else value, _pack(new), False if ticks is None else ticks, ahead)
             )
-    stored = set(await wire.run("replace_schedules", given))
+    stored = set(await wire.run("replace_schedules", (given, SOON)))
     return [name in stored for name in names]
 
 

@@ -27,7 +27,7 @@ from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from ...ports import News
 
-Topic: TypeAlias = Literal["ready", "events", "ids", "room"]
+Topic: TypeAlias = Literal["ready", "events", "ids", "room", "schedules"]
 
 LONGEST_WAIT = 30.0
 """Seconds that one call of `news` may wait, so that an engine which has lost this client is asked again."""
@@ -57,6 +57,8 @@ class Subscription:
             return news.events
         if self.topic == "room":
             return news.room
+        if self.topic == "schedules":
+            return news.schedules
         return news.ids is None or not self.ids.isdisjoint(news.ids)
 
     def wake(self) -> None:

@@ -58,7 +58,7 @@ _NOBODY_HAS = (
     f"there was no room in it for {TRUST_FOR:.0f} s: this worker, which reads it, waits itself for room, and no other "
     "one has made any"
 )
-_MAYBE_ROOM = News(ready=False, events=False, ids=(), room=True)
+_MAYBE_ROOM = News(ready=False, events=False, ids=(), room=True, schedules=False)
 
 
 class Place:

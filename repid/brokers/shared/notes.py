@@ -21,19 +21,27 @@ def ids_in(settlements: Iterable[Settlement]) -> Iterator[str]:
 class Notes:
     """Merged notes. False: there are none."""
 
-    __slots__ = ("_events", "_ids", "_ready")
+    __slots__ = ("_events", "_ids", "_ready", "_schedules")
 
     def __init__(self) -> None:
-        self._ready = self._events = False
+        self._ready = self._events = self._schedules = False
         self._ids: set[str] | None = set()  # None: any
 
     def __bool__(self) -> bool:
-        return self._ready or self._events or self._ids is None or bool(self._ids)
+        return self._ready or self._events or self._schedules or self._ids is None or bool(self._ids)
 
-    def add(self, *, ready: bool = False, events: bool = False, ids: Iterable[str] | None = ()) -> None:
+    def add(
+        self,
+        *,
+        ready: bool = False,
+        events: bool = False,
+        ids: Iterable[str] | None = (),
+        schedules: bool = False,
+    ) -> None:
         """Something may have changed; see `News`."""
         self._ready |= ready
         self._events |= events
+        self._schedules |= schedules
         if ids is None:
             self._ids = None
         elif self._ids is not None:
@@ -43,7 +51,7 @@ class Notes:
         """All notes; there are none afterwards. They say nothing of room: a task that waits for it is told of claims,
         and asks.
         """
-        news = News(self._ready, self._events, self._ids, room=False)
-        self._ready = self._events = False
+        news = News(self._ready, self._events, self._ids, room=False, schedules=self._schedules)
+        self._ready = self._events = self._schedules = False
         self._ids = set()
         return news

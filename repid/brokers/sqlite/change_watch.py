@@ -71,6 +71,7 @@ class ChangeWatch:
         self._ask_version = partial(store.connection.cursor().execute, "PRAGMA data_version")
         self._data_version = 0
         self._told_due: float = -1  # the `next_event` that was told
+        self._ticks: object = None  # when schedules are due, as `look_for_news` says
         self._ids_are_late = False  # watched messages are to be looked at, as soon as `NewsBox.ids_at` allows
         self._changed_at = 0.0
         self._looked_at = 0.0
@@ -94,10 +95,11 @@ class ChangeWatch:
             self._data_version, self._ids_are_late = version, False
             self._news.note_everything()
             return
-        ready = events = False
+        ready = events = schedules = False
         if version != self._data_version:
             self._data_version, self._ids_are_late, self._changed_at = version, True, now
-            ready, events = self._transactions.look_for_news()
+            ready, events, ticks = self._transactions.look_for_news()
+            schedules, self._ticks = ticks != self._ticks, ticks
         due = self._store.next_event
         if due <= self._clock.wall() and due != self._told_due:
             self._told_due = due
@@ -105,7 +107,7 @@ class ChangeWatch:
         tells_ids = self._ids_are_late and now >= self._news.ids_at
         if tells_ids:
             self._ids_are_late = False
-        self._news.note(ready=ready, events=events, ids=None if tells_ids else ())
+        self._news.note(ready=ready, events=events, ids=None if tells_ids else (), schedules=schedules)
 
     def is_beat_due(self) -> bool:
         """Whether our consumers have to be heard of."""

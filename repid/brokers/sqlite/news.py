@@ -97,7 +97,14 @@ class NewsBox:
         """Whether a task waits for news or messages, or is about to wait for news again."""
         return self._waiting is not None or self._queue.is_resting or time.monotonic() < self._wanted_until
 
-    def note(self, *, ready: bool = False, events: bool = False, ids: Iterable[str] | None = ()) -> None:
+    def note(
+        self,
+        *,
+        ready: bool = False,
+        events: bool = False,
+        ids: Iterable[str] | None = (),
+        schedules: bool = False,
+    ) -> None:
         """Something may have changed; see `News`. Ids that are not watched are left out, and so is what is ready where
         a request rests that waits for it: `is_ready` is for that.
         """
@@ -105,16 +112,16 @@ class NewsBox:
             self.is_ready = True
         ready = ready and not self._queue.is_resting
         touched = None if ids is None else [id_ for id_ in ids if id_ in self.watched]
-        if not (ready or events or touched is None or touched):
+        if not (ready or events or schedules or touched is None or touched):
             return
         with self._lock:
-            self._notes.add(ready=ready, events=events, ids=touched)
+            self._notes.add(ready=ready, events=events, ids=touched, schedules=schedules)
         if self._waiting is not None:
             call_soon_in(self._token, self._deliver, idempotent=True)
 
     def note_everything(self) -> None:
         """Anything may have changed."""
-        self.note(ready=True, events=True, ids=None)
+        self.note(ready=True, events=True, ids=None, schedules=True)
 
     def looked(self, seconds: float) -> None:
         """Looking at watched messages took this long; that decides when it may be done again."""

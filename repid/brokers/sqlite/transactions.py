@@ -24,6 +24,7 @@ from contextlib import suppress
 from copy import copy
 
 from ...errors import RepidError
+from .clock import MICRO
 from .errors import explain, is_busy, moved, not_synced, wal_removed
 from .file_events import tell_done
 from .news import NewsBox
@@ -41,7 +42,9 @@ _FAIR_WAIT = 8
 
 
 _NEWS = """
-SELECT EXISTS (SELECT 1 FROM ready), EXISTS (SELECT 1 FROM lease INDEXED BY lease_cancelling WHERE cancelling = 1)
+SELECT EXISTS (SELECT 1 FROM ready), EXISTS (SELECT 1 FROM lease INDEXED BY lease_cancelling WHERE cancelling = 1),
+    (SELECT min(next_at) FROM schedule WHERE paused = 0),
+    (SELECT min(next_at) FROM schedule WHERE paused = 0 AND next_at > ?)
 """
 
 LARGEST_WAL = 4 * LARGEST_IDLE_WAL
@@ -213,17 +216,19 @@ class Transactions:
                 ids = None
         news.note(ready=store.arrived or has_new_directory, events=store.has_requests, ids=ids)
 
-    def look_for_news(self) -> tuple[bool, bool]:
-        """Bring the store up to date, and find out whether anything is ready and any cancellation requested."""
+    def look_for_news(self) -> tuple[bool, bool, object]:
+        """Bring the store up to date, and find out whether anything is ready and any cancellation requested, and when
+        schedules are due: the first one of all, which may never tick, and the first that is not due yet.
+        """
         try:
             self._begin(write=False)
             self._store.look()
-            ready, events = self._execute(_NEWS).fetchone()
+            ready, events, *ticks = self._execute(_NEWS, (self._store.now / MICRO,)).fetchone()
             self._end()
         except Exception:  # noqa: BLE001  those who wait ask for themselves, and are told what is wrong
             self._roll_back()
-            return True, True
-        return bool(ready), bool(events)
+            return True, True, None
+        return bool(ready), bool(events), ticks
 
     def _look(self, requests: Sequence[Request]) -> tuple[list[Answer], list[Request]]:
         """What the operations of those that only look say, and which of them want a transaction that writes."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import trio
 
 from ...delivery import ACK, DeadLetter, Release, Retry
 from ...envelope import Envelope, Options, PrioritiesT
-from ...ports import Declaration, Schedule, StoredSchedule, TickOutcome
+from ...errors import BrokerUnavailable
+from ...ports import Broker, Declaration, Schedule, StoredSchedule, TickOutcome
 from ..expecting import expect, expect_between
 from ..judging import check
 from ..lab import Lab, ids, message
@@ -36,6 +40,23 @@ async def pause(lab: Lab, name: str = "s", *, paused: bool = True) -> None:
     old = await stored(lab, name)
     new = msgspec.structs.replace(old, paused=paused)
     expect("whether it was replaced", await lab.broker.replace_schedule(old, new), expected=True)
+
+
+async def hears(lab: Lab, broker: Broker, cause: Callable[[], Awaitable[object]]) -> None:
+    """Expect that who has looked at the schedules of this client, and waits for changes, hears soon of `cause`."""
+    with broker.schedule_changes() as wait_for_change:
+        await broker.due_schedules(1)
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with trio.move_on_after(lab.time.patience):
+                    await wait_for_change(math.inf)
+                    return
+                expect("what who waits has heard of", actual="nothing", expected="a change")
+
+            nursery.start_soon(wait)
+            await lab.idle()
+            await cause()
 
 
 async def tick(lab: Lab, at: float, id_: str | None, name: str = "s") -> TickOutcome:
@@ -94,6 +115,45 @@ async def a_tick_wakes_a_waiting_receive(lab: Lab) -> None:
     await lab.broker.put_schedule(every(), AT)
     async with lab.consumer() as consumer:
         expect("what is received", await lab.woken(consumer, lambda: tick(lab, AT, "tick")), ["tick"])
+
+
+@check("schedules")
+async def a_new_schedule_wakes_who_follows_them(lab: Lab) -> None:
+    """Who waits for changes of schedules goes on when one is stored that is due soon, also one that was stored before
+    and is due earlier now, or is not paused any more.
+    """
+    now = await lab.broker.now()
+    await hears(lab, lab.broker, lambda: lab.broker.put_schedule(every(), now + 5))
+    await hears(lab, lab.broker, lambda: lab.broker.put_schedule(every(every=3.0), now + 3))
+    await pause(lab)
+    await hears(lab, lab.broker, lambda: pause(lab, paused=False))
+
+
+@check("schedules", "shared", "another")
+async def a_new_schedule_wakes_another_client_that_follows_them(lab: Lab) -> None:
+    """The same holds where another client stores the schedule, however often; and of many only one has to be heard."""
+    now = await lab.broker.now()
+    async with lab.another() as other:
+        await hears(lab, other, lambda: lab.broker.put_schedule(every(), now + 5))
+        await hears(lab, other, lambda: lab.broker.put_schedule(every(every=3.0), now + 3))
+        await pause(lab)
+        await hears(lab, other, lambda: pause(lab, paused=False))
+        changes = [(None, StoredSchedule(schedule=every(str(n)), next_at=now + 4 + n)) for n in range(20)]
+        await hears(lab, other, lambda: lab.broker.replace_schedules(changes))
+        await hears(lab, lab.broker, lambda: other.put_schedule(every("back"), now + 5))
+
+
+@check("schedules", "cut")
+async def who_follows_schedules_looks_again_when_the_link_is_back(lab: Lab) -> None:
+    """A link that was cut may have lost news: when it is up again, that is news."""
+
+    async def cut_off() -> None:
+        lab.cut.go_down()
+        with suppress(BrokerUnavailable):
+            await lab.broker.now()
+        lab.cut.come_back()
+
+    await hears(lab, lab.broker, cut_off)
 
 
 @check("queue_admin", "schedules")

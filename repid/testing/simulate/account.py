@@ -134,6 +134,7 @@ class Account:
         self._paused: set[str] = set()
         self._subscriptions: dict[str, Mapping[str, Topics]] = {}
         self._schedules: dict[str, StoredSchedule] = {}
+        self._stored_at: dict[str, float] = {}
         self._lease_timeout = lease_timeout
         self._faults = faults
         self._latency = latency
@@ -218,12 +219,19 @@ class Account:
 
     # Schedules
 
-    def _replaced(self, _: float, __: str, changes: Sequence[ScheduleChange], answers: Sequence[bool]) -> None:
+    def overdue(self, name: str, now: float, engine_time: float) -> float:
+        """For how many seconds the tick of a schedule could have been made; 0: there is none to make."""
+        stored = self._schedules.get(name)
+        if stored is None or stored.paused:
+            return 0.0
+        return max(0.0, min(engine_time - stored.next_at, now - self._stored_at[name]))
+
+    def _replaced(self, now: float, __: str, changes: Sequence[ScheduleChange], answers: Sequence[bool]) -> None:
         for (old, new), answer in zip(changes, answers, strict=True):
             name = new.schedule.name
             _expect(answer, self._schedules.get(name) == old, "whether schedule {} was replaced", name)
             if answer:
-                self._schedules[name] = new
+                self._schedules[name], self._stored_at[name] = new, now
 
     def _schedule_removed(self, _: float, __: str, name: str, answer: bool) -> None:
         _expect(answer, self._schedules.pop(name, None) is not None, "whether schedule {} was removed", name)

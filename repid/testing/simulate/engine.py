@@ -27,7 +27,17 @@ from ...brokers.memory.driver import MemoryDriver
 from ...delivery import Release, Retry, Settlement
 from ...envelope import Envelope
 from ...errors import BrokerUnavailable, RepidError
-from ...ports import EVERYTHING, Driver, FullDriver, News, Role, Topics, Verdict
+from ...ports import (
+    EVERYTHING,
+    Driver,
+    FullDriver,
+    News,
+    Role,
+    ScheduleChange,
+    Topics,
+    Verdict,
+    is_due_soon,
+)
 from .account import AFTERMATH, LONGEST_TRIPS, Account, Disturbances, Violation
 from .clock import Nap, VirtualClock, raise_if_cancelled
 from .history import History
@@ -123,7 +133,8 @@ class Engine:
             except Violation as violation:
                 self.history.event(now, process, f"VIOLATION {violation}")
                 self._stop(violation)
-            self._tell(name, arguments, answer)
+            has_schedules = name == "replace_schedules" and await self._is_any_due_soon(arguments[0], answer)
+            self._tell(name, arguments, answer, has_schedules=has_schedules)
         return answer
 
     async def _check_refused(self, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]) -> None:
@@ -137,7 +148,7 @@ class Engine:
         if stored:
             raise Violation(f"a verdict was refused, and its result is stored all the same: {', '.join(stored)}")
 
-    def _tell(self, name: str, arguments: Sequence[Any], answer: Any) -> None:
+    def _tell(self, name: str, arguments: Sequence[Any], answer: Any, *, has_schedules: bool) -> None:
         """Wake the processes that wait for what has changed. An engine may wake too many; this one wakes few, so that a
         claim that only chance would have brought is missed.
         """
@@ -153,9 +164,11 @@ class Engine:
         self._drops = self.account.drops
         changes = self.driver.store.changes
         has_room, changes.has_room = changes.has_room, False
-        if is_ready or has_events or ids is None or ids or has_room:
+        if is_ready or has_events or ids is None or ids or has_room or has_schedules:
             for line in self.lines:
-                line.hear(is_ready=is_ready, has_events=has_events, ids=ids, has_room=has_room)
+                line.hear(
+                    is_ready=is_ready, has_events=has_events, ids=ids, has_room=has_room, has_schedules=has_schedules
+                )
 
     def _is_something_ready(self, name: str, arguments: Sequence[Any], answer: Any) -> bool:
         """Whether the call has given a claim something to find, or an earlier moment to wait for."""
@@ -169,6 +182,11 @@ class Engine:
             if (channel.lanes or channel.suspects) and not channel.paused:
                 return _has_brought_something(name, arguments, answer)
         return False
+
+    async def _is_any_due_soon(self, changes: Sequence[ScheduleChange], outcomes: Sequence[bool]) -> bool:
+        """Whether any schedule was stored of which the workers must be told."""
+        now = await self.driver.now()
+        return any(is_stored and is_due_soon(new, now) for (_, new), is_stored in zip(changes, outcomes, strict=True))
 
     def restart(self, seconds: float) -> None:
         """Be away for some time. Every link breaks; what was stored stays."""
@@ -230,6 +248,7 @@ class Line:
         has_events: bool = True,
         ids: Collection[str] | None = None,
         has_room: bool = True,
+        has_schedules: bool = True,
     ) -> None:
         """There is news of the engine; `ids` may have changed (None: any)."""
         is_ready, has_events = is_ready and bool(self._consumers), has_events and bool(self._consumers)
@@ -237,14 +256,15 @@ class Line:
             ids = ()
         elif ids is not None:
             ids = [id_ for id_ in ids if id_ in self.watched]
-        if not (is_ready or has_events or ids is None or ids or has_room):
+        has_schedules = has_schedules and bool(self._consumers)
+        if not (is_ready or has_events or ids is None or ids or has_room or has_schedules):
             return
         before = self._news
         if before is not None:
             is_ready, has_events = is_ready or before.ready, has_events or before.events
             ids = None if ids is None or before.ids is None else {*ids, *before.ids}
-            has_room = has_room or before.room
-        self._news = News(is_ready, has_events, ids, has_room)
+            has_room, has_schedules = has_room or before.room, has_schedules or before.schedules
+        self._news = News(is_ready, has_events, ids, has_room, has_schedules)
         if self._nap is not None:
             self._nap.wake()
 

@@ -328,7 +328,7 @@ SECONDS: Mapping[str, Sequence[float]] = {"slow": (0.5, 2.0, 4.0, 15.0)}
 """How long runs take elsewhere, of those actors whose jobs say it."""
 
 NO_SCHEDULES: frozenset[Role] = frozenset(("schedules",))
-"""What an engine is without where nothing is scheduled: a worker looks at schedules once a second."""
+"""What an engine is without where nothing is scheduled: a worker looks at schedules every ten seconds."""
 
 THEN: Sequence[Literal["", "wait", "watch", "cancel", "again"]] = ("", "", "", "", "wait", "watch", "cancel", "again")
 

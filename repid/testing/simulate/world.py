@@ -23,9 +23,10 @@ import trio
 from ...app import Repid
 from ...errors import BrokerUnavailable, DuplicateId, PublishUnknown, QueueFull, ResultError, UsageError
 from ...job import Job
+from ...ports import LONGEST_REST
 from ...queue import Queue
 from ...runtime import Report, Settings
-from ...runtime.scheduler import LONGEST_SLEEP
+from ...runtime.scheduler import GATHERING
 from ...servers import Connection
 from ...worker import Worker
 from . import scenario as scenarios
@@ -48,6 +49,14 @@ PATIENCE = 300.0
 
 HARMLESS = frozenset({"deploy", "step_clock", "step_engine_clock"})
 """What goes wrong without losing anything: a worker that is stopped settles and gives back what it holds."""
+
+OVERDUE = 0.5
+"""Seconds within which a schedule that is due has ticked, where a worker had nothing to suffer. `TRIPS` more of the
+time that a trip takes are allowed.
+"""
+
+TRIPS = 10
+WATCHED_EVERY = 0.25
 
 PAUSE = 0.5
 """Seconds until a worker is started again that has ended of itself."""
@@ -193,6 +202,7 @@ class World:
         routers = (process.was_deployed and self._scenario.later) or self._scenario.routers
         options = {"handle_signals": (), **self._scenario.options}
         process.worker = Worker(routers, app=app, **options)  # type: ignore[arg-type]
+        process.began = trio.current_time()
         self._say(process.name, "starts")
         counts = self._engine.account.settled[process.name] = Counter()
         begun = self._engine.runs.begun[process.name]
@@ -331,15 +341,38 @@ class World:
         await _patiently(job.enqueue)
         began, paused = trio.current_time(), 0.0
         if step.pause_at is not None and began < step.pause_at < step.until:
-            await trio.sleep_until(step.pause_at)
+            await self._watch_ticks(name, step.pause_at)
             await _patiently(lambda: app.schedules.pause(name))
             await trio.sleep(1.5)
             await _patiently(lambda: app.schedules.resume(name))
             paused = trio.current_time() - step.pause_at
-        await trio.sleep_until(step.until)
+        await self._watch_ticks(name, step.until)
         self._check_ticks(name, began, paused, step.every)
         with suppress(UsageError):  # it was removed, and the answer to that was lost
             await _patiently(lambda: app.schedules.remove(name))
+
+    async def _watch_ticks(self, name: str, until: float) -> None:
+        """Until that moment: each tick is made soon after its time."""
+        while (now := trio.current_time()) < until:
+            await trio.sleep_until(min(now + WATCHED_EVERY, until))
+            await self._check_overdue(name)
+
+    async def _check_overdue(self, name: str) -> None:
+        """A tick is as late as that only where each worker had something to suffer, or the engine's clock was set."""
+        now, driver = trio.current_time(), self._engine.driver
+        late = self._engine.account.overdue(name, now, await driver.now())
+        if late <= OVERDUE + TRIPS * self._engine.latency or driver.stepped_at >= now - late - LONGEST_REST:
+            return
+        is_any_well = any(
+            process.is_well(now - late, self._faults, self._engine.runs.stops) for process in self._workers.values()
+        )
+        if is_any_well and self._ticks_on:
+            self._stop(Violation(f"{name} is due for {late:.2f} s, and has not ticked"))
+
+    @property
+    def _ticks_on(self) -> bool:
+        """Whether workers go on until they are stopped: one that ends ticks nothing."""
+        return not self._scenario.options.keys() & {"messages_limit", "burst"}
 
     def _check_ticks(self, name: str, began: float, paused: float, every: float) -> None:
         """As many ticks as are due, where the producer, one of the workers and the engine's clock had nothing to
@@ -347,14 +380,13 @@ class World:
         """
         now, ticked = trio.current_time(), self._engine.account.ticked[name]
         due = (now - began - paused) / every
-        late = LONGEST_SLEEP / every if paused else 0.0  # workers see at their next look that it was resumed
+        late = GATHERING / every if paused else 0.0  # workers may have looked just before they hear that it was resumed
         struck = [
             process
             for process in self._workers
             if self._faults.excuse(process, 0.0, now) or self._engine.runs.stops.excuse(process, 0.0, now)
         ]
-        goes_on = not self._scenario.options.keys() & {"messages_limit", "burst"}  # a worker that ends ticks nothing
-        is_calm = goes_on and len(struck) < len(self._workers) and not self._faults.excuse("producer", 0.0, now)
+        is_calm = self._ticks_on and len(struck) < len(self._workers) and not self._faults.excuse("producer", 0.0, now)
         was_stepped = self._engine.driver.step or self._engine.driver.stepped_at >= began
         if is_calm and not was_stepped and not due - 2 - late < ticked <= due + 1:
             self._stop(Violation(f"{name} ticked {ticked} times, and {due:.1f} are due"))
@@ -503,7 +535,14 @@ class _Process:
         self.is_killed = False
         self.was_deployed = False
         self.back_at = 0.0
+        self.began = 0.0
         self.stopped_at: float | None = None
+
+    def is_well(self, since: float, faults: Disturbances, stops: Disturbances) -> bool:
+        """Whether its worker has run since then, and a second before, and had nothing to suffer."""
+        since, now = since - 1.0, trio.current_time()
+        has_run = self.worker is not None and self.began <= since
+        return has_run and not faults.excuse(self.name, since, now) and not stops.excuse(self.name, since, now)
 
     def stop(self, now: float) -> None:
         """Ask the worker to stop gracefully."""
