@@ -24,7 +24,7 @@ class NoServer(Exception):  # noqa: N818 - it says what happened
 
 
 Place = dict[str, str | int]
-"""Of a server: its address as `url`, and the `pid` of its process."""
+"""Of a server: its address as `url`, the `pid` of its process, and of PostgreSQL the file of its `log`."""
 
 
 @contextmanager
@@ -57,10 +57,15 @@ def postgres(folder: str) -> Iterator[Place]:
     if subprocess.run(make, check=False, **quiet, **user).returncode:
         raise NoServer("initdb failed: PostgreSQL cannot make a database in the checkout's folder")
     options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-    with subprocess.Popen([str(programs / "postgres"), "-D", str(data), *options], **quiet, **user) as process:
+    log = Path(folder) / "log"
+    with (
+        log.open("wb") as quiet["stderr"],
+        subprocess.Popen([str(programs / "postgres"), "-D", str(data), *options], **quiet, **user) as process,
+    ):
         try:
             _wait_for_postgres(programs, port, process)
-            yield {"url": f"postgresql://postgres@127.0.0.1:{port}/postgres", "pid": process.pid}
+            url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            yield {"url": url, "pid": process.pid, "log": str(log)}
         finally:
             process.send_signal(signal.SIGINT)
 

@@ -12,7 +12,7 @@ import trio
 
 from repid import Message, Repid, Router
 
-from ._servers import Watch
+from ._servers import Watch, counting_queries
 from ._shared import (
     LATENCY_WARM_UP,
     NAP,
@@ -168,6 +168,22 @@ async def measure_latency(open_server: OpenServer, arguments: Arguments) -> Figu
     return {**latency(latencies), "idle": idle}
 
 
+async def measure_idle(open_server: OpenServer, arguments: Arguments) -> Figures:
+    """A worker that has nothing to do: what it asks of the server, and its processor time."""
+    server = open_server(arguments)
+    app = app_on(server)
+    async with server.connection(), trio.open_nursery() as nursery:
+        await server.declare([CHANNEL])
+        worker = await nursery.start(app.run_worker)
+        await trio.sleep(1)
+        with counting_queries(arguments) as count:
+            start = now()
+            idle = await idle_share(arguments["idle"])
+            queries = count() / (now() - start)
+        worker.stop()
+    return {"queries": queries, "idle": idle}
+
+
 async def measure_result(open_server: OpenServer, arguments: Arguments) -> Figures:
     """From before a job is enqueued until its result is there, with the worker in the same process."""
     server = open_server(arguments)
@@ -243,5 +259,6 @@ def measurements_on(store: str, open_server: OpenServer) -> dict[str, Measuremen
         "typed": partial(measure_typed, open_server),
         "asyncio": partial(measure_noop, open_server),
         "latency": partial(measure_latency, open_server),
+        "idle": partial(measure_idle, open_server),
     }
     return {f"{store}-{name}": on_trio(measure) for name, measure in measures.items()}

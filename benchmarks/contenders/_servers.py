@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -45,6 +47,37 @@ def _time_of_family(pid: int) -> float:
             elif fields[1] == str(pid):
                 ticks += sum(map(int, fields[11:13]))
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def counting_queries(arguments: Arguments) -> Iterator[Callable[[], int]]:
+    """Counts what clients ask of the server in the block. PostgreSQL counts statements, of those that have them logged:
+    see `logged`.
+    """
+    if not arguments["url"].startswith("redis"):
+        log = Path(arguments["log"])
+        start = log.stat().st_size
+        yield lambda: len(re.findall(rb"LOG:  (execute|statement)", log.read_bytes()[start:]))
+        return
+    address = urlsplit(arguments["url"])
+    with socket.create_connection((address.hostname, address.port), 5) as connection:
+        connection.sendall(b"MONITOR\r\n")
+        connection.recv(16)
+        connection.settimeout(0)
+
+        def count() -> int:
+            told = bytearray()
+            with suppress(BlockingIOError):
+                while some := connection.recv(65_536):
+                    told += some
+            return sum(b" lua] " not in line for line in told.splitlines() if line)
+
+        yield count
+
+
+def logged(url: str) -> str:
+    """The same address, of a PostgreSQL that logs all statements of these connections."""
+    return f"{url}?options=-c%20log_statement%3Dall"
 
 
 class Watch:
