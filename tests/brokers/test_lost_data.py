@@ -11,9 +11,22 @@ from engines.postgres import Postgres
 from engines.redis import Redis, embedded
 from psycopg.sql import SQL, Identifier
 
-from repid import Connection, Job, PostgresServer, Queue, RedisServer, Repid, Router, Server
+from repid import (
+    Connection,
+    Job,
+    PostgresServer,
+    PublishUnknown,
+    Queue,
+    QueueNotDeclared,
+    RedisServer,
+    Repid,
+    Router,
+    Server,
+)
 from repid.brokers.postgres import driver as postgres_driver
 from repid.brokers.redis import driver as redis_driver
+
+from .broker_aids import message
 
 pytestmark = pytest.mark.real_time
 
@@ -95,3 +108,31 @@ async def test_a_redis_that_is_reached_again_has_lost_nothing(redis: Redis, pref
                         await trio.sleep(0.001)
     async with server.connection():
         assert server.data_losses == 0
+
+
+async def test_the_schema_in_postgresql_is_made_anew_in_one_step(postgres: Postgres) -> None:
+    with postgres.schema() as schema:
+        server = PostgresServer(postgres.url, schema=schema)
+        script = await server.migration_sql()
+        drop = SQL("DROP SCHEMA {} CASCADE;").format(Identifier(schema)).as_string()
+        await all_is_declared_again(server, lambda: postgres.execute(f"BEGIN; {drop} {script}".encode()))
+
+
+async def test_what_is_sent_after_that_goes_to_no_queue_with_the_number_of_its_own(postgres: Postgres) -> None:
+    with postgres.schema() as schema:
+        server, others = (PostgresServer(postgres.url, schema=schema) for _ in range(2))
+        async with server.connection():
+            await server.declare(["mine"])
+            await server.publish([message("1", "mine")])
+            postgres.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)))
+            async with others.connection():
+                await others.declare(["theirs"])
+                await others.publish([message("1", "theirs")])
+                with pytest.raises(PublishUnknown):
+                    await server.publish([message("2", "mine")])
+                with trio.fail_after(SOON):
+                    while server.link.state != "up":
+                        await trio.sleep(0.02)
+                [outcome] = await server.publish([message("2", "mine")])
+                assert isinstance(outcome, QueueNotDeclared)
+                assert (await others.counts("theirs")).ready == 1

@@ -1,8 +1,10 @@
 """The declared queues, their lanes, and who takes what, as all processes see them.
 
-A copy of three tables. A transaction that changes them counts `meta.directory` up first: so those that change them wait
+A copy of three tables. A transaction that changes them puts `meta.directory` up first: so those that change them wait
 for one another, in one order. A statement that acts on what the copy says also says which version that is; if the
-database has another one, it does nothing, and is made again with a new copy.
+database has another one, it does nothing, and is made again with a new copy. A version is a moment of the clock, as far
+as it goes forward: versions that were counted would come again where the tables are made anew or come out of a backup,
+and the numbers of queues and lanes in the copy would then be those of others.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import msgspec
 
 from ...delivery import Bounds
 from ...delivery.shelf import is_stray, takes
-from ...errors import QueueNotDeclared
+from ...errors import BrokerUnavailable, QueueNotDeclared
 from ...ports import Topics
 from ..shared.packing import pack, to_bounds
 from .binding import Step, statement
@@ -27,7 +29,7 @@ CONSUMER_TIME = 30
 
 _unpack_takes = msgspec.msgpack.Decoder(dict[str, frozenset[str] | None]).decode
 
-_VERSION = statement("SELECT directory, {s}.clock() FROM {s}.meta")
+_VERSION = statement("SELECT directory, {s}.clock(), tableoid::bigint FROM {s}.meta")
 _QUEUES = statement("SELECT id, name, paused, bounds FROM {s}.queue")
 _LANES = statement("SELECT id, queue, topic, suspects, priority FROM {s}.lane ORDER BY id")
 _CONSUMERS = statement("SELECT id, until, takes FROM {s}.consumer")
@@ -37,7 +39,7 @@ transaction that deletes a queue waits for this one and sees its rows; and this 
 version then. With the version alone, what is stored while a queue is deleted would stay in a lane that does not exist.
 """
 
-TOUCH = Step(statement("UPDATE {s}.meta SET directory = directory + 1"))
+TOUCH = Step(statement("UPDATE {s}.meta SET directory = greatest(directory + 1, {s}.clock())"))
 """Have every process read the tables anew."""
 
 _SNAPSHOT = Step(statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
@@ -116,6 +118,8 @@ class Directory:
 
     def __init__(self) -> None:
         self.version = -1
+        self.tables: int | None = None
+        """The number of one of the tables; others of the same name have another one."""
         self.queues: dict[str, tuple[int, bool]] = {}
         """By name: the queue's number, and whether it is paused."""
         self.bounds: dict[str, Bounds] = {}
@@ -140,7 +144,10 @@ class Directory:
         self._take(await wire.run(list(_TABLES)))
 
     def _take(self, tables: Sequence[Rows]) -> None:
-        [(version, now)], queues, lanes, consumers = tables
+        [(version, now, number)], queues, lanes, consumers = tables
+        if self.tables not in {None, number}:
+            raise BrokerUnavailable("somebody has removed repid's tables, and made them anew")
+        self.tables = number
         names = {id_: name for id_, name, *_ in queues}
         self.queues = {name: (id_, paused) for id_, name, paused, _ in queues}
         found = ((name, to_bounds(packed)) for _, name, _, packed in queues if packed is not None)

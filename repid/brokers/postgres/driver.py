@@ -176,6 +176,7 @@ class PostgresDriver:
                 with _answered(MIGRATION_TIME):
                     await schema.migrate(wire, self._schema)
             with _answered():
+                self._directory.tables = None
                 await self._directory.refresh(wire)
                 [[(member, tables)]] = await wire.run([NEW_MEMBER])
         if self._tables not in {None, tables}:  # somebody has dropped them
@@ -281,6 +282,8 @@ class PostgresDriver:
         sending, news = publishing.Sending(envelopes), self._news
         async with borrowed.transaction([envelope.id for envelope in envelopes]):
             if await borrowed.run([publishing.HOLD_LANES]) != [[(self._tables,)]]:
+                async with self._pool.wire() as wire:
+                    await self._directory.refresh(wire)  # raises where it is ours that have changed
                 raise UsageError(
                     "the connection= is to another database than the server is, with tables of repid's of its own: "
                     "nothing was published; roll back, and give a connection to the same database"
