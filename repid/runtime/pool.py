@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from multiprocessing import resource_tracker
@@ -29,7 +28,7 @@ import trio
 import trio_parallel
 
 from .offspring import DIE_WITH_PARENT, prctl, prepare_for_children
-from .signals import MOST_SIGNALS, end_process, held_back, let_in
+from .signals import MOST_SIGNALS, end_process, held_back, let_in, take
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -66,36 +65,18 @@ def _prepare() -> bool:
         ask(DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent.pid:  # it has died before that
             os._exit(1)
-    _Terminations().leave_to_worker()
+    _leave_to_worker()
     let_in(_SIGNALS)
     return prepare_for_children()
 
 
-class _Terminations:
-    """What becomes of SIGTERM here, and in what an actor forks: the worker knows nothing of that."""
+def _leave_to_worker() -> None:
+    """Leave SIGTERM to the worker, as the head of this module says."""
+    received: list[int] = []
 
-    def __init__(self) -> None:
-        self._received = 0
-        self._of_thread = threading.local()  # several may fork at once
-
-    def leave_to_worker(self) -> None:
-        signal.signal(signal.SIGTERM, self._on_signal)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._hold_back, after_in_parent=self._let_in, after_in_child=self._as_usual)
-
-    def _on_signal(self, number: int, _: object) -> None:
-        self._received += 1
-        if self._received > MOST_SIGNALS:
+    def on_signal(number: int, _: object) -> None:
+        received.append(number)
+        if len(received) > MOST_SIGNALS:
             end_process(number)
 
-    def _hold_back(self) -> None:
-        """Else the child would take one with our handler, before `_as_usual`."""
-        self._of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-
-    def _let_in(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._of_thread.mask)
-
-    def _as_usual(self) -> None:
-        if signal.getsignal(signal.SIGTERM) == self._on_signal:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._let_in()
+    take(signal.SIGTERM, on_signal)

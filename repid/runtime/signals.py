@@ -10,6 +10,10 @@ handler itself does that.
 
 A process is started with signals held back, and lets them in when it has said what becomes of them. Else one that comes
 meanwhile ends it with a traceback, since Python's own handler raises `KeyboardInterrupt` in whatever is imported.
+
+What an actor forks gets the handlers that stood before ours: it has no worker to stop, and whoever forked it may end it
+with SIGTERM, as `multiprocessing.Pool` does. From just before the fork until that is done our signals are held back,
+since Python forgets those that come to a child so early.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ from ..run_token import call_soon_in
 
 _listeners: dict[int, list[Callable[[], None]]] = {}
 _found: dict[int, Any] = {}
+"""What stood in the place of our handlers."""
+_ours: dict[int, Any] = {}
+_of_thread = threading.local()  # several may fork at once
 _received: list[int] = []
 """The signals that came since somebody has begun to listen."""
 
@@ -72,7 +79,7 @@ def listen(signals: Iterable[int], callback: Callable[[], None]) -> Iterator[Non
 def _listening(number: int, notify: Callable[[], None]) -> Iterator[None]:
     listeners = _listeners.setdefault(number, [])
     if not listeners:
-        _found[number] = signal.signal(number, _fan_out)
+        take(number, _fan_out)
     listeners.append(notify)
     try:
         yield
@@ -81,12 +88,18 @@ def _listening(number: int, notify: Callable[[], None]) -> Iterator[None]:
         if not listeners:
             del _listeners[number]
             found = _found.pop(number)
+            del _ours[number]
             if signal.getsignal(number) is _fan_out:
                 main_task = found.keywords.get("main_task") if isinstance(found, partial) else None
                 is_dead = main_task is not None and main_task.done()  # of an `asyncio.run` that has ended
                 signal.signal(number, signal.default_int_handler if is_dead else found)
         if not _listeners:
             _received.clear()
+
+
+def take(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have the handler called for this signal from now on, but not in forked children."""
+    _found[number], _ours[number] = signal.signal(number, handler), handler
 
 
 @contextmanager
@@ -127,3 +140,26 @@ def _fan_out(number: int, _: FrameType | None) -> None:
         end_process(number)
     for notify in list(_listeners.get(number, ())):
         notify()
+
+
+def _before_fork() -> None:
+    _of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, list(_found))
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _of_thread.mask)
+
+
+def _after_fork_in_child() -> None:
+    for number, found in _found.items():
+        if signal.getsignal(number) == _ours[number]:  # and not one of the program's own
+            signal.signal(number, signal.SIG_DFL if found is None else found)  # None: not one of Python's
+    _found.clear()
+    _ours.clear()
+    _listeners.clear()
+    _received.clear()
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

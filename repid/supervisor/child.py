@@ -23,7 +23,7 @@ from ..hosts import run_on_loop
 from ..run_token import call_soon_in
 from ..runtime import Handle, Report
 from ..runtime.outage import Patience
-from ..runtime.signals import MOST_SIGNALS, end_process, let_in
+from ..runtime.signals import MOST_SIGNALS, end_process, let_in, take
 from ..tracebacks import unwrapped
 from .collector import spared_collector
 from .memory import resident
@@ -57,7 +57,7 @@ def main() -> None:
     leave = partial(_leave, inherited_pipe(brief.exit_pipe))
     orders = Orders(partial(_end_now, leave))
     for number in brief.signals:  # from now on: none of them may end a process that is starting, or about to end
-        signal.signal(number, orders.on_signal)
+        take(number, orders.on_signal)
     let_in(brief.signals)
     threading.Thread(target=_listen, args=(pipe, orders), name="repid supervisor", daemon=True).start()
     sys.argv = brief.argv

@@ -19,7 +19,6 @@ IN_PROCESS = """
         time.sleep(seconds)
         note(f"done {number} {os.getpid()}")
 
-    @router.actor(run_in_process=True)
     def leave_a_child(number: int) -> None:
         child = os.fork()
         if child == 0:
@@ -27,6 +26,13 @@ IN_PROCESS = """
             os._exit(0)
         os.kill(child, signal.SIGTERM)
         note(f"ended {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])} {os.getpid()}")
+
+    router.actor(leave_a_child)
+    router.actor(run_in_process=True, name="leave_from_process")(leave_a_child)
+
+    @router.actor
+    async def leave_from_loop(number: int) -> None:
+        leave_a_child(number)
 
     app.include_router(router)
 """
@@ -93,9 +99,13 @@ def test_three_signals_to_everybody_end_all_processes(program: Program) -> None:
     assert program.wait() == 0
 
 
-def test_a_child_that_an_actor_forks_has_signals_as_usual(program: Program) -> None:
-    program.send("leave_a_child", [{"number": 0}])
-    program.start("--burst")
+@pytest.mark.parametrize("options", [(), ("--processes", "2")], ids=["here", "processes"])
+@pytest.mark.parametrize("actor", ["leave_a_child", "leave_from_process", "leave_from_loop"])
+def test_a_child_that_an_actor_forks_has_signals_as_usual(
+    program: Program, actor: str, options: tuple[str, ...]
+) -> None:
+    program.send(actor, [{"number": 0}])
+    program.start("--burst", *options)
     assert program.wait() == 0
     assert program.noted("ended") == [-signal.SIGTERM]
 
