@@ -205,8 +205,14 @@ class Repid(Producer, AppCaller):
         )
         return run_app(self, server_name, in_processes, options)
 
-    def lifespan(self, function: GeneratorFunction) -> GeneratorFunction:
-        """A decorator: what each worker does before it consumes, and after its last run.
+    @overload
+    def lifespan(self, function: GeneratorFunction, /) -> GeneratorFunction: ...
+
+    @overload
+    def lifespan(self) -> Callable[[GeneratorFunction], GeneratorFunction]: ...
+
+    def lifespan(self, function: Any = None) -> Any:
+        """A decorator, with or without `()`: what each worker does before it consumes, and after its last run.
 
         The function is an async generator function, or one with `def`, with one `yield`: what stands before it is done
         when a worker has its connection and before it consumes, what comes after it when its last verdict is settled,
@@ -215,6 +221,8 @@ class Repid(Producer, AppCaller):
         reverse. What it raises is logged, and stops the worker with a `LifespanError`. Raises `ConfigurationError` for
         another kind of function.
         """
+        if function is None:
+            return self.lifespan
         if not callable(function) or kind_of(function) not in {Kind.GENERATOR, Kind.ASYNC_GENERATOR}:
             raise ConfigurationError(
                 f"a lifespan must be an async function with one yield, but is {function!r}: open things before the "
@@ -226,8 +234,14 @@ class Repid(Producer, AppCaller):
         self._lifespans.append((function, local_names))
         return function
 
-    def on_dead_letter(self, hook: Hook) -> Hook:
-        """A decorator: called with a `DeadMessage` for each message that becomes a dead letter in a worker of the app.
+    @overload
+    def on_dead_letter(self, hook: Hook, /) -> Hook: ...
+
+    @overload
+    def on_dead_letter(self) -> Callable[[Hook], Hook]: ...
+
+    def on_dead_letter(self, hook: Any = None) -> Any:
+        """A decorator, with or without `()`: called with a `DeadMessage` for each dead letter of the app's workers.
 
         It is called when the server has taken the verdict, one message after another, and may take 30 seconds: an async
         function on the loop that the worker was called on, another one in a thread. What it raises is logged. A worker
@@ -235,6 +249,8 @@ class Repid(Producer, AppCaller):
         verdict (a ttl that ends while they wait, poison), nor if the worker is killed: then
         `Queue.get_messages("dead")` has them. Raises `ConfigurationError` for what cannot be called with one message.
         """
+        if hook is None:
+            return self.on_dead_letter
         check_hook("a hook of dead letters", hook, "dead")
         self._dead_letter_hooks.append(hook)
         return hook

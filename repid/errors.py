@@ -268,14 +268,19 @@ class ResultError(RepidError):
 class JobFailed(ResultError):
     """The job has ended without a value: its actor raised, it was cancelled, or it expired.
 
-    `id`: under which its result is stored. `state`: how it ended, as in `Result.state`. `type`, `text` and `traceback`
-    are those of the error of its actor, as texts; empty where there was none.
+    `id`: under which its result is stored. `actor`: its name; None where it is not known. `state`: how it ended, as in
+    `Result.state`. `type`, `text` and `traceback` are those of the error of its actor, as texts; empty where there was
+    none.
     """
 
-    def __init__(self, id_: str, state: str, type_: str = "", text: str = "", traceback: str = "") -> None:
+    def __init__(
+        self, id_: str, state: str, type_: str = "", text: str = "", traceback: str = "", actor: str | None = None
+    ) -> None:
         why = f": {type_}: {text}" if type_ else ""
-        super().__init__(f"message {id_!r} has no return value: it ended as {state!r}{why}")
+        whose = "" if actor is None else f" of actor {actor!r}"
+        super().__init__(f"message {id_!r}{whose} has no return value: it ended as {state!r}{why}")
         self.id = id_
+        self.actor = actor
         self.state = state
         self.type = type_
         self.text = text

@@ -131,7 +131,8 @@ async def _take_stored(handles: Sequence[JobHandle[Any]], outcomes: dict[int, Ou
         found = await store.fetch_results([result_id for _, result_id in there])
         for (place, _), stored in zip(there, found, strict=True):
             if stored is not None:
-                outcomes[place] = Result(stored, handles[place]._type)  # noqa: SLF001
+                handle = handles[place]
+                outcomes[place] = Result(stored, handle._type, handle.envelope.topic)  # noqa: SLF001
 
 
 async def _gather(handles: Sequence[JobHandle[Any]], enough: int, outcomes: dict[int, Outcome]) -> None:

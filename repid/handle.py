@@ -115,7 +115,7 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
         stored = watch._result or await self._stored()  # noqa: SLF001  the other half of it
         if stored is None:
             raise ResultError(self._why_no_result(status.state))
-        return Result(stored, type_)
+        return Result(stored, type_, self.envelope.topic)
 
     async def status(self) -> Status:
         """How it stands now: not over, over, or unknown. See `Status.state`."""
@@ -132,7 +132,8 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
             return f"message {self.id!r} has ended, and no result was stored: its job says store_result=False"
         why = "its result has expired (result_ttl)"
         if wanted is None:
-            why = f"no result was asked for (store_result=True on its job or its actor), or {why}"
+            asked = "store_result=True on its job or its actor; on its job, if a full queue has dropped it"
+            why = f"no result was asked for ({asked}), or {why}"
         place = f"; it is among the dead messages of queue {self.queue!r}" if state == "dead" else ""
         return f"message {self.id!r} has ended, and no result of it is stored: {why}{place}"
 
@@ -166,7 +167,7 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
     async def _fetch(self, type_: type[S]) -> Result[S] | None:
         """The result as it is now; None: there is none yet, or none any more."""
         stored = await self._stored()
-        return None if stored is None else Result(stored, type_)
+        return None if stored is None else Result(stored, type_, self.envelope.topic)
 
     @property
     def _results(self) -> ResultStore:
@@ -175,7 +176,7 @@ class JobHandle(msgspec.Struct, NoResult, Generic[T], eq=False, weakref=True):
     def _outcome(self, snapshot: Snapshot, stored: StoredResult | None) -> Result[T] | ResultError:
         """What became of a message that has ended."""
         if stored is not None:
-            return Result(stored, self._type)
+            return Result(stored, self._type, self.envelope.topic)
         return ResultError(self._why_no_result(_status(snapshot, is_known=self._is_known).state))
 
     async def _stored(self) -> StoredResult | None:

@@ -289,10 +289,11 @@ class Results(Generic[R]):
         self._taken += 1
         if isinstance(result, Exception):
             raise result
+        callee = self._request.callee
         if self._request.raises:
-            value: R = value_of(result, self._request.callee.returns)
+            value: R = value_of(result, callee.returns, callee.name)
             return value
-        return Result(result, self._request.callee.returns)  # type: ignore[return-value] # the map says which it is of
+        return Result(result, callee.returns, callee.name)  # type: ignore[return-value] # the map says which it is of
 
     @hosted
     async def _advance(self) -> bool:

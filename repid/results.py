@@ -28,9 +28,10 @@ ANYTHING = cast("type[Any]", Any)
 class Result(Generic[T]):
     """What became of one message: how it ended, and what its actor returned. Times are seconds since 1970."""
 
-    def __init__(self, stored: StoredResult, type_: type[T]) -> None:
+    def __init__(self, stored: StoredResult, type_: type[T], actor: str | None = None) -> None:
         self._stored = stored
         self._type = type_
+        self._actor = actor
 
     def __repr__(self) -> str:
         why = "" if self.failure is None else f", {self.failure.type}: {brief(self.failure.text)}"
@@ -74,14 +75,14 @@ class Result(Generic[T]):
     @property
     def value(self) -> T:
         """What the actor returned. Raises `JobFailed` if it did not, and `ResultError` if that is of another type."""
-        value: T = value_of(self._stored, self._type)
+        value: T = value_of(self._stored, self._type, self._actor)
         return value
 
 
-def value_of(stored: StoredResult, type_: Any) -> Any:
+def value_of(stored: StoredResult, type_: Any, actor: str | None) -> Any:
     """The value of a result, as `Result.value` gives it."""
     if stored.state != "success":
-        raise failed(stored)
+        raise failed(stored, actor)
     try:
         return _decoder_of(type_)(stored.payload)
     except PayloadError as error:
@@ -97,12 +98,12 @@ def value_of(stored: StoredResult, type_: Any) -> Any:
         raise ResultError(text) from error
 
 
-def failed(stored: StoredResult) -> JobFailed:
+def failed(stored: StoredResult, actor: str | None) -> JobFailed:
     """The error that stands for a result without a value."""
     failure = stored.failure
     if failure is None:
-        return JobFailed(stored.id, stored.state)
-    return JobFailed(stored.id, stored.state, failure.type, failure.text, failure.traceback)
+        return JobFailed(stored.id, stored.state, actor=actor)
+    return JobFailed(stored.id, stored.state, failure.type, failure.text, failure.traceback, actor)
 
 
 class Unreadable(msgspec.Struct, frozen=True):

@@ -564,10 +564,12 @@ async def test_a_call_returns_the_value_also_of_an_actor_that_stores_none(shop: 
 
 async def test_a_call_of_a_failing_actor_raises_its_error_as_job_failed(shop: Repid) -> None:
     async with at_work(shop):
-        with pytest.raises(JobFailed, match=r"ended as 'failure': LookupError: nothing here") as caught:
+        with pytest.raises(
+            JobFailed, match=r"of actor '\w+' has no return value: it ended as 'failure': LookupError: nothing here"
+        ) as caught:
             await shop.call(fail, "nothing here")
     error = caught.value
-    assert (error.state, error.type, error.text) == ("failure", "LookupError", "nothing here")
+    assert (error.actor, error.state, error.type, error.text) == ("fail", "failure", "LookupError", "nothing here")
     assert "in fail" in error.traceback
     assert error.traceback in error.__notes__[0]
     again = pickle.loads(pickle.dumps(error))

@@ -77,7 +77,7 @@ async def test_one_that_nobody_asked_a_result_of_has_ended_without(app: Repid) -
     assert (await handle.status()).state == "gone"
     assert await text_of(handle) == (
         f"message {handle.id!r} has ended, and no result of it is stored: no result was asked for (store_result=True on "
-        "its job or its actor), or its result has expired (result_ttl)"
+        "its job or its actor; on its job, if a full queue has dropped it), or its result has expired (result_ttl)"
     )
     refusing = await Job("fine", queue="q", store_result=False).enqueue()
     await app.run_worker(burst=True)

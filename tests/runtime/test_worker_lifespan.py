@@ -117,7 +117,7 @@ async def test_lifespans_are_nested_with_what_they_want(
         with log.around("first"):
             yield
 
-    @app.lifespan
+    @app.lifespan()
     def second(settings: Annotated[str, Depends(settings, scope="worker")]) -> Iterator[None]:
         assert settings == "settings"
         with log.around("second"):

@@ -241,7 +241,7 @@ def test_a_server_says_where_it_is_and_no_password(server: RedisServer | Postgre
 async def test_hooks_are_told_of_dead_letters(app: Repid, runs: Router, server: UnreliableServer) -> None:
     told: list[tuple[str | None, str, str | None]] = []
 
-    @app.on_dead_letter
+    @app.on_dead_letter()
     async def alert(dead: DeadMessage) -> None:
         await trio.sleep(1)
         assert (await server.counts("default")).dead
