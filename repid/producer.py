@@ -350,18 +350,31 @@ def psycopg_connection(connection: Any) -> Any:
     To be called in the caller's thread: what Django gives is another connection in each thread. Raises
     `ConfigurationError`.
     """
-    found = connection
+    found, around = connection, list[Any]()
     for _ in range(_DEEPEST):
         if hasattr(found, "pgconn"):
+            for each in around:
+                _begin_there(each)
             return found
-        found = getattr(found, "driver_connection", None) or getattr(found, "connection", None)
+        around.append(found)
+        inner = (getattr(found, name, None) for name in ("driver_connection", "sync_connection", "connection"))
+        found = next(filter(None, inner), None)
     raise ConfigurationError(
         "connection= must be an open connection of psycopg 3, or one of SQLAlchemy or Django that holds one, but is "
         f"{connection!r}"
     )
 
 
-_DEEPEST = 3
+def _begin_there(outer: Any) -> None:
+    """Have a connection of SQLAlchemy know that a transaction is begun. It begins one at its own first statement, and
+    what it has not begun it does not commit.
+    """
+    in_transaction = getattr(outer, "in_transaction", None)
+    if callable(in_transaction) and not hasattr(outer, "sync_connection") and not in_transaction():
+        outer.begin()
+
+
+_DEEPEST = 4
 """Objects within objects that are looked into for a psycopg connection."""
 
 

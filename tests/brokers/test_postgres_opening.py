@@ -262,6 +262,24 @@ async def test_a_wrong_value_in_the_address_is_not_waited_for(address: str) -> N
             pass
 
 
+async def test_settings_from_the_usual_places_are_heeded(
+    postgres: Postgres, schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def found() -> object:
+        server = PostgresServer(postgres.url, schema=schema)
+        async with server.connection():
+            return await server._postgres._pool.ask(statement("SELECT current_setting('work_mem')"))
+
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=321kB")
+    assert await found() == [("321kB",)]
+    monkeypatch.delenv("PGOPTIONS")
+    services = tmp_path / "services"
+    services.write_text("[shop]\noptions=-c work_mem=654kB\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.setenv("PGSERVICE", "shop")
+    assert await found() == [("654kB",)]
+
+
 async def test_a_service_that_does_not_exist_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     services = tmp_path / "services"
     services.write_text("[shop]\nhost=127.0.0.1\n")

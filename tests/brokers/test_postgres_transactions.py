@@ -335,6 +335,39 @@ def test_a_connection_of_asyncio(app: Repid, postgres: Postgres) -> None:
     assert asyncio.run(main()) == (0, 1)
 
 
+def test_a_connection_of_sqlalchemy_under_asyncio(app: Repid, postgres: Postgres) -> None:
+    engines = pytest.importorskip("sqlalchemy.ext.asyncio")
+
+    async def main() -> tuple[int, int]:
+        engine = engines.create_async_engine(postgres.url.replace("postgresql:", "postgresql+psycopg:"))
+        async with app.magic(), engine.connect() as connection:
+            await Queue("default", app=app).declare()
+            await Job("greet", args={"name": "Ada"}, app=app).enqueue(connection=connection)
+            await app.using(connection=connection.sync_connection).enqueue(greet, "Grace")
+            before = await ready(app)
+            await connection.commit()
+            found = before, await ready(app)
+        await engine.dispose()
+        return found
+
+    assert asyncio.run(main()) == (0, 2)
+
+
+def test_a_connection_of_sqlalchemy_that_has_done_nothing_else(app: Repid, postgres: Postgres) -> None:
+    engines = pytest.importorskip("sqlalchemy")
+    engine = engines.create_engine(postgres.url.replace("postgresql:", "postgresql+psycopg:"))
+    with app.sync() as client, engine.connect() as connection:
+        client.send_message_json(channel="default", payload={}, connection=connection)
+        connection.rollback()
+        client.send_message_json(channel="default", payload={}, connection=connection)
+        client.send_message_json(channel="default", payload={}, connection=connection)
+        connection.commit()
+        with connection.begin():
+            client.send_message_json(channel="default", payload={}, connection=connection)
+        assert client.run(lambda: ready(app)) == 3
+    engine.dispose()
+
+
 def test_a_connection_of_a_program_that_blocks(app: Repid, connection: psycopg.Connection) -> None:
     with app.sync() as client:
         client.send_message_json(channel="default", payload={}, connection=connection)

@@ -10,7 +10,7 @@ try:
     from psycopg.adapt import AdaptersMap, Transformer
     from psycopg.conninfo import conninfo_to_dict
     from psycopg.postgres import register_default_adapters, register_default_types
-    from psycopg.pq import DiagnosticField, ExecStatus, PipelineStatus, PollingStatus, TransactionStatus
+    from psycopg.pq import Conninfo, DiagnosticField, ExecStatus, PipelineStatus, PollingStatus, TransactionStatus
     from psycopg.pq.abc import PGconn, PGresult
     from psycopg.types import TypesRegistry
     from psycopg.types.array import register_all_arrays
@@ -19,6 +19,7 @@ except ImportError:
 
 __all__ = [
     "Connection",
+    "Conninfo",
     "DiagnosticField",
     "Error",
     "ExecStatus",

@@ -14,7 +14,7 @@ from ...ports import Instrument
 from ..checks import check_dead_ttl, check_envelopes, check_lease_timeout
 from ..door import Server
 from .driver import PostgresDriver
-from .library import Error, conninfo_to_dict
+from .library import Conninfo, Error, conninfo_to_dict
 from .schema import MARK
 
 CONNECT_TIME = 4
@@ -158,5 +158,11 @@ def _check_conninfo(conninfo: str, *, listen: bool) -> dict[str, Any]:
     found["client_encoding"] = "UTF8"
     if listen:
         settings = " ".join(f"-c {setting}" for setting in (*SESSION, f"{MARK}=on"))
-        found["options"] = f"{given.get('options') or ''} {settings}".strip()
+        found["options"] = f"{given.get('options') or _usual_options()} {settings}".strip()
     return found
+
+
+def _usual_options() -> str:
+    """The settings that PGOPTIONS names, or the service that PGSERVICE names: ours would take their place."""
+    values = [each.val for each in Conninfo.get_defaults() if each.keyword == b"options"]
+    return "".join(value.decode() for value in values if value)
