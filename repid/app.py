@@ -16,7 +16,7 @@ from .app_calls import AppCaller, handle_on
 from .application import Application, open_apps, publisher, stores
 from .calls import BatchActor, Callee, Exchange
 from .delivery import DeadLetterHook
-from .errors import ConfigurationError, Lacking, names_of
+from .errors import ConfigurationError, Lacking, misused, names_of
 from .gathering import first_of, gather, one_by_one
 from .handle import JobHandle
 from .hosts import LoopName, async_block, hosted, hosted_context, hosted_start
@@ -100,6 +100,10 @@ class Repid(Producer, AppCaller):
             self.servers.register_server("default", connection.message_broker, is_default=True)
 
     if not TYPE_CHECKING:  # type checkers report it themselves
+        __reduce__ = misused(
+            "an app has the connections of its process, so it cannot be pickled: import it in the other process, as in "
+            "`from shop.jobs import app`"
+        )
         actor = Lacking(_routers_have)
         task = Lacking(_routers_have)
         __dir__ = names_of

@@ -98,6 +98,9 @@ class Client(ClientCaller):
             "app.sync() is for code that blocks: async code opens the app itself, `async with app.magic(): ...`, and "
             "calls `await app.enqueue(...)`"
         )
+        __reduce__ = misused(
+            "a client belongs to its process, so it cannot be pickled: make another one there with `app.sync()`"
+        )
 
     @property
     def is_open(self) -> bool:

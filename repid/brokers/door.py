@@ -21,7 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import trio
 from msgspec.structs import replace
@@ -37,6 +37,7 @@ from ..errors import (
     NotSupported,
     PublishUnknown,
     UsageError,
+    misused,
 )
 from ..hosts import hosted, hosted_context, hosted_unless, is_cancelled
 from ..logs import Log
@@ -129,6 +130,12 @@ class Server:
     engine without the role "tracking" does not know whether the former message of a schedule is live: it ticks
     schedules as with overlap "allow". `place`: where the engine is, in words for logs, without a password.
     """
+
+    if not TYPE_CHECKING:
+        __reduce__ = misused(
+            "a server has the connection of its process, so it cannot be pickled: import its app in the other process, "
+            "or make a server there"
+        )
 
     def __init__(
         self,

@@ -165,6 +165,24 @@ async def test_a_handle_that_is_pickled_is_told_to_send_its_id(handle: JobHandle
         pickle.dumps(blocking)
 
 
+@pytest.mark.parametrize(
+    ("of_app", "text"),
+    [
+        (lambda app: app, "import it in the other process"),
+        (lambda app: app.enqueue, "import it in the other process"),
+        (lambda app: app.using(delay=1), "import it in the other process"),
+        (lambda app: app.server(), "import its app in the other process"),
+        (lambda app: app.sync(), r"another one there with `app\.sync\(\)`"),
+    ],
+    ids=["app", "method", "options", "server", "client"],
+)
+async def test_an_app_that_is_pickled_is_told_to_be_imported(
+    app: Repid, of_app: Callable[[Repid], object], text: str
+) -> None:
+    with pytest.raises(UsageError, match=text):
+        pickle.dumps(of_app(app))
+
+
 HOLDERS: dict[str, tuple[Callable[..., Any], Mapping[str, str], Iterable[str]]] = {
     "actor": (lambda **options: Router().actor(**options)(add), NOT_OF_ACTORS, BatchOptions.__annotations__),
     "router": (Router, NOT_OF_ACTORS, RouterOptions.__annotations__),
