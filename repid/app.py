@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import trio
 
-from .actors import Actor, ActorMiddleware, Callees, Router, bounds_of, no_actor, overridden
+from .actors import Actor, ActorMiddleware, Callees, Router, bounds_of, check_options, no_actor, overridden
 from .app_calls import AppCaller, handle_on
 from .application import Application, open_apps, publisher, stores
 from .calls import BatchActor, Callee, Exchange
@@ -83,11 +83,12 @@ class Repid(Producer, AppCaller):
         self.schedule_store = _check_store("schedule_store", schedule_store, "due_schedules")
         check_iterable("producer_middlewares", producer_middlewares)
         self._producer_middlewares = tuple(map(awaiting, map(_check_producer_middleware, producer_middlewares)))
-        self._router = Router(middlewares=middlewares)
+        checked = check_options("an app", {"middlewares": middlewares}, of_actor=False)
+        self._router = Router(middlewares=checked["middlewares"])
         self._callees = Callees(self._router.actors, self._router._count)  # noqa: SLF001  the other half of it
         self._warn_once = lru_cache(MOST_REMEMBERED)(self._callees.warn_of_unknown_arguments)
         self._latest: tuple[Broker, Publisher] | None = None
-        self._middlewares = tuple(middlewares)
+        self._middlewares: tuple[ActorMiddleware, ...] = checked["middlewares"]
         self._overrides: Overrides = {}
         self._dead_letter_hooks: list[DeadLetterHook] = []
         self._lifespans: list[tuple[Callable[..., Any], Mapping[str, Any]]] = []

@@ -10,7 +10,7 @@
 from .actor import Actor, ActorMiddleware, CallNext
 from .called import Callees, no_actor
 from .declaration import overridden
-from .options import ActorOptions, BatchOptions, RouterOptions
+from .options import ActorOptions, BatchOptions, RouterOptions, check_options
 from .router import Router, bounds_of, without_namesakes
 from .routing import catch_all_routing_strategy, topic_based_routing_strategy
 
@@ -25,6 +25,7 @@ __all__ = [
     "RouterOptions",
     "bounds_of",
     "catch_all_routing_strategy",
+    "check_options",
     "no_actor",
     "overridden",
     "topic_based_routing_strategy",

@@ -178,7 +178,12 @@ class TestClient(Producer, AppCaller):
         `delta` is in seconds, or a timedelta; it and the others add up. Does not wait for it, whatever the clock.
         Returns every run, also of what is ready now.
         """
-        span = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        try:
+            span = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigurationError(
+                f"days, hours, minutes and seconds must be numbers that make a time to advance: {error}"
+            ) from None
         runs = await self._advance(check_duration("delta", delta) + check_duration("the time to advance", span))
         self._raise_errors(runs, wanted=raise_errors)
         return runs

@@ -235,6 +235,8 @@ def test_a_middleware_takes_three_arguments_and_does_not_yield() -> None:
         assert "return await call_next(message, actor) instead of a yield" in text_of(job, middlewares=[function])
     with pytest.raises(ConfigurationError, match="each of the middlewares of a router"):
         Anything(middlewares=[takes_nothing])
+    with pytest.raises(ConfigurationError, match="each of the middlewares of an app"):
+        Repid(middlewares=[takes_nothing])  # type: ignore[list-item]  # as users may
 
 
 def test_a_producer_middleware_takes_two_arguments_and_does_not_yield() -> None:

@@ -8,7 +8,7 @@ import pickle
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import trio
@@ -471,3 +471,11 @@ async def test_virtual_time_stands_still_while_a_worker_closes_its_processes(aut
         await client.advance(31)
         assert ticks == [10, 20, 30]
         assert trio.current_time() == 31
+
+
+@pytest.mark.parametrize(
+    "span", [{"hours": float("nan")}, {"days": float("inf")}, {"minutes": "1"}, {"seconds": -1}, {"days": 1e12}]
+)
+async def test_a_time_to_advance_that_is_none_is_refused(client: TestClient, span: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"(the|a) time to advance"):
+        await client.advance(**span)
