@@ -50,9 +50,9 @@ WAITS_PER_LEASE = 8
 """The broker is asked anew after this part of a lease: by the moment of the asking we know when the lease ends at the
 earliest, so waiting for a message must not take long."""
 
-MOST_CLAIMED = 250
+MOST_CLAIMED = 500
 """Messages that are asked for at once where the broker may take a while. For a thousand it takes ten milliseconds and
-more; of fewer, the first run while the next are on their way. A call costs little beside so many.
+more; of fewer, the first run while the next are on their way. Of less than this, calls cost more than that saves.
 """
 
 MOST_SET_ASIDE = 2 * (1 + MOST_AHEAD)

@@ -202,13 +202,13 @@ async def test_an_executor_that_is_hired_for_a_message_keeps_no_context_of_its_s
 
 
 class SlowForMany(MemoryDriver):
-    """It takes a hundredth of a second for each message that it hands over."""
+    """It takes a thousandth of a second for each message that it hands over."""
 
     capabilities = replace(MemoryDriver.capabilities, calls="remote")
 
     async def claim(self, consumer: str, limit: int, at_most: AtMost) -> Claimed:
         claimed = await super().claim(consumer, limit, at_most)
-        await trio.sleep(0.01 * len(claimed.deliveries))
+        await trio.sleep(0.001 * len(claimed.deliveries))
         return claimed
 
 
@@ -228,4 +228,4 @@ async def test_of_very_many_messages_the_first_run_while_the_others_are_on_their
         began = trio.current_time()
         await app.run_worker(burst=True, tasks_limit=4 * MOST_CLAIMED)
     times = sorted({round(moment - began, 3) for moment in started})
-    assert times == [0.01 * MOST_CLAIMED * calls for calls in (1, 2, 3, 4)]
+    assert times == [0.001 * MOST_CLAIMED * calls for calls in (1, 2, 3, 4)]
