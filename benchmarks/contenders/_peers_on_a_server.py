@@ -5,7 +5,7 @@ A library's module says how it opens, sends and works (`Peer`), and names the wo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -217,11 +217,14 @@ MEASURES = {
 }
 
 
-def measurements(host: Host, open_peer: OpenPeer, *workloads: str, parts: int = 1) -> dict[str, Measurement]:
-    """What is measured for the workloads that are named, each after its store, with one of so many parts of the messages."""
+def measurements(
+    host: Host, open_peer: OpenPeer, store: str, *, without: Collection[str] = (), parts: int = 1
+) -> dict[str, Measurement]:
+    """What is measured on a store, but for what the library cannot do, with one of so many parts of the messages."""
     return {
-        name: partial(measure_part, host(partial(MEASURES[name.partition("-")[2]], open_peer)), parts)
-        for name in workloads
+        f"{store}-{name}": partial(measure_part, host(partial(measure, open_peer)), parts)
+        for name, measure in MEASURES.items()
+        if name not in without
     }
 
 

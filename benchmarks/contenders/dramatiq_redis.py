@@ -116,17 +116,5 @@ async def opened(arguments: Arguments, *, results: bool = False) -> AsyncIterato
     peer.broker.close()
 
 
-MEASUREMENTS: dict[str, Measurement] = measurements(
-    on_asyncio,
-    opened,
-    "redis-noop",
-    "redis-typed",
-    "redis-sleep",
-    "redis-chain",
-    "redis-publishers",
-    "redis-single",
-    "redis-latency",
-    "redis-result",
-    parts=A_TENTH,
-)
+MEASUREMENTS: dict[str, Measurement] = measurements(on_asyncio, opened, "redis", without={"bulk"}, parts=A_TENTH)
 DISTRIBUTIONS = ("dramatiq", "redis", "hiredis")

@@ -81,16 +81,5 @@ async def opened(arguments: Arguments) -> AsyncIterator[Pgqueuer]:
     await worker.close()
 
 
-MEASUREMENTS: dict[str, Measurement] = measurements(
-    on_uvloop,
-    opened,
-    "postgres-noop",
-    "postgres-typed",
-    "postgres-sleep",
-    "postgres-chain",
-    "postgres-bulk",
-    "postgres-publishers",
-    "postgres-single",
-    "postgres-latency",
-)
+MEASUREMENTS: dict[str, Measurement] = measurements(on_uvloop, opened, "postgres", without={"result"})
 DISTRIBUTIONS = ("pgqueuer", "asyncpg", "uvloop")

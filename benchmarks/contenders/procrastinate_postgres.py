@@ -72,17 +72,5 @@ async def opened(arguments: Arguments) -> AsyncIterator[Procrastinate]:
         yield Procrastinate(app)
 
 
-MEASUREMENTS: dict[str, Measurement] = measurements(
-    on_uvloop,
-    opened,
-    "postgres-noop",
-    "postgres-typed",
-    "postgres-sleep",
-    "postgres-chain",
-    "postgres-bulk",
-    "postgres-publishers",
-    "postgres-single",
-    "postgres-latency",
-    parts=A_TENTH,
-)
+MEASUREMENTS: dict[str, Measurement] = measurements(on_uvloop, opened, "postgres", without={"result"}, parts=A_TENTH)
 DISTRIBUTIONS = ("procrastinate", "psycopg", "uvloop")

@@ -81,25 +81,8 @@ async def opened(arguments: Arguments, *, results: bool = False) -> AsyncIterato
         await queue.disconnect()
 
 
-MEASUREMENTS: dict[str, Measurement] = measurements(
-    on_uvloop,
-    opened,
-    "redis-noop",
-    "redis-typed",
-    "redis-sleep",
-    "redis-chain",
-    "redis-publishers",
-    "redis-single",
-    "redis-latency",
-    "redis-result",
-    "postgres-noop",
-    "postgres-typed",
-    "postgres-sleep",
-    "postgres-chain",
-    "postgres-publishers",
-    "postgres-single",
-    "postgres-latency",
-    "postgres-result",
-    parts=A_TENTH,
-)
+MEASUREMENTS: dict[str, Measurement] = {
+    **measurements(on_uvloop, opened, "redis", without={"bulk"}, parts=A_TENTH),
+    **measurements(on_uvloop, opened, "postgres", without={"bulk"}, parts=A_TENTH),
+}
 DISTRIBUTIONS = ("saq", "uvloop", "orjson", "redis", "hiredis", "psycopg")

@@ -72,18 +72,5 @@ async def opened(arguments: Arguments, *, results: bool = False) -> AsyncIterato
         yield streaq
 
 
-MEASUREMENTS: dict[str, Measurement] = measurements(
-    on_trio,
-    opened,
-    "redis-noop",
-    "redis-typed",
-    "redis-sleep",
-    "redis-chain",
-    "redis-bulk",
-    "redis-publishers",
-    "redis-single",
-    "redis-latency",
-    "redis-result",
-    parts=A_TENTH,
-)
+MEASUREMENTS: dict[str, Measurement] = measurements(on_trio, opened, "redis", parts=A_TENTH)
 DISTRIBUTIONS = ("streaq", "coredis", "trio", "anyio")

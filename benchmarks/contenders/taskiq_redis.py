@@ -81,17 +81,5 @@ async def opened(arguments: Arguments, *, results: bool = False) -> AsyncIterato
         await broker.shutdown()
 
 
-MEASUREMENTS: dict[str, Measurement] = measurements(
-    on_uvloop,
-    opened,
-    "redis-noop",
-    "redis-typed",
-    "redis-sleep",
-    "redis-chain",
-    "redis-publishers",
-    "redis-single",
-    "redis-latency",
-    "redis-result",
-    parts=A_TENTH,
-)
+MEASUREMENTS: dict[str, Measurement] = measurements(on_uvloop, opened, "redis", without={"bulk"}, parts=A_TENTH)
 DISTRIBUTIONS = ("taskiq", "taskiq-redis", "uvloop", "pydantic", "redis", "hiredis")

@@ -62,15 +62,5 @@ async def opened(arguments: Arguments) -> AsyncIterator[Upstream]:
         yield Upstream(app)
 
 
-MEASUREMENTS: dict[str, Measurement] = measurements(
-    on_uvloop,
-    opened,
-    "redis-noop",
-    "redis-typed",
-    "redis-sleep",
-    "redis-chain",
-    "redis-publishers",
-    "redis-single",
-    "redis-latency",
-)
+MEASUREMENTS: dict[str, Measurement] = measurements(on_uvloop, opened, "redis", without={"bulk", "result"})
 DISTRIBUTIONS = ("repid", "uvloop", "pydantic", "redis", "hiredis")

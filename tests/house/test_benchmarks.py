@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from itertools import combinations_with_replacement
@@ -31,6 +33,7 @@ from benchmarks.comparing import (
     comparison_table,
     ratio_of,
 )
+from benchmarks.contenders._peers_on_a_server import measurements as of_a_peer
 from benchmarks.contenders._repid_scaling import SERIES, exponent
 from benchmarks.flame import draw_flames, grow
 from benchmarks.judging import Row, judge
@@ -72,9 +75,19 @@ def measurements(contender: Contender, module: str) -> set[str]:
     tree = ast.parse((BENCHMARKS / "contenders" / f"{module}.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "MEASUREMENTS":
-            keys = node.value.args if isinstance(node.value, ast.Call) else getattr(node.value, "keys", [])
-            return {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+            return set(names_in(node.value))
     raise AssertionError(f"{module} has no MEASUREMENTS")
+
+
+def names_in(table: ast.expr | None) -> Iterator[str]:
+    """The keys of a table of measurements, or of a call that makes one for a peer on a server."""
+    if isinstance(table, ast.Call):
+        store, given = ast.literal_eval(table.args[2]), {each.arg: each.value for each in table.keywords}
+        without = ast.literal_eval(given["without"]) if "without" in given else ()
+        yield from of_a_peer(lambda _: lambda _: {}, nullcontext, store, without=without)
+    elif isinstance(table, ast.Dict):
+        for key, value in zip(table.keys, table.values, strict=True):
+            yield from names_in(value) if key is None else [str(ast.literal_eval(key))]
 
 
 def judged(figures: dict[str, float], selected: list[str]) -> Row:
