@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import trio
-from engines.postgres import Postgres
+from engines.postgres import Postgres, through_proxy
 from engines.proxy import Proxy, proxy_to
 from engines.redis import Redis
 
@@ -115,10 +115,9 @@ async def fall_silent_at_each_answer(
 async def test_the_thread_gives_a_silent_connection_to_postgresql_up_in_time(
     postgres: Postgres, schema: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts = urlsplit(postgres.url)
-    async with proxy_to(parts.hostname or "", parts.port or 5432) as proxy:
-        url = f"{parts.scheme}://{parts.username}@127.0.0.1:{proxy.port}{parts.path}?connect_timeout=2&sslmode=disable"
-        server = PostgresServer(url, schema=schema, lease_timeout=LEASE)
+    async with through_proxy(postgres) as (proxy, url):
+        address = f"{url}?connect_timeout=2&sslmode=disable"
+        server = PostgresServer(address, schema=schema, lease_timeout=LEASE)
         await fall_silent_at_each_answer(server, proxy, 2, caplog)
 
 

@@ -6,13 +6,12 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import trio
-from engines.postgres import Postgres, running
-from engines.proxy import Proxy, proxy_to
+from engines.postgres import Postgres, running, through_proxy
+from engines.proxy import Proxy
 from psycopg.sql import SQL, Identifier
 
 from repid import BrokerRefused, BrokerUnavailable, DuplicateId, NoAnswer, PostgresServer, PublishUnknown
@@ -31,14 +30,24 @@ pytestmark = pytest.mark.real_time
 
 @asynccontextmanager
 async def through_a_proxy(postgres: Postgres, schema: str) -> AsyncGenerator[tuple[Proxy, PostgresServer], None]:
-    parts = urlsplit(postgres.url)
-    assert parts.hostname
-    async with proxy_to(parts.hostname, parts.port or 5432) as proxy:
-        url = f"postgresql://{parts.username or 'root'}@127.0.0.1:{proxy.port}{parts.path}"
+    async with through_proxy(postgres) as (proxy, url):
         server = PostgresServer(url, schema=schema)
         async with server.connection():
             await server.declare(["q"])
             yield proxy, server
+
+
+@asynccontextmanager
+async def impatient(
+    postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[tuple[PostgresServer, Consumer], None]:
+    """A server that waits for a lock for a tenth of a second, and a consumer of its queue."""
+    monkeypatch.setattr("repid.brokers.postgres.server.SESSION", ("lock_timeout=100ms",))
+    server = PostgresServer(postgres.url, schema=schema)
+    async with server.connection():
+        await server.declare(["q"])
+        async with server.consume({"q": None}) as consumer:
+            yield server, consumer
 
 
 async def up(server: PostgresServer) -> None:
@@ -111,49 +120,39 @@ async def test_a_server_that_falls_silent_is_given_up_after_five_seconds(postgre
 async def test_a_worker_asks_again_for_what_somebody_else_has_locked(
     postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repid.brokers.postgres.server.SESSION", ("lock_timeout=100ms",))
-    server = PostgresServer(postgres.url, schema=schema)
-    async with server.connection():
-        await server.declare(["q"])
-        async with server.consume({"q": None}) as consumer:
-            await server.publish([message("1"), message("2")])
-            one, two = await consumer.receive(2)
-            with psycopg.connect(postgres.url) as other:
-                other.execute(SQL("SELECT FROM {}.lease FOR UPDATE").format(Identifier(schema)))
-                for settlement in (Settlement(one, ACK), Settlement(two, Release())):
-                    with pytest.raises(NoAnswer, match="another transaction that is open has locked"):
-                        await consumer.settle([settlement])
-                    await up(server)
+    async with impatient(postgres, schema, monkeypatch) as (server, consumer):
+        await server.publish([message("1"), message("2")])
+        one, two = await consumer.receive(2)
+        with psycopg.connect(postgres.url) as other:
+            other.execute(SQL("SELECT FROM {}.lease FOR UPDATE").format(Identifier(schema)))
+            for settlement in (Settlement(one, ACK), Settlement(two, Release())):
                 with pytest.raises(NoAnswer, match="another transaction that is open has locked"):
-                    await consumer.extend([one])
+                    await consumer.settle([settlement])
                 await up(server)
-            assert [verdict.outcome for verdict in await consumer.settle([Settlement(one, ACK)])] == ["settled"]
-            assert await consumer.extend([two]) == [True]
+            with pytest.raises(NoAnswer, match="another transaction that is open has locked"):
+                await consumer.extend([one])
+            await up(server)
+        assert [verdict.outcome for verdict in await consumer.settle([Settlement(one, ACK)])] == ["settled"]
+        assert await consumer.extend([two]) == [True]
 
 
 async def test_a_table_that_is_locked_is_waited_for_by_claims_and_breaks_no_link(
     postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("repid.brokers.postgres.server.SESSION", ("lock_timeout=100ms",))
-    server = PostgresServer(postgres.url, schema=schema)
-    async with server.connection():
-        await server.declare(["q"])
-        async with server.consume({"q": None}) as consumer:
-            await server.publish([message("1")])
+    async with impatient(postgres, schema, monkeypatch) as (server, consumer):
+        await server.publish([message("1")])
+        [delivery] = await consumer.receive(1)
+        await server.publish([message("2")])
+        with psycopg.connect(postgres.url) as other:
+            other.execute(SQL("LOCK TABLE {}.ready").format(Identifier(schema)))
+            with trio.move_on_after(0.5) as scope:
+                await consumer.receive(1)
+            assert scope.cancelled_caught
+            assert server.link.state == "up"
+            assert [verdict.outcome for verdict in await consumer.settle([Settlement(delivery, ACK)])] == ["settled"]
+        with trio.fail_after(2):
             [delivery] = await consumer.receive(1)
-            await server.publish([message("2")])
-            with psycopg.connect(postgres.url) as other:
-                other.execute(SQL("LOCK TABLE {}.ready").format(Identifier(schema)))
-                with trio.move_on_after(0.5) as scope:
-                    await consumer.receive(1)
-                assert scope.cancelled_caught
-                assert server.link.state == "up"
-                assert [verdict.outcome for verdict in await consumer.settle([Settlement(delivery, ACK)])] == [
-                    "settled"
-                ]
-            with trio.fail_after(2):
-                [delivery] = await consumer.receive(1)
-            assert delivery.envelope.id == "2"
+        assert delivery.envelope.id == "2"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "nothing can be claimed now" in caplog.text
 
@@ -161,18 +160,14 @@ async def test_a_table_that_is_locked_is_waited_for_by_claims_and_breaks_no_link
 async def test_who_waits_cannot_be_woken_and_what_was_done_is_done(
     postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("repid.brokers.postgres.server.SESSION", ("lock_timeout=100ms",))
-    server = PostgresServer(postgres.url, schema=schema)
-    async with server.connection():
-        await server.declare(["q"])
-        async with server.consume({"q": None}) as consumer:
-            with psycopg.connect(postgres.url) as other:
-                other.execute(SQL("LOCK TABLE {}.sleeper").format(Identifier(schema)))
-                assert await server.publish([message("1"), message("2")]) == [None, None]
-                one, two = await consumer.receive(2)
-                verdicts = await consumer.settle([Settlement(one, Release()), Settlement(two, ACK)])
-                assert [verdict.outcome for verdict in verdicts] == ["settled", "settled"]
-                assert server.link.state == "up"
+    async with impatient(postgres, schema, monkeypatch) as (server, consumer):
+        with psycopg.connect(postgres.url) as other:
+            other.execute(SQL("LOCK TABLE {}.sleeper").format(Identifier(schema)))
+            assert await server.publish([message("1"), message("2")]) == [None, None]
+            one, two = await consumer.receive(2)
+            verdicts = await consumer.settle([Settlement(one, Release()), Settlement(two, ACK)])
+            assert [verdict.outcome for verdict in verdicts] == ["settled", "settled"]
+            assert server.link.state == "up"
     assert "other processes were not woken" in caplog.text
 
 
@@ -224,16 +219,15 @@ async def test_a_link_that_falls_silent_while_it_is_opened_is_given_up(
     postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("repid.brokers.postgres.driver.SILENCE", 0.2)
-    parts, given_up = urlsplit(postgres.url), 0
-    url = f"{parts.scheme}://{parts.username}@127.0.0.1:{{}}{parts.path}?connect_timeout=2"
+    given_up = 0
     async with PostgresServer(postgres.url, schema=schema).connection():
         pass  # the tables are made, for which there is more time
-    async with proxy_to(parts.hostname or "", parts.port or 5432) as proxy:
+    async with through_proxy(postgres) as (proxy, url):
         while True:
             proxy.answers_left = given_up
             try:
                 with trio.fail_after(10):
-                    async with PostgresServer(url.format(proxy.port), schema=schema).connection():
+                    async with PostgresServer(f"{url}?connect_timeout=2", schema=schema).connection():
                         break
             except BrokerUnavailable:
                 given_up += 1

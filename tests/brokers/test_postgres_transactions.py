@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import trio
-from engines.postgres import Postgres
-from engines.proxy import proxy_to
+from engines.postgres import Postgres, through_proxy
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.sql import SQL, Identifier
 
@@ -242,11 +241,8 @@ async def test_a_server_that_falls_silent_is_not_waited_for_on_the_callers_conne
 ) -> None:
     monkeypatch.setattr(borrowing, "PATIENCE", 0.3)
     monkeypatch.setattr(borrowing, "LAST_PATIENCE", 0.3)
-    parts = urlsplit(postgres.url)
-    assert parts.hostname
-    async with app.magic(), proxy_to(parts.hostname, parts.port or 5432) as proxy:
+    async with app.magic(), through_proxy(postgres) as (proxy, url):
         await Queue("default", app=app).declare()
-        url = f"postgresql://{parts.username or 'root'}@127.0.0.1:{proxy.port}{parts.path}"
         with await trio.to_thread.run_sync(partial(psycopg.Connection[Any].connect, url)) as own:
             proxy.is_frozen = True
             with (
@@ -271,10 +267,7 @@ async def test_the_servers_own_connections_that_fall_silent_are_not_waited_for(
     postgres: Postgres, schema: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "SILENCE", 0.3)
-    parts = urlsplit(postgres.url)
-    assert parts.hostname
-    async with proxy_to(parts.hostname, parts.port or 5432) as proxy:
-        url = f"postgresql://{parts.username or 'root'}@127.0.0.1:{proxy.port}{parts.path}"
+    async with through_proxy(postgres) as (proxy, url):
         server = PostgresServer(url, schema=schema)
         async with server.connection():
             await server.declare(["default"])

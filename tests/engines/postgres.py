@@ -10,15 +10,17 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from .proxy import Proxy, proxy_to
 from .starting import Server, as_user, folder_for, free_port, other_user, unavailable
 
 EMBEDDED = "embedded"
@@ -157,3 +159,11 @@ def _answers(url: str) -> bool:
     except psycopg.Error:
         return False
     return True
+
+
+@asynccontextmanager
+async def through_proxy(postgres: Postgres) -> AsyncGenerator[tuple[Proxy, str], None]:
+    """A proxy to this server, and the address by way of it."""
+    parts = urlsplit(postgres.url)
+    async with proxy_to(parts.hostname or "", parts.port or 5432) as proxy:
+        yield proxy, f"postgresql://{parts.username or 'root'}@127.0.0.1:{proxy.port}{parts.path}"
